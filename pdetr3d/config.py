@@ -1,0 +1,300 @@
+"""The configuration: frozen pydantic models, unknown keys refused with the closest match. Imports no torch.
+
+Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in ``presets.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pdetr3d.schema import DataError
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SimConfig(Section):
+    """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
+
+    scenes: Positive = 100  # train scenes
+    select_scenes: Positive = 10
+    val_scenes: Positive = 40
+    keyframes: Positive = 4  # per scene, at 2 Hz
+    sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
+    image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
+    lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 720
+    seed: Annotated[int, Field(ge=0)] = 0
+    processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
+
+
+class DataConfig(Section):
+    """The nuScenes-format dataset and how samples are read."""
+
+    dataroot: str = ""  # empty: the simulated world under the run directory
+    version: str = "v1.0-trainval"
+    train_split: str = "train"
+    select_split: str = ""  # chooses checkpoints; empty: the last checkpoint is taken
+    val_split: str = "val"  # scored only
+    num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
+    image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
+    loader: Literal["ray", "torch"] = "ray"
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+class LabelConfig(Section):
+    """Which samples are box-labeled, and the clicks."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
+    seed: Annotated[int, Field(ge=0)] = 0
+    split_by: Literal["scene", "keyframe", "prefix"] = "scene"
+    redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
+
+
+class ModelConfig(Section):
+    """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
+
+    lidar: Literal["pillar", "voxel"] = "pillar"
+    norm: Literal["batch", "sync", "group", "frozen"] = "batch"
+    range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+    pillar_m: Annotated[float, Field(gt=0)] = 0.2
+    pillar_channels: Positive = 64
+    backbone_channels: tuple[Positive, ...] = (64, 128, 256)
+    backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
+    backbone_strides: tuple[Positive, ...] = (2, 2, 2)
+
+    @property
+    def grid(self) -> int:
+        """Pillars along x (= along y)."""
+        return round((self.range_m[3] - self.range_m[0]) / self.pillar_m)
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> ModelConfig:
+        x0, y0, z0, x1, y1, z1 = self.range_m
+        if not (x1 > x0 and y1 > y0 and z1 > z0):
+            raise ValueError(f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)")
+        if not math.isclose(x1 - x0, y1 - y0):
+            raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
+        if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
+            raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")
+        cells = (x1 - x0) / self.pillar_m
+        stride = math.prod(self.backbone_strides)
+        if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
+            raise ValueError(
+                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of the "
+                f"backbone's total stride {stride}; change model.pillar_m or model.range_m"
+            )
+        return self
+
+
+class OptimConfig(Section):
+    """AdamW with a one-cycle or cosine schedule; ``epochs`` count passes over the train split of ``label.ratio`` = 1."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    epochs: Annotated[float, Field(gt=0)] = 20.0
+    batch_size: Positive = 32  # global, over all workers
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
+    clip_norm: Annotated[float, Field(gt=0)] = 35.0
+    checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
+    log_every: Positive = 10  # steps
+    amp: Literal["off", "bf16", "fp16"] = "off"
+
+
+class TeacherConfig(Section):
+    """The point-centric teacher (method.md 2, 3)."""
+
+    query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
+    matching: Literal["direct", "hungarian"] = "direct"
+    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
+    roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
+    free_points: Annotated[int, Field(ge=0, le=64)] = 16
+    decoder_layers: Positive = 1
+    channels: Positive = 256
+    heads: Positive = 8
+    fpn_levels: Positive = 4
+    image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
+    image_channels: tuple[Positive, ...] = (256, 512, 1024, 2048)  # of the backbone's stages
+    image_checkpoint: str = ""  # weights-only file of image backbone weights
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    class_weight: Annotated[float, Field(ge=0)] = 2.0
+    box_weight: Annotated[float, Field(ge=0)] = 0.25
+    quality_weight: Annotated[float, Field(ge=0)] = 1.0
+    augment_flip: bool = False
+    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
+    augment_scale: tuple[float, float] = (1.0, 1.0)
+    optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)
+
+    @model_validator(mode="after")
+    def _check(self) -> TeacherConfig:
+        if self.channels % self.heads:
+            raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
+        return self
+
+
+class StudentConfig(Section):
+    """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
+
+    tasks: tuple[tuple[Annotated[int, Field(ge=0, le=9)], ...], ...] = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))
+    neck_channels: tuple[Positive, ...] = (128, 128, 128)
+    neck_strides: tuple[Positive, ...] = (1, 2, 4)  # upsampling of each stage to the head's grid (relative to stage 0)
+    head_channels: Positive = 64
+    guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
+    guidance_weight: Annotated[float, Field(ge=0)] = 0.1
+    mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
+    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
+    box_weight: Annotated[float, Field(ge=0)] = 0.25
+    velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
+    augment_flip: bool = True
+    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
+    augment_scale: tuple[float, float] = (0.85, 1.15)
+    augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    max_boxes: Positive = 500  # per sample; the devkit's limit
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> StudentConfig:
+        if sorted(c for task in self.tasks for c in task) != list(range(10)):
+            raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
+        return self
+
+
+class ScalingConfig(Section):
+    """Ray resources of training workers and of batch inference."""
+
+    workers: Positive = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    threads_per_worker: Positive = 1
+    use_gpu: bool = False
+    data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
+
+
+class RunSection(Section):
+    """Identity of the run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    name: str = ""
+
+
+class StorageConfig(Section):
+    """Where Ray Train writes: empty = inside the run directory."""
+
+    path: str = ""
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    preset: str
+    sim: SimConfig = SimConfig()
+    data: DataConfig = DataConfig()
+    label: LabelConfig = LabelConfig()
+    model: ModelConfig = ModelConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    optim: OptimConfig = OptimConfig()  # the student's; the teacher's is teacher.optim
+    scaling: ScalingConfig = ScalingConfig()
+    run: RunSection = RunSection()
+    storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Config:
+        for name, optim in (("optim", self.optim), ("teacher.optim", self.teacher.optim)):
+            if optim.batch_size % self.scaling.workers:
+                raise ValueError(
+                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers {self.scaling.workers}"
+                )
+        if self.teacher.query_init == "learned" and self.teacher.matching == "direct":
+            raise ValueError("teacher.query_init=learned has no query per click: set teacher.matching=hungarian")
+        return self
+
+    def to_json(self) -> str:
+        """JSON text; ``from_json`` gives the equal Config back."""
+        return self.model_dump_json(indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Config:
+        """Parse what ``to_json`` wrote.
+
+        Raises:
+            DataError: naming each offending key.
+        """
+        return build({}, json.loads(text))
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, as MLflow params and overrides see it."""
+        return _flatten(self.model_dump(mode="json"))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def override(config: Config, dotlist: list[str]) -> Config:
+    """Apply ``key=value`` overrides (values are YAML) and validate the result.
+
+    Raises:
+        DataError: for an unknown key (names the closest), a malformed item or a value that is not allowed.
+    """
+    known = config.flat()
+    for item in dotlist:
+        key, separator, _ = item.partition("=")
+        if not separator:
+            raise DataError(f"override {item!r} is not key=value; example: optim.lr=0.001")
+        if key not in known or key == "preset":
+            raise DataError(unknown_key(key, list(known)))
+    try:
+        changes = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
+    except OmegaConfBaseException as error:
+        raise DataError(f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]") from error
+    assert isinstance(changes, dict)
+    return build(config.model_dump(mode="json"), changes)
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for an unknown dotted key, with the closest known one."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+    hint = f"did you mean {close[0]!r}?" if close else f"sections: {', '.join(sorted({k.split('.')[0] for k in known}))}"
+    return f"unknown config key {key!r}: {hint} (all keys: pdetr3d show-config)"
+
+
+def build(base: dict[str, Any], changes: dict[str, Any]) -> Config:
+    """Merge ``changes`` into ``base`` (nested dicts) and validate; every problem becomes one line of a DataError."""
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(changes)))
+    try:
+        # JSON mode: lists become tuples, an int is accepted for a float, "1" for 1 is not.
+        return Config.model_validate_json(json.dumps(merged))
+    except ValidationError as error:
+        raise DataError("\n".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return unknown_key(key, list(Config(preset="").flat()))
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key or problem["type"] == "value_error":
+        return message
+    return f"config key {key} = {problem['input']!r}: {message}"
+
+
+def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:
+    """Gaussian mask sigma per class [m]: max(floor, factor * sqrt(l * w)) of the class prior (C, 3) (design section 8)."""
+    return np.maximum(config.mask_sigma_floor_m, config.mask_sigma_factor * np.sqrt(prior_size_m[:, 0] * prior_size_m[:, 1]))

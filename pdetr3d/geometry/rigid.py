@@ -1,0 +1,58 @@
+"""Rigid transforms as 4x4 float64 matrices named ``src2dst``: ``p_dst = src2dst @ p_src`` (design: frames)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pyquaternion import Quaternion
+
+
+def rigid(rotation_wxyz: ArrayLike, translation_m: ArrayLike) -> NDArray[np.float64]:
+    """Build a 4x4 float64 transform from a unit quaternion (w, x, y, z) and a translation [m].
+
+    Source: ``nuscenes.utils.geometry_utils.transform_matrix``, which this equals.
+
+    Raises:
+        ValueError: when a number is not finite or the quaternion is zero.
+    """
+    rotation = np.asarray(rotation_wxyz, dtype=np.float64)
+    translation = np.asarray(translation_m, dtype=np.float64)
+    if rotation.shape != (4,) or translation.shape != (3,):
+        raise ValueError(f"pose needs rotation (4,) and translation (3,), got {rotation.shape} and {translation.shape}")
+    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+        raise ValueError(f"pose has a number that is not finite: rotation {rotation}, translation {translation}")
+    if np.linalg.norm(rotation) < 1e-6:
+        raise ValueError(f"rotation {rotation} is not a quaternion (w, x, y, z) of unit length")
+    transform = np.eye(4)
+    transform[:3, :3] = Quaternion(rotation).rotation_matrix
+    transform[:3, 3] = translation
+    return transform
+
+
+def inverse(src2dst: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert a 4x4 affine transform: ``src2dst`` -> ``dst2src`` (float64)."""
+    return np.linalg.inv(np.asarray(src2dst, dtype=np.float64))
+
+
+def chain(*transforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compose ``chain(a2b, b2c, c2d) -> a2d`` in float64: reads left to right, equal names touch."""
+    result = np.eye(4)
+    for src2dst in transforms:
+        result = np.asarray(src2dst, dtype=np.float64) @ result
+    return result
+
+
+def apply(src2dst: NDArray[np.float64], points_m: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Transform points ``(..., 3)`` [m]; returns float64 ``(..., 3)``."""
+    points = np.asarray(points_m, dtype=np.float64)
+    return points @ src2dst[:3, :3].T + src2dst[:3, 3]
+
+
+def yaw_of(src2dst: NDArray[np.float64]) -> float:
+    """Heading [rad] of the source frame's +x axis in the destination's x-y plane, in [-pi, pi)."""
+    return float(wrap_angle(np.arctan2(src2dst[1, 0], src2dst[0, 0])))
+
+
+def wrap_angle(angle_rad: ArrayLike) -> NDArray[np.float64]:
+    """Wrap angles [rad] into [-pi, pi)."""
+    return (np.asarray(angle_rad, dtype=np.float64) + np.pi) % (2 * np.pi) - np.pi

@@ -1,0 +1,100 @@
+"""Named configurations, derived from one another. A preset is a Python value; the label ratio and seeds are fields, not presets."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+from pdetr3d.config import (
+    Config,
+    DataConfig,
+    LabelConfig,
+    ModelConfig,
+    OptimConfig,
+    ScalingConfig,
+    SimConfig,
+    StudentConfig,
+    TeacherConfig,
+    override,
+)
+from pdetr3d.schema import DataError
+
+NUSCENES_PILLAR = Config(preset="nuscenes-pillar", scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True))
+
+SMALL_MODEL = ModelConfig(
+    pillar_m=0.8,
+    pillar_channels=32,
+    backbone_channels=(32, 64, 96),
+    backbone_layers=(2, 2, 2),
+    backbone_strides=(1, 2, 2),
+)
+
+QUICKSTART = Config(
+    preset="quickstart",
+    data=DataConfig(
+        version="v1.0-sim",
+        train_split="sim_train",
+        select_split="sim_select",
+        val_split="sim_val",
+        num_sweeps=3,
+        image_size_px=(256, 144),
+    ),
+    sim=SimConfig(),
+    model=SMALL_MODEL,
+    teacher=TeacherConfig(
+        roi_grid=3,
+        free_points=4,
+        channels=64,
+        heads=4,
+        fpn_levels=3,
+        image_backbone="small",
+        image_channels=(24, 48, 64),
+        augment_flip=True,
+        augment_rotation_rad=0.3925,
+        augment_scale=(0.95, 1.05),
+        optim=OptimConfig(lr=2e-3, epochs=1.0, batch_size=4, checkpoints=1),
+    ),
+    student=StudentConfig(
+        tasks=(tuple(range(10)),),
+        neck_channels=(32, 32, 32),
+        head_channels=16,
+        augment_scale=(0.95, 1.05),
+    ),
+    optim=OptimConfig(lr=3e-3, epochs=4.0, batch_size=4, checkpoints=3),
+    scaling=ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=2),
+)
+
+REAL_SMOKE = QUICKSTART.model_copy(
+    update={
+        "preset": "real-smoke",
+        "data": DataConfig(
+            version="v1.0-mini",
+            train_split="mini_train",
+            val_split="mini_train",
+            num_sweeps=3,
+            image_size_px=(400, 225),
+        ),
+        "label": LabelConfig(ratio=1.0),
+    }
+)
+
+PRESETS = {preset.preset: preset for preset in (QUICKSTART, REAL_SMOKE, NUSCENES_PILLAR)}
+
+
+def load(name: str, dotlist: list[str] | None = None) -> Config:
+    """The preset ``name`` with overrides; ``real-smoke`` reads its dataroot from PDETR3D_REAL_DATA unless given.
+
+    Raises:
+        DataError: for an unknown preset (names the closest) or override.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DataError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
+    dotlist = list(dotlist or [])
+    if name == "real-smoke" and not any(item.startswith("data.dataroot=") for item in dotlist):
+        root = os.environ.get("PDETR3D_REAL_DATA", "")
+        if not root:
+            raise DataError("preset real-smoke needs a nuScenes-format folder: set PDETR3D_REAL_DATA or data.dataroot=FOLDER")
+        dotlist.append(f"data.dataroot={root}")
+    return override(PRESETS[name], dotlist)
