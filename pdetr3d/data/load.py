@@ -1,0 +1,143 @@
+"""From a SampleRecord to a Sample: LiDAR keyframe and sweeps in one frame, six decoded cameras."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pdetr3d.config import DataConfig
+from pdetr3d.geometry.camera import resize_lidar2img
+from pdetr3d.geometry.rigid import apply
+from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
+
+CLOSE_M = 1.0  # half side of the square round the sensor whose points are the car's own (devkit: min_distance)
+POINT_BYTES = 20  # float32 x, y, z, intensity, ring
+
+
+def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample:
+    """Read and decode one sample.
+
+    Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as the
+    devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
+    ``data.image_size_px``, ``lidar2img`` scaled with them; none are read when ``cameras`` is False.
+
+    Raises:
+        DataError: for a missing, truncated or broken file, or numbers that are not finite.
+    """
+    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0)]
+    sweeps += [
+        _read_sweep(Path(sweep.path), sweep.sweep2lidar, sweep.dt_s) for sweep in record.sweeps[: data.num_sweeps - 1]
+    ]
+    images, lidar2img, valid = _read_cameras(record, data.image_size_px, cameras)
+    return Sample(
+        record=record,
+        points=np.concatenate(sweeps),
+        images=images,
+        lidar2img=lidar2img,
+        camera_valid=valid,
+        boxes=record.boxes,
+        clicks=record.clicks,
+        augmentation=np.eye(4),
+    )
+
+
+def check_lidar_size(path: Path, size_bytes: int) -> None:
+    """Raise DataError when a .pcd.bin is empty or cut in the middle of a point."""
+    if size_bytes == 0 or size_bytes % POINT_BYTES:
+        state = "empty" if size_bytes == 0 else f"{size_bytes} bytes, not a multiple of {POINT_BYTES}"
+        raise DataError(
+            f"{path}: truncated LiDAR file ({state}); a point is 5 float32 (x, y, z, intensity, ring); copy it again"
+        )
+
+
+def read_lidar(path: Path) -> NDArray[np.float32]:
+    """Points (P, 5) float32 of a .pcd.bin: x, y, z [m], intensity, ring.
+
+    Raises:
+        DataError: when the file is missing, empty, cut, or a coordinate or intensity is not finite.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read LiDAR file ({error.strerror})") from error
+    check_lidar_size(path, len(raw))
+    points = np.frombuffer(raw, np.float32).reshape(-1, 5)
+    broken = ~np.isfinite(points[:, :4]).all(1)
+    if broken.any():
+        first = int(np.argmax(broken))
+        raise DataError(
+            f"{path}: {broken.sum()} of {len(points)} points have a number that is not finite, the first is point {first}: "
+            f"{points[first, :4].tolist()}; all must be finite; copy or export the file again"
+        )
+    return points
+
+
+def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float) -> NDArray[np.float32]:
+    points = read_lidar(path)
+    # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
+    points = points[(np.abs(points[:, :2]) >= CLOSE_M).any(1)]
+    result = np.empty((len(points), 5), np.float32)
+    result[:, :3] = points[:, :3] if sweep2lidar is None else apply(sweep2lidar, points[:, :3])
+    result[:, 3] = points[:, 3]
+    result[:, 4] = dt_s
+    return result
+
+
+def _read_cameras(
+    record: SampleRecord, size_px: tuple[int, int], cameras: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_]]:
+    width, height = size_px
+    lidar2img = np.tile(np.eye(4), (len(CAMERAS), 1, 1))
+    valid = np.array([camera is not None for camera in record.cameras])
+    images = np.zeros((len(CAMERAS), height, width, 3) if cameras else (0, 0, 0, 3), np.uint8)
+    for slot, camera in enumerate(record.cameras):
+        if camera is None:
+            continue
+        lidar2img[slot] = resize_lidar2img(camera.lidar2img, width / camera.width_px, height / camera.height_px)
+        if cameras:
+            images[slot] = read_image(camera, size_px)
+    return images, lidar2img, valid
+
+
+def read_image(camera: CameraRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode a JPEG to RGB (H, W, 3) uint8 of ``size_px`` = (width, height).
+
+    When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so that
+    pixels stay where ``lidar2img`` says), which saves most of the time.
+
+    Raises:
+        DataError: when the file is missing, no image, cut, or of another size than the tables say.
+    """
+    path = Path(camera.path)
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            if image.size != (camera.width_px, camera.height_px):
+                raise DataError(
+                    f"{path}: image is {image.size}, but sample_data.json says {(camera.width_px, camera.height_px)}"
+                )
+            scale = _reduction(image.size, size_px)
+            if scale > 1:
+                image.draft("RGB", (camera.width_px // scale, camera.height_px // scale))
+            pixels = np.asarray(image.convert("RGB"))
+    except DataError:
+        raise
+    except OSError as error:  # PIL: no image, truncated; also a missing file
+        raise DataError(f"{path}: missing or broken JPEG ({error}); copy the file again") from error
+    if pixels.shape[:2] == (size_px[1], size_px[0]):
+        return pixels
+    shrinks = pixels.shape[1] >= size_px[0] and pixels.shape[0] >= size_px[1]
+    resized = cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _reduction(size_px: tuple[int, int], target_px: tuple[int, int]) -> int:
+    for scale in (8, 4, 2):
+        divides = size_px[0] % scale == 0 and size_px[1] % scale == 0
+        if divides and size_px[0] >= scale * target_px[0] and size_px[1] >= scale * target_px[1]:
+            return scale
+    return 1

@@ -1,0 +1,87 @@
+"""pseudo_labels.parquet: one row per click that the teacher was asked about. The join key is click_id, never the position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pdetr3d.data.files import read_parquet, write_parquet
+from pdetr3d.schema import CLASSES, DataError
+
+# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, "" otherwise.
+PSEUDO_SCHEMA = pa.schema(
+    [
+        ("click_id", pa.string()),
+        ("sample_token", pa.string()),
+        *((name, pa.float64()) for name in ("x", "y", "z", "l", "w", "h", "yaw")),
+        ("vx", pa.float64()),
+        ("vy", pa.float64()),
+        ("class", pa.string()),
+        ("score", pa.float64()),
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),
+        ("teacher_digest", pa.string()),
+    ]
+)
+_NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
+
+
+def write_pseudo_labels(path: Path, rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]]) -> Path:
+    """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
+
+    Args:
+        path: the Parquet file. rows: any table-like with the columns of PSEUDO_SCHEMA (vx, vy may be absent or NaN: null).
+
+    Raises:
+        DataError: when a column is missing or a row breaks the contract (``check_pseudo_labels``).
+    """
+    if isinstance(rows, pa.Table):
+        rows = rows.to_pandas()
+    frame = pd.DataFrame(rows, columns=None if len(rows) else PSEUDO_SCHEMA.names)
+    for name in ("vx", "vy"):
+        frame[name] = frame[name].astype(float) if name in frame else np.nan
+    missing = [name for name in PSEUDO_SCHEMA.names if name not in frame]
+    if missing:
+        raise DataError(f"pseudo labels for {path}: column(s) {missing} missing; needed: {PSEUDO_SCHEMA.names}")
+    frame = frame[PSEUDO_SCHEMA.names].sort_values(["sample_token", "click_id"], kind="stable")
+    table = pa.Table.from_pandas(frame, schema=PSEUDO_SCHEMA, preserve_index=False)
+    check_pseudo_labels(path, table)
+    write_parquet(Path(path), table.replace_schema_metadata(None))
+    return Path(path)
+
+
+def read_pseudo_labels(path: Path) -> pa.Table:
+    """Read and check pseudo labels.
+
+    Raises:
+        DataError: when the file is missing, of another layout, or a row breaks the contract.
+    """
+    table = read_parquet(Path(path), PSEUDO_SCHEMA)
+    check_pseudo_labels(Path(path), table)
+    return table
+
+
+def check_pseudo_labels(path: Path, table: pa.Table) -> None:
+    """Raise DataError for a repeated click_id, a class outside the ten, or an accepted box that is no box."""
+    frame = table.to_pandas()
+    repeated = frame["click_id"][frame["click_id"].duplicated()]
+    if len(repeated):
+        raise DataError(
+            f"{path}: click_id {repeated.iloc[0]!r} occurs more than once ({len(repeated)} repeats); one row per click"
+        )
+    unknown = sorted(set(frame["class"]) - set(CLASSES), key=str)
+    if unknown:
+        raise DataError(f"{path}: class {unknown[0]!r}: allowed are {', '.join(CLASSES)}")
+    accepted = frame[frame["accepted"].astype(bool)]
+    numbers = accepted[_NUMBERS].to_numpy(float)
+    bad = ~(np.isfinite(numbers).all(1) & (numbers[:, 3:6] > 0).all(1) & (numbers[:, 7] >= 0) & (numbers[:, 7] <= 1))
+    if bad.any():
+        row = accepted[bad].iloc[0]
+        values = {name: float(row[name]) for name in _NUMBERS}
+        raise DataError(
+            f"{path}: click_id {row['click_id']!r} is accepted but {values}: finite, l, w, h > 0 and score in [0, 1] needed"
+        )

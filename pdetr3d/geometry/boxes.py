@@ -1,0 +1,123 @@
+"""Boxes: corners, membership, BEV overlap, and the one place that converts between nuScenes' and our conventions.
+
+Ours: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x. nuScenes: gravity center,
+(w, l, h), unit quaternion (w, x, y, z).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyquaternion import Quaternion
+from scipy.spatial.transform import Rotation
+
+from pdetr3d.geometry.rigid import apply, wrap_angle
+
+# Unit corners in the box frame: 0-3 bottom (front-left, front-right, rear-right, rear-left), 4-7 above them.
+UNIT_CORNERS = np.array(
+    [[1, 1, -1], [1, -1, -1], [-1, -1, -1], [-1, 1, -1], [1, 1, 1], [1, -1, 1], [-1, -1, 1], [-1, 1, 1]],
+    dtype=np.float64,
+)
+# Pairs of corner indices: 4 bottom, 4 top, 4 upright edges.
+EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+
+
+def rotate_z(vectors: NDArray, yaw_rad: NDArray) -> NDArray[np.float64]:
+    """Rotate ``vectors`` (..., 3) or (..., 2) counter-clockwise about +z by ``yaw_rad`` (broadcast over ``...``); float64."""
+    result = np.array(
+        np.broadcast_to(vectors, (*np.broadcast_shapes(vectors.shape[:-1], np.shape(yaw_rad)), vectors.shape[-1])),
+        np.float64,
+    )
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    result[..., 0] = cos * vectors[..., 0] - sin * vectors[..., 1]
+    result[..., 1] = sin * vectors[..., 0] + cos * vectors[..., 1]
+    return result
+
+
+def corners(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.float64]:
+    """Corners of N boxes in the order of UNIT_CORNERS.
+
+    Args:
+        center_m: (N, 3) [m]. size_m: (N, 3) l, w, h [m]. yaw_rad: (N,).
+
+    Returns:
+        (N, 8, 3) float64 [m].
+    """
+    size = np.asarray(size_m, np.float64).reshape(-1, 1, 3)
+    yaw = np.asarray(yaw_rad, np.float64).reshape(-1, 1)
+    return rotate_z(UNIT_CORNERS * size / 2, yaw) + np.asarray(center_m, np.float64).reshape(-1, 1, 3)
+
+
+def points_in_boxes(points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.bool_]:
+    """Which of P points (P, 3+) lie in which of N boxes, faces included: (N, P) bool."""
+    points = np.asarray(points_m, np.float64)[:, :3]
+    center = np.asarray(center_m, np.float64).reshape(-1, 1, 3)
+    yaw = np.asarray(yaw_rad, np.float64).reshape(-1, 1)
+    local = rotate_z(points[None] - center, -yaw)
+    return (np.abs(local) <= np.asarray(size_m, np.float64).reshape(-1, 1, 3) / 2).all(-1)
+
+
+def from_nuscenes(
+    translation_m: NDArray, size_wlh_m: NDArray, rotation_wxyz: NDArray, src2dst: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Convert N nuScenes boxes and move them by ``src2dst`` (4, 4), e.g. global2lidar.
+
+    The yaw is that of the heading projected on the destination's x-y plane (``nuscenes.eval.common.utils.quaternion_yaw``).
+
+    Returns:
+        center_m (N, 3), size_m (N, 3) as l, w, h, yaw_rad (N,) in [-pi, pi); float64.
+    """
+    center = apply(src2dst, np.asarray(translation_m, np.float64).reshape(-1, 3))
+    size = np.asarray(size_wlh_m, np.float64).reshape(-1, 3)[:, [1, 0, 2]]
+    wxyz = np.asarray(rotation_wxyz, np.float64).reshape(-1, 4)
+    if len(wxyz) == 0:
+        return center, size, np.zeros(0)
+    heading = Rotation.from_quat(wxyz[:, [1, 2, 3, 0]]).as_matrix()[:, :, 0] @ src2dst[:3, :3].T
+    return center, size, wrap_angle(np.arctan2(heading[:, 1], heading[:, 0]))
+
+
+def to_nuscenes(
+    center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, src2dst: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Convert N of our boxes to nuScenes' convention and move them by ``src2dst`` (4, 4), e.g. lidar2global.
+
+    Returns:
+        translation_m (N, 3), size_wlh_m (N, 3), rotation_wxyz (N, 4) unit quaternions; float64.
+    """
+    translation = apply(src2dst, np.asarray(center_m, np.float64).reshape(-1, 3))
+    size_wlh = np.asarray(size_m, np.float64).reshape(-1, 3)[:, [1, 0, 2]]
+    motion = Quaternion(matrix=src2dst[:3, :3], rtol=1e-4, atol=1e-5)
+    quaternions = [
+        (motion * Quaternion(axis=(0, 0, 1), radians=float(yaw))).elements for yaw in np.asarray(yaw_rad).reshape(-1)
+    ]
+    return translation, size_wlh, np.array(quaternions, np.float64).reshape(-1, 4)
+
+
+def footprints(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.object_]:
+    """(N,) array of shapely polygons: the boxes seen from above."""
+    ground = corners(center_m, size_m, yaw_rad)[:, :4, :2]
+    return np.asarray(shapely.polygons(ground), dtype=object).reshape(len(ground))
+
+
+def _iou(a: NDArray[np.object_], b: NDArray[np.object_]) -> NDArray[np.float64]:
+    shared = shapely.area(shapely.intersection(a, b))
+    return shared / (shapely.area(a) + shapely.area(b) - shared)
+
+
+def bev_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
+    """Rotated BEV IoU of every box of ``a`` (N, 7) with every box of ``b`` (M, 7), rows x, y, z, l, w, h, yaw: (N, M) float64."""
+    a, b = np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
+    result = np.zeros((len(a), len(b)))
+    # Only pairs whose circumscribed circles meet can overlap; the exact test costs microseconds a pair.
+    reach = np.hypot(a[:, 3], a[:, 4])[:, None] + np.hypot(b[:, 3], b[:, 4])[None]
+    i, j = np.nonzero(np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1) < reach / 2)
+    if len(i):
+        result[i, j] = bev_iou_aligned(a[i], b[j])
+    return result
+
+
+def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
+    """Rotated BEV IoU of box i of ``a`` with box i of ``b``, both (N, 7) rows x, y, z, l, w, h, yaw: (N,) float64."""
+    a, b = np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
+    return _iou(footprints(a[:, :3], a[:, 3:6], a[:, 6]), footprints(b[:, :3], b[:, 3:6], b[:, 6]))
