@@ -1,0 +1,48 @@
+# Prerequisites: CPython 3.11, make. `make help` lists the targets.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PYTEST := $(PY) -m pytest
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart real-smoke test lint format bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv and install the tested set of packages (minutes the first time, then instant)
+
+$(STAMP): pyproject.toml constraints.txt tools/install.sh
+	@rm -f $@
+	bash tools/install.sh $(VENV)
+	@touch $@
+
+quickstart: install ## the whole chain on a simulated world; ARGS="key=value ..." overrides
+	$(PY) -m ray_jobs.pipeline --preset quickstart $(ARGS)
+
+real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DATA
+	$(PY) -m ray_jobs.pipeline --preset real-smoke $(ARGS)
+
+test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
+	$(PYTEST) $(ARGS)
+
+lint: install ## ruff (rules and format) and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy pdetr3d ray_jobs
+
+format: install ## let ruff rewrite the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: install ## measurements (minutes; on an idle machine)
+	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)
+
+lock: ## write constraints.txt from what .venv holds; run `make test` before committing it
+	bash tools/lock.sh $(VENV) > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+clean: ## remove what tools leave behind (not .venv, not runs/)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find pdetr3d ray_jobs tune_spaces tests -name __pycache__ -type d -exec rm -rf {} +

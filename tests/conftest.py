@@ -1,0 +1,186 @@
+"""Fixtures for all tests, and the rules of a full run: who may skip, and that no folder is silently empty.
+
+* ``gpu``, ``compiled_ops`` and ``root_only`` tests skip by themselves where the machine lacks what they need.
+* With CI=true every other skip fails the run, except for inputs that this clone was not given (``OPTIONAL_INPUTS``).
+* In a full run (no paths, no -k, no -m) every folder under tests/ that should hold tests must collect some.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+MAY_SKIP = {"gpu", "compiled_ops", "root_only"}
+OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KUBERAY_SCHEMAS")
+HOLD_NO_TESTS = {"reference", "golden", "benchmarks"}  # oracles, files, and what `make bench` runs
+
+# Child processes (Ray workers, jobs under test) inherit these, so they are set before anything is imported.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # default 2 s: a fit of three steps takes 11 s instead of 17
+# Ray protects local clusters with a token, too; one of our own keeps the tests out of ~/.ray.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ.pop("RAY_ADDRESS", None)  # never join a cluster that runs on this machine
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_torch_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real nuScenes keyframe (version v1.0-mini), read-only; skips where there is none."""
+    return _optional_input("PDETR3D_REAL_DATA", "a nuScenes v1.0-mini folder with the real keyframe")
+
+
+@pytest.fixture(scope="session")
+def kuberay_schemas() -> Path:
+    """Folder with KubeRay's rayclusters.schema.json and rayjobs.schema.json; skips where there is none."""
+    return _optional_input("PDETR3D_KUBERAY_SCHEMAS", "a folder with KubeRay's JSON schemas")
+
+
+def _optional_input(name: str, what: str) -> Path:
+    value = os.environ.get(name, "")
+    if not value:
+        pytest.skip(f"{name} is not set: name {what} to run this test")
+    folder = Path(value)
+    assert folder.is_dir(), f"{name}={value} is not a folder; it must be {what}, or be unset"
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dataroot of a tiny simulated world (version v1.0-sim), made once per session; do not write into it."""
+    from pdetr3d.config import SimConfig
+    from pdetr3d.data.simulate import simulate
+
+    path = tmp_path_factory.mktemp("sim") / "world"
+    config = SimConfig(
+        scenes=3,
+        select_scenes=1,
+        val_scenes=2,
+        keyframes=2,
+        sweeps_per_keyframe=2,
+        image_size_px=(160, 90),
+        lidar_azimuth_steps=360,
+        processes=2,
+    )
+    simulate(path, config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A Ray of this test session's own with 4 logical CPUs, shut down at the end."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=512 * 1024**2,
+        configure_logging=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def _missing(marker: str) -> str:
+    """Why tests with this marker cannot run here; empty when they can."""
+    if marker == "gpu":
+        import torch
+
+        return "" if torch.cuda.is_available() else "no CUDA device"
+    if marker == "compiled_ops":
+        try:
+            import mmcv.ops  # noqa: F401
+        except ImportError as error:
+            return f"mmcv has no compiled ops ({error})"
+        return ""
+    return "" if os.geteuid() == 0 else "needs root rights"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests whose marker asks for what this machine does not have."""
+    used = {marker for marker in MAY_SKIP for item in items if item.get_closest_marker(marker)}
+    reasons = {marker: _missing(marker) for marker in used}
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {reason}"))
+
+
+class RunRules:
+    """Watches one run and fails it for skips that are not allowed in CI and for test folders that collect nothing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.collected: set[str] = set()
+        self.bad_skips: list[str] = []
+        self.problems: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.collected = {item.path.relative_to(TESTS).parts[0] for item in session.items if TESTS in item.path.parents}
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note_skip(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not hasattr(report, "wasxfail"):
+            self._note_skip(report)
+
+    def _note_skip(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        if not report.skipped or MAY_SKIP & set(getattr(report, "keywords", ())):
+            return
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not any(name in reason and not os.environ.get(name) for name in OPTIONAL_INPUTS):
+            self.bad_skips.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if os.environ.get("CI", "").lower() == "true" and self.bad_skips:
+            self.problems.append(f"CI: only tests marked {', '.join(sorted(MAY_SKIP))} may skip:")
+            self.problems += [f"  {skip}" for skip in self.bad_skips]
+        if self._is_full_run():
+            self.problems += [
+                f"tests/{name}/ collected no test" for name in sorted(test_folders(TESTS) - self.collected)
+            ]
+        if self.problems and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _is_full_run(self) -> bool:
+        option = self.config.option
+        whole = self.config.args_source == pytest.Config.ArgsSource.TESTPATHS
+        return whole and not (option.keyword or option.markexpr or option.lf or option.collectonly)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for name in OPTIONAL_INPUTS:
+            if not os.environ.get(name):
+                terminalreporter.write_line(f"NOTE: {name} is not set, tests that need it were skipped", yellow=True)
+        for problem in self.problems:
+            terminalreporter.write_line(problem, red=True)
+
+
+def test_folders(tests: Path) -> set[str]:
+    """Names of the folders directly under ``tests`` that must collect tests (a folder with nothing in it is no folder to git)."""
+    return {
+        folder.name
+        for folder in tests.iterdir()
+        if folder.is_dir() and folder.name not in HOLD_NO_TESTS and any(folder.rglob("*.py"))
+    }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install the rules above."""
+    config.pluginmanager.register(RunRules(config), "pdetr3d-run-rules")

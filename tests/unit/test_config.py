@@ -1,0 +1,136 @@
+"""config.py and presets.py: overrides, the message for each kind of bad input, JSON, the documented formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from pdetr3d import presets
+from pdetr3d.config import Config, DataError, StudentConfig, override, sigma_m
+
+BAD = [
+    (["optim.lrr=1"], "unknown config key 'optim.lrr': did you mean 'optim.lr'?"),
+    (["lr=1"], "optim.lr'?"),
+    (["zzzzzz=1"], "sections: data, label, model"),
+    (["optim=1"], "unknown config key 'optim'"),
+    (["preset=other"], "unknown config key 'preset'"),
+    (["x"], "override 'x' is not key=value"),
+    (["optim.lr"], "override 'optim.lr' is not key=value"),
+    (["optim.lr=abc"], "config key optim.lr = 'abc': Input should be a valid number"),
+    (["optim.lr="], "config key optim.lr = None: Input should be a valid number"),
+    (["optim.lr=0"], "config key optim.lr = 0: Input should be greater than 0"),
+    (["optim.lr=.nan"], "config key optim.lr = nan: Input should be a finite number"),
+    (["optim.lr=.inf"], "config key optim.lr = inf: Input should be a finite number"),
+    (["optim.batch_size=1.5"], "config key optim.batch_size = 1.5: Input should be a valid integer"),
+    (["optim.batch_size='4'"], "config key optim.batch_size = '4': Input should be a valid integer"),
+    (["label.ratio=0"], "config key label.ratio = 0: Input should be greater than 0"),
+    (["label.ratio=-0.1"], "config key label.ratio = -0.1"),
+    (["label.ratio=1.5"], "config key label.ratio = 1.5: Input should be less than or equal to 1"),
+    (["label.split_by=town"], "'scene', 'keyframe' or 'prefix'"),
+    (["label.redraw_clicks=7"], "config key label.redraw_clicks = 7"),
+    (["teacher.query_init=foo"], "'explicit', 'implicit', 'learned' or 'group'"),
+    (["teacher.query_init=learned"], "set teacher.matching=hungarian"),
+    (["teacher.channels=30"], "teacher.channels 30 must be a multiple of teacher.heads 4"),
+    (["student.tasks=[[0,1],[1,2]]"], "must hold each class index 0..9 exactly once"),
+    (["student.nms_iou=1"], "config key student.nms_iou = 1"),
+    (["model.pillar_m=0.7"], "whole multiple of the backbone's total stride 4"),
+    (["model.range_m=[-51.2,-51.2,3.0,51.2,51.2,-5.0]"], "every maximum must exceed its minimum"),
+    (["model.range_m=[-51.2,-25.6,-5.0,51.2,25.6,3.0]"], "the x and y spans must be equal"),
+    (["model.range_m=[0,1]"], "config key model.range_m"),
+    (["model.backbone_strides=[1,2]"], "must have equal lengths"),
+    (["sim.image_size_px=[0,10]"], "config key sim.image_size_px.0 = 0"),
+    (["sim.image_size_px=[320"], "cannot be read"),
+    (["optim.batch_size=3", "scaling.workers=2"], "optim.batch_size 3 is global and must be a multiple"),
+    (["teacher.optim.batch_size=3", "scaling.workers=2"], "teacher.optim.batch_size 3 is global"),
+    (["scaling.workers=0"], "config key scaling.workers = 0"),
+    (["run.seed=-1"], "config key run.seed = -1"),
+]
+
+
+@pytest.mark.parametrize(("dotlist", "message"), BAD, ids=[" ".join(dotlist) for dotlist, _ in BAD])
+def test_bad_overrides_name_key_value_and_fix(dotlist: list[str], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        presets.load("quickstart", dotlist)
+    assert message in str(caught.value)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(DataError) as caught:
+        presets.load("quickstart", ["optim.lr=0", "label.ratio=2"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
+    before = presets.QUICKSTART.to_json()
+    config = presets.load(
+        "quickstart",
+        [
+            "optim.lr=5e-4",
+            "sim.image_size_px=[320,180]",
+            "scaling.workers=2",
+            "optim.epochs=3",
+            "run.name=a b",
+            "label.ratio=1",
+        ],
+    )
+    assert config.optim.lr == 5e-4 and config.sim.image_size_px == (320, 180) and config.scaling.workers == 2
+    assert config.optim.epochs == 3.0 and isinstance(config.optim.epochs, float)
+    assert config.run.name == "a b" and config.label.ratio == 1.0
+    assert presets.QUICKSTART.to_json() == before
+    changed = {key for key, value in config.flat().items() if value != presets.QUICKSTART.flat()[key]}
+    assert changed == {"optim.lr", "sim.image_size_px", "scaling.workers", "optim.epochs", "run.name", "label.ratio"}
+
+
+def test_a_list_override_replaces_the_whole_list() -> None:
+    strides = ["model.backbone_strides=[1,2]", "model.backbone_channels=[8,16]", "model.backbone_layers=[1,1]"]
+    assert presets.load("quickstart", strides).model.backbone_strides == (1, 2)
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    assert presets.load("quickstart", ["run.seed=1", "run.seed=2"]).run.seed == 2
+
+
+def test_json_refuses_what_it_does_not_know() -> None:
+    text = presets.QUICKSTART.to_json().replace('"weight_decay"', '"wieght_decay"', 1)
+    with pytest.raises(DataError, match="did you mean '.*weight_decay'"):
+        Config.from_json(text)
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        presets.QUICKSTART.optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_unknown_preset_names_the_closest_and_all() -> None:
+    with pytest.raises(DataError, match="did you mean 'quickstart'.*allowed: .*nuscenes-pillar"):
+        presets.load("quikstart")
+    with pytest.raises(DataError, match="unknown preset ''"):
+        presets.load("")
+
+
+def test_real_smoke_takes_its_dataroot_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PDETR3D_REAL_DATA", raising=False)
+    with pytest.raises(DataError, match="PDETR3D_REAL_DATA"):
+        presets.load("real-smoke")
+    assert presets.load("real-smoke", ["data.dataroot=given"]).data.dataroot == "given"
+    monkeypatch.setenv("PDETR3D_REAL_DATA", "from-env")
+    assert presets.load("real-smoke").data.dataroot == "from-env"
+    assert presets.load("real-smoke", ["data.dataroot=given"]).data.dataroot == "given"
+    assert presets.load("quickstart").data.dataroot == ""
+
+
+def test_grid_counts_pillars() -> None:
+    """102.4 m / 0.8 m = 128 cells; 102.4 / 0.2 = 512."""
+    assert presets.QUICKSTART.model.grid == 128
+    assert presets.NUSCENES_PILLAR.model.grid == 512
+
+
+def test_sigma_is_the_larger_of_floor_and_factor_times_root_area() -> None:
+    """A car 4.6 x 1.9: 0.5 * sqrt(8.74) = 1.4782; a cone 0.4 x 0.4: 0.2, below the floor 0.66."""
+    sigma = sigma_m(StudentConfig(), np.array([[4.6, 1.9, 1.7], [0.4, 0.4, 1.0]]))
+    np.testing.assert_allclose(sigma, [1.47817, 0.66], rtol=1e-5)
+
+
+def test_override_of_nothing_is_the_same_config() -> None:
+    assert override(presets.QUICKSTART, []) == presets.QUICKSTART
