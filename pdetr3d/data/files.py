@@ -1,4 +1,4 @@
-"""Atomic output, content digests and keyed random generators: what every file of the data layer goes through."""
+"""Atomic output and content digests: what every file of the data layer goes through."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,7 +16,7 @@ from pdetr3d.schema import DataError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; renamed to ``path`` on success, removed on any exception (Ctrl-C included)."""
+    """Yield a temporary name beside ``path``; renamed to ``path`` on success, removed on any exception, Ctrl-C too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -87,9 +86,3 @@ def table_digest(*tables: pa.Table) -> str:
             writer.write_table(bare)
         sink.closed = False
     return sink.hash.hexdigest()[:16]
-
-
-def keyed_rng(*key: str | int) -> np.random.Generator:
-    """Generator that depends on ``key`` alone, e.g. (seed, epoch, token, purpose): never on worker, order or process."""
-    digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8")))

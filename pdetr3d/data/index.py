@@ -27,8 +27,9 @@ LAYOUT = "1"  # of the columns; changes with INDEX_SCHEMA
 
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
 # One row per keyframe. Paths are relative to the dataroot. Lists named alike have equal lengths:
-# sweep_* newest first (at most 9); camera_* and lidar2img in the order of CAMERAS (path null, size 0 where there is none);
-# ann_* one item per annotation of the ten classes: label, box (x, y, z, l, w, h, yaw), velocity (vx, vy; NaN unknown), counts.
+# sweep_* newest first (at most 9); camera_* and lidar2img in the order of CAMERAS (path null, size 0 where there is
+# none); ann_* one item per annotation of the ten classes: label, box (x, y, z, l, w, h, yaw), velocity (vx, vy; NaN
+# unknown), counts.
 INDEX_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -88,7 +89,7 @@ class Annotations:
 
 
 class _Lists:
-    """A list column (of primitives, strings or fixed-size lists) as flat values and offsets: row i without Python objects."""
+    """A list column (primitives, strings, fixed-size lists) as flat values and offsets: no Python object per item."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks()
@@ -119,7 +120,8 @@ class Index:
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         if metadata.get("layout") != LAYOUT:
             raise DataError(
-                f"{path}: not an index of this version (layout {metadata.get('layout')}, need {LAYOUT}); run pdetr3d index again"
+                f"{path}: not an index of this version (layout {metadata.get('layout')}, need {LAYOUT}); "
+                "run pdetr3d index again"
             )
         self.path = path
         self.dataroot = Path(metadata["dataroot"])
@@ -165,7 +167,8 @@ class Index:
             close = difflib.get_close_matches(split, available, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DataError(
-                f"split {split!r} has no samples in {self.path} ({self.version}): {hint}available (samples): {available}"
+                f"split {split!r} has no samples in {self.path} ({self.version}): {hint}"
+                f"available (samples): {available}"
             )
         return list(self._split_tokens[split])
 
@@ -205,7 +208,7 @@ class Index:
         return self._lists[name][row]
 
     def annotations(self, token: str) -> Annotations:
-        """All annotations of a sample. Only for labeling and scoring: training sees what ``training_records`` lets through."""
+        """All annotations of a sample. For labeling and scoring; training sees only ``training_records``."""
         row = self.row(token)
         return Annotations(
             token=self._list("ann_token", row),

@@ -22,8 +22,8 @@ POINT_BYTES = 20  # float32 x, y, z, intensity, ring
 def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample:
     """Read and decode one sample.
 
-    Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as the
-    devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
+    Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as
+    the devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
     ``data.image_size_px``, ``lidar2img`` scaled with them; none are read when ``cameras`` is False.
 
     Raises:
@@ -71,7 +71,7 @@ def read_lidar(path: Path) -> NDArray[np.float32]:
     if broken.any():
         first = int(np.argmax(broken))
         raise DataError(
-            f"{path}: {broken.sum()} of {len(points)} points have a number that is not finite, the first is point {first}: "
+            f"{path}: {broken.sum()} of {len(points)} points have a number that is not finite, first point {first}: "
             f"{points[first, :4].tolist()}; all must be finite; copy or export the file again"
         )
     return points
@@ -107,8 +107,8 @@ def _read_cameras(
 def read_image(camera: CameraRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode a JPEG to RGB (H, W, 3) uint8 of ``size_px`` = (width, height).
 
-    When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so that
-    pixels stay where ``lidar2img`` says), which saves most of the time.
+    When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
+    that pixels stay where ``lidar2img`` says), which saves most of the time.
 
     Raises:
         DataError: when the file is missing, no image, cut, or of another size than the tables say.

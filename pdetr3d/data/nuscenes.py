@@ -1,4 +1,4 @@
-"""From the nuScenes tables to the index: one Parquet row per keyframe, made once, by the devkit (its ``NuScenes`` class).
+"""From the nuScenes tables to the index: one Parquet row per keyframe, made once, by the devkit.
 
 Every field is in the keyframe's LIDAR_TOP frame; transforms are composed in float64 through each sensor's own ego pose.
 """
@@ -28,7 +28,8 @@ from pdetr3d.schema import CAMERAS, CLASSES, DataError
 log = logging.getLogger(__name__)
 
 TABLES = (
-    "category attribute visibility instance sensor calibrated_sensor ego_pose log scene sample sample_data sample_annotation map"
+    "category attribute visibility instance sensor calibrated_sensor ego_pose "
+    "log scene sample sample_data sample_annotation map"
 ).split()
 CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects alive
 MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
@@ -37,9 +38,9 @@ MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts
 def build_index(dataroot: Path, version: str, out: Path) -> Path:
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (Parquet, atomic).
 
-    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out; those
-    without LiDAR and radar points stay, told by their counts. Checked here, for every file a row names: it lies under
-    ``dataroot``, exists, and a .pcd.bin holds whole points. A missing *earlier* sweep is dropped with one warning.
+    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out;
+    those without LiDAR and radar points stay, told by their counts. Checked here, for every file a row names: it lies
+    under ``dataroot``, exists, and a .pcd.bin holds whole points. A missing *earlier* sweep is dropped with a warning.
 
     Raises:
         DataError: naming the file or token, the value, what is allowed and the fix.
@@ -89,12 +90,13 @@ def open_tables(dataroot: Path, version: str) -> NuScenes:
         return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
     except (KeyError, IndexError, AssertionError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder}: the devkit cannot read these tables ({type(error).__name__}: {error}); unpack the metadata archive again"
+            f"{folder}: the devkit cannot read these tables ({type(error).__name__}: {error}); "
+            "unpack the metadata archive again"
         ) from error
 
 
 def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
-    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if there is one.
+    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
 
     Raises:
         DataError: when splits.json is not an object of lists of strings.
@@ -117,7 +119,7 @@ def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
 
 
 class _Reader:
-    """Builds rows; keeps poses already composed, since cameras and sweeps share calibrations and keyframes share sweeps."""
+    """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
 
     def __init__(self, nusc: NuScenes, dataroot: Path) -> None:
         self.nusc = nusc
@@ -161,7 +163,9 @@ class _Reader:
         )
 
     def _sweeps(self, lidar: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
-        paths, transforms, times = [], [], []
+        paths: list[str] = []
+        transforms: list[NDArray] = []
+        times: list[float] = []
         sweep = lidar
         while sweep["prev"] and len(paths) < MAX_SWEEPS:
             sweep = self.nusc.get("sample_data", sweep["prev"])
@@ -176,7 +180,9 @@ class _Reader:
         return {"sweep_path": paths, "sweep2lidar": transforms, "sweep_dt_s": times}
 
     def _cameras(self, sample: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
-        paths, sizes, matrices = [], [], []
+        paths: list[str | None] = []
+        sizes: list[list[int]] = []
+        matrices: list[NDArray] = []
         for channel in CAMERAS:
             if channel not in sample["data"]:
                 paths.append(None)
@@ -250,11 +256,12 @@ class _Reader:
         return self._poses[table, token]
 
     def _safe(self, filename: str) -> Path:
-        """The file's absolute path; refuses names that leave the dataroot (a crafted table must not read other files)."""
+        """The file's absolute path; refuses names that leave the dataroot (crafted tables read no other files)."""
         parts = PurePosixPath(filename).parts + PureWindowsPath(filename).parts
         if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).drive or ".." in parts or not filename:
             raise DataError(
-                f"sample_data.json, filename {filename!r}: path escapes dataroot; names must be relative to it, without '..'"
+                f"sample_data.json, filename {filename!r}: path escapes dataroot; "
+                "names must be relative to it, without '..'"
             )
         return self.dataroot / filename
 

@@ -1,4 +1,4 @@
-"""pseudo_labels.parquet: one row per click that the teacher was asked about. The join key is click_id, never the position."""
+"""pseudo_labels.parquet: one row per click the teacher was asked about. The join key is click_id, not position."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_pseudo_labels(path: Path, rows: pa.Table | pd.DataFrame | dict[str, An
     """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
 
     Args:
-        path: the Parquet file. rows: any table-like with the columns of PSEUDO_SCHEMA (vx, vy may be absent or NaN: null).
+        path: the Parquet file. rows: table-like with the columns of PSEUDO_SCHEMA (vx, vy may be absent or NaN: null).
 
     Raises:
         DataError: when a column is missing or a row breaks the contract (``check_pseudo_labels``).
@@ -83,5 +83,6 @@ def check_pseudo_labels(path: Path, table: pa.Table) -> None:
         row = accepted[bad].iloc[0]
         values = {name: float(row[name]) for name in _NUMBERS}
         raise DataError(
-            f"{path}: click_id {row['click_id']!r} is accepted but {values}: finite, l, w, h > 0 and score in [0, 1] needed"
+            f"{path}: click_id {row['click_id']!r} is accepted but {values}: "
+            "all must be finite, l, w, h > 0, score in [0, 1]"
         )

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pdetr3d.data.index import Annotations, Index
-from pdetr3d.data.label_manifest import LabelManifest
+from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import (
@@ -28,7 +28,7 @@ def training_records(index: Index, manifest: LabelManifest, pseudo: Path | None 
     """Records of every train sample, in manifest order.
 
     Box-labeled: human boxes of the kept objects, clicks with ``box_index``. Point-labeled: no field of any annotation;
-    ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (rows of clicks on other samples are unused).
+    ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused).
 
     Raises:
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
@@ -37,7 +37,8 @@ def training_records(index: Index, manifest: LabelManifest, pseudo: Path | None 
     unknown = [token for token in manifest.roles if token not in index]
     if unknown:
         raise DataError(
-            f"{manifest.path}: {len(unknown)} samples are not in {index.path}, e.g. {unknown[0]!r}; run pdetr3d label again"
+            f"{manifest.path}: {len(unknown)} samples are not in {index.path}, e.g. {unknown[0]!r}; "
+            "run pdetr3d label again"
         )
     clicks = _Clicks(manifest)
     labels = {} if pseudo is None else _pseudo_boxes(Path(pseudo), manifest)
@@ -99,7 +100,7 @@ class _Clicks:
         return PointLabels(self.click_id[rows], self.xyz_m[rows], self.label[rows], box_index)
 
     def match(self, rows: NDArray[np.int64], annotations: Annotations, boxes: Boxes3D) -> NDArray[np.int64]:
-        """Index into ``boxes`` of each click: a simulated one's by its annotation token, a person's by place and class."""
+        """Index into ``boxes`` of each click: a simulated one by its annotation token, a person's by place, class."""
         position = {token: place for place, token in enumerate(annotations.token[annotations.kept])}
         result = np.full(len(rows), -1, np.int64)
         for place, row in enumerate(rows):
@@ -109,15 +110,15 @@ class _Clicks:
                 result[place] = position[self.annotation[row]]
             else:
                 raise DataError(
-                    f"{self.path}: click {self.click_id[row]} names annotation {self.annotation[row]}, which the index does not "
-                    f"hold as an object with sensor points; the index has changed: run pdetr3d label again"
+                    f"{self.path}: click {self.click_id[row]} names annotation {self.annotation[row]}, which the "
+                    "index does not hold as an object with sensor points; the index has changed: run pdetr3d label again"
                 )
         return result
 
 
 def match_click(xyz_m: NDArray, label: int, boxes: Boxes3D) -> int:
-    """The box a person meant: of the same class, containing the click (nearest center first), else the nearest whose half
-    space diagonal reaches it; -1 if there is none."""
+    """The box a person meant: of the same class, containing the click (nearest center first), else the nearest one
+    whose half space diagonal reaches the click; -1 if there is none."""
     same = np.nonzero(boxes.label == label)[0]
     if len(same) == 0:
         return -1
@@ -138,7 +139,8 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest) -> dict[str, Boxes3D]:
     stray = joined[joined["order"].isna()]
     if len(stray):
         raise DataError(
-            f"{path}: {len(stray)} click_ids are not in {manifest.path}, e.g. {stray['click_id'].iloc[0]!r}; made from another manifest"
+            f"{path}: {len(stray)} click_ids are not in {manifest.path}, e.g. {stray['click_id'].iloc[0]!r}; "
+            "they were made from another manifest: run pseudo_label again"
         )
     differs = joined[
         (joined["sample_token"] != joined["sample_token_click"]) | (joined["class"] != joined["class_click"])
@@ -146,8 +148,8 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest) -> dict[str, Boxes3D]:
     if len(differs):
         row = differs.iloc[0]
         raise DataError(
-            f"{path}: click_id {row['click_id']!r} has sample {row['sample_token']!r}, class {row['class']!r}, but its click in "
-            f"{manifest.path} has {row['sample_token_click']!r}, {row['class_click']!r}"
+            f"{path}: click_id {row['click_id']!r} has sample {row['sample_token']!r}, class {row['class']!r}, but its "
+            f"click in {manifest.path} has {row['sample_token_click']!r}, {row['class_click']!r}"
         )
     accepted = joined[joined["accepted"].astype(bool)].sort_values("order")
     return {str(token): _build(rows) for token, rows in accepted.groupby("sample_token", sort=False)}

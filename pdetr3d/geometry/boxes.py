@@ -1,7 +1,7 @@
 """Boxes: corners, membership, BEV overlap, and the one place that converts between nuScenes' and our conventions.
 
-Ours: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x. nuScenes: gravity center,
-(w, l, h), unit quaternion (w, x, y, z).
+Ours: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x. nuScenes: gravity
+center, (w, l, h), unit quaternion (w, x, y, z).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4]
 
 
 def rotate_z(vectors: NDArray, yaw_rad: NDArray) -> NDArray[np.float64]:
-    """Rotate ``vectors`` (..., 3) or (..., 2) counter-clockwise about +z by ``yaw_rad`` (broadcast over ``...``); float64."""
+    """Rotate ``vectors`` (..., 3) or (..., 2) counter-clockwise about +z by ``yaw_rad`` (broadcast); float64."""
     result = np.array(
         np.broadcast_to(vectors, (*np.broadcast_shapes(vectors.shape[:-1], np.shape(yaw_rad)), vectors.shape[-1])),
         np.float64,
@@ -63,7 +63,7 @@ def from_nuscenes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Convert N nuScenes boxes and move them by ``src2dst`` (4, 4), e.g. global2lidar.
 
-    The yaw is that of the heading projected on the destination's x-y plane (``nuscenes.eval.common.utils.quaternion_yaw``).
+    The yaw is that of the heading projected on the destination's x-y plane (devkit: ``quaternion_yaw``).
 
     Returns:
         center_m (N, 3), size_m (N, 3) as l, w, h, yaw_rad (N,) in [-pi, pi); float64.
@@ -106,7 +106,7 @@ def _iou(a: NDArray[np.object_], b: NDArray[np.object_]) -> NDArray[np.float64]:
 
 
 def bev_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
-    """Rotated BEV IoU of every box of ``a`` (N, 7) with every box of ``b`` (M, 7), rows x, y, z, l, w, h, yaw: (N, M) float64."""
+    """Rotated BEV IoU of each box of ``a`` (N, 7) with each of ``b`` (M, 7), rows x, y, z, l, w, h, yaw: (N, M)."""
     a, b = np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
     result = np.zeros((len(a), len(b)))
     # Only pairs whose circumscribed circles meet can overlap; the exact test costs microseconds a pair.

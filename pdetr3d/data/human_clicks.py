@@ -1,0 +1,160 @@
+"""Import of people's clicks: CSV, JSON or Parquet rows -> a label manifest. All bad rows are reported at once."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest, click_id, write_manifest
+from pdetr3d.geometry.rigid import apply, chain, inverse
+from pdetr3d.schema import CLASSES, DataError
+
+COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")  # and track_id, optional
+FRAMES = ("global", "ego", "lidar")
+SURPLUS = "\0surplus"  # key under which csv.DictReader keeps values beyond the header
+MAX_DISTANCE_M = 200.0  # from the LiDAR: beyond any annotation; a click there was given in another frame than it says
+
+
+def import_clicks(index: Index, split: str, config: LabelConfig, file: Path, out_dir: Path) -> LabelManifest:
+    """Make a manifest of ``split`` with the clicks of ``file`` instead of simulated ones.
+
+    Args:
+        file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
+            class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id.
+
+    Raises:
+        DataError: with every bad row (row number from 1, value, reason) in one message; nothing is written then.
+    """
+    rows = read_rows(Path(file))
+    tokens = set(index.tokens(split))
+    problems: list[str] = []
+    clicks: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        reasons = _reasons(row, index, tokens, split)
+        if not reasons:
+            click = _click(row, index)
+            if np.linalg.norm([click["x"], click["y"], click["z"]]) > MAX_DISTANCE_M:
+                where = ", ".join(f"{click[axis]:.1f}" for axis in "xyz")
+                reasons = [
+                    f"frame {row['frame']!r}: the click is at ({where}) m from the LiDAR, over {MAX_DISTANCE_M:g} m"
+                ]
+            elif click["click_id"] in seen:
+                reasons = [f"same click as row {seen[click['click_id']]}"]
+            else:
+                seen[click["click_id"]] = number
+                clicks.append(click)
+        problems += [f"  row {number}: {reason}" for reason in reasons]
+    if problems:
+        count = len({problem.split(":")[0] for problem in problems})
+        raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
+    order = {token: place for place, token in enumerate(index.tokens(split))}
+    clicks.sort(key=lambda click: (order[click["sample_token"]], click["click_id"]))
+    return write_manifest(index, split, config, pa.Table.from_pylist(clicks, schema=CLICKS_SCHEMA), out_dir)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a click file as they stand (CSV values are strings).
+
+    Raises:
+        DataError: when the file is missing, of another kind, unreadable, or lacks a column.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such click file")
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".json", ".parquet"):
+        raise DataError(f"{file}: click files are .csv, .json or .parquet, got {kind or 'no suffix'!r}")
+    try:
+        rows, columns = _read(file, kind)
+    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{file}: not readable as {kind[1:].upper()} ({error})") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise DataError(
+            f"{file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}, optional: track_id"
+        )
+    return rows
+
+
+def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], set[str]]:
+    if kind == ".csv":
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restkey=SURPLUS)
+            return list(reader), set(reader.fieldnames or ())
+    if kind == ".parquet":
+        table = pq.read_table(file)
+        return table.to_pylist(), set(table.column_names)
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("must be a list of objects")
+    # An empty list is a valid file of no clicks; a key missing from some rows is reported per row.
+    return rows, set(COLUMNS) if not rows else set().union(*rows)
+
+
+def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str) -> list[str]:
+    """What is wrong with a row, one sentence per value."""
+    reasons = []
+    token = str(row.get("sample_token"))
+    if token not in tokens:
+        where = f"is in the index but not in split {split!r}" if token in index else "is not in the index"
+        reasons.append(f"sample_token {token!r} {where}")
+    for axis in "xyz":
+        if _number(row.get(axis)) is None:
+            reasons.append(f"{axis} {row.get(axis)!r} is not a finite number [m]")
+    name = row.get("class")
+    if name not in CLASSES:
+        close = difflib.get_close_matches(str(name), CLASSES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        reasons.append(f"class {name!r} is none of the ten: {hint}allowed are {', '.join(CLASSES)}")
+    if row.get("frame") not in FRAMES:
+        reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
+    if SURPLUS in row:
+        reasons.append(f"{len(row[SURPLUS])} values more than the header has columns")
+    return reasons
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
+    """A checked row as one of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
+    given = np.array([float(row[axis]) for axis in "xyz"])
+    xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given)
+    track = row.get("track_id")
+    return {
+        "click_id": click_id("human", row["sample_token"], row["class"], row["frame"], *given.tolist()),
+        "sample_token": row["sample_token"],
+        "class": row["class"],
+        "x": xyz[0],
+        "y": xyz[1],
+        "z": xyz[2],
+        "source": "human",
+        "annotation_token": None,
+        "track_id": None if track in (None, "") else str(track),
+    }
+
+
+def _to_lidar(token: str, frame: str, index: Index) -> NDArray[np.float64]:
+    record = index.record(token)
+    if frame == "lidar":
+        return np.eye(4)
+    if frame == "ego":
+        return inverse(record.lidar2ego)
+    return inverse(chain(record.lidar2ego, record.ego2global))

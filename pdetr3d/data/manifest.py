@@ -1,0 +1,204 @@
+"""The label manifest: which train samples are box-labeled, and one stored click per kept object of every train sample.
+
+A folder of samples.parquet, clicks.parquet and manifest.json (written last: without it the folder is no manifest).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.clicks import place_clicks
+from pdetr3d.data.files import atomic_path, read_parquet, table_digest, write_parquet
+from pdetr3d.data.index import Index
+from pdetr3d.schema import CLASSES, DataError
+
+SAMPLES_SCHEMA = pa.schema(
+    [("sample_token", pa.string()), ("scene_token", pa.string()), ("split", pa.string()), ("role", pa.string())]
+)
+# x, y, z: LIDAR_TOP [m]. source: sim | human. annotation_token: of simulated clicks only. track_id: of people's clicks,
+# where they gave one.
+CLICKS_SCHEMA = pa.schema(
+    [
+        ("click_id", pa.string()),
+        ("sample_token", pa.string()),
+        ("class", pa.string()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("z", pa.float64()),
+        ("source", pa.string()),
+        ("annotation_token", pa.string()),
+        ("track_id", pa.string()),
+    ]
+)
+
+
+class LabelManifest:
+    """Read-only view of a manifest folder.
+
+    Attributes:
+        path: the folder. config: what it was made with. split: the train split. index_digest: of the index used.
+        samples, clicks: pyarrow tables (SAMPLES_SCHEMA, CLICKS_SCHEMA). digest: of both tables, 16 hex digits.
+    """
+
+    def __init__(self, path: Path, samples: pa.Table, clicks: pa.Table, info: dict) -> None:
+        self.path = path
+        self.samples = samples
+        self.clicks = clicks
+        self.config = LabelConfig.model_validate(info["config"])
+        self.split: str = info["split"]
+        self.index_digest: str = info["index_digest"]
+        self.digest: str = info["digest"]
+
+    @staticmethod
+    def open(path: Path) -> LabelManifest:
+        """Open what ``build_manifest`` or ``import_clicks`` wrote.
+
+        Raises:
+            DataError: when a file is missing, or the tables are not those that manifest.json was written for.
+        """
+        path = Path(path)
+        again = "run pdetr3d label again"
+        try:
+            info = json.loads((path / "manifest.json").read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path / 'manifest.json'}: no label manifest here ({error}); {again}") from error
+        samples = read_parquet(path / "samples.parquet", SAMPLES_SCHEMA)
+        clicks = read_parquet(path / "clicks.parquet", CLICKS_SCHEMA)
+        if table_digest(samples, clicks) != info["digest"]:
+            raise DataError(
+                f"{path}: samples.parquet and clicks.parquet differ from manifest.json (interrupted or edited); {again}"
+            )
+        return LabelManifest(path, samples, clicks, info)
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """sample_token -> "box" | "point", every train sample, in manifest order."""
+        return dict(
+            zip(self.samples.column("sample_token").to_pylist(), self.samples.column("role").to_pylist(), strict=True)
+        )
+
+    @property
+    def achieved_ratio(self) -> float:
+        """Share of the train samples that are box-labeled."""
+        return sum(role == "box" for role in self.roles.values()) / len(self.roles)
+
+    @cached_property
+    def clicks_of(self) -> dict[str, NDArray[np.int64]]:
+        """sample_token -> row numbers of its clicks, in table order; a sample without clicks is absent."""
+        tokens = self.clicks.column("sample_token").to_numpy(zero_copy_only=False)
+        return {str(token): np.asarray(rows, np.int64) for token, rows in _group(tokens).items()}
+
+
+def _group(tokens: NDArray[np.object_]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for row, token in enumerate(tokens):
+        groups.setdefault(token, []).append(row)
+    return groups
+
+
+def build_manifest(index: Index, split: str, config: LabelConfig, out_dir: Path) -> LabelManifest:
+    """Choose the box-labeled samples of ``split`` and draw one click per kept object (ten classes, >= 1 sensor point).
+
+    A click depends on (label.seed, annotation token) and its box alone: it is the same whatever the ratio or the split.
+    Writes the folder ``out_dir`` and returns the manifest.
+
+    Raises:
+        DataError: when the split has no samples.
+    """
+    tokens = index.tokens(split)
+    parts = []
+    for token in tokens:
+        annotations = index.annotations(token)
+        kept = annotations.kept
+        known = annotations.token[kept]
+        uniform = np.array([keyed_rng(config.seed, 0, name, "click").random(3) for name in known]).reshape(-1, 3)
+        box = annotations.box[kept]
+        xyz = place_clicks(box[:, :3], box[:, 3:6], box[:, 6], uniform)
+        parts.append((token, known, annotations.label[kept], xyz))
+    xyz = np.concatenate([part[3] for part in parts])
+    names = [str(name) for part in parts for name in part[1]]
+    clicks = pa.table(
+        {
+            "click_id": [click_id("sim", config.seed, name) for name in names],
+            "sample_token": [part[0] for part in parts for _ in part[1]],
+            "class": [CLASSES[label] for part in parts for label in part[2]],
+            "x": xyz[:, 0],
+            "y": xyz[:, 1],
+            "z": xyz[:, 2],
+            "source": ["sim"] * len(names),
+            "annotation_token": names,
+            "track_id": [None] * len(names),
+        },
+        schema=CLICKS_SCHEMA,
+    )
+    return write_manifest(index, split, config, clicks, out_dir)
+
+
+def click_id(source: str, *key: str | int | float) -> str:
+    """Join key of a click: ``source`` and 16 hex digits that depend on ``key`` alone and tell nothing of the object."""
+    return f"{source}-{hashlib.sha256(chr(31).join(str(part) for part in key).encode()).hexdigest()[:16]}"
+
+
+def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Table, out_dir: Path) -> LabelManifest:
+    """Assign roles and write the three files, manifest.json last; each is renamed into place."""
+    out_dir = Path(out_dir)
+    tokens = index.tokens(split)
+    scenes = index.column("scene_token", tokens)
+    boxed = box_labeled(tokens, scenes, index.column("timestamp_us", tokens), config)
+    roles = ["box" if token in boxed else "point" for token in tokens]
+    samples = pa.table(
+        {"sample_token": tokens, "scene_token": scenes, "split": [split] * len(tokens), "role": roles},
+        schema=SAMPLES_SCHEMA,
+    )
+    info = {
+        "config": config.model_dump(mode="json"),
+        "split": split,
+        "samples": len(tokens),
+        "box_labeled_samples": len(boxed),
+        "achieved_ratio": len(boxed) / len(tokens),
+        "clicks": clicks.num_rows,
+        "index_digest": index.digest,
+        "digest": table_digest(samples, clicks),
+    }
+    (out_dir / "manifest.json").unlink(missing_ok=True)
+    write_parquet(out_dir / "samples.parquet", samples)
+    write_parquet(out_dir / "clicks.parquet", clicks)
+    with atomic_path(out_dir / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(info, indent=1) + "\n")
+    return LabelManifest.open(out_dir)
+
+
+def box_labeled(
+    tokens: Sequence[str], scenes: Sequence[str], timestamps_us: Sequence[int], config: LabelConfig
+) -> set[str]:
+    """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
+
+    ``scene``: smallest prefix of a seeded permutation of scenes that reaches ratio * N samples (at least one scene).
+    ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
+    """
+    goal = config.ratio * len(tokens)
+    if config.split_by == "prefix":
+        ordered = [token for _, token in sorted(zip(timestamps_us, tokens, strict=True))]
+        return set(ordered[: max(1, int(goal + 1e-9))])
+    groups = scenes if config.split_by == "scene" else tokens
+    members: dict[str, list[str]] = {}
+    for group, token in zip(groups, tokens, strict=True):
+        members.setdefault(group, []).append(token)
+    names = sorted(members)
+    chosen: set[str] = set()
+    for position in keyed_rng(config.seed, 0, config.split_by, "split").permutation(len(names)):
+        chosen.update(members[names[position]])
+        if len(chosen) >= math.ceil(goal - 1e-9):
+            break
+    return chosen
