@@ -11,6 +11,7 @@ import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,7 +25,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class SimConfig(Section):
@@ -150,7 +151,7 @@ class StudentConfig(Section):
 
     tasks: tuple[tuple[Annotated[int, Field(ge=0, le=9)], ...], ...] = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
-    neck_strides: tuple[Positive, ...] = (1, 2, 4)  # upsampling of each stage to the head's grid (relative to stage 0)
+    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
     guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
@@ -222,6 +223,11 @@ class Config(Section):
             raise ValueError("teacher.query_init=learned has no query per click: set teacher.matching=hungarian")
         return self
 
+    @property
+    def student_cell_m(self) -> float:
+        """Side of one cell of the student's head grid [m]."""
+        return self.model.pillar_m * self.model.backbone_strides[0] / self.student.neck_strides[0]
+
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal Config back."""
         return self.model_dump_json(indent=1)
@@ -262,7 +268,7 @@ def override(config: Config, dotlist: list[str]) -> Config:
             raise DataError(unknown_key(key, list(known)))
     try:
         changes = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise DataError(f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]") from error
     assert isinstance(changes, dict)
     return build(config.model_dump(mode="json"), changes)

@@ -57,6 +57,7 @@ QUICKSTART = Config(
     student=StudentConfig(
         tasks=(tuple(range(10)),),
         neck_channels=(32, 32, 32),
+        neck_strides=(1, 2, 4),
         head_channels=16,
         augment_scale=(0.95, 1.05),
     ),

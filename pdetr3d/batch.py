@@ -1,0 +1,107 @@
+"""Torch types that cross module borders: what models take and give. NumPy types are in ``schema.py``.
+
+Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W image pixels or BEV cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Sums a scalar over ranks and divides by their number: with DDP's averaged gradients, dividing a rank's summed loss by
+# this gives exactly the loss of the whole global batch.
+RankMean = Callable[[Tensor], Tensor]
+
+# CenterPoint's regression code. offset: sub-cell center (x, y) [cells]; height: z of the gravity center [m];
+# size: log (l, w, h) [m]; heading: (sin, cos) of yaw; velocity: (vx, vy) [m/s].
+REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
+REGRESSION_CHANNELS = sum(REGRESSION.values())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model sees. Frame: each sample's (augmented) LIDAR_TOP; meters, radians, pixels.
+
+    Attributes:
+        token: (B,) bytes array of sample tokens (stays on the CPU).
+        points: (P, 5) float32 x, y, z, intensity [0..255], dt [s]; point_sample: (P,) int64 in 0..B-1.
+        weak_points, weak_point_sample: the same cloud before augmentation; empty unless the student's guidance asks for it.
+        augmentation: (B, 4, 4) float32, lidar2augmented.
+        images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3); lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
+        box: (B, N, 7) float32 x, y, z, l, w, h, yaw; velocity: (B, N, 2) float32, NaN unknown; box_label: (B, N) int64;
+        box_score: (B, N) float32; box_valid: (B, N) bool.
+        click: (B, K, 3) float32; canonical_click: (B, K, 3) float32, before augmentation; click_label: (B, K) int64;
+        click_box: (B, K) int64, index into the sample's boxes or -1; click_valid: (B, K) bool.
+    """
+
+    token: NDArray[np.bytes_]
+    points: Tensor
+    point_sample: Tensor
+    weak_points: Tensor
+    weak_point_sample: Tensor
+    augmentation: Tensor
+    images: Tensor
+    lidar2img: Tensor
+    camera_valid: Tensor
+    box: Tensor
+    velocity: Tensor
+    box_label: Tensor
+    box_score: Tensor
+    box_valid: Tensor
+    click: Tensor
+    canonical_click: Tensor
+    click_label: Tensor
+    click_box: Tensor
+    click_valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.augmentation)
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy every tensor to the device (asynchronously where memory is pinned)."""
+        return Batch(
+            self.token, *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token")
+        )
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, NDArray]) -> Batch:
+        """Wrap the arrays of ``collate``; read-only arrays (from Ray's object store) are copied."""
+        tensors = {k: torch.from_numpy(v if v.flags.writeable else v.copy()) for k, v in arrays.items() if k != "token"}
+        return Batch(token=arrays["token"], **tensors)
+
+
+@dataclass(frozen=True)
+class TaskMaps:
+    """One center-head task: ``heatmap`` (B, T, H, W) logits and ``regression`` (B, 10, H, W) in the order of REGRESSION."""
+
+    heatmap: Tensor
+    regression: Tensor
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """``tasks``: maps per task; ``strong`` / ``weak``: neck features (B, C, H, W) of the two views; weak is None without one."""
+
+    tasks: list[TaskMaps]
+    strong: Tensor
+    weak: Tensor | None
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """Per decoder layer one entry; row k belongs to click k (padded rows are meaningless).
+
+    Attributes:
+        box: (B, K, 7) decoded boxes x, y, z, l, w, h, yaw.
+        code: (B, K, 8) what the box is decoded from (``decode_click_box``).
+        quality: (B, K) logits of the box's localization quality.
+    """
+
+    box: list[Tensor]
+    code: list[Tensor]
+    quality: list[Tensor]

@@ -1,0 +1,71 @@
+"""Global augmentation as one affine matrix that moves points, boxes, clicks and cameras together (method.md 5.3)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.geometry import rigid
+from pdetr3d.schema import Boxes3D, Sample
+
+
+def keyed_rng(seed: int, epoch: int, token: str, purpose: str) -> np.random.Generator:
+    """The generator of one random draw: a function of its key only, never of worker or call order."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{token}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+@dataclass(frozen=True)
+class AugmentRange:
+    """What may be drawn: flips with probability 1/2 each, rotation U(+-rotation_rad), scale U(*scale), shift N(0, translation_m)."""
+
+    flip: bool = False
+    rotation_rad: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    translation_m: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw ``lidar2augmented`` (4, 4) float64: ``p' = scale * Rot * Flip * p + t``, in this order (method.md 5.3)."""
+        flips, angle = rng.random(2) < 0.5, rng.uniform(-1, 1) * self.rotation_rad
+        scale, shift = rng.uniform(*self.scale), rng.normal(0, 1, 3) * self.translation_m
+        flip = np.diag([-1.0 if self.flip and flips[0] else 1.0, -1.0 if self.flip and flips[1] else 1.0, 1.0])
+        cos, sin = np.cos(angle), np.sin(angle)
+        rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
+        lidar2augmented = np.eye(4)
+        lidar2augmented[:3, :3] = scale * rotation @ flip
+        lidar2augmented[:3, 3] = shift
+        return lidar2augmented
+
+
+def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
+    """Move a sample by an affine matrix made of uniform scale, z-rotation, x/y mirrors and translation.
+
+    Points, boxes (center, size, yaw, velocity) and clicks move; ``lidar2img`` takes the inverse, so that projections of
+    moved points land on the same pixels; ``sample.augmentation`` accumulates.
+    """
+    points = sample.points.copy()
+    points[:, :3] = rigid.apply(lidar2augmented, points[:, :3])
+    return replace(
+        sample,
+        points=points,
+        lidar2img=sample.lidar2img @ rigid.inverse(lidar2augmented),
+        boxes=move_boxes(sample.boxes, lidar2augmented),
+        clicks=replace(sample.clicks, xyz_m=rigid.apply(lidar2augmented, sample.clicks.xyz_m)),
+        augmentation=lidar2augmented @ sample.augmentation,
+    )
+
+
+def move_boxes(boxes: Boxes3D, matrix: NDArray[np.float64]) -> Boxes3D:
+    """Apply the affine matrix of ``augment`` to boxes."""
+    linear = matrix[:2, :2]
+    heading = np.stack([np.cos(boxes.yaw_rad), np.sin(boxes.yaw_rad)], 1) @ linear.T
+    return replace(
+        boxes,
+        center_m=rigid.apply(matrix, boxes.center_m).astype(np.float32),
+        size_m=(boxes.size_m * np.cbrt(abs(np.linalg.det(matrix[:3, :3])))).astype(np.float32),
+        yaw_rad=rigid.wrap_angle(np.arctan2(heading[:, 1], heading[:, 0])).astype(np.float32),
+        velocity_m_s=(boxes.velocity_m_s @ linear.T).astype(np.float32),
+    )

@@ -1,0 +1,51 @@
+"""Samples -> the arrays of one ``Batch``, padded: plain NumPy (what Ray Data carries).
+
+Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W image pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.schema import Sample
+
+
+def _pad(rows: Sequence[NDArray], width: int, fill: float = 0) -> NDArray:
+    """Stack (n_i, ...) arrays into (B, width, ...), filled up with ``fill``."""
+    out = np.full((len(rows), width, *rows[0].shape[1:]), fill, rows[0].dtype)
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = row
+    return out
+
+
+def collate(samples: Sequence[Sample], weak: Sequence[Sample] = ()) -> dict[str, NDArray]:
+    """Batch B >= 1 samples into the arrays of ``Batch``; ``weak``: the same samples before augmentation, or nothing."""
+    counts = [len(s.boxes) for s in samples]
+    click_counts = [len(s.clicks) for s in samples]
+    n, k = max(counts), max(click_counts)
+    canonical = [(s.clicks.xyz_m - s.augmentation[:3, 3]) @ np.linalg.inv(s.augmentation[:3, :3]).T for s in samples]
+    boxes = [np.concatenate([s.boxes.center_m, s.boxes.size_m, s.boxes.yaw_rad[:, None]], 1) for s in samples]
+    return {
+        "token": np.array([s.record.sample_token for s in samples], dtype=np.bytes_),
+        "points": np.concatenate([s.points for s in samples]),
+        "point_sample": np.repeat(np.arange(len(samples)), [len(s.points) for s in samples]),
+        "weak_points": np.concatenate([s.points for s in weak]) if weak else np.zeros((0, 5), np.float32),
+        "weak_point_sample": np.repeat(np.arange(len(weak)), [len(s.points) for s in weak]).astype(np.int64),
+        "augmentation": np.stack([s.augmentation for s in samples]).astype(np.float32),
+        "images": np.stack([s.images for s in samples]),
+        "lidar2img": np.stack([s.lidar2img for s in samples]).astype(np.float32),
+        "camera_valid": np.stack([s.camera_valid for s in samples]),
+        "box": _pad(boxes, n).astype(np.float32),
+        "velocity": _pad([s.boxes.velocity_m_s for s in samples], n, np.nan),
+        "box_label": _pad([s.boxes.label for s in samples], n),
+        "box_score": _pad([s.boxes.score for s in samples], n),
+        "box_valid": np.arange(n) < np.array(counts)[:, None],
+        "click": _pad([s.clicks.xyz_m for s in samples], k).astype(np.float32),
+        "canonical_click": _pad(canonical, k).astype(np.float32),
+        "click_label": _pad([s.clicks.label for s in samples], k),
+        "click_box": _pad([s.clicks.box_index for s in samples], k, -1),
+        "click_valid": np.arange(k) < np.array(click_counts)[:, None],
+    }

@@ -1,0 +1,101 @@
+"""The teacher's decoder: RoI fusion, feed-forward, box and quality heads, box refinement between layers.
+
+Legend: B samples, K clicks, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.config import TeacherConfig
+from pdetr3d.models.roi_fusion import DRoIFusion
+
+BOX_CODE = 8  # dx, dy, dz, dl, dw, dh, sin yaw, cos yaw
+
+
+def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
+    """Code (..., 8) -> box (..., 7), relative to the click (..., 3) and the class's mean size (..., 3).
+
+    center = click + (dx d, dy d, dz h) with d the diagonal of the mean footprint; size = mean * exp(dl, dw, dh).
+    The height is relative to the click too: the released code's absolute z wastes that prior (method.md 2.7).
+    """
+    center = click + code[..., :3] * center_unit(prior_size)
+    size = prior_size * code[..., 3:6].clamp(-2, 2).exp()
+    return torch.cat([center, size, torch.atan2(code[..., 6:7], code[..., 7:8])], -1)
+
+
+def encode_click_box(box: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
+    """Inverse of ``decode_click_box`` (sin and cos of unit length)."""
+    center = (box[..., :3] - click) / center_unit(prior_size)
+    return torch.cat([center, (box[..., 3:6] / prior_size).log(), box[..., 6:7].sin(), box[..., 6:7].cos()], -1)
+
+
+def center_unit(prior_size: Tensor) -> Tensor:
+    """(..., 3) mean l, w, h -> unit of the center offset [m]: (d, d, h), d the footprint's diagonal."""
+    diagonal = prior_size[..., :2].norm(dim=-1, keepdim=True)
+    return torch.cat([diagonal, diagonal, prior_size[..., 2:3]], -1)
+
+
+class DecoderLayer(nn.Module):
+    """query + fusion -> LayerNorm -> feed-forward -> LayerNorm; queries never see one another (method.md 2.6)."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.fusion = DRoIFusion(
+            c, config.heads, config.fpn_levels, config.roi_grid, config.free_points, cameras=config.fusion == "d_roi"
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
+        self.feed_forward = nn.Sequential(nn.Linear(c, 2 * c), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * c, c))
+
+    def forward(self, query: Tensor, fused: Tensor) -> Tensor:
+        query = self.norm1(query + self.dropout(fused))
+        return self.norm2(query + self.dropout(self.feed_forward(query)))
+
+
+class Decoder(nn.Module):
+    """``teacher.decoder_layers`` layers; each predicts a box per click, which is the next layer's RoI (detached)."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE) for _ in range(config.decoder_layers))
+        self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(config.decoder_layers))
+        for head in self.box_heads:  # start at the class-mean box at the click, heading +x
+            nn.init.zeros_(head[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(head[-1].bias)  # type: ignore[index]
+
+    @staticmethod
+    def _head(channels: int, outputs: int) -> nn.Sequential:
+        hidden = [nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, outputs))
+
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        click: Tensor,
+        prior_size: Tensor,
+        bev: Sequence[Tensor],
+        range_m: Tensor,
+        images: Sequence[Tensor] | None,
+        views: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Returns boxes (B, K, 7), codes (B, K, 8), quality logits (B, K), each one entry per layer."""
+        roi = torch.cat([click, prior_size, torch.zeros_like(click[..., :1])], -1)
+        boxes, codes, qualities = [], [], []
+        query = content
+        for layer, box_head, quality_head in zip(self.layers, self.box_heads, self.quality_heads, strict=True):
+            query = layer(query, layer.fusion(query + position, roi, bev, range_m, images, views))
+            code = box_head(query).float()
+            box = decode_click_box(code, click, prior_size)
+            boxes.append(box)
+            codes.append(code)
+            qualities.append(quality_head(query).float()[..., 0])
+            roi = box.detach()
+        return boxes, codes, qualities

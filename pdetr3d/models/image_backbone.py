@@ -1,0 +1,59 @@
+"""Images -> feature pyramid. Pixels arrive as uint8 and are normalized here, on the device. Legend: I images, C channels, H x W pixels."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.cnn import ResNet
+from torch import Tensor, nn
+
+from pdetr3d.config import Config
+from pdetr3d.models.bev_backbone import FPN, conv_block
+
+RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # method.md 1.5
+
+
+class SmallBackbone(nn.Module):
+    """A few strided blocks for small images: stages at strides 4, 8, 16, ... (one per entry of ``channels``)."""
+
+    def __init__(self, channels: tuple[int, ...], norm: str) -> None:
+        super().__init__()
+        self.stem = conv_block(3, channels[0] // 2, 2, norm)
+        self.stages = nn.ModuleList()
+        inputs = channels[0] // 2
+        for c in channels:
+            self.stages.append(nn.Sequential(conv_block(inputs, c, 2, norm), conv_block(c, c, 1, norm)))
+            inputs = c
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs, x = [], self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return tuple(outputs)
+
+
+def image_stages(config: Config) -> nn.Module:
+    """The backbone named by ``teacher.image_backbone``; finest stage (stride 4) first."""
+    teacher = config.teacher
+    if teacher.image_backbone == "small":
+        return SmallBackbone(teacher.image_channels, config.model.norm)
+    depth = int(teacher.image_backbone.removeprefix("resnet"))
+    return ResNet(depth, bn_eval=config.model.norm == "frozen", bn_frozen=config.model.norm == "frozen")
+
+
+class ImageEncoder(nn.Module):
+    """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.backbone = image_stages(config)
+        self.fpn = FPN(config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(RGB_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(RGB_STD), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        b, v = images.shape[:2]
+        pixels = ((images.float() - self.mean) / self.std).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+        return [level.unflatten(0, (b, v)) for level in self.fpn(self.backbone(pixels))]

@@ -1,0 +1,63 @@
+"""Normalization layers by the config key ``model.norm``: batch | sync | group | frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# SECOND uses eps 1e-3, momentum 0.01 (method.md 2.2); at quickstart length (hundreds of steps) a momentum of 0.01 would
+# leave the running statistics near their start, so the one value here suits both.
+EPS, MOMENTUM = 1e-3, 0.05
+
+
+class FrozenBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm that always uses its stored statistics (loaded with a checkpoint); scale and shift still train."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """As ``FrozenBatchNorm1d``, for (B, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def norm1d(kind: str, channels: int) -> nn.Module:
+    """Norm over (P, C)."""
+    if kind == "group":
+        return nn.GroupNorm(_groups(channels), channels)
+    if kind == "frozen":
+        return FrozenBatchNorm1d(channels, eps=EPS)
+    return (nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm1d)(channels, eps=EPS, momentum=MOMENTUM)
+
+
+def norm2d(kind: str, channels: int) -> nn.Module:
+    """Norm over (B, C, H, W)."""
+    if kind == "group":
+        return nn.GroupNorm(_groups(channels), channels)
+    if kind == "frozen":
+        return FrozenBatchNorm2d(channels, eps=EPS)
+    return (nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm2d)(channels, eps=EPS, momentum=MOMENTUM)
+
+
+def _groups(channels: int) -> int:
+    return next(g for g in (8, 4, 2, 1) if channels % g == 0)
+
+
+@contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms normalize by the batch as in training but do not move their running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -1,0 +1,61 @@
+"""Points -> BEV feature map by dynamic pillars: every point counts, no cap per pillar (PointPillars' encoder, vectorized).
+
+Legend: P points, C channels, B samples, G grid cells per side. BEV maps: rows = y, columns = x.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.config import ModelConfig
+from pdetr3d.models.norm import norm1d
+
+# x, y, z, intensity, dt + offset to the pillar's mean point (3) + offset to the pillar's center (2)
+POINT_FEATURES = 10
+
+
+class PillarEncoder(nn.Module):
+    """``forward(points (P, 5), point_sample (P,), batch_size) -> (B, C, G, G)``; cells without points are zero.
+
+    Args:
+        config: range, pillar size, channels and norm.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.grid, self.pillar_m, self.channels = config.grid, config.pillar_m, config.pillar_channels
+        self.low: Tensor
+        self.high: Tensor
+        self.register_buffer("low", torch.tensor(config.range_m[:3]), persistent=False)
+        self.register_buffer("high", torch.tensor(config.range_m[3:]), persistent=False)
+        self.linear = nn.Linear(POINT_FEATURES, self.channels, bias=False)
+        self.norm = norm1d(config.norm, self.channels)
+
+    def forward(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
+        points, cell = self.assign(points, point_sample)
+        cells = batch_size * self.grid**2
+        if len(points):
+            features = torch.relu(self.norm(self.linear(self._decorate(points, cell, cells))))
+        else:  # batch statistics of zero points are undefined; keep the parameters in the graph for DDP
+            features = self.linear(points.new_zeros(0, POINT_FEATURES))
+        # Features are >= 0 after ReLU, so a zero start gives the maximum over points and zero for empty cells.
+        index = cell[:, None].expand(-1, self.channels)
+        bev = features.new_zeros(cells, self.channels).scatter_reduce(0, index, features, "amax", include_self=True)
+        return bev.view(batch_size, self.grid, self.grid, self.channels).permute(0, 3, 1, 2)
+
+    def assign(self, points: Tensor, point_sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Drop points out of range; return the kept points (P', 5) and their flat cell index (b * G + row) * G + column."""
+        inside = ((points[:, :3] >= self.low) & (points[:, :3] < self.high)).all(1)
+        points, sample = points[inside], point_sample[inside]
+        column_row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().clamp_(max=self.grid - 1)
+        return points, (sample * self.grid + column_row[:, 1]) * self.grid + column_row[:, 0]
+
+    def _decorate(self, points: Tensor, cell: Tensor, cells: int) -> Tensor:
+        count = torch.bincount(cell, minlength=cells).clamp_(min=1)
+        total = points.new_zeros(cells, 3).index_add_(0, cell, points[:, :3])
+        mean = (total / count[:, None])[cell]
+        column, row = cell % self.grid, cell // self.grid % self.grid
+        center = (torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2]
+        scaled = torch.cat([points[:, :2] / self.high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5]], 1)
+        return torch.cat([scaled, points[:, :3] - mean, points[:, :2] - center], 1)

@@ -1,0 +1,190 @@
+"""Cross-modal deformable RoI fusion, D-RoI (method.md 3.3): LiDAR BEV and camera samples round a box at the click.
+
+Legend: B samples, K clicks, C channels, M heads, L levels, S = n * n + free samples, V views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.geometry.camera import MIN_DEPTH_M
+from pdetr3d.models.deformable import deformable_sample, grid_offsets
+
+MIN_ROI_M = 2.0  # a cone's own footprint is less than one BEV cell: look at its surroundings too
+FREE_REACH_M = (5.0, 5.0, 1.5)  # of the camera branch's free 3D points (method.md 3.2: half of 10, 10, 3)
+
+
+def box_corners(box: Tensor) -> Tensor:
+    """(..., 7) boxes -> (..., 8, 3) corners [m]."""
+    signs = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)], device=box.device)
+    local = signs.to(box.dtype) * box[..., None, 3:6]
+    cos, sin = box[..., 6].cos()[..., None], box[..., 6].sin()[..., None]
+    x, y = local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos
+    return torch.stack([x, y, local[..., 2]], -1) + box[..., None, :3]
+
+
+def project(lidar2img: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Project (B, ..., 3) points into all views: pixels (B, V, ..., 2) and depth (B, V, ...) [m].
+
+    Depth is clamped at MIN_DEPTH_M for the division, so pixels are finite; the caller masks by depth.
+    """
+    b, v = lidar2img.shape[:2]
+    flat = points.reshape(b, 1, -1, 3)
+    homogeneous = flat @ lidar2img[:, :, :3, :3].transpose(-1, -2) + lidar2img[:, :, None, :3, 3]
+    depth = homogeneous[..., 2]
+    pixel = homogeneous[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None]
+    shape = points.shape[1:-1]
+    return pixel.view(b, v, *shape, 2), depth.view(b, v, *shape)
+
+
+class SampleWeights(nn.Module):
+    """Query -> per head and level: one softmax over RoI and free samples together, invalid samples masked before it."""
+
+    def __init__(self, channels: int, heads: int, levels: int, samples: int) -> None:
+        super().__init__()
+        self.shape = (heads, levels, samples)
+        self.linear = nn.Linear(channels, math.prod(self.shape))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, query: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, K, C) -> (B, K, M, L, S); ``valid`` broadcasts to it. Rows without a valid sample are all zero."""
+        logits = self.linear(query).unflatten(-1, self.shape)
+        if valid is None:
+            return logits.flatten(-2).softmax(-1).unflatten(-1, self.shape[1:])
+        logits = logits.masked_fill(~valid, -1e4)
+        return logits.flatten(-2).softmax(-1).unflatten(-1, self.shape[1:]) * valid
+
+
+class LidarRoI(nn.Module):
+    """Samples BEV levels on an n x n grid over the (rotated) box footprint plus free points; offsets are learned."""
+
+    def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.free = heads, levels, free_points
+        self.grid: Tensor
+        self.register_buffer("grid", grid_offsets(roi_grid), persistent=False)
+        self.samples = roi_grid**2 + free_points
+        self.value = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.offset = nn.Linear(channels, heads * levels * self.samples * 2)  # in cells of the level
+        self.weights = SampleWeights(channels, heads, levels, self.samples)
+        self.output = nn.Linear(channels, channels)
+        nn.init.zeros_(self.offset.weight)
+        with torch.no_grad():
+            self.offset.bias.zero_()
+            self.offset.bias.view(heads, levels, self.samples, 2)[:, :, self.samples - free_points :] = free_bias(heads, free_points)
+
+    def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], range_m: Tensor) -> Tensor:
+        """(B, K, C) queries, (B, K, 7) RoI boxes, L BEV maps (B, C, H, W), range (4,) x0 y0 x1 y1 -> (B, K, C)."""
+        size = roi[..., 3:5].clamp(min=MIN_ROI_M)[..., None, :] * self.grid  # (B, K, n*n, 2)
+        cos, sin = roi[..., 6].cos()[..., None], roi[..., 6].sin()[..., None]
+        place = torch.stack([size[..., 0] * cos - size[..., 1] * sin, size[..., 0] * sin + size[..., 1] * cos], -1)
+        place = torch.cat([place, place.new_zeros(*place.shape[:2], self.free, 2)], 2) + roi[..., None, :2]
+        place = (place - range_m[:2]) / (range_m[2:] - range_m[:2])  # (B, K, S, 2) in [0, 1]
+        offset = self.offset(query).unflatten(-1, (self.heads, self.levels, self.samples, 2))
+        cells = torch.tensor([[m.shape[-1], m.shape[-2]] for m in levels], device=query.device, dtype=query.dtype)
+        location = place[:, :, None, None] + offset / cells[:, None]
+        values = [linear(m) for linear, m in zip(self.value, levels, strict=True)]
+        return self.output(deformable_sample(values, location, self.weights(query)))
+
+
+def free_bias(heads: int, points: int) -> Tensor:
+    """(M, 1, free, 2): head m looks in its own direction, point i at i + 1 cells (Deformable DETR's initialization)."""
+    angle = torch.arange(heads) * (2 * math.pi / heads)
+    direction = torch.stack([angle.cos(), angle.sin()], -1)
+    direction = direction / direction.abs().amax(-1, keepdim=True)
+    return direction[:, None, None] * (torch.arange(points) + 1.0)[None, None, :, None]
+
+
+class CameraRoI(nn.Module):
+    """Samples image levels on an n x n grid over the box's projection, clipped to the image, plus projected free 3D points."""
+
+    def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.free = heads, levels, free_points
+        self.grid: Tensor
+        self.reach: Tensor
+        self.register_buffer("grid", grid_offsets(roi_grid), persistent=False)
+        self.register_buffer("reach", torch.tensor(FREE_REACH_M), persistent=False)
+        self.roi_samples = roi_grid**2
+        self.value = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.roi_offset = nn.Linear(channels, heads * levels * self.roi_samples * 2)  # in cells of the level
+        self.free_offset = nn.Linear(channels, heads * max(free_points, 1) * 3)  # 3D, bounded by the reach
+        self.weights = SampleWeights(channels, heads, levels, self.roi_samples + free_points)
+        self.output = nn.Linear(channels, channels)
+        for layer in (self.roi_offset, self.free_offset):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.uniform_(self.free_offset.bias, -0.3, 0.3)
+
+    def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """As ``LidarRoI`` with L maps (B, V, C, h, w); ``views``: lidar2img (B, V, 4, 4), camera_valid (B, V), size (2,) W, H [px].
+
+        Returns the mean over the views that see the RoI's center, (B, K, C); zero where none does.
+        """
+        lidar2img, camera_valid, image_size = views
+        center, depth = project(lidar2img, roi[..., :3])
+        inside = (center >= 0).all(-1) & (center < image_size).all(-1)
+        visible = inside & (depth > MIN_DEPTH_M) & camera_valid[:, :, None]  # (B, V, K)
+        cells = torch.tensor([[m.shape[-1], m.shape[-2]] for m in levels], device=query.device, dtype=query.dtype)
+        place = self._roi_places(lidar2img, roi, center, image_size)[:, :, :, None, None]  # (B, V, K, 1, 1, n*n, 2)
+        offset = self.roi_offset(query).unflatten(-1, (self.heads, self.levels, self.roi_samples, 2)) / cells[:, None]
+        location = place + offset[:, None]
+        valid = torch.ones_like(location[..., 0], dtype=torch.bool)
+        if self.free:
+            free, seen = self._free_places(lidar2img, query, roi, image_size)
+            location = torch.cat([location, free.expand(-1, -1, -1, -1, self.levels, -1, -1)], -2)
+            valid = torch.cat([valid, seen.expand(-1, -1, -1, -1, self.levels, -1)], -1)
+        b, v, k = location.shape[:3]
+        weight = self.weights(query[:, None].expand(-1, v, -1, -1), valid & visible[..., None, None, None])
+        values = [linear(m.flatten(0, 1)) for linear, m in zip(self.value, levels, strict=True)]
+        seen_by = deformable_sample(values, location.flatten(0, 1), weight.flatten(0, 1)).view(b, v, k, -1)
+        count = visible.sum(1).clamp(min=1)[..., None]
+        return self.output((seen_by * visible[..., None]).sum(1) / count) * visible.any(1)[..., None]
+
+    def _roi_places(self, lidar2img: Tensor, roi: Tensor, center: Tensor, image_size: Tensor) -> Tensor:
+        """(B, V, K, n*n, 2) in [0, 1]: the grid over the corners' bounding rectangle; corners behind the camera are left out."""
+        pixel, depth = project(lidar2img, box_corners(roi))  # (B, V, K, 8, 2)
+        front = (depth > MIN_DEPTH_M)[..., None]
+        low = torch.where(front, pixel, center[..., None, :]).amin(-2).clamp(min=0).minimum(image_size)
+        high = torch.where(front, pixel, center[..., None, :]).amax(-2).clamp(min=0).minimum(image_size)
+        place = (low + high)[..., None, :] / 2 + (high - low)[..., None, :] * self.grid
+        return place / image_size
+
+    def _free_places(self, lidar2img: Tensor, query: Tensor, roi: Tensor, image_size: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, V, K, M, 1, F, 2) in [0, 1] and whether each lies in front of the camera and in the image."""
+        offset = self.free_offset(query).unflatten(-1, (self.heads, self.free, 3)).tanh() * self.reach
+        pixel, depth = project(lidar2img, roi[..., None, None, :3] + offset)
+        seen = (depth > MIN_DEPTH_M) & (pixel >= 0).all(-1) & (pixel < image_size).all(-1)
+        place = torch.where(seen[..., None], pixel / image_size, torch.zeros_like(pixel))
+        return place[..., None, :, :], seen[..., None, :]
+
+
+class DRoIFusion(nn.Module):
+    """LiDAR and camera samples concatenated -> MLP -> (B, K, C), to be added to the query (``cameras=False``: LiDAR only)."""
+
+    def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int, *, cameras: bool) -> None:
+        super().__init__()
+        self.lidar = LidarRoI(channels, heads, levels, roi_grid, free_points)
+        self.camera = CameraRoI(channels, heads, levels, roi_grid, free_points) if cameras else None
+        inputs = channels * (2 if cameras else 1)
+        self.mlp = nn.Sequential(nn.Linear(inputs, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def forward(
+        self,
+        query: Tensor,
+        roi: Tensor,
+        bev: Sequence[Tensor],
+        range_m: Tensor,
+        images: Sequence[Tensor] | None,
+        views: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
+        parts = [self.lidar(query, roi, bev, range_m)]
+        if self.camera is not None:
+            assert images is not None and views is not None
+            parts.append(self.camera(query, roi, images, views))
+        return self.mlp(torch.cat(parts, -1))

@@ -1,0 +1,95 @@
+"""The self-motivated student: LiDAR-only CenterPoint; clicks and images never enter ``forward`` (method.md 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.batch import Batch, StudentOutput, TaskMaps
+from pdetr3d.config import Config
+from pdetr3d.geometry.nms import nms_bev
+from pdetr3d.models.bev_backbone import Second, SecondFPN
+from pdetr3d.models.center_head import CenterHead
+from pdetr3d.models.norm import statistics_held
+from pdetr3d.models.pillars import PillarEncoder
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
+
+
+class Student(nn.Module):
+    """Pillars -> SECOND -> SECONDFPN -> center head."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        model, student = config.model, config.student
+        self.pillars = PillarEncoder(model)
+        self.backbone = Second(model)
+        self.neck = SecondFPN(model.backbone_channels, student.neck_channels, student.neck_strides, model.norm)
+        self.head = CenterHead(self.neck.channels, student.head_channels, student.tasks, model.norm)
+
+    def features(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
+        """Neck features (B, C, H, W) of one view."""
+        return self.neck(self.backbone(self.pillars(points, point_sample, batch_size)))
+
+    def forward(self, batch: Batch) -> StudentOutput:
+        strong = self.features(batch.points, batch.point_sample, len(batch))
+        weak = None
+        if self.training and len(batch.weak_points):
+            # Stop-gradient branch (method.md 5.2); its batch statistics must not leak into inference.
+            with torch.no_grad(), statistics_held(self):
+                weak = self.features(batch.weak_points, batch.weak_point_sample, len(batch))
+        return StudentOutput(self.head(strong), strong, weak)
+
+
+class CenterDecoder:
+    """Maps -> boxes: 3x3 heatmap peaks, score threshold, rotated NMS per task.
+
+    Args:
+        config: range, thresholds and tasks of the student.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @torch.no_grad()
+    def __call__(self, tasks: list[TaskMaps]) -> list[Boxes3D]:
+        """One ``Boxes3D`` per sample, sorted by falling score, at most ``student.max_boxes``."""
+        samples = tasks[0].heatmap.shape[0]
+        parts: list[list[Boxes3D]] = [[] for _ in range(samples)]
+        for classes, maps in zip(self.config.student.tasks, tasks, strict=True):
+            for sample, boxes in enumerate(self._decode_task(maps, classes)):
+                parts[sample].append(boxes)
+        return [self._best(Boxes3D.concatenate(p)) for p in parts]
+
+    def _best(self, boxes: Boxes3D) -> Boxes3D:
+        return boxes[np.argsort(-boxes.score, kind="stable")[: self.config.student.max_boxes]]
+
+    def _decode_task(self, maps: TaskMaps, classes: tuple[int, ...]) -> list[Boxes3D]:
+        student = self.config.student
+        heat = maps.heatmap.float().sigmoid()
+        peak = heat == torch.nn.functional.max_pool2d(heat, 3, 1, 1)
+        results = []
+        for b in range(len(heat)):
+            label, row, column = torch.nonzero(peak[b] & (heat[b] > student.score_threshold), as_tuple=True)
+            score = heat[b, label, row, column]
+            order = score.argsort(descending=True, stable=True)[: 2 * student.max_boxes]
+            label, row, column, score = label[order], row[order], column[order], score[order]
+            code = maps.regression[b, :, row, column].T.float()
+            boxes = self._boxes(code, row, column, np.asarray(classes)[label.cpu().numpy()], score)
+            results.append(boxes[nms_bev(boxes, student.nms_iou)])
+        return results
+
+    def _boxes(self, code: Tensor, row: Tensor, column: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:
+        low, cell_m = self.config.model.range_m, self.config.student_cell_m
+        x = (column + code[:, 0]) * cell_m + low[0]
+        y = (row + code[:, 1]) * cell_m + low[1]
+        center = torch.stack([x, y, code[:, 2]], 1).cpu().numpy()
+        return Boxes3D.build(
+            center,
+            code[:, 3:6].clamp(-4, 4).exp().cpu().numpy(),
+            torch.atan2(code[:, 6], code[:, 7]).cpu().numpy(),
+            label,
+            velocity_m_s=code[:, 8:10].cpu().numpy(),
+            score=score.cpu().numpy(),
+            source=SOURCE_PSEUDO,
+        )

@@ -1,0 +1,102 @@
+"""Config -> model, criterion, decoding: the only place where a choice is made by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.batch import Batch, RankMean, StudentOutput, TeacherOutput
+from pdetr3d.config import Config, OptimConfig, sigma_m
+from pdetr3d.losses.center_criterion import CenterCriterion
+from pdetr3d.losses.point_guided import PointGuidance
+from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.models.decoder import encode_click_box
+from pdetr3d.models.student import CenterDecoder, Student
+from pdetr3d.models.teacher import Teacher
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
+from pdetr3d.training.plan import BatchLoader
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trainable detector: its model, loss, prediction, schedule and the data it wants.
+
+    Attributes:
+        model: on the CPU, freshly initialized.
+        losses: (model output, batch, rank mean) -> weighted loss terms.
+        predict: (model output, batch) -> one Boxes3D per sample (the teacher: row k answers for click k).
+        optim: schedule. loader: reads training batches.
+    """
+
+    model: nn.Module
+    losses: Callable[[object, Batch, RankMean], Losses]
+    predict: Callable[[object, Batch], list[Boxes3D]]
+    optim: OptimConfig
+    loader: BatchLoader
+
+
+def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True) -> Task:
+    """Build the "teacher" or "student" task with weights drawn from ``run.seed``.
+
+    Args:
+        prior_size_m: (10, 3) mean l, w, h of the box-labeled part.
+        guidance: False turns point guidance off (arms without clicks).
+    """
+    torch.manual_seed(config.run.seed)
+    prior = torch.as_tensor(prior_size_m, dtype=torch.float32)
+    if stage == "teacher":
+        return _teacher(config, prior)
+    if stage == "student":
+        return _student(config, prior, guidance and config.student.guidance != "none")
+    raise ValueError(f"stage {stage!r}: allowed teacher, student")
+
+
+def _teacher(config: Config, prior: Tensor) -> Task:
+    def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
+        assert isinstance(output, TeacherOutput)
+        return TeacherCriterion(config, encode_click_box, prior, rank_mean)(output, batch)
+
+    def predict(output: object, batch: Batch) -> list[Boxes3D]:
+        assert isinstance(output, TeacherOutput)
+        return click_boxes(output, batch)
+
+    loader = BatchLoader(config, "teacher", cameras=config.teacher.fusion != "none")
+    return Task(Teacher(config, prior), losses, predict, config.teacher.optim, loader)
+
+
+@torch.no_grad()
+def click_boxes(output: TeacherOutput, batch: Batch) -> list[Boxes3D]:
+    """The last layer's box of every click, in click order: the click's class, the predicted quality as score."""
+    results = []
+    for b in range(len(batch)):
+        valid = batch.click_valid[b]
+        box = output.box[-1][b, valid].float().cpu().numpy()
+        score = output.quality[-1][b, valid].sigmoid().float().cpu().numpy()
+        label = batch.click_label[b, valid].cpu().numpy()
+        results.append(Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, score=score, source=SOURCE_PSEUDO))
+    return results
+
+
+def _student(config: Config, prior: Tensor, guided: bool) -> Task:
+    sigma = torch.as_tensor(sigma_m(config.student, prior.numpy()), dtype=torch.float32)
+    decoder = CenterDecoder(config)
+
+    def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
+        assert isinstance(output, StudentOutput)
+        terms = CenterCriterion(config, rank_mean)(output.tasks, batch)
+        if guided:
+            assert output.weak is not None
+            terms["guidance"] = PointGuidance(config, sigma, rank_mean)(output.strong, output.weak, batch)
+        return terms
+
+    def predict(output: object, batch: Batch) -> list[Boxes3D]:
+        assert isinstance(output, StudentOutput)
+        return decoder(output.tasks)
+
+    return Task(Student(config), losses, predict, config.optim, BatchLoader(config, "student", cameras=False, weak_view=guided))

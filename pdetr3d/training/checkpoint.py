@@ -1,0 +1,45 @@
+"""Checkpoints: one file of tensors and plain types, written atomically, read weights-only."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdetr3d.schema import DataError
+
+FILE = "checkpoint.pt"
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, config_json: str) -> Path:
+    """Write ``folder/checkpoint.pt`` (folder is made): model and optimizer state, finished steps, config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Any] = {"model": model.state_dict(), "step": step, "config": config_json}
+    if optimizer is not None:
+        state["optimizer"] = optimizer.state_dict()
+    temporary = folder / f".{FILE}.{os.getpid()}"
+    torch.save(state, temporary)
+    os.replace(temporary, folder / FILE)
+    return folder / FILE
+
+
+def load(file: Path) -> dict[str, Any]:
+    """Read what ``save`` wrote, on the CPU.
+
+    Raises:
+        DataError: when the file is missing, truncated, or holds anything but tensors and plain types (a pickled object
+            would run code: it is refused, never loaded).
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"checkpoint {file} does not exist: run the training job first") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
+        raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
+    return state

@@ -1,0 +1,130 @@
+"""The training loop, one page: batch -> model -> losses -> finite check -> clip -> step -> log -> checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pdetr3d.batch import Batch
+from pdetr3d.config import OptimConfig
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import Task
+from pdetr3d.training.context import TrainContext
+from pdetr3d.training.optim import learning_rate, make_optimizer
+
+
+def milestones(optim: OptimConfig, steps: int) -> list[int]:
+    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly over the second half."""
+    first = steps / 2 if optim.checkpoints > 1 else steps
+    span = max(1, optim.checkpoints - 1)
+    return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} | {steps})
+
+
+def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:
+    """Train to ``steps`` optimizer steps, continuing from ``context.resume_file()``.
+
+    Args:
+        config_json: stored in every checkpoint. scratch: folder for checkpoints before they are reported.
+
+    Raises:
+        FloatingPointError: when a loss or the gradient norm is not finite (before the weights are touched).
+    """
+    model = task.model.to(context.device)
+    optimizer = make_optimizer(model, task.optim)
+    start = _resume(model, optimizer, context)
+    wrapped = context.wrap(model).train()
+    keep, meter = milestones(task.optim, steps), Meter(steps, start, task.optim)
+    meter.wait_begins()
+    for step, arrays in enumerate(context.batches(start), start=start):
+        meter.wait_ends()
+        batch = Batch.from_arrays(arrays).to(context.device)
+        torch.manual_seed(1_000_003 * step + context.rank)  # dropout: the same after a resume
+        rate = learning_rate(task.optim, step, steps)
+        terms = train_step(wrapped, optimizer, task, batch, context, rate)
+        done = step + 1
+        meter.add(terms, len(batch) * context.world_size)
+        if done % task.optim.log_every == 0 or done == steps:
+            metrics = meter.flush(done, rate)
+            if context.rank == 0:
+                context.log(metrics, done)
+        if done in keep:
+            folder = scratch / f"step_{done:07d}"
+            if context.rank == 0:
+                checkpoint.save(folder, model, optimizer, done, config_json)
+            context.report({"step": float(done)}, folder if context.rank == 0 else None)
+        meter.wait_begins()
+
+
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainContext) -> int:
+    file = context.resume_file()
+    if file is None:
+        return 0
+    state = checkpoint.load(file)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, batch: Batch, context: TrainContext, rate: float
+) -> dict[str, Tensor]:
+    """One optimizer step; returns the detached loss terms, "loss" and "grad_norm"."""
+    with autocast(task.optim.amp, context.device):
+        terms = task.losses(model(batch), batch, context.rank_mean)
+    loss = torch.stack(list(terms.values())).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), task.optim.clip_norm)
+    if not math.isfinite(loss.item() + norm.item()):
+        values = {k: v.item() for k, v in terms.items()}
+        raise FloatingPointError(
+            f"loss {values} with gradient norm {norm.item()} is not finite; samples {[t.decode() for t in batch.token]}"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach(), "grad_norm": norm.detach()}
+
+
+def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bf16 or fp32; fp16 without a loss scaler would underflow, so it is not offered."""
+    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+
+
+class Meter:
+    """Averages loss terms and times between two log lines; its wait time is what the step waited for data."""
+
+    def __init__(self, steps: int, start: int, optim: OptimConfig) -> None:
+        self.steps, self.start, self.begin = steps, start, time.monotonic()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.samples, self.wait_s, self.since = 0, 0, 0.0, time.monotonic()
+
+    def wait_begins(self) -> None:
+        self._wait_from = time.monotonic()
+
+    def wait_ends(self) -> None:
+        self.wait_s += time.monotonic() - self._wait_from
+
+    def add(self, terms: dict[str, Tensor], samples: int) -> None:
+        for key, value in terms.items():
+            self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value
+        self.count += 1
+        self.samples += samples
+
+    def flush(self, done: int, rate: float) -> dict[str, float]:
+        """Means since the last flush, with lr, samples_per_s, data_s and step_s per step, and eta_s."""
+        elapsed = max(time.monotonic() - self.since, 1e-9)
+        metrics = {k: v.item() / self.count for k, v in self.sums.items()}
+        metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / self.count}
+        metrics |= {"step_s": elapsed / self.count}
+        metrics["eta_s"] = (time.monotonic() - self.begin) / (done - self.start) * (self.steps - done)
+        self._reset()
+        return metrics

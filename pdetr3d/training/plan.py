@@ -1,0 +1,100 @@
+"""Which samples make up step s: an endless chain of permutations, a pure function of (seed, step).
+
+Position p of the chain is sample ``permutation(seed, p // N)[p % N]``; step s takes positions s*B .. (s+1)*B - 1 and rank r
+the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of workers, no remainder
+is dropped, and resuming or changing the world size moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.config import Config
+from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
+from pdetr3d.data.collate import collate
+from pdetr3d.data.clicks import redraw_clicks
+from pdetr3d.data.load import load_sample
+from pdetr3d.schema import DataError, Sample, SampleRecord
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Order of ``samples`` samples in global batches of ``batch_size`` over ``steps`` steps."""
+
+    samples: int
+    batch_size: int
+    steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise DataError("there is no sample to train on: check label.ratio and data.train_split")
+
+    def permutation(self, number: int) -> NDArray[np.int64]:
+        """Sample order of one pass."""
+        return keyed_rng(self.seed, number, "plan", "order").permutation(self.samples)
+
+    def at(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+        """(sample index, pass number) of the rank's share of the step's global batch."""
+        local = self.batch_size // world_size
+        start = step * self.batch_size + rank * local
+        orders: dict[int, NDArray[np.int64]] = {}
+        share = []
+        for position in range(start, start + local):
+            number, index = divmod(position, self.samples)
+            if number not in orders:
+                orders[number] = self.permutation(number)
+            share.append((int(orders[number][index]), number))
+        return share
+
+
+# (records, their pass numbers) -> the arrays of one Batch
+LoadBatch = Callable[[Sequence[SampleRecord], Sequence[int]], dict[str, NDArray]]
+
+
+@dataclass(frozen=True)
+class BatchLoader:
+    """Reads, augments and collates one local batch; the same code in Ray Data tasks and in a torch DataLoader.
+
+    Args:
+        config: the run's configuration.
+        stage: "teacher", "student" or "predict" (no augmentation, no second view).
+        cameras: whether images are read.
+        weak_view: whether the unaugmented cloud is delivered too.
+    """
+
+    config: Config
+    stage: str
+    cameras: bool
+    weak_view: bool = False
+
+    def __call__(self, records: Sequence[SampleRecord], passes: Sequence[int]) -> dict[str, NDArray]:
+        pairs = [self._load(record, number) for record, number in zip(records, passes, strict=True)]
+        return collate([view for _, view in pairs], [weak for weak, _ in pairs] if self.weak_view else [])
+
+    def _load(self, record: SampleRecord, number: int) -> tuple[Sample, Sample]:
+        """The canonical sample and its augmented view; draws are keyed by (seed, pass, sample token)."""
+        sample = load_sample(record, self.config.data, self.cameras)
+        seed = self.config.run.seed
+        if self.stage == "predict":
+            return sample, sample
+        if self.stage == "teacher" and self.config.label.redraw_clicks:
+            sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})
+        moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
+        return sample, moved
+
+    def _range(self) -> AugmentRange:
+        if self.stage == "teacher":
+            t = self.config.teacher
+            return AugmentRange(t.augment_flip, t.augment_rotation_rad, t.augment_scale)
+        s = self.config.student
+        return AugmentRange(s.augment_flip, s.augment_rotation_rad, s.augment_scale, s.augment_translation_m)
+
+
+def total_steps(epochs: float, train_samples: int, batch_size: int) -> int:
+    """Optimizer steps: epochs count passes over the whole train split, so every label ratio trains equally long."""
+    return max(1, round(epochs * train_samples / batch_size))
