@@ -1,0 +1,107 @@
+"""Constants of the simulated world, frozen before any experiment: change one and WORLD_VERSION with it.
+
+Units end the names. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP (x right,
+y forward, z up). Where a number says "nuScenes" it was read off the nuScenes paper or a public sample's calibration.
+"""
+
+from __future__ import annotations
+
+WORLD_VERSION = 1
+KEYFRAME_PERIOD_US = 500_000  # nuScenes: 2 Hz
+FIRST_TIMESTAMP_US = 1_600_000_000_000_000
+SCENE_SPACING_US = 1_000_000_000  # scenes start this far apart in time ...
+SCENE_SPACING_M = 400.0  # ... and in space, on a square grid
+SCENE_GRID = 64
+ANNOTATION_RANGE_M = 60.0  # boxes are annotated up to here around the ego vehicle
+MIN_VISIBLE_PX = 4  # an object never hit by the LiDAR is still annotated if some camera shows this many pixels of it
+
+# --- LiDAR: 32 beams, nuScenes elevation span, mounted as in nuScenes with a small tilt ------------------------------
+LIDAR_BEAMS = 32
+LIDAR_ELEVATION_DEG = (-30.67, 10.67)
+LIDAR_POSITION_M = (0.94, 0.0, 1.84)
+LIDAR_YAW_PITCH_ROLL_DEG = (-90.0, 0.4, -0.3)  # LIDAR +x -> ego -y, +y -> ego +x
+LIDAR_MAX_RANGE_M = 70.0
+LIDAR_NOISE_M = 0.02  # along the ray
+LIDAR_DROPOUT_BASE = 0.03  # share of returns lost at any distance
+LIDAR_DROPOUT_FAR = 0.75  # extra share lost at maximum range by a surface that reflects nothing
+
+# --- Cameras: name -> (yaw in ego [deg], position in ego [m], focal length at 1600 px width, trigger time vs LiDAR [us])
+CAMERA_RIG: dict[str, tuple[float, tuple[float, float, float], float, int]] = {
+    "CAM_FRONT": (0.3, (1.70, 0.02, 1.51), 1266.0, -35_000),
+    "CAM_FRONT_RIGHT": (-56.0, (1.55, -0.49, 1.50), 1261.0, -27_000),
+    "CAM_FRONT_LEFT": (55.0, (1.52, 0.49, 1.51), 1272.0, -43_000),
+    "CAM_BACK": (-179.7, (0.03, 0.0, 1.58), 809.0, -10_000),
+    "CAM_BACK_LEFT": (108.5, (1.04, 0.48, 1.59), 1257.0, -1_000),
+    "CAM_BACK_RIGHT": (-110.0, (1.01, -0.48, 1.56), 1259.0, -20_000),
+}
+CAMERA_PITCH_DEG = 0.6  # looking slightly down
+CAMERA_CENTER_SHARE = (0.507, 0.538)  # principal point / (width, height)
+NATIVE_IMAGE_PX = (1600, 900)
+JPEG_QUALITY = 92
+PIXEL_NOISE = 3.0  # standard deviation in 8-bit steps
+
+# --- Objects: nuScenes category, standard deviation of (l, w, h) [m], mean number spawned per 120 m of street ----------
+# Sizes are drawn around schema.FALLBACK_SIZE_M; deviations are those of the nuScenes train boxes.
+CATEGORY = {
+    "car": "vehicle.car",
+    "truck": "vehicle.truck",
+    "construction_vehicle": "vehicle.construction",
+    "bus": "vehicle.bus.rigid",
+    "trailer": "vehicle.trailer",
+    "barrier": "movable_object.barrier",
+    "motorcycle": "vehicle.motorcycle",
+    "bicycle": "vehicle.bicycle",
+    "pedestrian": "human.pedestrian.adult",
+    "traffic_cone": "movable_object.trafficcone",
+}
+SIZE_STD_M = {
+    "car": (0.47, 0.19, 0.25),
+    "truck": (2.11, 0.45, 0.84),
+    "construction_vehicle": (3.17, 1.06, 0.94),
+    "bus": (2.06, 0.32, 0.49),
+    "trailer": (4.60, 0.55, 0.77),
+    "barrier": (0.17, 0.62, 0.15),
+    "motorcycle": (0.31, 0.16, 0.23),
+    "bicycle": (0.25, 0.16, 0.35),
+    "pedestrian": (0.19, 0.14, 0.19),
+    "traffic_cone": (0.15, 0.14, 0.27),
+}
+SIZE_CLIP_STD = 1.6  # draws beyond are cut: no negative sides, no 25 m trailers
+SIZE_MIN_SHARE = 0.55  # nor smaller than this share of the mean
+SPAWN_COUNT = {
+    "car": 17.0,
+    "truck": 2.6,
+    "construction_vehicle": 1.5,
+    "bus": 1.6,
+    "trailer": 1.7,
+    "barrier": 6.5,
+    "motorcycle": 2.2,
+    "bicycle": 2.2,
+    "pedestrian": 12.0,
+    "traffic_cone": 6.0,
+}
+# Where objects of a class are put: placement -> share (sim_world.py says what each means).
+PLACEMENT = {
+    "car": {"lane": 0.40, "curb": 0.30, "lot": 0.18, "cross": 0.12},
+    "truck": {"lane": 0.45, "curb": 0.25, "lot": 0.20, "cross": 0.10},
+    "construction_vehicle": {"zone": 0.7, "lot": 0.3},
+    "bus": {"lane": 0.55, "curb": 0.25, "cross": 0.20},
+    "trailer": {"lane": 0.35, "curb": 0.25, "lot": 0.40},
+    "motorcycle": {"lane": 0.50, "curb": 0.35, "cross": 0.15},
+    "bicycle": {"lane_edge": 0.5, "sidewalk": 0.5},
+    "pedestrian": {"sidewalk": 0.75, "crosswalk": 0.15, "zone": 0.10},
+}
+STANDING_SHARE = 0.4  # of pedestrians
+BOX_MARGIN_M = 0.04  # annotated box minus the solid, per side: the range noise stays inside, as in hand-drawn boxes
+BOX_BASE_M = 0.05  # underside of every box above the ground, so that ground returns are not counted as the object's
+EGO_SIZE_M = (5.2, 2.4)  # kept free of objects (l, w), around the middle of the ego vehicle
+EGO_CENTER_M = 1.4  # ahead of the ego origin
+
+# --- Street -------------------------------------------------------------------------------------------------------
+LANE_WIDTH_M = 3.5
+CURB_STRIP_M = 2.6
+SIDEWALK_M = 3.5
+STREET_REACH_M = 62.0  # the street is filled this far ahead of, behind, and beside the ego path
+INTERSECTION_SHARE = 0.45  # of straight drives that pass a crossing road
+TURN_SHARE = 0.4  # of scenes in which the ego vehicle turns left or right
+EGO_STOPPED_SHARE = 0.1
