@@ -65,6 +65,15 @@ def eval_records(index: Index, split: str) -> list[SampleRecord]:
     return [index.record(token) for token in index.tokens(split)]
 
 
+def inspection_record(index: Index, token: str, manifest: LabelManifest | None = None) -> SampleRecord:
+    """A sample as a person inspects it, never for training: all kept annotations as boxes, and the manifest's clicks."""
+    role, points = "unlabeled", PointLabels.empty()
+    if manifest is not None and token in manifest.roles:
+        role, rows = manifest.roles[token], manifest.clicks_of.get(token, np.zeros(0, np.int64))
+        points = _Clicks(manifest).points(rows, np.full(len(rows), -1, np.int64))
+    return index.record(token, role, index.annotations(token).boxes(), points)
+
+
 def prior_size_m(records: list[SampleRecord]) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
@@ -111,7 +120,7 @@ class _Clicks:
             else:
                 raise DataError(
                     f"{self.path}: click {self.click_id[row]} names annotation {self.annotation[row]}, which the "
-                    "index does not hold as an object with sensor points; the index has changed: run pdetr3d label again"
+                    "index does not hold as an object with points; the index has changed: run pdetr3d label again"
                 )
         return result
 

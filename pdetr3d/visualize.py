@@ -1,0 +1,181 @@
+"""One picture of a sample: bird's-eye view beside six cameras, with boxes, clicks and LiDAR points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Polygon
+
+from pdetr3d.data.files import atomic_path
+from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
+from pdetr3d.geometry.camera import in_image, project, project_segments
+from pdetr3d.schema import CAMERAS, CLASSES, Boxes3D, Sample
+
+RANGE_M = 52.0  # half side of the bird's-eye view
+RINGS_M = (10, 20, 30, 40, 50)
+# As one looks round: top row to the front, bottom row to the back.
+CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
+# One color per class, order of CLASSES: told apart on dark ground and on street scenes.
+COLORS = ("#3fa7ff", "#ff9f1c", "#d4b106", "#ff4d6d", "#c77dff", "#b0bec5", "#00e5c0", "#a3ff12", "#ff66c4", "#ff6d00")
+BACKGROUND, PANEL, TEXT, FAINT, CLICK = "#10141a", "#0b0e13", "#d8dee9", "#3a4350", "#ffffff"
+HEIGHT_M = (-2.6, 3.0)  # of the points' color scale, LIDAR_TOP z
+POINT_COLORS = matplotlib.colormaps["turbo"]
+
+
+def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None) -> Path:
+    """Draw ``sample`` to ``out`` (PNG, atomic).
+
+    Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed. Clicks:
+    white crosses. The bird's-eye view has x to the right and y (forward) up. Without images only that view is drawn.
+
+    Returns:
+        ``out``.
+    """
+    with_cameras = len(sample.images) == len(CAMERAS)
+    figure = Figure(facecolor=BACKGROUND, dpi=120)
+    FigureCanvasAgg(figure)
+    bev, *tiles = _layout(figure, sample.images.shape[2] / sample.images.shape[1] if with_cameras else 0.0)
+    groups = [(sample.boxes, "-")] + ([] if predictions is None else [(predictions, (0, (3, 2)))])
+    _draw_bev(bev, sample, groups)
+    for tile, name in zip(tiles, [name for row in CAMERA_ROWS for name in row] if with_cameras else [], strict=True):
+        _draw_camera(tile, sample, name, groups)
+    _draw_legend(figure, sample, predictions)
+    record = sample.record
+    counts = f"{len(sample.points):,} points   {len(sample.boxes)} boxes   {len(sample.clicks)} clicks"
+    counts += "" if predictions is None else f"   {len(predictions)} predictions"
+    role = record.role if record.role == "unlabeled" else f"{record.role}-labeled"
+    size = 12 if with_cameras else 8.5
+    figure.text(0.006, 0.97, f"{record.sample_token}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
+    figure.text(0.994, 0.97, counts, color=TEXT, fontsize=size - 1, va="center", ha="right")
+    with atomic_path(Path(out)) as temporary:
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
+    return Path(out)
+
+
+def _layout(figure: Figure, aspect: float) -> list[Axes]:
+    """A square bird's-eye view and, unless ``aspect`` (width / height of an image) is 0, 2 x 3 tiles beside it."""
+    side, gap, top, bottom = 7.4, 0.06, 0.5, 0.42 if aspect else 0.8  # inches
+    tile = (side - gap) / 2
+    width, height = side + 2 * gap + (3 * (tile * aspect + gap) if aspect else 0), side + top + bottom
+    figure.set_size_inches(width, height)
+    places = [(gap, bottom, side, side)]
+    if aspect:
+        step = tile * aspect + gap
+        places += [
+            (side + 2 * gap + column * step, bottom + (1 - row) * (tile + gap), tile * aspect, tile)
+            for row in range(2)
+            for column in range(3)
+        ]
+    return [figure.add_axes((x / width, y / height, w / width, h / height)) for x, y, w, h in places]
+
+
+def _height_colors(z_m: np.ndarray) -> np.ndarray:
+    share = np.clip((z_m - HEIGHT_M[0]) / (HEIGHT_M[1] - HEIGHT_M[0]), 0, 1)
+    return POINT_COLORS(0.12 + 0.76 * share)  # without the dark ends, which drown in the ground
+
+
+def _box_colors(boxes: Boxes3D) -> list[str]:
+    return [COLORS[label] for label in boxes.label]
+
+
+def _draw_bev(axes: Axes, sample: Sample, groups: list) -> None:
+    axes.set_facecolor(PANEL)
+    points = sample.points[np.abs(sample.points[:, :2]).max(1, initial=0) < RANGE_M]
+    points = points[np.argsort(points[:, 2], kind="stable")]  # high points on top
+    axes.scatter(points[:, 0], points[:, 1], c=_height_colors(points[:, 2]), s=1.4, linewidths=0, alpha=0.8)
+    for radius in RINGS_M:
+        axes.add_patch(Circle((0, 0), radius, fill=False, color=FAINT, linewidth=0.7, linestyle=(0, (4, 4))))
+        axes.text(
+            radius * 0.7071, -radius * 0.7071, f"{radius} m", color="#7d8896", fontsize=8, ha="center", va="center"
+        )
+    ego = Polygon([(-0.95, -2.2), (-0.95, 1.6), (0, 2.6), (0.95, 1.6), (0.95, -2.2)], color="#f5f7fa", zorder=5)
+    axes.add_patch(ego)
+    for boxes, style in groups:
+        ground = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)[:, :4, :2]
+        colors, width = _box_colors(boxes), np.where(boxes.source == 0, 1.6, 1.0)
+        outline = ground[:, [0, 1, 2, 3, 0]]
+        axes.add_collection(LineCollection(list(outline), colors=colors, linewidths=width, linestyles=style, zorder=3))
+        # From the center through the front by a fixed length: readable on a cone, too.
+        reach = np.stack([boxes.size_m[:, 0] / 2 + 0.8, np.zeros(len(boxes))], 1)
+        tip = boxes.center_m[:, :2] + rotate_z(reach, boxes.yaw_rad)
+        ticks = np.stack([boxes.center_m[:, :2], tip], 1)
+        axes.add_collection(LineCollection(list(ticks), colors=colors, linewidths=width, zorder=3))
+    clicks = sample.clicks
+    axes.scatter(
+        clicks.xyz_m[:, 0], clicks.xyz_m[:, 1], marker="x", s=16, linewidths=1.0, zorder=4, c=CLICK,
+    )  # fmt: skip
+    axes.set(xlim=(-RANGE_M, RANGE_M), ylim=(-RANGE_M, RANGE_M), xticks=[], yticks=[], aspect="equal")
+    axes.text(0.5, 0.985, "forward (y)", transform=axes.transAxes, color="#7d8896", fontsize=9, ha="center", va="top")
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+
+
+def _draw_camera(axes: Axes, sample: Sample, name: str, groups: list) -> None:
+    slot = CAMERAS.index(name)
+    height, width = sample.images.shape[1:3]
+    lidar2img = sample.lidar2img[slot]
+    # Continuous coordinates with corners at integers: the image spans 0..width, 0..height.
+    axes.imshow(sample.images[slot], extent=(0, width, height, 0), interpolation="antialiased")
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+    label = name.removeprefix("CAM_").replace("_", " ").lower()
+    axes.text(
+        0.015, 0.97, label if sample.camera_valid[slot] else f"{label}: no image", transform=axes.transAxes,
+        color="white", fontsize=10, va="top", bbox={"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 3},
+    )  # fmt: skip
+    if not sample.camera_valid[slot]:
+        return
+    keyframe = sample.points[sample.points[:, 4] == 0]  # moving objects in earlier sweeps are elsewhere in this image
+    uv, _ = project(lidar2img, keyframe[:, :3])
+    seen = in_image(uv, (width, height))
+    axes.scatter(uv[seen, 0], uv[seen, 1], c=_height_colors(keyframe[seen, 2]), s=1.3, linewidths=0, alpha=0.4)
+    for boxes, style in groups:
+        _draw_boxes_in_image(axes, boxes, lidar2img, style)
+    uv, _ = project(lidar2img, sample.clicks.xyz_m)
+    seen = in_image(uv, (width, height))
+    axes.scatter(uv[seen, 0], uv[seen, 1], marker="x", s=46, linewidths=2.6, c="black", alpha=0.6, zorder=4)
+    axes.scatter(uv[seen, 0], uv[seen, 1], marker="x", s=36, linewidths=1.3, c=CLICK, zorder=5)
+
+
+def _draw_boxes_in_image(axes: Axes, boxes: Boxes3D, lidar2img: np.ndarray, style: object) -> None:
+    shape = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)
+    for i in np.argsort(-np.linalg.norm(boxes.center_m, axis=1)):  # near boxes over far ones
+        segments = project_segments(lidar2img, shape[i][EDGES])
+        color, width = COLORS[boxes.label[i]], 1.4 if boxes.source[i] == 0 else 0.9
+        axes.add_collection(LineCollection(list(segments), colors="black", linewidths=width + 1.2, alpha=0.35))
+        axes.add_collection(LineCollection(list(segments), colors=color, linewidths=width, linestyles=style))
+        # The heading: from the middle of the bottom face to the middle of the front's bottom edge.
+        heading = np.stack([shape[i, :4].mean(0), shape[i, :2].mean(0)])
+        axes.add_collection(LineCollection(list(project_segments(lidar2img, heading)), colors=color, linewidths=width))
+
+
+def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None) -> None:
+    wide = len(sample.images) > 0
+    parts = [sample.boxes.label, sample.clicks.label] + ([] if predictions is None else [predictions.label])
+    present = set(np.concatenate(parts).tolist())
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLORS[label],
+            linewidth=4,
+            label=name.replace("_", " "),
+            alpha=1 if label in present else 0.35,
+        )
+        for label, name in enumerate(CLASSES)
+    ]
+    handles.append(Line2D([], [], color=CLICK, marker="x", linestyle="none", label="click"))
+    if predictions is not None:
+        handles.append(Line2D([], [], color=TEXT, linestyle=(0, (3, 2)), label="prediction"))
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(handles) if wide else 5, frameon=False, labelcolor=TEXT,
+        fontsize=10 if wide else 8, handlelength=1.4, bbox_to_anchor=(0.5, -0.004),
+    )  # fmt: skip
