@@ -1,0 +1,83 @@
+"""The score by distance from the ego vehicle (method 6.1), with the devkit's own matching and averaging."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
+from nuscenes.eval.detection.evaluate import DetectionEval
+
+from pdetr3d.schema import CLASSES
+
+DISTANCE_BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))
+MIN_OBJECTS_IN_BIN = 10
+ERROR_NAMES = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
+
+
+def reaching(config: DetectionConfig, range_m: float) -> DetectionConfig:
+    """The same configuration with ``range_m`` [m] as every class's range."""
+    everywhere = dict.fromkeys(config.class_range, range_m)
+    return DetectionConfig.deserialize(config.serialize() | {"class_range": everywhere})
+
+
+def evaluate_boxes(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> DetectionMetrics:
+    """``DetectionEval.evaluate`` on boxes that are loaded and filtered already."""
+    loaded: Any = SimpleNamespace(cfg=config, gt_boxes=gt, pred_boxes=pred, verbose=False)
+    return DetectionEval.evaluate(loaded)[0]
+
+
+def by_distance(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> dict[str, Any]:
+    """The score by ego distance (method 6.1), bin name -> mAP, ATE, ASE, AOE, classes, n_gt.
+
+    Ground truth and predictions with lo <= distance < hi count, the bin replacing the class ranges; zero-point objects
+    and bike racks are filtered as always. mAP, ATE, ASE, AOE are means over ``classes``: those with at least 10 objects
+    in the bin (None if there are none); ``n_gt`` counts all classes.
+
+    Args:
+        config: the devkit's.
+        gt, pred: filtered by ``DetectionEval`` with class ranges that reach the last bin's end.
+    """
+    report = {}
+    for low, high in DISTANCE_BINS_M:
+        here = _between(gt, low, high)
+        metrics = evaluate_boxes(config, here, _between(pred, low, high))
+        report[bin_name(low, high)] = _bin_report(metrics, count_objects(here))
+    return report
+
+
+def bin_name(low_m: float, high_m: float) -> str:
+    """Key of a bin in reports, e.g. ``"10-20"``."""
+    return f"{low_m}-{high_m}"
+
+
+def _between(boxes: EvalBoxes, low: float, high: float) -> EvalBoxes:
+    kept = EvalBoxes()
+    for token in boxes.sample_tokens:
+        kept.add_boxes(token, [box for box in boxes[token] if low <= box.ego_dist < high])
+    return kept
+
+
+def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:
+    classes = [name for name in CLASSES if n_gt[name] >= MIN_OBJECTS_IN_BIN]
+    aps = metrics.mean_dist_aps
+    report: dict[str, Any] = {"mAP": mean_of([aps[name] for name in classes])}
+    for error in ("trans_err", "scale_err", "orient_err"):
+        report[ERROR_NAMES[error]] = mean_of([metrics.get_label_tp(name, error) for name in classes])
+    return report | {"classes": classes, "n_gt": n_gt}
+
+
+def count_objects(boxes: EvalBoxes) -> dict[str, int]:
+    """Boxes per class, all ten classes."""
+    counts = Counter(box.detection_name for box in boxes.all)
+    return {name: counts[name] for name in CLASSES}
+
+
+def mean_of(values: list[float]) -> float | None:
+    """Mean of the values that are not NaN; None when there are none."""
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,227 @@
+"""The official nuScenes detection score, SPNDS and the score by distance, computed by the devkit's own code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nuscenes import NuScenes
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.utils.splits import get_scenes_of_split
+
+from pdetr3d.evaluation.distance_bins import (
+    DISTANCE_BINS_M,
+    ERROR_NAMES,
+    by_distance,
+    count_objects,
+    evaluate_boxes,
+    mean_of,
+    reaching,
+)
+from pdetr3d.evaluation.results_format import (
+    Poses,
+    ground_truth_boxes,
+    nuscenes_boxes,
+    read_poses,
+    write_json,
+    write_results,
+)
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
+
+
+def load_tables(dataroot: Path | str, version: str) -> NuScenes:
+    """The devkit's tables, read once per process and dataset (again when the annotations on disk changed).
+
+    Raises:
+        DataError: when there are no tables at ``dataroot/version``.
+    """
+    table = Path(dataroot) / version / "sample_annotation.json"
+    if not table.is_file():
+        raise DataError(f"{table} does not exist: data.dataroot must hold the tables in a folder named data.version")
+    return _load_tables(str(Path(dataroot).resolve()), version, table.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_tables(dataroot: str, version: str, _mtime_ns: int) -> NuScenes:
+    return NuScenes(version=version, dataroot=dataroot, verbose=False)
+
+
+def split_samples(nusc: NuScenes, split: str) -> list[str]:
+    """Tokens of the split's samples that the dataset holds, in table order. The split may be one of the devkit's or
+    one of ``VERSION/splits.json``; scenes of it that the dataset lacks are left out, as the devkit does.
+
+    Raises:
+        DataError: when nobody knows the split, or the dataset holds no sample of it.
+    """
+    try:
+        names = set(get_scenes_of_split(split, nusc))
+    except ValueError as error:
+        raise DataError(f"split {split!r} is not one of nuScenes' (train, val, mini_train, ...): {error}") from error
+    tokens = [s["token"] for s in nusc.sample if nusc.get("scene", s["scene_token"])["name"] in names]
+    if not tokens:
+        raise DataError(f"split {split!r} has no sample in {nusc.dataroot} {nusc.version}: choose another split")
+    return tokens
+
+
+def ground_truth_predictions(nusc: NuScenes, split: str) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
+    """The objects that the devkit scores, as perfect predictions, and their samples' poses: arguments of ``score``."""
+    tokens = split_samples(nusc, split)
+    poses = read_poses(nusc, tokens)
+    return {token: ground_truth_boxes(nusc, token, poses[token]) for token in tokens}, poses
+
+
+def score(
+    dataroot: Path,
+    version: str,
+    split: str,
+    predictions: dict[str, Boxes3D],
+    sensor_poses: dict[str, Poses],
+    out_dir: Path,
+    nusc: NuScenes | None = None,
+) -> dict[str, Any]:
+    """Score predictions on all samples of a split with the devkit's ``DetectionEval`` (``detection_cvpr_2019``).
+
+    Writes ``results_nusc.json`` (nuScenes results format) and ``metrics_summary.json`` (the devkit's summary) to
+    ``out_dir``, each under a temporary name first.
+
+    Args:
+        dataroot, version: a nuScenes-format dataset with annotations.
+        split: one that the devkit knows, by name or from ``splits.json``; the dataset may hold a part of its scenes.
+        predictions: sample_token -> boxes in that sample's LIDAR_TOP frame; at most the best 500 per sample count.
+        sensor_poses: sample_token -> (lidar2ego, ego2global), (4, 4) each.
+        out_dir: created when missing.
+        nusc: the loaded tables; default: loaded once per process.
+
+    Returns:
+        JSON-safe dict. mAP, NDS and the mean errors mATE mASE mAOE mAVE mAAE as the devkit counts them (a class without
+        ground truth or without matches: AP 0, errors 1); ``SPNDS`` (method 6.1); ``mAP_present``: mean AP over classes
+        with ground truth after the devkit's filters (None if there is none); ``n_gt`` per class after those filters;
+        ``per_class``: class -> AP, AP@0.5 .. AP@4.0, ATE, ASE, AOE, AVE, AAE (None where undefined), n_gt;
+        ``by_distance``: see ``distance_bins.by_distance``. Zero predictions score zero.
+
+    Raises:
+        DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
+            the split, or the devkit refuses the split for this version.
+    """
+    nusc = nusc or load_tables(dataroot, version)
+    tokens = split_samples(nusc, split)
+    _check_tokens(split, tokens, predictions, sensor_poses)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    results = {token: nuscenes_boxes(token, predictions[token], sensor_poses[token]) for token in tokens}
+    write_results(out_dir / "results_nusc.json", results)
+    config = config_factory("detection_cvpr_2019")
+    gt, pred = _filtered_boxes(nusc, config, split, results)
+    metrics = evaluate_boxes(config, gt, pred)
+    bins = by_distance(config, *_filtered_boxes(nusc, reaching(config, DISTANCE_BINS_M[-1][1]), split, results))
+    write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
+    return _report(metrics, count_objects(gt)) | {"by_distance": bins}
+
+
+def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
+    """(5 mAP + sum over ATE, ASE, AOE of (1 - min(1, error))) / 8: NDS without velocity and attribute (method 6.1).
+
+    Args:
+        mean_ap: mAP as the devkit counts it.
+        tp_errors: the devkit's mean errors, keys ``trans_err``, ``scale_err``, ``orient_err``.
+    """
+    return (5 * mean_ap + sum(1 - min(1.0, tp_errors[e]) for e in ("trans_err", "scale_err", "orient_err"))) / 8
+
+
+def _check_tokens(split: str, tokens: list[str], predictions: dict[str, Boxes3D], poses: dict[str, Poses]) -> None:
+    for what, given in (("predictions", predictions), ("sensor poses", poses)):
+        missing = [token for token in tokens if token not in given]
+        if missing:
+            raise DataError(
+                f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
+                f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
+            )
+    strangers = sorted(set(predictions) - set(tokens))
+    if strangers:
+        listed = ", ".join(strangers[:5])
+        raise DataError(f"predictions for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
+
+
+def _has_objects(nusc: NuScenes, tokens: list[str]) -> bool:
+    return any(
+        category_to_detection_name(nusc.get("sample_annotation", annotation)["category_name"]) is not None
+        for token in tokens
+        for annotation in nusc.get("sample", token)["anns"]
+    )
+
+
+def _filtered_boxes(
+    nusc: NuScenes, config: DetectionConfig, split: str, results: dict[str, list[dict[str, Any]]]
+) -> tuple[EvalBoxes, EvalBoxes]:
+    """Ground truth and predictions as ``DetectionEval`` loads and filters them."""
+    if not _has_objects(nusc, list(results)):
+        return EvalBoxes(), EvalBoxes()  # the devkit raises; without ground truth predictions count for nothing
+    if not any(results.values()):
+        # The devkit raises when there is no box at all: give it one that every range filter drops.
+        results = {token: [_out_of_range_box(token)] for token in results}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "results.json"
+        write_results(path, results)
+        try:
+            # load_gt draws a tqdm bar even when it is not verbose.
+            with contextlib.redirect_stderr(io.StringIO()):
+                loaded = DetectionEval(nusc, config, str(path), split, scratch, verbose=False)
+        except AssertionError as error:
+            raise DataError(
+                f"the devkit refuses split {split!r} of {nusc.version} in {nusc.dataroot}: {error}"
+            ) from error
+    return loaded.gt_boxes, loaded.pred_boxes
+
+
+def _out_of_range_box(token: str) -> dict[str, Any]:
+    return {
+        "sample_token": token,
+        "translation": [1e9, 1e9, 0.0],
+        "size": [1.0, 1.0, 1.0],
+        "rotation": [1.0, 0.0, 0.0, 0.0],
+        "velocity": [0.0, 0.0],
+        "detection_name": "car",
+        "detection_score": 0.0,
+        "attribute_name": "",
+    }
+
+
+def _report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:
+    aps, errors = metrics.mean_dist_aps, metrics.tp_errors
+    per_class = {}
+    for name in CLASSES:
+        entry = {"AP": aps[name]}
+        entry |= {f"AP@{threshold}": metrics.get_label_ap(name, threshold) for threshold in metrics.cfg.dist_ths}
+        entry |= {ERROR_NAMES[error]: metrics.get_label_tp(name, error) for error in TP_METRICS}
+        per_class[name] = entry | {"n_gt": n_gt[name]}
+    report = {
+        "mAP": metrics.mean_ap,
+        "mAP_present": mean_of([aps[name] for name in CLASSES if n_gt[name]]),
+        "NDS": metrics.nd_score,
+        "SPNDS": spnds(metrics.mean_ap, errors),
+        **{f"m{ERROR_NAMES[error]}": errors[error] for error in TP_METRICS},
+        "n_gt": n_gt,
+        "per_class": per_class,
+    }
+    return _json_safe(report)
+
+
+def _json_safe(value: Any) -> Any:
+    """Plain Python types, None for NaN."""
+    if isinstance(value, dict):
+        return {str(k): _json_safe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return None if math.isnan(value) else float(value)
+    return value

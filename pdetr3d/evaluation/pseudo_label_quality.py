@@ -1,0 +1,124 @@
+"""How good pseudo labels are: row i of the pseudo labels belongs to row i of the true boxes, so nothing is matched.
+
+Used for reports only: training never sees the true boxes of point-labeled samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from pdetr3d.schema import CLASSES, Boxes3D
+
+BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
+_BARRIER, _CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")
+
+
+def bev_corners(boxes: Boxes3D) -> NDArray[np.float64]:
+    """Corners (N, 4, 2) [m] of the boxes seen from above, counter-clockwise from front left, in the boxes' frame."""
+    half = boxes.size_m[:, None, :2].astype(np.float64) / 2 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    yaw = boxes.yaw_rad.astype(np.float64)
+    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    x = half[..., 0] * cos - half[..., 1] * sin
+    y = half[..., 0] * sin + half[..., 1] * cos
+    return np.stack([x, y], axis=-1) + boxes.center_m[:, None, :2].astype(np.float64)
+
+
+def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
+    """Exact IoU (N,) in [0, 1] of rotated boxes seen from above, row by row.
+
+    Raises:
+        ValueError: when the lengths differ.
+    """
+    overlap, union = _bev_overlap(a, b)
+    return overlap / union
+
+
+def iou_3d(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
+    """Exact IoU (N,) in [0, 1] of upright rotated boxes, row by row.
+
+    Raises:
+        ValueError: when the lengths differ.
+    """
+    overlap, _ = _bev_overlap(a, b)
+    half_a, half_b = a.size_m[:, 2].astype(np.float64) / 2, b.size_m[:, 2].astype(np.float64) / 2
+    z_a, z_b = a.center_m[:, 2].astype(np.float64), b.center_m[:, 2].astype(np.float64)
+    height = np.minimum(z_a + half_a, z_b + half_b) - np.maximum(z_a - half_a, z_b - half_b)
+    overlap = overlap * np.maximum(height, 0)
+    return overlap / (_volume(a) + _volume(b) - overlap)
+
+
+def size_error(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
+    """1 - IoU (N,) of the boxes laid onto one another (the devkit's ``1 - scale_iou``: ASE)."""
+    overlap = np.minimum(pred.size_m, truth.size_m).astype(np.float64).prod(axis=1)
+    return 1 - overlap / (_volume(pred) + _volume(truth) - overlap)
+
+
+def yaw_error_rad(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
+    """Smallest angle (N,) [rad] between the headings (the devkit's ``yaw_diff``: AOE). Barriers look the same from both
+    sides (period pi); cones have no heading: NaN. The class is the true one."""
+    period = np.where(truth.label == _BARRIER, np.pi, 2 * np.pi)
+    difference = truth.yaw_rad.astype(np.float64) - pred.yaw_rad
+    error = np.abs((difference + period / 2) % period - period / 2)
+    return np.where(truth.label == _CONE, np.nan, error)
+
+
+def pseudo_label_quality(
+    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], bins_m: tuple[tuple[float, float], ...] = BINS_M
+) -> dict[str, Any]:
+    """Mean quality of pseudo labels over all rows, per true class, and by distance.
+
+    Args:
+        pred: N pseudo labels.
+        truth: N true boxes, in the same order and frame.
+        distance_m: (N,) distance [m] by which rows are put into ``bins_m`` (lo <= distance < hi).
+        bins_m: (lo, hi) [m] of each bin.
+
+    Returns:
+        JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad",
+        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}}``. Means are None where there is nothing
+        to average; ``per_class`` has all ten classes and ``by_distance`` all bins.
+
+    Raises:
+        ValueError: when the lengths differ.
+    """
+    distance = np.asarray(distance_m, dtype=np.float64).reshape(-1)
+    if not len(pred) == len(truth) == len(distance):
+        raise ValueError(
+            f"rows must be parallel: {len(pred)} pseudo labels, {len(truth)} boxes, {len(distance)} distances"
+        )
+    columns = {
+        "bev_iou": bev_iou(pred, truth),
+        "iou_3d": iou_3d(pred, truth),
+        "center_error_m": np.linalg.norm(pred.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
+        "size_error": size_error(pred, truth),
+        "yaw_error_rad": yaw_error_rad(pred, truth),
+    }
+    report = _means(columns, np.ones(len(pred), bool))
+    report["per_class"] = {name: _means(columns, truth.label == i) for i, name in enumerate(CLASSES)}
+    report["by_distance"] = {f"{lo:g}-{hi:g}": _means(columns, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
+    return report
+
+
+def _means(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> dict[str, Any]:
+    means: dict[str, Any] = {"n": int(rows.sum())}
+    for name, values in columns.items():
+        known = values[rows & ~np.isnan(values)]
+        means[name] = float(known.mean()) if len(known) else None
+    return means
+
+
+def _bev_overlap(a: Boxes3D, b: Boxes3D) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Areas (N,) [m^2] of intersection and union seen from above."""
+    if len(a) != len(b):
+        raise ValueError(f"rows must be parallel: {len(a)} and {len(b)} boxes")
+    overlap = shapely.area(shapely.intersection(shapely.polygons(bev_corners(a)), shapely.polygons(bev_corners(b))))
+    area = a.size_m[:, :2].astype(np.float64).prod(axis=1) + b.size_m[:, :2].astype(np.float64).prod(axis=1)
+    return overlap, area - overlap
+
+
+def _volume(boxes: Boxes3D) -> NDArray[np.float64]:
+    return boxes.size_m.astype(np.float64).prod(axis=1)

@@ -1,0 +1,104 @@
+"""Predictions in the nuScenes results format, and ground truth in ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nuscenes import NuScenes
+from nuscenes.eval.detection.utils import category_to_detection_name
+from scipy.spatial.transform import Rotation
+
+from pdetr3d.evaluation.attributes import attribute_of
+from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
+from pdetr3d.schema import CLASSES, Boxes3D
+
+MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
+Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global, each (4, 4)
+_META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
+
+
+def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict[str, Any]]:
+    """The ``sample_result`` entries of one sample: its best 500 boxes, best first.
+
+    Global frame, size (w, l, h), quaternion (w, x, y, z), velocity (vx, vy) [m/s] with unknown (NaN) written as 0,
+    attribute by ``attributes.attribute_of``.
+
+    Args:
+        sample_token: nuScenes token.
+        boxes: in the LIDAR_TOP frame of the sample.
+        poses: (lidar2ego, ego2global), (4, 4) each.
+    """
+    boxes = boxes[np.argsort(-boxes.score, kind="stable")[:MAX_BOXES_PER_SAMPLE]]
+    if not len(boxes):
+        return []
+    lidar2global = chain(*poses)
+    rotation = Rotation.from_matrix(lidar2global[:3, :3])
+    center = apply(lidar2global, boxes.center_m)
+    heading = Rotation.from_euler("z", boxes.yaw_rad[:, None].astype(np.float64))
+    quaternion = (rotation * heading).as_quat()[:, [3, 0, 1, 2]]  # SciPy's (x, y, z, w) -> (w, x, y, z)
+    speed = np.linalg.norm(boxes.velocity_m_s, axis=1)
+    velocity = rotation.apply(np.column_stack([np.nan_to_num(boxes.velocity_m_s), np.zeros(len(boxes))]))[:, :2]
+    wlh = boxes.size_m[:, [1, 0, 2]]
+    return [
+        {
+            "sample_token": sample_token,
+            "translation": center[i].tolist(),
+            "size": wlh[i].tolist(),
+            "rotation": quaternion[i].tolist(),
+            "velocity": velocity[i].tolist(),
+            "detection_name": CLASSES[boxes.label[i]],
+            "detection_score": float(boxes.score[i]),
+            "attribute_name": attribute_of(CLASSES[boxes.label[i]], float(speed[i])),
+        }
+        for i in range(len(boxes))
+    ]
+
+
+def write_results(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it."""
+    write_json(path, {"meta": _META, "results": results})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name in the same folder and rename it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)
+
+
+def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
+    """(lidar2ego, ego2global) of each sample's LIDAR_TOP keyframe, from the nuScenes tables."""
+    poses = {}
+    for token in sample_tokens:
+        data = nusc.get("sample_data", nusc.get("sample", token)["data"]["LIDAR_TOP"])
+        sensor = nusc.get("calibrated_sensor", data["calibrated_sensor_token"])
+        ego = nusc.get("ego_pose", data["ego_pose_token"])
+        poses[token] = (rigid(sensor["rotation"], sensor["translation"]), rigid(ego["rotation"], ego["translation"]))
+    return poses
+
+
+def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses) -> Boxes3D:
+    """One sample's annotations of the ten classes with a LiDAR or radar point, as boxes in its LIDAR_TOP frame.
+
+    These are the objects that the devkit scores (before its range filter). Velocity as ``NuScenes.box_velocity``.
+    """
+    global2lidar = inverse(chain(*poses))
+    rows = []
+    for annotation_token in nusc.get("sample", sample_token)["anns"]:
+        row = nusc.get("sample_annotation", annotation_token)
+        name = category_to_detection_name(row["category_name"])
+        if name is None or row["num_lidar_pts"] + row["num_radar_pts"] == 0:
+            continue
+        box2lidar = chain(rigid(row["rotation"], row["translation"]), global2lidar)
+        velocity = global2lidar[:3, :3] @ nusc.box_velocity(annotation_token)
+        width, length, height = row["size"]
+        rows.append((box2lidar[:3, 3], (length, width, height), yaw_of(box2lidar), CLASSES.index(name), velocity[:2]))
+    if not rows:
+        return Boxes3D.empty()
+    center, size, yaw, label, velocities = (np.array(column) for column in zip(*rows, strict=True))
+    return Boxes3D.build(center, size, yaw, label, velocity_m_s=velocities)

@@ -1,0 +1,129 @@
+"""Pseudo labels as a table: one row per click, joined by click_id, never by position (design section 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+
+RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
+CLICK_TOLERANCE_M = 0.1
+SIZE_RATIO_MAX = 3.0
+
+# Column order and dtypes of pseudo_labels.parquet; Float32 is pandas' nullable type: Parquet gets nulls, not NaN.
+COLUMNS = {
+    "click_id": "string",
+    "sample_token": "string",
+    **dict.fromkeys(("x", "y", "z", "l", "w", "h", "yaw"), "float32"),
+    **dict.fromkeys(("vx", "vy"), "Float32"),
+    "class": "string",
+    "score": "float32",
+    "accepted": "bool",
+    "reason": "string",
+    "teacher_digest": "string",
+}
+
+
+def class_mean_boxes(
+    clicks: PointLabels, prior_size_m: NDArray[np.floating], yaw_rad: NDArray[np.floating] | None = None
+) -> Boxes3D:
+    """The floor that a teacher must beat: the class-mean box centered on each click, heading along +x unless given.
+
+    Args:
+        clicks: K clicks, LIDAR_TOP frame.
+        prior_size_m: (10, 3) mean (l, w, h) [m] per class.
+        yaw_rad: (K,) headings [rad]; default 0.
+
+    Returns:
+        K pseudo labels in the order of the clicks, score 1.
+    """
+    yaw = np.zeros(len(clicks)) if yaw_rad is None else yaw_rad
+    return Boxes3D.build(clicks.xyz_m, np.asarray(prior_size_m)[clicks.label], yaw, clicks.label, source=SOURCE_PSEUDO)
+
+
+def contains_click(
+    boxes: Boxes3D, xyz_m: NDArray[np.floating], tolerance_m: float = CLICK_TOLERANCE_M
+) -> NDArray[np.bool_]:
+    """Whether box i, grown by ``tolerance_m`` on every side, contains point i: (N,) bool from (N, 3) points [m]."""
+    offset = np.asarray(xyz_m, dtype=np.float64).reshape(-1, 3) - boxes.center_m
+    cos, sin = np.cos(boxes.yaw_rad.astype(np.float64)), np.sin(boxes.yaw_rad.astype(np.float64))
+    along = offset[:, 0] * cos + offset[:, 1] * sin
+    across = -offset[:, 0] * sin + offset[:, 1] * cos
+    return (np.abs(np.column_stack([along, across, offset[:, 2]])) <= boxes.size_m / 2 + tolerance_m).all(axis=1)
+
+
+def to_pseudo_labels(
+    record: SampleRecord,
+    boxes: Boxes3D,
+    prior_size_m: NDArray[np.floating],
+    teacher_digest: str,
+    range_m: tuple[float, float, float, float, float, float] = RANGE_M,
+) -> pd.DataFrame:
+    """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
+
+    The class is the click's; the velocity is null (the teacher's is not trained). A row is kept but not ``accepted``,
+    with the first ``reason`` that applies, when the box's center lies outside ``range_m`` ("outside range"), a side is
+    under 1/3 or over 3 times the class prior's ("implausible size"), or the box grown by 0.1 m does not contain its
+    click ("click outside box"). Accepted rows have reason "".
+
+    Args:
+        record: the sample; its clicks are used.
+        boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
+        prior_size_m: (10, 3) mean (l, w, h) [m] per class.
+        teacher_digest: names the teacher that made the boxes.
+        range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
+
+    Raises:
+        ValueError: when there is not exactly one box per click.
+    """
+    clicks = record.clicks
+    if len(boxes) != len(clicks):
+        raise ValueError(f"sample {record.sample_token}: {len(boxes)} boxes for {len(clicks)} clicks; must be one each")
+    ratio = boxes.size_m / np.asarray(prior_size_m, dtype=np.float64)[clicks.label]
+    low, high = np.array(range_m, dtype=np.float32).reshape(2, 3)
+    inside_range = ((boxes.center_m >= low) & (boxes.center_m <= high)).all(axis=1)
+    plausible = ((ratio >= 1 / SIZE_RATIO_MAX) & (ratio <= SIZE_RATIO_MAX)).all(axis=1)
+    reason = np.select(
+        [~inside_range, ~plausible, ~contains_click(boxes, clicks.xyz_m)],
+        ["outside range", "implausible size", "click outside box"],
+        default="",
+    )
+    geometry = np.column_stack([boxes.center_m, boxes.size_m, boxes.yaw_rad])
+    frame = pd.DataFrame(
+        {
+            "click_id": clicks.click_id,
+            "sample_token": record.sample_token,
+            **dict(zip("x y z l w h yaw".split(), geometry.T, strict=True)),
+            "vx": pd.NA,
+            "vy": pd.NA,
+            "class": np.array(CLASSES, dtype=object)[clicks.label],
+            "score": boxes.score,
+            "accepted": reason == "",
+            "reason": reason,
+            "teacher_digest": teacher_digest,
+        },
+        index=range(len(clicks)),
+    )
+    return frame.astype(COLUMNS)
+
+
+def pseudo_label_boxes(table: pd.DataFrame) -> Boxes3D:
+    """The boxes of pseudo-label rows, in the order of the rows, accepted or not (filter the table first).
+
+    Raises:
+        DataError: when a row's class is not one of the ten.
+    """
+    unknown = sorted(set(table["class"]) - set(CLASSES))
+    if unknown:
+        raise DataError(f"pseudo labels have class {unknown[0]!r}; allowed: {', '.join(CLASSES)}; write them again")
+    return Boxes3D.build(
+        table[["x", "y", "z"]].to_numpy(np.float32),
+        table[["l", "w", "h"]].to_numpy(np.float32),
+        table["yaw"].to_numpy(np.float32),
+        np.array([CLASSES.index(name) for name in table["class"]], dtype=np.int64),
+        velocity_m_s=np.column_stack([table[v].to_numpy(np.float32, na_value=np.nan) for v in ("vx", "vy")]),
+        score=table["score"].to_numpy(np.float32),
+        source=SOURCE_PSEUDO,
+    )

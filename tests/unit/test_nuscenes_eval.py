@@ -1,0 +1,279 @@
+"""The official score on hand-made datasets and the real keyframe: conversion, formulas, empty inputs, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nuscenes import NuScenes
+from nuscenes.utils.data_classes import Box
+from pyquaternion import Quaternion
+
+from pdetr3d.evaluation import nuscenes_eval
+from pdetr3d.evaluation.attributes import attribute_of
+from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score, split_samples, spnds
+from pdetr3d.evaluation.results_format import nuscenes_boxes, read_poses
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from tests.reference.tiny_nuscenes import annotation, write
+
+VERSION, SPLIT = "v1.0-sim", "sim_val"
+EGO = ((100.0, 200.0, 0.0), 0.7)
+
+
+def at(distance_m: float, angle_rad: float) -> tuple[float, float, float]:
+    return (EGO[0][0] + distance_m * math.cos(angle_rad), EGO[0][1] + distance_m * math.sin(angle_rad), 1.0)
+
+
+def world(tmp_path: Path, objects: list[dict], extra: dict | None = None) -> NuScenes:
+    """One scene of one sample in split sim_val, and another scene in sim_train."""
+    scenes = {"val-a": [{"ego": EGO, "objects": objects}], "train-a": [{"ego": EGO, "objects": []}], **(extra or {})}
+    write(tmp_path / "data", VERSION, scenes, {"sim_train": ["train-a"], SPLIT: ["val-a", "val-not-here"], "none": []})
+    return load_tables(tmp_path / "data", VERSION)
+
+
+def run(tmp_path: Path, nusc: NuScenes, predictions: dict[str, Boxes3D]) -> dict:
+    poses = read_poses(nusc, split_samples(nusc, SPLIT))
+    return score(tmp_path / "data", VERSION, SPLIT, predictions, poses, tmp_path / "out", nusc)
+
+
+def test_ground_truth_scores_one_for_every_class(tmp_path):
+    objects = [annotation(c, at(5 + 2 * i, 0.6 * i), (1, 2, 1.5), yaw_rad=i) for i, c in enumerate(CLASSES)]
+    nusc = world(tmp_path, objects)
+    predictions, _ = ground_truth_predictions(nusc, SPLIT)
+    assert list(predictions) == ["val-a-0"]
+    report = run(tmp_path, nusc, predictions)
+    assert report["mAP"] == pytest.approx(1) and report["mAP_present"] == pytest.approx(1)
+    assert [report["per_class"][c]["AP"] for c in CLASSES] == pytest.approx([1] * 10)
+    assert [report["per_class"][c]["AP@0.5"] for c in CLASSES] == pytest.approx([1] * 10)
+    assert report["n_gt"] == dict.fromkeys(CLASSES, 1)
+    assert report["SPNDS"] == pytest.approx(1, abs=1e-5)
+    assert max(report["mATE"], report["mASE"], report["mAOE"]) < 1e-5
+    json.dumps(report, allow_nan=False)
+    json.loads((tmp_path / "out/metrics_summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"results_nusc.json", "metrics_summary.json"}
+
+
+def test_errors_derived_by_hand(tmp_path):
+    """One car, predicted 0.6 m off, twice as long, turned by 0.3 rad: matched at 1, 2, 4 m, not at 0.5 m."""
+    nusc = world(tmp_path, [annotation("car", at(20, 0.2), (2, 4, 1.5), yaw_rad=1.0)])
+    predictions, poses = ground_truth_predictions(nusc, SPLIT)
+    truth = predictions["val-a-0"]
+    off = Boxes3D.build(truth.center_m + [0.6, 0, 0], truth.size_m * [2, 1, 1], truth.yaw_rad + 0.3, truth.label)
+    report = run(tmp_path, nusc, {"val-a-0": off})
+    car = report["per_class"]["car"]
+    assert [car[f"AP@{t}"] for t in (0.5, 1.0, 2.0, 4.0)] == pytest.approx([0, 1, 1, 1])
+    assert car["AP"] == pytest.approx(0.75) and report["mAP"] == pytest.approx(0.075)
+    assert report["mAP_present"] == pytest.approx(0.75)
+    assert car["ATE"] == pytest.approx(0.6, abs=1e-4) and car["ASE"] == pytest.approx(0.5, abs=1e-5)
+    assert car["AOE"] == pytest.approx(0.3, abs=1e-4)
+    # AOE is a mean over nine classes (no cone), the others over ten; absent classes count as 1.
+    assert report["mATE"] == pytest.approx(0.96, abs=1e-4) and report["mASE"] == pytest.approx(0.95, abs=1e-4)
+    assert report["mAOE"] == pytest.approx(8.3 / 9, abs=1e-4)
+    assert report["SPNDS"] == pytest.approx((5 * 0.075 + 0.04 + 0.05 + 0.7 / 9) / 8, abs=1e-4)
+    assert report["per_class"]["traffic_cone"]["AOE"] is None
+
+
+def test_spnds_formula():
+    """The example of method.md 6.1; errors over 1 count as 1."""
+    assert spnds(0.5, {"trans_err": 0.3, "scale_err": 0.25, "orient_err": 0.4}) == pytest.approx(0.56875)
+    assert spnds(0.0, {"trans_err": 3.0, "scale_err": 1.0, "orient_err": 1.5}) == 0
+
+
+def test_box_conversion_equals_the_devkit_box(tmp_path):
+    """Every entry equals the devkit's Box moved from the LiDAR to the global frame; the pose is tilted."""
+    nusc = world(tmp_path, [])
+    rng = np.random.default_rng(0)
+    sensor = (Quaternion(axis=[0.1, 0.2, 1.0], angle=-1.5), np.array([0.9, 0.0, 1.8]))
+    ego = (Quaternion(axis=[-0.1, 0.05, 1.0], angle=2.0), np.array([411.0, 1180.0, 0.5]))
+    poses = tuple(q.transformation_matrix + np.pad(t[:, None], ((0, 1), (3, 0))) for q, t in (sensor, ego))
+    boxes = Boxes3D.build(
+        rng.uniform(-50, 50, (20, 3)),
+        rng.uniform(1, 9, (20, 3)),
+        rng.uniform(-3, 3, 20),
+        rng.integers(0, 10, 20),
+        velocity_m_s=rng.normal(0, 3, (20, 2)),
+        score=np.linspace(1, 0.1, 20),
+    )
+    for i, entry in enumerate(nuscenes_boxes("token", boxes, poses)):
+        length, width, height = boxes.size_m[i]
+        box = Box(
+            boxes.center_m[i],
+            [width, length, height],
+            Quaternion(axis=[0, 0, 1], angle=float(boxes.yaw_rad[i])),
+            velocity=(*boxes.velocity_m_s[i], 0.0),
+        )
+        for rotation, translation in (sensor, ego):
+            box.rotate(rotation)
+            box.translate(translation)
+        np.testing.assert_allclose(entry["translation"], box.center, atol=1e-6)
+        np.testing.assert_allclose(entry["size"], box.wlh, atol=1e-9)
+        np.testing.assert_allclose(
+            Quaternion(entry["rotation"]).rotation_matrix, box.orientation.rotation_matrix, atol=1e-6
+        )
+        np.testing.assert_allclose(entry["velocity"], box.velocity[:2], atol=1e-6)
+        assert entry["detection_name"] == CLASSES[boxes.label[i]] and entry["sample_token"] == "token"
+        assert entry["detection_score"] == pytest.approx(float(boxes.score[i]))
+    assert nusc.sample  # the tilted pose is not the dataset's
+
+
+def test_the_best_500_boxes_are_kept_and_unknown_velocity_is_zero():
+    rng = np.random.default_rng(0)
+    boxes = Boxes3D.build(
+        rng.uniform(-9, 9, (700, 3)), np.ones((700, 3)), np.zeros(700), np.zeros(700), score=rng.random(700)
+    )
+    entries = nuscenes_boxes("token", boxes, (np.eye(4), np.eye(4)))
+    assert [e["detection_score"] for e in entries] == sorted(map(float, boxes.score), reverse=True)[:500]
+    assert entries[0]["velocity"] == [0, 0] and entries[0]["attribute_name"] == "vehicle.parked"
+    assert nuscenes_boxes("token", Boxes3D.empty(), (np.eye(4), np.eye(4))) == []
+
+
+def test_velocity_and_attribute_errors(tmp_path):
+    """A car at 4 m/s over three samples: its own velocity and the attribute rule give errors of zero."""
+    samples = [
+        {
+            "ego": EGO,
+            "objects": [annotation("car", (105 + 2 * i, 200, 1), (2, 4, 1.5), track="c", attribute="vehicle.moving")],
+        }
+        for i in range(3)
+    ]
+    write(tmp_path / "data", VERSION, {"val-a": samples}, {SPLIT: ["val-a"]})
+    nusc = load_tables(tmp_path / "data", VERSION)
+    predictions, _ = ground_truth_predictions(nusc, SPLIT)
+    assert np.linalg.norm(predictions["val-a-1"].velocity_m_s) == pytest.approx(4)
+    car = run(tmp_path, nusc, predictions)["per_class"]["car"]
+    assert car["AVE"] == pytest.approx(0, abs=1e-5) and car["AAE"] == 0 and car["n_gt"] == 3
+
+
+def test_attribute_rule():
+    assert attribute_of("car", 0.3) == "vehicle.moving" and attribute_of("car", 0.1) == "vehicle.parked"
+    assert attribute_of("bus", math.nan) == "vehicle.stopped" and attribute_of("bicycle", 2) == "cycle.with_rider"
+    assert attribute_of("pedestrian", 0.0) == "pedestrian.standing" and attribute_of("barrier", 9) == ""
+
+
+def test_zero_predictions_score_zero(tmp_path):
+    nusc = world(tmp_path, [annotation("car", at(20, 0), (2, 4, 1.5)), annotation("bus", at(49, 0), (3, 11, 3))])
+    report = run(tmp_path, nusc, {"val-a-0": Boxes3D.empty()})
+    assert report["mAP"] == report["mAP_present"] == report["NDS"] == report["SPNDS"] == 0
+    assert report["mATE"] == report["mAOE"] == report["mAVE"] == 1
+    assert report["n_gt"]["car"] == 1 and report["n_gt"]["bus"] == 1
+    assert report["by_distance"]["40-52"]["n_gt"]["bus"] == 1
+    assert json.loads((tmp_path / "out/results_nusc.json").read_text())["results"] == {"val-a-0": []}
+
+
+def test_no_objects_at_all(tmp_path):
+    nusc = world(tmp_path, [])
+    car = Boxes3D.build(np.zeros((1, 3)), np.ones((1, 3)), np.zeros(1), np.zeros(1))
+    for boxes in (Boxes3D.empty(), car):
+        report = run(tmp_path, nusc, {"val-a-0": boxes})
+        assert report["mAP"] == report["SPNDS"] == report["NDS"] == 0 and report["mAP_present"] is None
+        assert report["per_class"]["car"] == report["per_class"]["car"] | {"AP": 0, "ATE": 1, "n_gt": 0}
+        assert report["by_distance"]["0-10"] == report["by_distance"]["0-10"] | {"mAP": None, "classes": []}
+        assert report["per_class"]["traffic_cone"]["AOE"] is None and report["per_class"]["barrier"]["AVE"] is None
+
+
+def test_devkit_filters_count_in_n_gt(tmp_path):
+    """Zero points, beyond the class range and in a bike rack: not ground truth; a radar point is enough."""
+    objects = [
+        annotation("car", at(49.9, 0), (2, 4, 1.5)),
+        annotation("car", at(50.1, 0), (2, 4, 1.5)),
+        annotation("car", at(10, 1), (2, 4, 1.5), num_lidar_pts=0),
+        annotation("truck", at(10, 2), (2, 4, 1.5), num_lidar_pts=0, num_radar_pts=1),
+        annotation("pedestrian", at(41, 0), (1, 1, 2)),
+        annotation("bicycle_rack", at(12, 3), (4, 4, 2)),
+        annotation("bicycle", at(12, 3), (1, 2, 1)),
+        annotation("bicycle", at(12, 4), (1, 2, 1)),
+    ]
+    nusc = world(tmp_path, objects)
+    report = run(tmp_path, nusc, ground_truth_predictions(nusc, SPLIT)[0])
+    assert {c: n for c, n in report["n_gt"].items() if n} == {"car": 1, "truck": 1, "bicycle": 1}
+    assert report["mAP_present"] == pytest.approx(1) and report["mAP"] == pytest.approx(0.3)
+    assert report["by_distance"]["40-52"]["n_gt"]["pedestrian"] == 1  # the bin replaces the class range
+    assert report["by_distance"]["40-52"]["n_gt"]["car"] == 2
+
+
+def test_distance_bins(tmp_path):
+    """Ten cones at 35 m (beyond their class range), of which five are found; nine cars: too few to count."""
+    cones = [annotation("traffic_cone", at(35, 0.3 * i), (0.5, 0.5, 1)) for i in range(10)]
+    cars = [annotation("car", at(32, 0.3 * i), (2, 4, 1.5)) for i in range(9)]
+    barriers = [annotation("barrier", at(15, 0.5 * i), (2, 0.5, 1)) for i in range(10)]
+    nusc = world(tmp_path, cones + cars + barriers)
+    truth = ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"]
+    found = np.concatenate(
+        [np.flatnonzero(truth.label == CLASSES.index("traffic_cone"))[:5], np.flatnonzero(truth.label == 5)]
+    )
+    bins = run(tmp_path, nusc, {"val-a-0": truth[found]})["by_distance"]
+    assert list(bins) == ["0-10", "10-20", "20-30", "30-40", "40-52"]
+    assert bins["30-40"]["classes"] == ["traffic_cone"] and bins["30-40"]["n_gt"]["car"] == 9
+    # Recall 0.5: precision 1 for recalls 0.11 .. 0.50 of the 90 recalls 0.11 .. 1.00.
+    assert bins["30-40"]["mAP"] == pytest.approx(40 / 90)
+    assert bins["30-40"]["AOE"] is None and bins["30-40"]["ATE"] == pytest.approx(0, abs=1e-4)
+    assert bins["10-20"]["classes"] == ["barrier"] and bins["10-20"]["mAP"] == pytest.approx(1)
+    assert bins["0-10"] == bins["20-30"] | {"n_gt": bins["0-10"]["n_gt"]} and bins["0-10"]["mAP"] is None
+
+
+def test_bad_input(tmp_path):
+    nusc = world(tmp_path, [annotation("car", at(20, 0), (2, 4, 1.5))])
+    poses = read_poses(nusc, ["val-a-0"])
+    box = {"val-a-0": Boxes3D.empty()}
+    cases = [
+        (SPLIT, {}, poses, "predictions lack 1 of the 1 samples.*val-a-0"),
+        (SPLIT, box, {}, "sensor poses lack 1 of the 1"),
+        (SPLIT, box | {"stranger": Boxes3D.empty()}, poses, "stranger"),
+        ("sim_vall", box, poses, "sim_vall"),
+        ("none", box, poses, "no sample"),
+        ("val", box, poses, "no sample"),
+    ]
+    for split, predictions, given, message in cases:
+        with pytest.raises(DataError, match=message):
+            score(tmp_path / "data", VERSION, split, predictions, given, tmp_path / "out", nusc)
+    with pytest.raises(DataError, match="data.dataroot"):
+        load_tables(tmp_path / "nowhere", VERSION)
+
+
+@pytest.mark.parametrize(
+    ("version", "split"), [("v1.0-trainval", "val"), ("v1.0-mini", "mini_val"), ("v1.0-trainval", "train_track")]
+)
+def test_predefined_split_of_a_dataset_with_one_of_its_scenes(tmp_path, version, split):
+    scene = {"val": "scene-0003", "mini_val": "scene-0103", "train_track": "scene-0004"}[split]
+    objects = [annotation("car", at(20, 0), (2, 4, 1.5))]
+    write(tmp_path / "data", version, {scene: [{"ego": EGO, "objects": objects}]})
+    nusc = load_tables(tmp_path / "data", version)
+    predictions, poses = ground_truth_predictions(nusc, split)
+    report = score(tmp_path / "data", version, split, predictions, poses, tmp_path / "out")
+    assert report["mAP_present"] == pytest.approx(1)
+
+
+def test_a_split_that_does_not_belong_to_the_version_is_refused(tmp_path):
+    objects = [annotation("car", at(20, 0), (2, 4, 1.5))]
+    write(tmp_path / "data", "v1.0-mini", {"scene-0003": [{"ego": EGO, "objects": objects}]})
+    nusc = load_tables(tmp_path / "data", "v1.0-mini")
+    predictions, poses = ground_truth_predictions(nusc, "val")
+    with pytest.raises(DataError, match="not compatible"):
+        score(tmp_path / "data", "v1.0-mini", "val", predictions, poses, tmp_path / "out")
+
+
+def test_tables_are_read_once(tmp_path, monkeypatch):
+    nusc = world(tmp_path, [])
+    monkeypatch.setattr(nuscenes_eval, "NuScenes", lambda **_: pytest.fail("read again"))
+    assert load_tables(tmp_path / "data", VERSION) is nusc
+
+
+def test_real_keyframe_ground_truth_scores_one(tmp_path):
+    root = os.environ.get("PDETR3D_REAL_DATA")
+    if not root:
+        pytest.skip("PDETR3D_REAL_DATA is not set: the real keyframe is not tested")
+    nusc = load_tables(root, "v1.0-mini")
+    predictions, poses = ground_truth_predictions(nusc, "mini_train")
+    report = score(Path(root), "v1.0-mini", "mini_train", predictions, poses, tmp_path, nusc)
+    present = [c for c, n in report["n_gt"].items() if n]
+    assert present == ["car", "truck", "barrier", "pedestrian", "traffic_cone"]
+    assert [report["per_class"][c]["AP"] for c in present] == pytest.approx([1] * 5)
+    assert report["mAP"] == pytest.approx(0.5)
+    assert all(report["per_class"][c]["ATE"] < 1e-4 for c in present)
+    assert (
+        max(report["per_class"][c]["AOE"] for c in present if c != "traffic_cone") < 2e-3
+    )  # the ego is tilted a little

@@ -1,0 +1,176 @@
+"""Pseudo-label quality against a polygon-clipping oracle, the devkit and numbers by hand; the pseudo-label table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from nuscenes.eval.common.utils import scale_iou, yaw_diff
+from nuscenes.eval.detection.data_classes import DetectionBox
+
+from pdetr3d.evaluation.pseudo_label_quality import bev_iou, iou_3d, pseudo_label_quality, size_error, yaw_error_rad
+from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, contains_click, pseudo_label_boxes, to_pseudo_labels
+from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from tests.reference.bev_overlap import intersection_area, rectangle
+
+
+def random_boxes(n: int, seed: int, near: Boxes3D | None = None) -> Boxes3D:
+    rng = np.random.default_rng(seed)
+    center = rng.uniform(-50, 50, (n, 3)) if near is None else near.center_m + rng.normal(0, 1, (n, 3))
+    label = rng.integers(0, 10, n) if near is None else near.label
+    return Boxes3D.build(center, rng.uniform(0.4, 8, (n, 3)), rng.uniform(-np.pi, np.pi, n), label)
+
+
+def one(center=(0, 0, 0), size=(4, 2, 1), yaw=0.0, label=0) -> Boxes3D:
+    return Boxes3D.build(np.array([center]), np.array([size]), np.array([yaw]), np.array([label]))
+
+
+def test_iou_by_hand():
+    base = one()
+    assert bev_iou(base, base)[0] == pytest.approx(1)
+    assert bev_iou(base, one(yaw=np.pi))[0] == pytest.approx(1)
+    assert bev_iou(base, one(yaw=np.pi / 2))[0] == pytest.approx(4 / 12)  # a 2 x 2 cross of two 8 m^2 boxes
+    assert bev_iou(base, one(center=(2, 0, 0)))[0] == pytest.approx(4 / 12)
+    assert bev_iou(base, one(center=(0, 1, 5)))[0] == pytest.approx(4 / 12)  # height does not count
+    assert bev_iou(base, one(center=(9, 0, 0)))[0] == 0
+    assert iou_3d(base, one(center=(0, 1, 0.5)))[0] == pytest.approx(2 / 14)  # half across, half in height
+    assert iou_3d(base, one(center=(0, 0, 5)))[0] == 0
+    # Unit square against itself turned by 45 degrees: a regular octagon of area 2 sqrt(2) - 2.
+    octagon = 2 * np.sqrt(2) - 2
+    assert bev_iou(one(size=(1, 1, 1)), one(size=(1, 1, 1), yaw=np.pi / 4))[0] == pytest.approx(octagon / (2 - octagon))
+
+
+def test_bev_iou_equals_polygon_clipping():
+    a = random_boxes(200, 0)
+    b = random_boxes(200, 1, near=a)
+    expected = []
+    for i in range(len(a)):
+        ra, rb = (rectangle(*map(float, (*x.center_m[i, :2], *x.size_m[i, :2], x.yaw_rad[i]))) for x in (a, b))
+        inter = intersection_area(ra, rb)
+        area = float(a.size_m[i, 0]) * float(a.size_m[i, 1]) + float(b.size_m[i, 0]) * float(b.size_m[i, 1])
+        expected.append(inter / (area - inter))
+    assert 0.2 < np.mean(np.array(expected) > 0.1)
+    np.testing.assert_allclose(bev_iou(a, b), expected, atol=1e-9)
+    np.testing.assert_allclose(bev_iou(a, b), bev_iou(b, a), atol=1e-12)
+
+
+def test_size_and_yaw_error_equal_the_devkit():
+    truth = random_boxes(100, 2)
+    pred = random_boxes(100, 3, near=truth)
+
+    def devkit(boxes: Boxes3D, i: int) -> DetectionBox:
+        length, width, height = map(float, boxes.size_m[i])
+        half = float(boxes.yaw_rad[i]) / 2
+        return DetectionBox(size=(width, length, height), rotation=(np.cos(half), 0, 0, np.sin(half)))
+
+    sizes, yaws = size_error(pred, truth), yaw_error_rad(pred, truth)
+    for i in range(100):
+        assert sizes[i] == pytest.approx(1 - scale_iou(devkit(truth, i), devkit(pred, i)))
+        name = CLASSES[truth.label[i]]
+        if name == "traffic_cone":
+            assert np.isnan(yaws[i])
+        else:
+            period = np.pi if name == "barrier" else 2 * np.pi
+            assert yaws[i] == pytest.approx(yaw_diff(devkit(truth, i), devkit(pred, i), period), abs=1e-6)
+    assert {"barrier", "traffic_cone", "car"} <= {CLASSES[k] for k in truth.label}
+
+
+def test_quality_groups_by_true_class_and_distance():
+    truth = Boxes3D.concatenate([one(), one(label=0), one(label=9, size=(1, 1, 1)), one(label=5)])
+    pred = Boxes3D.concatenate(
+        [one(), one(center=(2, 0, 0)), one(center=(0, 3, 0), size=(1, 1, 1), yaw=1, label=0), one(yaw=np.pi)]
+    )
+    report = pseudo_label_quality(pred, truth, np.array([0.0, 9.99, 10.0, 60.0]))
+    assert report["n"] == 4
+    assert report["bev_iou"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert report["center_error_m"] == pytest.approx((0 + 2 + 3 + 0) / 4)
+    assert report["yaw_error_rad"] == pytest.approx(
+        0, abs=1e-6
+    )  # the cone's does not count, the barrier's period is pi
+    assert report["per_class"]["car"]["n"] == 2 and report["per_class"]["car"]["bev_iou"] == pytest.approx(2 / 3)
+    assert report["per_class"]["traffic_cone"]["yaw_error_rad"] is None
+    assert report["per_class"]["bus"] == dict.fromkeys(report["per_class"]["bus"], None) | {"n": 0}
+    assert [report["by_distance"][b]["n"] for b in ("0-10", "10-20", "20-30", "30-40", "40-52")] == [2, 1, 0, 0, 0]
+    assert report["by_distance"]["0-10"]["bev_iou"] == pytest.approx(2 / 3)
+    json.dumps(report, allow_nan=False)
+
+
+def test_quality_of_nothing_is_none():
+    report = pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
+    assert report["n"] == 0 and report["bev_iou"] is None and report["by_distance"]["40-52"]["iou_3d"] is None
+    assert bev_iou(Boxes3D.empty(), Boxes3D.empty()).shape == (0,)
+    with pytest.raises(ValueError, match="parallel"):
+        pseudo_label_quality(one(), Boxes3D.empty(), np.zeros(1))
+
+
+def clicks(xyz: list, label: list) -> PointLabels:
+    ids = np.array([f"click{i}" for i in range(len(label))], dtype=object)
+    return PointLabels(
+        ids, np.array(xyz, np.float64).reshape(-1, 3), np.array(label, np.int64), np.full(len(label), -1)
+    )
+
+
+def record(points: PointLabels) -> SampleRecord:
+    return SampleRecord("sample", "scene", 0, "point", "", (), (), np.eye(4), np.eye(4), Boxes3D.empty(), points)
+
+
+def test_class_mean_boxes_sit_on_their_clicks():
+    points = clicks([[1, 2, 3], [4, 5, 6]], [8, 0])
+    boxes = class_mean_boxes(points, FALLBACK_SIZE_M)
+    np.testing.assert_array_equal(boxes.center_m, [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(boxes.size_m, FALLBACK_SIZE_M[[8, 0]])
+    assert boxes.yaw_rad.tolist() == [0, 0] and boxes.label.tolist() == [8, 0] and (boxes.source == SOURCE_PSEUDO).all()
+    assert class_mean_boxes(points, FALLBACK_SIZE_M, np.array([1.0, 2.0])).yaw_rad.tolist() == [1, 2]
+    assert len(class_mean_boxes(PointLabels.empty(), FALLBACK_SIZE_M)) == 0
+
+
+def test_contains_click_turns_with_the_box():
+    box = one(center=(10, 0, 0), size=(4, 2, 2), yaw=np.pi / 2)  # long along y
+    inside = [(10, 1.9, 0), (10.9, 0, 0), (10, 0, -0.9), (10, 2.05, 0)]
+    outside = [(10, 2.2, 0), (11.9, 0, 0), (10, 0, 1.2)]
+    assert [contains_click(box, np.array([p]))[0] for p in inside] == [True] * 4
+    assert [contains_click(box, np.array([p]))[0] for p in outside] == [False] * 3
+
+
+def test_pseudo_label_rows(tmp_path):
+    points = clicks([[10, 0, 0], [10, 0, 0], [0, 0, 0], [5, 5, 0], [51, 0, 0]], [0, 0, 8, 8, 0])
+    prior = FALLBACK_SIZE_M
+    boxes = Boxes3D.build(
+        [[10.5, 0, 0], [10, 3, 0], [0, 0, 0], [5, 5, 0], [52, 0, 0]],
+        [prior[0], prior[0], prior[8] * [1, 1, 3.1], prior[8] * [0.34, 1, 1], prior[0]],
+        np.array([0.1, 0.2, 0.3, 0.4, 0.5]),
+        np.array([3, 3, 3, 3, 3]),  # the teacher's class does not count
+        score=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
+    )
+    table = to_pseudo_labels(record(points), boxes, prior, "digest")
+    assert list(table.columns) == list(COLUMNS)
+    assert table["click_id"].tolist() == [f"click{i}" for i in range(5)]
+    assert table["class"].tolist() == ["car", "car", "pedestrian", "pedestrian", "car"]
+    assert table["reason"].tolist() == ["", "click outside box", "implausible size", "", "outside range"]
+    assert table["accepted"].tolist() == [True, False, False, True, False]
+    assert set(table["teacher_digest"]) == {"digest"} and set(table["sample_token"]) == {"sample"}
+    table.to_parquet(tmp_path / "pseudo_labels.parquet")
+    again = pd.read_parquet(tmp_path / "pseudo_labels.parquet")
+    assert again["vx"].isna().all() and again["vy"].isna().all()
+    back = pseudo_label_boxes(again)
+    for name in ("center_m", "size_m", "yaw_rad", "score"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(boxes, name))
+    assert back.label.tolist() == [0, 0, 8, 8, 0] and np.isnan(back.velocity_m_s).all()
+    assert (back.source == SOURCE_PSEUDO).all()
+
+
+def test_no_clicks_give_an_empty_table_of_the_same_types(tmp_path):
+    table = to_pseudo_labels(record(PointLabels.empty()), Boxes3D.empty(), FALLBACK_SIZE_M, "digest")
+    full = to_pseudo_labels(record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest")
+    assert len(table) == 0 and table.dtypes.to_dict() == full.dtypes.to_dict()
+    assert len(pseudo_label_boxes(table)) == 0
+
+
+def test_pseudo_label_errors():
+    with pytest.raises(ValueError, match="2 clicks"):
+        to_pseudo_labels(record(clicks([[0, 0, 0], [1, 1, 1]], [0, 0])), one(), FALLBACK_SIZE_M, "digest")
+    table = to_pseudo_labels(record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest")
+    with pytest.raises(DataError, match="lorry"):
+        pseudo_label_boxes(table.assign(**{"class": ["lorry"]}))
