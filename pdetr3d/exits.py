@@ -1,4 +1,4 @@
-"""Exit codes of every command: 0 done, 2 the user's input is wrong (message, no traceback), 1 anything else (design section 8)."""
+"""Exit codes of every command (design section 8): 0 done, 2 the user's input is wrong, 1 anything else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def find_data_error(error: BaseException) -> DataError | None:
     """The original DataError behind ``error``, or None.
 
     Looks through ``__cause__`` and, without importing Ray, through the attributes in which Ray keeps a remote error:
-    ``cause`` (RayTaskError; its own text is the remote traceback) and ``worker_failures`` (Ray Train).
+    ``cause`` (RayTaskError; its own text is the remote traceback) and ``worker_failures`` (Ray Train). Ray Data drops
+    the original error of a map function unless ``DataContext.raise_original_map_exception`` is set: the jobs set it.
     """
     found = None
     for seen in _chain(error):

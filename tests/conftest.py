@@ -83,7 +83,7 @@ def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A Ray of this test session's own with 4 logical CPUs, shut down at the end."""
-    import ray
+    import ray.data
 
     ray.init(
         address="local",
@@ -93,6 +93,7 @@ def ray_local() -> Iterator[None]:
         configure_logging=False,
         log_to_driver=False,
     )
+    ray.data.DataContext.get_current().raise_original_map_exception = True  # as the jobs do: see pdetr3d/exits.py
     yield
     ray.shutdown()
 
@@ -153,9 +154,8 @@ class RunRules:
             self.problems.append(f"CI: only tests marked {', '.join(sorted(MAY_SKIP))} may skip:")
             self.problems += [f"  {skip}" for skip in self.bad_skips]
         if self._is_full_run():
-            self.problems += [
-                f"tests/{name}/ collected no test" for name in sorted(test_folders(TESTS) - self.collected)
-            ]
+            empty = sorted(test_folders(TESTS) - self.collected)
+            self.problems += [f"tests/{name}/ collected no test" for name in empty]
         if self.problems and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -167,13 +167,13 @@ class RunRules:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for name in OPTIONAL_INPUTS:
             if not os.environ.get(name):
-                terminalreporter.write_line(f"NOTE: {name} is not set, tests that need it were skipped", yellow=True)
+                terminalreporter.write_line(f"NOTE: {name} is not set, tests that need it are skipped", yellow=True)
         for problem in self.problems:
             terminalreporter.write_line(problem, red=True)
 
 
 def test_folders(tests: Path) -> set[str]:
-    """Names of the folders directly under ``tests`` that must collect tests (a folder with nothing in it is no folder to git)."""
+    """Names of the folders directly under ``tests`` that must collect tests (one without Python files is none to git)."""
     return {
         folder.name
         for folder in tests.iterdir()

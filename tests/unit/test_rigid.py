@@ -50,7 +50,7 @@ def test_apply_takes_no_points_and_any_leading_shape() -> None:
 
 
 def test_chain_reads_left_to_right() -> None:
-    """First turn, then shift: the point (1, 0, 0) goes to (0, 1, 0), then to (5, 1, 0). The other order gives (0, 6, 0)."""
+    """Turn, then shift: the point (1, 0, 0) goes to (0, 1, 0), then to (5, 1, 0). The other order gives (0, 6, 0)."""
     turn, shift = rigid(QUARTER_TURN, [0, 0, 0]), rigid([1, 0, 0, 0], [5, 0, 0])
     point = np.array([1.0, 0.0, 0.0])
     np.testing.assert_allclose(apply(chain(turn, shift), point), [5, 1, 0], atol=1e-12)
@@ -104,7 +104,7 @@ def test_bad_poses_are_refused(rotation: list[float], translation: list[float], 
 
 
 def test_lidar_axes_of_a_real_calibrated_sensor(real_data: Path) -> None:
-    """LIDAR_TOP: x right, y forward, z up; ego: x forward, y left, z up. So +x -> ego -y, +y -> ego +x, +z -> ego +z."""
+    """LIDAR_TOP: x right, y forward, z up; ego: x forward, y left, z up. So +x is ego -y, +y is ego +x."""
     tables = real_data / "v1.0-mini"
     sensors = json.loads((tables / "sensor.json").read_text())
     lidar = next(sensor["token"] for sensor in sensors if sensor["channel"] == "LIDAR_TOP")

@@ -1,0 +1,201 @@
+"""The ``pdetr3d`` command: what needs no Ray. Each verb imports its heavy modules itself, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pdetr3d.config import DataConfig, override
+from pdetr3d.exits import guarded
+from pdetr3d.presets import PRESETS, load
+from pdetr3d.schema import CLASSES, DataError, PointLabels
+
+if TYPE_CHECKING:
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import LabelManifest
+
+app = typer.Typer(
+    name="pdetr3d",
+    help="Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
+IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
+Dataroot = Annotated[Path, typer.Option(help="Folder in nuScenes format (samples/, sweeps/, maps/, VERSION/).")]
+
+# The train split of a version, as the presets have it: v1.0-trainval -> train, v1.0-mini -> mini_train ...
+TRAIN_SPLITS = {preset.data.version: preset.data.train_split for preset in PRESETS.values()}
+
+
+@app.command()
+def simulate(
+    dataroot: Annotated[Path, typer.Option(help="Folder to write the simulated nuScenes dataset to.")],
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+) -> None:
+    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
+    config = load(preset, overrides)
+    from pdetr3d.data.simulate import simulate as write_world
+
+    write_world(dataroot, config.sim)
+    _say(simulated=dataroot, next=f"pdetr3d index --dataroot {dataroot} --version v1.0-sim")
+
+
+@app.command()
+def index(
+    dataroot: Dataroot,
+    version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
+    out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.parquet, here.")] = None,
+) -> None:
+    """Read the tables of a dataset once and write the index: one row per keyframe (Parquet)."""
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.nuscenes import build_index
+
+    # Not beside the tables: datasets are often read-only and shared.
+    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.parquet")
+    made = Index.open(path)
+    rows = made.table.select(["scene_token", "splits", "ann_label"]).to_pydict()
+    splits = sorted({name for names in rows["splits"] for name in names})
+    _say(
+        index=path,
+        digest=made.digest,
+        scenes=len(set(rows["scene_token"])),
+        keyframes=len(made),
+        objects=sum(len(labels) for labels in rows["ann_label"]),
+        **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in splits},
+        next=f"pdetr3d label --index {path}",
+    )
+
+
+@app.command()
+def label(
+    index_file: IndexFile,
+    split: Annotated[str | None, typer.Option(help="Default: the version's train split.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of box-labeled samples, in (0, 1]: label.ratio.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split and the simulated clicks: label.seed.")] = None,
+    split_by: Annotated[str | None, typer.Option(help="scene, keyframe or prefix: label.split_by.")] = None,
+    import_file: Annotated[
+        Path | None, typer.Option("--import", help="People's clicks (.csv, .json, .parquet) instead of simulated ones.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: labels/SPLIT-... beside the index.")] = None,
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+) -> None:
+    """Write the label manifest: which samples are box-labeled, and one click per object of every train sample."""
+    given = {"ratio": ratio, "seed": seed, "split_by": split_by}
+    shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
+    config = override(load(preset, overrides), shortcuts).label
+    from pdetr3d.data.human_clicks import import_clicks
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import build_manifest
+
+    opened = Index.open(index_file)
+    split = split or _train_split(opened)
+    kind = "human" if import_file else "sim"
+    name = f"{split}-{kind}-{config.split_by}-{config.ratio:g}-seed{config.seed}"
+    folder = out or index_file.parent / "labels" / name
+    if import_file:
+        manifest = import_clicks(opened, split, config, import_file, folder)
+    else:
+        manifest = build_manifest(opened, split, config, folder)
+    _describe(manifest)
+
+
+def _train_split(index: Index) -> str:
+    if index.version not in TRAIN_SPLITS:
+        raise DataError(f"{index.path}: no train split is known for version {index.version!r}; name one with --split")
+    return TRAIN_SPLITS[index.version]
+
+
+def _describe(manifest: LabelManifest) -> None:
+    samples = len(manifest.roles)
+    boxed = sum(role == "box" for role in manifest.roles.values())
+    _say(
+        manifest=manifest.path,
+        digest=manifest.digest,
+        split=manifest.split,
+        samples=samples,
+        **{"box-labeled": f"{boxed} ({manifest.achieved_ratio:.2%}; asked for {manifest.config.ratio:.2%})"},
+        clicks=manifest.clicks.num_rows,
+    )
+
+
+@app.command()
+def inspect(
+    sample: Annotated[str, typer.Argument(help="Sample token, or row number in the index (from 0).")],
+    index_file: IndexFile,
+    manifest: Annotated[Path | None, typer.Option(help="Label manifest folder: draws its clicks, too.")] = None,
+    sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps, the keyframe included.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="PNG file. Default: runs/inspect/TOKEN.png, here.")] = None,
+) -> None:
+    """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import LabelManifest
+    from pdetr3d.data.load import load_sample
+    from pdetr3d.visualize import inspect_sample
+
+    opened = Index.open(index_file)
+    token = _sample_token(opened, sample)
+    labels = LabelManifest.open(manifest) if manifest else None
+    record = opened.record(
+        token,
+        role=labels.roles.get(token, "unlabeled") if labels else "unlabeled",
+        boxes=opened.annotations(token).boxes(),  # for the eye of a person: no training reads this record
+        clicks=_clicks(labels, token) if labels else None,
+    )
+    sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
+    data = DataConfig(num_sweeps=sweeps, image_size_px=sizes[0] if sizes else (1, 1))
+    path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
+    _say(sample=token, picture=path)
+
+
+def _clicks(manifest: LabelManifest, token: str) -> PointLabels:
+    rows = manifest.clicks.take(manifest.clicks_of.get(token, np.zeros(0, np.int64)))
+    return PointLabels(
+        click_id=np.array(rows.column("click_id").to_pylist(), object),
+        xyz_m=np.stack([rows.column(axis).to_numpy() for axis in "xyz"], axis=1),
+        label=np.array([CLASSES.index(name) for name in rows.column("class").to_pylist()], np.int64),
+        box_index=np.full(len(rows), -1, np.int64),
+    )
+
+
+def _sample_token(index: Index, sample: str) -> str:
+    """The token itself, or that of the row with this number."""
+    if sample in index or not sample.isdecimal():
+        index.row(sample)  # an unknown token gets its message here
+        return sample
+    if int(sample) >= len(index):
+        raise DataError(f"sample number {sample}: {index.path} has {len(index)} samples, 0..{len(index) - 1}")
+    return str(index.table.column("sample_token")[int(sample)].as_py())
+
+
+@app.command()
+def show_config(preset: Preset = "quickstart", overrides: Overrides = None) -> None:
+    """Print the resolved configuration as JSON: every key that an override may change."""
+    Console().print_json(load(preset, overrides).to_json())
+
+
+def _say(**rows: object) -> None:
+    """One line per item; long values are not wrapped, so that paths and commands can be copied."""
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        Console().print(Text(f"{name:>{width}}", style="bold"), Text(str(value)), soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code (see exits.py)."""
+    return guarded(lambda: app(arguments, prog_name="pdetr3d"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

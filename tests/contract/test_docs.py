@@ -1,0 +1,120 @@
+"""Every command shown in a README exists: make targets, verbs with their options, jobs, presets, config keys, files."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pdetr3d.cli import app
+from pdetr3d.presets import PRESETS, QUICKSTART
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = [
+    path for path in sorted(ROOT.rglob("README.md")) if not {".venv", "runs"} & set(path.relative_to(ROOT).parts)
+]
+VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of all fenced code blocks and inline code, split into words; comments and prompts removed."""
+    blocks = re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()] + inline
+    words = []
+    for line in lines:
+        try:
+            words.append(shlex.split(line.strip().removeprefix("$ "), comments=True))
+        except ValueError:  # a piece of prose or output, not a command
+            continue
+    return [_from_program(line) for line in words if line]
+
+
+def _from_program(words: list[str]) -> list[str]:
+    """Drop NAME=value in front; .venv/bin/pdetr3d -> pdetr3d; python -m X -> the words from -m on."""
+    while words and re.fullmatch(r"[A-Z0-9_]+=.*", words[0]):
+        words = words[1:]
+    return [words[0].rsplit("/", 1)[-1], *words[1:]] if words else []
+
+
+def problems(words: list[str]) -> list[str]:
+    """What is wrong with one command line; empty when it is fine or not one of ours."""
+    if not words:
+        return []
+    if words[0] == "make":
+        named = [word for word in words[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
+        return [f"make {word}: no such target" for word in named if word not in TARGETS]
+    if words[0] == "pdetr3d" and len(words) > 1:
+        return _verb_problems(words[1], words[2:])
+    if words[0].startswith("python") and words[1:2] == ["-m"] and len(words) > 2 and words[2].startswith("ray_jobs"):
+        found = importlib.util.find_spec(words[2]) is not None
+        return _shared_problems(words[3:]) if found else [f"python -m {words[2]}: no such module"]
+    return []
+
+
+def _verb_problems(verb: str, rest: list[str]) -> list[str]:
+    if verb.startswith("-") or verb.isupper() or "|" in verb:  # pdetr3d --help, pdetr3d VERB
+        return []
+    if verb not in VERBS:
+        return [f"pdetr3d {verb}: no such verb"]
+    known = {option for parameter in VERBS[verb].params for option in parameter.opts} | {"--help"}
+    used = {word.split("=")[0] for word in rest if word.startswith("--")}
+    return [f"pdetr3d {verb} {option}: no such option" for option in sorted(used - known)] + _shared_problems(rest)
+
+
+def _shared_problems(rest: list[str]) -> list[str]:
+    """Presets and dotted overrides, alike in verbs and jobs."""
+    found = []
+    for place, word in enumerate(rest):
+        if word == "--preset" and rest[place + 1 :] and rest[place + 1] not in {*PRESETS, "NAME"}:
+            found.append(f"--preset {rest[place + 1]}: no such preset")
+        key = word.split("=")[0]
+        if "=" in word and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", key) and key not in QUICKSTART.flat():
+            found.append(f"{key}: no such config key")
+    return found
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_readmes_exist(path: Path) -> None:
+    assert [problem for words in commands(path.read_text()) for problem in problems(words)] == []
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_in_readmes_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
+    local = [link for link in links if "://" not in link and not link.startswith("mailto:")]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_the_readme_shows_the_two_commands() -> None:
+    shown = [words for words in commands((ROOT / "README.md").read_text()) if words[:1] == ["make"]]
+    assert ["make", "quickstart"] in shown and ["make", "test"] in shown
+
+
+def test_modules_the_makefile_runs_exist() -> None:
+    jobs = re.findall(r"-m (ray_jobs\.\w+)", (ROOT / "Makefile").read_text())
+    assert jobs and [job for job in jobs if importlib.util.find_spec(job) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("make quikstart", ["make quikstart: no such target"]),
+        ("make test ARGS='-k rigid'", []),
+        ("$ PDETR3D_REAL_DATA=x make real-smoke  # comment", []),
+        (".venv/bin/pdetr3d lable --index x", ["pdetr3d lable: no such verb"]),
+        ("pdetr3d label --index x --ration 0.05", ["pdetr3d label --ration: no such option"]),
+        ("pdetr3d show-config --preset quikstart", ["--preset quikstart: no such preset"]),
+        ("python -m ray_jobs.no_such_job", ["python -m ray_jobs.no_such_job: no such module"]),
+        ("pdetr3d show-config optim.lrr=1 optim.lr=2", ["optim.lrr: no such config key"]),
+        ("ls -l", []),
+    ],
+)
+def test_the_check_sees_what_is_wrong(line: str, expected: list[str]) -> None:
+    for text in (f"text\n```bash\n{line}\n```\n", f"say `{line}` here"):
+        assert [problem for words in commands(text) for problem in problems(words)] == expected

@@ -1,0 +1,106 @@
+"""Who may import whom (design section 2), read from the source: one way only; Ray and mlflow where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Part of pdetr3d -> the parts it may import. A new part must be added here on purpose.
+CORE = {"schema", "geometry", "config", "batch"}
+PARTS = CORE | {"data", "models", "losses", "evaluation", "pseudo_labels", "visualize", "training", "tracking"}
+ALLOWED: dict[str, set[str]] = {
+    "geometry": set(),
+    "schema": {"geometry"},
+    "exits": {"schema"},
+    "config": {"schema"},
+    "presets": {"schema", "config"},
+    "batch": {"schema", "geometry"},
+    "data": CORE,
+    "models": CORE,
+    "losses": CORE,
+    "evaluation": CORE,
+    "tracking": CORE,
+    "pseudo_labels": CORE,
+    "visualize": CORE | {"data", "pseudo_labels"},
+    "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
+    "cli": PARTS | {"presets", "exits"},
+}
+# Which distribution packages only some parts may import.
+ONLY_IN = {"ray": set(), "mlflow": {"tracking"}, "typer": {"cli"}}
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute dotted names a module imports, wherever in the file, type-only ones included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno}: relative import; write it out"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(dotted: str) -> str:
+    """pdetr3d.models.norm -> models."""
+    return dotted.split(".")[1]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "pdetr3d").with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules("pdetr3d"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    own = part_of(path)
+    if own == "__init__":
+        assert not list(imports(path)), "pdetr3d/__init__.py stays empty: importing one part must not load the others"
+        return
+    assert own in ALLOWED, f"{own} is a new part of pdetr3d: say in ALLOWED what it may import"
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top == "pdetr3d":
+            assert part(name) in ALLOWED[own] | {own}, f"{path.relative_to(ROOT)} imports {name}: {own} may not"
+        assert own in ONLY_IN.get(top, {own}), (
+            f"{path.relative_to(ROOT)} imports {top}: allowed in {ONLY_IN[top] or 'none'}"
+        )
+        assert top not in {"ray_jobs", "tests", "tune_spaces"}, (
+            f"{path.relative_to(ROOT)} imports {name}: the core may not"
+        )
+
+
+def test_the_rule_sees_a_wrong_import(tmp_path: Path) -> None:
+    """The helper reads every form of import, also inside functions."""
+    source = tmp_path / "module.py"
+    source.write_text(
+        "import ray.data\nfrom pdetr3d import losses\ndef f():\n    from pdetr3d.models.norm import a, b\n"
+    )
+    assert set(imports(source)) == {"ray.data", "pdetr3d.losses", "pdetr3d.models.norm.a", "pdetr3d.models.norm.b"}
+    assert part("pdetr3d.losses") == "losses"
+
+
+@pytest.mark.parametrize("path", modules("ray_jobs"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_jobs_import_no_tests_and_no_cli(path: Path) -> None:
+    for name in imports(path):
+        assert name.split(".")[0] != "tests" and not name.startswith("pdetr3d.cli"), f"{path.relative_to(ROOT)}: {name}"
+
+
+@pytest.mark.parametrize("module", ["pdetr3d.config", "pdetr3d.presets", "pdetr3d.cli", "pdetr3d.exits"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    """Checked by running it: also what they import in turn. --help and config errors come at once."""
+    code = (
+        f"import {module}, sys; print([m for m in ('torch', 'ray', 'mlflow', 'nuscenes', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,155 @@
+"""cli.py: each verb on a small world, default places, and the exit codes of good and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pdetr3d.cli import main
+from pdetr3d.presets import QUICKSTART
+
+
+@pytest.fixture(scope="module")
+def index_file(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "index.parquet"
+    assert main(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim", "--out", str(path)]) == 0
+    return path
+
+
+def test_show_config_prints_the_resolved_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show-config", "--preset", "nuscenes-pillar", "optim.lr=0.5", "run.name=a"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["preset"] == "nuscenes-pillar" and shown["optim"]["lr"] == 0.5 and shown["run"]["name"] == "a"
+
+
+def test_show_config_defaults_to_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show-config"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(QUICKSTART.to_json())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show-config", "optim.lrr=1"], "did you mean 'optim.lr'?"),
+        (["show-config", "--preset", "quikstart"], "did you mean 'quickstart'?"),
+        (["label", "--index", "missing.parquet"], "missing.parquet"),
+        (["label", "--index", "missing.parquet", "--ratio", "0"], "config key label.ratio = 0.0"),
+        (["label", "--index", "missing.parquet", "--split-by", "town"], "'scene', 'keyframe' or 'prefix'"),
+        (["inspect", "3", "--index", "missing.parquet"], "missing.parquet"),
+        (["index", "--dataroot", "nowhere", "--version", "v1.0-mini"], "nowhere"),
+        (["simulate", "--dataroot", "unused", "sim.scenes=0"], "config key sim.scenes = 0"),
+        (["label"], "--index"),
+        (["labbel"], "labbel"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_a_message_without_traceback(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "show-config" in capsys.readouterr().out
+
+
+def test_the_installed_command_passes_exit_codes_on() -> None:
+    command = [sys.executable, "-m", "pdetr3d.cli", "show-config", "label.ratio=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: config key label.ratio = 2: Input should be less than or equal to 1\n"
+
+
+def test_index_goes_to_runs_by_default_and_tells_what_it_found(
+    sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim"]) == 0
+    assert pq.read_metadata(tmp_path / "runs/index/v1.0-sim/index.parquet").num_rows == 12  # 6 scenes of 2 keyframes
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "scenes 6" in lines and "keyframes 12" in lines and "split sim_train 6 keyframes" in lines
+
+
+def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_path: Path) -> None:
+    """3 train scenes of 2 keyframes: half of them is reached by 2 scenes (4 of 6 samples)."""
+    arguments = [
+        "label",
+        "--index",
+        str(index_file),
+        "--ratio",
+        "0.5",
+        "--seed",
+        "3",
+        "--out",
+        str(tmp_path / "labels"),
+    ]
+    assert main(arguments) == 0
+    roles = pq.read_table(tmp_path / "labels/samples.parquet").column("role").to_pylist()
+    assert sorted(roles) == ["box"] * 4 + ["point"] * 2
+    info = json.loads((tmp_path / "labels/manifest.json").read_text())
+    assert info["split"] == "sim_train" and info["config"]["seed"] == 3
+
+
+def test_label_defaults_beside_the_index(index_file: Path) -> None:
+    assert main(["label", "--index", str(index_file), "label.ratio=0.02", "--split", "sim_val"]) == 0
+    folder = index_file.parent / "labels" / "sim_val-sim-scene-0.02-seed0"
+    assert pq.read_metadata(folder / "samples.parquet").num_rows == 4
+
+
+def test_label_refuses_a_split_that_is_not_there(index_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", "--index", str(index_file), "--split", "sim_trian"]) == 2
+    assert "did you mean 'sim_train'?" in capsys.readouterr().err
+
+
+def test_label_imports_peoples_clicks(index_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token = _tokens(index_file, "sim_train")[0]
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text(f"sample_token,x,y,z,class,frame\n{token},5,1,0,car,lidar\n")
+    folder = tmp_path / "labels"
+    arguments = ["label", "--index", str(index_file), "--import", str(clicks), "--out", str(folder)]
+    assert main(arguments) == 0
+    row = pq.read_table(folder / "clicks.parquet").to_pylist()
+    assert [(r["sample_token"], r["class"], r["x"], r["y"], r["z"], r["source"]) for r in row] == [
+        (token, "car", 5.0, 1.0, 0.0, "human")
+    ]
+    clicks.write_text(f"sample_token,x,y,z,class,frame\n{token},5,1,0,lorry,lidar\n{token},x,1,0,car,lidar\n")
+    arguments[-1] = str(tmp_path / "other")
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "lorry" in message and "'x'" in message and not (tmp_path / "other").exists()
+
+
+def test_inspect_draws_a_sample_by_token_or_number(
+    index_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    monkeypatch.chdir(tmp_path)
+    token = pq.read_table(index_file).column("sample_token")[1].as_py()
+    assert main(["label", "--index", str(index_file), "--out", "labels"]) == 0
+    assert main(["inspect", token, "--index", str(index_file), "--manifest", "labels", "--out", "by_token.png"]) == 0
+    assert main(["inspect", "1", "--index", str(index_file)]) == 0
+    picture = cv2.imread(str(tmp_path / "by_token.png"))
+    assert picture is not None and picture.std() > 10
+    assert (tmp_path / "runs" / "inspect" / f"{token}.png").is_file()
+    assert main(["inspect", "12", "--index", str(index_file)]) == 2
+    assert "has 12 samples, 0..11" in capsys.readouterr().err
+    assert main(["inspect", "abc", "--index", str(index_file)]) == 2
+
+
+def _tokens(index_file: Path, split: str) -> list[str]:
+    table = pq.read_table(index_file, columns=["sample_token", "splits"]).to_pylist()
+    return [row["sample_token"] for row in table if split in row["splits"]]
