@@ -173,7 +173,7 @@ class RunRules:
 
 
 def test_folders(tests: Path) -> set[str]:
-    """Names of the folders directly under ``tests`` that must collect tests (one without Python files is none to git)."""
+    """Names of the folders directly under ``tests`` that must collect tests; one without Python files does not count."""
     return {
         folder.name
         for folder in tests.iterdir()
