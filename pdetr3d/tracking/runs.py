@@ -1,0 +1,188 @@
+"""MLflow runs, owned by the driver: started, continued on a rerun, finished. Tracking trouble never kills training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pdetr3d.tracking.client import (
+    as_params,
+    as_tags,
+    connect,
+    flatten,
+    log,
+    metric_rows,
+    tracking_uri,
+    ui_command,
+    write_metrics,
+    write_params_and_tags,
+)
+from pdetr3d.tracking.metric_logger import MetricLogger
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["MetricLogger", "Tracker", "ui_command"]
+RUN_FILE = "mlflow_run.json"
+
+
+class Tracker:
+    """One MLflow run. Made by ``Tracker.start``; ends by ``finish`` or as a context manager: FAILED on an exception,
+    KILLED on Ctrl-C, else FINISHED.
+
+    No method raises: the first failure is logged as a warning and the work goes on. When the store cannot be reached at
+    the start, ``run_id`` is "" and every call does nothing.
+
+    Attributes:
+        uri: MLflow tracking URI.
+        run_id: MLflow run id, "" without tracking.
+    """
+
+    def __init__(self, uri: str, run_id: str, client: MlflowClient | None) -> None:
+        self.uri, self.run_id = uri, run_id
+        self._client = client
+        self._warned = client is None
+
+    @staticmethod
+    def start(
+        run_dir: Path,
+        experiment: str,
+        name: str,
+        config_flat: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        parent_run_id: str | None = None,
+        tracking_dir: Path | None = None,
+    ) -> Tracker:
+        """Start a run, or continue the one that ``run_dir`` had under this name in the same store.
+
+        The run id is kept in ``run_dir/mlflow_run.json``. Call in the driver only, before workers start: creating the
+        SQLite store twice at once breaks it.
+
+        Args:
+            run_dir: the job's run directory.
+            experiment: MLflow experiment, created when missing.
+            name: of the run.
+            config_flat: dotted key -> value (``Config.flat()``), logged as params.
+            tags: e.g. lineage (``teacher_run_id``), digests, stage.
+            parent_run_id: makes it a nested run in the UI.
+            tracking_dir: where ``mlflow.db`` and ``artifacts/`` are, default ``run_dir``; MLFLOW_TRACKING_URI wins.
+        """
+        folder = tracking_dir or run_dir
+        uri = tracking_uri(folder)
+        try:
+            client = connect(uri)
+            run_id = _continue_run(client, run_dir, name, uri)
+            if run_id is None:
+                run_id = client.create_run(_experiment_id(client, experiment, folder, uri), run_name=name).info.run_id
+                _remember(run_dir, name, uri, run_id)
+            known = client.get_run(run_id).data.params
+            params = {key: value for key, value in as_params(config_flat).items() if key not in known}
+            parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
+            write_params_and_tags(client, run_id, params, as_tags(tags) | parent)
+        except Exception as error:  # tracking never kills training
+            log.warning("MLflow at %s cannot be used, the run %r is not tracked: %s", uri, name, error)
+            return Tracker(uri, "", None)
+        return Tracker(uri, run_id, client)
+
+    def metric_logger(self) -> MetricLogger:
+        """What rank 0 of a training job gets to write this run's curves."""
+        return MetricLogger(self.uri, self.run_id)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Write numbers now; nested names join with "/", what is not a number is left out."""
+        self._quietly(lambda c: write_metrics(c, self.run_id, metric_rows(flatten(metrics), int(step))))
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file into the run's artifacts, under ``folder``."""
+        self._quietly(lambda c: c.log_artifact(self.run_id, str(path), folder))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags, replacing those of the same key."""
+        self._quietly(lambda c: write_params_and_tags(c, self.run_id, {}, as_tags(tags)))
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Record an input of the run: shown under "Datasets" in the UI, compared by digest.
+
+        Args:
+            name: e.g. "label manifest".
+            digest: of its content; MLflow keeps 36 characters.
+            source: where it lies.
+            context: what it is for: "training", "pseudo labels", "evaluation".
+        """
+
+        def act(client: MlflowClient) -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            dataset = Dataset(name[:500], digest[:36], source_type="local", source=json.dumps({"uri": source}))
+            client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+        self._quietly(act)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self._quietly(lambda c: c.set_terminated(self.run_id, status))
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or (isinstance(error, SystemExit) and not error.code):
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+    def _quietly(self, act: Callable[[MlflowClient], Any]) -> None:
+        if self._client is None:
+            return
+        try:
+            act(self._client)
+        except Exception as error:  # tracking never kills training
+            if not self._warned:
+                log.warning("MLflow at %s failed (the work goes on): %s", self.uri, error)
+            self._warned = True
+
+
+def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # A server keeps artifacts where it was told to; beside SQLite they would go to the working directory.
+        artifacts = (folder.resolve() / "artifacts").as_uri() if uri.startswith("sqlite") else None
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def _read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
+    path = run_dir / RUN_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _remember(run_dir: Path, name: str, uri: str, run_id: str) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = run_dir / f"{RUN_FILE}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(_read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
+    os.replace(temporary, run_dir / RUN_FILE)
+
+
+def _continue_run(client: MlflowClient, run_dir: Path, name: str, uri: str) -> str | None:
+    """The id of this run directory's run, set to RUNNING again; None when there is none in this store."""
+    from mlflow.exceptions import MlflowException
+
+    entry = _read_run_file(run_dir).get(name)
+    if entry is None or entry["uri"] != uri:
+        return None
+    try:
+        if client.get_run(entry["run_id"]).info.lifecycle_stage == "deleted":
+            client.restore_run(entry["run_id"])
+        client.update_run(entry["run_id"], status="RUNNING")
+    except MlflowException:
+        log.warning("MLflow at %s no longer has run %s of %s: a new run is started", uri, entry["run_id"], run_dir)
+        return None
+    return entry["run_id"]

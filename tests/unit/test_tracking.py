@@ -1,0 +1,195 @@
+"""MLflow runs on a real SQLite store, read back with MLflow's own client; trouble is never raised."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.tracking import client as tracking_client
+from pdetr3d.tracking.client import flatten, tracking_uri
+from pdetr3d.tracking.runs import MetricLogger, Tracker, ui_command
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """One folder with a store: creating one takes seconds."""
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def start(store: Path, run_dir: Path, name: str = "teacher", **more) -> Tracker:
+    given = {"config_flat": {"optim.lr": 0.001}, "tags": {"stage": name}} | more
+    return Tracker.start(run_dir, "experiment", name, tracking_dir=store, **given)
+
+
+def read(tracker: Tracker):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracker.uri).get_run(tracker.run_id)
+
+
+def history(tracker: Tracker, key: str) -> list[tuple[int, float]]:
+    from mlflow.tracking import MlflowClient
+
+    points = MlflowClient(tracker.uri).get_metric_history(tracker.run_id, key)
+    return sorted((p.step, p.value) for p in points)
+
+
+def test_flatten_names_and_values():
+    nested = {
+        "loss": torch.tensor(0.5),
+        "a": {"AP@0.5": np.float32(1), "n": 3, "none": None, "text": "x", "list": [1], "array": np.ones(2)},
+    }
+    assert flatten(nested) == {"loss": 0.5, "a/AP_0.5": 1.0, "a/n": 3.0}
+    assert flatten({}) == {}
+
+
+def test_limits_are_those_of_the_installed_mlflow():
+    from mlflow.utils import validation
+
+    assert tracking_client.MAX_KEY == validation.MAX_ENTITY_KEY_LENGTH
+    assert tracking_client.MAX_PARAM == validation.MAX_PARAM_VAL_LENGTH
+    assert tracking_client.MAX_TAG == validation.MAX_TAG_VAL_LENGTH
+    assert tracking_client.METRICS_PER_BATCH == validation.MAX_METRICS_PER_BATCH
+    assert tracking_client.PARAMS_PER_BATCH == validation.MAX_PARAMS_TAGS_PER_BATCH
+
+
+def test_addresses(tmp_path, monkeypatch):
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    command = ui_command(f"sqlite:///{tmp_path}/mlflow.db")
+    assert command == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db --workers 1"
+    assert "'" in ui_command("sqlite:////with space/mlflow.db") and ui_command("http://host:5000") == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri(tmp_path) == "http://host:5000"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///own.db")
+    assert tracking_uri(Path("elsewhere")) == f"sqlite:///{tmp_path}/own.db"
+
+
+def test_a_run_from_start_to_end(store, tmp_path):
+    config = {f"section.key{i}": i for i in range(150)} | {"long": "x" * 7000}
+    (tmp_path / "plot.txt").write_text("plot")
+    with start(store, tmp_path, config_flat=config, tags={"digest": "d" * 9000}) as tracker:
+        tracker.log_metrics({"mAP": 0.5, "per_class": {"car": {"AP@0.5": 0.25, "AOE": None}}}, step=7)
+        tracker.log_metrics({f"m{i}": i for i in range(1500)})
+        tracker.log_artifact(tmp_path / "plot.txt", "plots")
+        tracker.set_tags({"teacher_run_id": "abc"})
+        tracker.log_dataset("label manifest", "0123", "manifest/", "training")
+        assert read(tracker).info.status == "RUNNING"
+    run = read(tracker)
+    assert run.info.status == "FINISHED" and run.info.run_name == "teacher"
+    assert len(run.data.params) == 151 and run.data.params["section.key149"] == "149"
+    assert run.data.params["long"] == "x" * 6000 and run.data.tags["digest"] == "d" * 8000
+    assert run.data.tags["teacher_run_id"] == "abc"
+    assert history(tracker, "per_class/car/AP_0.5") == [(7, 0.25)] and history(tracker, "m1499") == [(0, 1499)]
+    assert "per_class/car/AOE" not in run.data.metrics
+    assert (store / "mlflow.db").is_file()
+    assert list((store / "artifacts").rglob("plots/plot.txt"))
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("label manifest", "0123")
+    assert [(t.key, t.value) for t in dataset.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_rerun_continues_the_same_run(store, tmp_path):
+    first = start(store, tmp_path)
+    first.finish("FAILED")
+    again = start(store, tmp_path, tags={"stage": "again"}, config_flat={"optim.lr": 0.5, "optim.epochs": 2})
+    assert again.run_id == first.run_id
+    run = read(again)
+    assert run.info.status == "RUNNING" and run.data.tags["stage"] == "again"
+    assert run.data.params == {"optim.lr": "0.001", "optim.epochs": "2"}  # MLflow params are never rewritten
+    other = start(store, tmp_path, name="student", parent_run_id=first.run_id)
+    assert other.run_id != first.run_id and read(other).data.tags["mlflow.parentRunId"] == first.run_id
+    assert set(json.loads((tmp_path / "mlflow_run.json").read_text())) == {"teacher", "student"}
+    assert start(store, tmp_path / "elsewhere").run_id != first.run_id
+
+
+def test_a_lost_run_is_started_anew(store, tmp_path):
+    tracker = start(store, tmp_path)
+    path = tmp_path / "mlflow_run.json"
+    path.write_text(path.read_text().replace(tracker.run_id, "0" * 32))
+    again = start(store, tmp_path)
+    assert again.run_id not in ("", "0" * 32) and json.loads(path.read_text())["teacher"]["run_id"] == again.run_id
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "FINISHED")]
+)
+def test_how_a_run_ends(store, tmp_path, error, status):
+    with pytest.raises(error), start(store, tmp_path) as tracker:
+        raise error()
+    assert read(tracker).info.status == status
+
+
+def test_metric_logger_buffers_and_survives_pickling(store, tmp_path):
+    tracker = start(store, tmp_path)
+    writer = pickle.loads(pickle.dumps(tracker.metric_logger()))
+    assert isinstance(writer, MetricLogger)
+    for step in range(5):
+        writer.log({"loss": float(step), "term": {"box": torch.tensor(1.0)}}, step)
+    assert history(tracker, "loss") == []
+    writer.flush()
+    assert history(tracker, "loss") == [(i, float(i)) for i in range(5)] and len(history(tracker, "term/box")) == 5
+    full = MetricLogger(tracker.uri, tracker.run_id, flush_rows=2)
+    full.log({"a": 1, "b": 2}, 0)
+    assert history(tracker, "b") == [(0, 2.0)]
+    overdue = MetricLogger(tracker.uri, tracker.run_id, flush_s=0.0)
+    overdue.log({"c": 1}, 0)
+    assert history(tracker, "c") == [(0, 1.0)]
+
+
+def test_a_resume_does_not_write_a_step_twice(store, tmp_path):
+    tracker = start(store, tmp_path)
+    for first, last in ((0, 6), (3, 9)):  # killed after step 5, resumed from the checkpoint of step 2
+        writer = tracker.metric_logger()
+        for step in range(first, last):
+            writer.log({"loss": 100 * first + step}, step)
+        writer.flush()
+    assert history(tracker, "loss") == [(s, s) for s in range(6)] + [(s, 300 + s) for s in range(6, 9)]
+
+
+def test_trouble_is_warned_about_once_and_never_raised(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, logger="pdetr3d.tracking")
+    (tmp_path / "file").write_text("not a folder")
+    with Tracker.start(tmp_path / "file", "e", "n", {}, {}) as tracker:
+        tracker.log_metrics({"a": 1})
+        tracker.log_artifact(tmp_path / "missing")
+        tracker.log_dataset("a", "b", "c", "d")
+    assert tracker.run_id == "" and len(caplog.records) == 1
+    silent = tracker.metric_logger()
+    silent.log({"a": 1}, 0)
+    silent.flush()
+    assert len(caplog.records) == 1
+    broken = MetricLogger(f"sqlite:///{tmp_path}/file/mlflow.db", "0" * 32, flush_rows=1)
+    monkeypatch.setattr(MetricLogger, "KEEP_ROWS", 5)
+    for step in range(20):
+        broken.log({"a": 1}, step)
+    broken.flush()
+    assert len(caplog.records) == 2 and [row[3] for row in broken._rows] == list(range(15, 20))
+
+
+def test_a_run_that_vanishes_does_not_stop_the_work(store, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="pdetr3d.tracking")
+    tracker = start(store, tmp_path)
+    tracker.run_id = "0" * 32
+    tracker.log_metrics({"a": 1})
+    tracker.set_tags({"a": 1})
+    tracker.finish()
+    assert len(caplog.records) == 1
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    code = "import sys, pdetr3d.tracking.runs; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
