@@ -66,7 +66,7 @@ def eval_records(index: Index, split: str) -> list[SampleRecord]:
 
 
 def inspection_record(index: Index, token: str, manifest: LabelManifest | None = None) -> SampleRecord:
-    """A sample as a person inspects it, never for training: all kept annotations as boxes, and the manifest's clicks."""
+    """A sample as a person inspects it, never for training: all kept annotations as boxes, the manifest's clicks."""
     role, points = "unlabeled", PointLabels.empty()
     if manifest is not None and token in manifest.roles:
         role, rows = manifest.roles[token], manifest.clicks_of.get(token, np.zeros(0, np.int64))

@@ -1,0 +1,211 @@
+"""The index against the devkit: on the real keyframe, on a simulated world, and on damaged copies of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from nuscenes import NuScenes
+from nuscenes.eval.common.utils import quaternion_yaw
+from nuscenes.eval.detection.utils import category_to_detection_name
+from pyquaternion import Quaternion
+
+from pdetr3d.data.index import Index
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.geometry.rigid import yaw_of
+from pdetr3d.schema import CAMERAS, CLASSES, DataError
+
+
+@pytest.fixture(scope="module")
+def sim_index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+
+
+def _assert_boxes_equal_devkit(index: Index, nusc: NuScenes) -> int:
+    count = 0
+    for sample in nusc.sample:
+        ours = index.annotations(sample["token"])
+        _, boxes, _ = nusc.get_sample_data(sample["data"]["LIDAR_TOP"])
+        boxes = [box for box in boxes if category_to_detection_name(box.name) is not None]
+        assert [box.token for box in boxes] == ours.token.tolist()
+        lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+        ego = nusc.get("ego_pose", lidar["ego_pose_token"])
+        sensor = nusc.get("calibrated_sensor", lidar["calibrated_sensor_token"])
+        for i, box in enumerate(boxes):
+            np.testing.assert_allclose(ours.box[i, :3], box.center, atol=1e-6)
+            np.testing.assert_allclose(ours.box[i, 3:6], box.wlh[[1, 0, 2]])
+            assert abs(np.exp(1j * ours.box[i, 6]) - np.exp(1j * quaternion_yaw(box.orientation))) < 1e-6
+            assert CLASSES[ours.label[i]] == category_to_detection_name(box.name)
+            velocity = nusc.box_velocity(box.token)
+            for pose in (ego, sensor):
+                velocity = Quaternion(pose["rotation"]).inverse.rotate(velocity)
+            np.testing.assert_allclose(ours.velocity_m_s[i], velocity[:2], atol=1e-6)
+            record = nusc.get("sample_annotation", box.token)
+            counts = (record["num_lidar_pts"], record["num_radar_pts"])
+            assert (ours.num_lidar_pts[i], ours.num_radar_pts[i]) == counts
+            assert ours.kept[i] == (sum(counts) > 0)
+            count += 1
+    return count
+
+
+def test_real_keyframe(real_data: Path, tmp_path: Path) -> None:
+    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.parquet"))
+    assert _assert_boxes_equal_devkit(index, NuScenes("v1.0-mini", str(real_data), verbose=False)) == 68
+    (token,) = index.tokens("mini_train")
+    assert index.tokens("train") == [token]  # scene-0061 is in both
+    record, annotations = index.record(token), index.annotations(token)
+    # Frames (design 5): LIDAR_TOP +x -> ego -y, +y -> ego +x, z up.
+    np.testing.assert_allclose(record.lidar2ego[:3, :3], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=0.03)
+    assert yaw_of(record.lidar2ego) == pytest.approx(-np.pi / 2, abs=0.02)
+    # Cars ahead on our side of the road drive ahead: yaw near +pi/2.
+    cars = annotations.box[(annotations.label == 0) & (annotations.box[:, 1] > 20) & (np.abs(annotations.box[:, 0]) < 5)]
+    assert len(cars) == 2
+    np.testing.assert_allclose(cars[:, 6], np.pi / 2, atol=0.15)
+    assert len(annotations.label) - annotations.kept.sum() == 3
+    assert record.sweeps == () and all(record.cameras) and record.role == "unlabeled"
+    assert len(record.boxes) == 0 and len(record.clicks) == 0
+
+
+def test_sim_boxes_and_velocities_equal_devkit(sim_index: Index, sim_world: Path) -> None:
+    nusc = NuScenes("v1.0-sim", str(sim_world), verbose=False)
+    assert _assert_boxes_equal_devkit(sim_index, nusc) > 200
+    speed = np.concatenate([sim_index.annotations(sample["token"]).velocity_m_s for sample in nusc.sample])
+    assert np.nanmax(np.abs(speed)) > 1  # something moves, or the comparison of velocities would say nothing
+
+
+def test_rows(sim_index: Index) -> None:
+    tokens = sim_index.tokens("sim_train")
+    assert len(tokens) == 6 and len(sim_index.tokens("sim_select")) == 2 and len(sim_index.tokens("sim_val")) == 4
+    first, second = (sim_index.record(token) for token in tokens[:2])
+    assert first.scene_token == second.scene_token and second.timestamp_us - first.timestamp_us == 500_000
+    # The second keyframe's sweeps: two of its own, the first keyframe, and two before that; newest first.
+    assert [sweep.path for sweep in second.sweeps][2] == first.lidar_path
+    times = [sweep.dt_s for sweep in second.sweeps]
+    assert times == sorted(times) and times[0] > 0 and times[2] == pytest.approx(0.5)
+    assert [Path(camera.path).parent.name for camera in first.cameras if camera] == list(CAMERAS)
+    assert sim_index.value(tokens[0], "splits") == ["sim_train"]
+
+
+def test_digest_is_of_the_content(sim_index: Index, sim_world: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(sim_world, moved)
+    again = Index.open(build_index(moved, "v1.0-sim", tmp_path / "again.parquet"))
+    assert again.digest == sim_index.digest and again.dataroot != sim_index.dataroot
+    column = sim_index.table.column("timestamp_us").to_numpy() + np.eye(1, len(sim_index), 3, dtype=np.int64)[0]
+    changed = sim_index.table.set_column(6, "timestamp_us", pa.array(column))
+    pq.write_table(changed, tmp_path / "changed.parquet")
+    assert Index.open(tmp_path / "changed.parquet").digest != sim_index.digest
+
+
+def test_unknown_split_and_token(sim_index: Index) -> None:
+    with pytest.raises(DataError, match=r"'sim_vall'.*did you mean 'sim_val'.*'sim_train': 6"):
+        sim_index.tokens("sim_vall")
+    with pytest.raises(DataError, match="'abc' is not in"):
+        sim_index.record("abc")
+
+
+def test_not_an_index(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.parquet: no such file"):
+        Index.open(tmp_path / "nothing.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(DataError, match=r"text\.parquet: not readable"):
+        Index.open(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"other\.parquet: not an index"):
+        Index.open(tmp_path / "other.parquet")
+
+
+def _edit(table: str, change: Callable[[list], None]) -> Callable[[Path], None]:
+    def edit(root: Path) -> None:
+        path = root / "v1.0-sim" / f"{table}.json"
+        rows = json.loads(path.read_text())
+        change(rows)
+        path.write_text(json.dumps(rows))
+
+    return edit
+
+
+def _sensor_file(rows: list, channel: str, key_frame: bool = True) -> dict:
+    return next(row for row in rows if f"/{channel}/" in row["filename"] and row["is_key_frame"] == key_frame)
+
+
+def _rename(channel: str, filename: str) -> Callable[[Path], None]:
+    return _edit("sample_data", lambda rows: _sensor_file(rows, channel).update(filename=filename))
+
+
+def _damage(channel: str, content: bytes | None) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        path = sorted((root / "samples" / channel).iterdir())[0]
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no tables": (lambda root: shutil.rmtree(root / "v1.0-sim"), r"no tables here.*13 JSON tables"),
+    "two tables gone": (
+        lambda root: [(root / "v1.0-sim" / f"{name}.json").unlink() for name in ("map", "log")],
+        r"tables missing: log\.json, map\.json.*nuScenes dataroot holds",
+    ),
+    "broken JSON": (lambda root: (root / "v1.0-sim" / "sample.json").write_text("[{"), "devkit cannot read.*JSONDecodeError"),
+    "dangling token": (_edit("sample_data", lambda rows: rows[0].update(ego_pose_token="gone")), "gone.*incomplete"),
+    "broken splits": (lambda root: (root / "v1.0-sim" / "splits.json").write_text('{"a": "b"}'), r"splits\.json: must be"),
+    "parent path": (_rename("LIDAR_TOP", "samples/../../secret.pcd.bin"), "path escapes dataroot"),
+    "absolute path": (_rename("LIDAR_TOP", "/etc/passwd"), "'/etc/passwd': path escapes dataroot"),
+    "camera path": (_rename("CAM_BACK", "../a.jpg"), "path escapes dataroot"),
+    "LiDAR missing": (_damage("LIDAR_TOP", None), r"\.pcd\.bin: no such LiDAR file"),
+    "LiDAR cut": (_damage("LIDAR_TOP", b"\0" * 41), "41 bytes, not a multiple of 20"),
+    "LiDAR empty": (_damage("LIDAR_TOP", b""), r"truncated LiDAR file \(empty\)"),
+    "JPEG missing": (_damage("CAM_FRONT", None), r"\.jpg: no such image \(CAM_FRONT"),
+    "NaN pose": (_edit("ego_pose", lambda rows: [r["translation"].__setitem__(0, float("nan")) for r in rows]), r"ego_pose\.json.*nan"),
+    "NaN calibration": (
+        _edit("calibrated_sensor", lambda rows: [row["rotation"].__setitem__(1, float("inf")) for row in rows]),
+        r"calibrated_sensor\.json.*not finite",
+    ),
+    "flat box": (_edit("sample_annotation", lambda rows: rows[0].update(size=[0, 1, 1])), r"sample_annotation .*sides > 0"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) -> None:
+    damage, message = DAMAGES[name]
+    root, out = tmp_path / "world", tmp_path / "out" / "index.parquet"
+    shutil.copytree(sim_world, root)
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        build_index(root, "v1.0-sim", out)
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_wrong_folder_or_version(sim_world: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder; a nuScenes dataroot holds"):
+        build_index(tmp_path / "nowhere", "v1.0-sim", tmp_path / "i.parquet")
+    with pytest.raises(DataError, match="data.version 'v1.0-mini'.*available: v1.0-sim"):
+        build_index(sim_world, "v1.0-mini", tmp_path / "i.parquet")
+
+
+def test_missing_sweep_and_camera_are_left_out(sim_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(sim_world, root)
+    before = Index.open(build_index(root, "v1.0-sim", tmp_path / "before.parquet"))
+    token = before.tokens("sim_train")[1]
+    gone = before.record(token).sweeps[1]
+    Path(gone.path).unlink()
+    image = Path(before.record(token).cameras[2].path).relative_to(root).as_posix()  # type: ignore[union-attr]
+    _edit("sample_data", lambda rows: rows.remove(next(row for row in rows if row["filename"] == image)))(root)
+    for table in ("sample_data",):  # no dangling prev/next
+        _edit(table, lambda rows: [row.update(prev="", next="") for row in rows if "CAM_FRONT_LEFT" in row["filename"]])(root)
+    record = Index.open(build_index(root, "v1.0-sim", tmp_path / "after.parquet")).record(token)
+    assert "1 sweep files are missing" in caplog.text
+    expected = [sweep.path for sweep in before.record(token).sweeps if sweep.path != gone.path]
+    assert [sweep.path for sweep in record.sweeps] == expected
+    assert [camera is None for camera in record.cameras] == [False, False, True, False, False, False]
