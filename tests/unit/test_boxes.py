@@ -103,5 +103,13 @@ def test_empty() -> None:
     assert boxes.points_in_boxes(np.zeros((4, 3)), none[:, :3], none[:, 3:6], none[:, 6]).shape == (0, 4)
     assert boxes.points_in_boxes(np.zeros((0, 3)), **BUS).shape == (1, 0)
     assert boxes.bev_iou(none, np.ones((3, 7))).shape == (0, 3) and boxes.bev_iou_aligned(none, none).shape == (0,)
-    assert [x.shape for x in boxes.from_nuscenes(none[:, :3], none[:, 3:6], none[:, :4], np.eye(4))] == [(0, 3), (0, 3), (0,)]
-    assert [x.shape for x in boxes.to_nuscenes(none[:, :3], none[:, 3:6], none[:, 6], np.eye(4))] == [(0, 3), (0, 3), (0, 4)]
+    assert [x.shape for x in boxes.from_nuscenes(none[:, :3], none[:, 3:6], none[:, :4], np.eye(4))] == [
+        (0, 3),
+        (0, 3),
+        (0,),
+    ]
+    assert [x.shape for x in boxes.to_nuscenes(none[:, :3], none[:, 3:6], none[:, 6], np.eye(4))] == [
+        (0, 3),
+        (0, 3),
+        (0, 4),
+    ]

@@ -64,7 +64,9 @@ def test_real_keyframe(real_data: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(record.lidar2ego[:3, :3], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=0.03)
     assert yaw_of(record.lidar2ego) == pytest.approx(-np.pi / 2, abs=0.02)
     # Cars ahead on our side of the road drive ahead: yaw near +pi/2.
-    cars = annotations.box[(annotations.label == 0) & (annotations.box[:, 1] > 20) & (np.abs(annotations.box[:, 0]) < 5)]
+    cars = annotations.box[
+        (annotations.label == 0) & (annotations.box[:, 1] > 20) & (np.abs(annotations.box[:, 0]) < 5)
+    ]
     assert len(cars) == 2
     np.testing.assert_allclose(cars[:, 6], np.pi / 2, atol=0.15)
     assert len(annotations.label) - annotations.kept.sum() == 3
@@ -156,9 +158,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [(root / "v1.0-sim" / f"{name}.json").unlink() for name in ("map", "log")],
         r"tables missing: log\.json, map\.json.*nuScenes dataroot holds",
     ),
-    "broken JSON": (lambda root: (root / "v1.0-sim" / "sample.json").write_text("[{"), "devkit cannot read.*JSONDecodeError"),
+    "broken JSON": (
+        lambda root: (root / "v1.0-sim" / "sample.json").write_text("[{"),
+        "devkit cannot read.*JSONDecodeError",
+    ),
     "dangling token": (_edit("sample_data", lambda rows: rows[0].update(ego_pose_token="gone")), "gone.*incomplete"),
-    "broken splits": (lambda root: (root / "v1.0-sim" / "splits.json").write_text('{"a": "b"}'), r"splits\.json: must be"),
+    "broken splits": (
+        lambda root: (root / "v1.0-sim" / "splits.json").write_text('{"a": "b"}'),
+        r"splits\.json: must be",
+    ),
     "parent path": (_rename("LIDAR_TOP", "samples/../../secret.pcd.bin"), "path escapes dataroot"),
     "absolute path": (_rename("LIDAR_TOP", "/etc/passwd"), "'/etc/passwd': path escapes dataroot"),
     "camera path": (_rename("CAM_BACK", "../a.jpg"), "path escapes dataroot"),
@@ -166,12 +174,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "LiDAR cut": (_damage("LIDAR_TOP", b"\0" * 41), "41 bytes, not a multiple of 20"),
     "LiDAR empty": (_damage("LIDAR_TOP", b""), r"truncated LiDAR file \(empty\)"),
     "JPEG missing": (_damage("CAM_FRONT", None), r"\.jpg: no such image \(CAM_FRONT"),
-    "NaN pose": (_edit("ego_pose", lambda rows: [r["translation"].__setitem__(0, float("nan")) for r in rows]), r"ego_pose\.json.*nan"),
+    "NaN pose": (
+        _edit("ego_pose", lambda rows: [r["translation"].__setitem__(0, float("nan")) for r in rows]),
+        r"ego_pose\.json.*nan",
+    ),
     "NaN calibration": (
         _edit("calibrated_sensor", lambda rows: [row["rotation"].__setitem__(1, float("inf")) for row in rows]),
         r"calibrated_sensor\.json.*not finite",
     ),
-    "flat box": (_edit("sample_annotation", lambda rows: rows[0].update(size=[0, 1, 1])), r"sample_annotation .*sides > 0"),
+    "flat box": (
+        _edit("sample_annotation", lambda rows: rows[0].update(size=[0, 1, 1])),
+        r"sample_annotation .*sides > 0",
+    ),
 }
 
 
@@ -193,7 +207,9 @@ def test_wrong_folder_or_version(sim_world: Path, tmp_path: Path) -> None:
         build_index(sim_world, "v1.0-mini", tmp_path / "i.parquet")
 
 
-def test_missing_sweep_and_camera_are_left_out(sim_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_sweep_and_camera_are_left_out(
+    sim_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "world"
     shutil.copytree(sim_world, root)
     before = Index.open(build_index(root, "v1.0-sim", tmp_path / "before.parquet"))
@@ -203,7 +219,9 @@ def test_missing_sweep_and_camera_are_left_out(sim_world: Path, tmp_path: Path, 
     image = Path(before.record(token).cameras[2].path).relative_to(root).as_posix()  # type: ignore[union-attr]
     _edit("sample_data", lambda rows: rows.remove(next(row for row in rows if row["filename"] == image)))(root)
     for table in ("sample_data",):  # no dangling prev/next
-        _edit(table, lambda rows: [row.update(prev="", next="") for row in rows if "CAM_FRONT_LEFT" in row["filename"]])(root)
+        _edit(
+            table, lambda rows: [row.update(prev="", next="") for row in rows if "CAM_FRONT_LEFT" in row["filename"]]
+        )(root)
     record = Index.open(build_index(root, "v1.0-sim", tmp_path / "after.parquet")).record(token)
     assert "1 sweep files are missing" in caplog.text
     expected = [sweep.path for sweep in before.record(token).sweeps if sweep.path != gone.path]

@@ -1,0 +1,148 @@
+"""Import of people's clicks: three file kinds, three frames, all bad rows at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.human_clicks import import_clicks
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import LabelManifest, training_records
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.geometry.rigid import apply, chain
+from pdetr3d.schema import CLASSES, DataError
+
+CONFIG = LabelConfig(ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+
+
+@pytest.fixture(scope="module")
+def rows(index: Index) -> list[dict]:
+    """Clicks on the centers of the kept objects of two samples, given in the frames in turn."""
+    result = []
+    for token in index.tokens("sim_train")[:2]:
+        record, annotations = index.record(token), index.annotations(token)
+        kept = annotations.kept
+        for i, (label, center) in enumerate(zip(annotations.label[kept], annotations.box[kept, :3], strict=True)):
+            frame = ("global", "ego", "lidar")[i % 3]
+            to_frame = {
+                "global": chain(record.lidar2ego, record.ego2global),
+                "ego": record.lidar2ego,
+                "lidar": np.eye(4),
+            }[frame]
+            x, y, z = apply(to_frame, center)
+            result.append({"sample_token": token, "x": x, "y": y, "z": z, "class": CLASSES[label], "frame": frame})
+    return result
+
+
+def _write(rows: list[dict], path: Path) -> Path:
+    if path.suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_clicks_in_all_frames_arrive_in_the_lidar_frame(
+    index: Index, rows: list[dict], suffix: str, tmp_path: Path
+) -> None:
+    manifest = import_clicks(index, "sim_train", CONFIG, _write(rows, tmp_path / f"clicks.{suffix}"), tmp_path / "out")
+    assert isinstance(manifest, LabelManifest) and manifest.clicks.num_rows == len(rows) > 20
+    records = training_records(index, manifest)
+    assert len(records) == 6 and sum(len(record.clicks) for record in records[2:]) == 0
+    for record in records[:2]:
+        # Each click was put on a box's center, so it is matched to a box of its class there.
+        assert (record.clicks.box_index >= 0).all()
+        boxes = record.boxes[record.clicks.box_index]
+        np.testing.assert_array_equal(boxes.label, record.clicks.label)
+        np.testing.assert_allclose(boxes.center_m, record.clicks.xyz_m, atol=1e-5)
+    table = manifest.clicks.to_pandas()
+    assert (
+        set(table["source"]) == {"human"} and table["annotation_token"].isna().all() and table["track_id"].isna().all()
+    )
+
+
+def test_click_ids_do_not_depend_on_row_order(index: Index, rows: list[dict], tmp_path: Path) -> None:
+    first = import_clicks(index, "sim_train", CONFIG, _write(rows, tmp_path / "a.csv"), tmp_path / "a")
+    second = import_clicks(index, "sim_train", CONFIG, _write(rows[::-1], tmp_path / "b.json"), tmp_path / "b")
+    assert first.digest == second.digest
+
+
+def test_track_ids_are_kept(index: Index, rows: list[dict], tmp_path: Path) -> None:
+    tracked = [row | {"track_id": "a1" if i == 0 else ""} for i, row in enumerate(rows[:3])]
+    manifest = import_clicks(index, "sim_train", CONFIG, _write(tracked, tmp_path / "a.csv"), tmp_path / "out")
+    assert sorted(manifest.clicks["track_id"].to_pylist(), key=str) == [None, None, "a1"]
+
+
+def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: list[dict], tmp_path: Path) -> None:
+    far = next(row for row in rows if row["frame"] == "global") | {"frame": "lidar", "x": 900.0}
+    bad = [
+        rows[0],
+        rows[1] | {"sample_token": "nowhere"},
+        rows[2] | {"x": "left", "class": "cars"},
+        rows[3] | {"z": "nan"},
+        rows[4] | {"frame": "world"},
+        far,
+        rows[0],
+        rows[5] | {"sample_token": index.tokens("sim_val")[0]},
+    ]
+    with pytest.raises(DataError) as caught:
+        import_clicks(index, "sim_train", CONFIG, _write(bad, tmp_path / "clicks.csv"), tmp_path / "out")
+    message = str(caught.value)
+    assert "clicks.csv: 7 of 8 rows are bad, nothing was written" in message
+    for expected in (
+        "row 2: sample_token 'nowhere' is not in the index",
+        "row 3: x 'left' is not a finite number",
+        "row 3: class 'cars' is none of the ten: did you mean 'car'? allowed are car, truck",
+        "row 4: z 'nan' is not a finite number",
+        "row 5: frame 'world' is not allowed: global, ego, lidar",
+        "row 6: frame 'lidar': the click is at (900.0",
+        "row 7: same click as row 1",
+        "row 8: sample_token",
+        "but not in split 'sim_train'",
+    ):
+        assert expected in message, expected
+    assert "row 1:" not in message and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "x", r"a\.txt: click files are \.csv, \.json or \.parquet"),
+        ("a.json", "[{", r"a\.json: not readable as JSON"),
+        ("a.json", '{"x": 1}', "must be a list of objects"),
+        ("a.parquet", "no", r"a\.parquet: not readable as PARQUET"),
+        ("a.csv", "sample_token,x,y,z\nt,1,2,3\n", r"column\(s\) \['class', 'frame'\] missing"),
+        ("a.csv", "", r"missing, has \[\]"),
+    ],
+)
+def test_unreadable_files(index: Index, tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_file_surplus_values_and_no_clicks(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such click file"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "none.csv", tmp_path / "out")
+    token = index.tokens("sim_train")[0]
+    (tmp_path / "a.csv").write_text(f"sample_token,x,y,z,class,frame\n{token},1,2,3,car,lidar,7\n{token},1,2\n")
+    with pytest.raises(DataError, match=r"row 1: 1 values more than the header.*\n  row 2: z None is not"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
+    (tmp_path / "b.json").write_text("[]")
+    manifest = import_clicks(index, "sim_train", LabelConfig(ratio=0.3), tmp_path / "b.json", tmp_path / "out")
+    assert manifest.clicks.num_rows == 0 and manifest.achieved_ratio == pytest.approx(1 / 3)
+    assert all(len(record.clicks) == 0 for record in training_records(index, manifest))

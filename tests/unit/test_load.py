@@ -1,0 +1,184 @@
+"""Loading against the devkit's multi-sweep loader and its projection; damaged files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from nuscenes import NuScenes
+from nuscenes.utils.data_classes import LidarPointCloud
+from nuscenes.utils.geometry_utils import view_points
+from PIL import Image
+from pyquaternion import Quaternion
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.load import load_sample, read_image, read_lidar
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.geometry.camera import in_image, project
+from pdetr3d.geometry.rigid import yaw_of
+from pdetr3d.schema import CAMERAS, CameraRecord, DataError, SampleRecord
+
+
+@pytest.fixture(scope="module")
+def sim_index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+
+
+@pytest.fixture
+def record(sim_index: Index) -> SampleRecord:
+    return sim_index.record(sim_index.tokens("sim_train")[1])
+
+
+def _config(sweeps: int, size: tuple[int, int] = (160, 90)) -> DataConfig:
+    return DataConfig(num_sweeps=sweeps, image_size_px=size)
+
+
+def _assert_points_equal_devkit(nusc: NuScenes, record: SampleRecord, sweeps: int) -> int:
+    ours = load_sample(record, _config(sweeps), cameras=False).points
+    sample = nusc.get("sample", record.sample_token)
+    cloud, times = LidarPointCloud.from_file_multisweep(
+        nusc, sample, "LIDAR_TOP", "LIDAR_TOP", nsweeps=sweeps, min_distance=1.0
+    )
+    assert ours.dtype == np.float32 and ours.shape == (cloud.points.shape[1], 5)
+    np.testing.assert_allclose(ours[:, :3], cloud.points[:3].T, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(ours[:, 3], cloud.points[3])
+    np.testing.assert_allclose(ours[:, 4], times[0], atol=1e-5)
+    return len(np.unique(ours[:, 4]))
+
+
+@pytest.mark.parametrize("sweeps", [1, 2, 4, 10])
+def test_sweeps_equal_the_devkits_with_a_turning_ego(sim_world: Path, sim_index: Index, sweeps: int) -> None:
+    nusc = NuScenes("v1.0-sim", str(sim_world), verbose=False)
+    records = [sim_index.record(token) for token in sim_index.tokens("sim_train")]
+    turns = [abs(yaw_of(sweep.sweep2lidar)) for record in records for sweep in record.sweeps]
+    assert max(turns) > np.deg2rad(10)  # degrees turned between keyframe and oldest sweep: else the test shows little
+    read = [_assert_points_equal_devkit(nusc, record, sweeps) for record in records]
+    assert max(read) == min(sweeps, 6)  # the second keyframe of a scene has 5 earlier sweeps; nothing is padded
+
+
+def test_real_keyframe_points_and_projection(real_data: Path, tmp_path: Path) -> None:
+    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.parquet"))
+    nusc = NuScenes("v1.0-mini", str(real_data), verbose=False)
+    (token,) = index.tokens("mini_train")
+    record = index.record(token)
+    assert _assert_points_equal_devkit(nusc, record, 10) == 1
+    sample = load_sample(record, _config(1, (400, 225)), cameras=True)
+    points = sample.points[:, :3]
+    total = 0
+    for slot, channel in enumerate(CAMERAS):
+        expected, depth = _devkit_pixels(nusc, token, channel, points)
+        uv, ours_depth = project(sample.lidar2img[slot], points)
+        visible = (depth > 1) & in_image(expected, (1600, 900))
+        np.testing.assert_allclose(4 * uv[visible], expected[visible], atol=0.01, rtol=0)
+        np.testing.assert_allclose(ours_depth, depth, atol=1e-4)
+        total += int(visible.sum())
+    assert total > 10_000
+
+
+def _devkit_pixels(nusc: NuScenes, token: str, channel: str, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The five steps of ``NuScenesExplorer.map_pointcloud_to_image``, on float64 points (the devkit rounds to float32)."""
+    sample = nusc.get("sample", token)
+    lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+    cam = nusc.get("sample_data", sample["data"][channel])
+    cloud = LidarPointCloud(np.vstack([points.T.astype(np.float64), np.zeros(len(points))]))
+    for pose in (
+        nusc.get("calibrated_sensor", lidar["calibrated_sensor_token"]),
+        nusc.get("ego_pose", lidar["ego_pose_token"]),
+    ):
+        cloud.rotate(Quaternion(pose["rotation"]).rotation_matrix)
+        cloud.translate(np.array(pose["translation"]))
+    calibration = nusc.get("calibrated_sensor", cam["calibrated_sensor_token"])
+    for pose in (nusc.get("ego_pose", cam["ego_pose_token"]), calibration):
+        cloud.translate(-np.array(pose["translation"]))
+        cloud.rotate(Quaternion(pose["rotation"]).rotation_matrix.T)
+    pixels = view_points(cloud.points[:3], np.array(calibration["camera_intrinsic"]), normalize=True)
+    return pixels[:2].T, cloud.points[2]
+
+
+def test_sample_fields(record: SampleRecord) -> None:
+    sample = load_sample(record, _config(2, (80, 45)), cameras=True)
+    assert sample.images.shape == (6, 45, 80, 3) and sample.images.dtype == np.uint8 and sample.images.std() > 5
+    assert sample.camera_valid.all() and sample.lidar2img.shape == (6, 4, 4)
+    np.testing.assert_array_equal(sample.augmentation, np.eye(4))
+    without = load_sample(record, _config(2, (80, 45)), cameras=False)
+    assert without.images.shape == (0, 0, 0, 3)
+    np.testing.assert_array_equal(without.lidar2img, sample.lidar2img)
+
+
+def test_absent_camera_is_black_and_flagged(record: SampleRecord) -> None:
+    partial = dataclasses.replace(record, cameras=(*record.cameras[:4], None, record.cameras[5]))
+    sample = load_sample(partial, _config(1), cameras=True)
+    assert sample.camera_valid.tolist() == [True] * 4 + [False, True]
+    assert not sample.images[4].any() and sample.images[5].any()
+
+
+def test_close_points_go_and_none_may_remain(record: SampleRecord, tmp_path: Path) -> None:
+    # Inside the square, on its border, beyond it along one axis; the middle one is 1.2 m off but inside (|x|, |y| < 1).
+    rows = np.array([[0.5, 0.5, 0, 1, 0], [0.9, -0.9, 2, 2, 0], [1, 0, 0, 3, 0], [0, -1.5, 0, 4, 0]], np.float32)
+    path = tmp_path / "a.pcd.bin"
+    rows.tofile(path)
+    sample = load_sample(dataclasses.replace(record, lidar_path=str(path), sweeps=()), _config(10), cameras=False)
+    np.testing.assert_array_equal(sample.points, rows[2:] * [1, 1, 1, 1, 0])
+    rows[:2].tofile(path)
+    assert load_sample(
+        dataclasses.replace(record, lidar_path=str(path), sweeps=()), _config(1), False
+    ).points.shape == (0, 5)
+
+
+@pytest.mark.parametrize("size", [(400, 225), (256, 144), (1600, 900), (200, 112)])
+def test_reduced_decoding_shows_the_same_picture_in_the_same_place(size: tuple[int, int], tmp_path: Path) -> None:
+    x, y = np.meshgrid(np.arange(1600), np.arange(900))
+    waves = [128 + 80 * np.sin(2 * np.pi * (x / period + y / (period + 31))) for period in (97, 151, 211)]
+    pixels = np.stack(waves, -1).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    image = read_image(CameraRecord(str(path), 1600, 900, np.eye(4)), size)
+    expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(float)
+    assert image.shape == (size[1], size[0], 3)
+    # Half a pixel of shift at the smallest size would be 4 of 80 gray levels and more; channels differ by far more.
+    assert np.abs(image - expected).mean() < 1.5
+
+
+def _broken_lidar(path: Path, value: float) -> None:
+    rows = np.ones((5, 5), np.float32)
+    rows[3, 1] = value
+    rows.tofile(path)
+
+
+def test_broken_lidar_files(tmp_path: Path, record: SampleRecord) -> None:
+    path = tmp_path / "x.pcd.bin"
+    with pytest.raises(DataError, match=r"x\.pcd\.bin: cannot read LiDAR file \(No such file"):
+        read_lidar(path)
+    for content, reason in ((b"", "empty"), (b"\0" * 39, "39 bytes, not a multiple of 20")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=reason):
+            read_lidar(path)
+    for value in (np.nan, np.inf):
+        _broken_lidar(path, value)
+        with pytest.raises(DataError, match=r"x\.pcd\.bin: 1 of 5 points .* first point 3"):
+            read_lidar(path)
+    # A broken sweep is found, too, when it is asked for; not otherwise.
+    sweep = dataclasses.replace(record.sweeps[0], path=str(path))
+    broken = dataclasses.replace(record, sweeps=(sweep,))
+    with pytest.raises(DataError, match=r"x\.pcd\.bin"):
+        load_sample(broken, _config(2), cameras=False)
+    load_sample(broken, _config(1), cameras=False)
+
+
+def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
+    camera = record.cameras[0]
+    assert camera is not None
+    content = Path(camera.path).read_bytes()
+    for name, data in {"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}.items():
+        path = tmp_path / f"{name}.jpg"
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"{name}\.jpg: missing or broken JPEG"):
+            read_image(dataclasses.replace(camera, path=str(path)), (160, 90))
+    with pytest.raises(DataError, match="missing or broken JPEG"):
+        read_image(dataclasses.replace(camera, path=str(tmp_path / "none.jpg")), (160, 90))
+    with pytest.raises(DataError, match=r"image is \(160, 90\), but sample_data.json says \(320, 90\)"):
+        read_image(dataclasses.replace(camera, width_px=320), (160, 90))

@@ -1,0 +1,89 @@
+"""The inspection picture: it is made, it shows what it is given, and empty samples are no error."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import inspection_record
+from pdetr3d.data.load import load_sample
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.schema import Boxes3D, PointLabels, Sample
+from pdetr3d.visualize import COLORS, inspect_sample
+
+
+@pytest.fixture(scope="module")
+def sample(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    record = inspection_record(index, index.tokens("sim_train")[1])
+    return load_sample(record, DataConfig(num_sweeps=2, image_size_px=(160, 90)), cameras=True)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def _count(pixels: np.ndarray, color: str) -> int:
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(pixels - rgb).sum(-1) < 12).sum())
+
+
+def test_picture_of_a_sample(sample: Sample, tmp_path: Path) -> None:
+    path = inspect_sample(sample, tmp_path / "deep" / "a.png")
+    pixels = _pixels(path)
+    assert pixels.shape[1] > 2.5 * pixels.shape[0] > 2000 and [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def _bare(sample: Sample, boxes: Boxes3D) -> Sample:
+    bev = dataclasses.replace(sample, images=np.zeros((0, 0, 0, 3), np.uint8), points=np.zeros((0, 5), np.float32))
+    return dataclasses.replace(bev, boxes=boxes, clicks=PointLabels.empty())
+
+
+def test_box_is_drawn_where_it_is(sample: Sample, tmp_path: Path) -> None:
+    # A bus ahead and to the right: upper right of the ego in the picture, in the class color, longer than wide (yaw pi/2).
+    bus = Boxes3D.build(np.array([[20.0, 30, 0]]), np.array([[16.0, 4, 3]]), np.array([np.pi / 2]), np.array([3]))
+    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png"))
+    height, width = pixels.shape[:2]
+    rgb = [int(COLORS[3][i : i + 2], 16) for i in (1, 3, 5)]
+    rows, columns = np.nonzero(np.abs(pixels[: int(0.9 * height)] - rgb).sum(-1) < 12)  # without the legend
+    scale = 7.4 * 120 / 104  # pixels per meter of the bird's-eye view
+    center_x, center_y = 0.06 * 120 + 52 * scale, 0.5 * 120 + 52 * scale
+    assert (columns.min() - center_x) / scale == pytest.approx(18, abs=0.4)
+    assert (columns.max() - center_x) / scale == pytest.approx(22, abs=0.4)
+    assert (center_y - rows.max()) / scale == pytest.approx(22, abs=0.4)
+    assert (center_y - rows.min()) / scale == pytest.approx(
+        38.8, abs=0.4
+    )  # the heading tick reaches 0.8 m beyond the front
+
+
+def test_predictions_are_dashed(sample: Sample, tmp_path: Path) -> None:
+    bus = Boxes3D.build(np.array([[20.0, 30, 0]]), np.array([[16.0, 4, 3]]), np.zeros(1), np.array([3]))
+    solid = _count(_pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png")), COLORS[3])
+    dashed = _count(
+        _pixels(inspect_sample(_bare(sample, Boxes3D.empty()), tmp_path / "b.png", predictions=bus)), COLORS[3]
+    )
+    none = _count(_pixels(inspect_sample(_bare(sample, Boxes3D.empty()), tmp_path / "c.png")), COLORS[3])
+    assert none < dashed < solid
+
+
+def test_empty_sample(sample: Sample, tmp_path: Path) -> None:
+    empty = dataclasses.replace(
+        _bare(sample, Boxes3D.empty()), images=np.zeros_like(sample.images), camera_valid=np.zeros(6, bool)
+    )
+    assert inspect_sample(empty, tmp_path / "a.png", predictions=Boxes3D.empty()).is_file()
+
+
+def test_a_failure_leaves_no_file(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(KeyboardInterrupt):
+        inspect_sample(sample, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
