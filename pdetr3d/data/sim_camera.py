@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from pdetr3d.data import sim_constants as const
 from pdetr3d.data.sim_raycast import PosedParts, expand_windows, intersect, pose_parts, z_buffer
 from pdetr3d.data.sim_shapes import LEAVES, WINDOWS
-from pdetr3d.data.sim_world import World
+from pdetr3d.data.sim_world import World, modulo
 
 NEAR_M = 0.2
 FAR_M = 150.0
 PAIRS_PER_PASS = 2_000_000  # (part, pixel) pairs intersected at once: bounds memory at large images
-GROUND_COLOR = np.array(
-    [(104, 122, 74), (158, 154, 148), (86, 87, 90), (214, 214, 208)], np.float32
-)  # as GROUND_REFLECTIVITY
-HAZE = np.array([186, 198, 212], np.float32)
+# Rows as in World.region: grass, sidewalk, asphalt, marking.
+GROUND_COLOR = np.array([(104, 122, 74), (158, 154, 148), (86, 87, 90), (214, 214, 208)], np.float32)
+SKY = np.array([(200, 214, 232), (-170, -120, -40)], np.float32)  # at the horizon, and change towards the zenith
+HAZE, HAZE_M = np.array([186, 198, 212], np.float32), 220.0
 _EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 
 
@@ -42,7 +42,7 @@ def render(
     posed = pose_parts(world.parts, world.poses(t_s), origin)
     depth = np.where(rays[:, 2] < -1e-4, -origin[2] / np.minimum(rays[:, 2], -1e-4), np.inf).astype(np.float32)
     seen_part, seen_face = np.full(len(rays), -1, np.int64), np.zeros(len(rays), np.int64)
-    covered: dict[int, list[NDArray[np.int64]]] = {}
+    covered: list[NDArray[np.int64]] = []  # actor * pixels + pixel of every hit, hidden ones too
     for chunk in _passes(_windows(posed, rotation, intrinsic, size_px)):
         part, row, column = expand_windows(*chunk[1:])
         part = chunk[0][part]
@@ -51,15 +51,10 @@ def render(
         depth, winner = z_buffer(depth, pixel, t)
         on = np.flatnonzero(winner >= 0)
         seen_part[on], seen_face[on] = part[winner[on]], face[winner[on]]
-        hit = np.isfinite(t)
-        actor, where = world.parts.actor[part[hit]], pixel[hit]
-        cuts = np.flatnonzero(np.diff(actor)) + 1
-        for group, first in zip(np.split(where, cuts), np.concatenate([[0], cuts]), strict=True):
-            if len(group):
-                covered.setdefault(int(actor[first]), []).append(group)
-    silhouette = np.zeros(len(world.actors), np.int64)
-    for index, groups in covered.items():
-        silhouette[index] = len(np.unique(np.concatenate(groups)))
+        hit = np.flatnonzero(np.isfinite(t))
+        covered.append(np.unique(world.parts.actor[part[hit]] * len(rays) + pixel[hit]))
+    once = np.unique(np.concatenate(covered)) if len(covered) > 1 else covered[0] if covered else np.zeros(0, np.int64)
+    silhouette = np.bincount(once // len(rays), minlength=len(world.actors))
     image = _shade(world, posed, rays, origin, depth, seen_part, seen_face)
     image += rng.standard_normal(image.shape, np.float32) * const.PIXEL_NOISE
     actor = np.where(seen_part >= 0, world.parts.actor[seen_part], -1).reshape(height, width)
@@ -110,47 +105,62 @@ def _shade(
     part: NDArray[np.int64], face: NDArray[np.int64],
 ) -> NDArray[np.float32]:  # fmt: skip
     """Color (R, 3) float32 0..255 of every ray."""
-    up = rays[:, 2] / np.linalg.norm(rays, axis=1)
-    image = (
-        np.array([200, 214, 232], np.float32) + np.clip(up, 0, 0.5)[:, None] * np.array([-170, -120, -40], np.float32)
-    ) * np.float32(world.brightness)
+    # Sky: bluer towards the zenith.
+    up = np.clip(rays[:, 2] / np.sqrt((rays * rays).sum(axis=1)), 0, 0.5)
+    image = SKY[0] + up[:, None] * SKY[1]
     on = np.flatnonzero(part >= 0)
-    color = world.parts.colors[part[on], face[on]].astype(np.float32)
     normal = posed.normals[part[on], face[on]]
-    light = world.ambient + (1.05 - world.ambient) * np.maximum(normal @ world.sun.astype(np.float32), 0)
-    light = light + 0.08 * normal[:, 2]
-    texture = _texture(world, normal, origin + depth[on, None] * rays[on], part[on])
-    image[on] = color * (light * texture * world.brightness)[:, None]
-
-    down = np.flatnonzero((part < 0) & np.isfinite(depth) & (depth < FAR_M))
-    where = origin[:2] + depth[down, None] * rays[down, :2]
-    region, x, y = world.region(where[:, 0], where[:, 1])
-    grain = 1.0 + 0.10 * (_hash(np.floor(x * 2), np.floor(y * 2)) - 0.5) * np.minimum(1.0, 12.0 / depth[down])
-    tile = (region == 1) & ((x % 1.5 < 0.08) | (y % 1.5 < 0.08)) & (depth[down] < 25)
-    sunlit = world.ambient + (1.05 - world.ambient) * world.sun[2]
-    image[down] = GROUND_COLOR[region] * (grain * np.where(tile, 0.85, 1.0) * sunlit * world.brightness)[:, None]
-
-    solid = np.concatenate([on, down])
-    haze = (1 - np.exp(-depth[solid] / 220.0))[:, None].astype(np.float32)
-    image[solid] = image[solid] * (1 - haze) + HAZE * np.float32(world.brightness) * haze
-    return image
+    light = (
+        world.ambient
+        + (1.05 - world.ambient) * np.maximum(normal @ world.sun.astype(np.float32), 0)
+        + 0.08 * normal[:, 2]
+    )
+    light *= _texture(world, normal, origin, depth[on, None] * rays[on], part[on])
+    image[on] = world.parts.colors[part[on], face[on]] * light[:, None].astype(np.float32)
+    down = np.flatnonzero((part < 0) & (depth < FAR_M))
+    image[down] = _ground(world, origin, depth[down, None] * rays[down, :2], depth[down])
+    haze = (1 - np.exp(np.minimum(depth, 1e4) * np.float32(-1 / HAZE_M)))[:, None]
+    haze[(part < 0) & (depth >= FAR_M)] = 0
+    image += haze * (HAZE - image)
+    return image * np.float32(world.brightness)
 
 
-def _texture(world: World, normal: NDArray, point: NDArray, part: NDArray[np.int64]) -> NDArray[np.float32]:
+def _ground(
+    world: World, origin: NDArray[np.float64], offset: NDArray[np.float32], depth: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Color (N, 3) of ground points at ``origin`` + ``offset``: region, grain, joints of the sidewalk."""
+    region, x, y = world.region(origin, offset)
+    light = 1.0 + 0.10 * (_hash(np.floor(x * 2), np.floor(y * 2)) - 0.5) * np.minimum(1.0, 12.0 / depth)
+    paved = np.flatnonzero((region == 1) & (depth < 25))
+    joint = (modulo(x[paved], 1.5) < 0.08) | (modulo(y[paved], 1.5) < 0.08)
+    light[paved[joint]] *= 0.85
+    light *= np.float32(world.ambient + (1.05 - world.ambient) * world.sun[2])
+    return GROUND_COLOR[region] * light[:, None].astype(np.float32)
+
+
+def _texture(
+    world: World,
+    normal: NDArray[np.float32],
+    origin: NDArray[np.float64],
+    offset: NDArray[np.float32],
+    part: NDArray[np.int64],
+) -> NDArray[np.float32]:
     """Factor on the color: windows on facades, blotches on leaves, 1 elsewhere."""
     factor = np.ones(len(part), np.float32)
     kind = world.parts.texture[part]
     wall = np.flatnonzero((kind == WINDOWS) & (np.abs(normal[:, 2]) < 0.5))
-    along = point[wall, 0] * -normal[wall, 1] + point[wall, 1] * normal[wall, 0]
-    z = point[wall, 2]
-    factor[wall] = np.where((along % 3.0 < 1.5) & (z % 3.2 > 1.0) & (z % 3.2 < 2.5), 0.45, 1.0)
+    # Fixed to the global frame, so that windows stay where they are as the camera moves.
+    x, y = offset[wall, 0] + origin[0], offset[wall, 1] + origin[1]
+    along = modulo(y * normal[wall, 0] - x * normal[wall, 1], 3.0)
+    z = modulo(offset[wall, 2] + origin[2], 3.2)
+    factor[wall] = np.where((along < 1.5) & (z > 1.0) & (z < 2.5), 0.45, 1.0)
     leaf = np.flatnonzero(kind == LEAVES)
-    cell = np.floor(point[leaf] * 4)
+    cell = np.floor((offset[leaf] + origin) * 4)
     factor[leaf] = 0.7 + 0.5 * _hash(cell[:, 0] + 57 * cell[:, 2], cell[:, 1])
     return factor
 
 
-def _hash(a: NDArray, b: NDArray) -> NDArray[np.float64]:
+def _hash(a: NDArray, b: NDArray) -> NDArray[np.float32]:
     """Pseudo-random 0..1 per integer pair, without state."""
-    h = (np.asarray(a).astype(np.int64) * 73856093) ^ (np.asarray(b).astype(np.int64) * 19349663)
-    return ((h ^ (h >> 13)) * 60493 & 0xFFFF) / 65535.0
+    h = (a.astype(np.int64) * 73856093) ^ (b.astype(np.int64) * 19349663)
+    return ((h ^ (h >> 13)) * 60493 & 0xFFFF).astype(np.float32) / np.float32(65535)

@@ -1,6 +1,6 @@
 """Constants of the simulated world, frozen before any experiment: change one and WORLD_VERSION with it.
 
-Units end the names. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP (x right,
+Units end names. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP (x right,
 y forward, z up). Where a number says "nuScenes" it was read off the nuScenes paper or a public sample's calibration.
 """
 
@@ -22,10 +22,10 @@ LIDAR_POSITION_M = (0.94, 0.0, 1.84)
 LIDAR_YAW_PITCH_ROLL_DEG = (-90.0, 0.4, -0.3)  # LIDAR +x -> ego -y, +y -> ego +x
 LIDAR_MAX_RANGE_M = 70.0
 LIDAR_NOISE_M = 0.02  # along the ray
-LIDAR_DROPOUT_BASE = 0.03  # share of returns lost at any distance
-LIDAR_DROPOUT_FAR = 0.75  # extra share lost at maximum range by a surface that reflects nothing
+LIDAR_DROPOUT_BASE = 0.08  # share of returns lost at any distance
+LIDAR_DROPOUT_FAR = 1.3  # extra share lost at maximum range by a surface that reflects nothing
 
-# --- Cameras: name -> (yaw in ego [deg], position in ego [m], focal length at 1600 px width, trigger time vs LiDAR [us])
+# --- Cameras: name -> (yaw in ego [deg], position in ego [m], focal length [px of 1600], trigger vs LiDAR [us])
 CAMERA_RIG: dict[str, tuple[float, tuple[float, float, float], float, int]] = {
     "CAM_FRONT": (0.3, (1.70, 0.02, 1.51), 1266.0, -35_000),
     "CAM_FRONT_RIGHT": (-56.0, (1.55, -0.49, 1.50), 1261.0, -27_000),
@@ -40,7 +40,7 @@ NATIVE_IMAGE_PX = (1600, 900)
 JPEG_QUALITY = 92
 PIXEL_NOISE = 3.0  # standard deviation in 8-bit steps
 
-# --- Objects: nuScenes category, standard deviation of (l, w, h) [m], mean number spawned per 120 m of street ----------
+# --- Objects: nuScenes category, standard deviation of (l, w, h) [m], mean number spawned per 120 m of street ------
 # Sizes are drawn around schema.FALLBACK_SIZE_M; deviations are those of the nuScenes train boxes.
 CATEGORY = {
     "car": "vehicle.car",
@@ -69,16 +69,16 @@ SIZE_STD_M = {
 SIZE_CLIP_STD = 1.6  # draws beyond are cut: no negative sides, no 25 m trailers
 SIZE_MIN_SHARE = 0.55  # nor smaller than this share of the mean
 SPAWN_COUNT = {
-    "car": 17.0,
-    "truck": 2.6,
-    "construction_vehicle": 1.5,
-    "bus": 1.6,
-    "trailer": 1.7,
-    "barrier": 6.5,
+    "car": 14.5,
+    "truck": 2.3,
+    "construction_vehicle": 1.3,
+    "bus": 1.4,
+    "trailer": 1.5,
+    "barrier": 7.0,
     "motorcycle": 2.2,
     "bicycle": 2.2,
-    "pedestrian": 12.0,
-    "traffic_cone": 6.0,
+    "pedestrian": 16.0,
+    "traffic_cone": 6.5,
 }
 # Where objects of a class are put: placement -> share (sim_world.py says what each means).
 PLACEMENT = {

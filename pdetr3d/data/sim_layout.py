@@ -1,12 +1,14 @@
-"""Layout of a simulated scene: the drive, the street, and where objects and clutter stand (road frame, see sim_world.py)."""
+"""Layout of a simulated scene: the drive, the street, objects and clutter (road frame, see sim_world.py)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from numpy.typing import NDArray
 
 from pdetr3d.data import sim_constants as const
-from pdetr3d.data.sim_world import Actor, EgoPath, Street, actor_poses
+from pdetr3d.data.sim_space import Space
+from pdetr3d.data.sim_world import Actor, EgoPath, Street
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
 
 HALF_PI = np.pi / 2
@@ -23,7 +25,7 @@ def lay_out(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, Stree
     for kind in LARGE + tuple(c for c in CLASSES if c not in LARGE):
         layout.objects(kind)
     layout.clutter()
-    return ego, street, layout.actors
+    return ego, street, layout.space.actors
 
 
 def _draw_drive(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, Street]:
@@ -48,24 +50,16 @@ def _draw_drive(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, S
 
 
 class _Layout:
-    """Places actors one after the other and rejects those that would touch another or the ego vehicle at any time."""
+    """Draws actors one after the other; ``space`` rejects those without room."""
 
     def __init__(self, rng: np.random.Generator, ego: EgoPath, street: Street, duration_s: float) -> None:
         self.rng, self.ego, self.street = rng, ego, street
-        self.actors: list[Actor] = []
-        step = 0.2
-        self.times = np.arange(-0.5, duration_s + step, step)
-        path = ego.pose(self.times)
+        self.space = Space(ego, duration_s)
+        path = ego.pose(self.space.times)
         self.reach = (path[:, 0].min(), path[:, 0].max(), path[:, 1].min(), path[:, 1].max())
-        front = path.copy()
-        front[:, 0] += const.EGO_CENTER_M * np.cos(path[:, 2])
-        front[:, 1] += const.EGO_CENTER_M * np.sin(path[:, 2])
-        self.path = path
-        self.taken_poses = front[None]
-        self.taken_half = np.array([const.EGO_SIZE_M]) / 2
         self.curb = street.half_m + const.CURB_STRIP_M
         self.back = self.curb + const.SIDEWALK_M  # where lots and buildings begin
-        # One speed per lane, so that nobody runs into anybody; an eighth of the lanes waits.
+        # One speed per lane, so that nobody runs into anybody; some lanes wait.
         self.lane_speed = {
             (side, lane): 0.0 if rng.random() < 0.3 else rng.uniform(4.0, 12.0)
             for side in (-1, 1)
@@ -87,22 +81,9 @@ class _Layout:
         )
         return float(length), float(width), float(height)
 
-    def place(self, actor: Actor, gap_m: float = 0.25) -> bool:
-        """Add ``actor`` unless its footprint (grown by ``gap_m``) meets another at any time."""
-        poses = actor_poses([actor], self.times)[0]
-        half = np.array(actor.size_m[:2]) / 2 + gap_m
-        if _overlaps(poses, half, self.taken_poses, self.taken_half):
-            return False
-        self.actors.append(actor)
-        self.taken_poses = np.concatenate([self.taken_poses, poses[None]])
-        self.taken_half = np.concatenate([self.taken_half, half[None] - gap_m])
-        return True
-
     def along(self) -> float:
-        """A distance along the street: half of the draws close to the ego path, half anywhere."""
+        """A distance along the street, anywhere."""
         x0, x1, _, _ = self.reach
-        if self.rng.random() < 0.5:
-            return float(np.clip(self.rng.normal(self.rng.uniform(x0, x1), 18.0), x0 - 60, x1 + 60))
         return float(self.rng.uniform(x0 - const.STREET_REACH_M, x1 + const.STREET_REACH_M))
 
     # --- scenery ---------------------------------------------------------------------------------------------------
@@ -132,7 +113,7 @@ class _Layout:
             depth, height = rng.uniform(8, 16), rng.uniform(4, 14)
             setback = rng.uniform(0.0, 4.0)
             size = (end - x - rng.uniform(0, 4), depth, height)
-            self.place(Actor("building", size, (x + end) / 2, side * (self.back + setback + depth / 2), 0.0), 0.0)
+            self.space.place(Actor("building", size, (x + end) / 2, side * (self.back + setback + depth / 2), 0.0), 0.0)
         elif kind < 0.8:
             self.lots.append(
                 (x + 1, end - 1, side, rng.uniform(-np.pi, np.pi) if rng.random() < 0.4 else side * HALF_PI)
@@ -154,7 +135,7 @@ class _Layout:
                     length = rng.uniform(12, 25)
                     x = street.cross_x_m + side_x * (street.cross_half_m + const.SIDEWALK_M + 6.0)
                     if rng.random() < 0.7:
-                        self.place(
+                        self.space.place(
                             Actor("building", (10.0, length, rng.uniform(4, 12)), x, side_y * (y + length / 2), 0.0),
                             0.0,
                         )
@@ -169,14 +150,18 @@ class _Layout:
             "crate": ((0.5, 0.5, 0.7), (3.4, 1.8, 1.8)),
         }[kind]
         size = tuple(float(v) for v in rng.uniform(low, high))
-        return self.place(Actor(kind, (size[0], size[1], size[2]), x, y, rng.uniform(-np.pi, np.pi)))
+        return self.space.place(Actor(kind, (size[0], size[1], size[2]), x, y, rng.uniform(-np.pi, np.pi)))
 
     def clutter(self) -> None:
-        """Poles along the curb, bushes, trees, and crates (bins, kiosks, containers) that are no labeled object."""
+        """Poles along the curb, bushes, hedges, trees, crates (bins, kiosks, containers): none of them labeled."""
         for _ in range(14):
             self._scatter("pole", self.along(), self.rng.choice([-1, 1]) * (self.curb + 0.4))
         for _ in range(10):
             self._scatter("bush", self.along(), self.rng.choice([-1, 1]) * (self.back + self.rng.uniform(-0.6, 5.0)))
+        for _ in range(6):
+            x, y = self.along(), self.rng.choice([-1, 1]) * (self.back + self.rng.uniform(0.3, 1.2))
+            size = (self.rng.uniform(3, 9), self.rng.uniform(0.6, 1.0), self.rng.uniform(0.8, 1.5))
+            self.space.place(Actor("bush", size, x, y, self.rng.normal(0, 0.03)), 0.1)
         for _ in range(4):
             self._scatter("tree", self.along(), self.rng.choice([-1, 1]) * (self.back + self.rng.uniform(-1.0, 6.0)))
         for _ in range(8):
@@ -184,14 +169,14 @@ class _Layout:
 
     # --- objects ---------------------------------------------------------------------------------------------------
     def zones(self) -> None:
-        """Construction zones: rows of barriers and lines of cones at the curb or in a lane; vehicles and people go there too."""
+        """Construction zones: rows of barriers and lines of cones at the curb or in a lane."""
         rng = self.rng
         length = 1.0 + (self.reach[1] - self.reach[0]) / 120
         barriers, cones = (rng.poisson(const.SPAWN_COUNT[k] * length) for k in ("barrier", "traffic_cone"))
         for _ in range(12):
             if barriers <= 0 and cones <= 0:
                 return
-            x, side = self.along() * 0.75, int(rng.choice([-1, 1]))
+            x, side = self.along(), int(rng.choice([-1, 1]))
             y = side * (self.street.half_m + rng.uniform(-1.0, 6.0))
             self.zone_at.append((x, y + side * 4.0))
             barriers -= self._row("barrier", x, y, min(barriers, int(rng.integers(2, 6))))
@@ -211,7 +196,7 @@ class _Layout:
             size = base if kind == "barrier" else self.size(kind)
             yaw = direction + HALF_PI + flip + rng.normal(0, 0.03) if kind == "barrier" else rng.uniform(-np.pi, np.pi)
             at = (x + i * step * np.cos(direction), y + i * step * np.sin(direction))
-            placed += self.place(Actor(kind, size, at[0], at[1], yaw), 0.02)
+            placed += self.space.place(Actor(kind, size, at[0], at[1], yaw), 0.02)
         return placed
 
     def objects(self, kind: str) -> None:
@@ -223,7 +208,7 @@ class _Layout:
         for _ in range(self.rng.poisson(const.SPAWN_COUNT[kind] * length)):
             for _ in range(TRIES):
                 where = str(self.rng.choice(list(shares), p=list(shares.values())))
-                if self.place(getattr(self, f"_at_{where}")(kind), 0.3):
+                if self.space.place(getattr(self, f"_at_{where}")(kind), 0.3):
                     break
 
     def _parked(self, kind: str, x: float, y: float, yaw: float) -> Actor:
@@ -245,6 +230,18 @@ class _Layout:
         return Actor(
             kind, self._cycle_size(kind, attribute), x, y, yaw + self.rng.normal(0, 0.02), speed, attribute=attribute
         )
+
+    def _aside(self, actor: Actor) -> Actor:
+        """Move an actor of the street's edge to the crossing road's edge, in some draws, where there is one."""
+        street, rng = self.street, self.rng
+        if not np.isfinite(street.cross_x_m) or rng.random() > 0.4:
+            return actor
+        # The crossing road has no curb strip: what stood there stands on its outer lane's edge.
+        shift = self.street.half_m + const.CURB_STRIP_M - street.cross_half_m - 0.5
+        y = abs(actor.y_m) - shift
+        x = street.cross_x_m - float(np.copysign(y, actor.y_m))
+        at = float(rng.choice([-1, 1])) * rng.uniform(self.back, 58.0)
+        return replace(actor, x_m=x, y_m=at, yaw_rad=actor.yaw_rad + HALF_PI)
 
     def _at_lane(self, kind: str) -> Actor:
         """In a lane of the street, at the lane's speed."""
@@ -268,9 +265,7 @@ class _Layout:
         if rng.random() < 0.2:
             speed = rng.uniform(3.0, 6.0)
             actor = self._driving(kind, x, rng.uniform(-12, 12), rng.uniform(-np.pi, np.pi), speed)
-            return Actor(
-                **{**actor.__dict__, "yaw_rate_rad_s": float(rng.choice([-1, 1])) * speed / rng.uniform(8, 20)}
-            )
+            return replace(actor, yaw_rate_rad_s=float(rng.choice([-1, 1])) * speed / rng.uniform(8, 20))
         y = rng.choice([-1, 1]) * rng.uniform(4.0 if not self.cross_waits else self.curb + 4.0, 55.0)
         return self._driving(kind, x, y, side * HALF_PI, 0.0 if self.cross_waits else rng.uniform(5, 9))
 
@@ -282,7 +277,7 @@ class _Layout:
             yaw += np.pi
         if kind == "motorcycle":
             yaw += rng.uniform(0.6, 1.8)
-        return self._parked(kind, self.along(), side * (self.street.half_m + 1.3), yaw)
+        return self._aside(self._parked(kind, self.along(), side * (self.street.half_m + 1.3), yaw))
 
     def _at_lot(self, kind: str) -> Actor:
         """Parked on a lot beside the street, in rows at the lot's angle."""
@@ -310,8 +305,8 @@ class _Layout:
         side, rng = int(self.rng.choice([-1, 1])), self.rng
         y = side * (self.curb + rng.uniform(0.6, const.SIDEWALK_M - 0.4))
         if kind == "bicycle":
-            return self._parked(kind, self.along(), y, rng.uniform(-np.pi, np.pi))
-        return self._walking(kind, self.along(), y, rng.choice([0.0, np.pi]) + rng.normal(0, 0.15))
+            return self._aside(self._parked(kind, self.along(), y, rng.uniform(-np.pi, np.pi)))
+        return self._aside(self._walking(kind, self.along(), y, rng.choice([0.0, np.pi]) + rng.normal(0, 0.15)))
 
     def _at_crosswalk(self, kind: str) -> Actor:
         """Crossing the street, at the intersection if there is one."""
@@ -321,25 +316,3 @@ class _Layout:
         return self._walking(
             kind, x, rng.uniform(-self.curb, self.curb), rng.choice([-1, 1]) * HALF_PI + rng.normal(0, 0.1)
         )
-
-
-def _overlaps(
-    poses: NDArray[np.float64], half: NDArray[np.float64], others: NDArray[np.float64], other_half: NDArray[np.float64]
-) -> bool:
-    """Separating-axis test of one moving rectangle (T, 3), half sizes (2,), against N others (N, T, 3), (N, 2)."""
-    d = others[:, :, :2] - poses[None, :, :2]
-    near = (
-        np.hypot(d[..., 0], d[..., 1]) < np.hypot(*half) + np.hypot(other_half[:, 0], other_half[:, 1])[:, None]
-    ).any(axis=1)
-    if not near.any():
-        return False
-    d, others, other_half = d[near], others[near], other_half[near]
-    c, s = np.cos(others[..., 2] - poses[None, :, 2]), np.sin(others[..., 2] - poses[None, :, 2])
-    ca, sa = np.cos(poses[None, :, 2]), np.sin(poses[None, :, 2])
-    ax, ay = ca * d[..., 0] + sa * d[..., 1], -sa * d[..., 0] + ca * d[..., 1]
-    bx, by = c * ax + s * ay, -s * ax + c * ay
-    c, s = np.abs(c), np.abs(s)
-    bl, bw = other_half[:, :1], other_half[:, 1:]
-    apart = (np.abs(ax) > half[0] + c * bl + s * bw) | (np.abs(ay) > half[1] + s * bl + c * bw)
-    apart |= (np.abs(bx) > bl + c * half[0] + s * half[1]) | (np.abs(by) > bw + s * half[0] + c * half[1])
-    return bool((~apart).any())

@@ -42,9 +42,8 @@ def scan(
 
     reflectivity, cosine = _surface(world, posed, rays, origin, depth, winner, part, face)
     strength = reflectivity * np.sqrt(np.maximum(cosine, 0.02))
-    lost = const.LIDAR_DROPOUT_BASE + const.LIDAR_DROPOUT_FAR * (depth / const.LIDAR_MAX_RANGE_M) ** 2 * (
-        1 - np.sqrt(strength)
-    )
+    far = np.minimum(depth / const.LIDAR_MAX_RANGE_M, 1.0)
+    lost = const.LIDAR_DROPOUT_BASE + const.LIDAR_DROPOUT_FAR * far**2 * (1 - np.sqrt(strength))
     noise, luck, speckle = rng.standard_normal(len(rays)), rng.random(len(rays)), rng.lognormal(0.0, 0.25, len(rays))
     keep = (depth < const.LIDAR_MAX_RANGE_M) & (luck > lost)
     distance = (depth + const.LIDAR_NOISE_M * noise)[keep]
@@ -64,8 +63,7 @@ def _surface(
     reflectivity[on] = world.parts.reflectivity[hit_part]
     cosine[on] = -(posed.normals[hit_part, hit_face] * rays[on]).sum(axis=1)
     down = np.flatnonzero((winner < 0) & (depth < const.LIDAR_MAX_RANGE_M))
-    where = origin[:2] + depth[down, None] * rays[down, :2]
-    reflectivity[down] = GROUND_REFLECTIVITY[world.region(where[:, 0], where[:, 1])[0]]
+    reflectivity[down] = GROUND_REFLECTIVITY[world.region(origin, depth[down, None] * rays[down, :2])[0]]
     cosine[down] = -rays[down, 2]
     return reflectivity, cosine
 

@@ -18,7 +18,8 @@ class PosedParts:
 
     Attributes:
         corners_m: (P, 8, 3) float64.
-        normals: (P, 6, 3) float32, outward. signed_m: (P, 6) float32, the sensor's signed distance in front of each face.
+        normals: (P, 6, 3) float32, outward.
+        signed_m: (P, 6) float32, the sensor's signed distance in front of each face.
         nearest_m: (P,) float64, horizontal distance from the sensor to the part (0 if above or below it).
     """
 
@@ -29,7 +30,7 @@ class PosedParts:
 
 
 def pose_parts(parts: Parts, poses: NDArray[np.float64], sensor_m: NDArray[np.float64]) -> PosedParts:
-    """Place parts by their actors' ``poses`` (A, 3) = (x, y, yaw) in the global frame and shift the origin to ``sensor_m`` (3,)."""
+    """Place parts by their actors' global ``poses`` (A, 3) = (x, y, yaw); the origin becomes ``sensor_m`` (3,)."""
     x, y, yaw = poses[parts.actor].T
     c, s = np.cos(yaw), np.sin(yaw)
     position = np.stack([x, y, np.zeros_like(x)], axis=1) - sensor_m
@@ -53,12 +54,12 @@ def expand_windows(
     row0: NDArray[np.int64], rows: NDArray[np.int64], column0: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """List every (part, row, column) of P rectangular windows: start and extent along both axes, extents may be 0."""
-    count = rows * columns
-    part = np.repeat(np.arange(len(count)), count)
-    k = np.arange(len(part)) - np.repeat(np.cumsum(count) - count, count)
-    width = columns[part]
-    row = k // np.maximum(width, 1)
-    return part, row0[part] + row, column0[part] + k - row * width
+    # First all rows of all windows, then each row stretched to its columns: no division per pair.
+    row_part = np.repeat(np.arange(len(rows)), rows)
+    row = np.arange(len(row_part)) - np.repeat(np.cumsum(rows) - rows - row0, rows)
+    count = columns[row_part]
+    column = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - column0[row_part], count)
+    return np.repeat(row_part, count), np.repeat(row, count), column
 
 
 def intersect(
@@ -74,21 +75,23 @@ def intersect(
     """
     enter = np.full(len(part), MIN_HIT, np.float32)
     leave = np.full(len(part), np.inf, np.float32)
-    face = np.full(len(part), -1, np.int64)
-    dx, dy, dz = directions.T
-    for f in range(6):
-        n = posed.normals[part, f]
-        along = n[:, 0] * dx + n[:, 1] * dy + n[:, 2] * dz
+    face = np.full(len(part), -1, np.int8)
+    dx, dy, dz = np.ascontiguousarray(directions.T)
+    coefficients = np.concatenate([posed.normals, -posed.signed_m[..., None]], axis=2).transpose(1, 2, 0).copy()
+    for f, (nx, ny, nz, behind) in enumerate(coefficients):
+        along = nx.take(part) * dx
+        along += ny.take(part) * dy
+        along += nz.take(part) * dz
         # A ray parallel to a face either always passes (sensor behind the face) or never does.
-        along = np.where(np.abs(along) < 1e-7, np.float32(1e-7), along)
-        t = -posed.signed_m[part, f] / along
+        along[np.abs(along) < 1e-7] = 1e-7
+        t = behind.take(part) / along
         entering = along < 0
         later = entering & (t > enter)
-        enter = np.where(later, t, enter)
-        face = np.where(later, f, face)
-        leave = np.where(entering, leave, np.minimum(leave, t))
+        np.copyto(enter, t, where=later)
+        np.copyto(face, f, where=later)
+        np.minimum(leave, t, out=leave, where=~entering)
     hit = (face >= 0) & (enter <= leave)
-    return np.where(hit, enter, np.float32(np.inf)).astype(np.float32), face
+    return np.where(hit, enter, np.float32(np.inf)), face.astype(np.int64)
 
 
 def z_buffer(

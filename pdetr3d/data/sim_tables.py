@@ -40,7 +40,7 @@ def ego_transform(pose: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration(size_px: tuple[int, int]) -> dict[str, Row]:
-    """Per channel: translation, rotation (sensor2ego) and camera_intrinsic (for images of ``size_px``; [] for the LiDAR)."""
+    """Per channel: translation and rotation (sensor2ego), camera_intrinsic for images of ``size_px`` (LiDAR: [])."""
     yaw, pitch, roll = np.deg2rad(const.LIDAR_YAW_PITCH_ROLL_DEG)
     turn = (
         Quaternion(axis=[0, 0, 1], angle=yaw)
@@ -77,15 +77,17 @@ def world_tables(config: SimConfig) -> dict[str, list[Row]]:
     return {
         "attribute": [{"token": token("attribute", n), "name": n, "description": n} for n in ATTRIBUTES],
         "category": [{"token": token("category", n), "name": n, "description": n} for n in const.CATEGORY.values()],
-        "visibility": [{"token": t, "level": level, "description": f"visible share {level[1:]} %"} for t, level, _ in VISIBILITY],
+        "visibility": [{"token": t, "level": v, "description": f"visible: {v[1:]} %"} for t, v, _ in VISIBILITY],
         "sensor": [
             {"token": token("sensor", c), "channel": c, "modality": "lidar" if c == LIDAR else "camera"} for c in rig
         ],
         "calibrated_sensor": [
-            {"token": token(seed, "calibrated_sensor", c), "sensor_token": token("sensor", c), **row} for c, row in rig.items()
+            {"token": token(seed, "calibrated_sensor", c), "sensor_token": token("sensor", c), **row}
+            for c, row in rig.items()
         ],
         "log": [
-            {"token": log, "logfile": "simulated", "vehicle": "sim", "date_captured": "2020-09-13", "location": "simulated"}
+            {"token": log, "logfile": "simulated", "vehicle": "sim", "date_captured": "2020-09-13",
+             "location": "simulated"}
         ],
         "map": [{"token": token(seed, "map"), "category": "semantic_prior", "filename": MAP_FILE, "log_tokens": [log]}],
     }  # fmt: skip

@@ -27,7 +27,7 @@ STAMP = "simulated_world.json"  # under the dataroot: which world this is
 
 
 def simulate(dataroot: Path, config: SimConfig, version: str = "v1.0-sim") -> None:
-    """Write the simulated world under ``dataroot``: tables in ``dataroot/version``, splits sim_train, sim_select, sim_val.
+    """Write the simulated world under ``dataroot`` with the splits sim_train, sim_select and sim_val.
 
     The files appear all at once (a directory beside ``dataroot`` is renamed at the end); a world that is already there
     is kept. The same config (but for ``processes``) gives the same bytes.
@@ -85,7 +85,8 @@ def _already_there(dataroot: Path, stamp: Row) -> bool:
         f"{k}: {other.get(k)} there, {wanted[k]} asked for" for k in wanted if other.get(k) != wanted[k]
     )
     raise DataError(
-        f"data.dataroot {dataroot} holds another simulated world ({differing}); name another directory or remove this one"
+        f"data.dataroot {dataroot} holds another simulated world ({differing}); "
+        "name another directory or remove this one"
     )
 
 
