@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
 CLICK_TOLERANCE_M = 0.1
@@ -107,23 +107,3 @@ def to_pseudo_labels(
         index=range(len(clicks)),
     )
     return frame.astype(COLUMNS)
-
-
-def pseudo_label_boxes(table: pd.DataFrame) -> Boxes3D:
-    """The boxes of pseudo-label rows, in the order of the rows, accepted or not (filter the table first).
-
-    Raises:
-        DataError: when a row's class is not one of the ten.
-    """
-    unknown = sorted(set(table["class"]) - set(CLASSES))
-    if unknown:
-        raise DataError(f"pseudo labels have class {unknown[0]!r}; allowed: {', '.join(CLASSES)}; write them again")
-    return Boxes3D.build(
-        table[["x", "y", "z"]].to_numpy(np.float32),
-        table[["l", "w", "h"]].to_numpy(np.float32),
-        table["yaw"].to_numpy(np.float32),
-        np.array([CLASSES.index(name) for name in table["class"]], dtype=np.int64),
-        velocity_m_s=np.column_stack([table[v].to_numpy(np.float32, na_value=np.nan) for v in ("vx", "vy")]),
-        score=table["score"].to_numpy(np.float32),
-        source=SOURCE_PSEUDO,
-    )

@@ -19,10 +19,21 @@ MIN_OBJECTS_IN_BIN = 10
 ERROR_NAMES = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
 
-def reaching(config: DetectionConfig, range_m: float) -> DetectionConfig:
-    """The same configuration with ``range_m`` [m] as every class's range."""
-    everywhere = dict.fromkeys(config.class_range, range_m)
-    return DetectionConfig.deserialize(config.serialize() | {"class_range": everywhere})
+def reaching(config: DetectionConfig) -> DetectionConfig:
+    """The same configuration with class ranges that reach the last bin's end (and no less than before)."""
+    ranges = {name: max(range_m, DISTANCE_BINS_M[-1][1]) for name, range_m in config.class_range.items()}
+    return DetectionConfig.deserialize(config.serialize() | {"class_range": ranges})
+
+
+def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxes:
+    """The boxes with ``low_m <= ego distance < high_m[class]``; every sample stays a key."""
+    kept = EvalBoxes()
+    for token in boxes.sample_tokens:
+        offset = np.array([box.ego_translation[:2] for box in boxes[token]], dtype=np.float64).reshape(-1, 2)
+        distance = np.hypot(offset[:, 0], offset[:, 1]).tolist()
+        pairs = zip(boxes[token], distance, strict=True)
+        kept.add_boxes(token, [box for box, d in pairs if low_m <= d < high_m[box.detection_name]])
+    return kept
 
 
 def evaluate_boxes(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> DetectionMetrics:
@@ -40,12 +51,13 @@ def by_distance(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> dict
 
     Args:
         config: the devkit's.
-        gt, pred: filtered by ``DetectionEval`` with class ranges that reach the last bin's end.
+        gt, pred: filtered by ``DetectionEval`` with the ranges of ``reaching``.
     """
     report = {}
     for low, high in DISTANCE_BINS_M:
-        here = _between(gt, low, high)
-        metrics = evaluate_boxes(config, here, _between(pred, low, high))
+        high_m = dict.fromkeys(CLASSES, float(high))
+        here = within(gt, low, high_m)
+        metrics = evaluate_boxes(config, here, within(pred, low, high_m))
         report[bin_name(low, high)] = _bin_report(metrics, count_objects(here))
     return report
 
@@ -53,13 +65,6 @@ def by_distance(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> dict
 def bin_name(low_m: float, high_m: float) -> str:
     """Key of a bin in reports, e.g. ``"10-20"``."""
     return f"{low_m}-{high_m}"
-
-
-def _between(boxes: EvalBoxes, low: float, high: float) -> EvalBoxes:
-    kept = EvalBoxes()
-    for token in boxes.sample_tokens:
-        kept.add_boxes(token, [box for box in boxes[token] if low <= box.ego_dist < high])
-    return kept
 
 
 def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:

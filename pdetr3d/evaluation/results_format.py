@@ -59,6 +59,12 @@ def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict
     ]
 
 
+def out_of_range_entry(sample_token: str) -> dict[str, Any]:
+    """A ``sample_result`` so far away that the devkit's range filter drops it."""
+    far = Boxes3D.build(np.full((1, 3), 1e9), np.ones((1, 3)), np.zeros(1), np.zeros(1), score=np.zeros(1))
+    return nuscenes_boxes(sample_token, far, (np.eye(4), np.eye(4)))[0]
+
+
 def write_results(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
     """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it."""
     write_json(path, {"meta": _META, "results": results})

@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nuscenes import NuScenes
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
+from pdetr3d.config import SimConfig
+from pdetr3d.data.simulate import simulate
 from pdetr3d.evaluation import nuscenes_eval
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score, split_samples, spnds
@@ -175,6 +179,39 @@ def test_no_objects_at_all(tmp_path):
         assert report["per_class"]["traffic_cone"]["AOE"] is None and report["per_class"]["barrier"]["AVE"] is None
 
 
+def test_equals_the_devkit_run_as_its_command_line_does(tmp_path):
+    """Noisy predictions of a crowded world: every number equals DetectionEval.main on the results file we leave."""
+    rng = np.random.default_rng(0)
+    objects = [
+        annotation(str(c), at(rng.uniform(3, 60), rng.uniform(0, 6)), rng.uniform(1, 4, 3), num_lidar_pts=int(k))
+        for c, k in zip(rng.choice(list(CLASSES), 150), rng.integers(0, 4, 150), strict=True)
+    ]
+    nusc = world(tmp_path, [*objects, annotation("bicycle_rack", at(12, 3), (9, 9, 4))])
+    truth = ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"]
+    truth = Boxes3D.concatenate([truth, truth[::3]])
+    noise = {name: rng.normal(0, s, (len(truth), 3)) for name, s in (("center", 0.8), ("yaw", 0.4))}
+    noisy = Boxes3D.build(
+        truth.center_m + noise["center"],
+        truth.size_m * 1.2,
+        truth.yaw_rad + noise["yaw"][:, 0],
+        truth.label,
+        score=rng.random(len(truth)),
+    )
+    report = run(tmp_path, nusc, {"val-a-0": noisy})
+    config, results = config_factory("detection_cvpr_2019"), str(tmp_path / "out/results_nusc.json")
+    official = DetectionEval(nusc, config, results, SPLIT, str(tmp_path / "devkit"), verbose=False)
+    summary = official.main(render_curves=False)
+    assert 0.1 < summary["mean_ap"] < 0.9
+    assert report["mAP"] == summary["mean_ap"] and report["NDS"] == summary["nd_score"]
+    for ours, theirs in (("ATE", "trans_err"), ("ASE", "scale_err"), ("AOE", "orient_err"), ("AAE", "attr_err")):
+        assert report[f"m{ours}"] == summary["tp_errors"][theirs]
+        assert report["per_class"]["car"][ours] == summary["label_tp_errors"]["car"][theirs]
+    assert {c: report["per_class"][c]["AP"] for c in CLASSES} == summary["mean_dist_aps"]
+    assert sum(report["n_gt"].values()) == len(official.gt_boxes.all)
+    written = json.loads((tmp_path / "out/metrics_summary.json").read_text())
+    assert written["mean_ap"] == summary["mean_ap"] and written["cfg"] == json.loads(json.dumps(config.serialize()))
+
+
 def test_devkit_filters_count_in_n_gt(tmp_path):
     """Zero points, beyond the class range and in a bike rack: not ground truth; a radar point is enough."""
     objects = [
@@ -260,6 +297,16 @@ def test_tables_are_read_once(tmp_path, monkeypatch):
     nusc = world(tmp_path, [])
     monkeypatch.setattr(nuscenes_eval, "NuScenes", lambda **_: pytest.fail("read again"))
     assert load_tables(tmp_path / "data", VERSION) is nusc
+
+
+def test_simulated_world_ground_truth_scores_one(tmp_path):
+    small = SimConfig(scenes=1, select_scenes=1, val_scenes=1, keyframes=1, image_size_px=(32, 18), processes=1)
+    simulate(tmp_path / "world", small.model_copy(update={"lidar_azimuth_steps": 360, "sweeps_per_keyframe": 0}))
+    predictions, poses = ground_truth_predictions(load_tables(tmp_path / "world", "v1.0-sim"), "sim_val")
+    report = score(tmp_path / "world", "v1.0-sim", "sim_val", predictions, poses, tmp_path / "out")
+    present = [c for c, n in report["n_gt"].items() if n]
+    assert len(present) >= 4
+    assert [report["per_class"][c]["AP"] for c in present] == pytest.approx([1] * len(present))
 
 
 def test_real_keyframe_ground_truth_scores_one(tmp_path):

@@ -10,9 +10,10 @@ import pytest
 from nuscenes.eval.common.utils import scale_iou, yaw_diff
 from nuscenes.eval.detection.data_classes import DetectionBox
 
+from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou, iou_3d, pseudo_label_quality, size_error, yaw_error_rad
-from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, contains_click, pseudo_label_boxes, to_pseudo_labels
-from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, contains_click, to_pseudo_labels
+from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 from tests.reference.bev_overlap import intersection_area, rectangle
 
 
@@ -151,26 +152,23 @@ def test_pseudo_label_rows(tmp_path):
     assert table["reason"].tolist() == ["", "click outside box", "implausible size", "", "outside range"]
     assert table["accepted"].tolist() == [True, False, False, True, False]
     assert set(table["teacher_digest"]) == {"digest"} and set(table["sample_token"]) == {"sample"}
-    table.to_parquet(tmp_path / "pseudo_labels.parquet")
-    again = pd.read_parquet(tmp_path / "pseudo_labels.parquet")
-    assert again["vx"].isna().all() and again["vy"].isna().all()
-    back = pseudo_label_boxes(again)
-    for name in ("center_m", "size_m", "yaw_rad", "score"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(boxes, name))
-    assert back.label.tolist() == [0, 0, 8, 8, 0] and np.isnan(back.velocity_m_s).all()
-    assert (back.source == SOURCE_PSEUDO).all()
+    written = read_pseudo_labels(write_pseudo_labels(tmp_path / "pseudo_labels.parquet", table)).to_pandas()
+    assert written["vx"].isna().all() and written["vy"].isna().all()
+    np.testing.assert_array_equal(written[["x", "y", "z"]].to_numpy(np.float32), boxes.center_m)
+    np.testing.assert_array_equal(written[["l", "w", "h"]].to_numpy(np.float32), boxes.size_m)
+    np.testing.assert_array_equal(written["yaw"].to_numpy(np.float32), boxes.yaw_rad)
+    np.testing.assert_array_equal(written["score"].to_numpy(np.float32), boxes.score)
 
 
 def test_no_clicks_give_an_empty_table_of_the_same_types(tmp_path):
     table = to_pseudo_labels(record(PointLabels.empty()), Boxes3D.empty(), FALLBACK_SIZE_M, "digest")
     full = to_pseudo_labels(record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest")
     assert len(table) == 0 and table.dtypes.to_dict() == full.dtypes.to_dict()
-    assert len(pseudo_label_boxes(table)) == 0
+    both = pd.concat([table, full], ignore_index=True)
+    assert len(read_pseudo_labels(write_pseudo_labels(tmp_path / "both.parquet", both))) == 1
+    assert len(read_pseudo_labels(write_pseudo_labels(tmp_path / "none.parquet", table))) == 0
 
 
 def test_pseudo_label_errors():
     with pytest.raises(ValueError, match="2 clicks"):
         to_pseudo_labels(record(clicks([[0, 0, 0], [1, 1, 1]], [0, 0])), one(), FALLBACK_SIZE_M, "digest")
-    table = to_pseudo_labels(record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest")
-    with pytest.raises(DataError, match="lorry"):
-        pseudo_label_boxes(table.assign(**{"class": ["lorry"]}))
