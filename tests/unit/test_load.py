@@ -66,21 +66,32 @@ def test_real_keyframe_points_and_projection(real_data: Path, tmp_path: Path) ->
     (token,) = index.tokens("mini_train")
     record = index.record(token)
     assert _assert_points_equal_devkit(nusc, record, 10) == 1
-    sample = load_sample(record, _config(1, (400, 225)), cameras=True)
-    points = sample.points[:, :3]
-    total = 0
-    for slot, channel in enumerate(CAMERAS):
-        expected, depth = _devkit_pixels(nusc, token, channel, points)
+    assert _assert_pixels_equal_devkit(nusc, record, (400, 225)) > 10_000
+
+
+def test_sim_projection_equals_the_devkits_through_each_cameras_own_pose(sim_world: Path, sim_index: Index) -> None:
+    nusc = NuScenes("v1.0-sim", str(sim_world), verbose=False)
+    records = [sim_index.record(token) for token in sim_index.tokens("sim_train")]
+    assert sum(_assert_pixels_equal_devkit(nusc, record, (80, 30)) for record in records) > 1_000
+
+
+def _assert_pixels_equal_devkit(nusc: NuScenes, record: SampleRecord, size: tuple[int, int]) -> int:
+    sample = load_sample(record, _config(1, size), cameras=False)
+    points, total = sample.points[:, :3], 0
+    for slot, (channel, camera) in enumerate(zip(CAMERAS, record.cameras, strict=True)):
+        assert camera is not None
+        expected, depth = _devkit_pixels(nusc, record.sample_token, channel, points)
         uv, ours_depth = project(sample.lidar2img[slot], points)
-        visible = (depth > 1) & in_image(expected, (1600, 900))
-        np.testing.assert_allclose(4 * uv[visible], expected[visible], atol=0.01, rtol=0)
+        visible = (depth > 1) & in_image(expected, (camera.width_px, camera.height_px))
+        scale = np.array([camera.width_px / size[0], camera.height_px / size[1]])
+        np.testing.assert_allclose(scale * uv[visible], expected[visible], atol=0.01, rtol=0)
         np.testing.assert_allclose(ours_depth, depth, atol=1e-4)
         total += int(visible.sum())
-    assert total > 10_000
+    return total
 
 
 def _devkit_pixels(nusc: NuScenes, token: str, channel: str, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The five steps of ``NuScenesExplorer.map_pointcloud_to_image``, on float64 points (the devkit rounds to float32)."""
+    """The steps of ``NuScenesExplorer.map_pointcloud_to_image``, on float64 points (the devkit rounds to float32)."""
     sample = nusc.get("sample", token)
     lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
     cam = nusc.get("sample_data", sample["data"][channel])

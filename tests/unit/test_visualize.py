@@ -37,7 +37,8 @@ def _count(pixels: np.ndarray, color: str) -> int:
 def test_picture_of_a_sample(sample: Sample, tmp_path: Path) -> None:
     path = inspect_sample(sample, tmp_path / "deep" / "a.png")
     pixels = _pixels(path)
-    assert pixels.shape[1] > 2.5 * pixels.shape[0] > 2000 and [p.name for p in path.parent.iterdir()] == ["a.png"]
+    assert pixels.shape[1] > 2.5 * pixels.shape[0] > 2000
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
 
 
 def _bare(sample: Sample, boxes: Boxes3D) -> Sample:
@@ -46,7 +47,7 @@ def _bare(sample: Sample, boxes: Boxes3D) -> Sample:
 
 
 def test_box_is_drawn_where_it_is(sample: Sample, tmp_path: Path) -> None:
-    # A bus ahead and to the right: upper right of the ego in the picture, in the class color, longer than wide (yaw pi/2).
+    # A bus ahead and to the right: upper right of the ego in the picture, in the class color, longer than wide.
     bus = Boxes3D.build(np.array([[20.0, 30, 0]]), np.array([[16.0, 4, 3]]), np.array([np.pi / 2]), np.array([3]))
     pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png"))
     height, width = pixels.shape[:2]
