@@ -62,6 +62,7 @@ class LabelConfig(Section):
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
+    pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
     redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
 
 
@@ -189,6 +190,7 @@ class RunSection(Section):
 
     seed: Annotated[int, Field(ge=0)] = 0
     name: str = ""
+    arms: tuple[Literal["boxes_only", "ours", "full"], ...] = ("boxes_only", "ours", "full")  # students to train
 
 
 class StorageConfig(Section):

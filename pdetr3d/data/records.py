@@ -24,11 +24,14 @@ from pdetr3d.schema import (
 )
 
 
-def training_records(index: Index, manifest: LabelManifest, pseudo: Path | None = None) -> list[SampleRecord]:
+def training_records(
+    index: Index, manifest: LabelManifest, pseudo: Path | None = None, *, pseudo_everywhere: bool = False
+) -> list[SampleRecord]:
     """Records of every train sample, in manifest order.
 
     Box-labeled: human boxes of the kept objects, clicks with ``box_index``. Point-labeled: no field of any annotation;
     ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused).
+    ``pseudo_everywhere`` treats every sample as point-labeled (``label.pseudo_for=all``).
 
     Raises:
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
@@ -43,7 +46,8 @@ def training_records(index: Index, manifest: LabelManifest, pseudo: Path | None 
     clicks = _Clicks(manifest)
     labels = {} if pseudo is None else _pseudo_boxes(Path(pseudo), manifest)
     records = []
-    for token, role in manifest.roles.items():
+    for token, manifest_role in manifest.roles.items():
+        role = "point" if pseudo_everywhere else manifest_role
         rows = manifest.clicks_of.get(token, np.zeros(0, np.int64))
         if role == "box":
             annotations = index.annotations(token)

@@ -99,4 +99,6 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         assert isinstance(output, StudentOutput)
         return decoder(output.tasks)
 
-    return Task(Student(config), losses, predict, config.optim, BatchLoader(config, "student", cameras=False, weak_view=guided))
+    return Task(
+        Student(config), losses, predict, config.optim, BatchLoader(config, "student", cameras=False, weak_view=guided)
+    )

@@ -39,7 +39,9 @@ def load(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"checkpoint {file} does not exist: run the training job first") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DataError(f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
         raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
     return state

@@ -1,0 +1,121 @@
+"""The run directory: identity of a run, its data, and which stages are finished. A rerun continues or says what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pdetr3d
+from pdetr3d.config import Config
+from pdetr3d.data.files import atomic_path
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import LabelManifest, build_manifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.simulate import simulate
+from pdetr3d.schema import DataError
+
+# Where a run computes does not change what it computes.
+NOT_IDENTITY = ("scaling.", "storage.")
+
+
+class RunDir:
+    """A directory that holds all one run writes.
+
+    Args:
+        path: created when missing. config: of the run.
+
+    Raises:
+        DataError: when the directory holds a run of another config, dataset or code version (names the differing keys).
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path.resolve(), config
+        self.path.mkdir(parents=True, exist_ok=True)
+        identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
+        identity |= {"code": code_digest(), "tables": tables_digest(config)}
+        self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self._check(identity)
+
+    def _check(self, identity: dict[str, Any]) -> None:
+        file = self.path / "run.json"
+        if not file.exists():
+            write_json(file, identity)
+            return
+        before = json.loads(file.read_text())
+        now = json.loads(json.dumps(identity))
+        differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        if differing:
+            lines = "\n".join(f"  {k}: {before.get(k)} there, {now.get(k)} now" for k in differing)
+            raise DataError(
+                f"{self.path} holds another run; it differs in\n{lines}\nChoose another --run-dir, or remove this one."
+            )
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """What ``finish`` stored, or None while the stage is unfinished."""
+        file = self.path / stage / "done.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Mark a stage finished, after all its files are in place."""
+        (self.path / stage).mkdir(exist_ok=True)
+        write_json(self.path / stage / "done.json", result)
+        return result
+
+
+@dataclass(frozen=True)
+class Data:
+    """The run's data: index, the label manifest of ``label.ratio``, and one where every sample is box-labeled."""
+
+    index: Index
+    manifest: LabelManifest
+    everything: LabelManifest
+
+
+def prepare(run: RunDir) -> Data:
+    """Simulate the world if no dataroot is given, index it, split and click it; what exists already is opened."""
+    config, folder = run.config, run.path / "data"
+    dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
+    if not config.data.dataroot:
+        simulate(dataroot, config.sim, config.data.version)
+    file = folder / "index.parquet"
+    if not file.exists():
+        build_index(dataroot, config.data.version, file)
+    index = Index.open(file)
+    for split in {config.data.val_split, config.data.select_split} - {""}:
+        index.tokens(split)  # raises for a split without samples, before anything is trained
+    manifests = []
+    for name, ratio in (("manifest", config.label.ratio), ("manifest_full", 1.0)):
+        target = folder / name
+        label = config.label.model_copy(update={"ratio": ratio})
+        done = (target / "samples.parquet").exists()
+        manifests.append(
+            LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
+        )
+    return Data(index, *manifests)
+
+
+def code_digest() -> str:
+    """Digest of the package's sources: results of other code are not continued."""
+    root = Path(pdetr3d.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def tables_digest(config: Config) -> str:
+    """Digest of names, sizes and times of the dataset's tables; empty for the simulated world (its config says it all)."""
+    if not config.data.dataroot:
+        return ""
+    tables = sorted((Path(config.data.dataroot) / config.data.version).glob("*.json"))
+    stats = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))

@@ -1,0 +1,14 @@
+"""Score the trained student arms of run.arms with the devkit's scorer: python -m ray_jobs.evaluate --preset NAME"""
+
+from ray_jobs.launch import main
+from ray_jobs.report import print_arms
+from ray_jobs.stages import Stages
+
+
+def body(stages: Stages) -> None:
+    """The job, once Ray runs."""
+    print_arms({arm: stages.evaluate(arm) for arm in stages.config.run.arms})
+
+
+if __name__ == "__main__":
+    main(body, __doc__)

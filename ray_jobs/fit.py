@@ -1,0 +1,151 @@
+"""One training stage on Ray Train: stream -> TorchTrainer workers -> checkpoint files in the run directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+from numpy.typing import NDArray
+from ray.data import DataContext, ExecutionOptions, ExecutionResources
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pdetr3d.config import Config
+from pdetr3d.schema import DataError, SampleRecord
+from pdetr3d.tracking.runs import MetricLogger
+from pdetr3d.training.build import build
+from pdetr3d.training.checkpoint import FILE
+from pdetr3d.training.loop import train
+from pdetr3d.training.plan import Plan
+from ray_jobs.context import RayContext, read_progress, set_threads
+from ray_jobs.stream import train_stream
+
+# What the stream may hold in the object store: batches are small and the workers are slower than the decoders.
+STREAM_BYTES = 256 * 1024**2
+MAX_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage.
+
+    Attributes:
+        name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
+        config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
+        tracking: (URI, MLflow run id), or None.
+    """
+
+    name: str
+    kind: str
+    config: Config
+    records: Sequence[SampleRecord]
+    prior_size_m: NDArray[np.float32]
+    steps: int
+    guidance: bool
+    tracking: tuple[str, str] | None
+
+    @property
+    def plan(self) -> Plan:
+        """The order of its samples."""
+        optim = self.config.teacher.optim if self.kind == "teacher" else self.config.optim
+        return Plan(len(self.records), optim.batch_size, self.steps, self.config.run.seed)
+
+
+def fit(stage: Stage, run_dir: Path) -> list[Path]:
+    """Train the stage (or continue it where the same run directory was interrupted).
+
+    Returns:
+        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first.
+    """
+    storage = stage.config.storage.path or str((run_dir / "ray").resolve())
+    uri = storage if "://" in storage else f"file://{storage}"
+    progress = f"{uri}/{stage.name}/progress.txt"
+    records, plan, scaling = ray.put(list(stage.records)), stage.plan, stage.config.scaling
+    loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
+
+    def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
+        quiet_ray_data()
+        return train_stream(ray.get(records), plan, loader, scaling.workers, read_progress(progress), scaling.data_cpus)
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=_loop_config(stage, progress),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=stage.name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+        ),
+        datasets={"train": source},
+        dataset_config=DataConfig(execution_options=_stream_options()),
+    )
+    result = trainer.fit()
+    return _collect(result, run_dir / stage.name)
+
+
+def _stream_options() -> ExecutionOptions:
+    return ExecutionOptions(preserve_order=True, resource_limits=ExecutionResources(object_store_memory=STREAM_BYTES))
+
+
+def _loop_config(stage: Stage, progress: str) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "config": stage.config.to_json(),
+        "prior": np.asarray(stage.prior_size_m).tolist(),
+        "plan": vars(stage.plan),
+        "guidance": stage.guidance,
+        "tracking": stage.tracking,
+        "progress": progress,
+    }
+
+
+def _worker(loop: dict[str, Any]) -> None:
+    """Body of every training worker."""
+    config = Config.from_json(loop["config"])
+    set_threads(config.scaling.threads_per_worker)
+    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), guidance=loop["guidance"])
+    plan = Plan(**loop["plan"])
+    first = ray.train.get_context().get_world_rank() == 0
+    logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None
+    with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
+        context = RayContext(plan, Path(scratch), loop["progress"], logger, loop["name"])
+        train(task, context, plan.steps, loop["config"], Path(scratch))
+    if logger is not None:
+        logger.flush()
+
+
+def _collect(result: ray.train.Result, folder: Path) -> list[Path]:
+    """Copy the kept checkpoints out of Ray's storage, each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not result.best_checkpoints:
+        raise DataError(f"{folder.name}: training ended without a checkpoint")
+    files = []
+    for checkpoint, metrics in result.best_checkpoints:
+        target = folder / f"step_{int(metrics['step']):07d}.pt"
+        with checkpoint.as_directory() as source:
+            temporary = target.with_suffix(f".{os.getpid()}.tmp")
+            shutil.copyfile(Path(source) / FILE, temporary)
+        os.replace(temporary, target)
+        files.append(target)
+    return sorted(files)
+
+
+def quiet_ray_data() -> None:
+    """No progress bars of Ray Data: the jobs print their own lines."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # so that a DataError keeps its message and exit code

@@ -1,0 +1,68 @@
+"""How every job starts: parse, validate, prepare data, and only then Ray; exit codes as ``pdetr3d.exits`` says."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pdetr3d.exits import guarded
+from pdetr3d.presets import PRESETS, load
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.run_dir import RunDir
+from ray_jobs.stages import EXPERIMENT, Stages
+
+# Shared memory of a local Ray: streams are capped well below it (fit.STREAM_BYTES).
+OBJECT_STORE_BYTES = 1024**3
+
+
+def launch(body: Callable[[Stages], object], description: str, arguments: list[str] | None = None) -> int:
+    """Run a job: ``--preset NAME [--run-dir DIR] [key=value ...]``; returns the exit code."""
+    return guarded(lambda: _run(body, description, arguments))
+
+
+def _run(body: Callable[[Stages], object], description: str, arguments: list[str] | None) -> None:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--run-dir", type=Path, help="everything the run writes; default runs/PRESET")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
+    )
+    args = parser.parse_args(arguments)
+    config = load(args.preset, args.overrides)
+    run = RunDir(args.run_dir or Path("runs") / config.preset, config)
+    with Tracker.start(
+        run.path, EXPERIMENT, f"{config.preset} {run.digest}", config.flat(), {"run": run.digest}
+    ) as parent:
+        stages = Stages(run, parent)
+        init_ray(config.scaling.use_gpu)
+        body(stages)
+
+
+def init_ray(use_gpu: bool) -> None:
+    """Join the cluster of RAY_ADDRESS (set by ``ray job submit``), else start Ray on this machine for this run alone.
+
+    Raises:
+        DataError: when ``scaling.use_gpu`` is set and the cluster has no GPU.
+    """
+    import ray
+
+    from ray_jobs.fit import quiet_ray_data
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "local")
+        local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=True, **local)
+    if use_gpu and not ray.cluster_resources().get("GPU"):
+        raise DataError(
+            "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
+        )
+    quiet_ray_data()
+
+
+def main(body: Callable[[Stages], object], description: str | None) -> None:
+    """``if __name__ == "__main__"`` of a job."""
+    sys.exit(launch(body, (description or "").strip().splitlines()[0]))

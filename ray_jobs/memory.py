@@ -1,0 +1,44 @@
+"""Peak memory of the driver and everything it started (Ray included), as the sum of PSS."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from types import TracebackType
+
+import psutil
+
+PERIOD_S = 2.0
+
+
+class PeakMemory:
+    """Context manager that samples in a thread; ``peak_bytes`` afterwards. PSS counts shared memory once."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            self.peak_bytes = max(self.peak_bytes, family_pss_bytes())
+
+
+def family_pss_bytes() -> int:
+    """Sum of PSS over this process and its descendants; processes that ended meanwhile count nothing."""
+    me, total = psutil.Process(), 0
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            info = process.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+    return total

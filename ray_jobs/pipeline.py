@@ -1,0 +1,51 @@
+"""Everything in one command: data, teacher, pseudo labels, student arms, scores: python -m ray_jobs.pipeline --preset NAME"""
+
+from __future__ import annotations
+
+import time
+
+from pdetr3d.data.label_manifest import inspection_record
+from pdetr3d.data.load import load_sample
+from pdetr3d.tracking.runs import ui_command
+from pdetr3d.training.run_dir import write_json
+from pdetr3d.visualize import inspect_sample
+from ray_jobs.inference import predict
+from ray_jobs.launch import main
+from ray_jobs.memory import PeakMemory
+from ray_jobs.report import build_report, print_arms, print_quality
+from ray_jobs.stages import Stages
+
+
+def body(stages: Stages) -> None:
+    """The job, once Ray runs."""
+    began = time.monotonic()
+    with PeakMemory() as memory:
+        stages.teacher()
+        quality = stages.pseudo_labels()
+        for arm in stages.config.run.arms:
+            stages.student(arm)
+        arms = {arm: stages.evaluate(arm) for arm in stages.config.run.arms}
+        picture = draw_predictions(stages)
+    report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
+    write_json(stages.run.path / "report.json", report)
+    stages.parent.log_metrics({"ratios": report["ratios"], "pseudo_labels": quality})
+    for file in (stages.run.path / "report.json", picture):
+        stages.parent.log_artifact(file)
+    print_quality(quality)
+    print_arms(arms, report["ratios"])
+    print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
+
+
+def draw_predictions(stages: Stages) -> object:
+    """PNG of the first val sample with true boxes and the last arm-"ours" student's predictions (dashed)."""
+    token = stages.data.index.tokens(stages.config.data.val_split)[0]
+    record = inspection_record(stages.data.index, token)
+    arm = "ours" if "ours" in stages.config.run.arms else stages.config.run.arms[0]
+    chosen = stages.run.path / f"student_{arm}" / stages.evaluate(arm)["checkpoint"]
+    boxes = predict("student", stages.config, stages.prior, [chosen], [record])[0][token]
+    sample = load_sample(record, stages.config.data, cameras=True)
+    return inspect_sample(sample, stages.run.path / f"predictions_{arm}.png", boxes[boxes.score > 0.3])
+
+
+if __name__ == "__main__":
+    main(body, __doc__)

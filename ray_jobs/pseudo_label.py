@@ -1,0 +1,15 @@
+"""Turn every click of the point-labeled samples into a box with the trained teacher: python -m ray_jobs.pseudo_label --preset NAME"""
+
+from ray_jobs.launch import main
+from ray_jobs.report import print_quality
+from ray_jobs.stages import Stages
+
+
+def body(stages: Stages) -> None:
+    """The job, once Ray runs."""
+    print_quality(stages.pseudo_labels())
+    print(f"pseudo labels: {stages.pseudo_file}")
+
+
+if __name__ == "__main__":
+    main(body, __doc__)

@@ -1,0 +1,76 @@
+"""The run's report: ``report.json`` (design section 8) and the tables a person reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ray_jobs.stages import Stages
+
+HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
+NAMES = {
+    "boxes_only": "(a) student on the box-labeled part alone",
+    "ours": "(b) ours: boxes + clicks",
+    "full": "(c) student on boxes everywhere",
+}
+
+
+def build_report(
+    stages: Stages, arms: dict[str, dict[str, Any]], quality: dict[str, Any], peak_bytes: int, wall_s: float
+) -> dict[str, Any]:
+    """The document of design section 8."""
+    return {
+        "arms": arms,
+        "ratios": ratios(arms),
+        "pseudo_labels": {**quality["teacher"], "accepted": quality["accepted"], "class_mean": quality["class_mean"]},
+        "timing": {"wall_s": wall_s, **stages.timing},
+        "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
+        "config": stages.config.flat(),
+        "data": {
+            "index": stages.data.index.digest,
+            "manifest": stages.data.manifest.digest,
+            "achieved_label_ratio": stages.data.manifest.achieved_ratio,
+            "size_prior_fallback": stages.absent_classes,
+        },
+        "lineage": stages.lineage(),
+    }
+
+
+def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Ours against each other arm that was run; None where the other is zero."""
+    result = {}
+    for other, name in (("full", "ours_to_full"), ("boxes_only", "ours_to_boxes_only")):
+        if "ours" in arms and other in arms:
+            pairs = {m: (arms["ours"][m], arms[other][m]) for m in ("mAP", "SPNDS")}
+            result[name] = {m: mine / theirs if theirs else None for m, (mine, theirs) in pairs.items()}
+    return result
+
+
+def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float | None]] | None = None) -> None:
+    """Table of the arms' scores on the val split, and the ratios."""
+    table = Table("arm", *HEADLINE, "car AP", title="devkit scores on the val split")
+    for arm, metrics in arms.items():
+        cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"]["car"]["AP"]]
+        table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
+    Console(width=140).print(table)
+    for name, values in (ratio or {}).items():
+        print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
+
+
+def print_quality(quality: dict[str, Any]) -> None:
+    """Table of pseudo-label quality: teacher against the class-mean box, by distance."""
+    table = Table("boxes at the clicks", "distance [m]", *QUALITY, title="pseudo labels of point-labeled train samples")
+    for name in ("teacher", "class_mean"):
+        rows = {"all": quality[name], **quality[name]["by_distance"]}
+        for distance, values in rows.items():
+            table.add_row(name, distance, *(_number(values[q]) for q in QUALITY))
+    Console(width=140).print(table)
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

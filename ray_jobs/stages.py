@@ -1,0 +1,192 @@
+"""The stages of a run, each finished once per run directory: teacher, pseudo labels, student arms, their scores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.config import Config
+from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
+from pdetr3d.evaluation.nuscenes_eval import score
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
+from pdetr3d.schema import Boxes3D, DataError, SampleRecord
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.plan import total_steps
+from pdetr3d.training.run_dir import Data, RunDir, prepare
+from ray_jobs.fit import Stage, fit
+from ray_jobs.inference import predict
+
+ARMS = ("boxes_only", "ours", "full")
+EXPERIMENT = "pdetr3d"
+
+
+class Stages:
+    """Runs stages of one run directory in order, skipping finished ones.
+
+    Args:
+        run: the run directory. parent: MLflow run that the stages' runs are nested in.
+    """
+
+    def __init__(self, run: RunDir, parent: Tracker) -> None:
+        self.run, self.parent = run, parent
+        self.config: Config = run.config
+        self.data: Data = prepare(run)
+        self.records = training_records(self.data.index, self.data.manifest)
+        self.prior, self.absent_classes = prior_size_m(self.records)
+        self.timing: dict[str, float] = {}
+
+    def lineage(self) -> dict[str, str]:
+        """Digests of what every stage depends on."""
+        data = self.data
+        return {"run": self.run.digest, "index": data.index.digest, "manifest": data.manifest.digest}
+
+    def teacher(self) -> Path:
+        """Train the teacher on the box-labeled samples; returns its checkpoint."""
+        records = [r for r in self.records if r.role == "box"]
+        steps = total_steps(self.config.teacher.optim.epochs, len(records), self.config.teacher.optim.batch_size)
+        return self._train("teacher", "teacher", records, steps, self.prior, guidance=False)[-1]
+
+    def pseudo_labels(self) -> dict[str, Any]:
+        """Turn every click of the point-labeled samples into a box; returns the quality report (None without true boxes)."""
+        done = self.run.result("pseudo_labels")
+        if done is not None:
+            return done
+        began = time.monotonic()
+        teacher = self._checkpoints("teacher")[-1]
+        everywhere = self.config.label.pseudo_for == "all"
+        records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
+        boxes = predict("teacher", self.config, self.prior, [teacher], records)[0]
+        tables = [
+            to_pseudo_labels(r, boxes[r.sample_token], self.prior, self.run.digest, self.config.model.range_m)
+            for r in records
+        ]
+        write_pseudo_labels(self.pseudo_file, _concat(tables))
+        report = {**self._quality(records, boxes), "accepted": int(sum(t["accepted"].sum() for t in tables))}
+        self.timing["pseudo_labels"] = time.monotonic() - began
+        return self.run.finish("pseudo_labels", report)
+
+    @property
+    def pseudo_file(self) -> Path:
+        """pseudo_labels.parquet of this run."""
+        return self.run.path / "pseudo_labels" / "pseudo_labels.parquet"
+
+    def _quality(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
+        """Teacher and class-mean floor against the true boxes of the clicks: evaluation only, nothing of it reaches training."""
+        known = {r.sample_token: r for r in training_records(self.data.index, self.data.everything)}
+        truth, teacher, floor = [], [], []
+        for record in records:
+            true = known[record.sample_token]
+            box_of = {c: i for c, i in zip(true.clicks.click_id, true.clicks.box_index, strict=True) if i >= 0}
+            rows = np.array([i for i, c in enumerate(record.clicks.click_id) if c in box_of], np.int64)
+            truth.append(true.boxes[np.array([box_of[c] for c in record.clicks.click_id[rows]], np.int64)])
+            teacher.append(boxes[record.sample_token][rows])
+            floor.append(class_mean_boxes(record.clicks[rows], self.prior))
+        true_all = Boxes3D.concatenate(truth)
+        distance = np.linalg.norm(true_all.center_m[:, :2], axis=1)
+        return {
+            "teacher": pseudo_label_quality(Boxes3D.concatenate(teacher), true_all, distance),
+            "class_mean": pseudo_label_quality(Boxes3D.concatenate(floor), true_all, distance),
+        }
+
+    def student(self, arm: str) -> list[Path]:
+        """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
+        steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
+        return self._train(
+            f"student_{arm}", "student", self._arm_records(arm), steps, self.prior, guidance=arm == "ours"
+        )
+
+    def _arm_records(self, arm: str) -> list[SampleRecord]:
+        if arm == "boxes_only":
+            return [r for r in self.records if r.role == "box"]
+        if arm == "full":
+            return training_records(self.data.index, self.data.everything)
+        if not self.pseudo_file.exists():
+            raise DataError(
+                f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
+            )
+        everywhere = self.config.label.pseudo_for == "all"
+        return training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
+
+    def _train(
+        self,
+        name: str,
+        kind: str,
+        records: list[SampleRecord],
+        steps: int,
+        prior: NDArray[np.float32],
+        *,
+        guidance: bool,
+    ) -> list[Path]:
+        if self.run.result(name) is not None:
+            print(f"{name}: finished before, nothing to do", flush=True)
+            return self._checkpoints(name)
+        began = time.monotonic()
+        tags = {
+            **self.lineage(),
+            "stage": name,
+            "label_ratio": self.data.manifest.achieved_ratio,
+            "samples": len(records),
+        }
+        with self._tracker(name, tags) as tracker:
+            tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
+            files = fit(Stage(name, kind, self.config, records, prior, steps, guidance, tracking), self.run.path)
+        self.timing[name] = time.monotonic() - began
+        self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
+        return files
+
+    def _tracker(self, name: str, tags: dict[str, Any]) -> Tracker:
+        return Tracker.start(
+            self.run.path,
+            EXPERIMENT,
+            name,
+            self.config.flat(),
+            tags,
+            self.parent.run_id or None,
+            tracking_dir=self.run.path,
+        )
+
+    def _checkpoints(self, name: str) -> list[Path]:
+        done = self.run.result(name)
+        if done is None:
+            raise DataError(f"{self.run.path / name} is not trained: run its training job with this --run-dir first")
+        return [self.run.path / name / file for file in done["checkpoints"]]
+
+    def evaluate(self, arm: str) -> dict[str, Any]:
+        """Choose the arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; returns the scores M."""
+        name = f"evaluate_{arm}"
+        done = self.run.result(name)
+        if done is not None:
+            return done
+        began = time.monotonic()
+        files, folder = self._checkpoints(f"student_{arm}"), self.run.path / name
+        chosen, selection = files[-1], {}
+        if self.config.data.select_split and len(files) > 1:
+            scored = self._score(files, self.config.data.select_split, folder)
+            selection = {f.name: m["SPNDS"] for f, m in zip(files, scored, strict=True)}
+            chosen = max(files, key=lambda f: selection[f.name])
+        metrics = self._score([chosen], self.config.data.val_split, folder)[0]
+        with self._tracker(f"student_{arm}", {"checkpoint": str(chosen)}) as tracker:
+            tracker.log_metrics({"val": metrics})
+        self.timing[name] = time.monotonic() - began
+        return self.run.finish(name, {**metrics, "checkpoint": chosen.name, "selection": selection})
+
+    def _score(self, files: list[Path], split: str, folder: Path) -> list[dict[str, Any]]:
+        records = eval_records(self.data.index, split)
+        poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
+        data = self.data.index
+        results = predict("student", self.config, self.prior, files, records)
+        return [
+            score(data.dataroot, data.version, split, boxes, poses, folder / f"{split}_{file.stem}")
+            for file, boxes in zip(files, results, strict=True)
+        ]
+
+
+def _concat(tables: list) -> Any:
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True) if tables else []

@@ -1,0 +1,155 @@
+"""Ray Data source of training and inference batches: one read task loads one local batch, so the driver never decodes a sample.
+
+A row is one collated local batch: a column per array of ``Batch`` (raw bytes, zero-copy both ways) and a JSON header with
+dtypes, shapes, step and rank. Block i of an execution belongs to step ``i // world_size`` and rank ``i % world_size``: with
+``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks that it did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from pdetr3d.schema import SampleRecord
+from pdetr3d.training.plan import LoadBatch, Plan
+
+HEADER = "header"
+# One execution holds its read tasks in the scheduler's memory: long trainings are cut into several.
+MAX_TASKS = 4096
+
+
+def to_table(arrays: dict[str, NDArray], **header: int) -> pa.Table:
+    """One-row Arrow table of raw buffers; ``from_table`` inverts it without copying."""
+    shapes = {k: [v.dtype.str, list(v.shape)] for k, v in arrays.items()}
+    columns = {k: _one_value(np.ascontiguousarray(v)) for k, v in arrays.items()}
+    return pa.table({**columns, HEADER: [json.dumps({**header, "arrays": shapes})]})
+
+
+def _one_value(array: NDArray) -> pa.Array:
+    """A binary column of one value that shares the array's memory."""
+    offsets = pa.py_buffer(np.array([0, array.nbytes], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array.reshape(-1).view(np.uint8))])
+
+
+def from_table(table: pa.Table, row: int = 0) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Arrays (read-only views) and header of one row."""
+    header = json.loads(table[HEADER][row].as_py())
+    arrays = {}
+    for name, (dtype, shape) in header["arrays"].items():
+        buffer = table[name][row].as_buffer()
+        arrays[name] = np.frombuffer(buffer, dtype).reshape(shape) if buffer.size else np.zeros(shape, dtype)
+    return arrays, header
+
+
+class BatchSource(Datasource):
+    """Deals ``tasks``: a function of the execution's number that gives, per read task, (records, passes, step, rank).
+
+    Args:
+        tasks: called in the split coordinator once per execution (0, 1, 2, ...).
+        load: reads, augments and collates one local batch.
+        data_cpus: logical CPUs of one read task.
+    """
+
+    def __init__(
+        self, tasks: Callable[[int], Iterable[tuple[list[SampleRecord], list[int], int, int]]], load: LoadBatch
+    ) -> None:
+        self.tasks, self.load = tasks, load
+
+    def get_name(self) -> str:
+        return "Samples"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        # The public interface has no epoch; this attribute is what Ray itself keys reshuffling by. -1: a schema probe.
+        number = max(0, getattr(data_context, "_execution_idx", 0))
+        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(_Read(self.load, *task), metadata) for task in self.tasks(number)]
+
+
+class _Read:
+    """The body of one read task; holds the records of one local batch only."""
+
+    def __init__(self, load: LoadBatch, records: list[SampleRecord], passes: list[int], step: int, rank: int) -> None:
+        self.load, self.records, self.passes, self.step, self.rank = load, records, passes, step, rank
+
+    def __call__(self) -> Iterator[pa.Table]:
+        yield to_table(self.load(self.records, self.passes), step=self.step, rank=self.rank)
+
+
+def train_stream(
+    records: Sequence[SampleRecord], plan: Plan, load: LoadBatch, world_size: int, first_step: int, data_cpus: float
+) -> ray.data.Dataset:
+    """Dataset of the plan from ``first_step`` on; execution e covers ``steps_per_execution`` steps, then e + 1 goes on."""
+    span = steps_per_execution(world_size)
+
+    def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:
+        begin = first_step + number * span
+        for step in range(begin, min(begin + span, plan.steps)):
+            for rank in range(world_size):
+                share = plan.at(step, rank, world_size)
+                yield [records[i] for i, _ in share], [n for _, n in share], step, rank
+
+    blocks = min(span, plan.steps - first_step) * world_size
+    return ray.data.read_datasource(BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, blocks))
+
+
+def steps_per_execution(world_size: int) -> int:
+    """Optimizer steps of one Ray Data execution."""
+    return max(1, MAX_TASKS // world_size)
+
+
+def inference_stream(
+    records: Sequence[SampleRecord], batch_size: int, load: LoadBatch, data_cpus: float
+) -> ray.data.Dataset:
+    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``."""
+    chunks = [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
+
+    def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:
+        for step, chunk in enumerate(chunks):
+            yield chunk, [0] * len(chunk), step, 0
+
+    return ray.data.read_datasource(
+        BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, len(chunks))
+    )
+
+
+class RankBatches:
+    """Iterates one rank's batches of a train stream over as many executions as the plan needs.
+
+    Args:
+        shard: ``ray.train.get_dataset_shard("train")``. plan, rank, world_size: as the stream's.
+    """
+
+    def __init__(self, shard: ray.data.DataIterator, plan: Plan, rank: int, world_size: int) -> None:
+        self.shard, self.plan, self.rank, self.world_size = shard, plan, rank, world_size
+
+    def from_step(self, start: int) -> Iterator[dict[str, NDArray]]:
+        """Batches of steps start .. plan.steps - 1; earlier ones (the stream began at an older checkpoint) are dropped.
+
+        Raises:
+            RuntimeError: when a batch of another step or rank arrives (the split did not deal blocks in turn).
+        """
+        expected: int | None = None
+        while start < self.plan.steps and (expected is None or expected < self.plan.steps):
+            for table in self.shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+                arrays, header = from_table(table)
+                expected = min(header["step"], start) if expected is None else expected
+                if (header["step"], header["rank"]) != (expected, self.rank):
+                    raise RuntimeError(
+                        f"rank {self.rank} expected step {expected}, got step {header['step']} of rank {header['rank']}"
+                    )
+                expected += 1
+                if header["step"] >= start:
+                    yield arrays

@@ -1,0 +1,14 @@
+"""Train the student arms of run.arms ("ours" needs pseudo labels): python -m ray_jobs.train_student --preset NAME run.arms=[ours]"""
+
+from ray_jobs.launch import main
+from ray_jobs.stages import Stages
+
+
+def body(stages: Stages) -> None:
+    """The job, once Ray runs."""
+    for arm in stages.config.run.arms:
+        print(f"{arm}: {stages.student(arm)[-1]}")
+
+
+if __name__ == "__main__":
+    main(body, __doc__)

@@ -1,0 +1,95 @@
+"""Augmentation moves everything together: values by hand, and projections do not change."""
+
+import numpy as np
+import pytest
+
+from pdetr3d.data.augment import AugmentRange, augment, keyed_rng, move_boxes
+from pdetr3d.geometry import rigid
+from pdetr3d.geometry.boxes import corners
+from pdetr3d.schema import Boxes3D, PointLabels, Sample, SampleRecord
+
+EYE = np.eye(4)
+RECORD = SampleRecord("token", "scene", 0, "box", "", (), (None,) * 6, EYE, EYE, Boxes3D.empty(), PointLabels.empty())
+
+
+def sample(boxes: Boxes3D, xyz: np.ndarray) -> Sample:
+    rng = np.random.default_rng(0)
+    clicks = PointLabels(np.array(["a"] * len(xyz), object), xyz, np.zeros(len(xyz), np.int64), np.full(len(xyz), -1))
+    points = rng.normal(size=(20, 5)).astype(np.float32)
+    return Sample(
+        RECORD,
+        points,
+        np.zeros((0, 0, 0, 3), np.uint8),
+        rng.normal(size=(6, 4, 4)),
+        np.ones(6, bool),
+        boxes,
+        clicks,
+        EYE,
+    )
+
+
+def box(yaw: float = 0.0, velocity: tuple[float, float] = (3.0, 0.0)) -> Boxes3D:
+    return Boxes3D.build(
+        np.array([[10.0, 2, 1]]),
+        np.array([[4.0, 2, 1.5]]),
+        np.array([yaw]),
+        np.array([0]),
+        velocity_m_s=np.array([velocity]),
+    )
+
+
+def test_mirror_of_x_by_hand() -> None:
+    moved = move_boxes(box(yaw=0.25), np.diag([-1.0, 1, 1, 1]))
+    np.testing.assert_allclose(moved.center_m, [[-10, 2, 1]])
+    np.testing.assert_allclose(moved.yaw_rad, [np.pi - 0.25], atol=1e-6)
+    np.testing.assert_allclose(moved.velocity_m_s, [[-3, 0]])
+    np.testing.assert_allclose(moved.size_m, [[4, 2, 1.5]], rtol=1e-6)
+
+
+def test_quarter_turn_and_scale_by_hand() -> None:
+    matrix = np.eye(4)
+    matrix[:3, :3] = 2 * np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    matrix[:3, 3] = [1, 0, 0]
+    moved = move_boxes(box(), matrix)
+    np.testing.assert_allclose(moved.center_m, [[-2 * 2 + 1, 20, 2]])
+    np.testing.assert_allclose(moved.size_m, [[8, 4, 3]], rtol=1e-6)
+    np.testing.assert_allclose(moved.yaw_rad, [np.pi / 2], atol=1e-6)
+    np.testing.assert_allclose(moved.velocity_m_s, [[0, 6]], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_corners_and_projections_follow(seed: int) -> None:
+    before = sample(box(yaw=0.7), np.array([[10.2, 2.1, 0.9]]))
+    matrix = AugmentRange(True, 0.4, (0.8, 1.2), 0.5).draw(np.random.default_rng(seed))
+    after = augment(before, matrix)
+    expected = rigid.apply(matrix, corners(before.boxes.center_m, before.boxes.size_m, before.boxes.yaw_rad)[0])
+    got = corners(after.boxes.center_m, after.boxes.size_m, after.boxes.yaw_rad)[0]
+    gap = np.linalg.norm(expected[:, None] - got[None], axis=-1)  # a mirror permutes the corners
+    np.testing.assert_allclose(np.sort(gap.min(1)), 0, atol=1e-4)
+    ones = np.ones((20, 1))
+    old = np.concatenate([before.points[:, :3], ones], 1) @ before.lidar2img[0].T
+    new = np.concatenate([after.points[:, :3], ones], 1) @ after.lidar2img[0].T
+    np.testing.assert_allclose(new, old, atol=1e-4)
+    np.testing.assert_allclose(after.clicks.xyz_m, rigid.apply(matrix, before.clicks.xyz_m))
+    np.testing.assert_allclose(after.augmentation, matrix)
+
+
+def test_empty_sample_is_normal() -> None:
+    after = augment(sample(Boxes3D.empty(), np.zeros((0, 3))), AugmentRange(True, 0.3).draw(np.random.default_rng(1)))
+    assert len(after.boxes) == 0 and len(after.clicks) == 0
+
+
+def test_draws_depend_on_their_key_only() -> None:
+    first = keyed_rng(0, 1, "token", "augment").random()
+    keyed_rng(0, 1, "other", "augment").random()
+    assert keyed_rng(0, 1, "token", "augment").random() == first
+    others = [
+        keyed_rng(1, 1, "token", "augment"),
+        keyed_rng(0, 2, "token", "augment"),
+        keyed_rng(0, 1, "token", "clicks"),
+    ]
+    assert all(rng.random() != first for rng in others)
+
+
+def test_a_range_of_nothing_draws_identity() -> None:
+    np.testing.assert_array_equal(AugmentRange().draw(np.random.default_rng(0)), np.eye(4))

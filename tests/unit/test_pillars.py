@@ -1,0 +1,47 @@
+"""Pillar assignment and features against plain loops."""
+
+import numpy as np
+import torch
+
+from pdetr3d.models.pillars import PillarEncoder
+from tests.model_cases import make_batch, tiny_config
+from tests.reference.model_oracles import pillar_of
+
+
+def encoder() -> PillarEncoder:
+    torch.manual_seed(0)
+    return PillarEncoder(tiny_config().model)
+
+
+def test_rows_are_y_and_columns_are_x() -> None:
+    points = torch.tensor([[12.7, -12.7, 0, 10, 0], [-12.7, 0.1, 0, 10, 0]])
+    bev = encoder()(points, torch.tensor([0, 0]), 1)
+    assert bev.shape == (1, 8, 32, 32)
+    filled = torch.nonzero(bev[0].abs().sum(0)).tolist()
+    assert filled == [[0, 31], [16, 0]]
+
+
+def test_features_equal_a_plain_loop() -> None:
+    model, batch = encoder(), make_batch(points=60)
+    bev = model(batch.points, batch.point_sample, 2).detach().numpy()
+    cells: dict[tuple[int, int, int], list[np.ndarray]] = {}
+    for point, sample in zip(batch.points.numpy(), batch.point_sample.tolist(), strict=True):
+        cells.setdefault((sample, *pillar_of(point, (-12.8, -12.8), 0.8)), []).append(point)
+    expected = np.zeros_like(bev)
+    for (sample, row, column), points in cells.items():
+        mean = np.mean([p[:3] for p in points], 0)
+        center = np.array([(column + 0.5) * 0.8 - 12.8, (row + 0.5) * 0.8 - 12.8])
+        rows = [np.r_[p[:2] / 12.8, p[2], p[3] / 255, p[4], p[:3] - mean, p[:2] - center] for p in points]
+        features = model.norm(model.linear(torch.tensor(np.array(rows), dtype=torch.float32))).relu()
+        expected[sample, :, row, column] = features.max(0).values.detach().numpy()
+    np.testing.assert_allclose(bev, expected, atol=2e-5)
+
+
+def test_points_outside_are_dropped_and_none_is_normal() -> None:
+    outside = torch.tensor([[12.81, 0, 0, 1, 0], [0, 0, 3.1, 1, 0], [0, -12.9, 0, 1, 0.0]])
+    model = encoder()
+    assert model(outside, torch.zeros(3, dtype=torch.long), 2).abs().sum() == 0
+    empty = model(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), 2)
+    assert empty.shape == (2, 8, 32, 32)
+    empty.sum().backward()
+    assert model.linear.weight.grad is not None

@@ -1,0 +1,162 @@
+"""The teacher: one box per click, queries independent of one another, nothing inert, D-RoI where it should look."""
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.batch import Batch, TeacherOutput
+from pdetr3d.config import Config
+from pdetr3d.geometry.camera import project as project_numpy
+from pdetr3d.models.decoder import decode_click_box, encode_click_box
+from pdetr3d.models.roi_fusion import CameraRoI, box_corners, project
+from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
+from pdetr3d.training.build import build, click_boxes
+from tests.model_cases import change, make_batch, one_sample, ring_cameras, same_on_all_ranks, tiny_config
+
+
+def teacher(config: Config | None = None, shake: bool = True) -> torch.nn.Module:
+    """A teacher whose zero-initialized layers are shaken, so that boxes depend on everything."""
+    model = build("teacher", config or tiny_config(), FALLBACK_SIZE_M).model
+    if shake:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def run(model: torch.nn.Module, batch: Batch) -> TeacherOutput:
+    with torch.no_grad():
+        return model(batch)
+
+
+def test_starts_at_the_class_mean_box_at_the_click() -> None:
+    batch = make_batch()
+    box = run(teacher(shake=False), batch).box[-1]
+    torch.testing.assert_close(box[..., :3], batch.click)
+    torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])
+
+
+def test_permuting_clicks_permutes_boxes() -> None:
+    model, batch = teacher(), make_batch(clicks=6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
+    moved = change(batch, **{k: getattr(batch, k)[:, order] for k in keys})
+    torch.testing.assert_close(run(model, moved).box[-1], run(model, batch).box[-1][:, order], atol=1e-5, rtol=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    model, batch = teacher(), make_batch(clicks=4)
+    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
+    padded = change(batch, **{k: torch.cat([getattr(batch, k), torch.zeros_like(getattr(batch, k))], 1) for k in keys})
+    torch.testing.assert_close(run(model, padded).box[-1][:, :4], run(model, batch).box[-1], atol=1e-5, rtol=1e-5)
+    assert [len(b) for b in click_boxes(run(model, padded), padded)] == [4, 4]
+
+
+def test_batch_of_two_equals_two_batches_of_one() -> None:
+    model, batch = teacher(), make_batch()
+    both = run(model, batch).box[-1]
+    for i in range(2):
+        torch.testing.assert_close(run(model, one_sample(batch, i)).box[-1][0], both[i], atol=1e-4, rtol=1e-4)
+
+
+def test_clicks_in_boxes_out_with_their_classes() -> None:
+    batch = make_batch(clicks=7)
+    boxes = click_boxes(run(teacher(), batch), batch)
+    assert [b.label.tolist() for b in boxes] == batch.click_label.tolist()
+
+
+def test_zero_clicks_train_and_infer() -> None:
+    task = build("teacher", tiny_config(), FALLBACK_SIZE_M)
+    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
+    batch = make_batch()
+    empty = change(batch, **{k: getattr(batch, k)[:, :0] for k in keys})
+    output = task.model(empty)
+    loss = sum(task.losses(output, empty, same_on_all_ranks).values())
+    loss.backward()
+    assert loss.item() == 0 and all(p.grad is not None for p in task.model.decoder.box_heads.parameters())
+    assert [len(b) for b in task.predict(output, empty)] == [0, 0]
+
+
+def test_every_parameter_receives_gradients() -> None:
+    """RoI and free-point offsets of both sensors and every layer: nothing is inert once the heads are off zero."""
+    config = tiny_config("teacher.decoder_layers=2", "teacher.free_points=2")
+    task, batch = build("teacher", config, FALLBACK_SIZE_M), make_batch(clicks=8)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    sum(task.losses(task.model(batch), batch, same_on_all_ranks).values()).backward()
+    # A camera's value bias and the like are used where any click is visible: all of them must move.
+    inert = [n for n, p in task.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert inert == []
+    names = [n for n, _ in task.model.named_parameters()]
+    assert any("lidar.offset" in n for n in names) and any("camera.roi_offset" in n for n in names)
+
+
+def test_cameras_matter() -> None:
+    model, batch = teacher(), make_batch()
+    shuffled = change(batch, images=batch.images.flip(1))
+    assert (run(model, shuffled).box[-1] - run(model, batch).box[-1]).abs().max() > 1e-4
+
+
+def test_missing_camera_is_masked() -> None:
+    model, batch = teacher(), make_batch()
+    dark = change(batch, camera_valid=torch.zeros_like(batch.camera_valid))
+    noise = change(dark, images=255 - batch.images)
+    torch.testing.assert_close(run(model, dark).box[-1], run(model, noise).box[-1])
+
+
+def test_lidar_only_teacher_ignores_images() -> None:
+    model, batch = teacher(tiny_config("teacher.fusion=none")), make_batch()
+    noise = change(batch, images=255 - batch.images)
+    torch.testing.assert_close(run(model, batch).box[-1], run(model, noise).box[-1])
+
+
+def test_code_round_trip() -> None:
+    batch = make_batch()
+    prior = torch.tensor(FALLBACK_SIZE_M)[batch.click_label]
+    code = encode_click_box(batch.box, batch.click, prior)
+    torch.testing.assert_close(decode_click_box(code, batch.click, prior), batch.box, atol=1e-5, rtol=1e-5)
+
+
+def test_roi_grid_center_is_the_projected_click() -> None:
+    """A grid of one sample lies at the middle of the box's bounding rectangle; seen far away that is the click itself."""
+    fusion = CameraRoI(24, 2, 3, roi_grid=1, free_points=0)
+    roi = torch.tensor([[[40.0, 3.0, 0.0, 0.1, 0.1, 0.1, 0.3]]])
+    views = ring_cameras()[None]
+    center, depth = project(views, roi[..., :3])
+    size = torch.tensor([64.0, 32.0])
+    place = fusion._roi_places(views, roi, center, size) * size
+    assert depth[0, 0, 0].item() == pytest.approx(40)
+    torch.testing.assert_close(place[0, 0, 0, 0], center[0, 0, 0], atol=2e-3, rtol=0)
+    focal = 32 / np.tan(np.pi / 6)
+    np.testing.assert_allclose(center[0, 0, 0], [32 - focal * 3 / 40, 16], atol=1e-4)
+
+
+def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.nuscenes import build_index
+
+    points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.parquet"))
+        record = index.record(index.tokens("mini_train")[0])
+    matrices = np.stack([camera.lidar2img for camera in record.cameras])
+    assert len(matrices) == len(CAMERAS)
+    pixel, depth = project(torch.tensor(matrices)[None], torch.tensor(points)[None])
+    for view in range(6):
+        expected, expected_depth = project_numpy(matrices[view], points)
+        front = expected_depth > 0.2
+        np.testing.assert_allclose(pixel[0, view][front], expected[front], atol=1e-6)
+        np.testing.assert_allclose(depth[0, view], expected_depth, atol=1e-9)
+
+
+def test_corners_by_hand() -> None:
+    box = torch.tensor([1.0, 2, 3, 4, 2, 1, np.pi / 2])
+    corners = box_corners(box)
+    assert corners[:, 0].min().item() == pytest.approx(0) and corners[:, 0].max().item() == pytest.approx(2)
+    assert corners[:, 1].min().item() == pytest.approx(0) and corners[:, 1].max().item() == pytest.approx(4)
