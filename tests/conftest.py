@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +34,10 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_torch_threads() -> None:
-    import torch
+    if "torch" in sys.modules:  # test modules import it at their top; a run that needs no torch is spared its 2 s
+        import torch
 
-    torch.set_num_threads(2)
+        torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +164,7 @@ class RunRules:
     def _is_full_run(self) -> bool:
         option = self.config.option
         whole = self.config.args_source == pytest.Config.ArgsSource.TESTPATHS
-        return whole and not (option.keyword or option.markexpr or option.lf or option.collectonly)
+        return whole and not (option.keyword or option.markexpr or option.collectonly or getattr(option, "lf", False))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for name in OPTIONAL_INPUTS:
@@ -173,7 +175,7 @@ class RunRules:
 
 
 def test_folders(tests: Path) -> set[str]:
-    """Names of the folders directly under ``tests`` that must collect tests; one without Python files does not count."""
+    """Names of the folders directly under ``tests`` that must collect tests: those with Python files."""
     return {
         folder.name
         for folder in tests.iterdir()
