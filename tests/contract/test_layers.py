@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +96,21 @@ def test_the_rule_sees_a_wrong_import(tmp_path: Path) -> None:
 def test_jobs_import_no_tests_and_no_cli(path: Path) -> None:
     for name in imports(path):
         assert name.split(".")[0] != "tests" and not name.startswith("pdetr3d.cli"), f"{path.relative_to(ROOT)}: {name}"
+
+
+@pytest.mark.parametrize("folder", ["pdetr3d", "ray_jobs", "tune_spaces"])
+def test_what_is_imported_is_declared(folder: str) -> None:
+    """A package that only comes along with another one may be gone with that one's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]} | {"pdetr3d"}
+    owners = importlib.metadata.packages_distributions()
+    undeclared = set()
+    for path in modules(folder):
+        for top in {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names):
+            found = {canonicalize_name(name) for name in owners.get(top, [])}
+            if not found & declared and top not in {"pdetr3d", "ray_jobs", "tune_spaces"}:
+                undeclared.add(f"{path.relative_to(ROOT)}: {top}")
+    assert sorted(undeclared) == []
 
 
 @pytest.mark.parametrize("module", ["pdetr3d.config", "pdetr3d.presets", "pdetr3d.cli", "pdetr3d.exits"])
