@@ -6,17 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import bev_iou
-from pdetr3d.schema import Boxes3D
 
 
-def nms_bev(boxes: Boxes3D, iou: float) -> NDArray[np.int64]:
-    """Greedy NMS over all boxes given, whatever their class: indices kept, by falling score.
+def nms_bev(boxes: NDArray, score: NDArray, iou: float) -> NDArray[np.int64]:
+    """Greedy NMS over all boxes given, whatever their class: indices kept, by falling score (ties: first row first).
 
     A box is dropped when its rotated BEV IoU with a kept box of higher score exceeds ``iou``.
+
+    Args:
+        boxes: (N, 7) x, y, z, l, w, h [m], yaw [rad]. score: (N,). iou: in 0..1.
     """
-    order = np.argsort(-boxes.score, kind="stable")
-    rows = np.concatenate([boxes.center_m, boxes.size_m, boxes.yaw_rad[:, None]], 1)[order]
-    overlaps = bev_iou(rows, rows) > iou
+    order = np.argsort(-score, kind="stable")
+    overlaps = bev_iou(boxes[order], boxes[order]) > iou
     dropped = np.zeros(len(order), bool)
     for i in range(len(order)):
         if not dropped[i]:

@@ -76,7 +76,8 @@ class CenterDecoder:
             label, row, column, score = label[order], row[order], column[order], score[order]
             code = maps.regression[b, :, row, column].T.float()
             boxes = self._boxes(code, row, column, np.asarray(classes)[label.cpu().numpy()], score)
-            results.append(boxes[nms_bev(boxes, student.nms_iou)])
+            rows = np.concatenate([boxes.center_m, boxes.size_m, boxes.yaw_rad[:, None]], 1)
+            results.append(boxes[nms_bev(rows, boxes.score, student.nms_iou)])
         return results
 
     def _boxes(self, code: Tensor, row: Tensor, column: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:

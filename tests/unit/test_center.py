@@ -1,0 +1,136 @@
+"""CenterPoint's targets, losses, decoding and NMS against oracles and hand-made cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.batch import TaskMaps
+from pdetr3d.geometry.boxes import bev_iou
+from pdetr3d.geometry.nms import nms_bev
+from pdetr3d.losses.center_criterion import CenterCriterion, gaussian_maps, gaussian_radius, heatmap_focal_loss
+from pdetr3d.models.student import CenterDecoder
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
+from tests.reference.model_oracles import greedy_nms, heatmap, overlap_after_shift
+
+
+@pytest.mark.parametrize(("length", "width"), [(5.8, 2.4), (14, 3.7), (1, 1), (40, 8)])
+def test_radius_is_the_largest_shift_that_keeps_the_overlap(length: float, width: float) -> None:
+    radius = gaussian_radius(torch.tensor(length), torch.tensor(width)).item()
+    assert overlap_after_shift(length, width, radius) == pytest.approx(0.1, abs=1e-4)
+    assert overlap_after_shift(length, width, radius * 1.01) < 0.1
+
+
+def test_heatmaps_equal_a_plain_loop() -> None:
+    centers, radii = [(3, 4), (4, 5), (0, 9), (11, 0)], [2, 3, 2, 4]
+    r = torch.tensor(radii, dtype=torch.float64)
+    got = gaussian_maps(torch.tensor(centers), (2 * r + 1) / 6, r, torch.zeros(4, dtype=torch.long), (1, 12, 10))
+    np.testing.assert_allclose(got[0], heatmap(centers, radii, 12, 10), atol=1e-12)
+
+
+def test_heatmaps_of_nothing() -> None:
+    none = torch.zeros(0)
+    got = gaussian_maps(torch.zeros(0, 2, dtype=torch.long), none, none, none.long(), (3, 4, 5))
+    assert got.tolist() == np.zeros((3, 4, 5)).tolist()
+
+
+def test_focal_loss_by_hand() -> None:
+    logits, target = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.5])
+    # p = 1/2: positive (1/2)^2 ln 2; negative (1/2)^2 (1/2)^4 ln 2
+    expected = np.log(2) * (0.25 + 0.25 / 16)
+    assert heatmap_focal_loss(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+def perfect_maps(config, batch) -> list[TaskMaps]:
+    """Maps that say exactly what the batch's boxes are."""
+    rows = config.model.grid
+    heat = torch.full((len(batch), 10, rows, rows), -12.0)
+    regression = torch.zeros(len(batch), 10, rows, rows)
+    for b in range(len(batch)):
+        for box, velocity, label in zip(batch.box[b], batch.velocity[b], batch.box_label[b], strict=True):
+            cell = (box[:2] + 12.8) / 0.8
+            column, row = int(cell[0]), int(cell[1])
+            heat[b, label, row, column] = 6.0
+            regression[b, :, row, column] = CenterCriterion.encode(box[None], velocity[None], cell[None])[0]
+    return [TaskMaps(heat, regression)]
+
+
+def test_decoding_inverts_encoding() -> None:
+    config, batch = tiny_config("student.nms_iou=0.99"), make_batch(clicks=3, seed=2)
+    boxes = CenterDecoder(config)(perfect_maps(config, batch))
+    for b in range(2):
+        assert len(boxes[b]) == 3
+        order = np.argsort(boxes[b].center_m[:, 0])
+        expected = batch.box[b][batch.box[b][:, 0].argsort()].numpy()
+        got = np.concatenate([boxes[b].center_m, boxes[b].size_m, boxes[b].yaw_rad[:, None]], 1)[order]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        assert sorted(boxes[b].label.tolist()) == sorted(batch.box_label[b].tolist())
+
+
+def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> None:
+    config, batch = tiny_config(), make_batch(clicks=3, seed=2)
+    criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)
+    assert criterion(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
+    unknown = change(batch, velocity=torch.full_like(batch.velocity, torch.nan))
+    wrong = [TaskMaps(maps[0].heatmap, maps[0].regression + torch.eye(10)[9].view(1, 10, 1, 1))]  # vy + 1 everywhere
+    assert criterion(wrong, unknown)["box"].item() == pytest.approx(0, abs=1e-5)
+    # 6 objects, weight 0.25 x 0.2, one error of 1 m/s each, divided by 6 objects
+    assert criterion(wrong, batch)["box"].item() == pytest.approx(0.05, rel=1e-4)
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_loss_is_finite_without_objects(objects: int) -> None:
+    batch = make_batch(clicks=4)
+    keep = torch.arange(4) < objects
+    few = change(batch, box_valid=batch.box_valid & keep, click_valid=batch.click_valid & keep)
+    task = build("student", tiny_config(), FALLBACK_SIZE_M)
+    terms = task.losses(task.model(few), few, same_on_all_ranks)
+    assert all(torch.isfinite(v) for v in terms.values())
+    sum(terms.values()).backward()
+    assert all(p.grad is not None for p in task.model.parameters())
+
+
+def test_loss_normalizer_is_the_global_count() -> None:
+    """Two halves, each divided by the mean count over ranks, average to the loss of the whole (DDP's arithmetic)."""
+    config = tiny_config()
+    task = build("student", config, FALLBACK_SIZE_M)
+    task.model.eval()
+    from tests.model_cases import one_sample
+
+    batch = make_batch(clicks=5)
+    batch = change(batch, box_valid=batch.box_valid & (torch.arange(5) < torch.tensor([[5], [2]])))
+    whole = CenterCriterion(config, same_on_all_ranks)(task.model(batch).tasks, batch)
+    halves = []
+    for i in range(2):
+        half = one_sample(batch, i)
+        halves.append(CenterCriterion(config, lambda _: torch.tensor(3.5))(task.model(half).tasks, half))
+    for key in whole:
+        assert whole[key].item() == pytest.approx((halves[0][key].item() + halves[1][key].item()) / 2, rel=1e-4)
+
+
+def test_nms_equals_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    n = 60
+    rows = np.concatenate([rng.uniform(-8, 8, (n, 3)), rng.uniform(1, 5, (n, 3)), rng.uniform(-3, 3, (n, 1))], 1)
+    score = rng.random(n)
+    assert nms_bev(rows, score, 0.2).tolist() == greedy_nms(bev_iou(rows, rows), score, 0.2)
+    assert nms_bev(np.zeros((0, 7)), np.zeros(0), 0.2).tolist() == []
+
+
+def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
+    task, batch = build("student", tiny_config(), FALLBACK_SIZE_M), make_batch()
+    task.model.eval()
+    blind = change(
+        batch, images=batch.images[:, :0], click=batch.click[:, :0], click_valid=batch.click_valid[:, :0],
+        weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0],
+    )  # fmt: skip
+    torch.testing.assert_close(task.model(blind).tasks[0].heatmap, task.model(batch).tasks[0].heatmap)
+
+
+def test_targets_of_a_crossing_bus() -> None:
+    """A bus heading +y (yaw pi/2) at (3.3, -2.1): l stays the length along its heading."""
+    box = torch.tensor([[3.3, -2.1, 0.5, 11.0, 3.0, 3.5, np.pi / 2]])
+    code = CenterCriterion.encode(box, torch.tensor([[0.0, 8.0]]), (box[:, :2] + 12.8) / 0.8)
+    expected = [16.1 / 0.8 - 20, 10.7 / 0.8 - 13, 0.5, np.log(11), np.log(3), np.log(3.5), 1, 0, 0, 8]
+    np.testing.assert_allclose(code[0], expected, atol=1e-5)
