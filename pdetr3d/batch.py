@@ -1,6 +1,7 @@
 """Torch types that cross module borders: what models take and give. NumPy types are in ``schema.py``.
 
-Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W image pixels or BEV cells.
+Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W pixels or
+BEV cells.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class Batch:
     Attributes:
         token: (B,) bytes array of sample tokens (stays on the CPU).
         points: (P, 5) float32 x, y, z, intensity [0..255], dt [s]; point_sample: (P,) int64 in 0..B-1.
-        weak_points, weak_point_sample: the same cloud before augmentation; empty unless the student's guidance asks for it.
+        weak_points, weak_point_sample: the same cloud before augmentation; empty unless guidance asks for it.
         augmentation: (B, 4, 4) float32, lidar2augmented.
-        images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3); lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
+        images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3).
+        lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
         box: (B, N, 7) float32 x, y, z, l, w, h, yaw; velocity: (B, N, 2) float32, NaN unknown; box_label: (B, N) int64;
         box_score: (B, N) float32; box_valid: (B, N) bool.
         click: (B, K, 3) float32; canonical_click: (B, K, 3) float32, before augmentation; click_label: (B, K) int64;
@@ -65,7 +67,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Copy every tensor to the device (asynchronously where memory is pinned)."""
         return Batch(
-            self.token, *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token")
+            self.token,
+            *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token"),
         )
 
     @staticmethod
@@ -77,7 +80,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TaskMaps:
-    """One center-head task: ``heatmap`` (B, T, H, W) logits and ``regression`` (B, 10, H, W) in the order of REGRESSION."""
+    """One center-head task: ``heatmap`` (B, T, H, W) logits and ``regression`` (B, 10, H, W), ordered as REGRESSION."""
 
     heatmap: Tensor
     regression: Tensor
@@ -85,7 +88,7 @@ class TaskMaps:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """``tasks``: maps per task; ``strong`` / ``weak``: neck features (B, C, H, W) of the two views; weak is None without one."""
+    """``tasks``: maps per task; ``strong``, ``weak``: neck features (B, C, H, W) of both views (weak may be None)."""
 
     tasks: list[TaskMaps]
     strong: Tensor

@@ -1,6 +1,7 @@
 """The configuration: frozen pydantic models, unknown keys refused with the closest match. Imports no torch.
 
-Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in ``presets.py``.
+Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in
+``presets.py``.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class ModelConfig(Section):
     def _check_grid(self) -> ModelConfig:
         x0, y0, z0, x1, y1, z1 = self.range_m
         if not (x1 > x0 and y1 > y0 and z1 > z0):
-            raise ValueError(f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)")
+            raise ValueError(
+                f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)"
+            )
         if not math.isclose(x1 - x0, y1 - y0):
             raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
         if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
@@ -96,14 +99,14 @@ class ModelConfig(Section):
         stride = math.prod(self.backbone_strides)
         if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
             raise ValueError(
-                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of the "
-                f"backbone's total stride {stride}; change model.pillar_m or model.range_m"
+                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of "
+                f"the backbone's total stride {stride}; change model.pillar_m or model.range_m"
             )
         return self
 
 
 class OptimConfig(Section):
-    """AdamW with a one-cycle or cosine schedule; ``epochs`` count passes over the train split of ``label.ratio`` = 1."""
+    """AdamW with a one-cycle schedule; ``epochs`` count passes over the whole train split, whatever ``label.ratio``."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -219,7 +222,8 @@ class Config(Section):
         for name, optim in (("optim", self.optim), ("teacher.optim", self.teacher.optim)):
             if optim.batch_size % self.scaling.workers:
                 raise ValueError(
-                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers {self.scaling.workers}"
+                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of "
+                    f"scaling.workers {self.scaling.workers}"
                 )
         if self.teacher.query_init == "learned" and self.teacher.matching == "direct":
             raise ValueError("teacher.query_init=learned has no query per click: set teacher.matching=hungarian")
@@ -271,15 +275,22 @@ def override(config: Config, dotlist: list[str]) -> Config:
     try:
         changes = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise DataError(f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]") from error
+        raise DataError(
+            f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]"
+        ) from error
     assert isinstance(changes, dict)
-    return build(config.model_dump(mode="json"), changes)
+    return build(config.model_dump(mode="json"), {str(key): value for key, value in changes.items()})
 
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for an unknown dotted key, with the closest known one."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-    hint = f"did you mean {close[0]!r}?" if close else f"sections: {', '.join(sorted({k.split('.')[0] for k in known}))}"
+    close = (
+        difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+    )
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"sections: {', '.join(sorted({k.split('.')[0] for k in known}))}"
+    )
     return f"unknown config key {key!r}: {hint} (all keys: pdetr3d show-config)"
 
 
@@ -304,5 +315,7 @@ def _explain(problem: Any) -> str:
 
 
 def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:
-    """Gaussian mask sigma per class [m]: max(floor, factor * sqrt(l * w)) of the class prior (C, 3) (design section 8)."""
-    return np.maximum(config.mask_sigma_floor_m, config.mask_sigma_factor * np.sqrt(prior_size_m[:, 0] * prior_size_m[:, 1]))
+    """Gaussian mask sigma per class [m]: max(floor, factor * sqrt(l * w)) of the class prior (C, 3) [m]."""
+    return np.maximum(
+        config.mask_sigma_floor_m, config.mask_sigma_factor * np.sqrt(prior_size_m[:, 0] * prior_size_m[:, 1])
+    )

@@ -1,4 +1,4 @@
-"""Named configurations, derived from one another. A preset is a Python value; the label ratio and seeds are fields, not presets."""
+"""Named configurations, derived from one another. The label ratio and seeds are fields, not presets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from pdetr3d.config import (
 )
 from pdetr3d.schema import DataError
 
-NUSCENES_PILLAR = Config(preset="nuscenes-pillar", scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True))
+NUSCENES_PILLAR = Config(
+    preset="nuscenes-pillar", scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True)
+)
 
 SMALL_MODEL = ModelConfig(
     pillar_m=0.8,
@@ -96,6 +98,8 @@ def load(name: str, dotlist: list[str] | None = None) -> Config:
     if name == "real-smoke" and not any(item.startswith("data.dataroot=") for item in dotlist):
         root = os.environ.get("PDETR3D_REAL_DATA", "")
         if not root:
-            raise DataError("preset real-smoke needs a nuScenes-format folder: set PDETR3D_REAL_DATA or data.dataroot=FOLDER")
+            raise DataError(
+                "preset real-smoke needs a nuScenes-format folder: set PDETR3D_REAL_DATA or data.dataroot=FOLDER"
+            )
         dotlist.append(f"data.dataroot={root}")
     return override(PRESETS[name], dotlist)

@@ -1,6 +1,7 @@
 """The types that cross module borders. NumPy only (torch twins live in ``data/collate.py``: ``Batch``).
 
-Frame of everything here, unless a field says otherwise: the keyframe's LIDAR_TOP frame (x right, y forward, z up), meters.
+Frame of everything here, unless a field says otherwise: the keyframe's LIDAR_TOP frame (x right, y forward, z up),
+meters.
 Boxes: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x in [-pi, pi).
 """
 
@@ -120,7 +121,14 @@ class Boxes3D:
     def validate(self) -> None:
         """Raise ValueError when a shape, a number or a label breaks the contract above."""
         n = len(self.label)
-        shapes = {"center_m": (n, 3), "size_m": (n, 3), "yaw_rad": (n,), "velocity_m_s": (n, 2), "score": (n,), "source": (n,)}
+        shapes = {
+            "center_m": (n, 3),
+            "size_m": (n, 3),
+            "yaw_rad": (n,),
+            "velocity_m_s": (n, 2),
+            "score": (n,),
+            "source": (n,),
+        }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Boxes3D.{name} has shape {getattr(self, name).shape}, must be {shape}")
@@ -130,7 +138,9 @@ class Boxes3D:
         if n and self.size_m.min() <= 0:
             raise ValueError(f"Boxes3D.size_m has a side of {self.size_m.min()} m, must be > 0")
         if n and not (0 <= self.label.min() and self.label.max() < len(CLASSES)):
-            raise ValueError(f"Boxes3D.label must be in 0..{len(CLASSES) - 1}, got {self.label.min()}..{self.label.max()}")
+            raise ValueError(
+                f"Boxes3D.label must be in 0..{len(CLASSES) - 1}, got {self.label.min()}..{self.label.max()}"
+            )
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ class PointLabels:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """One earlier LiDAR sweep: absolute ``path``, ``sweep2lidar`` (4, 4) float64 into the keyframe's LIDAR_TOP, ``dt_s`` >= 0."""
+    """One earlier sweep: absolute ``path``, ``sweep2lidar`` (4, 4) float64 into the keyframe's frame, ``dt_s`` >= 0."""
 
     path: str
     sweep2lidar: NDArray[np.float64]
@@ -176,8 +186,8 @@ class SweepRecord:
 class CameraRecord:
     """One camera image: absolute ``path`` (JPEG), ``width_px``, ``height_px``, and ``lidar2img`` (4, 4) float64.
 
-    ``lidar2img @ (x, y, z, 1) = (u d, v d, d, 1)`` for a LIDAR_TOP point of the keyframe: (u, v) continuous pixels of the
-    original image with corners at integers, d the depth [m]. It goes through the camera's own ego pose.
+    ``lidar2img @ (x, y, z, 1) = (u d, v d, d, 1)`` for a LIDAR_TOP point of the keyframe: (u, v) continuous pixels of
+    the original image with corners at integers, d the depth [m]. It goes through the camera's own ego pose.
     """
 
     path: str
@@ -240,4 +250,4 @@ class Sample:
 
 
 class DataError(ValueError):
-    """The user's data or configuration is wrong; the message names the file or key, the value, what is allowed, the fix."""
+    """The user's data or configuration is wrong; the message names file or key, value, what is allowed, the fix."""

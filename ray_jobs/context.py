@@ -26,8 +26,9 @@ class RayContext:
     """Implements ``pdetr3d.training.context.TrainContext``.
 
     Args:
-        plan: of the stage. scratch: where a checkpoint lies while it is handed over. progress_uri: file that remembers the
-            last committed step (see ``read_progress``). logger: MLflow, rank 0 only. label: starts each progress line.
+        plan: of the stage. scratch: where a checkpoint lies while it is handed over. progress_uri: file that remembers
+            the last committed step (see ``read_progress``). logger: MLflow, rank 0 only.
+        label: starts each progress line.
     """
 
     def __init__(self, plan: Plan, scratch: Path, progress_uri: str, logger: MetricLogger | None, label: str) -> None:
@@ -74,7 +75,7 @@ class RayContext:
 
 
 def write_progress(uri: str, step: int) -> None:
-    """Remember the last committed step. Only a hint of where to start streaming: the checkpoint itself decides the step."""
+    """Remember the last committed step: a hint of where to start streaming, the checkpoint itself decides."""
     filesystem, path = FileSystem.from_uri(uri)
     filesystem.create_dir(str(Path(path).parent), recursive=True)
     with filesystem.open_output_stream(path) as stream:

@@ -67,7 +67,8 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
     storage = stage.config.storage.path or str((run_dir / "ray").resolve())
     uri = storage if "://" in storage else f"file://{storage}"
     progress = f"{uri}/{stage.name}/progress.txt"
-    records, plan, scaling = ray.put(list(stage.records)), stage.plan, stage.config.scaling
+    samples: Sequence[SampleRecord] = list(stage.records)
+    records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
@@ -85,7 +86,10 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         run_config=RunConfig(
             name=stage.name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(
+                max_failures=MAX_FAILURES,
+                controller_failure_limit=MAX_FAILURES,  # type: ignore[call-arg]  # Ray Train v2's, typed as v1's
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
         datasets={"train": source},

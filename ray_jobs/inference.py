@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,8 @@ def predict(
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else None,
     )
-    table = pd.concat([pd.DataFrame(columns=_SCHEMA.names), *rows.iter_batches(batch_size=None, batch_format="pandas")])
+    parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+    table = pa.concat_tables([_SCHEMA.empty_table(), *(part.cast(_SCHEMA) for part in parts)]).to_pandas()
     results: list[dict[str, Boxes3D]] = [{r.sample_token: Boxes3D.empty() for r in records} for _ in checkpoints]
     for (number, token), group in table.groupby(["checkpoint", "sample_token"], sort=False):
         results[int(number)][str(token)] = _from_frame(group)

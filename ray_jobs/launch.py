@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pdetr3d.exits import guarded
 from pdetr3d.presets import PRESETS, load
@@ -54,7 +55,10 @@ def init_ray(use_gpu: bool) -> None:
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "local")
-        local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False} if address == "local" else {}
+        # The dashboard (on loopback) carries the state API, which Ray Train polls.
+        local: dict[str, Any] = (
+            {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True} if address == "local" else {}
+        )
         ray.init(address=address, log_to_driver=True, **local)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(

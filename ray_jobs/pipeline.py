@@ -1,8 +1,13 @@
-"""Everything in one command: data, teacher, pseudo labels, student arms, scores: python -m ray_jobs.pipeline --preset NAME"""
+"""Everything in one command: data, teacher, pseudo labels, student arms, scores.
+
+python -m ray_jobs.pipeline --preset NAME [key=value ...]
+"""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
@@ -24,7 +29,7 @@ def body(stages: Stages) -> None:
         quality = stages.pseudo_labels()
         for arm in stages.config.run.arms:
             stages.student(arm)
-        arms = {arm: stages.evaluate(arm) for arm in stages.config.run.arms}
+        arms: dict[str, dict[str, Any]] = {arm: stages.evaluate(arm) for arm in stages.config.run.arms}
         picture = draw_predictions(stages)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
@@ -36,7 +41,7 @@ def body(stages: Stages) -> None:
     print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
 
 
-def draw_predictions(stages: Stages) -> object:
+def draw_predictions(stages: Stages) -> Path:
     """PNG of the first val sample with true boxes and the last arm-"ours" student's predictions (dashed)."""
     token = stages.data.index.tokens(stages.config.data.val_split)[0]
     record = inspection_record(stages.data.index, token)

@@ -1,4 +1,7 @@
-"""Turn every click of the point-labeled samples into a box with the trained teacher: python -m ray_jobs.pseudo_label --preset NAME"""
+"""Turn every click of the point-labeled samples into a box with the trained teacher.
+
+python -m ray_jobs.pseudo_label --preset NAME [key=value ...]
+"""
 
 from ray_jobs.launch import main
 from ray_jobs.report import print_quality

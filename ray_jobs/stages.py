@@ -52,7 +52,7 @@ class Stages:
         return self._train("teacher", "teacher", records, steps, self.prior, guidance=False)[-1]
 
     def pseudo_labels(self) -> dict[str, Any]:
-        """Turn every click of the point-labeled samples into a box; returns the quality report (None without true boxes)."""
+        """Turn every click of the point-labeled samples into a box; returns the quality report."""
         done = self.run.result("pseudo_labels")
         if done is not None:
             return done
@@ -76,7 +76,7 @@ class Stages:
         return self.run.path / "pseudo_labels" / "pseudo_labels.parquet"
 
     def _quality(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
-        """Teacher and class-mean floor against the true boxes of the clicks: evaluation only, nothing of it reaches training."""
+        """Teacher and class-mean floor against the true boxes of the clicks: nothing of it reaches training."""
         known = {r.sample_token: r for r in training_records(self.data.index, self.data.everything)}
         truth, teacher, floor = [], [], []
         for record in records:
@@ -157,7 +157,7 @@ class Stages:
         return [self.run.path / name / file for file in done["checkpoints"]]
 
     def evaluate(self, arm: str) -> dict[str, Any]:
-        """Choose the arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; returns the scores M."""
+        """Choose the arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; returns M."""
         name = f"evaluate_{arm}"
         done = self.run.result(name)
         if done is not None:

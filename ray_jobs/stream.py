@@ -1,8 +1,9 @@
-"""Ray Data source of training and inference batches: one read task loads one local batch, so the driver never decodes a sample.
+"""Ray Data source of batches: one read task loads one local batch, so the driver never decodes a sample.
 
-A row is one collated local batch: a column per array of ``Batch`` (raw bytes, zero-copy both ways) and a JSON header with
-dtypes, shapes, step and rank. Block i of an execution belongs to step ``i // world_size`` and rank ``i % world_size``: with
-``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks that it did.
+A row is one collated local batch: a column per array of ``Batch`` (raw bytes, zero-copy both ways) and a JSON header
+with dtypes, shapes, step and rank. Block i of an execution belongs to step ``i // world_size`` and rank
+``i % world_size``: with ``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks
+that it did.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class _Read:
 def train_stream(
     records: Sequence[SampleRecord], plan: Plan, load: LoadBatch, world_size: int, first_step: int, data_cpus: float
 ) -> ray.data.Dataset:
-    """Dataset of the plan from ``first_step`` on; execution e covers ``steps_per_execution`` steps, then e + 1 goes on."""
+    """Dataset of the plan from ``first_step`` on, ``steps_per_execution`` steps per execution of it."""
     span = steps_per_execution(world_size)
 
     def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:

@@ -1,4 +1,7 @@
-"""Train the student arms of run.arms ("ours" needs pseudo labels): python -m ray_jobs.train_student --preset NAME run.arms=[ours]"""
+"""Train the student arms of run.arms ("ours" needs pseudo labels).
+
+python -m ray_jobs.train_student --preset NAME run.arms=[ours]
+"""
 
 from ray_jobs.launch import main
 from ray_jobs.stages import Stages

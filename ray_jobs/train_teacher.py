@@ -1,4 +1,7 @@
-"""Train the point-centric teacher on the box-labeled samples: python -m ray_jobs.train_teacher --preset NAME [key=value ...]"""
+"""Train the point-centric teacher on the box-labeled samples.
+
+python -m ray_jobs.train_teacher --preset NAME [key=value ...]
+"""
 
 from ray_jobs.launch import main
 from ray_jobs.stages import Stages

@@ -51,7 +51,7 @@ def ring_cameras(width: int = 64, height: int = 32) -> torch.Tensor:
 
 
 def make_batch(samples: int = 2, clicks: int = 5, seed: int = 0, points: int = 400) -> Batch:
-    """Random points, images and ``clicks`` boxes with their clicks per sample, inside the tiny range; clicks near centers."""
+    """Random points, images and ``clicks`` boxes with clicks near centers per sample, in the tiny range."""
     g = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int, low: float = 0, high: float = 1) -> torch.Tensor:

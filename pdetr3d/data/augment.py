@@ -20,7 +20,7 @@ def keyed_rng(seed: int, epoch: int, token: str, purpose: str) -> np.random.Gene
 
 @dataclass(frozen=True)
 class AugmentRange:
-    """What may be drawn: flips with probability 1/2 each, rotation U(+-rotation_rad), scale U(*scale), shift N(0, translation_m)."""
+    """What may be drawn: two flips (probability 1/2 each), U(+-rotation_rad), U(*scale), N(0, translation_m)."""
 
     flip: bool = False
     rotation_rad: float = 0.0
@@ -28,7 +28,7 @@ class AugmentRange:
     translation_m: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw ``lidar2augmented`` (4, 4) float64: ``p' = scale * Rot * Flip * p + t``, in this order (method.md 5.3)."""
+        """Draw ``lidar2augmented`` (4, 4) float64: ``p' = scale * Rot * Flip * p + t`` (method.md 5.3)."""
         flips, angle = rng.random(2) < 0.5, rng.uniform(-1, 1) * self.rotation_rad
         scale, shift = rng.uniform(*self.scale), rng.normal(0, 1, 3) * self.translation_m
         flip = np.diag([-1.0 if self.flip and flips[0] else 1.0, -1.0 if self.flip and flips[1] else 1.0, 1.0])

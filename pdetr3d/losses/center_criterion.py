@@ -15,11 +15,13 @@ MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the heatmap Gaussian, in cells (method.md
 
 
 def gaussian_radius(length: Tensor, width: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
-    """CornerNet's radius [cells]: the largest corner shift that keeps IoU >= overlap in all three cases; real-valued."""
+    """CornerNet's radius [cells], real-valued: the largest corner shift that keeps IoU >= overlap in all cases."""
     total, area = length + width, length * width
     inside = (total - torch.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
     outside = (2 * total - torch.sqrt(4 * total**2 - 16 * (1 - overlap) * area)) / 8
-    mixed = (-2 * overlap * total + torch.sqrt((2 * overlap * total) ** 2 + 16 * overlap * (1 - overlap) * area)) / (8 * overlap)
+    mixed = (-2 * overlap * total + torch.sqrt((2 * overlap * total) ** 2 + 16 * overlap * (1 - overlap) * area)) / (
+        8 * overlap
+    )
     return torch.minimum(torch.minimum(inside, outside), mixed)
 
 

@@ -1,7 +1,8 @@
 """The teacher's losses: L1 on the box code, and localization quality (method.md 2.8, 7.2 no. 22).
 
-The released focal class term is left out: the class is an input, so the term is trivial and its score says nothing about the
-box. The quality head takes its place: it predicts the BEV IoU that the box reaches, which is what a pseudo label's score means.
+The released focal class term is left out: the class is an input, so the term is trivial and its score says nothing
+about the box. The quality head takes its place: it predicts the BEV IoU that the box reaches, which is what a pseudo
+label's score means.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Encode = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TeacherCriterion:
-    """``(output, batch) -> {"box": ..., "quality": ...}``: weighted, summed over decoder layers, mean over clicks of all ranks.
+    """``(output, batch) -> {"box": ..., "quality": ...}``: weighted, summed over layers, mean over all ranks' clicks.
 
     Args:
         config: weights.
@@ -40,13 +41,15 @@ class TeacherCriterion:
         prior = self.prior_size_m.to(truth.device)[batch.click_label[sample, click]]
         target = self.encode(truth, batch.click[sample, click], prior)
         count = self.rank_mean(truth.new_tensor(float(len(truth)))).clamp(min=1)
-        # Zero clicks give zero loss, but one that is connected to the parameters: DDP needs every gradient on every rank.
+        # Zero clicks give a zero loss that is connected to the parameters: DDP needs every gradient on every rank.
         box_loss = sum((0 * code.sum() for code in output.code), truth.new_zeros(()))
         quality_loss = sum((0 * quality.sum() for quality in output.quality), truth.new_zeros(()))
         for box, code, quality in zip(output.box, output.code, output.quality, strict=True):
             box_loss = box_loss + (code[sample, click] - target).abs().sum()
             reached = box_quality(box[sample, click], truth)
-            quality_loss = quality_loss + F.binary_cross_entropy_with_logits(quality[sample, click], reached, reduction="sum")
+            quality_loss = quality_loss + F.binary_cross_entropy_with_logits(
+                quality[sample, click], reached, reduction="sum"
+            )
         weights = self.config.teacher
         return {"box": weights.box_weight * box_loss / count, "quality": weights.quality_weight * quality_loss / count}
 

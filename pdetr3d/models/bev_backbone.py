@@ -1,4 +1,7 @@
-"""BEV feature extraction: SECOND backbone, FPN (teacher), SECONDFPN (student). Legend: B samples, C channels, H rows (y), W columns (x)."""
+"""BEV feature extraction: SECOND backbone, FPN (teacher), SECONDFPN (student).
+
+Legend: B samples, C channels, H rows (y), W columns (x).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def conv_block(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequenti
 
 
 class Second(nn.Module):
-    """SECOND's 2D backbone (method.md 2.3): per stage one strided block and ``layers`` more; returns every stage's output."""
+    """SECOND's 2D backbone (method.md 2.3): per stage one strided block and ``layers`` more; returns all outputs."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -42,12 +45,14 @@ class Second(nn.Module):
 
 
 class FPN(nn.Module):
-    """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3 output; extra levels by stride-2 subsampling (method.md 2.2)."""
+    """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3; extra levels by subsampling (method.md 2.2)."""
 
     def __init__(self, inputs: Sequence[int], channels: int, levels: int, norm: str) -> None:
         super().__init__()
         self.levels = levels
-        self.lateral = nn.ModuleList(nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), norm2d(norm, channels)) for c in inputs)
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), norm2d(norm, channels)) for c in inputs
+        )
         used = min(levels, len(inputs))
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(used))
 
@@ -63,7 +68,7 @@ class FPN(nn.Module):
 
 
 class SecondFPN(nn.Module):
-    """SECONDFPN: each stage resampled to one grid (stride < 1: strided convolution) and concatenated (method.md 5.1)."""
+    """SECONDFPN: each stage resampled to one grid (stride < 1: strided convolution), concatenated (method.md 5.1)."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], strides: Sequence[float], norm: str) -> None:
         super().__init__()

@@ -50,7 +50,9 @@ class DecoderLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
-        self.feed_forward = nn.Sequential(nn.Linear(c, 2 * c), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * c, c))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(c, 2 * c), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * c, c)
+        )
 
     def forward(self, query: Tensor, fused: Tensor) -> Tensor:
         query = self.norm1(query + self.dropout(fused))
@@ -91,6 +93,7 @@ class Decoder(nn.Module):
         boxes, codes, qualities = [], [], []
         query = content
         for layer, box_head, quality_head in zip(self.layers, self.box_heads, self.quality_heads, strict=True):
+            assert isinstance(layer, DecoderLayer)
             query = layer(query, layer.fusion(query + position, roi, bev, range_m, images, views))
             code = box_head(query).float()
             box = decode_click_box(code, click, prior_size)

@@ -1,4 +1,7 @@
-"""Multi-level deformable sampling, plain PyTorch (any device). Legend: B maps, C channels, M heads, Q queries, L levels, S samples."""
+"""Multi-level deformable sampling, plain PyTorch (any device).
+
+Legend: B maps, C channels, M heads, Q queries, L levels, S samples.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def deformable_sample(values: Sequence[Tensor], location: Tensor, weight: Tensor
         part = (sampled * level_scale[:, None]).sum(-1)
         total = part if total is None else total + part
     assert total is not None
-    return total.view(b, m, -1, q).flatten(1, 2).transpose(1, 2)
+    return total.view(b, m, values[0].shape[1] // m, q).flatten(1, 2).transpose(1, 2)
 
 
 def grid_offsets(n: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Images -> feature pyramid. Pixels arrive as uint8 and are normalized here, on the device. Legend: I images, C channels, H x W pixels."""
+"""Images -> feature pyramid. Pixels arrive as uint8 and are normalized here, on the device.
+
+Legend: I images, C channels, H x W pixels.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.backbone = image_stages(config)
-        self.fpn = FPN(config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm)
+        self.fpn = FPN(
+            config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm
+        )
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(RGB_MEAN), persistent=False)

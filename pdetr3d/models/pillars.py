@@ -1,4 +1,5 @@
-"""Points -> BEV feature map by dynamic pillars: every point counts, no cap per pillar (PointPillars' encoder, vectorized).
+"""Points -> BEV feature map by dynamic pillars: every point counts, no cap per pillar (PointPillars' encoder,
+vectorized).
 
 Legend: P points, C channels, B samples, G grid cells per side. BEV maps: rows = y, columns = x.
 """
@@ -35,17 +36,17 @@ class PillarEncoder(nn.Module):
     def forward(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
         points, cell = self.assign(points, point_sample)
         cells = batch_size * self.grid**2
-        if len(points):
+        if len(points) > 1 or (len(points) == 1 and not self.training):
             features = torch.relu(self.norm(self.linear(self._decorate(points, cell, cells))))
-        else:  # batch statistics of zero points are undefined; keep the parameters in the graph for DDP
-            features = self.linear(points.new_zeros(0, POINT_FEATURES))
+        else:  # batch statistics of no point, or of one, are undefined; keep the parameters in the graph for DDP
+            features, cell = self.linear(points.new_zeros(0, POINT_FEATURES)), cell[:0]
         # Features are >= 0 after ReLU, so a zero start gives the maximum over points and zero for empty cells.
         index = cell[:, None].expand(-1, self.channels)
         bev = features.new_zeros(cells, self.channels).scatter_reduce(0, index, features, "amax", include_self=True)
         return bev.view(batch_size, self.grid, self.grid, self.channels).permute(0, 3, 1, 2)
 
     def assign(self, points: Tensor, point_sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop points out of range; return the kept points (P', 5) and their flat cell index (b * G + row) * G + column."""
+        """Drop points out of range; return the kept (P', 5) and their flat cell index (b * G + row) * G + column."""
         inside = ((points[:, :3] >= self.low) & (points[:, :3] < self.high)).all(1)
         points, sample = points[inside], point_sample[inside]
         column_row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().clamp_(max=self.grid - 1)

@@ -14,7 +14,7 @@ TEMPERATURE = 10000.0
 
 
 def sinusoid(value: Tensor, channels: int) -> Tensor:
-    """(..., D) scalars -> (..., D * channels): sin and cos of value / TEMPERATURE^(i / channels), interleaved halves."""
+    """(..., D) scalars -> (..., D * channels): sin and cos of value / TEMPERATURE^(i / channels), in halves."""
     exponent = torch.arange(0, channels, 2, device=value.device, dtype=value.dtype) / channels
     angle = value[..., None] / TEMPERATURE**exponent
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
@@ -23,8 +23,8 @@ def sinusoid(value: Tensor, channels: int) -> Tensor:
 class ExplicitQuery(nn.Module):
     """``forward(click (B, K, 3), label (B, K)) -> content (B, K, C), position (B, K, C)``.
 
-    Position: sinusoids of the click's normalized x, y, z and of its class's mean l, w, h (the released code encodes l in
-    the place of h: method.md 7.2 no. 5), all scaled by 2 pi, through a linear layer. Content: class embedding.
+    Position: sinusoids of the click's normalized x, y, z and of its class's mean l, w, h (the released code encodes l
+    in the place of h: method.md 7.2 no. 5), all scaled by 2 pi, through a linear layer. Content: class embedding.
 
     Args:
         channels: C.

@@ -76,7 +76,9 @@ class LidarRoI(nn.Module):
         nn.init.zeros_(self.offset.weight)
         with torch.no_grad():
             self.offset.bias.zero_()
-            self.offset.bias.view(heads, levels, self.samples, 2)[:, :, self.samples - free_points :] = free_bias(heads, free_points)
+            self.offset.bias.view(heads, levels, self.samples, 2)[:, :, self.samples - free_points :] = free_bias(
+                heads, free_points
+            )
 
     def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], range_m: Tensor) -> Tensor:
         """(B, K, C) queries, (B, K, 7) RoI boxes, L BEV maps (B, C, H, W), range (4,) x0 y0 x1 y1 -> (B, K, C)."""
@@ -101,7 +103,7 @@ def free_bias(heads: int, points: int) -> Tensor:
 
 
 class CameraRoI(nn.Module):
-    """Samples image levels on an n x n grid over the box's projection, clipped to the image, plus projected free 3D points."""
+    """Samples image levels on an n x n grid over the box's projection (clipped to the image) and at free 3D points."""
 
     def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int) -> None:
         super().__init__()
@@ -121,8 +123,11 @@ class CameraRoI(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.uniform_(self.free_offset.bias, -0.3, 0.3)
 
-    def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """As ``LidarRoI`` with L maps (B, V, C, h, w); ``views``: lidar2img (B, V, 4, 4), camera_valid (B, V), size (2,) W, H [px].
+    def forward(
+        self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """As ``LidarRoI`` with L maps (B, V, C, h, w); ``views``: lidar2img (B, V, 4, 4), camera_valid (B, V),
+        size (2,) W, H [px].
 
         Returns the mean over the views that see the RoI's center, (B, K, C); zero where none does.
         """
@@ -147,7 +152,7 @@ class CameraRoI(nn.Module):
         return self.output((seen_by * visible[..., None]).sum(1) / count) * visible.any(1)[..., None]
 
     def _roi_places(self, lidar2img: Tensor, roi: Tensor, center: Tensor, image_size: Tensor) -> Tensor:
-        """(B, V, K, n*n, 2) in [0, 1]: the grid over the corners' bounding rectangle; corners behind the camera are left out."""
+        """(B, V, K, n*n, 2) in [0, 1]: grid over the bounding rectangle of the corners in front of the camera."""
         pixel, depth = project(lidar2img, box_corners(roi))  # (B, V, K, 8, 2)
         front = (depth > MIN_DEPTH_M)[..., None]
         low = torch.where(front, pixel, center[..., None, :]).amin(-2).clamp(min=0).minimum(image_size)
@@ -165,14 +170,18 @@ class CameraRoI(nn.Module):
 
 
 class DRoIFusion(nn.Module):
-    """LiDAR and camera samples concatenated -> MLP -> (B, K, C), to be added to the query (``cameras=False``: LiDAR only)."""
+    """LiDAR and camera samples concatenated -> MLP -> (B, K, C), added to the query; LiDAR only without cameras."""
 
-    def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int, *, cameras: bool) -> None:
+    def __init__(
+        self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int, *, cameras: bool
+    ) -> None:
         super().__init__()
         self.lidar = LidarRoI(channels, heads, levels, roi_grid, free_points)
         self.camera = CameraRoI(channels, heads, levels, roi_grid, free_points) if cameras else None
         inputs = channels * (2 if cameras else 1)
-        self.mlp = nn.Sequential(nn.Linear(inputs, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Linear(channels, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(inputs, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Linear(channels, channels)
+        )
 
     def forward(
         self,

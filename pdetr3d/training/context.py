@@ -1,4 +1,4 @@
-"""What the training loop needs from its surroundings. ``LocalContext`` is one process; ``ray_jobs.context`` has Ray's."""
+"""What the training loop needs from its surroundings. ``LocalContext`` is one process; Ray's is in ``ray_jobs``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pdetr3d.training.plan import LoadBatch, Plan
 from pdetr3d.schema import SampleRecord
+from pdetr3d.training.plan import LoadBatch, Plan
 
 
 class TrainContext(Protocol):

@@ -1,8 +1,8 @@
 """Which samples make up step s: an endless chain of permutations, a pure function of (seed, step).
 
-Position p of the chain is sample ``permutation(seed, p // N)[p % N]``; step s takes positions s*B .. (s+1)*B - 1 and rank r
-the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of workers, no remainder
-is dropped, and resuming or changing the world size moves nothing.
+Position p of the chain is sample ``permutation(seed, p // N)[p % N]``; step s takes positions s*B .. (s+1)*B - 1 and
+rank r the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of workers,
+no remainder is dropped, and resuming or changing the world size moves nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pdetr3d.config import Config
 from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
-from pdetr3d.data.collate import collate
 from pdetr3d.data.clicks import redraw_clicks
+from pdetr3d.data.collate import collate
 from pdetr3d.data.load import load_sample
 from pdetr3d.schema import DataError, Sample, SampleRecord
 

@@ -1,4 +1,4 @@
-"""The run directory: identity of a run, its data, and which stages are finished. A rerun continues or says what differs."""
+"""The run directory: a run's identity, its data, its finished stages. A rerun continues or says what differs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def code_digest() -> str:
 
 
 def tables_digest(config: Config) -> str:
-    """Digest of names, sizes and times of the dataset's tables; empty for the simulated world (its config says it all)."""
+    """Digest of names, sizes and times of the dataset's tables; empty for the simulated world (its config says all)."""
     if not config.data.dataroot:
         return ""
     tables = sorted((Path(config.data.dataroot) / config.data.version).glob("*.json"))

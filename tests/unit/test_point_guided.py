@@ -1,0 +1,117 @@
+"""PGSS: one correct warp, masks at the clicks, a term that changes the features."""
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.data.augment import AugmentRange
+from pdetr3d.losses.point_guided import PointGuidance, warp_to_canonical
+from pdetr3d.models.norm import statistics_held
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
+
+R, CELLS = 51.2, 128
+BLOBS_M = [(10.0, 5.0), (-20.0, 12.0), (7.0, -25.0), (-15.0, -18.0)]
+
+
+def blobs(matrix: np.ndarray, sigma_m: float) -> torch.Tensor:
+    """(1, 1, H, W) map with a Gaussian at each transformed place."""
+    axis = (torch.arange(CELLS) + 0.5) * (2 * R / CELLS) - R
+    bev = torch.zeros(CELLS, CELLS)
+    for x, y in BLOBS_M:
+        u, v, *_ = matrix @ np.array([x, y, 0, 1])
+        bev += torch.exp(-((axis[None, :] - u) ** 2 + (axis[:, None] - v) ** 2) / (2 * sigma_m**2))
+    return bev[None, None]
+
+
+def linear(a: float, b: float, c: float, d: float, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[a, b], [c, d]]
+    matrix[:2, 3] = shift
+    return matrix
+
+
+CASES = {
+    "flip x": linear(-1, 0, 0, 1),
+    "flip y": linear(1, 0, 0, -1),
+    "rotation": linear(np.cos(0.3), -np.sin(0.3), np.sin(0.3), np.cos(0.3)),
+    "scale": linear(1.15, 0, 0, 1.15),
+    "translation": linear(1, 0, 0, 1, (1.0, -1.0)),
+    "product": AugmentRange(True, 0.39, (0.85, 1.15), 0.5).draw(np.random.default_rng(3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_warp_undoes_each_augmentation_and_their_product(name: str) -> None:
+    matrix = CASES[name]
+    scale = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    augmented = blobs(matrix, sigma_m=3 * scale)  # blobs grow with the scale, so the warp back gives the original size
+    warped = warp_to_canonical(augmented, torch.tensor(matrix, dtype=torch.float32)[None], R)
+    expected = blobs(np.eye(4), sigma_m=3)
+    error = (warped - expected).abs().sum() / expected.abs().sum()
+    wrong = (augmented - expected).abs().sum() / expected.abs().sum()
+    assert error < 0.02 < wrong
+
+
+def guidance(*overrides: str) -> PointGuidance:
+    config = tiny_config(*overrides)
+    return PointGuidance(config, torch.full((10,), 1.6), same_on_all_ranks)
+
+
+def test_mask_is_one_at_the_clicks_and_gaussian_around() -> None:
+    batch = make_batch(clicks=3)
+    mask = guidance().mask(batch, 32, 32)
+    for b in range(2):
+        for click in batch.canonical_click[b]:
+            column, row = ((click[:2] + 12.8) / 0.8).floor().long().tolist()
+            assert mask[b, row, column] == 1
+            if column + 2 < 32:  # sigma 1.6 m = 2 cells
+                assert mask[b, row, column + 2] >= np.exp(-0.5) - 1e-6
+    assert (mask == 1).sum() <= 6 and mask.max() <= 1
+
+
+def test_mask_of_an_invalid_or_distant_click_is_empty() -> None:
+    batch = make_batch(clicks=1)
+    assert guidance().mask(change(batch, click_valid=torch.zeros(2, 1, dtype=torch.bool)), 32, 32).sum() == 0
+    assert guidance().mask(change(batch, canonical_click=torch.full((2, 1, 3), 50.0)), 32, 32).sum() == 0
+
+
+def test_loss_by_hand() -> None:
+    """Opposite features everywhere: 2 - 2 cos = 4, whatever the mask's mass; equal ones: 0."""
+    batch, strong = make_batch(), torch.randn(2, 8, 32, 32)
+    term = guidance("student.guidance_weight=0.5")
+    assert term(strong, -strong, batch).item() == pytest.approx(2.0, rel=1e-5)
+    assert term(strong, strong, batch).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_full_guidance_looks_everywhere() -> None:
+    assert guidance("student.guidance=full").mask(make_batch(), 32, 32).min() == 1
+
+
+def test_guidance_changes_the_features() -> None:
+    batch = make_batch()
+    flip = torch.tensor([-1.0, 1, 1, 1])
+    batch = change(
+        batch, points=batch.points * torch.tensor([-1.0, 1, 1, 1, 1]), augmentation=torch.diag(flip).repeat(2, 1, 1)
+    )  # fmt: skip
+    gradients = []
+    for on in (True, False):
+        task = build("student", tiny_config("student.guidance_weight=1"), FALLBACK_SIZE_M, guidance=on)
+        terms = task.losses(task.model(batch), batch, same_on_all_ranks)
+        assert ("guidance" in terms) == on
+        sum(terms.values()).backward()
+        gradients.append(task.model.neck.blocks[0][0].weight.grad.clone())
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-4
+
+
+def test_weak_pass_leaves_batch_statistics_alone() -> None:
+    task, batch = build("student", tiny_config("model.norm=batch"), FALLBACK_SIZE_M), make_batch()
+    model = task.model.train()
+    with torch.no_grad(), statistics_held(model):
+        before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
+        model.features(batch.points, batch.point_sample, 2)
+    after = model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    model.features(batch.points, batch.point_sample, 2)
+    assert any(not torch.equal(before[k], model.state_dict()[k]) for k in before)
