@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pdetr3d.data.files import atomic_path
 from pdetr3d.schema import DataError
 
 FILE = "checkpoint.pt"
@@ -17,13 +16,11 @@ FILE = "checkpoint.pt"
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, config_json: str) -> Path:
     """Write ``folder/checkpoint.pt`` (folder is made): model and optimizer state, finished steps, config."""
-    folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"model": model.state_dict(), "step": step, "config": config_json}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
-    temporary = folder / f".{FILE}.{os.getpid()}"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / FILE)
+    with atomic_path(folder / FILE) as temporary:
+        torch.save(state, temporary)
     return folder / FILE
 
 
@@ -38,10 +35,9 @@ def load(file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"checkpoint {file} does not exist: run the training job first") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DataError(
-            f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # cut and foreign files: UnpicklingError, RuntimeError, EOFError, OSError, ...
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {reason}") from error
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
         raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
     return state

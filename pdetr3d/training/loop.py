@@ -22,7 +22,7 @@ def milestones(optim: OptimConfig, steps: int) -> list[int]:
     """Finished-step counts at which a checkpoint is kept: the last one, the others evenly over the second half."""
     first = steps / 2 if optim.checkpoints > 1 else steps
     span = max(1, optim.checkpoints - 1)
-    return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} | {steps})
+    return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} - {0} | {steps})
 
 
 def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:

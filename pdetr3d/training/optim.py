@@ -27,5 +27,5 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     warmup = max(1, round(config.warmup_share * steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    share = (step - warmup) / max(1, steps - warmup)
+    share = (step - warmup) / max(1, steps - 1 - warmup)
     return config.lr * (FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * share)) / 2)

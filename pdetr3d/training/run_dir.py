@@ -10,6 +10,7 @@ from typing import Any
 
 import pdetr3d
 from pdetr3d.config import Config
+from pdetr3d.data.check import check_files
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
@@ -41,7 +42,7 @@ class RunDir:
 
     def _check(self, identity: dict[str, Any]) -> None:
         file = self.path / "run.json"
-        if not file.exists():
+        if not (file.exists() and (self.path / "data").exists()):  # new, or its input was refused before any work
             write_json(file, identity)
             return
         before = json.loads(file.read_text())
@@ -84,13 +85,14 @@ def prepare(run: RunDir) -> Data:
     if not file.exists():
         build_index(dataroot, config.data.version, file)
     index = Index.open(file)
-    for split in {config.data.val_split, config.data.select_split} - {""}:
-        index.tokens(split)  # raises for a split without samples, before anything is trained
+    splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
+    # Images too where the teacher reads none: the picture of the predictions shows them.
+    check_files(index, splits, config.data.num_sweeps, cameras=True)
     manifests = []
     for name, ratio in (("manifest", config.label.ratio), ("manifest_full", 1.0)):
         target = folder / name
         label = config.label.model_copy(update={"ratio": ratio})
-        done = (target / "samples.parquet").exists()
+        done = (target / "manifest.json").exists()  # written last
         manifests.append(
             LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
         )

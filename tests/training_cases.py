@@ -1,0 +1,82 @@
+"""The simulated world of the test session as training input, and runs of the loop in one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pdetr3d.config import Config
+from pdetr3d.data.label_manifest import prior_size_m, training_records
+from pdetr3d.schema import SampleRecord
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import Task, build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train
+from pdetr3d.training.plan import Plan
+from pdetr3d.training.run_dir import Data, RunDir, prepare
+from tests.model_cases import TINY, tiny_config
+
+SMALL_DATA = ["data.num_sweeps=2", "data.image_size_px=[64,32]", "label.ratio=0.3"]
+
+
+def world_arguments(dataroot: Path, *overrides: str) -> list[str]:
+    """Overrides of the quickstart preset: tiny models on the tests' world (6 train, 2 select, 4 val samples)."""
+    return [*TINY, f"data.dataroot={dataroot}", *SMALL_DATA, *overrides]
+
+
+def world_config(dataroot: Path, *overrides: str) -> Config:
+    """The same as a Config."""
+    return tiny_config(f"data.dataroot={dataroot}", *SMALL_DATA, *overrides)
+
+
+@dataclass(frozen=True)
+class World:
+    """Index and manifests of a run directory, its training records and the class priors of its box-labeled part."""
+
+    run: RunDir
+    data: Data
+    records: list[SampleRecord]
+    prior_size_m: NDArray[np.float32]
+
+    @property
+    def boxed(self) -> list[SampleRecord]:
+        """The box-labeled records."""
+        return [record for record in self.records if record.role == "box"]
+
+
+def open_world(dataroot: Path, folder: Path, *overrides: str) -> World:
+    """Prepare ``folder`` as a run directory on ``dataroot``."""
+    run = RunDir(folder, world_config(dataroot, *overrides))
+    data = prepare(run)
+    records = training_records(data.index, data.manifest)
+    return World(run, data, records, prior_size_m(records)[0])
+
+
+def run_locally(
+    kind: str, config: Config, records: list[SampleRecord], folder: Path, steps: int, context: type = LocalContext
+) -> LocalContext:
+    """Train in this process; checkpoints and the history of logged metrics are kept. Raises what the loop raises."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = build(kind, config, _prior(records))
+    plan = Plan(len(records), task.optim.batch_size, steps, config.run.seed)
+    local: LocalContext = context(records, plan, task.loader, folder)
+    train(task, local, steps, config.to_json(), folder / "scratch")
+    return local
+
+
+def _prior(records: list[SampleRecord]) -> NDArray[np.float32]:
+    return prior_size_m(records)[0]
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    """Model weights of a checkpoint."""
+    return checkpoint.load(file)["model"]
+
+
+def task_of(kind: str, world: World) -> Task:
+    """A fresh task on the world's config."""
+    return build(kind, world.run.config, world.prior_size_m)

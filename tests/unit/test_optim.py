@@ -1,0 +1,47 @@
+"""Learning rate and weight decay, by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from pdetr3d.config import OptimConfig
+from pdetr3d.training.optim import learning_rate, make_optimizer
+
+
+def test_warm_up_then_cosine_to_a_thousandth() -> None:
+    optim = OptimConfig(lr=2.0, warmup_share=0.2)
+    rates = [learning_rate(optim, step, 10) for step in range(10)]
+    assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])  # two warm-up steps: 1/2, 2/2; the cosine starts at the peak
+    # Seven intervals from step 2 to step 9; step 9 is the last.
+    assert rates[9] == pytest.approx(2.0 / 1000)
+    assert rates[5] + rates[6] == pytest.approx(2.0 + 2.0 / 1000)  # symmetric about the middle, 5.5
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.9])
+def test_shortest_schedules_stay_within_the_peak(steps: int, warmup: float) -> None:
+    rates = [learning_rate(OptimConfig(lr=1.0, warmup_share=warmup), step, steps) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_no_weight_decay_on_biases_and_norms() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.Linear(4, 1, bias=False))
+    model[2].weight.requires_grad_(False)
+    decayed, free = make_optimizer(model, OptimConfig(lr=0.5, weight_decay=0.1)).param_groups
+    assert [p.shape for p in decayed["params"]] == [(4, 3)] and decayed["weight_decay"] == 0.1
+    assert [p.shape for p in free["params"]] == [(4,), (4,), (4,)] and free["weight_decay"] == 0
+    assert decayed["lr"] == free["lr"] == 0.5
+
+
+def test_decay_shrinks_matrices_only() -> None:
+    """AdamW with zero gradients: w <- w (1 - lr * decay) on matrices, nothing on vectors."""
+    model = nn.Linear(2, 2)
+    nn.init.ones_(model.weight)
+    nn.init.ones_(model.bias)
+    optimizer = make_optimizer(model, OptimConfig(lr=0.5, weight_decay=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 0.95))
+    torch.testing.assert_close(model.bias.detach(), torch.ones(2))
