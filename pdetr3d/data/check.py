@@ -1,0 +1,143 @@
+"""Every file a run will read is looked at before anything is trained: a broken one is reported now, not hours later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pdetr3d.data.files import atomic_path
+from pdetr3d.data.index import Index
+from pdetr3d.data.load import check_lidar_size, read_lidar
+from pdetr3d.schema import CameraRecord, DataError
+
+MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
+LISTED = 20  # problems named in the message
+SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are looked at
+IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are looked at
+THREADS = 16  # the work is mostly waiting for the disk, or in libraries that release the GIL
+CHUNK = 64  # files per task
+JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
+JPEG_TAIL_BYTES = 64  # some writers pad after the end marker
+
+Job = tuple[Callable[[Any], object], Any]  # raises DataError for its argument, or is content
+
+
+def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> None:
+    """Check the files of ``splits``; once per index and arguments (success is remembered beside the index).
+
+    Keyframe LiDAR files are read whole with the loader's own reader. Sweeps that the index names (one that was missing
+    then is not among them) must exist and hold whole points; up to ``SWEEPS_READ`` are read whole, too. Images must
+    exist, have the size that the tables say and be complete; up to ``IMAGES_DECODED`` are decoded.
+
+    Args:
+        index: names the files. splits: the run's. num_sweeps: as ``data.num_sweeps``. cameras: with images.
+
+    Raises:
+        DataError: lists up to ``LISTED`` broken files, each with what is wrong; or a split has no samples.
+    """
+    asked = {
+        "index": index.digest,
+        "dataroot": str(index.dataroot),
+        "splits": sorted(set(splits)),
+        "num_sweeps": num_sweeps,
+        "cameras": cameras,
+    }
+    memory = index.path.with_name(MEMORY)
+    if memory.exists() and json.loads(memory.read_text()) == asked:
+        return
+    jobs = _jobs(index, splits, num_sweeps, cameras)
+    problems = _run(jobs)
+    if problems:
+        more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        listed = "".join(f"\n  {problem}" for problem in sorted(problems)[:LISTED])
+        raise DataError(
+            f"{len(problems)} of {len(jobs)} data files under {index.dataroot} cannot be used:{listed}{more}\n"
+            "Every file that the tables name must be whole; copy or unpack these again and rerun the same command."
+        )
+    with atomic_path(memory) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1))
+
+
+def check_image(camera: CameraRecord, decode: bool) -> None:
+    """Raise DataError unless the JPEG exists, has the size of the tables and is complete.
+
+    Args:
+        camera: the image. decode: decode it (at an eighth of its size: all data is still gone through).
+    """
+    path, expected = Path(camera.path), (camera.width_px, camera.height_px)
+    try:
+        with Image.open(path, formats=["JPEG"]) as image:
+            if image.size != expected:
+                raise DataError(f"{path}: image is {image.size}, but sample_data.json says {expected}")
+            if decode:
+                image.draft("RGB", (image.width // 8, image.height // 8))
+                image.load()
+        with path.open("rb") as file:
+            file.seek(-min(JPEG_TAIL_BYTES, path.stat().st_size), os.SEEK_END)
+            if JPEG_END not in file.read():
+                raise DataError(f"{path}: truncated JPEG (no end marker); copy the file again")
+    except OSError as error:  # PIL: no image, truncated; also a missing file
+        raise DataError(f"{path}: missing or broken JPEG ({error.strerror or error}); copy the file again") from error
+
+
+def _check_size(path: Path) -> None:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot read LiDAR file ({error.strerror}); copy the file again") from error
+    check_lidar_size(path, size_bytes)
+
+
+def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> list[Job]:
+    """One check per file; a file that several samples or splits read is looked at once."""
+    tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
+    keyframes: dict[str, None] = {}
+    sweeps: dict[str, None] = {}
+    images: dict[str, CameraRecord] = {}
+    for token in tokens:
+        record = index.record(token)
+        keyframes[record.lidar_path] = None
+        sweeps |= {sweep.path: None for sweep in record.sweeps[: num_sweeps - 1]}
+        images |= {camera.path: camera for camera in record.cameras if camera is not None and cameras}
+    sweeps = {path: None for path in sweeps if path not in keyframes}
+    sweep_check: Callable[[Path], object] = read_lidar if len(sweeps) <= SWEEPS_READ else _check_size
+    decode = len(images) <= IMAGES_DECODED
+    jobs: list[Job] = [(read_lidar, Path(path)) for path in keyframes]
+    jobs += [(sweep_check, Path(path)) for path in sweeps]
+    jobs += [(lambda camera: check_image(camera, decode), camera) for camera in images.values()]
+    return jobs
+
+
+def _run(jobs: Sequence[Job]) -> list[str]:
+    """The messages of all checks that failed."""
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
+    problems: list[str] = []
+    with Progress(*columns) as progress, ThreadPoolExecutor(min(THREADS, 4 * (os.cpu_count() or 1))) as pool:
+        task = progress.add_task("", total=len(jobs))
+        futures = {pool.submit(_problems, chunk): len(chunk) for chunk in chunks}
+        try:
+            for future in as_completed(futures):
+                problems += future.result()
+                progress.advance(task, futures[future])
+        except BaseException:  # Ctrl-C ends within one chunk, not after all of them
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return problems
+
+
+def _problems(jobs: Sequence[Job]) -> list[str]:
+    found = []
+    for check, argument in jobs:
+        try:
+            check(argument)
+        except DataError as error:
+            found.append(str(error))
+    return found
