@@ -53,8 +53,8 @@ class DataConfig(Section):
     val_split: str = "val"  # scored only
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
     image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
-    loader: Literal["ray", "torch"] = "ray"
-    on_error: Literal["raise", "skip"] = "raise"
+    loader: Literal["ray"] = "ray"
+    on_error: Literal["raise"] = "raise"
 
 
 class LabelConfig(Section):
@@ -70,7 +70,7 @@ class LabelConfig(Section):
 class ModelConfig(Section):
     """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
 
-    lidar: Literal["pillar", "voxel"] = "pillar"
+    lidar: Literal["pillar"] = "pillar"
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2
@@ -116,15 +116,15 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
     log_every: Positive = 10  # steps
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: Literal["off", "bf16"] = "off"
 
 
 class TeacherConfig(Section):
     """The point-centric teacher (method.md 2, 3)."""
 
-    query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
-    matching: Literal["direct", "hungarian"] = "direct"
-    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
+    query_init: Literal["explicit"] = "explicit"
+    matching: Literal["direct"] = "direct"
+    fusion: Literal["none", "d_roi"] = "d_roi"
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
     free_points: Annotated[int, Field(ge=0, le=64)] = 16
     decoder_layers: Positive = 1
@@ -133,9 +133,7 @@ class TeacherConfig(Section):
     fpn_levels: Positive = 4
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
     image_channels: tuple[Positive, ...] = (256, 512, 1024, 2048)  # of the backbone's stages
-    image_checkpoint: str = ""  # weights-only file of image backbone weights
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    class_weight: Annotated[float, Field(ge=0)] = 2.0
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
     augment_flip: bool = False
@@ -157,7 +155,7 @@ class StudentConfig(Section):
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
-    guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
+    guidance: Literal["none", "full", "gaussian"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
     mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
@@ -203,7 +201,7 @@ class StorageConfig(Section):
 
 
 class Config(Section):
-    """Everything a run depends on."""
+    """Everything a run depends on. A choice with one value is a key that others rely on; more values come with code."""
 
     preset: str
     sim: SimConfig = SimConfig()
@@ -225,8 +223,11 @@ class Config(Section):
                     f"{name}.batch_size {optim.batch_size} is global and must be a multiple of "
                     f"scaling.workers {self.scaling.workers}"
                 )
-        if self.teacher.query_init == "learned" and self.teacher.matching == "direct":
-            raise ValueError("teacher.query_init=learned has no query per click: set teacher.matching=hungarian")
+        if self.model.norm == "sync" and not self.scaling.use_gpu:
+            raise ValueError(
+                "model.norm=sync needs GPUs, but scaling.use_gpu is false: set scaling.use_gpu=true, "
+                "or model.norm to batch, group or frozen"
+            )
         return self
 
     @property

@@ -36,7 +36,7 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     config = load(args.preset, args.overrides)
     run = RunDir(args.run_dir or Path("runs") / config.preset, config)
     with Tracker.start(
-        run.path, EXPERIMENT, f"{config.preset} {run.digest}", config.flat(), {"run": run.digest}
+        run.path, EXPERIMENT, f"{config.run.name or config.preset} {run.digest}", config.flat(), {"run": run.digest}
     ) as parent:
         stages = Stages(run, parent)
         init_ray(config.scaling.use_gpu)

@@ -41,7 +41,7 @@ class TrainContext(Protocol):
 
 
 class LocalContext:
-    """One process, no Ray: tests, debugging, ``data.loader=torch``.
+    """One process, no Ray: tests and debugging.
 
     Args:
         records: the stage's samples. plan: their order. load: reads a batch. folder: where checkpoints stay.

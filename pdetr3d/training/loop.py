@@ -92,7 +92,7 @@ def train_step(
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 or fp32; fp16 without a loss scaler would underflow, so it is not offered."""
+    """The context of ``optim.amp``: bf16 or fp32."""
     return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 

@@ -18,8 +18,8 @@ from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.simulate import simulate
 from pdetr3d.schema import DataError
 
-# Where a run computes does not change what it computes.
-NOT_IDENTITY = ("scaling.", "storage.")
+# Where a run computes, and how it is called, does not change what it computes.
+NOT_IDENTITY = ("scaling.", "storage.", "run.name")
 
 
 class RunDir:

@@ -29,8 +29,15 @@ BAD = [
     (["label.ratio=1.5"], "config key label.ratio = 1.5: Input should be less than or equal to 1"),
     (["label.split_by=town"], "'scene', 'keyframe' or 'prefix'"),
     (["label.redraw_clicks=7"], "config key label.redraw_clicks = 7"),
-    (["teacher.query_init=foo"], "'explicit', 'implicit', 'learned' or 'group'"),
-    (["teacher.query_init=learned"], "set teacher.matching=hungarian"),
+    (["teacher.query_init=foo"], "config key teacher.query_init = 'foo': Input should be 'explicit'"),
+    (["teacher.matching=hungarian"], "should be 'direct'"),
+    (["teacher.fusion=concat"], "should be 'none' or 'd_roi'"),
+    (["student.guidance=box"], "should be 'none', 'full' or 'gaussian'"),
+    (["model.lidar=voxel"], "should be 'pillar'"),
+    (["data.loader=torch"], "should be 'ray'"),
+    (["data.on_error=skip"], "should be 'raise'"),
+    (["optim.amp=fp16"], "should be 'off' or 'bf16'"),
+    (["model.norm=sync"], "model.norm=sync needs GPUs, but scaling.use_gpu is false: set scaling.use_gpu=true, or"),
     (["teacher.channels=30"], "teacher.channels 30 must be a multiple of teacher.heads 4"),
     (["student.tasks=[[0,1],[1,2]]"], "must hold each class index 0..9 exactly once"),
     (["student.nms_iou=1"], "config key student.nms_iou = 1"),
@@ -53,6 +60,10 @@ def test_bad_overrides_name_key_value_and_fix(dotlist: list[str], message: str) 
     with pytest.raises(DataError) as caught:
         presets.load("quickstart", dotlist)
     assert message in str(caught.value)
+
+
+def test_sync_norm_with_gpus_is_allowed() -> None:
+    assert presets.load("quickstart", ["model.norm=sync", "scaling.use_gpu=true"]).model.norm == "sync"
 
 
 def test_every_problem_is_reported_at_once() -> None:
