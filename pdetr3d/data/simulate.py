@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import multiprocessing
 import os
@@ -9,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -40,9 +42,8 @@ def simulate(dataroot: Path, config: SimConfig, version: str = "v1.0-sim") -> No
     if _already_there(dataroot, stamp):
         return
     dataroot.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{dataroot.name}.partial-", dir=dataroot.parent))
-    try:
-        partial.chmod(0o755)
+    _remove_leftovers(dataroot)
+    with _partial(dataroot) as partial:
         _write_world(partial, config, version)
         (partial / STAMP).write_text(json.dumps(stamp, indent=1))
         try:
@@ -51,8 +52,38 @@ def simulate(dataroot: Path, config: SimConfig, version: str = "v1.0-sim") -> No
             # Another process may have finished the same world meanwhile.
             if not _already_there(dataroot, stamp):
                 raise
+
+
+@contextmanager
+def _partial(dataroot: Path) -> Iterator[Path]:
+    """A directory beside ``dataroot``, locked while this process lives; removed at the end unless renamed."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{dataroot.name}.partial-", dir=dataroot.parent))
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: leftovers then stay
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        partial.chmod(0o755)
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_leftovers(dataroot: Path) -> None:
+    """Remove partial directories whose writer was killed: the system has released its lock."""
+    for partial in dataroot.parent.glob(f".{glob.escape(dataroot.name)}.partial-*"):
+        try:
+            handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # gone meanwhile, or not ours
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if any(partial.iterdir()):  # an empty one may be about to be locked
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:  # its writer lives
+            continue
+        finally:
+            os.close(handle)
 
 
 def world_digest(config: SimConfig, version: str = "v1.0-sim") -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -310,3 +312,35 @@ def test_streets_are_populated_as_promised() -> None:
     assert all(objects.count(c) >= 0.012 * len(objects) for c in CLASSES)
     assert 35 <= len(objects) / 10 <= 75
     assert {w.ego.turn for w in worlds} == {-1, 0, 1}
+
+
+def _write_half(dataroot: Path) -> None:
+    with module._partial(dataroot) as partial:
+        (partial / "half").write_text("x")
+        time.sleep(60)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while it lives, and nothing of another name."""
+    monkeypatch.setattr(module, "_write_world", lambda root, *_: (root / "whole").write_text("x"))
+    other = tmp_path / ".another world.partial-abc"
+    other.mkdir()
+    (other / "half").write_text("x")
+    writer = multiprocessing.get_context("fork").Process(target=_write_half, args=(tmp_path / "world",))
+    writer.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not (halves := list(tmp_path.glob(".world.partial-*/half"))) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        simulate(tmp_path / "world", CONFIG)
+        assert [half.exists() for half in halves] == [True]
+    finally:
+        writer.kill()  # SIGKILL: nothing cleans up
+        writer.join()
+    assert halves[0].exists()
+    simulate(tmp_path / "world", CONFIG)  # already there: nothing to do, nothing looked at
+    (tmp_path / "world" / "whole").unlink()
+    (tmp_path / "world" / module.STAMP).unlink()
+    simulate(tmp_path / "world", CONFIG)
+    assert not halves[0].parent.exists() and (other / "half").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "world"]
