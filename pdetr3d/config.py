@@ -136,6 +136,7 @@ class TeacherConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
+    lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
     augment_flip: bool = False
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
     augment_scale: tuple[float, float] = (1.0, 1.0)

@@ -24,11 +24,11 @@ NUSCENES_PILLAR = Config(
 )
 
 SMALL_MODEL = ModelConfig(
-    pillar_m=0.8,
+    pillar_m=0.512,
     pillar_channels=32,
     backbone_channels=(32, 64, 96),
-    backbone_layers=(2, 2, 2),
-    backbone_strides=(1, 2, 2),
+    backbone_layers=(1, 2, 2),
+    backbone_strides=(2, 2, 2),
 )
 
 QUICKSTART = Config(

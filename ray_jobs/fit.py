@@ -20,8 +20,8 @@ from ray.train.torch import TorchTrainer
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError, SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
-from pdetr3d.training.build import build
-from pdetr3d.training.checkpoint import FILE
+from pdetr3d.training.build import build, initialize_lidar
+from pdetr3d.training.checkpoint import FILE, load
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, read_progress, set_threads
@@ -40,6 +40,7 @@ class Stage:
         name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
         config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
         tracking: (URI, MLflow run id), or None.
+        lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     steps: int
     guidance: bool
     tracking: tuple[str, str] | None
+    lidar_init: Path | None = None
 
     @property
     def plan(self) -> Plan:
@@ -113,6 +115,7 @@ def _loop_config(stage: Stage, progress: str) -> dict[str, Any]:
         "guidance": stage.guidance,
         "tracking": stage.tracking,
         "progress": progress,
+        "initial": None if stage.lidar_init is None else ray.put(load(stage.lidar_init)["model"]),
     }
 
 
@@ -121,6 +124,8 @@ def _worker(loop: dict[str, Any]) -> None:
     config = Config.from_json(loop["config"])
     set_threads(config.scaling.threads_per_worker)
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), guidance=loop["guidance"])
+    if loop["initial"] is not None:
+        initialize_lidar(task.model, ray.get(loop["initial"]))
     plan = Plan(**loop["plan"])
     first = ray.train.get_context().get_world_rank() == 0
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdetr3d.config import Config
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
@@ -46,10 +45,11 @@ class Stages:
         return {"run": self.run.digest, "index": data.index.digest, "manifest": data.manifest.digest}
 
     def teacher(self) -> Path:
-        """Train the teacher on the box-labeled samples; returns its checkpoint."""
+        """Train the teacher on the box-labeled samples (after the student it starts from); returns its checkpoint."""
+        first = self.student("boxes_only")[-1] if self.config.teacher.lidar_init == "boxes_only" else None
         records = [r for r in self.records if r.role == "box"]
         steps = total_steps(self.config.teacher.optim.epochs, len(records), self.config.teacher.optim.batch_size)
-        return self._train("teacher", "teacher", records, steps, self.prior, guidance=False)[-1]
+        return self._train("teacher", "teacher", records, steps, guidance=False, lidar_init=first)[-1]
 
     def pseudo_labels(self) -> dict[str, Any]:
         """Turn every click of the point-labeled samples into a box; returns the quality report."""
@@ -96,9 +96,7 @@ class Stages:
     def student(self, arm: str) -> list[Path]:
         """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
         steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
-        return self._train(
-            f"student_{arm}", "student", self._arm_records(arm), steps, self.prior, guidance=arm == "ours"
-        )
+        return self._train(f"student_{arm}", "student", self._arm_records(arm), steps, guidance=arm == "ours")
 
     def _arm_records(self, arm: str) -> list[SampleRecord]:
         if arm == "boxes_only":
@@ -118,9 +116,9 @@ class Stages:
         kind: str,
         records: list[SampleRecord],
         steps: int,
-        prior: NDArray[np.float32],
         *,
         guidance: bool,
+        lidar_init: Path | None = None,
     ) -> list[Path]:
         if self.run.result(name) is not None:
             print(f"{name}: finished before, nothing to do", flush=True)
@@ -134,7 +132,10 @@ class Stages:
         }
         with self._tracker(name, tags) as tracker:
             tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
-            files = fit(Stage(name, kind, self.config, records, prior, steps, guidance, tracking), self.run.path)
+            files = fit(
+                Stage(name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init),
+                self.run.path,
+            )
         self.timing[name] = time.monotonic() - began
         self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
         return files

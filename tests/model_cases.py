@@ -14,6 +14,7 @@ from pdetr3d.config import Config
 TINY = [
     "model.range_m=[-12.8,-12.8,-5,12.8,12.8,3]",
     "model.pillar_m=0.8",
+    "model.backbone_strides=[1,2,2]",
     "model.pillar_channels=8",
     "model.backbone_channels=[8,8,16]",
     "model.backbone_layers=[0,0,1]",

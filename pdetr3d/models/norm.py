@@ -28,9 +28,9 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def norm1d(kind: str, channels: int) -> nn.Module:
-    """Norm over (P, C)."""
+    """Norm over (P, C). ``group`` is a layer norm here: a group of one point must hold several channels."""
     if kind == "group":
-        return nn.GroupNorm(_groups(channels), channels)
+        return nn.LayerNorm(channels)
     if kind == "frozen":
         return FrozenBatchNorm1d(channels, eps=EPS)
     return (nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm1d)(channels, eps=EPS, momentum=MOMENTUM)
@@ -39,14 +39,11 @@ def norm1d(kind: str, channels: int) -> nn.Module:
 def norm2d(kind: str, channels: int) -> nn.Module:
     """Norm over (B, C, H, W)."""
     if kind == "group":
-        return nn.GroupNorm(_groups(channels), channels)
+        groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and channels // g >= min(channels, 4))
+        return nn.GroupNorm(groups, channels)
     if kind == "frozen":
         return FrozenBatchNorm2d(channels, eps=EPS)
     return (nn.SyncBatchNorm if kind == "sync" else nn.BatchNorm2d)(channels, eps=EPS, momentum=MOMENTUM)
-
-
-def _groups(channels: int) -> int:
-    return next(g for g in (8, 4, 2, 1) if channels % g == 0)
 
 
 @contextmanager

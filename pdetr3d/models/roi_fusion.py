@@ -49,7 +49,8 @@ class SampleWeights(nn.Module):
         self.shape = (heads, levels, samples)
         self.linear = nn.Linear(channels, math.prod(self.shape))
         nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        # Uniform weights would give every head the same blurred mean; heads that start with places of their own see shape.
+        nn.init.normal_(self.linear.bias, std=2.0)
 
     def forward(self, query: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, K, C) -> (B, K, M, L, S); ``valid`` broadcasts to it. Rows without a valid sample are all zero."""

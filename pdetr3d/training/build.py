@@ -49,12 +49,18 @@ def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: boo
         guidance: False turns point guidance off (arms without clicks).
     """
     torch.manual_seed(config.run.seed)
-    prior = torch.as_tensor(prior_size_m, dtype=torch.float32)
+    prior = torch.tensor(np.asarray(prior_size_m), dtype=torch.float32)
     if stage == "teacher":
         return _teacher(config, prior)
     if stage == "student":
         return _student(config, prior, guidance and config.student.guidance != "none")
     raise ValueError(f"stage {stage!r}: allowed teacher, student")
+
+
+def initialize_lidar(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy the LiDAR encoder and backbone of a student's weights into a teacher (method.md 2.10: CenterPoint first)."""
+    own = model.state_dict()
+    model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(("pillars.", "backbone."))}})
 
 
 def _teacher(config: Config, prior: Tensor) -> Task:
