@@ -71,6 +71,17 @@ class Batch:
             *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token"),
         )
 
+    def objects(
+        self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...]
+    ) -> tuple[Cells, Tensor]:
+        """The boxes of some classes whose center lies on a BEV grid: their cells, and their index (N,) within the sample."""
+        cell = (self.box[..., :2] - self.box.new_tensor(low_m)) / cell_m
+        mine = torch.isin(self.box_label, torch.tensor(classes, device=self.box_label.device))
+        keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < grid).all(-1)
+        sample, index = torch.nonzero(keep, as_tuple=True)
+        column, row = cell[sample, index].long().unbind(1)
+        return Cells(sample, row, column), index
+
     @staticmethod
     def from_arrays(arrays: dict[str, NDArray]) -> Batch:
         """Wrap the arrays of ``collate``; read-only arrays (from Ray's object store) are copied."""
@@ -79,10 +90,26 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """N cells of the head's grid: ``sample``, ``row``, ``column``, each (N,) int64."""
+
+    sample: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
 class TaskMaps:
-    """One center-head task: ``heatmap`` (B, T, H, W) logits and ``regression`` (B, 10, H, W), ordered as REGRESSION."""
+    """One center-head task.
+
+    Attributes:
+        heatmap: (B, T, H, W) logits.
+        cells: N cells where boxes are regressed: the task's objects in training, the heatmap's peaks otherwise.
+        regression: (N, 10) in the order of REGRESSION.
+    """
 
     heatmap: Tensor
+    cells: Cells
     regression: Tensor
 
 

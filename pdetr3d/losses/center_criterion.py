@@ -65,39 +65,27 @@ class CenterCriterion:
 
     def __init__(self, config: Config, rank_mean: RankMean) -> None:
         self.config, self.rank_mean = config, rank_mean
-        self.cell_m, self.low = config.student_cell_m, config.model.range_m
-        self.task_of, self.slot_of = torch.zeros(10, dtype=torch.long), torch.zeros(10, dtype=torch.long)
-        for t, classes in enumerate(config.student.tasks):
-            for s, c in enumerate(classes):
-                self.task_of[c], self.slot_of[c] = t, s
+        self.cell_m, self.low = config.student_cell_m, config.model.range_m[:2]
 
     def __call__(self, tasks: list[TaskMaps], batch: Batch) -> dict[str, Tensor]:
-        rows, columns = tasks[0].heatmap.shape[-2:]
-        sample, index = self._objects_on_grid(batch, rows, columns)
-        box, label = batch.box[sample, index], batch.box_label[sample, index]
-        velocity = batch.velocity[sample, index]
-        cell = (box[:, :2] - box.new_tensor(self.low[:2])) / self.cell_m
-        column, row = cell[:, 0].long(), cell[:, 1].long()
-        code = self.encode(box, velocity, cell)
-        radius = gaussian_radius(box[:, 3] / self.cell_m, box[:, 4] / self.cell_m).floor().clamp(min=MIN_RADIUS)
-        heat_sum, box_sum = batch.box.new_zeros(()), batch.box.new_zeros(())
-        for t, maps in enumerate(tasks):
-            mine = self.task_of.to(label.device)[label] == t
-            classes = maps.heatmap.shape[1]
-            slot = sample[mine] * classes + self.slot_of.to(label.device)[label[mine]]
-            center, r = torch.stack([row[mine], column[mine]], 1), radius[mine]
-            target = gaussian_maps(center, (2 * r + 1) / 6, r, slot, (len(batch) * classes, rows, columns))
+        heat_sum, box_sum, objects = batch.box.new_zeros(()), batch.box.new_zeros(()), 0
+        for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
+            grid = maps.heatmap.shape[-1]
+            cells, index = batch.objects(self.low, self.cell_m, grid, classes)
+            box = batch.box[cells.sample, index]
+            slot = torch.tensor(classes, device=index.device) == batch.box_label[cells.sample, index, None]
+            slot = cells.sample * len(classes) + slot.long().argmax(1)
+            radius = gaussian_radius(box[:, 3] / self.cell_m, box[:, 4] / self.cell_m).floor().clamp(min=MIN_RADIUS)
+            center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), grid, grid)
+            target = gaussian_maps(center, (2 * radius + 1) / 6, radius, slot, shape)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap))
-            predicted = maps.regression[sample[mine], :, row[mine], column[mine]].float()
-            box_sum = box_sum + self._box_loss(predicted, code[mine])
-        count = self.rank_mean(box.new_tensor(float(len(box)))).clamp(min=1)
+            code = self.encode(
+                box, batch.velocity[cells.sample, index], (box[:, :2] - box.new_tensor(self.low)) / self.cell_m
+            )
+            box_sum = box_sum + self._box_loss(maps.regression.float(), code)
+            objects += len(box)
+        count = self.rank_mean(batch.box.new_tensor(float(objects))).clamp(min=1)
         return {"heatmap": heat_sum / count, "box": self.config.student.box_weight * box_sum / count}
-
-    def _objects_on_grid(self, batch: Batch, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        cell = (batch.box[..., :2] - batch.box.new_tensor(self.low[:2])) / self.cell_m
-        inside = (cell >= 0).all(-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows)
-        sample, index = torch.nonzero(batch.box_valid & inside, as_tuple=True)
-        return sample, index
 
     @staticmethod
     def encode(box: Tensor, velocity: Tensor, cell: Tensor) -> Tensor:

@@ -1,47 +1,83 @@
 """CenterPoint's head: per task a class heatmap and box regression at object centers (method.md 5.1).
 
-Legend: B samples, C channels, H rows (y), W columns (x), T classes of one task.
+Regression is computed only where it is used: at the objects in training, at the heatmap's peaks in inference. The values are
+those of the dense convolutions (their batch statistics are the objects'), at a fraction of their cost.
+Legend: B samples, C channels, H rows (y), W columns (x), T classes of one task, N cells.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdetr3d.batch import REGRESSION, TaskMaps
+from pdetr3d.batch import REGRESSION, Cells
 from pdetr3d.models.bev_backbone import conv_block
+from pdetr3d.models.norm import norm2d
 
 HEATMAP_PRIOR = -2.19  # bias: sigmoid(-2.19) = 0.1
 
 
-class TaskHead(nn.Module):
-    """One task: heatmap and the five regression branches, each conv-norm-ReLU-conv of its own.
+class Regression(nn.Module):
+    """The five regression branches, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 10)``.
 
-    The branches' first convolutions are computed as one wide convolution: the same function, fewer and larger kernels.
+    The branches' first convolutions are one wide convolution: the same function in fewer kernels.
     """
 
-    def __init__(self, channels: int, classes: int, norm: str) -> None:
+    def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
-        outputs = {"heatmap": classes, **REGRESSION}
         self.channels = channels
-        self.hidden = conv_block(channels, channels * len(outputs), 1, norm)
-        self.outputs = nn.ModuleDict({name: nn.Conv2d(channels, n, 3, padding=1) for name, n in outputs.items()})
-        nn.init.constant_(self.outputs["heatmap"].bias, HEATMAP_PRIOR)  # type: ignore[arg-type]
+        self.hidden = nn.Conv2d(channels, channels * len(REGRESSION), 3, bias=False)
+        self.norm = norm2d(norm, channels * len(REGRESSION))
+        self.outputs = nn.ModuleDict({name: nn.Conv2d(channels, n, 3) for name, n in REGRESSION.items()})
 
-    def forward(self, shared: Tensor) -> TaskMaps:
-        hidden = self.hidden(shared).split(self.channels, 1)
-        maps = {name: conv(h) for (name, conv), h in zip(self.outputs.items(), hidden, strict=True)}
-        return TaskMaps(maps["heatmap"], torch.cat([maps[name] for name in REGRESSION], 1))
+    def forward(self, shared: Tensor, cells: Cells) -> Tensor:
+        patch = gather_patches(shared, cells, reach=2)  # (N, C, 5, 5)
+        hidden = self.hidden(patch)
+        if len(hidden) > 0:
+            hidden = self.norm(hidden)
+        else:  # a norm has no statistics of nothing; keep its parameters in the graph for DDP
+            hidden = hidden + 0 * torch.stack([p.sum() for p in self.norm.parameters()]).sum()
+        # The dense second convolution pads with zeros, not with what the first would find outside.
+        inside = gather_patches(shared.new_ones(shared.shape[0], 1, *shared.shape[2:]), cells, reach=1)
+        hidden = torch.relu(hidden) * inside
+        parts = hidden.split(self.channels, 1)
+        codes = [conv(part) for conv, part in zip(self.outputs.values(), parts, strict=True)]
+        return torch.cat(codes, 1).flatten(1)
+
+
+def gather_patches(maps: Tensor, cells: Cells, reach: int) -> Tensor:
+    """(B, C, H, W) -> (N, C, 2 reach + 1, 2 reach + 1) around N cells, zero outside."""
+    padded = F.pad(maps, (reach, reach, reach, reach))
+    step = torch.arange(2 * reach + 1, device=maps.device)
+    row = (cells.row[:, None] + step)[:, :, None]
+    column = (cells.column[:, None] + step)[:, None, :]
+    return padded.permute(0, 2, 3, 1)[cells.sample[:, None, None], row, column].permute(0, 3, 1, 2)
 
 
 class CenterHead(nn.Module):
-    """``forward(features (B, C, H, W)) -> list[TaskMaps]``, one entry per task."""
+    """``forward(features (B, C, H, W))`` -> shared features and one heatmap (B, T, H, W) of logits per task."""
 
     def __init__(self, inputs: int, channels: int, tasks: tuple[tuple[int, ...], ...], norm: str) -> None:
         super().__init__()
         self.shared = conv_block(inputs, channels, 1, norm)
-        self.tasks = nn.ModuleList(TaskHead(channels, len(task), norm) for task in tasks)
+        self.heatmaps = nn.ModuleList()
+        for task in tasks:
+            output = nn.Conv2d(channels, len(task), 3, padding=1)
+            nn.init.constant_(output.bias, HEATMAP_PRIOR)  # type: ignore[arg-type]  # a convolution with bias has one
+            self.heatmaps.append(nn.Sequential(conv_block(channels, channels, 1, norm), output))
+        self.regressions = nn.ModuleList(Regression(channels, norm) for _ in tasks)
 
-    def forward(self, features: Tensor) -> list[TaskMaps]:
+    def forward(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
         shared = self.shared(features)
-        return [task(shared) for task in self.tasks]
+        return shared, [heatmap(shared) for heatmap in self.heatmaps]
+
+
+def peaks(heatmap: Tensor, threshold: float, most: int) -> Cells:
+    """Cells where any class is a 3x3 maximum with a score above ``threshold``: the best ``most`` of each sample."""
+    score = heatmap.float().sigmoid()
+    score = torch.where(score == F.max_pool2d(score, 3, 1, 1), score, 0).amax(1)  # (B, H, W)
+    best, index = score.flatten(1).topk(min(most, score[0].numel()))
+    sample, rank = torch.nonzero(best > threshold, as_tuple=True)
+    flat = index[sample, rank]
+    return Cells(sample, flat // heatmap.shape[-1], flat % heatmap.shape[-1])

@@ -6,22 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdetr3d.batch import Batch, StudentOutput, TaskMaps
+from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.models.bev_backbone import Second, SecondFPN
-from pdetr3d.models.center_head import CenterHead
+from pdetr3d.models.center_head import CenterHead, peaks
 from pdetr3d.models.norm import statistics_held
 from pdetr3d.models.pillars import PillarEncoder
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class Student(nn.Module):
-    """Pillars -> SECOND -> SECONDFPN -> center head."""
+    """Pillars -> SECOND -> SECONDFPN -> center head; in training it regresses boxes at the batch's objects, else at peaks."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         model, student = config.model, config.student
+        self.config = config
         self.pillars = PillarEncoder(model)
         self.backbone = Second(model)
         self.neck = SecondFPN(model.backbone_channels, student.neck_channels, student.neck_strides, model.norm)
@@ -38,7 +39,20 @@ class Student(nn.Module):
             # Stop-gradient branch (method.md 5.2); its batch statistics must not leak into inference.
             with torch.no_grad(), statistics_held(self):
                 weak = self.features(batch.weak_points, batch.weak_point_sample, len(batch))
-        return StudentOutput(self.head(strong), strong, weak)
+        shared, heatmaps = self.head(strong)
+        tasks = []
+        for heatmap, regression, classes in zip(
+            heatmaps, self.head.regressions, self.config.student.tasks, strict=True
+        ):
+            cells = self._cells(batch, heatmap, classes)
+            tasks.append(TaskMaps(heatmap, cells, regression(shared, cells)))
+        return StudentOutput(tasks, strong, weak)
+
+    def _cells(self, batch: Batch, heatmap: Tensor, classes: tuple[int, ...]) -> Cells:
+        student, low = self.config.student, self.config.model.range_m
+        if self.training:
+            return batch.objects(low[:2], self.config.student_cell_m, heatmap.shape[-1], classes)[0]
+        return peaks(heatmap, student.score_threshold, 2 * student.max_boxes)
 
 
 class CenterDecoder:
@@ -65,17 +79,15 @@ class CenterDecoder:
         return boxes[np.argsort(-boxes.score, kind="stable")[: self.config.student.max_boxes]]
 
     def _decode_task(self, maps: TaskMaps, classes: tuple[int, ...]) -> list[Boxes3D]:
-        student = self.config.student
-        heat = maps.heatmap.float().sigmoid()
-        peak = heat == torch.nn.functional.max_pool2d(heat, 3, 1, 1)
+        student, cells = self.config.student, maps.cells
+        logits = maps.heatmap[cells.sample, :, cells.row, cells.column].float()
+        score, slot = logits.sigmoid().max(1)
+        label = np.asarray(classes)[slot.cpu().numpy()]
         results = []
-        for b in range(len(heat)):
-            label, row, column = torch.nonzero(peak[b] & (heat[b] > student.score_threshold), as_tuple=True)
-            score = heat[b, label, row, column]
-            order = score.argsort(descending=True, stable=True)[: 2 * student.max_boxes]
-            label, row, column, score = label[order], row[order], column[order], score[order]
-            code = maps.regression[b, :, row, column].T.float()
-            boxes = self._boxes(code, row, column, np.asarray(classes)[label.cpu().numpy()], score)
+        for b in range(len(maps.heatmap)):
+            mine = cells.sample == b
+            code = maps.regression[mine].float()
+            boxes = self._boxes(code, cells.row[mine], cells.column[mine], label[mine.cpu().numpy()], score[mine])
             rows = np.concatenate([boxes.center_m, boxes.size_m, boxes.yaw_rad[:, None]], 1)
             results.append(boxes[nms_bev(rows, boxes.score, student.nms_iou)])
         return results

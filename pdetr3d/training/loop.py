@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pdetr3d.batch import Batch
+from pdetr3d.batch import Batch, RankMean
 from pdetr3d.config import OptimConfig
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task
@@ -49,7 +49,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         done = step + 1
         meter.add(terms, len(batch) * context.world_size)
         if done % task.optim.log_every == 0 or done == steps:
-            metrics = meter.flush(done, rate)
+            metrics = meter.flush(done, rate, context.rank_mean)
             if context.rank == 0:
                 context.log(metrics, done)
         if done in keep:
@@ -119,10 +119,12 @@ class Meter:
         self.count += 1
         self.samples += samples
 
-    def flush(self, done: int, rate: float) -> dict[str, float]:
-        """Means since the last flush, with lr, samples_per_s, data_s and step_s per step, and eta_s."""
+    def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
+        """Means since the last flush, over all ranks, with lr, samples_per_s, data_s and step_s per step, and eta_s."""
         elapsed = max(time.monotonic() - self.since, 1e-9)
-        metrics = {k: v.item() / self.count for k, v in self.sums.items()}
+        # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
+        means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / self.count)
+        metrics = dict(zip(self.sums, means.tolist(), strict=True))
         metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / self.count}
         metrics |= {"step_s": elapsed / self.count}
         metrics["eta_s"] = (time.monotonic() - self.begin) / (done - self.start) * (self.steps - done)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pdetr3d.batch import TaskMaps
+from pdetr3d.batch import Cells, TaskMaps
 from pdetr3d.geometry.boxes import bev_iou
 from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.losses.center_criterion import CenterCriterion, gaussian_maps, gaussian_radius, heatmap_focal_loss
+from pdetr3d.models.center_head import Regression, peaks
 from pdetr3d.models.student import CenterDecoder
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
@@ -43,17 +44,48 @@ def test_focal_loss_by_hand() -> None:
 
 
 def perfect_maps(config, batch) -> list[TaskMaps]:
-    """Maps that say exactly what the batch's boxes are."""
-    rows = config.model.grid
-    heat = torch.full((len(batch), 10, rows, rows), -12.0)
-    regression = torch.zeros(len(batch), 10, rows, rows)
-    for b in range(len(batch)):
-        for box, velocity, label in zip(batch.box[b], batch.velocity[b], batch.box_label[b], strict=True):
-            cell = (box[:2] + 12.8) / 0.8
-            column, row = int(cell[0]), int(cell[1])
-            heat[b, label, row, column] = 6.0
-            regression[b, :, row, column] = CenterCriterion.encode(box[None], velocity[None], cell[None])[0]
-    return [TaskMaps(heat, regression)]
+    """A heatmap and regressions that say exactly what the batch's boxes are."""
+    grid = config.model.grid
+    heat = torch.full((len(batch), 10, grid, grid), -12.0)
+    cells, index = batch.objects((-12.8, -12.8), 0.8, grid, tuple(range(10)))
+    box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
+    heat[cells.sample, batch.box_label[cells.sample, index], cells.row, cells.column] = 6.0
+    return [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, (box[:, :2] + 12.8) / 0.8))]
+
+
+def test_cells_of_objects_by_hand() -> None:
+    batch = make_batch(clicks=2)
+    box = batch.box.clone()
+    box[0, :, :2] = torch.tensor([[-12.7, 12.7], [0.1, 13.0]])  # the second lies beyond the grid
+    cells, index = change(batch, box=box).objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))
+    assert [cells.sample[0].item(), cells.row[0].item(), cells.column[0].item(), index[0].item()] == [0, 31, 0, 0]
+    assert (cells.sample == 0).sum() == 1
+
+
+def test_regression_at_cells_equals_dense_convolutions() -> None:
+    torch.manual_seed(0)
+    branch = Regression(8, "group").eval()
+    shared = torch.randn(2, 8, 6, 7)
+    sample, row, column = torch.meshgrid(torch.arange(2), torch.arange(6), torch.arange(7), indexing="ij")
+    cells = Cells(sample.flatten(), row.flatten(), column.flatten())
+    branch.norm = (
+        torch.nn.Identity()
+    )  # a group norm sees the patch, a batch norm in inference nothing but stored numbers
+    hidden = torch.relu(torch.nn.functional.conv2d(shared, branch.hidden.weight, padding=1)).split(8, 1)
+    dense = [
+        torch.nn.functional.conv2d(h, c.weight, c.bias, padding=1)
+        for h, c in zip(hidden, branch.outputs.values(), strict=True)
+    ]
+    expected = torch.cat(dense, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(branch(shared, cells), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_peaks_by_hand() -> None:
+    heat = torch.full((1, 2, 5, 5), -10.0)
+    heat[0, 0, 1, 1], heat[0, 0, 1, 2], heat[0, 1, 4, 4], heat[0, 0, 3, 0] = 2.0, 1.0, 3.0, -1.0
+    cells = peaks(heat, 0.3, 10)
+    assert list(zip(cells.row.tolist(), cells.column.tolist(), strict=True)) == [(4, 4), (1, 1)]  # (1, 2) is no maximum
+    assert len(peaks(heat, 0.3, 1).row) == 1 and len(peaks(heat, 0.99, 10).row) == 0
 
 
 def test_decoding_inverts_encoding() -> None:
@@ -73,7 +105,7 @@ def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> No
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)
     assert criterion(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
     unknown = change(batch, velocity=torch.full_like(batch.velocity, torch.nan))
-    wrong = [TaskMaps(maps[0].heatmap, maps[0].regression + torch.eye(10)[9].view(1, 10, 1, 1))]  # vy + 1 everywhere
+    wrong = [TaskMaps(maps[0].heatmap, maps[0].cells, maps[0].regression + torch.eye(10)[9])]  # vy + 1
     assert criterion(wrong, unknown)["box"].item() == pytest.approx(0, abs=1e-5)
     # 6 objects, weight 0.25 x 0.2, one error of 1 m/s each, divided by 6 objects
     assert criterion(wrong, batch)["box"].item() == pytest.approx(0.05, rel=1e-4)
@@ -95,7 +127,6 @@ def test_loss_normalizer_is_the_global_count() -> None:
     """Two halves, each divided by the mean count over ranks, average to the loss of the whole (DDP's arithmetic)."""
     config = tiny_config()
     task = build("student", config, FALLBACK_SIZE_M)
-    task.model.eval()
     from tests.model_cases import one_sample
 
     batch = make_batch(clicks=5)
