@@ -67,8 +67,8 @@ class PillarEncoder(nn.Module):
 def pillar_max(features: Tensor, pillar: Tensor, pillars: int) -> Tensor:
     """Maximum over the points of each pillar: (P, C) features >= 0, (P,) pillar -> (pillars, C).
 
-    The gradient goes to one winning point per pillar and channel: finding the winner without a graph and gathering it is
-    several times faster than differentiating ``scatter_reduce``.
+    The gradient goes to one winning point per pillar and channel: finding the winner without a graph and gathering it
+    costs less than differentiating ``scatter_reduce``.
     """
     with torch.no_grad():
         index = pillar[:, None].expand_as(features)

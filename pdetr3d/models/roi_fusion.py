@@ -49,7 +49,7 @@ class SampleWeights(nn.Module):
         self.shape = (heads, levels, samples)
         self.linear = nn.Linear(channels, math.prod(self.shape))
         nn.init.zeros_(self.linear.weight)
-        # Uniform weights would give every head the same blurred mean; heads that start with places of their own see shape.
+        # Uniform weights would give every head the same blurred mean; heads with places of their own see shape.
         nn.init.normal_(self.linear.bias, std=2.0)
 
     def forward(self, query: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class Student(nn.Module):
-    """Pillars -> SECOND -> SECONDFPN -> center head; in training it regresses boxes at the batch's objects, else at peaks."""
+    """Pillars -> SECOND -> SECONDFPN -> center head; regresses boxes at the batch's objects in training, else at peaks."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ def test_regression_at_cells_equals_dense_convolutions() -> None:
     cells = Cells(sample.flatten(), row.flatten(), column.flatten())
     branch.norm = (
         torch.nn.Identity()
-    )  # a group norm sees the patch, a batch norm in inference nothing but stored numbers
+    )  # a group norm sees the patch; a batch norm in inference only stored numbers
     hidden = torch.relu(torch.nn.functional.conv2d(shared, branch.hidden.weight, padding=1)).split(8, 1)
     dense = [
         torch.nn.functional.conv2d(h, c.weight, c.bias, padding=1)
