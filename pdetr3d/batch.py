@@ -74,7 +74,7 @@ class Batch:
     def objects(
         self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...]
     ) -> tuple[Cells, Tensor]:
-        """The boxes of some classes whose center lies on a BEV grid: their cells, and their index (N,) in the sample."""
+        """The boxes of some classes centered on a BEV grid: their cells, and their index (N,) in the sample."""
         cell = (self.box[..., :2] - self.box.new_tensor(low_m)) / cell_m
         mine = torch.isin(self.box_label, torch.tensor(classes, device=self.box_label.device))
         keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < grid).all(-1)

@@ -11,6 +11,7 @@ from pdetr3d.config import (
     LabelConfig,
     ModelConfig,
     OptimConfig,
+    RunSection,
     ScalingConfig,
     SimConfig,
     StudentConfig,
@@ -69,6 +70,8 @@ QUICKSTART = Config(
     scaling=ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=2),
 )
 
+# Fits 1-3 real keyframes and scores them on themselves: shows that the real path works, nothing more. So: no augmentation,
+# every keyframe box-labeled for the teacher, and the student sees the teacher's boxes only.
 REAL_SMOKE = QUICKSTART.model_copy(
     update={
         "preset": "real-smoke",
@@ -79,7 +82,25 @@ REAL_SMOKE = QUICKSTART.model_copy(
             num_sweeps=3,
             image_size_px=(400, 225),
         ),
-        "label": LabelConfig(ratio=1.0),
+        "label": LabelConfig(ratio=1.0, pseudo_for="all"),
+        "teacher": QUICKSTART.teacher.model_copy(
+            update={
+                "lidar_init": "none",
+                "augment_rotation_rad": 0.0,
+                "augment_scale": (1.0, 1.0),
+                "optim": OptimConfig(lr=2e-3, epochs=150.0, batch_size=1),
+            }
+        ),
+        "student": QUICKSTART.student.model_copy(
+            update={
+                "augment_flip": False,
+                "augment_rotation_rad": 0.0,
+                "augment_scale": (1.0, 1.0),
+                "augment_translation_m": 0.0,
+            }
+        ),
+        "optim": OptimConfig(lr=3e-3, epochs=200.0, batch_size=1),
+        "run": RunSection(arms=("ours",)),
     }
 )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +100,22 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         datasets={"train": source},
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
-    result = trainer.fit()
+    with ctrl_c_interrupts():
+        result = trainer.fit()
     return _collect(result, run_dir / stage.name)
+
+
+@contextlib.contextmanager
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C a KeyboardInterrupt: Ray Train installs a handler of its own, which ends the process with code 0."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _stream_options() -> ExecutionOptions:

@@ -1,7 +1,7 @@
 """CenterPoint's head: per task a class heatmap and box regression at object centers (method.md 5.1).
 
-Regression is computed only where it is used: at the objects in training, at the heatmap's peaks in inference. The values
-are those of the dense convolutions (their batch statistics are the objects'), at a fraction of their cost.
+Regression is computed only where it is used: at the objects in training, at the heatmap's peaks in inference. The
+values are those of the dense convolutions (their batch statistics are the objects'), at a fraction of their cost.
 Legend: B samples, C channels, H rows (y), W columns (x), T classes of one task, N cells.
 """
 

@@ -17,7 +17,7 @@ from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class Student(nn.Module):
-    """Pillars -> SECOND -> SECONDFPN -> center head; regresses boxes at the batch's objects in training, else at peaks."""
+    """Pillars -> SECOND -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
