@@ -1,0 +1,147 @@
+"""The training loop in one process: resuming, determinism, the guard against non-finite losses, and that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pdetr3d.batch import Batch, RankMean
+from pdetr3d.config import OptimConfig
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import Losses, Task
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import milestones, train
+from pdetr3d.training.plan import Plan
+from tests.model_cases import make_batch
+from tests.training_cases import World, one_thread, open_world, run_locally, task_of
+
+OPTIM = [
+    f"{prefix}optim.{key}"
+    for prefix in ("", "teacher.")
+    for key in ("batch_size=2", "log_every=1", "checkpoints=4", "lr=0.002")
+]
+STAGES = ("teacher", "student")
+
+
+@pytest.fixture(scope="module")
+def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Dropout is on: a resume must repeat its masks."""
+    return open_world(sim_world, tmp_path_factory.mktemp("loop"), *OPTIM, "teacher.dropout=0.1", "label.ratio=1.0")
+
+
+class Interrupted(LocalContext):
+    """Ctrl-C while the batch of step 3 is awaited."""
+
+    def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
+        for step, arrays in enumerate(super().batches(start_step), start_step):
+            if step == 3:
+                raise KeyboardInterrupt
+            yield arrays
+
+
+def equal(first: object, second: object) -> bool:
+    """Bitwise equality of nested dicts and lists of tensors and plain values."""
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return (
+            isinstance(second, dict)
+            and first.keys() == second.keys()
+            and all(equal(first[k], second[k]) for k in first)
+        )
+    if isinstance(first, list):
+        return isinstance(second, list) and len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_an_interrupted_training_ends_with_the_same_bits(kind: str, world: World, tmp_path: Path) -> None:
+    config = world.run.config
+    straight = run_locally(kind, config, world.records, tmp_path / "straight", 6)
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(kind, config, world.records, tmp_path / "resumed", 6, Interrupted)
+    assert [f.name for f in sorted((tmp_path / "resumed").glob("step_*"))] == ["step_0000003"]
+    resumed = run_locally(kind, config, world.records, tmp_path / "resumed", 6)
+
+    assert [step for step, _ in straight.history] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in resumed.history] == [4, 5, 6]  # went on, did not start again
+    for name in ("step_0000004", "step_0000006"):
+        one, two = (checkpoint.load(tmp_path / run / name / "checkpoint.pt") for run in ("straight", "resumed"))
+        assert one["step"] == int(name[5:])
+        assert equal(one["model"], two["model"]) and equal(one["optimizer"], two["optimizer"])
+    before, after = (checkpoint.load(tmp_path / "straight" / f"step_000000{n}" / "checkpoint.pt") for n in (3, 6))
+    assert not equal(before["model"], after["model"])  # steps 4 to 6 did something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STAGES)
+def test_the_same_seed_gives_the_same_losses(kind: str, world: World, tmp_path: Path) -> None:
+    def losses(name: str, seed: int, steps: int = 20) -> list[dict[str, float]]:
+        config = world.run.config.model_copy(update={"run": world.run.config.run.model_copy(update={"seed": seed})})
+        history = run_locally(kind, config, world.records, tmp_path / name, steps).history
+        timing = ("samples_per_s", "data_s", "step_s", "eta_s")
+        return [{k: v for k, v in metrics.items() if k not in timing} for _, metrics in history]
+
+    first = losses("first", 0)
+    assert len(first) == 20 and {"loss", "grad_norm", "lr", "box"} <= first[0].keys()
+    assert losses("second", 0) == first
+    assert losses("other", 1, steps=1)[0]["loss"] != first[0]["loss"]
+
+
+def poisoned(task: Task, where: str) -> Task:
+    """The task with a loss that is NaN, or one that is finite with infinite gradients."""
+
+    def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
+        terms = task.losses(output, batch, rank_mean)
+        parameter = next(task.model.parameters())
+        bad = parameter.sum() * torch.nan if where == "loss" else (0 * parameter).abs().sqrt().sum()
+        return {**terms, "bad": bad}
+
+    return replace(task, losses=losses)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_non_finite_step_stops_before_the_weights_change(where: str, world: World, tmp_path: Path) -> None:
+    task = poisoned(task_of("student", world), where)
+    before = {k: v.clone() for k, v in task.model.state_dict().items()}
+    plan = Plan(len(world.records), 2, 6, 0)
+    context = LocalContext(world.records, plan, task.loader, tmp_path)
+    with pytest.raises(FloatingPointError, match="not finite") as caught:
+        train(task, context, 6, "{}", tmp_path / "scratch")
+    assert equal(dict(task.model.state_dict()), before)
+    for index, _ in plan.at(0, 0, 1):
+        assert world.records[index].sample_token in str(caught.value)
+    assert "'bad'" in str(caught.value) and not list(tmp_path.glob("step_*"))
+
+
+def test_milestones_by_hand() -> None:
+    def at(checkpoints: int, steps: int) -> list[int]:
+        return milestones(OptimConfig(checkpoints=checkpoints), steps)
+
+    assert at(1, 12) == [12]
+    assert at(2, 12) == [6, 12]
+    assert at(3, 12) == [6, 9, 12]
+    assert at(4, 6) == [3, 4, 5, 6]
+    assert at(3, 1) == [1]  # never a checkpoint of zero steps
+    assert at(5, 2) == [1, 2]  # more than there are steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "term", "share"), [("teacher", "box", 0.65), ("student", "loss", 0.3)])
+def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: World, tmp_path: Path) -> None:
+    """Thirty steps on two samples of random points, always in the same view."""
+    task, batch = task_of(kind, world), make_batch()
+    arrays = {f.name: np.asarray(getattr(batch, f.name)) for f in fields(batch)}
+    optim = task.optim.model_copy(update={"lr": 0.01, "checkpoints": 1, "warmup_share": 0.05})
+    context = LocalContext(world.records[:2], Plan(2, 2, 30, 0), lambda records, passes: arrays, tmp_path)
+    with one_thread():
+        train(replace(task, optim=optim), context, 30, "{}", tmp_path / "scratch")
+    values = [metrics[term] for _, metrics in context.history]
+    assert np.mean(values[-3:]) < share * values[0]
