@@ -182,7 +182,15 @@ class Stages:
         data = self.data.index
         results = predict("student", self.config, self.prior, files, records)
         return [
-            score(data.dataroot, data.version, split, boxes, poses, folder / f"{split}_{file.stem}")
+            score(
+                data.dataroot,
+                data.version,
+                split,
+                boxes,
+                poses,
+                folder / f"{split}_{file.stem}",
+                bins=split == self.config.data.val_split,
+            )
             for file, boxes in zip(files, results, strict=True)
         ]
 

@@ -14,6 +14,7 @@ from pdetr3d.models.norm import norm1d
 
 # x, y, z, intensity, dt + offset to the pillar's mean point (3) + offset to the pillar's center (2)
 POINT_FEATURES = 10
+DT_UNIT_S = 0.2  # brings sweep ages to the scale of the other features: motion shows in them
 
 
 class PillarEncoder(nn.Module):
@@ -59,7 +60,9 @@ class PillarEncoder(nn.Module):
         mean = (total / count[:, None])[pillar]
         column, row = filled % self.grid, filled // self.grid % self.grid
         center = ((torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2])[pillar]
-        scaled = torch.cat([points[:, :2] / self.high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5]], 1)
+        scaled = torch.cat(
+            [points[:, :2] / self.high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1
+        )
         # In pillars, not meters: at their raw scale (0.1 m) the offsets, which carry the shape, would drown beside z.
         return torch.cat([scaled, (points[:, :3] - mean) / self.pillar_m, (points[:, :2] - center) / self.pillar_m], 1)
 

@@ -68,9 +68,7 @@ def test_regression_at_cells_equals_dense_convolutions() -> None:
     shared = torch.randn(2, 8, 6, 7)
     sample, row, column = torch.meshgrid(torch.arange(2), torch.arange(6), torch.arange(7), indexing="ij")
     cells = Cells(sample.flatten(), row.flatten(), column.flatten())
-    branch.norm = (
-        torch.nn.Identity()
-    )  # a group norm sees the patch; a batch norm in inference only stored numbers
+    branch.norm = torch.nn.Identity()  # a group norm sees the patch; a batch norm in inference only stored numbers
     hidden = torch.relu(torch.nn.functional.conv2d(shared, branch.hidden.weight, padding=1)).split(8, 1)
     dense = [
         torch.nn.functional.conv2d(h, c.weight, c.bias, padding=1)

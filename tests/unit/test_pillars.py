@@ -32,7 +32,8 @@ def test_features_equal_a_plain_loop() -> None:
         mean = np.mean([p[:3] for p in points], 0)
         center = np.array([(column + 0.5) * 0.8 - 12.8, (row + 0.5) * 0.8 - 12.8])
         rows = [
-            np.r_[p[:2] / 12.8, p[2], p[3] / 255, p[4], (p[:3] - mean) / 0.8, (p[:2] - center) / 0.8] for p in points
+            np.r_[p[:2] / 12.8, p[2], p[3] / 255, p[4] / 0.2, (p[:3] - mean) / 0.8, (p[:2] - center) / 0.8]
+            for p in points
         ]
         features = model.norm(model.linear(torch.tensor(np.array(rows), dtype=torch.float32))).relu()
         expected[sample, :, row, column] = features.max(0).values.detach().numpy()
