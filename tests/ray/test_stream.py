@@ -1,0 +1,152 @@
+"""The Ray Data source: nothing is lost, every record arrives once, the plan arrives in order on every rank."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
+from pdetr3d.training.plan import Plan
+from ray_jobs import stream
+from ray_jobs.stream import RankBatches, from_table, inference_stream, to_table, train_stream
+
+pytestmark = pytest.mark.ray
+
+
+def make_records(count: int) -> list[SampleRecord]:
+    labels, boxes = PointLabels.empty(), Boxes3D.empty()
+    return [
+        SampleRecord(f"sample{i}", "scene", i, "box", "", (), (None,) * 6, np.eye(4), np.eye(4), boxes, labels)
+        for i in range(count)
+    ]
+
+
+def load(records: Sequence[SampleRecord], passes: Sequence[int]) -> dict[str, NDArray]:
+    """Stands for BatchLoader: says which records and passes were asked for."""
+    return {
+        "token": np.array([r.sample_token for r in records], dtype=np.bytes_),
+        "number": np.array([r.timestamp_us for r in records], np.int64),
+        "passes": np.array(passes, np.int64),
+        "nothing": np.zeros((len(records), 0, 3), np.float32),
+    }
+
+
+ARRAYS = {
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3) / 7,
+    "float64": np.array([np.nan, np.inf, -0.0]),
+    "int64": np.array([[2**62], [-1]]),
+    "uint8": np.arange(256, dtype=np.uint8).reshape(4, 4, 4, 4),
+    "bool": np.array([True, False, True]),
+    "bytes": np.array([b"a", b"longer token"]),
+    "no_boxes": np.zeros((2, 0, 7), np.float32),
+    "no_images": np.zeros((3, 0, 0, 0, 3), np.uint8),
+    "no_tokens": np.zeros(0, "S5"),
+    "transposed": np.arange(6).reshape(2, 3).T,
+}
+
+
+def test_tables_hold_arrays_bit_by_bit() -> None:
+    table = to_table(ARRAYS, step=5, rank=1)
+    assert table.num_rows == 1
+    arrays, header = from_table(table)
+    assert (header["step"], header["rank"]) == (5, 1)
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype and arrays[name].shape == array.shape, name
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_the_object_store_keeps_them(ray_local: None) -> None:
+    table = ray.get(ray.put(to_table(ARRAYS, step=0, rank=0)))
+    for name, array in from_table(table)[0].items():
+        np.testing.assert_array_equal(array, ARRAYS[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("records", "batch"), [(0, 4), (1, 4), (7, 3), (8, 4)])
+def test_inference_delivers_every_record_once(records: int, batch: int, ray_local: None) -> None:
+    dataset = inference_stream(make_records(records), batch, load, data_cpus=0.5)
+    tables = list(dataset.iter_batches(batch_size=1, batch_format="pyarrow"))
+    numbers = [n for table in tables for n in from_table(table)[0]["number"].tolist()]
+    assert Counter(numbers) == Counter(range(records))
+    assert all(len(from_table(table)[0]["number"]) <= batch for table in tables)
+    assert len(tables) == -(-records // batch)
+
+
+def deliver(plan: Plan, ranks: int, first: int, starts: int) -> dict[int, list[list[tuple[int, int]]]]:
+    """rank -> batches of (sample, pass) pairs, through ``streaming_split`` as in Ray Train; one thread per rank."""
+    context = DataContext.get_current()
+    before, context.execution_options.preserve_order = context.execution_options.preserve_order, True
+    try:
+        dataset = train_stream(make_records(plan.samples), plan, load, ranks, first, data_cpus=0.5)
+        shards = dataset.streaming_split(ranks, equal=True)
+    finally:
+        context.execution_options.preserve_order = before
+    got: dict[int, list[list[tuple[int, int]]]] = {}
+    errors: list[BaseException] = []
+
+    def consume(rank: int) -> None:
+        try:
+            batches: Iterator[dict[str, NDArray]] = RankBatches(shards[rank], plan, rank, ranks).from_step(starts)
+            got[rank] = [list(zip(b["number"].tolist(), b["passes"].tolist(), strict=True)) for b in batches]
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=consume, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    if errors:
+        raise errors[0]
+    return got
+
+
+def planned(plan: Plan, ranks: int, start: int) -> dict[int, list[list[tuple[int, int]]]]:
+    return {rank: [plan.at(step, rank, ranks) for step in range(start, plan.steps)] for rank in range(ranks)}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_get_the_plan_in_order(ranks: int, ray_local: None) -> None:
+    plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
+    got = deliver(plan, ranks, 0, 0)
+    assert got == planned(plan, ranks, 0)
+    for step in range(plan.steps):  # the global batch does not depend on the number of ranks
+        assert [pair for rank in range(ranks) for pair in got[rank][step]] == plan.at(step, 0, 1)
+
+
+@pytest.mark.parametrize(("ranks", "first", "start"), [(2, 3, 3), (1, 2, 4), (1, 6, 6)])
+def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, ray_local: None) -> None:
+    """Also when the stream began at an older checkpoint than the trainer's, and when nothing is left to do."""
+    plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
+    assert deliver(plan, ranks, first, start) == planned(plan, ranks, start)
+
+
+@pytest.mark.parametrize(("ranks", "first"), [(1, 0), (2, 1)])
+def test_several_executions_continue_the_plan(
+    ranks: int, first: int, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MAX_TASKS", 4)  # 4 steps an execution on one rank, 2 on two
+    plan = Plan(samples=5, batch_size=2, steps=7, seed=1)
+    assert deliver(plan, ranks, first, first) == planned(plan, ranks, first)
+
+
+class OneBlock:
+    """A shard that delivers one block: step 3 of rank 1."""
+
+    def iter_batches(self, **options: object) -> Iterator[object]:
+        yield to_table({}, step=3, rank=1)
+
+
+@pytest.mark.parametrize(("rank", "start"), [(1, 1), (0, 3)])
+def test_a_block_of_another_step_or_rank_is_refused(rank: int, start: int) -> None:
+    """A stream ahead of the checkpoint would lose steps silently; a split that deals otherwise would mix ranks."""
+    batches = RankBatches(OneBlock(), Plan(5, 4, 6, 0), rank, 2)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=f"rank {rank} expected step {start}, got step 3 of rank 1"):
+        list(batches.from_step(start))
