@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import ray.train
 from numpy.typing import NDArray
-from ray.data import DataContext, ExecutionOptions, ExecutionResources
+from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -28,7 +28,7 @@ from pdetr3d.training.checkpoint import FILE, load
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, read_progress, set_threads
-from ray_jobs.stream import train_stream
+from ray_jobs.stream import quiet_ray_data, train_stream
 
 # What the stream may hold in the object store: batches are small and the workers are slower than the decoders.
 STREAM_BYTES = 256 * 1024**2
@@ -167,11 +167,3 @@ def _collect(result: ray.train.Result, folder: Path) -> list[Path]:
         os.replace(temporary, target)
         files.append(target)
     return sorted(files)
-
-
-def quiet_ray_data() -> None:
-    """No progress bars of Ray Data: the jobs print their own lines."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # so that a DataError keeps its message and exit code

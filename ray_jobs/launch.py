@@ -51,9 +51,10 @@ def init_ray(use_gpu: bool) -> None:
     """
     import ray
 
-    from ray_jobs.fit import quiet_ray_data
+    from ray_jobs.stream import quiet_ray_data
 
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
         address = os.environ.get("RAY_ADDRESS", "local")
         # The dashboard (on loopback) carries the state API, which Ray Train polls.
         local: dict[str, Any] = (

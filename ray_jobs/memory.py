@@ -8,7 +8,7 @@ from types import TracebackType
 
 import psutil
 
-PERIOD_S = 2.0
+PERIOD_S = 5.0  # reading the PSS of a process costs milliseconds
 
 
 class PeakMemory:

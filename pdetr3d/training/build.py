@@ -97,8 +97,9 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         assert isinstance(output, StudentOutput)
         terms = CenterCriterion(config, rank_mean)(output.tasks, batch)
         if guided:
-            assert output.weak is not None
-            terms["guidance"] = PointGuidance(config, sigma, rank_mean)(output.strong, output.weak, batch)
+            # A batch without a single point has no weak view; its features teach nothing.
+            weak = output.strong.detach() if output.weak is None else output.weak
+            terms["guidance"] = PointGuidance(config, sigma, rank_mean)(output.strong, weak, batch)
         return terms
 
     def predict(output: object, batch: Batch) -> list[Boxes3D]:
