@@ -56,7 +56,7 @@ QUICKSTART = Config(
         augment_flip=True,
         augment_rotation_rad=0.3925,
         augment_scale=(0.95, 1.05),
-        optim=OptimConfig(lr=2e-3, epochs=35.0, batch_size=2),
+        optim=OptimConfig(lr=2e-3, epochs=30.0, batch_size=1, log_every=50),
     ),
     student=StudentConfig(
         tasks=(tuple(range(10)),),
@@ -68,12 +68,12 @@ QUICKSTART = Config(
         augment_flip=False,
         augment_scale=(0.95, 1.05),
     ),
-    optim=OptimConfig(lr=3e-3, epochs=3.8, batch_size=2, checkpoints=2, log_every=25),
+    optim=OptimConfig(lr=2.5e-3, epochs=3.0, batch_size=1, checkpoints=2, log_every=50),
     scaling=ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=2),
 )
 
-# Fits 1-3 real keyframes and scores them on themselves: shows that the real path works, nothing more. So: no augmentation,
-# every keyframe box-labeled for the teacher, and the student sees the teacher's boxes only.
+# Fits 1-3 real keyframes and scores them on themselves: shows that the real path works, nothing more. So: no
+# augmentation, every keyframe box-labeled for the teacher, and the student sees the teacher's boxes only.
 REAL_SMOKE = QUICKSTART.model_copy(
     update={
         "preset": "real-smoke",

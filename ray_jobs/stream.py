@@ -112,8 +112,8 @@ def train_stream(
 class Breathe(ExecutionCallback):
     """Pauses Ray Data's scheduling loop for a moment at each step.
 
-    While batches wait for a slow consumer and no read task is active, the loop of Ray 2.60 spins without a pause: half a
-    core, measured, taken from training. Each step starts and collects any number of tasks, so the pause costs no throughput.
+    While batches wait for a slow consumer and no read task is active, the loop of Ray 2.60 spins without a pause: half
+    a core, measured, taken from training. Each step starts and collects any number of tasks: a pause is harmless.
     """
 
     def on_execution_step(self, executor: object) -> None:
