@@ -121,7 +121,9 @@ class Stages:
         lidar_init: Path | None = None,
     ) -> list[Path]:
         if self.run.result(name) is not None:
-            print(f"{name}: finished before, nothing to do", flush=True)
+            if name not in self.timing:  # not trained, nor asked for, in this process
+                print(f"{name}: finished before, nothing to do", flush=True)
+                self.timing[name] = 0.0
             return self._checkpoints(name)
         began = time.monotonic()
         tags = {

@@ -1,0 +1,127 @@
+"""A job that is killed or interrupted: the same command continues, and nothing half-written is read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.training_cases import world_arguments
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60
+OVERRIDES = [
+    "optim.batch_size=2",
+    "optim.epochs=20",  # 6 samples: 60 steps
+    "optim.checkpoints=31",  # at steps 30, 31, ..., 60
+    "optim.log_every=1",
+    "scaling.cpus_per_worker=0.5",
+    "scaling.threads_per_worker=1",
+    "run.arms=[full]",
+]
+
+
+class Job:
+    """A training job in a process group of its own, with its output and everything it started."""
+
+    def __init__(self, run_dir: Path, dataroot: Path, output: Path) -> None:
+        self.output = output
+        command = [sys.executable, "-m", "ray_jobs.train_student", "--preset", "quickstart", "--run-dir", str(run_dir)]
+        with output.open("w") as stream:
+            self.process = subprocess.Popen(
+                [*command, *world_arguments(dataroot, *OVERRIDES)],
+                cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        self.family: dict[int, psutil.Process] = {}
+
+    def note_family(self) -> None:
+        """Remember every process it started, for the check at the end."""
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        self.family |= {child.pid: child for child in children}
+
+    def wait_for(self, done: Path, timeout_s: float = 240) -> None:
+        end = time.monotonic() + timeout_s
+        while not list(done.parent.glob(done.name)):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < end, self.text()
+            self.note_family()
+            time.sleep(0.1)
+
+    def finish(self, timeout_s: float = 240) -> int:
+        end = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < end, self.text()
+            self.note_family()
+            time.sleep(0.2)
+        return self.process.returncode
+
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def steps(self) -> list[int]:
+        """Steps of the progress lines, "student_full step 31/60 ..."."""
+        lines = [line for line in self.text().splitlines() if f"/{STEPS} " in line and "student_full step " in line]
+        return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Processes of the family that outlive it by 20 s."""
+        return psutil.wait_procs(list(self.family.values()), timeout=20)[1]
+
+    def clear(self) -> None:
+        for process in [*self.family.values(), psutil.Process(self.process.pid)] if self.process.poll() is None else []:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        for process in psutil.wait_procs(list(self.family.values()), timeout=1)[1]:
+            process.kill()
+
+
+@pytest.fixture
+def jobs() -> Iterator[list[Job]]:
+    started: list[Job] = []
+    yield started
+    for job in started:
+        job.clear()
+
+
+def ray_checkpoint(run_dir: Path) -> Path:
+    return run_dir / "ray" / "student_full" / "progress.txt"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    run_dir = tmp_path / "run"
+    jobs.append(first := Job(run_dir, sim_world, tmp_path / "first.txt"))
+    first.wait_for(ray_checkpoint(run_dir))
+    first.process.send_signal(how)
+    code = first.finish()
+    assert code == (-9 if how == signal.SIGKILL else 130), first.text()
+    assert not first.left_behind()
+    assert not (run_dir / "student_full" / "done.json").exists()
+    committed = int(ray_checkpoint(run_dir).read_text())
+    assert 30 <= committed < STEPS and first.steps()[0] == 1
+    # What a kill in the middle of a write leaves: temporary names, which nothing may read.
+    (run_dir / "student_full").mkdir(exist_ok=True)
+    (run_dir / "student_full" / ".done.json.1.tmp").write_text("{")
+    (run_dir / "student_full" / "step_0000060.1.tmp").write_bytes(b"half")
+
+    jobs.append(second := Job(run_dir, sim_world, tmp_path / "second.txt"))
+    assert second.finish() == 0, second.text()
+    assert not second.left_behind()
+    assert second.steps() == list(range(second.steps()[0], STEPS + 1))
+    assert committed < second.steps()[0] <= committed + 2  # progress.txt is written just after the checkpoint
+    assert (run_dir / "student_full" / "done.json").exists()
+    assert (run_dir / "student_full" / f"step_{STEPS:07d}.pt").exists()
