@@ -26,16 +26,15 @@ class RayContext:
     """Implements ``pdetr3d.training.context.TrainContext``.
 
     Args:
-        plan: of the stage. scratch: where a checkpoint lies while it is handed over. progress_uri: file that remembers
-            the last committed step (see ``read_progress``). logger: MLflow, rank 0 only.
-        label: starts each progress line.
+        plan: of the stage. scratch: local folder for checkpoints on their way. folder: URI of the stage's folder in
+            storage (checkpoints, progress.txt). logger: MLflow, rank 0 only. label: starts each progress line.
     """
 
-    def __init__(self, plan: Plan, scratch: Path, progress_uri: str, logger: MetricLogger | None, label: str) -> None:
+    def __init__(self, plan: Plan, scratch: Path, folder: str, logger: MetricLogger | None, label: str) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.plan, self.scratch, self.progress_uri, self.logger, self.label = plan, scratch, progress_uri, logger, label
+        self.plan, self.scratch, self.folder, self.logger, self.label = plan, scratch, folder, logger, label
         self.restored = scratch / "resume"
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
@@ -52,13 +51,23 @@ class RayContext:
         return value / self.world_size
 
     def resume_file(self) -> Path | None:
-        checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory(str(self.restored))) / FILE
+        # Ray's own record of checkpoints is written by its controller some time after ``report`` returns; a driver that
+        # dies in between would resume from an older one than the stream. So our own record decides, for both.
+        step = read_progress(self.folder)
+        if step == 0:
+            return None
+        self.restored.mkdir(exist_ok=True)
+        filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(self.folder, step)}/{FILE}")
+        with filesystem.open_input_stream(path) as source, (self.restored / FILE).open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        return self.restored / FILE
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        ray.train.report(metrics, checkpoint=None if checkpoint is None else Checkpoint.from_directory(str(checkpoint)))
+        step = int(metrics["step"])
+        handed_over = None if checkpoint is None else Checkpoint.from_directory(str(checkpoint))
+        ray.train.report(metrics, checkpoint=handed_over, checkpoint_dir_name=checkpoint_name(step))
         if checkpoint is not None:
-            write_progress(self.progress_uri, int(metrics["step"]))
+            write_progress(self.folder, step)
             shutil.rmtree(checkpoint)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -74,17 +83,28 @@ class RayContext:
             self.logger.log(metrics, step)
 
 
-def write_progress(uri: str, step: int) -> None:
-    """Remember the last committed step: a hint of where to start streaming, the checkpoint itself decides."""
-    filesystem, path = FileSystem.from_uri(uri)
+def checkpoint_name(step: int) -> str:
+    """Folder of a checkpoint under the stage's folder."""
+    return f"step_{step:07d}"
+
+
+def checkpoint_uri(folder: str, step: int) -> str:
+    """Where the stage's checkpoint of a step lies in storage."""
+    return f"{folder}/{checkpoint_name(step)}"
+
+
+def write_progress(folder: str, step: int) -> None:
+    """Remember the step of the newest checkpoint that is complete in storage."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/progress.txt")
     filesystem.create_dir(str(Path(path).parent), recursive=True)
-    with filesystem.open_output_stream(path) as stream:
+    with filesystem.open_output_stream(f"{path}.tmp") as stream:
         stream.write(str(step).encode())
+    filesystem.move(f"{path}.tmp", path)
 
 
-def read_progress(uri: str) -> int:
-    """The last committed step, 0 without one."""
-    filesystem, path = FileSystem.from_uri(uri)
+def read_progress(folder: str) -> int:
+    """The step of the newest complete checkpoint, 0 without one."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/progress.txt")
     with contextlib.suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(path) as stream:
         return int(stream.read().decode())
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import tempfile
@@ -16,18 +15,20 @@ from typing import Any
 import numpy as np
 import ray.train
 from numpy.typing import NDArray
+from pyarrow.fs import FileSystem
 from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pdetr3d.config import Config
-from pdetr3d.schema import DataError, SampleRecord
+from pdetr3d.config import Config, OptimConfig
+from pdetr3d.data.files import atomic_path
+from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, load
-from pdetr3d.training.loop import train
+from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
-from ray_jobs.context import RayContext, read_progress, set_threads
+from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
 from ray_jobs.stream import quiet_ray_data, train_stream
 
 # What the stream may hold in the object store: batches are small and the workers are slower than the decoders.
@@ -43,6 +44,7 @@ class Stage:
         name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
         config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
         tracking: (URI, MLflow run id), or None.
+        identity: of the run; names its folder in a shared ``storage.path``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
     """
 
@@ -55,12 +57,17 @@ class Stage:
     guidance: bool
     tracking: tuple[str, str] | None
     lidar_init: Path | None = None
+    identity: str = ""
 
     @property
     def plan(self) -> Plan:
         """The order of its samples."""
-        optim = self.config.teacher.optim if self.kind == "teacher" else self.config.optim
-        return Plan(len(self.records), optim.batch_size, self.steps, self.config.run.seed)
+        return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed)
+
+    @property
+    def optim(self) -> OptimConfig:
+        """Its schedule."""
+        return self.config.teacher.optim if self.kind == "teacher" else self.config.optim
 
 
 def fit(stage: Stage, run_dir: Path) -> list[Path]:
@@ -69,20 +76,20 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
     Returns:
         The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first.
     """
-    storage = stage.config.storage.path or str((run_dir / "ray").resolve())
-    uri = storage if "://" in storage else f"file://{storage}"
-    progress = f"{uri}/{stage.name}/progress.txt"
+    shared = stage.config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
+    storage = f"{shared.rstrip('/')}/{stage.identity}" if shared else str((run_dir / "ray").resolve())
+    folder = f"{storage if '://' in storage else f'file://{storage}'}/{stage.name}"
     samples: Sequence[SampleRecord] = list(stage.records)
     records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()
-        return train_stream(ray.get(records), plan, loader, scaling.workers, read_progress(progress), scaling.data_cpus)
+        return train_stream(ray.get(records), plan, loader, scaling.workers, read_progress(folder), scaling.data_cpus)
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=_loop_config(stage, progress),
+        train_loop_config=_loop_config(stage, folder),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=scaling.use_gpu,
@@ -101,8 +108,8 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
     with ctrl_c_interrupts():
-        result = trainer.fit()
-    return _collect(result, run_dir / stage.name)
+        trainer.fit()
+    return [_collect(folder, step, run_dir / stage.name) for step in milestones(stage.optim, stage.steps)]
 
 
 @contextlib.contextmanager
@@ -122,7 +129,7 @@ def _stream_options() -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True, resource_limits=ExecutionResources(object_store_memory=STREAM_BYTES))
 
 
-def _loop_config(stage: Stage, progress: str) -> dict[str, Any]:
+def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
     return {
         "name": stage.name,
         "kind": stage.kind,
@@ -131,7 +138,7 @@ def _loop_config(stage: Stage, progress: str) -> dict[str, Any]:
         "plan": vars(stage.plan),
         "guidance": stage.guidance,
         "tracking": stage.tracking,
-        "progress": progress,
+        "folder": folder,
         "initial": None if stage.lidar_init is None else ray.put(load(stage.lidar_init)["model"]),
     }
 
@@ -147,23 +154,16 @@ def _worker(loop: dict[str, Any]) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None
     with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
-        context = RayContext(plan, Path(scratch), loop["progress"], logger, loop["name"])
+        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"])
         train(task, context, plan.steps, loop["config"], Path(scratch))
     if logger is not None:
         logger.flush()
 
 
-def _collect(result: ray.train.Result, folder: Path) -> list[Path]:
-    """Copy the kept checkpoints out of Ray's storage, each atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not result.best_checkpoints:
-        raise DataError(f"{folder.name}: training ended without a checkpoint")
-    files = []
-    for checkpoint, metrics in result.best_checkpoints:
-        target = folder / f"step_{int(metrics['step']):07d}.pt"
-        with checkpoint.as_directory() as source:
-            temporary = target.with_suffix(f".{os.getpid()}.tmp")
-            shutil.copyfile(Path(source) / FILE, temporary)
-        os.replace(temporary, target)
-        files.append(target)
-    return sorted(files)
+def _collect(folder: str, step: int, target: Path) -> Path:
+    """Copy a kept checkpoint out of the run's storage, atomically."""
+    filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(folder, step)}/{FILE}")
+    with filesystem.open_input_stream(path) as source, atomic_path(target / f"step_{step:07d}.pt") as temporary:
+        with temporary.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    return target / f"step_{step:07d}.pt"

@@ -135,7 +135,9 @@ class Stages:
         with self._tracker(name, tags) as tracker:
             tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
             files = fit(
-                Stage(name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init),
+                Stage(
+                    name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
+                ),
                 self.run.path,
             )
         self.timing[name] = time.monotonic() - began
