@@ -148,7 +148,7 @@ class CameraRoI(nn.Module):
         b, v, k = location.shape[:3]
         weight = self.weights(query[:, None].expand(-1, v, -1, -1), valid & visible[..., None, None, None])
         values = [linear(m.flatten(0, 1)) for linear, m in zip(self.value, levels, strict=True)]
-        seen_by = deformable_sample(values, location.flatten(0, 1), weight.flatten(0, 1)).view(b, v, k, -1)
+        seen_by = deformable_sample(values, location.flatten(0, 1), weight.flatten(0, 1)).unflatten(0, (b, v))
         count = visible.sum(1).clamp(min=1)[..., None]
         return self.output((seen_by * visible[..., None]).sum(1) / count) * visible.any(1)[..., None]
 

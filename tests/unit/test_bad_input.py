@@ -137,7 +137,7 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     monkeypatch.setattr("ray_jobs.launch.Tracker.start", lambda *_, **__: nullcontext())  # saves making a database
 
     def run(*overrides: str) -> str:
-        arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "run"), *overrides]
+        arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "data.num_sweeps=3", *overrides]
         assert launch(never, "a job", arguments) == BAD_INPUT
         return capsys.readouterr().err
 
@@ -176,7 +176,7 @@ def test_bad_values(world: Path, job: Callable[..., str], override: str, words: 
 
 
 def config(world: Path, *overrides: str) -> presets.Config:
-    return presets.load("quickstart", [f"data.dataroot={world}", *overrides])
+    return presets.load("quickstart", [f"data.dataroot={world}", "data.num_sweeps=3", *overrides])
 
 
 def test_all_broken_files_are_listed_at_once_up_to_twenty(world: Path, job: Callable[..., str]) -> None:

@@ -99,7 +99,8 @@ def test_decoding_inverts_encoding() -> None:
 
 
 def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> None:
-    config, batch = tiny_config(), make_batch(clicks=3, seed=2)
+    config = tiny_config("student.box_weight=0.25", "student.velocity_weight=0.2")
+    batch = make_batch(clicks=3, seed=2)
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)
     assert criterion(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
     unknown = change(batch, velocity=torch.full_like(batch.velocity, torch.nan))

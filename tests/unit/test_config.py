@@ -38,10 +38,10 @@ BAD = [
     (["data.on_error=skip"], "should be 'raise'"),
     (["optim.amp=fp16"], "should be 'off' or 'bf16'"),
     (["model.norm=sync"], "model.norm=sync needs GPUs, but scaling.use_gpu is false: set scaling.use_gpu=true, or"),
-    (["teacher.channels=30"], "teacher.channels 30 must be a multiple of teacher.heads 4"),
+    (["teacher.channels=30"], "teacher.channels 30 must be a multiple of teacher.heads 8"),
     (["student.tasks=[[0,1],[1,2]]"], "must hold each class index 0..9 exactly once"),
     (["student.nms_iou=1"], "config key student.nms_iou = 1"),
-    (["model.pillar_m=0.7"], "whole multiple of the backbone's total stride 4"),
+    (["model.pillar_m=0.7"], "whole multiple of the backbone's total stride 8"),
     (["model.range_m=[-51.2,-51.2,3.0,51.2,51.2,-5.0]"], "every maximum must exceed its minimum"),
     (["model.range_m=[-51.2,-25.6,-5.0,51.2,25.6,3.0]"], "the x and y spans must be equal"),
     (["model.range_m=[0,1]"], "config key model.range_m"),
@@ -80,13 +80,13 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
             "optim.lr=5e-4",
             "sim.image_size_px=[320,180]",
             "scaling.workers=2",
-            "optim.epochs=3",
+            "optim.epochs=4",
             "run.name=a b",
             "label.ratio=1",
         ],
     )
     assert config.optim.lr == 5e-4 and config.sim.image_size_px == (320, 180) and config.scaling.workers == 2
-    assert config.optim.epochs == 3.0 and isinstance(config.optim.epochs, float)
+    assert config.optim.epochs == 4.0 and isinstance(config.optim.epochs, float)
     assert config.run.name == "a b" and config.label.ratio == 1.0
     assert presets.QUICKSTART.to_json() == before
     changed = {key for key, value in config.flat().items() if value != presets.QUICKSTART.flat()[key]}
@@ -132,8 +132,8 @@ def test_real_smoke_takes_its_dataroot_from_the_environment(monkeypatch: pytest.
 
 
 def test_grid_counts_pillars() -> None:
-    """102.4 m / 0.8 m = 128 cells; 102.4 / 0.2 = 512."""
-    assert presets.QUICKSTART.model.grid == 128
+    """102.4 m / 0.512 m = 200 cells; 102.4 / 0.2 = 512."""
+    assert presets.QUICKSTART.model.grid == 200
     assert presets.NUSCENES_PILLAR.model.grid == 512
 
 
