@@ -27,6 +27,7 @@ OVERRIDES = [
     "optim.checkpoints=2",
     "optim.log_every=1",
     "teacher.optim.batch_size=2",
+    "teacher.optim.log_every=1",
     "teacher.optim.epochs=2",
     "scaling.workers=2",
     "scaling.cpus_per_worker=0.5",
