@@ -76,8 +76,8 @@ class Job:
         return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
 
     def left_behind(self) -> list[psutil.Process]:
-        """Processes of the family that outlive it by 20 s."""
-        return psutil.wait_procs(list(self.family.values()), timeout=20)[1]
+        """Processes of the family that outlive it by 90 s: Ray's agents take their time to see that a driver was killed."""
+        return psutil.wait_procs(list(self.family.values()), timeout=90)[1]
 
     def clear(self) -> None:
         for process in [*self.family.values(), psutil.Process(self.process.pid)] if self.process.poll() is None else []:
