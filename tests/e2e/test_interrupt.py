@@ -76,7 +76,7 @@ class Job:
         return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
 
     def left_behind(self) -> list[psutil.Process]:
-        """Processes of the family that outlive it by 90 s: Ray's agents take their time to see that a driver was killed."""
+        """Processes of the family that outlive it by 90 s: Ray's agents are slow to see that a driver was killed."""
         return psutil.wait_procs(list(self.family.values()), timeout=90)[1]
 
     def clear(self) -> None:
