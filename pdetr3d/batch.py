@@ -18,8 +18,8 @@ from torch import Tensor
 # this gives exactly the loss of the whole global batch.
 RankMean = Callable[[Tensor], Tensor]
 
-# CenterPoint's regression code. offset: sub-cell center (x, y) [cells]; height: z of the gravity center [m];
-# size: log (l, w, h) [m]; heading: (sin, cos) of yaw; velocity: (vx, vy) [m/s].
+# CenterPoint's regression code. offset: center (x, y) from the cell's low corner [cells]; height: z of the gravity
+# center [m]; size: log (l, w, h) [m]; heading: (sin, cos) of yaw; velocity: (vx, vy) [m/s].
 REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
 REGRESSION_CHANNELS = sum(REGRESSION.values())
 
@@ -81,6 +81,31 @@ class Batch:
         sample, index = torch.nonzero(keep, as_tuple=True)
         column, row = cell[sample, index].long().unbind(1)
         return Cells(sample, row, column), index
+
+    def surroundings(
+        self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...], reach: int
+    ) -> tuple[Cells, Tensor]:
+        """As ``objects``, with the cells up to ``reach`` rows and columns away: a box may be regressed from there too.
+
+        Every cell is listed once: where several boxes reach it, for the one whose center is nearest to the cell's.
+        """
+        own, index = self.objects(low_m, cell_m, grid, classes)
+        if reach == 0:
+            return own, index
+        step = torch.arange(-reach, reach + 1, device=index.device)
+        rows = (own.row[:, None, None] + step[:, None]).expand(-1, len(step), len(step)).flatten()
+        columns = (own.column[:, None, None] + step).expand(-1, len(step), len(step)).flatten()
+        sample, index = (t.repeat_interleave(len(step) ** 2) for t in (own.sample, index))
+        center = (self.box[sample, index, :2] - self.box.new_tensor(low_m)) / cell_m
+        distance = (center - torch.stack([columns, rows], 1) - 0.5).norm(dim=1)
+        distance[(rows < 0) | (rows >= grid) | (columns < 0) | (columns >= grid)] = torch.inf
+        key = (sample * grid + rows) * grid + columns
+        order = distance.argsort(stable=True)
+        order = order[key[order].argsort(stable=True)]  # by cell, nearest first
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = key[order][1:] != key[order][:-1]
+        chosen = order[first & distance[order].isfinite()]
+        return Cells(sample[chosen], rows[chosen], columns[chosen]), index[chosen]
 
     @staticmethod
     def from_arrays(arrays: dict[str, NDArray]) -> Batch:

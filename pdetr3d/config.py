@@ -32,10 +32,10 @@ class Section(BaseModel):
 class SimConfig(Section):
     """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
-    scenes: Positive = 100  # train scenes
-    select_scenes: Positive = 10
-    val_scenes: Positive = 40
-    keyframes: Positive = 4  # per scene, at 2 Hz
+    scenes: Positive = 200  # train scenes
+    select_scenes: Positive = 20
+    val_scenes: Positive = 80
+    keyframes: Positive = 2  # per scene, at 2 Hz
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
     image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
     lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 720
@@ -156,6 +156,7 @@ class StudentConfig(Section):
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
+    regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     guidance: Literal["none", "full", "gaussian"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5

@@ -68,7 +68,7 @@ class CenterCriterion:
         self.cell_m, self.low = config.student_cell_m, config.model.range_m[:2]
 
     def __call__(self, tasks: list[TaskMaps], batch: Batch) -> dict[str, Tensor]:
-        heat_sum, box_sum, objects = batch.box.new_zeros(()), batch.box.new_zeros(()), 0
+        heat_sum, box_sum, objects, places = batch.box.new_zeros(()), batch.box.new_zeros(()), 0, 0
         for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
             grid = maps.heatmap.shape[-1]
             cells, index = batch.objects(self.low, self.cell_m, grid, classes)
@@ -79,21 +79,25 @@ class CenterCriterion:
             center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), grid, grid)
             target = gaussian_maps(center, (2 * radius + 1) / 6, radius, slot, shape)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap))
-            code = self.encode(
-                box, batch.velocity[cells.sample, index], (box[:, :2] - box.new_tensor(self.low)) / self.cell_m
-            )
-            box_sum = box_sum + self._box_loss(maps.regression.float(), code)
-            objects += len(box)
-        count = self.rank_mean(batch.box.new_tensor(float(objects))).clamp(min=1)
-        return {"heatmap": heat_sum / count, "box": self.config.student.box_weight * box_sum / count}
+            box_sum = box_sum + self._box_loss(maps, batch, classes)
+            objects, places = objects + len(box), places + len(maps.cells.row)
+        count, places = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
+        return {"heatmap": heat_sum / count, "box": self.config.student.box_weight * box_sum / places}
 
     @staticmethod
-    def encode(box: Tensor, velocity: Tensor, cell: Tensor) -> Tensor:
-        """Boxes (N, 7), velocities (N, 2), centers in cells (N, 2) -> code (N, 10) in the order of ``REGRESSION``."""
+    def encode(box: Tensor, velocity: Tensor, offset: Tensor) -> Tensor:
+        """Boxes (N, 7), velocities (N, 2), centers from their cells' low corners (N, 2) [cells] -> code (N, 10) in the
+        order of ``REGRESSION``."""
         heading = torch.stack([box[:, 6].sin(), box[:, 6].cos()], 1)
-        return torch.cat([cell - cell.floor(), box[:, 2:3], box[:, 3:6].log(), heading, velocity], 1)
+        return torch.cat([offset, box[:, 2:3], box[:, 3:6].log(), heading, velocity], 1)
 
-    def _box_loss(self, predicted: Tensor, code: Tensor) -> Tensor:
+    def _box_loss(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
+        cells, index = batch.surroundings(
+            self.low, self.cell_m, maps.heatmap.shape[-1], classes, self.config.student.regression_reach
+        )
+        box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
+        offset = (box[:, :2] - box.new_tensor(self.low)) / self.cell_m - torch.stack([cells.column, cells.row], 1)
+        code, predicted = self.encode(box, velocity, offset), maps.regression.float()
         known = torch.isfinite(code)  # only velocity may be unknown
         weight = code.new_ones(REGRESSION_CHANNELS)
         weight[8:] = self.config.student.velocity_weight

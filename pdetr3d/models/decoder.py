@@ -14,23 +14,43 @@ from pdetr3d.config import TeacherConfig
 from pdetr3d.models.roi_fusion import DRoIFusion
 
 BOX_CODE = 8  # dx, dy, dz, dl, dw, dh, sin yaw, cos yaw
+AT_CLICK = (0, 0, 0, 0, 0, 0, 0, 1)  # the class-mean box at the click, facing away from the sensor
 
 
 def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     """Code (..., 8) -> box (..., 7), relative to the click (..., 3) and the class's mean size (..., 3).
 
-    center = click + (dx d, dy d, dz h) with d the diagonal of the mean footprint; size = mean * exp(dl, dw, dh).
-    The height is relative to the click too: the released code's absolute z wastes that prior (method.md 2.7).
+    In a frame at the click whose x points away from the sensor:
+    center = (dx d, dy d, dz h) with d the diagonal of the mean footprint; size = mean * exp(dl, dw, dh); heading = yaw.
+    What looks the same, to the LiDAR or in the image of whichever camera, so has the same code wherever it stands
+    (KITTI's observation angle). The height is relative to the click too: the released code's absolute z wastes that
+    prior (method.md 2.7).
     """
-    center = click + code[..., :3] * center_unit(prior_size)
+    ray = viewing_direction(click)
+    center = click + turn(code[..., :3] * center_unit(prior_size), ray)
     size = prior_size * code[..., 3:6].clamp(-2, 2).exp()
-    return torch.cat([center, size, torch.atan2(code[..., 6:7], code[..., 7:8])], -1)
+    heading = turn(code[..., [7, 6]], ray)
+    return torch.cat([center, size, torch.atan2(heading[..., 1:], heading[..., :1])], -1)
 
 
 def encode_click_box(box: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     """Inverse of ``decode_click_box`` (sin and cos of unit length)."""
-    center = (box[..., :3] - click) / center_unit(prior_size)
-    return torch.cat([center, (box[..., 3:6] / prior_size).log(), box[..., 6:7].sin(), box[..., 6:7].cos()], -1)
+    back = viewing_direction(click) * click.new_tensor([1.0, -1.0])
+    center = turn(box[..., :3] - click, back) / center_unit(prior_size)
+    heading = turn(torch.cat([box[..., 6:7].cos(), box[..., 6:7].sin()], -1), back)
+    return torch.cat([center, (box[..., 3:6] / prior_size).log(), heading[..., [1, 0]]], -1)
+
+
+def viewing_direction(click: Tensor) -> Tensor:
+    """(..., 3) -> (..., 2): cos and sin of the azimuth of the ray from the sensor to the click."""
+    azimuth = torch.atan2(click[..., 1], click[..., 0])  # defined at the sensor itself, too
+    return torch.stack([azimuth.cos(), azimuth.sin()], -1)
+
+
+def turn(vector: Tensor, direction: Tensor) -> Tensor:
+    """Rotate x, y of (..., 2 or 3) about z by the angle whose cos and sin are (..., 2)."""
+    x, y, cos, sin = *vector[..., :2].unbind(-1), *direction.unbind(-1)
+    return torch.cat([torch.stack([x * cos - y * sin, x * sin + y * cos], -1), vector[..., 2:]], -1)
 
 
 def center_unit(prior_size: Tensor) -> Tensor:
@@ -68,7 +88,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.box_heads = nn.ModuleList(self._head(c, BOX_CODE) for _ in range(config.decoder_layers))
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(config.decoder_layers))
-        for head in self.box_heads:  # start at the class-mean box at the click, heading +x
+        for head in self.box_heads:  # start at the class-mean box at the click, facing away from the sensor
             nn.init.zeros_(head[-1].weight)  # type: ignore[index]
             nn.init.zeros_(head[-1].bias)  # type: ignore[index]
 
@@ -89,7 +109,7 @@ class Decoder(nn.Module):
         views: tuple[Tensor, Tensor, Tensor] | None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Returns boxes (B, K, 7), codes (B, K, 8), quality logits (B, K), each one entry per layer."""
-        roi = torch.cat([click, prior_size, torch.zeros_like(click[..., :1])], -1)
+        roi = decode_click_box(click.new_tensor(AT_CLICK).expand(*click.shape[:-1], -1), click, prior_size)
         boxes, codes, qualities = [], [], []
         query = content
         for layer, box_head, quality_head in zip(self.layers, self.box_heads, self.quality_heads, strict=True):

@@ -51,7 +51,8 @@ class Student(nn.Module):
     def _cells(self, batch: Batch, heatmap: Tensor, classes: tuple[int, ...]) -> Cells:
         student, low = self.config.student, self.config.model.range_m
         if self.training:
-            return batch.objects(low[:2], self.config.student_cell_m, heatmap.shape[-1], classes)[0]
+            grid, reach = heatmap.shape[-1], student.regression_reach
+            return batch.surroundings(low[:2], self.config.student_cell_m, grid, classes, reach)[0]
         return peaks(heatmap, student.score_threshold, 2 * student.max_boxes)
 
 

@@ -50,7 +50,7 @@ def perfect_maps(config, batch) -> list[TaskMaps]:
     cells, index = batch.objects((-12.8, -12.8), 0.8, grid, tuple(range(10)))
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
     heat[cells.sample, batch.box_label[cells.sample, index], cells.row, cells.column] = 6.0
-    return [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, (box[:, :2] + 12.8) / 0.8))]
+    return [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, (box[:, :2] + 12.8) / 0.8 % 1))]
 
 
 def test_cells_of_objects_by_hand() -> None:
@@ -60,6 +60,43 @@ def test_cells_of_objects_by_hand() -> None:
     cells, index = change(batch, box=box).objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))
     assert [cells.sample[0].item(), cells.row[0].item(), cells.column[0].item(), index[0].item()] == [0, 31, 0, 0]
     assert (cells.sample == 0).sum() == 1
+
+
+def test_surroundings_are_every_cell_in_reach_once_with_its_nearest_box() -> None:
+    batch, grid, reach = make_batch(clicks=5, seed=3), 32, 2
+    box = batch.box.clone()
+    box[0, 1, :2] = box[0, 0, :2] + torch.tensor([1.0, 0.4])  # neighbors that reach the same cells
+    box[1, 0, :2] = torch.tensor([-12.7, 12.7])  # in a corner of the grid
+    batch = change(batch, box=box)
+    cells, index = batch.surroundings((-12.8, -12.8), 0.8, grid, tuple(range(10)), reach)
+    got = {(s, r, c): i for s, r, c, i in zip(*(t.tolist() for t in vars(cells).values()), index.tolist(), strict=True)}
+    assert len(got) == len(index)
+    expected = {}
+    for s in range(2):
+        center = (batch.box[s, :, :2].numpy() + 12.8) / 0.8
+        for r in range(grid):
+            for c in range(grid):
+                near = [i for i, (x, y) in enumerate(center) if max(abs(int(x) - c), abs(int(y) - r)) <= reach]
+                if near:
+                    expected[s, r, c] = min(near, key=lambda i: np.hypot(*(center[i] - (c + 0.5, r + 0.5))))
+    assert got == expected
+
+
+def test_a_box_is_decoded_from_any_cell_in_reach() -> None:
+    """What the loss asks of a neighbor's regression is what decoding makes the same box of."""
+    config, batch = tiny_config("student.regression_reach=1"), make_batch(clicks=1, seed=2)
+    cells, index = batch.surroundings((-12.8, -12.8), 0.8, 32, tuple(range(10)), 1)
+    box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
+    offset = (box[:, :2] + 12.8) / 0.8 - torch.stack([cells.column, cells.row], 1)
+    heat = torch.full((2, 10, 32, 32), -12.0)
+    maps = [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, offset))]
+    assert CenterCriterion(config, same_on_all_ranks)(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
+    for chosen in range(9):  # the peak stands in one of the nine cells
+        one = Cells(cells.sample[[chosen]], cells.row[[chosen]], cells.column[[chosen]])
+        peak = heat.clone()
+        peak[one.sample, batch.box_label[0, 0], one.row, one.column] = 6.0
+        found = CenterDecoder(config)([TaskMaps(peak, one, maps[0].regression[[chosen]])])[0]
+        np.testing.assert_allclose(found.center_m[0], batch.box[0, 0, :3], atol=1e-4)
 
 
 def test_regression_at_cells_equals_dense_convolutions() -> None:
@@ -161,6 +198,6 @@ def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
 def test_targets_of_a_crossing_bus() -> None:
     """A bus heading +y (yaw pi/2) at (3.3, -2.1): l stays the length along its heading."""
     box = torch.tensor([[3.3, -2.1, 0.5, 11.0, 3.0, 3.5, np.pi / 2]])
-    code = CenterCriterion.encode(box, torch.tensor([[0.0, 8.0]]), (box[:, :2] + 12.8) / 0.8)
+    code = CenterCriterion.encode(box, torch.tensor([[0.0, 8.0]]), (box[:, :2] + 12.8) / 0.8 % 1)
     expected = [16.1 / 0.8 - 20, 10.7 / 0.8 - 13, 0.5, np.log(11), np.log(3), np.log(3.5), 1, 0, 0, 8]
     np.testing.assert_allclose(code[0], expected, atol=1e-5)

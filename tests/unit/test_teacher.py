@@ -121,6 +121,25 @@ def test_code_round_trip() -> None:
     torch.testing.assert_close(decode_click_box(code, batch.click, prior), box, atol=1e-5, rtol=1e-5)
 
 
+def test_code_by_hand() -> None:
+    """A click 10 m to the left: away from the sensor is +y, and to that direction's left is -x."""
+    click, prior = torch.tensor([[0.0, 10.0, 1.0]]), torch.tensor([[4.0, 3.0, 2.0]])  # footprint diagonal 5 m
+    code = torch.tensor([[0.2, 0.1, 0.5, 0, np.log(2), 0, 1, 0]], dtype=torch.float32)  # heading: left of the ray
+    expected = torch.tensor([[-0.5, 11.0, 2.0, 4.0, 6.0, 2.0, np.pi]], dtype=torch.float32)
+    box = decode_click_box(code, click, prior)
+    box[..., 6] = box[..., 6].abs()  # pi and -pi are one heading
+    torch.testing.assert_close(box, expected, atol=1e-5, rtol=0)
+
+
+def test_a_turned_scene_has_the_same_code() -> None:
+    batch, angle = make_batch(), torch.tensor(2.0)
+    prior = torch.tensor(FALLBACK_SIZE_M)[batch.click_label]
+    rotation = torch.tensor([[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]])
+    turned = torch.cat([batch.box[..., :3] @ rotation.T, batch.box[..., 3:6], batch.box[..., 6:] + angle], -1)
+    expected = encode_click_box(batch.box, batch.click, prior)
+    torch.testing.assert_close(encode_click_box(turned, batch.click @ rotation.T, prior), expected, atol=1e-5, rtol=0)
+
+
 def test_roi_grid_center_is_the_projected_click() -> None:
     """A grid of one sample lies at the middle of the box's bounding rectangle; far away that is the click."""
     fusion = CameraRoI(24, 2, 3, roi_grid=1, free_points=0)
