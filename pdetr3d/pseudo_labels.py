@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
@@ -48,10 +49,8 @@ def contains_click(
 ) -> NDArray[np.bool_]:
     """Whether box i, grown by ``tolerance_m`` on every side, contains point i: (N,) bool from (N, 3) points [m]."""
     offset = np.asarray(xyz_m, dtype=np.float64).reshape(-1, 3) - boxes.center_m
-    cos, sin = np.cos(boxes.yaw_rad.astype(np.float64)), np.sin(boxes.yaw_rad.astype(np.float64))
-    along = offset[:, 0] * cos + offset[:, 1] * sin
-    across = -offset[:, 0] * sin + offset[:, 1] * cos
-    return (np.abs(np.column_stack([along, across, offset[:, 2]])) <= boxes.size_m / 2 + tolerance_m).all(axis=1)
+    local = rotate_z(offset, -boxes.yaw_rad.astype(np.float64))
+    return (np.abs(local) <= boxes.size_m / 2 + tolerance_m).all(axis=1)
 
 
 def to_pseudo_labels(

@@ -78,6 +78,11 @@ class Boxes3D:
         """Select boxes by mask, indices or slice (never a single integer: the result is always N boxes)."""
         return Boxes3D(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """(N, 7) x, y, z, l, w, h, yaw."""
+        return np.concatenate([self.center_m, self.size_m, self.yaw_rad[:, None]], 1)
+
     @staticmethod
     def empty() -> Boxes3D:
         """Zero boxes: a shape, not an error."""

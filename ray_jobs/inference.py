@@ -88,17 +88,7 @@ def predict(
 
 
 def _to_frame(boxes: Boxes3D) -> pd.DataFrame:
-    rows = np.concatenate(
-        [
-            boxes.center_m,
-            boxes.size_m,
-            boxes.yaw_rad[:, None],
-            boxes.velocity_m_s,
-            boxes.label[:, None],
-            boxes.score[:, None],
-        ],
-        1,
-    )
+    rows = np.concatenate([boxes.rows, boxes.velocity_m_s, boxes.label[:, None], boxes.score[:, None]], 1)
     return pd.DataFrame(rows.astype(np.float64), columns=COLUMNS).astype({"label": np.int64})
 
 

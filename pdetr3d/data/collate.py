@@ -27,7 +27,6 @@ def collate(samples: Sequence[Sample], weak: Sequence[Sample] = ()) -> dict[str,
     click_counts = [len(s.clicks) for s in samples]
     n, k = max(counts), max(click_counts)
     canonical = [(s.clicks.xyz_m - s.augmentation[:3, 3]) @ np.linalg.inv(s.augmentation[:3, :3]).T for s in samples]
-    boxes = [np.concatenate([s.boxes.center_m, s.boxes.size_m, s.boxes.yaw_rad[:, None]], 1) for s in samples]
     return {
         "token": np.array([s.record.sample_token for s in samples], dtype=np.bytes_),
         "points": np.concatenate([s.points for s in samples]),
@@ -38,7 +37,7 @@ def collate(samples: Sequence[Sample], weak: Sequence[Sample] = ()) -> dict[str,
         "images": np.stack([s.images for s in samples]),
         "lidar2img": np.stack([s.lidar2img for s in samples]).astype(np.float32),
         "camera_valid": np.stack([s.camera_valid for s in samples]),
-        "box": _pad(boxes, n).astype(np.float32),
+        "box": _pad([s.boxes.rows for s in samples], n).astype(np.float32),
         "velocity": _pad([s.boxes.velocity_m_s for s in samples], n, np.nan),
         "box_label": _pad([s.boxes.label for s in samples], n),
         "box_score": _pad([s.boxes.score for s in samples], n),

@@ -8,23 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
+from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import CLASSES, Boxes3D
 
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
 _BARRIER, _CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")
-
-
-def bev_corners(boxes: Boxes3D) -> NDArray[np.float64]:
-    """Corners (N, 4, 2) [m] of the boxes seen from above, counter-clockwise from front left, in the boxes' frame."""
-    half = boxes.size_m[:, None, :2].astype(np.float64) / 2 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    yaw = boxes.yaw_rad.astype(np.float64)
-    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    x = half[..., 0] * cos - half[..., 1] * sin
-    y = half[..., 0] * sin + half[..., 1] * cos
-    return np.stack([x, y], axis=-1) + boxes.center_m[:, None, :2].astype(np.float64)
 
 
 def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
@@ -33,8 +23,9 @@ def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
     Raises:
         ValueError: when the lengths differ.
     """
-    overlap, union = _bev_overlap(a, b)
-    return overlap / union
+    if len(a) != len(b):
+        raise ValueError(f"rows must be parallel: {len(a)} and {len(b)} boxes")
+    return bev_iou_aligned(a.rows, b.rows)
 
 
 def iou_3d(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
@@ -43,7 +34,9 @@ def iou_3d(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
     Raises:
         ValueError: when the lengths differ.
     """
-    overlap, _ = _bev_overlap(a, b)
+    share = bev_iou(a, b)  # overlap / (area a + area b - overlap), solved for the overlap
+    area_a, area_b = (boxes.size_m[:, :2].astype(np.float64).prod(axis=1) for boxes in (a, b))
+    overlap = share / (1 + share) * (area_a + area_b)
     half_a, half_b = a.size_m[:, 2].astype(np.float64) / 2, b.size_m[:, 2].astype(np.float64) / 2
     z_a, z_b = a.center_m[:, 2].astype(np.float64), b.center_m[:, 2].astype(np.float64)
     height = np.minimum(z_a + half_a, z_b + half_b) - np.maximum(z_a - half_a, z_b - half_b)
@@ -109,15 +102,6 @@ def _means(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> 
         known = values[rows & ~np.isnan(values)]
         means[name] = float(known.mean()) if len(known) else None
     return means
-
-
-def _bev_overlap(a: Boxes3D, b: Boxes3D) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Areas (N,) [m^2] of intersection and union seen from above."""
-    if len(a) != len(b):
-        raise ValueError(f"rows must be parallel: {len(a)} and {len(b)} boxes")
-    overlap = shapely.area(shapely.intersection(shapely.polygons(bev_corners(a)), shapely.polygons(bev_corners(b))))
-    area = a.size_m[:, :2].astype(np.float64).prod(axis=1) + b.size_m[:, :2].astype(np.float64).prod(axis=1)
-    return overlap, area - overlap
 
 
 def _volume(boxes: Boxes3D) -> NDArray[np.float64]:

@@ -73,10 +73,15 @@ class CenterHead(nn.Module):
         return shared, [heatmap(shared) for heatmap in self.heatmaps]
 
 
+def class_peaks(heatmap: Tensor) -> Tensor:
+    """Logits (B, T, H, W) -> scores, zero where a class has no 3x3 maximum."""
+    score = heatmap.float().sigmoid()
+    return torch.where(score == F.max_pool2d(score, 3, 1, 1), score, 0)
+
+
 def peaks(heatmap: Tensor, threshold: float, most: int) -> Cells:
     """Cells where any class is a 3x3 maximum with a score above ``threshold``: the best ``most`` of each sample."""
-    score = heatmap.float().sigmoid()
-    score = torch.where(score == F.max_pool2d(score, 3, 1, 1), score, 0).amax(1)  # (B, H, W)
+    score = class_peaks(heatmap).amax(1)  # (B, H, W)
     best, index = score.flatten(1).topk(min(most, score[0].numel()))
     sample, rank = torch.nonzero(best > threshold, as_tuple=True)
     flat = index[sample, rank]

@@ -100,10 +100,10 @@ def prepare(run: RunDir) -> Data:
 
 
 def code_digest() -> str:
-    """Digest of the package's sources: results of other code are not continued."""
-    root = Path(pdetr3d.__file__).parent
+    """Digest of the sources, jobs included: results of other code are not continued."""
+    root = Path(pdetr3d.__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
+    for file in sorted(file for package in ("pdetr3d", "ray_jobs") for file in (root / package).rglob("*.py")):
         digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

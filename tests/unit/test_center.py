@@ -130,9 +130,21 @@ def test_decoding_inverts_encoding() -> None:
         assert len(boxes[b]) == 3
         order = np.argsort(boxes[b].center_m[:, 0])
         expected = batch.box[b][batch.box[b][:, 0].argsort()].numpy()
-        got = np.concatenate([boxes[b].center_m, boxes[b].size_m, boxes[b].yaw_rad[:, None]], 1)[order]
+        got = boxes[b].rows[order]
         np.testing.assert_allclose(got, expected, atol=1e-4)
         assert sorted(boxes[b].label.tolist()) == sorted(batch.box_label[b].tolist())
+
+
+def test_a_cell_may_be_a_peak_of_two_classes() -> None:
+    config, batch = tiny_config(), make_batch(clicks=1, seed=2)
+    maps = perfect_maps(config, batch)[0]
+    label = batch.box_label[0, 0].item()
+    other = (label + 1) % 10
+    maps.heatmap[0, other, maps.cells.row[0], maps.cells.column[0]] = 0.0
+    boxes = CenterDecoder(config)([maps])[0]
+    assert boxes.label.tolist() == [label, other]
+    assert boxes.score.tolist() == pytest.approx([1 / (1 + np.exp(-6)), 0.5])
+    np.testing.assert_allclose(boxes.rows[0], boxes.rows[1])
 
 
 def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> None:
@@ -181,8 +193,11 @@ def test_nms_equals_a_plain_loop() -> None:
     n = 60
     rows = np.concatenate([rng.uniform(-8, 8, (n, 3)), rng.uniform(1, 5, (n, 3)), rng.uniform(-3, 3, (n, 1))], 1)
     score = rng.random(n)
-    assert nms_bev(rows, score, 0.2).tolist() == greedy_nms(bev_iou(rows, rows), score, 0.2)
-    assert nms_bev(np.zeros((0, 7)), np.zeros(0), 0.2).tolist() == []
+    label = rng.integers(0, 2, len(rows))
+    for classes in (np.zeros_like(label), label):
+        overlap = np.where(classes[:, None] == classes, bev_iou(rows, rows), 0)
+        assert nms_bev(rows, score, classes, 0.2).tolist() == greedy_nms(overlap, score, 0.2)
+    assert nms_bev(np.zeros((0, 7)), np.zeros(0), np.zeros(0), 0.2).tolist() == []
 
 
 def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
