@@ -153,7 +153,7 @@ class TeacherOutput:
 
     Attributes:
         box: (B, K, 7) decoded boxes x, y, z, l, w, h, yaw.
-        code: (B, K, 8) what the box is decoded from (``decode_click_box``).
+        code: (B, K, 10) what the box is decoded from (``decode_click_box``).
         quality: (B, K) logits of the box's localization quality.
     """
 

@@ -32,13 +32,13 @@ class Section(BaseModel):
 class SimConfig(Section):
     """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
-    scenes: Positive = 200  # train scenes
+    scenes: Positive = 300  # train scenes
     select_scenes: Positive = 20
     val_scenes: Positive = 80
     keyframes: Positive = 2  # per scene, at 2 Hz
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
     image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
-    lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 720
+    lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
     seed: Annotated[int, Field(ge=0)] = 0
     processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
 

@@ -39,7 +39,7 @@ QUICKSTART = Config(
         train_split="sim_train",
         select_split="sim_select",
         val_split="sim_val",
-        num_sweeps=2,
+        num_sweeps=3,
         image_size_px=(256, 144),
     ),
     sim=SimConfig(),
@@ -57,7 +57,7 @@ QUICKSTART = Config(
         augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
         augment_rotation_rad=3.1416,  # headings are coded relative to the viewing ray, which turns with the scene
         augment_scale=(0.95, 1.05),
-        optim=OptimConfig(lr=2e-3, epochs=40.0, batch_size=2, log_every=25),
+        optim=OptimConfig(lr=2e-3, epochs=27.0, batch_size=2, log_every=25),
     ),
     student=StudentConfig(
         tasks=(tuple(range(10)),),
@@ -72,8 +72,8 @@ QUICKSTART = Config(
         augment_scale=(0.95, 1.05),
         augment_translation_m=0.2,
     ),
-    # Three passes are few: many small steps learn more from them than few large ones.
-    optim=OptimConfig(lr=2e-3, epochs=3.0, batch_size=1, checkpoints=2, log_every=50),
+    # So few passes: many small steps learn more from them than few large ones.
+    optim=OptimConfig(lr=2e-3, epochs=1.7, batch_size=1, checkpoints=2, log_every=50),
     scaling=ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=2),
 )
 

@@ -30,17 +30,17 @@ COLUMNS = {
 def class_mean_boxes(
     clicks: PointLabels, prior_size_m: NDArray[np.floating], yaw_rad: NDArray[np.floating] | None = None
 ) -> Boxes3D:
-    """The floor that a teacher must beat: the class-mean box centered on each click, heading along +x unless given.
+    """The floor that a teacher must beat: the class-mean box centered on each click, heading forward (+y) unless given.
 
     Args:
         clicks: K clicks, LIDAR_TOP frame.
         prior_size_m: (10, 3) mean (l, w, h) [m] per class.
-        yaw_rad: (K,) headings [rad]; default 0.
+        yaw_rad: (K,) headings [rad]; default pi / 2, the way most traffic round the ego vehicle drives.
 
     Returns:
         K pseudo labels in the order of the clicks, score 1.
     """
-    yaw = np.zeros(len(clicks)) if yaw_rad is None else yaw_rad
+    yaw = np.full(len(clicks), np.pi / 2) if yaw_rad is None else yaw_rad
     return Boxes3D.build(clicks.xyz_m, np.asarray(prior_size_m)[clicks.label], yaw, clicks.label, source=SOURCE_PSEUDO)
 
 

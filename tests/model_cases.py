@@ -25,6 +25,7 @@ TINY = [
     "teacher.dropout=0",
     "student.neck_channels=[8,8,8]",
     "student.head_channels=8",
+    "student.regression_reach=0",
     "teacher.decoder_layers=1",
 ]
 

@@ -81,8 +81,8 @@ class CenterCriterion:
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap))
             box_sum = box_sum + self._box_loss(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)
-        count, places = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
-        return {"heatmap": heat_sum / count, "box": self.config.student.box_weight * box_sum / places}
+        per_object, per_place = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
+        return {"heatmap": heat_sum / per_object, "box": self.config.student.box_weight * box_sum / per_place}
 
     @staticmethod
     def encode(box: Tensor, velocity: Tensor, offset: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class TeacherCriterion:
 
     Args:
         config: weights.
-        encode: (box (N, 7), click (N, 3), prior size (N, 3)) -> code (N, 8), the inverse of the model's decoding.
+        encode: (box (N, 7), click (N, 3), prior size (N, 3)) -> code (N, 10), the inverse of the model's decoding.
         prior_size_m: (10, 3).
         rank_mean: mean of a scalar over ranks.
     """

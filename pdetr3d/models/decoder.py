@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from pdetr3d.config import TeacherConfig
 from pdetr3d.models.roi_fusion import DRoIFusion
 
-BOX_CODE = 8  # dx, dy, dz, dl, dw, dh, sin yaw, cos yaw
-AT_CLICK = (0, 0, 0, 0, 0, 0, 0, 1)  # the class-mean box at the click, facing away from the sensor
+BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
+AT_CLICK = (0, 0, 0, 0, 0, 0, 0, 1, 0, 1)  # the class-mean box at the click, facing away from the sensor
 
 
 def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
-    """Code (..., 8) -> box (..., 7), relative to the click (..., 3) and the class's mean size (..., 3).
+    """Code (..., 10) -> box (..., 7), relative to the click (..., 3) and the class's mean size (..., 3).
 
     In a frame at the click whose x points away from the sensor:
     center = (dx d, dy d, dz h) with d the diagonal of the mean footprint; size = mean * exp(dl, dw, dh); heading = yaw.
+    The box's axis is that of 2 yaw, its direction along the axis that of yaw: where front and rear look alike, the mean
+    of two opposite headings says nothing, that of their common axis everything.
     What looks the same, to the LiDAR or in the image of whichever camera, so has the same code wherever it stands
     (KITTI's observation angle). The height is relative to the click too: the released code's absolute z wastes that
     prior (method.md 2.7).
@@ -29,7 +31,10 @@ def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     ray = viewing_direction(click)
     center = click + turn(code[..., :3] * center_unit(prior_size), ray)
     size = prior_size * code[..., 3:6].clamp(-2, 2).exp()
-    heading = turn(code[..., [7, 6]], ray)
+    axis = torch.atan2(code[..., 8:9], code[..., 9:10]) / 2
+    axis = torch.cat([axis.cos(), axis.sin()], -1)
+    forward = (axis * code[..., [7, 6]]).sum(-1, keepdim=True) >= 0
+    heading = turn(torch.where(forward, axis, -axis), ray)
     return torch.cat([center, size, torch.atan2(heading[..., 1:], heading[..., :1])], -1)
 
 
@@ -38,7 +43,8 @@ def encode_click_box(box: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     back = viewing_direction(click) * click.new_tensor([1.0, -1.0])
     center = turn(box[..., :3] - click, back) / center_unit(prior_size)
     heading = turn(torch.cat([box[..., 6:7].cos(), box[..., 6:7].sin()], -1), back)
-    return torch.cat([center, (box[..., 3:6] / prior_size).log(), heading[..., [1, 0]]], -1)
+    double = turn(heading, heading)
+    return torch.cat([center, (box[..., 3:6] / prior_size).log(), heading[..., [1, 0]], double[..., [1, 0]]], -1)
 
 
 def viewing_direction(click: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ LOSS_TOLERANCE = 1e-3  # relative
 OVERRIDES = [
     "optim.batch_size=4",
     f"optim.lr={LEARNING_RATE}",
+    "student.regression_reach=1",
     "optim.log_every=1",
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",

@@ -49,7 +49,7 @@ BAD = [
     (["sim.image_size_px=[0,10]"], "config key sim.image_size_px.0 = 0"),
     (["sim.image_size_px=[320"], "cannot be read"),
     (["optim.batch_size=3", "scaling.workers=2"], "optim.batch_size 3 is global and must be a multiple"),
-    (["teacher.optim.batch_size=3", "scaling.workers=2"], "teacher.optim.batch_size 3 is global"),
+    (["teacher.optim.batch_size=3", "optim.batch_size=2", "scaling.workers=2"], "teacher.optim.batch_size 3 is global"),
     (["scaling.workers=0"], "config key scaling.workers = 0"),
     (["run.seed=-1"], "config key run.seed = -1"),
 ]
@@ -80,6 +80,7 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
             "optim.lr=5e-4",
             "sim.image_size_px=[320,180]",
             "scaling.workers=2",
+            "optim.batch_size=2",
             "optim.epochs=4",
             "run.name=a b",
             "label.ratio=1",
@@ -90,7 +91,15 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
     assert config.run.name == "a b" and config.label.ratio == 1.0
     assert presets.QUICKSTART.to_json() == before
     changed = {key for key, value in config.flat().items() if value != presets.QUICKSTART.flat()[key]}
-    assert changed == {"optim.lr", "sim.image_size_px", "scaling.workers", "optim.epochs", "run.name", "label.ratio"}
+    assert changed == {
+        "optim.lr",
+        "sim.image_size_px",
+        "scaling.workers",
+        "optim.batch_size",
+        "optim.epochs",
+        "run.name",
+        "label.ratio",
+    }
 
 
 def test_a_list_override_replaces_the_whole_list() -> None:

@@ -122,7 +122,11 @@ def test_class_mean_boxes_sit_on_their_clicks():
     boxes = class_mean_boxes(points, FALLBACK_SIZE_M)
     np.testing.assert_array_equal(boxes.center_m, [[1, 2, 3], [4, 5, 6]])
     np.testing.assert_array_equal(boxes.size_m, FALLBACK_SIZE_M[[8, 0]])
-    assert boxes.yaw_rad.tolist() == [0, 0] and boxes.label.tolist() == [8, 0] and (boxes.source == SOURCE_PSEUDO).all()
+    assert (
+        boxes.yaw_rad.tolist() == pytest.approx([np.pi / 2] * 2)
+        and boxes.label.tolist() == [8, 0]
+        and (boxes.source == SOURCE_PSEUDO).all()
+    )
     assert class_mean_boxes(points, FALLBACK_SIZE_M, np.array([1.0, 2.0])).yaw_rad.tolist() == [1, 2]
     assert len(class_mean_boxes(PointLabels.empty(), FALLBACK_SIZE_M)) == 0
 

@@ -124,11 +124,25 @@ def test_code_round_trip() -> None:
 def test_code_by_hand() -> None:
     """A click 10 m to the left: away from the sensor is +y, and to that direction's left is -x."""
     click, prior = torch.tensor([[0.0, 10.0, 1.0]]), torch.tensor([[4.0, 3.0, 2.0]])  # footprint diagonal 5 m
-    code = torch.tensor([[0.2, 0.1, 0.5, 0, np.log(2), 0, 1, 0]], dtype=torch.float32)  # heading: left of the ray
+    # Heading left of the ray: yaw 90 degrees (sin 1, cos 0), axis at 180 degrees of 2 yaw (sin 0, cos -1).
+    code = torch.tensor([[0.2, 0.1, 0.5, 0, np.log(2), 0, 1, 0, 0, -1]], dtype=torch.float32)
     expected = torch.tensor([[-0.5, 11.0, 2.0, 4.0, 6.0, 2.0, np.pi]], dtype=torch.float32)
     box = decode_click_box(code, click, prior)
     box[..., 6] = box[..., 6].abs()  # pi and -pi are one heading
     torch.testing.assert_close(box, expected, atol=1e-5, rtol=0)
+
+
+def test_the_axis_is_that_of_the_double_angle_and_its_direction_that_of_the_single() -> None:
+    click, prior = torch.tensor([[10.0, 0.0, 0.0]]), torch.ones(1, 3)  # the ray is +x
+    axis = np.pi / 6
+    for sin, cos, expected in [
+        (0.1, 0.1, axis),
+        (-0.1, -0.1, axis - np.pi),
+        (0.9, 0.0, axis),
+        (0.0, -0.2, axis - np.pi),
+    ]:
+        code = torch.tensor([[0, 0, 0, 0, 0, 0, sin, cos, np.sin(2 * axis), np.cos(2 * axis)]], dtype=torch.float32)
+        assert decode_click_box(code, click, prior)[0, 6].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_turned_scene_has_the_same_code() -> None:
