@@ -222,8 +222,8 @@ class Config(Section):
         for name, optim in (("optim", self.optim), ("teacher.optim", self.teacher.optim)):
             if optim.batch_size % self.scaling.workers:
                 raise ValueError(
-                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of "
-                    f"scaling.workers {self.scaling.workers}"
+                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers "
+                    f"{self.scaling.workers}: set {name}.batch_size={self.scaling.workers}, or fewer workers"
                 )
         if self.model.norm == "sync" and not self.scaling.use_gpu:
             raise ValueError(

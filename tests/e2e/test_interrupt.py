@@ -75,6 +75,10 @@ class Job:
         lines = [line for line in self.text().splitlines() if f"/{STEPS} " in line and "student_full step " in line]
         return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
 
+    def workers_end(self) -> None:
+        """Wait until none of its training workers is left: from then on it writes no more."""
+        assert not psutil.wait_procs([p for p in self.family.values() if is_worker(p)], timeout=60)[1]
+
     def left_behind(self) -> list[psutil.Process]:
         """Processes of the family that outlive it by 90 s: Ray's agents are slow to see that a driver was killed."""
         return psutil.wait_procs(list(self.family.values()), timeout=90)[1]
@@ -87,6 +91,13 @@ class Job:
                 pass
         for process in psutil.wait_procs(list(self.family.values()), timeout=1)[1]:
             process.kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return any("RayTrainWorker" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture
@@ -109,7 +120,7 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
     first.process.send_signal(how)
     code = first.finish()
     assert code == (-9 if how == signal.SIGKILL else 130), first.text()
-    assert not first.left_behind()
+    first.workers_end()
     assert not (run_dir / "student_full" / "done.json").exists()
     committed = int(ray_checkpoint(run_dir).read_text())
     assert 30 <= committed < STEPS and first.steps()[0] == 1
@@ -120,7 +131,7 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
 
     jobs.append(second := Job(run_dir, sim_world, tmp_path / "second.txt"))
     assert second.finish() == 0, second.text()
-    assert not second.left_behind()
+    assert not first.left_behind() and not second.left_behind()
     assert second.steps() == list(range(second.steps()[0], STEPS + 1))
     assert committed < second.steps()[0] <= committed + 2  # progress.txt is written just after the checkpoint
     assert (run_dir / "student_full" / "done.json").exists()
