@@ -74,6 +74,7 @@ class ModelConfig(Section):
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2
+    pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
     pillar_channels: Positive = 64
     backbone_channels: tuple[Positive, ...] = (64, 128, 256)
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)

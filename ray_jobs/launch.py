@@ -55,6 +55,7 @@ def init_ray(use_gpu: bool) -> None:
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: each stage ends 2-4 s sooner
         address = os.environ.get("RAY_ADDRESS", "local")
         # The dashboard (on loopback) carries the state API, which Ray Train polls.
         local: dict[str, Any] = (

@@ -27,6 +27,7 @@ TINY = [
     "student.head_channels=8",
     "student.regression_reach=0",
     "teacher.decoder_layers=1",
+    "scaling.workers=1",
 ]
 
 

@@ -44,14 +44,20 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
     """Move a sample by an affine matrix made of uniform scale, z-rotation, x/y mirrors and translation.
 
     Points, boxes (center, size, yaw, velocity) and clicks move; ``lidar2img`` takes the inverse, so that projections of
-    moved points land on the same pixels; ``sample.augmentation`` accumulates.
+    moved points land on the same pixels; ``sample.augmentation`` accumulates. A mirrored world has mirrored pictures:
+    images turn left to right with it, or they would show headings that no box has.
     """
     points = sample.points.copy()
     points[:, :3] = rigid.apply(lidar2augmented, points[:, :3])
+    images, lidar2img = sample.images, sample.lidar2img @ rigid.inverse(lidar2augmented)
+    if len(images) and np.linalg.det(lidar2augmented[:3, :3]) < 0:
+        images = np.ascontiguousarray(images[:, :, ::-1])
+        lidar2img[:, 0] = images.shape[2] * lidar2img[:, 2] - lidar2img[:, 0]  # u becomes width - u
     return replace(
         sample,
         points=points,
-        lidar2img=sample.lidar2img @ rigid.inverse(lidar2augmented),
+        images=images,
+        lidar2img=lidar2img,
         boxes=move_boxes(sample.boxes, lidar2augmented),
         clicks=replace(sample.clicks, xyz_m=rigid.apply(lidar2augmented, sample.clicks.xyz_m)),
         augmentation=lidar2augmented @ sample.augmentation,

@@ -100,24 +100,9 @@ def footprints(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[
     return np.asarray(shapely.polygons(ground), dtype=object).reshape(len(ground))
 
 
-def _iou(a: NDArray[np.object_], b: NDArray[np.object_]) -> NDArray[np.float64]:
-    shared = shapely.area(shapely.intersection(a, b))
-    return shared / (shapely.area(a) + shapely.area(b) - shared)
-
-
-def bev_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
-    """Rotated BEV IoU of each box of ``a`` (N, 7) with each of ``b`` (M, 7), rows x, y, z, l, w, h, yaw: (N, M)."""
-    a, b = np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
-    result = np.zeros((len(a), len(b)))
-    # Only pairs whose circumscribed circles meet can overlap; the exact test costs microseconds a pair.
-    reach = np.hypot(a[:, 3], a[:, 4])[:, None] + np.hypot(b[:, 3], b[:, 4])[None]
-    i, j = np.nonzero(np.linalg.norm(a[:, None, :2] - b[None, :, :2], axis=-1) < reach / 2)
-    if len(i):
-        result[i, j] = bev_iou_aligned(a[i], b[j])
-    return result
-
-
 def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
     """Rotated BEV IoU of box i of ``a`` with box i of ``b``, both (N, 7) rows x, y, z, l, w, h, yaw: (N,) float64."""
-    a, b = np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
-    return _iou(footprints(a[:, :3], a[:, 3:6], a[:, 6]), footprints(b[:, :3], b[:, 3:6], b[:, 6]))
+    a, b = (np.asarray(rows, np.float64).reshape(-1, 7) for rows in (a, b))
+    one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a, b))
+    shared = shapely.area(shapely.intersection(one, other))
+    return shared / (shapely.area(one) + shapely.area(other) - shared)

@@ -1,5 +1,4 @@
-"""Points -> BEV feature map by dynamic pillars: every point counts, no cap per pillar (PointPillars' encoder,
-vectorized).
+"""Points -> BEV feature map: PointPillars' encoder, vectorized, without padding and without a cap on pillars.
 
 Legend: P points, C channels, B samples, G grid cells per side. BEV maps: rows = y, columns = x.
 """
@@ -27,6 +26,7 @@ class PillarEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.grid, self.pillar_m, self.channels = config.grid, config.pillar_m, config.pillar_channels
+        self.most = config.pillar_points
         self.low: Tensor
         self.high: Tensor
         self.register_buffer("low", torch.tensor(config.range_m[:3]), persistent=False)
@@ -41,7 +41,7 @@ class PillarEncoder(nn.Module):
             points, cell = points[:0], cell[:0]
             features = self.linear(points.new_zeros(0, POINT_FEATURES))
         else:
-            filled, pillar = torch.unique(cell, return_inverse=True)
+            points, pillar, filled = self.group(points, cell)
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, filled))))
             features, cell = pillar_max(features, pillar, len(filled)), filled
         bev = features.new_zeros(batch_size * self.grid**2, self.channels).index_copy(0, cell, features)
@@ -53,6 +53,21 @@ class PillarEncoder(nn.Module):
         points, sample = points[inside], point_sample[inside]
         column_row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().clamp_(max=self.grid - 1)
         return points, (sample * self.grid + column_row[:, 1]) * self.grid + column_row[:, 0]
+
+    def group(self, points: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sort points by pillar; keep at most ``model.pillar_points`` of each, evenly spaced in the order of the cloud.
+
+        Evenly, not the first: the cloud comes beam by beam and sweep by sweep, and all of them should be seen.
+
+        Returns:
+            points (P', 5), their pillar (P',) in 0 .. N-1, and the pillars' flat cell indices (N,), rising.
+        """
+        cell, order = cell.sort(stable=True)
+        filled, pillar, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
+        rank = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[pillar]
+        of = count[pillar]
+        keep = (rank + 1) * self.most // of > rank * self.most // of
+        return points[order[keep]], pillar[keep], filled
 
     def _decorate(self, points: Tensor, pillar: Tensor, filled: Tensor) -> Tensor:
         count = torch.bincount(pillar, minlength=len(filled))

@@ -1,5 +1,7 @@
 """Augmentation moves everything together: values by hand, and projections do not change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,24 @@ def test_corners_and_projections_follow(seed: int) -> None:
     np.testing.assert_allclose(new, old, atol=1e-4)
     np.testing.assert_allclose(after.clicks.xyz_m, rigid.apply(matrix, before.clicks.xyz_m))
     np.testing.assert_allclose(after.augmentation, matrix)
+
+
+@pytest.mark.parametrize("mirrors", [(-1, 1), (1, -1), (-1, -1)])
+def test_a_mirrored_world_has_mirrored_pictures(mirrors: tuple[float, float]) -> None:
+    """A point's pixel shows the same color before and after; a half turn (two mirrors) leaves pictures as they are."""
+    before = sample(Boxes3D.empty(), np.zeros((0, 3)))
+    camera = np.array([[20.0, -30, 0, 0], [15, 0, -30, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # looks along +x, 40 x 30 px
+    images = np.random.default_rng(0).integers(0, 256, (6, 30, 40, 3), np.uint8)
+    before = replace(before, images=images, lidar2img=np.tile(camera, (6, 1, 1)))
+    after = augment(before, np.diag([*mirrors, 1.0, 1.0]))
+    assert np.array_equal(after.images, images) == (mirrors == (-1, -1))
+    for point in ([10.0, 2.1, 1], [8, -4.1, -3], [30, 5.2, 0]):  # no pixel borders
+        colors = []
+        for view, x, y in ((before, point[0], point[1]), (after, point[0] * mirrors[0], point[1] * mirrors[1])):
+            u, v, depth, _ = view.lidar2img[2] @ [x, y, point[2], 1]
+            assert depth == pytest.approx(point[0])
+            colors.append(view.images[2, int(v / depth), int(u / depth)].tolist())
+        assert colors[0] == colors[1]
 
 
 def test_empty_sample_is_normal() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pdetr3d.batch import Cells, TaskMaps
-from pdetr3d.geometry.boxes import bev_iou
+from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.losses.center_criterion import CenterCriterion, gaussian_maps, gaussian_radius, heatmap_focal_loss
 from pdetr3d.models.center_head import Regression, peaks
@@ -194,8 +194,9 @@ def test_nms_equals_a_plain_loop() -> None:
     rows = np.concatenate([rng.uniform(-8, 8, (n, 3)), rng.uniform(1, 5, (n, 3)), rng.uniform(-3, 3, (n, 1))], 1)
     score = rng.random(n)
     label = rng.integers(0, 2, len(rows))
+    pairs = bev_iou_aligned(np.repeat(rows, n, 0), np.tile(rows, (n, 1))).reshape(n, n)
     for classes in (np.zeros_like(label), label):
-        overlap = np.where(classes[:, None] == classes, bev_iou(rows, rows), 0)
+        overlap = np.where(classes[:, None] == classes, pairs, 0)
         assert nms_bev(rows, score, classes, 0.2).tolist() == greedy_nms(overlap, score, 0.2)
     assert nms_bev(np.zeros((0, 7)), np.zeros(0), np.zeros(0), 0.2).tolist() == []
 

@@ -79,14 +79,15 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
         [
             "optim.lr=5e-4",
             "sim.image_size_px=[320,180]",
-            "scaling.workers=2",
-            "optim.batch_size=2",
+            "scaling.workers=4",
+            "optim.batch_size=4",
+            "teacher.optim.batch_size=8",
             "optim.epochs=4",
             "run.name=a b",
             "label.ratio=1",
         ],
     )
-    assert config.optim.lr == 5e-4 and config.sim.image_size_px == (320, 180) and config.scaling.workers == 2
+    assert config.optim.lr == 5e-4 and config.sim.image_size_px == (320, 180) and config.scaling.workers == 4
     assert config.optim.epochs == 4.0 and isinstance(config.optim.epochs, float)
     assert config.run.name == "a b" and config.label.ratio == 1.0
     assert presets.QUICKSTART.to_json() == before
@@ -96,6 +97,7 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
         "sim.image_size_px",
         "scaling.workers",
         "optim.batch_size",
+        "teacher.optim.batch_size",
         "optim.epochs",
         "run.name",
         "label.ratio",

@@ -8,9 +8,9 @@ from tests.model_cases import make_batch, tiny_config
 from tests.reference.model_oracles import pillar_of
 
 
-def encoder() -> PillarEncoder:
+def encoder(*overrides: str) -> PillarEncoder:
     torch.manual_seed(0)
-    return PillarEncoder(tiny_config().model)
+    return PillarEncoder(tiny_config(*overrides).model)
 
 
 def test_rows_are_y_and_columns_are_x() -> None:
@@ -38,6 +38,18 @@ def test_features_equal_a_plain_loop() -> None:
         features = model.norm(model.linear(torch.tensor(np.array(rows), dtype=torch.float32))).relu()
         expected[sample, :, row, column] = features.max(0).values.detach().numpy()
     np.testing.assert_allclose(bev, expected, atol=2e-5)
+
+
+def test_full_pillars_are_thinned_out_evenly() -> None:
+    # By hand: of 7 points at most 3 stay: rank r stays where floor(3 (r + 1) / 7) > floor(3 r / 7): r = 2, 4, 6.
+    points = torch.zeros(10, 5)
+    points[:, 0] = torch.tensor([1.0, -1, 1, 1, 1, -1, 1, 1, -1, 1])
+    points[:, 3] = torch.arange(10)  # the intensity names the point
+    model = encoder("model.pillar_points=3")
+    kept, pillar, filled = model.group(*model.assign(points, torch.zeros(10, dtype=torch.long)))
+    assert kept[:, 3].tolist() == [1, 5, 8, 3, 6, 9]
+    assert pillar.tolist() == [0, 0, 0, 1, 1, 1]
+    assert filled.tolist() == [16 * 32 + 14, 16 * 32 + 17]  # row 12.8 / 0.8, columns 11.8 / 0.8 and 13.8 / 0.8
 
 
 def test_points_outside_are_dropped_and_none_is_normal() -> None:

@@ -74,11 +74,10 @@ def test_where_a_run_computes_may_differ(tmp_path: Path) -> None:
 
 
 def test_other_code_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = tmp_path / "package"
+    sources = tmp_path / "code" / "ray_jobs"  # the jobs are code, too
     (sources / "inner").mkdir(parents=True)
-    (sources / "__init__.py").write_text("")
     (sources / "inner" / "code.py").write_text("x = 1\n")
-    monkeypatch.setattr(pdetr3d, "__file__", str(sources / "__init__.py"))
+    monkeypatch.setattr(pdetr3d, "__file__", str(tmp_path / "code" / "pdetr3d" / "__init__.py"))
     first = begin(tmp_path / "run", tiny_config())
     (sources / "notes.txt").write_text("not code")
     assert RunDir(tmp_path / "run", tiny_config()).digest == first.digest
