@@ -14,6 +14,7 @@ from pdetr3d.config import TeacherConfig
 from pdetr3d.models.roi_fusion import DRoIFusion
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
+FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
 AT_CLICK = (0, 0, 0, 0, 0, 0, 0, 1, 0, 1)  # the class-mean box at the click, facing away from the sensor
 
 
@@ -45,6 +46,20 @@ def encode_click_box(box: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     heading = turn(torch.cat([box[..., 6:7].cos(), box[..., 6:7].sin()], -1), back)
     double = turn(heading, heading)
     return torch.cat([center, (box[..., 3:6] / prior_size).log(), heading[..., [1, 0]], double[..., [1, 0]]], -1)
+
+
+def join_frames(raw: Tensor, click: Tensor) -> Tensor:
+    """(..., 16) -> code (..., 10): a code in the viewing frame plus, turned into it, its flat part in the LiDAR frame.
+
+    A camera shows how a box stands to the viewing ray, the BEV map how it stands to x and y. Each is a plain readout of
+    what a query sees; one frame for both would make the network multiply its readings with the ray's direction.
+    """
+    code, dx, dy, sin, cos, sin2, cos2 = raw[..., :BOX_CODE], *raw[..., BOX_CODE:].unbind(-1)
+    back = viewing_direction(click) * click.new_tensor([1.0, -1.0])
+    shift, heading = (turn(torch.stack(pair, -1), back) for pair in ((dx, dy), (cos, sin)))
+    axis = turn(turn(torch.stack([cos2, sin2], -1), back), back)
+    flat = torch.cat([shift, torch.zeros_like(code[..., :4]), heading.flip(-1), axis.flip(-1)], -1)
+    return code + flat
 
 
 def viewing_direction(click: Tensor) -> Tensor:
@@ -92,7 +107,7 @@ class Decoder(nn.Module):
         super().__init__()
         c = config.channels
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE) for _ in range(config.decoder_layers))
+        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE + FLAT_CODE) for _ in range(config.decoder_layers))
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(config.decoder_layers))
         for head in self.box_heads:  # start at the class-mean box at the click, facing away from the sensor
             nn.init.zeros_(head[-1].weight)  # type: ignore[index]
@@ -114,14 +129,14 @@ class Decoder(nn.Module):
         images: Sequence[Tensor] | None,
         views: tuple[Tensor, Tensor, Tensor] | None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Returns boxes (B, K, 7), codes (B, K, 8), quality logits (B, K), each one entry per layer."""
+        """Returns boxes (B, K, 7), codes (B, K, 10), quality logits (B, K), each one entry per layer."""
         roi = decode_click_box(click.new_tensor(AT_CLICK).expand(*click.shape[:-1], -1), click, prior_size)
         boxes, codes, qualities = [], [], []
         query = content
         for layer, box_head, quality_head in zip(self.layers, self.box_heads, self.quality_heads, strict=True):
             assert isinstance(layer, DecoderLayer)
             query = layer(query, layer.fusion(query + position, roi, bev, range_m, images, views))
-            code = box_head(query).float()
+            code = join_frames(box_head(query).float(), click)
             box = decode_click_box(code, click, prior_size)
             boxes.append(box)
             codes.append(code)

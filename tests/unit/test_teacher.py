@@ -7,7 +7,7 @@ import torch
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.camera import project as project_numpy
-from pdetr3d.models.decoder import decode_click_box, encode_click_box
+from pdetr3d.models.decoder import center_unit, decode_click_box, encode_click_box, join_frames
 from pdetr3d.models.roi_fusion import CameraRoI, box_corners, project
 from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
 from pdetr3d.training.build import build, click_boxes
@@ -152,6 +152,20 @@ def test_a_turned_scene_has_the_same_code() -> None:
     turned = torch.cat([batch.box[..., :3] @ rotation.T, batch.box[..., 3:6], batch.box[..., 6:] + angle], -1)
     expected = encode_click_box(batch.box, batch.click, prior)
     torch.testing.assert_close(encode_click_box(turned, batch.click @ rotation.T, prior), expected, atol=1e-5, rtol=0)
+
+
+def test_either_frame_can_say_the_whole_flat_part_of_a_code() -> None:
+    batch = make_batch()
+    prior = torch.tensor(FALLBACK_SIZE_M)[batch.click_label]
+    expected = encode_click_box(batch.box, batch.click, prior)
+    zero = torch.zeros(*expected.shape[:-1], 6)
+    torch.testing.assert_close(join_frames(torch.cat([expected, zero], -1), batch.click), expected)
+    shift = (batch.box[..., :2] - batch.click[..., :2]) / center_unit(prior)[..., :2]
+    yaw = batch.box[..., 6]
+    in_lidar_frame = torch.stack([*shift.unbind(-1), yaw.sin(), yaw.cos(), (2 * yaw).sin(), (2 * yaw).cos()], -1)
+    upright = expected * torch.tensor([0, 0, 1, 1, 1, 1, 0, 0, 0, 0])
+    joined = join_frames(torch.cat([upright, in_lidar_frame], -1), batch.click)
+    torch.testing.assert_close(joined, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_roi_grid_center_is_the_projected_click() -> None:
