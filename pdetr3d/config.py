@@ -32,9 +32,9 @@ class Section(BaseModel):
 class SimConfig(Section):
     """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
-    scenes: Positive = 300  # train scenes
-    select_scenes: Positive = 20
-    val_scenes: Positive = 80
+    scenes: Positive = 420  # train scenes
+    select_scenes: Positive = 10
+    val_scenes: Positive = 60
     keyframes: Positive = 2  # per scene, at 2 Hz
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
     image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
