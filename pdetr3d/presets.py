@@ -57,7 +57,7 @@ QUICKSTART = Config(
         augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
         augment_rotation_rad=0.3,
         augment_scale=(0.95, 1.05),
-        optim=OptimConfig(lr=2e-3, epochs=25.0, batch_size=2, log_every=25),
+        optim=OptimConfig(lr=2e-3, epochs=20.0, batch_size=2, log_every=25),
     ),
     student=StudentConfig(
         tasks=(tuple(range(10)),),
@@ -73,7 +73,7 @@ QUICKSTART = Config(
         augment_translation_m=0.2,
     ),
     # So few passes: many small steps learn more from them than few large ones.
-    optim=OptimConfig(lr=6e-3, epochs=1.55, batch_size=2, checkpoints=2, log_every=50),
+    optim=OptimConfig(lr=6e-3, epochs=1.3, batch_size=2, checkpoints=2, log_every=50),
     # Two workers of one thread, not one of two: on two cores shared with Ray the threads of one wait for one another.
     scaling=ScalingConfig(workers=2, cpus_per_worker=0.75, threads_per_worker=1, data_cpus=0.25),
 )

@@ -67,6 +67,13 @@ def read_lidar(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{path}: cannot read LiDAR file ({error.strerror})") from error
     check_lidar_size(path, len(raw))
     points = np.frombuffer(raw, np.float32).reshape(-1, 5)
+    if not np.isfinite(points).all():  # of the whole first: row by row it takes forty times as long
+        _refuse_broken(points, path)
+    return points
+
+
+def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
+    """Raise DataError for coordinates or intensities that are not finite (the ring is not read)."""
     broken = ~np.isfinite(points[:, :4]).all(1)
     if broken.any():
         first = int(np.argmax(broken))
@@ -74,13 +81,12 @@ def read_lidar(path: Path) -> NDArray[np.float32]:
             f"{path}: {broken.sum()} of {len(points)} points have a number that is not finite, first point {first}: "
             f"{points[first, :4].tolist()}; all must be finite; copy or export the file again"
         )
-    return points
 
 
 def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float) -> NDArray[np.float32]:
     points = read_lidar(path)
     # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
-    points = points[(np.abs(points[:, :2]) >= CLOSE_M).any(1)]
+    points = points[(np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)]
     result = np.empty((len(points), 5), np.float32)
     result[:, :3] = points[:, :3] if sweep2lidar is None else apply(sweep2lidar, points[:, :3])
     result[:, 3] = points[:, 3]
