@@ -45,7 +45,7 @@ QUICKSTART = Config(
     sim=SimConfig(),
     model=SMALL_MODEL,
     teacher=TeacherConfig(
-        roi_grid=3,
+        roi_grid=5,
         free_points=4,
         channels=48,
         heads=8,
@@ -96,7 +96,8 @@ REAL_SMOKE = QUICKSTART.model_copy(
                 "lidar_init": "none",
                 "augment_rotation_rad": 0.0,
                 "augment_scale": (1.0, 1.0),
-                "optim": OptimConfig(lr=2e-3, epochs=150.0, batch_size=1),
+                "dropout": 0.0,
+                "optim": OptimConfig(lr=2e-3, epochs=250.0, batch_size=1),
             }
         ),
         "student": QUICKSTART.student.model_copy(
@@ -108,7 +109,7 @@ REAL_SMOKE = QUICKSTART.model_copy(
             }
         ),
         "optim": OptimConfig(lr=2e-3, epochs=200.0, batch_size=1),
-        "scaling": ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=2),
+        "scaling": ScalingConfig(workers=1, cpus_per_worker=1.0, threads_per_worker=1),
         "run": RunSection(arms=("ours",)),
     }
 )
