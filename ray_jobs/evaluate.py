@@ -7,7 +7,7 @@ from ray_jobs.stages import Stages
 
 def body(stages: Stages) -> None:
     """The job, once Ray runs."""
-    print_arms({arm: stages.evaluate(arm) for arm in stages.config.run.arms})
+    print_arms(stages.evaluate(stages.config.run.arms))
 
 
 if __name__ == "__main__":

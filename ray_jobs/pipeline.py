@@ -29,8 +29,8 @@ def body(stages: Stages) -> None:
         quality = stages.pseudo_labels()
         for arm in stages.config.run.arms:
             stages.student(arm)
-        arms: dict[str, dict[str, Any]] = {arm: stages.evaluate(arm) for arm in stages.config.run.arms}
-        picture = draw_predictions(stages)
+        arms = stages.evaluate(stages.config.run.arms)
+        picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
     stages.parent.log_metrics({"ratios": report["ratios"], "pseudo_labels": quality})
@@ -41,12 +41,12 @@ def body(stages: Stages) -> None:
     print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
 
 
-def draw_predictions(stages: Stages) -> Path:
+def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     """PNG of the first val sample with true boxes and the last arm-"ours" student's predictions (dashed)."""
     token = stages.data.index.tokens(stages.config.data.val_split)[0]
     record = inspection_record(stages.data.index, token)
-    arm = "ours" if "ours" in stages.config.run.arms else stages.config.run.arms[0]
-    chosen = stages.run.path / f"student_{arm}" / stages.evaluate(arm)["checkpoint"]
+    arm = "ours" if "ours" in arms else next(iter(arms))
+    chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]
     boxes = predict("student", stages.config, stages.prior, [chosen], [record])[0][token]
     sample = load_sample(record, stages.config.data, cameras=True)
     return inspect_sample(sample, stages.run.path / f"predictions_{arm}.png", boxes[boxes.score > 0.3])

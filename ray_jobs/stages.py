@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,26 +162,35 @@ class Stages:
             raise DataError(f"{self.run.path / name} is not trained: run its training job with this --run-dir first")
         return [self.run.path / name / file for file in done["checkpoints"]]
 
-    def evaluate(self, arm: str) -> dict[str, Any]:
-        """Choose the arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; returns M."""
-        name = f"evaluate_{arm}"
-        done = self.run.result(name)
-        if done is not None:
-            return done
-        began = time.monotonic()
-        files, folder = self._checkpoints(f"student_{arm}"), self.run.path / name
-        chosen, selection = files[-1], {}
-        if self.config.data.select_split and len(files) > 1:
-            scored = self._score(files, self.config.data.select_split, folder)
-            selection = {f.name: m["SPNDS"] for f, m in zip(files, scored, strict=True)}
-            chosen = max(files, key=lambda f: selection[f.name])
-        metrics = self._score([chosen], self.config.data.val_split, folder)[0]
-        with self._tracker(f"student_{arm}", {"checkpoint": str(chosen)}) as tracker:
-            tracker.log_metrics({"val": metrics})
-        self.timing[name] = time.monotonic() - began
-        return self.run.finish(name, {**metrics, "checkpoint": chosen.name, "selection": selection})
+    def evaluate(self, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Choose each arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; arm -> M.
 
-    def _score(self, files: list[Path], split: str, folder: Path) -> list[dict[str, Any]]:
+        All arms at once: a split is read once, and the actors that hold the models start once.
+        """
+        done = {arm: self.run.result(f"evaluate_{arm}") for arm in arms}
+        todo = [arm for arm, result in done.items() if result is None]
+        if todo:
+            began = time.monotonic()
+            chosen, selection = self._choose({arm: self._checkpoints(f"student_{arm}") for arm in todo})
+            scored = self._score(chosen, self.config.data.val_split)
+            for arm, file, metrics in zip(todo, chosen, scored, strict=True):
+                with self._tracker(f"student_{arm}", {"checkpoint": str(file)}) as tracker:
+                    tracker.log_metrics({"val": metrics})
+                result = {**metrics, "checkpoint": file.name, "selection": selection[arm]}
+                done[arm] = self.run.finish(f"evaluate_{arm}", result)
+            self.timing["evaluate"] = time.monotonic() - began
+        return {arm: result for arm, result in done.items() if result is not None}
+
+    def _choose(self, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, float]]]:
+        """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice)."""
+        split, every = self.config.data.select_split, [file for mine in files.values() for file in mine]
+        if not split or len(every) == len(files):
+            return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
+        scores = {file: metrics["SPNDS"] for file, metrics in zip(every, self._score(every, split), strict=True)}
+        chosen = [max(mine, key=scores.__getitem__) for mine in files.values()]
+        return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
+
+    def _score(self, files: list[Path], split: str) -> list[dict[str, Any]]:
         records = eval_records(self.data.index, split)
         poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
         data = self.data.index
@@ -192,7 +202,7 @@ class Stages:
                 split,
                 boxes,
                 poses,
-                folder / f"{split}_{file.stem}",
+                self.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
                 bins=split == self.config.data.val_split,
             )
             for file, boxes in zip(files, results, strict=True)
