@@ -21,11 +21,11 @@ def world_figures(nusc: NuScenes, split: str) -> dict[str, Any]:
     """Count objects of a split: annotations of the ten classes, distances from the ego vehicle as in the devkit.
 
     Returns:
-        ``keyframes``, ``objects_per_frame`` (annotated), ``few_points_share``: of the objects with at least one LiDAR
-        point in the keyframe, the share with at most 5; ``few_points_share_in_range``: the same within the devkit's
-        class ranges; per class ``count`` (all), ``share``, ``scored`` (with points, within the devkit's class range),
-        ``moving_share``; ``points`` per class and per distance bin: {bin: [objects, median points]} of the scored ones.
-        A split without objects gives zeros.
+        ``keyframes``, ``objects_per_frame`` (annotated), ``few_or_no_points_share``: of all objects, the share with at
+        most 5 LiDAR points in the keyframe; ``few_points_share``: of those with at least one point, the same;
+        ``few_points_share_in_range``: the same within the devkit's class ranges; per class ``count`` (all), ``share``,
+        ``scored`` (with points, within the devkit's class range), ``moving_share``; ``points`` per class and per
+        distance bin: {bin: [objects, median points]} of the scored ones. A split without objects gives zeros.
     """
     table = _objects(nusc, split)
     scored = table[(table.points > 0) & table.in_range]
@@ -45,6 +45,7 @@ def world_figures(nusc: NuScenes, split: str) -> dict[str, Any]:
     return {
         "keyframes": keyframes,
         "objects_per_frame": len(table) / max(keyframes, 1),
+        "few_or_no_points_share": _few(table),
         "few_points_share": _few(seen),
         "few_points_share_in_range": _few(scored),
         "classes": classes,

@@ -298,6 +298,7 @@ def test_figures_count_what_the_tables_hold(nusc: NuScenes) -> None:
     assert figures["objects_per_frame"] == pytest.approx(len(annotations) / 9)
     points = np.array([a["num_lidar_pts"] for a in annotations])
     assert figures["few_points_share"] == pytest.approx((points[points > 0] <= 5).mean())
+    assert figures["few_or_no_points_share"] == pytest.approx((points <= 5).mean())
     assert sum(c["count"] for c in figures["classes"].values()) == len(annotations)
     binned = sum(n for bins in figures["points"].values() for n, _ in bins.values())
     assert binned == sum(c["scored"] for c in figures["classes"].values()) <= (points > 0).sum()
