@@ -65,7 +65,7 @@ def test_the_fixed_keys_exist() -> None:
 def test_scalars_with_a_unit_say_so() -> None:
     """Lengths, angles and times end in _m, _rad, _s, _us, _px (design section 4)."""
     quantities = ("sigma_floor", "rotation", "translation", "range", "image_size", "pillar_", "threshold_", "voxel_")
-    units = ("_m", "_rad", "_s", "_us", "_px", "_channels")
+    units = ("_m", "_rad", "_s", "_us", "_px", "_channels", "_points")  # the last two are counts
     for key in presets.QUICKSTART.flat():
         if any(word in key for word in quantities):
             assert key.endswith(units), key
