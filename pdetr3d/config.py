@@ -187,6 +187,8 @@ class ScalingConfig(Section):
     threads_per_worker: Positive = 1
     use_gpu: bool = False
     data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
+    inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers
+    concurrent_stages: Positive = 1  # of a pipeline, each with its own workers, where they do not wait for one another
 
 
 class RunSection(Section):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from pdetr3d.training.checkpoint import FILE, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
+from ray_jobs.lanes import run_lanes
 from ray_jobs.stream import quiet_ray_data, train_stream
 
 # What the stream may hold in the object store: batches are small and the workers are slower than the decoders.
@@ -107,22 +105,11 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         datasets={"train": source},
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
-    with ctrl_c_interrupts():
-        trainer.fit()
-    return [_collect(folder, step, run_dir / stage.name) for step in milestones(stage.optim, stage.steps)]
-
-
-@contextlib.contextmanager
-def ctrl_c_interrupts() -> Iterator[None]:
-    """Keep Ctrl-C a KeyboardInterrupt: Ray Train installs a handler of its own, which ends the process with code 0."""
-    before = signal.getsignal(signal.SIGINT)
     try:
-        yield
-    except SystemExit as stop:
+        run_lanes([trainer.fit])  # in a thread: see there
+    except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+    return [_collect(folder, step, run_dir / stage.name) for step in milestones(stage.optim, stage.steps)]
 
 
 def _stream_options() -> ExecutionOptions:

@@ -70,12 +70,13 @@ def predict(
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.load(file)["model"] for file in checkpoints]
     scaling = config.scaling
+    actors = scaling.inference_workers or scaling.workers
     rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus).map_batches(
         Predictor,
         fn_constructor_args=(kind, config.to_json(), prior_size_m, states),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=scaling.workers),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside a training
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else None,
     )

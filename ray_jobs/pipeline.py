@@ -25,10 +25,8 @@ def body(stages: Stages) -> None:
     """The job, once Ray runs."""
     began = time.monotonic()
     with PeakMemory() as memory:
-        stages.teacher()
+        stages.train(stages.config.run.arms)
         quality = stages.pseudo_labels()
-        for arm in stages.config.run.arms:
-            stages.student(arm)
         arms = stages.evaluate(stages.config.run.arms)
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)

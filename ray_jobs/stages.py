@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, prepare
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
+from ray_jobs.lanes import run_lanes
 
 ARMS = ("boxes_only", "ours", "full")
 EXPERIMENT = "pdetr3d"
@@ -39,6 +43,20 @@ class Stages:
         self.records = training_records(self.data.index, self.data.manifest)
         self.prior, self.absent_classes = prior_size_m(self.records)
         self.timing: dict[str, float] = {}
+        self.locks: dict[str, Lock] = defaultdict(Lock)  # a stage that two lanes need is run once
+
+    def train(self, arms: Sequence[str]) -> None:
+        """Teacher, pseudo labels and the students of ``arms``; ``scaling.concurrent_stages`` of them at once."""
+
+        def from_clicks() -> None:
+            self.teacher()
+            self.pseudo_labels()
+            if "ours" in arms:
+                self.student("ours")
+
+        # "full" before "boxes_only": the teacher may train that one itself, to start from it.
+        others = [partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"]
+        run_lanes([from_clicks, *others], self.config.scaling.concurrent_stages)
 
     def lineage(self) -> dict[str, str]:
         """Digests of what every stage depends on."""
@@ -121,29 +139,28 @@ class Stages:
         guidance: bool,
         lidar_init: Path | None = None,
     ) -> list[Path]:
-        if self.run.result(name) is not None:
-            if name not in self.timing:  # not trained, nor asked for, in this process
-                print(f"{name}: finished before, nothing to do", flush=True)
-                self.timing[name] = 0.0
-            return self._checkpoints(name)
-        began = time.monotonic()
-        tags = {
-            **self.lineage(),
-            "stage": name,
-            "label_ratio": self.data.manifest.achieved_ratio,
-            "samples": len(records),
-        }
-        with self._tracker(name, tags) as tracker:
-            tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
-            files = fit(
-                Stage(
+        with self.locks[name]:
+            if self.run.result(name) is not None:
+                if name not in self.timing:  # not trained, nor asked for, in this process
+                    print(f"{name}: finished before, nothing to do", flush=True)
+                    self.timing[name] = 0.0
+                return self._checkpoints(name)
+            began = time.monotonic()
+            tags = {
+                **self.lineage(),
+                "stage": name,
+                "label_ratio": self.data.manifest.achieved_ratio,
+                "samples": len(records),
+            }
+            with self._tracker(name, tags) as tracker:
+                tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
+                work = Stage(
                     name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
-                ),
-                self.run.path,
-            )
-        self.timing[name] = time.monotonic() - began
-        self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
-        return files
+                )
+                files = fit(work, self.run.path)
+            self.timing[name] = time.monotonic() - began
+            self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
+            return files
 
     def _tracker(self, name: str, tags: dict[str, Any]) -> Tracker:
         return Tracker.start(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricLogger", "Tracker", "ui_command"]
 RUN_FILE = "mlflow_run.json"
+_remembering = threading.Lock()
 
 
 class Tracker:
@@ -166,9 +168,10 @@ def _read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
 
 def _remember(run_dir: Path, name: str, uri: str, run_id: str) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir / f"{RUN_FILE}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(_read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
-    os.replace(temporary, run_dir / RUN_FILE)
+    with _remembering:  # stages start in threads of the driver
+        temporary = run_dir / f"{RUN_FILE}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(_read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
+        os.replace(temporary, run_dir / RUN_FILE)
 
 
 def _continue_run(client: MlflowClient, run_dir: Path, name: str, uri: str) -> str | None:
