@@ -74,8 +74,11 @@ QUICKSTART = Config(
     ),
     # So few passes: many small steps learn more from them than few large ones.
     optim=OptimConfig(lr=6e-3, epochs=1.3, batch_size=2, checkpoints=2, log_every=50),
-    # Two workers of one thread, not one of two: on two cores shared with Ray the threads of one wait for one another.
-    scaling=ScalingConfig(workers=2, cpus_per_worker=0.75, threads_per_worker=1, data_cpus=0.25),
+    # Two stages at once on a worker of one thread each: two threads, or two workers that meet at every step, wait for
+    # one another on cores that they share with Ray; and batch statistics of two samples beat those of one.
+    scaling=ScalingConfig(
+        cpus_per_worker=0.75, threads_per_worker=1, data_cpus=0.25, inference_workers=2, concurrent_stages=2
+    ),
 )
 
 # Fits 1-3 real keyframes and scores them on themselves: shows that the real path works, nothing more. So: no

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TypeVar
 
 import ray
 
-Result = TypeVar("Result")
 
-
-def run_lanes(lanes: Sequence[Callable[[], Result]], at_once: int = 1) -> list[Result]:
+def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[object]:
     """Call each lane, ``at_once`` of them at a time, first ones first; returns their results in order.
 
     The first lane that fails ends the others (Ray is shut down, if any runs), and its error is raised. Threads, also

@@ -28,6 +28,8 @@ TINY = [
     "student.regression_reach=0",
     "teacher.decoder_layers=1",
     "scaling.workers=1",
+    "scaling.inference_workers=1",
+    "scaling.concurrent_stages=1",
 ]
 
 

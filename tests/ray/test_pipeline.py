@@ -31,6 +31,7 @@ OVERRIDES = [
     "teacher.optim.log_every=1",
     "teacher.optim.epochs=2",
     "scaling.workers=2",
+    "scaling.concurrent_stages=2",
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
     "scaling.data_cpus=0.25",

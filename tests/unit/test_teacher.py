@@ -30,9 +30,10 @@ def run(model: torch.nn.Module, batch: Batch) -> TeacherOutput:
         return model(batch)
 
 
-def test_starts_at_the_class_mean_box_at_the_click() -> None:
+def test_starts_at_the_class_mean_box_at_the_click_heading_forward() -> None:
     batch = make_batch()
     box = run(teacher(shake=False), batch).box[-1]
+    torch.testing.assert_close(box[..., 6], torch.full_like(box[..., 6], torch.pi / 2))
     torch.testing.assert_close(box[..., :3], batch.click)
     torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])
 

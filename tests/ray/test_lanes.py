@@ -1,0 +1,79 @@
+"""Lanes: order of results, how many run at once, and how the first failure or Ctrl-C ends the others. Starts no Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from ray_jobs import lanes
+from ray_jobs.lanes import run_lanes
+
+
+@pytest.fixture
+def shut_down(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set where ``ray.shutdown`` would be called; a lane that waits for it stands for one that waits for Ray."""
+    event = threading.Event()
+    monkeypatch.setattr(lanes.ray, "shutdown", event.set)
+    return event
+
+
+def until_shut_down(shut_down: threading.Event, ended: list[str]) -> None:
+    assert shut_down.wait(30)
+    ended.append("stopped")
+    raise SystemExit(0)  # what a lane inside ray.get sees
+
+
+def test_results_come_in_the_order_of_the_lanes() -> None:
+    def slow(number: int) -> int:
+        time.sleep(0.2 if number == 0 else 0)
+        return number
+
+    assert run_lanes([partial(slow, n) for n in range(4)], at_once=4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_more_run_at_once_than_allowed_and_that_many_do(at_once: int) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    meet = threading.Barrier(at_once, timeout=30)
+
+    def lane() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        meet.wait()  # passes only when ``at_once`` lanes are inside
+        with lock:
+            running -= 1
+
+    run_lanes([lane] * 4, at_once)
+    assert most == at_once
+
+
+def test_the_first_failure_ends_the_running_lanes_and_starts_no_other(shut_down: threading.Event) -> None:
+    ended: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run_lanes([partial(until_shut_down, shut_down, ended), fail, partial(ended.append, "third")], at_once=2)
+    assert ended == ["stopped"]
+
+
+def test_a_lone_failure_leaves_ray_alone(shut_down: threading.Event) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_lanes([lambda: 1 / 0])
+    assert not shut_down.is_set()
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_once_all_lanes_ended(shut_down: threading.Event) -> None:
+    ended: list[str] = []
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_lanes([partial(until_shut_down, shut_down, ended)] * 2, at_once=2)
+    assert ended == ["stopped", "stopped"]
