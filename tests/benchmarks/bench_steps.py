@@ -28,10 +28,10 @@ CONFIG = presets.load("quickstart")
 REPEATS = 5
 
 
-def realistic_batch() -> Batch:
-    """A batch of the preset's size: 10,000 points and 20 clicks per sample over the whole range, six images."""
+def realistic_batch(clicks: int = 20) -> Batch:
+    """A batch of the preset's size: 10,000 points and some clicks per sample over the whole range, six images."""
     samples, (width, height) = CONFIG.optim.batch_size, CONFIG.data.image_size_px
-    batch = make_batch(samples, clicks=20, points=10_000)
+    batch = make_batch(samples, clicks=clicks, points=10_000)
     spread = torch.tensor([4.0, 4, 1, 1, 1])
     return change(
         batch,

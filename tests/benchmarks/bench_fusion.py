@@ -1,0 +1,102 @@
+"""What D-RoI costs: against mmcv's deformable attention, against simpler fusions, and by clicks. Asserts no time."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pdetr3d import presets
+from pdetr3d.models.deformable import deformable_sample
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from tests.benchmarks.bench_steps import CONFIG, median_s, realistic_batch, step_s
+from tests.model_cases import same_on_all_ranks
+from tests.reference.mmcv_deformable import flatten_maps, mmcv_deformable
+
+CLICKS = (1, 10, 100, 300)
+SELF = "tests.benchmarks.bench_fusion"
+
+
+def show(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print one table."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=100).print(table)
+
+
+def sampling_case(maps: int, queries: int, shapes: list[tuple[int, int]]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Values, location and weight as the preset's teacher has them, all with gradients."""
+    teacher = CONFIG.teacher
+    samples = teacher.roi_grid**2 + teacher.free_points
+    values = [torch.randn(maps, teacher.channels, *shape, requires_grad=True) for shape in shapes]
+    location = torch.rand(maps, queries, teacher.heads, len(shapes), samples, 2, requires_grad=True)
+    weight = torch.rand(maps, queries, teacher.heads, len(shapes), samples, requires_grad=True)
+    return values, location, weight
+
+
+def test_print_sampling_against_mmcv() -> None:
+    """The sampling inside D-RoI, forward and backward, at the same number of samples: ratio <= 1 is wanted."""
+    reference, heads, rows = mmcv_deformable(), CONFIG.teacher.heads, []
+    cases = {
+        "LiDAR": sampling_case(2, 20, [(100, 100), (50, 50), (25, 25)]),
+        "cameras": sampling_case(12, 20, [(36, 64), (18, 32), (9, 16)]),
+    }
+    for name, (values, location, weight) in cases.items():
+
+        def ours(values=values, location=location, weight=weight) -> None:
+            deformable_sample(values, location, weight).sum().backward()
+
+        def theirs(values=values, location=location, weight=weight) -> None:
+            value, shapes = flatten_maps(values, heads)
+            reference(value, shapes, location, weight).sum().backward()
+
+        got, expected = median_s(ours), median_s(theirs)
+        rows.append([name, f"{1000 * got:.1f}", f"{1000 * expected:.1f}", f"{got / expected:.2f}"])
+    show("deformable sampling, forward + backward", ["maps", "ours [ms]", "mmcv [ms]", "ratio"], rows)
+    assert len(rows) == 2
+
+
+def test_print_fusions(tmp_path: Path) -> None:
+    """One training step and the parameters of none, concat and d_roi."""
+    batch, rows = realistic_batch(), []
+    for fusion in ("none", "concat", "d_roi"):
+        task = build("teacher", presets.load(CONFIG.preset, [f"teacher.fusion={fusion}"]), FALLBACK_SIZE_M)
+        count = sum(p.numel() for p in task.model.parameters())
+        rows.append([fusion, f"{1000 * step_s(task, batch, tmp_path):.0f}", f"{count:,}"])
+    show(f"teacher step, batch {len(batch)}, 20 clicks each", ["fusion", "step [ms]", "parameters"], rows)
+    assert len({row[2] for row in rows}) == 3
+
+
+def test_print_cost_by_clicks() -> None:
+    """Forward + backward and peak memory of a fresh process, by clicks per sample."""
+    rows = []
+    for clicks in CLICKS:
+        command = [sys.executable, "-m", SELF, str(clicks)]
+        seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        rows.append([str(clicks), f"{1000 * float(seconds):.0f}", f"{float(peak):.0f}"])
+    show("teacher by clicks per sample", ["clicks", "forward + backward [ms]", "peak RSS [MiB]"], rows)
+    assert len(rows) == len(CLICKS)
+
+
+def measure(clicks: int) -> None:
+    """Print seconds and peak MiB of this process."""
+    torch.set_num_threads(2)
+    task, batch = build("teacher", CONFIG, FALLBACK_SIZE_M), realistic_batch(clicks)
+
+    def step() -> None:
+        torch.stack(list(task.losses(task.model(batch), batch, same_on_all_ranks).values())).sum().backward()
+
+    seconds = median_s(step)
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    measure(int(sys.argv[1]))
