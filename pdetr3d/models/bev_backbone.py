@@ -27,7 +27,7 @@ class Second(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
-        inputs = config.pillar_channels
+        inputs = config.bev_channels
         for channels, layers, stride in zip(
             config.backbone_channels, config.backbone_layers, config.backbone_strides, strict=True
         ):

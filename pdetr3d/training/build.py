@@ -59,8 +59,8 @@ def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: boo
 
 def initialize_lidar(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy the LiDAR encoder and backbone of a student's weights into a teacher (method.md 2.10: CenterPoint first)."""
-    own = model.state_dict()
-    model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(("pillars.", "backbone."))}})
+    own, lidar = model.state_dict(), ("pillars.", "voxels.", "backbone.")
+    model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(lidar)}})
 
 
 def _teacher(config: Config, prior: Tensor) -> Task:
