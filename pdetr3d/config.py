@@ -24,6 +24,9 @@ Seconds = Annotated[float, Field(gt=0)]
 Meters = Annotated[float, Field(gt=0)]
 
 
+RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys."""
 
@@ -182,7 +185,7 @@ class TeacherConfig(Section):
     heads: Positive = 8
     fpn_levels: Positive = 4
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = (256, 512, 1024, 2048)  # of the backbone's stages
+    image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -196,6 +199,12 @@ class TeacherConfig(Section):
     def _check(self) -> TeacherConfig:
         if self.channels % self.heads:
             raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
+        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
+        if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
+            raise ValueError(
+                f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
+                f"stages of teacher.image_backbone {self.image_backbone}"
+            )
         return self
 
 

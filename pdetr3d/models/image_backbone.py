@@ -6,6 +6,7 @@ Legend: I images, C channels, H x W pixels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ResNet
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from pdetr3d.config import Config
 from pdetr3d.models.bev_backbone import FPN, conv_block
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # method.md 1.5
+FINEST_STRIDE, RESNET_STAGES = 4, 4  # [px] of a backbone's first stage; the following ones halve
 
 
 class SmallBackbone(nn.Module):
@@ -36,19 +38,29 @@ class SmallBackbone(nn.Module):
 
 
 def image_stages(config: Config) -> nn.Module:
-    """The backbone named by ``teacher.image_backbone``; finest stage (stride 4) first."""
+    """The last ``len(teacher.image_channels)`` stages of ``teacher.image_backbone``, finest first."""
     teacher = config.teacher
     if teacher.image_backbone == "small":
         return SmallBackbone(teacher.image_channels, config.model.norm)
     depth = int(teacher.image_backbone.removeprefix("resnet"))
-    return ResNet(depth, bn_eval=config.model.norm == "frozen", bn_frozen=config.model.norm == "frozen")
+    used = range(RESNET_STAGES - len(teacher.image_channels), RESNET_STAGES)
+    return ResNet(
+        depth, out_indices=tuple(used), bn_eval=config.model.norm == "frozen", bn_frozen=config.model.norm == "frozen"
+    )
 
 
 class ImageEncoder(nn.Module):
-    """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first."""
+    """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first.
+
+    Images are padded at the bottom and on the right to ``padded_size``, a multiple of the coarsest stride: so all
+    levels cover the same pixels, and a place is found on each by one division.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        stages = len(config.teacher.image_channels)
+        skipped = 0 if config.teacher.image_backbone == "small" else RESNET_STAGES - stages
+        self.multiple = FINEST_STRIDE * 2 ** (skipped + max(stages, config.teacher.fpn_levels) - 1)
         self.backbone = image_stages(config)
         self.fpn = FPN(
             config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm
@@ -61,4 +73,12 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         b, v = images.shape[:2]
         pixels = ((images.float() - self.mean) / self.std).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+        (height, width), (padded_width, padded_height) = pixels.shape[-2:], self.padded_size(images)
+        if (height, width) != (padded_height, padded_width):
+            pixels = F.pad(pixels, (0, padded_width - width, 0, padded_height - height))
         return [level.unflatten(0, (b, v)) for level in self.fpn(self.backbone(pixels))]
+
+    def padded_size(self, images: Tensor) -> tuple[int, int]:
+        """Width and height [px] that the levels cover."""
+        height, width = images.shape[2:4]
+        return width + -width % self.multiple, height + -height % self.multiple

@@ -40,7 +40,7 @@ class Teacher(LidarModel):
         images, views = None, None
         if self.images is not None:
             images = self.images(batch.images)
-            size = batch.lidar2img.new_tensor([batch.images.shape[3], batch.images.shape[2]])
+            size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
             views = (batch.lidar2img, batch.camera_valid, size)
         content, position = self.query(batch.click, batch.click_label)
         prior = self.query.prior_size_m[batch.click_label]
