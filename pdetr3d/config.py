@@ -87,6 +87,7 @@ class ModelConfig(Section):
     backbone_channels: tuple[Positive, ...] = (64, 128, 256)
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
     backbone_strides: tuple[Positive, ...] = (2, 2, 2)
+    checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
 
     @property
     def grid(self) -> int:
@@ -169,7 +170,17 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
     log_every: Positive = 10  # steps
-    amp: Literal["off", "bf16"] = "off"
+    amp: Literal["off", "bf16", "fp16"] = "off"  # fp16 scales the loss (GradScaler)
+    compile: bool = False  # torch.compile of the dense parts
+    # (prefix of parameter names, factor on lr) each, e.g. [[images.backbone,0.1]]; the longest prefix counts.
+    lr_multipliers: tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0)]], ...] = ()
+
+    @model_validator(mode="after")
+    def _check_multipliers(self) -> OptimConfig:
+        prefixes = [prefix for prefix, _ in self.lr_multipliers]
+        if len(set(prefixes)) < len(prefixes):
+            raise ValueError(f"optim.lr_multipliers names a prefix twice: {prefixes}; each may stand once")
+        return self
 
 
 class TeacherConfig(Section):
@@ -186,6 +197,11 @@ class TeacherConfig(Section):
     fpn_levels: Positive = 4
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
     image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
+    image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
+    # These two count only with image_weights: what starts from nothing must learn.
+    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
+    image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
+    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -205,6 +221,12 @@ class TeacherConfig(Section):
                 f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
                 f"stages of teacher.image_backbone {self.image_backbone}"
             )
+        if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
+            raise ValueError(
+                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} and "
+                f"image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
+                f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
+            )
         return self
 
 
@@ -216,6 +238,7 @@ class StudentConfig(Section):
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
+    cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
     guidance: Literal["none", "full", "gaussian"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pdetr3d.config import Config
 from pdetr3d.models.bev_backbone import FPN, conv_block
+from pdetr3d.models.recompute import run_stage
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # method.md 1.5
 FINEST_STRIDE, RESNET_STAGES = 4, 4  # [px] of a backbone's first stage; the following ones halve
@@ -20,8 +21,9 @@ FINEST_STRIDE, RESNET_STAGES = 4, 4  # [px] of a backbone's first stage; the fol
 class SmallBackbone(nn.Module):
     """A few strided blocks for small images: stages at strides 4, 8, 16, ... (one per entry of ``channels``)."""
 
-    def __init__(self, channels: tuple[int, ...], norm: str) -> None:
+    def __init__(self, channels: tuple[int, ...], norm: str, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.stem = conv_block(3, channels[0] // 2, 2, norm)
         self.stages = nn.ModuleList()
         inputs = channels[0] // 2
@@ -32,8 +34,43 @@ class SmallBackbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs, x = [], self.stem(images)
         for stage in self.stages:
-            x = stage(x)
+            x = run_stage(stage, x, self.recompute)
             outputs.append(x)
+        return tuple(outputs)
+
+
+class ImageResNet(ResNet):
+    """mmcv's ResNet (without deformable convolutions; strides in the 3x3, as torchvision's weights expect).
+
+    Args:
+        depth: 18 or 50. used: numbers of the stages that are returned. frozen_stages: 0, or n: the stem and n stages
+            learn nothing. norm_frozen: batch norms use their stored statistics and learn nothing.
+        recompute: drop the stages' activations (``models/recompute.py``).
+    """
+
+    def __init__(
+        self, depth: int, used: range, *, frozen_stages: int, norm_frozen: bool, recompute: bool = False
+    ) -> None:
+        super().__init__(
+            depth,
+            out_indices=tuple(used),
+            frozen_stages=frozen_stages or -1,
+            bn_eval=norm_frozen,
+            bn_frozen=norm_frozen,
+        )
+        self.recompute = recompute
+        self.train()  # mmcv freezes here: the optimizer and DDP must see it before the first step
+
+    def train(self, mode: bool = True) -> ImageResNet:
+        super().train(mode)  # mmcv's returns nothing
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x, outputs = self.maxpool(self.relu(self.bn1(self.conv1(images)))), []
+        for number, name in enumerate(self.res_layers):
+            x = run_stage(getattr(self, name), x, self.recompute)
+            if number in self.out_indices:
+                outputs.append(x)
         return tuple(outputs)
 
 
@@ -41,11 +78,16 @@ def image_stages(config: Config) -> nn.Module:
     """The last ``len(teacher.image_channels)`` stages of ``teacher.image_backbone``, finest first."""
     teacher = config.teacher
     if teacher.image_backbone == "small":
-        return SmallBackbone(teacher.image_channels, config.model.norm)
+        return SmallBackbone(teacher.image_channels, config.model.norm, config.model.checkpoint_activations)
     depth = int(teacher.image_backbone.removeprefix("resnet"))
     used = range(RESNET_STAGES - len(teacher.image_channels), RESNET_STAGES)
-    return ResNet(
-        depth, out_indices=tuple(used), bn_eval=config.model.norm == "frozen", bn_frozen=config.model.norm == "frozen"
+    loaded = bool(teacher.image_weights)  # parts that start from nothing must learn
+    return ImageResNet(
+        depth,
+        used,
+        frozen_stages=teacher.image_frozen_stages if loaded else 0,
+        norm_frozen=(loaded and teacher.image_norm_frozen) or config.model.norm == "frozen",
+        recompute=config.model.checkpoint_activations,
     )
 
 
@@ -63,7 +105,11 @@ class ImageEncoder(nn.Module):
         self.multiple = FINEST_STRIDE * 2 ** (skipped + max(stages, config.teacher.fpn_levels) - 1)
         self.backbone = image_stages(config)
         self.fpn = FPN(
-            config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm
+            config.teacher.image_channels,
+            config.teacher.channels,
+            config.teacher.fpn_levels,
+            config.model.norm,
+            convolve=True,
         )
         self.mean: Tensor
         self.std: Tensor
