@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pdetr3d.models.norm import statistics_held
+
 # What has static shapes: everything else (points, clicks, objects) differs in size from step to step.
 DENSE = ("backbone", "fpn", "neck", "images.backbone", "images.fpn", "head.shared", "head.heatmaps")
 
@@ -23,15 +25,16 @@ def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Inside, batch norms normalize as before but count no batch: the recomputation is not a second one."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    tracked = [norm.track_running_stats for norm in norms]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm, value in zip(norms, tracked, strict=True):
-            norm.track_running_stats = value
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    counts = [norm.num_batches_tracked for norm in norms]
+    with statistics_held(module):
+        for norm in norms:
+            norm.num_batches_tracked = None
+        try:
+            yield
+        finally:
+            for norm, count in zip(norms, counts, strict=True):
+                norm.num_batches_tracked = count
 
 
 def compile_dense(model: nn.Module, backend: str = "inductor") -> list[str]:
