@@ -180,9 +180,20 @@ def _sample_token(index: Index, sample: str) -> str:
 
 
 @app.command()
-def show_config(preset: Preset = "quickstart", overrides: Overrides = None) -> None:
+def show_config(
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+    model: Annotated[bool, typer.Option("--model", help="Parameters and FLOPs of every part instead.")] = False,
+) -> None:
     """Print the resolved configuration as JSON: every key that an override may change."""
-    Console().print_json(load(preset, overrides).to_json())
+    config = load(preset, overrides)
+    if not model:
+        Console().print_json(config.to_json())
+        return
+    from pdetr3d.training.model_size import measure, size_table
+
+    for stage in ("teacher", "student"):
+        Console().print(size_table(stage, measure(stage, config)))
 
 
 def _say(**rows: object) -> None:

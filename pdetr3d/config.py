@@ -21,6 +21,10 @@ from pdetr3d.schema import DataError
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Meters = Annotated[float, Field(gt=0)]
+
+
+RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 
 
 class Section(BaseModel):
@@ -70,20 +74,49 @@ class LabelConfig(Section):
 class ModelConfig(Section):
     """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
 
-    lidar: Literal["pillar"] = "pillar"
+    lidar: Literal["pillar", "voxel"] = "pillar"
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2
     pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
     pillar_channels: Positive = 64
+    voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
+    voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
+    max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # of a sample in training, in inference: the first, too
+    voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)  # of stages; each halves
     backbone_channels: tuple[Positive, ...] = (64, 128, 256)
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
     backbone_strides: tuple[Positive, ...] = (2, 2, 2)
+    checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
 
     @property
     def grid(self) -> int:
         """Pillars along x (= along y)."""
         return round((self.range_m[3] - self.range_m[0]) / self.pillar_m)
+
+    @property
+    def voxel_grid(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x. As in SECOND there is one (empty) layer more along z than the range holds."""
+        x, y, z = (round((self.range_m[i + 3] - self.range_m[i]) / self.voxel_m[i]) for i in range(3))
+        return z + 1, y, x
+
+    @property
+    def voxel_slices(self) -> int:
+        """Layers along z that the sparse encoder leaves of the voxel grid's (``models/sparse_conv.py``)."""
+        cells = self.voxel_grid[0]
+        for padding in [1] * (len(self.voxel_channels) - 2) + [0] * min(1, len(self.voxel_channels) - 1):
+            cells = (cells + 2 * padding - 3) // 2 + 1
+        return (cells - 3) // 2 + 1
+
+    @property
+    def bev_channels(self) -> int:
+        """Channels of the LiDAR encoder's BEV map."""
+        return self.pillar_channels if self.lidar == "pillar" else self.voxel_channels[-1] * self.voxel_slices
+
+    @property
+    def bev_cell_m(self) -> float:
+        """Side of one cell of the LiDAR encoder's BEV map [m]."""
+        return self.pillar_m if self.lidar == "pillar" else self.voxel_m[0] * 2 ** (len(self.voxel_channels) - 1)
 
     @model_validator(mode="after")
     def _check_grid(self) -> ModelConfig:
@@ -96,6 +129,9 @@ class ModelConfig(Section):
             raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
         if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
             raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")
+        if self.lidar == "voxel":
+            self._check_voxels()
+            return self
         cells = (x1 - x0) / self.pillar_m
         stride = math.prod(self.backbone_strides)
         if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
@@ -104,6 +140,23 @@ class ModelConfig(Section):
                 f"the backbone's total stride {stride}; change model.pillar_m or model.range_m"
             )
         return self
+
+    def _check_voxels(self) -> None:
+        x, y, z = (self.range_m[i + 3] - self.range_m[i] for i in range(3))
+        cells = (x / self.voxel_m[0], y / self.voxel_m[1], z / self.voxel_m[2])
+        stride = math.prod(self.backbone_strides) * 2 ** (len(self.voxel_channels) - 1)
+        whole = all(abs(n - round(n)) < 1e-6 for n in cells)
+        if not whole or round(cells[0]) % stride or round(cells[0]) != round(cells[1]):
+            raise ValueError(
+                f"model.voxel_m {self.voxel_m}: the range spans {cells[0]:g} x {cells[1]:g} x {cells[2]:g} voxels; "
+                f"they must be whole, equal in x and y, and there a multiple of the total stride {stride} of sparse "
+                "encoder and backbone; change model.voxel_m or model.range_m"
+            )
+        if self.voxel_slices < 1:
+            raise ValueError(
+                f"model.voxel_m {self.voxel_m}: {self.voxel_grid[0]} voxels along z are too few for the "
+                f"{len(self.voxel_channels)} stages of model.voxel_channels; make them lower, or use fewer stages"
+            )
 
 
 class OptimConfig(Section):
@@ -117,7 +170,17 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
     log_every: Positive = 10  # steps
-    amp: Literal["off", "bf16"] = "off"
+    amp: Literal["off", "bf16", "fp16"] = "off"  # fp16 scales the loss (GradScaler)
+    compile: bool = False  # torch.compile of the dense parts
+    # (prefix of parameter names, factor on lr) each, e.g. [[images.backbone,0.1]]; the longest prefix counts.
+    lr_multipliers: tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0)]], ...] = ()
+
+    @model_validator(mode="after")
+    def _check_multipliers(self) -> OptimConfig:
+        prefixes = [prefix for prefix, _ in self.lr_multipliers]
+        if len(set(prefixes)) < len(prefixes):
+            raise ValueError(f"optim.lr_multipliers names a prefix twice: {prefixes}; each may stand once")
+        return self
 
 
 class TeacherConfig(Section):
@@ -135,7 +198,12 @@ class TeacherConfig(Section):
     heads: Positive = 8
     fpn_levels: Positive = 4
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = (256, 512, 1024, 2048)  # of the backbone's stages
+    image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
+    image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
+    # These two count only with image_weights: what starts from nothing must learn.
+    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
+    image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
+    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -156,6 +224,18 @@ class TeacherConfig(Section):
                 "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
                 "or teacher.query_init to explicit, implicit or group"
             )
+        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
+        if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
+            raise ValueError(
+                f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
+                f"stages of teacher.image_backbone {self.image_backbone}"
+            )
+        if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
+            raise ValueError(
+                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} and "
+                f"image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
+                f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
+            )
         return self
 
 
@@ -167,6 +247,7 @@ class StudentConfig(Section):
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
+    cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
     guidance: Literal["none", "full", "gaussian"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
@@ -244,10 +325,26 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_neck(self) -> Config:
+        strides, necks = self.model.backbone_strides, self.student.neck_strides
+        if not len(strides) == len(necks) == len(self.student.neck_channels):
+            raise ValueError(
+                f"student.neck_strides {necks} and student.neck_channels {self.student.neck_channels} need one entry "
+                f"for each stage of model.backbone_strides {strides}"
+            )
+        cells = [math.prod(strides[: i + 1]) / neck if neck > 0 else 0 for i, neck in enumerate(necks)]
+        if min(cells) <= 0 or not all(math.isclose(c, cells[0]) for c in cells):
+            raise ValueError(
+                f"student.neck_strides {necks} must bring all stages of model.backbone_strides {strides} to one grid: "
+                f"positive, each proportional to the product of the strides up to its stage"
+            )
+        return self
+
     @property
     def student_cell_m(self) -> float:
         """Side of one cell of the student's head grid [m]."""
-        return self.model.pillar_m * self.model.backbone_strides[0] / self.student.neck_strides[0]
+        return self.model.bev_cell_m * self.model.backbone_strides[0] / self.student.neck_strides[0]
 
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal Config back."""

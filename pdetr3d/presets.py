@@ -20,8 +20,34 @@ from pdetr3d.config import (
 )
 from pdetr3d.schema import DataError
 
+# The image branch of method.md 2.4 and 2.9: stem and first stage fixed, all its norms, a tenth of the learning rate.
+# Name the weights to start from: teacher.image_weights=FILE. Without them nothing is fixed, and the backbone needs the
+# whole learning rate: teacher.optim.lr_multipliers=[].
+CAMERA_TEACHER = TeacherConfig(
+    image_frozen_stages=1,
+    image_norm_frozen=True,
+    grid_mask=0.7,
+    optim=OptimConfig(lr=2e-4, batch_size=8, lr_multipliers=(("images.backbone", 0.1),)),
+)
+
+# Full size, 8 GPUs: the defaults of config.py are method.md's (2.3-2.9, 5.1, 5.7).
 NUSCENES_PILLAR = Config(
-    preset="nuscenes-pillar", scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True)
+    preset="nuscenes-pillar",
+    teacher=CAMERA_TEACHER,
+    student=StudentConfig(cbgs=True),
+    optim=OptimConfig(warmup_share=0.4),  # one cycle: peak at 40 %
+    scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
+)
+
+# As before with voxels (method.md 2.2, 5.1): a 0.8 m BEV map of 256 channels, a backbone of two stages.
+NUSCENES_VOXEL = NUSCENES_PILLAR.model_copy(
+    update={
+        "preset": "nuscenes-voxel",
+        "model": ModelConfig(
+            lidar="voxel", backbone_channels=(128, 256), backbone_layers=(5, 5), backbone_strides=(1, 2)
+        ),
+        "student": StudentConfig(cbgs=True, neck_channels=(256, 256), neck_strides=(1, 2)),
+    }
 )
 
 SMALL_MODEL = ModelConfig(
@@ -119,7 +145,7 @@ REAL_SMOKE = QUICKSTART.model_copy(
     }
 )
 
-PRESETS = {preset.preset: preset for preset in (QUICKSTART, REAL_SMOKE, NUSCENES_PILLAR)}
+PRESETS = {preset.preset: preset for preset in (QUICKSTART, REAL_SMOKE, NUSCENES_PILLAR, NUSCENES_VOXEL)}
 
 
 def load(name: str, dotlist: list[str] | None = None) -> Config:

@@ -21,7 +21,7 @@ from pdetr3d.config import Config, OptimConfig
 from pdetr3d.data.files import atomic_path
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
-from pdetr3d.training.build import build, initialize_lidar
+from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
@@ -60,7 +60,8 @@ class Stage:
     @property
     def plan(self) -> Plan:
         """The order of its samples."""
-        return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed)
+        repeats = self.kind == "student" and self.config.student.cbgs
+        return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed, repeats)
 
     @property
     def optim(self) -> OptimConfig:
@@ -117,6 +118,7 @@ def _stream_options() -> ExecutionOptions:
 
 
 def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
+    images = image_weights(stage.config) if stage.kind == "teacher" else None  # read here: workers need no such file
     return {
         "name": stage.name,
         "kind": stage.kind,
@@ -127,6 +129,7 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "tracking": stage.tracking,
         "folder": folder,
         "initial": None if stage.lidar_init is None else ray.put(load(stage.lidar_init)["model"]),
+        "images": None if images is None else ray.put(images),
     }
 
 
@@ -137,6 +140,8 @@ def _worker(loop: dict[str, Any]) -> None:
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), guidance=loop["guidance"])
     if loop["initial"] is not None:
         initialize_lidar(task.model, ray.get(loop["initial"]))
+    if loop["images"] is not None:
+        initialize_images(task.model, ray.get(loop["images"]))
     plan = Plan(**loop["plan"])
     first = ray.train.get_context().get_world_rank() == 0
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from pdetr3d.config import Config
+from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
 from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, prepare
 from ray_jobs.fit import Stage, fit
@@ -42,6 +44,7 @@ class Stages:
         self.data: Data = prepare(run)
         self.records = training_records(self.data.index, self.data.manifest)
         self.prior, self.absent_classes = prior_size_m(self.records)
+        check_models(self.config, self.prior)
         self.timing: dict[str, float] = {}
         self.locks: dict[str, Lock] = defaultdict(Lock)  # a stage that two lanes need is run once
 
@@ -115,7 +118,10 @@ class Stages:
     def student(self, arm: str) -> list[Path]:
         """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
         steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
-        return self._train(f"student_{arm}", "student", self._arm_records(arm), steps, guidance=arm == "ours")
+        records = self._arm_records(arm)
+        if self.config.student.cbgs:
+            records = class_balanced(records, self.config.run.seed)
+        return self._train(f"student_{arm}", "student", records, steps, guidance=arm == "ours")
 
     def _arm_records(self, arm: str) -> list[SampleRecord]:
         if arm == "boxes_only":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pdetr3d.config import ModelConfig
 from pdetr3d.models.norm import norm2d
+from pdetr3d.models.recompute import run_stage
 
 
 def conv_block(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:
@@ -26,8 +27,9 @@ class Second(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.recompute = config.checkpoint_activations
         self.stages = nn.ModuleList()
-        inputs = config.pillar_channels
+        inputs = config.bev_channels
         for channels, layers, stride in zip(
             config.backbone_channels, config.backbone_layers, config.backbone_strides, strict=True
         ):
@@ -39,15 +41,16 @@ class Second(nn.Module):
     def forward(self, bev: Tensor) -> list[Tensor]:
         outputs = []
         for stage in self.stages:
-            bev = stage(bev)
+            bev = run_stage(stage, bev, self.recompute)
             outputs.append(bev)
         return outputs
 
 
 class FPN(nn.Module):
-    """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3; extra levels by subsampling (method.md 2.2)."""
+    """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3; extra levels by subsampling (method.md 2.2),
+    or with ``convolve`` by a 3x3 convolution of stride 2 each (2.4)."""
 
-    def __init__(self, inputs: Sequence[int], channels: int, levels: int, norm: str) -> None:
+    def __init__(self, inputs: Sequence[int], channels: int, levels: int, norm: str, *, convolve: bool = False) -> None:
         super().__init__()
         self.levels = levels
         self.lateral = nn.ModuleList(
@@ -55,6 +58,8 @@ class FPN(nn.Module):
         )
         used = min(levels, len(inputs))
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(used))
+        more = levels - used if convolve else 0
+        self.extra = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(more))
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """``stages``: finest first; returns ``levels`` maps of equal channels, finest first."""
@@ -62,6 +67,8 @@ class FPN(nn.Module):
         for i in range(len(maps) - 2, -1, -1):
             maps[i] = maps[i] + F.interpolate(maps[i + 1], size=maps[i].shape[-2:], mode="nearest")
         outputs = [output(m) for output, m in zip(self.output, maps, strict=False)]
+        for conv in self.extra:
+            outputs.append(conv(outputs[-1]))
         while len(outputs) < self.levels:
             outputs.append(outputs[-1][..., ::2, ::2])
         return outputs

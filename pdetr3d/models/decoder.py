@@ -20,7 +20,8 @@ BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 ya
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
 # What the box heads start at, see ``join_frames``: the class-mean box at the click, heading forward (+y of the LiDAR
 # frame) as most traffic does. Facing away from the sensor instead, boxes within 10 m stay worse than that simple guess.
-AT_CLICK = (0,) * BOX_CODE + (0, 0, 1, 0, 0, -1)
+# A short vector means the same heading, and is sooner unlearned than one of unit length.
+AT_CLICK = (0,) * BOX_CODE + (0, 0, 0.1, 0, 0, -0.1)
 
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability of 0.01 (method.md 2.7)
 

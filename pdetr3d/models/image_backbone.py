@@ -6,20 +6,24 @@ Legend: I images, C channels, H x W pixels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ResNet
 from torch import Tensor, nn
 
 from pdetr3d.config import Config
 from pdetr3d.models.bev_backbone import FPN, conv_block
+from pdetr3d.models.recompute import run_stage
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # method.md 1.5
+FINEST_STRIDE, RESNET_STAGES = 4, 4  # [px] of a backbone's first stage; the following ones halve
 
 
 class SmallBackbone(nn.Module):
     """A few strided blocks for small images: stages at strides 4, 8, 16, ... (one per entry of ``channels``)."""
 
-    def __init__(self, channels: tuple[int, ...], norm: str) -> None:
+    def __init__(self, channels: tuple[int, ...], norm: str, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.stem = conv_block(3, channels[0] // 2, 2, norm)
         self.stages = nn.ModuleList()
         inputs = channels[0] // 2
@@ -30,28 +34,82 @@ class SmallBackbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs, x = [], self.stem(images)
         for stage in self.stages:
-            x = stage(x)
+            x = run_stage(stage, x, self.recompute)
             outputs.append(x)
         return tuple(outputs)
 
 
+class ImageResNet(ResNet):
+    """mmcv's ResNet (without deformable convolutions; strides in the 3x3, as torchvision's weights expect).
+
+    Args:
+        depth: 18 or 50. used: numbers of the stages that are returned. frozen_stages: 0, or n: the stem and n stages
+            learn nothing. norm_frozen: batch norms use their stored statistics and learn nothing.
+        recompute: drop the stages' activations (``models/recompute.py``).
+    """
+
+    def __init__(
+        self, depth: int, used: range, *, frozen_stages: int, norm_frozen: bool, recompute: bool = False
+    ) -> None:
+        super().__init__(
+            depth,
+            out_indices=tuple(used),
+            frozen_stages=frozen_stages or -1,
+            bn_eval=norm_frozen,
+            bn_frozen=norm_frozen,
+        )
+        self.recompute = recompute
+        self.train()  # mmcv freezes here: the optimizer and DDP must see it before the first step
+
+    def train(self, mode: bool = True) -> ImageResNet:
+        super().train(mode)  # mmcv's returns nothing
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x, outputs = self.maxpool(self.relu(self.bn1(self.conv1(images)))), []
+        for number, name in enumerate(self.res_layers):
+            x = run_stage(getattr(self, name), x, self.recompute)
+            if number in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+
 def image_stages(config: Config) -> nn.Module:
-    """The backbone named by ``teacher.image_backbone``; finest stage (stride 4) first."""
+    """The last ``len(teacher.image_channels)`` stages of ``teacher.image_backbone``, finest first."""
     teacher = config.teacher
     if teacher.image_backbone == "small":
-        return SmallBackbone(teacher.image_channels, config.model.norm)
+        return SmallBackbone(teacher.image_channels, config.model.norm, config.model.checkpoint_activations)
     depth = int(teacher.image_backbone.removeprefix("resnet"))
-    return ResNet(depth, bn_eval=config.model.norm == "frozen", bn_frozen=config.model.norm == "frozen")
+    used = range(RESNET_STAGES - len(teacher.image_channels), RESNET_STAGES)
+    loaded = bool(teacher.image_weights)  # parts that start from nothing must learn
+    return ImageResNet(
+        depth,
+        used,
+        frozen_stages=teacher.image_frozen_stages if loaded else 0,
+        norm_frozen=(loaded and teacher.image_norm_frozen) or config.model.norm == "frozen",
+        recompute=config.model.checkpoint_activations,
+    )
 
 
 class ImageEncoder(nn.Module):
-    """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first."""
+    """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first.
+
+    Images are padded at the bottom and on the right to ``padded_size``, a multiple of the coarsest stride: so all
+    levels cover the same pixels, and a place is found on each by one division.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        stages = len(config.teacher.image_channels)
+        skipped = 0 if config.teacher.image_backbone == "small" else RESNET_STAGES - stages
+        self.multiple = FINEST_STRIDE * 2 ** (skipped + max(stages, config.teacher.fpn_levels) - 1)
         self.backbone = image_stages(config)
         self.fpn = FPN(
-            config.teacher.image_channels, config.teacher.channels, config.teacher.fpn_levels, config.model.norm
+            config.teacher.image_channels,
+            config.teacher.channels,
+            config.teacher.fpn_levels,
+            config.model.norm,
+            convolve=True,
         )
         self.mean: Tensor
         self.std: Tensor
@@ -61,4 +119,12 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         b, v = images.shape[:2]
         pixels = ((images.float() - self.mean) / self.std).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+        (height, width), (padded_width, padded_height) = pixels.shape[-2:], self.padded_size(images)
+        if (height, width) != (padded_height, padded_width):
+            pixels = F.pad(pixels, (0, padded_width - width, 0, padded_height - height))
         return [level.unflatten(0, (b, v)) for level in self.fpn(self.backbone(pixels))]
+
+    def padded_size(self, images: Tensor) -> tuple[int, int]:
+        """Width and height [px] that the levels cover."""
+        height, width = images.shape[2:4]
+        return width + -width % self.multiple, height + -height % self.multiple

@@ -75,11 +75,15 @@ class PillarEncoder(nn.Module):
         mean = (total / count[:, None])[pillar]
         column, row = filled % self.grid, filled // self.grid % self.grid
         center = ((torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2])[pillar]
-        scaled = torch.cat(
-            [points[:, :2] / self.high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1
-        )
+        scaled = scale_points(points, self.high)
         # In pillars, not meters: at their raw scale (0.1 m) the offsets, which carry the shape, would drown beside z.
         return torch.cat([scaled, (points[:, :3] - mean) / self.pillar_m, (points[:, :2] - center) / self.pillar_m], 1)
+
+
+def scale_points(points: Tensor, high: Tensor) -> Tensor:
+    """Points (P, 5) with all features of order one: x, y in units of the range's end ``high``, intensity of 255, dt of
+    DT_UNIT_S."""
+    return torch.cat([points[:, :2] / high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1)
 
 
 def pillar_max(features: Tensor, pillar: Tensor, pillars: int) -> Tensor:

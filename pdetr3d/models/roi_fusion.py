@@ -142,7 +142,7 @@ class CameraRoI(nn.Module):
         self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
         """As ``LidarRoI`` with L maps (B, V, C, h, w); ``views``: lidar2img (B, V, 4, 4), camera_valid (B, V),
-        size (2,) W, H [px].
+        size (2,) W, H [px] that the maps cover: the image's, padding included.
 
         Returns the mean over the views that see the RoI's center, (B, K, C); zero where none does.
         """

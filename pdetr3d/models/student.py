@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.geometry.nms import nms_bev
-from pdetr3d.models.bev_backbone import Second, SecondFPN
+from pdetr3d.models.bev_backbone import SecondFPN
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
+from pdetr3d.models.lidar import LidarModel
 from pdetr3d.models.norm import statistics_held
-from pdetr3d.models.pillars import PillarEncoder
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
-class Student(nn.Module):
-    """Pillars -> SECOND -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference."""
+class Student(LidarModel):
+    """LiDAR stages -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.model)
         model, student = config.model, config.student
         self.config = config
-        self.pillars = PillarEncoder(model)
-        self.backbone = Second(model)
         self.neck = SecondFPN(model.backbone_channels, student.neck_channels, student.neck_strides, model.norm)
         self.head = CenterHead(self.neck.channels, student.head_channels, student.tasks, model.norm)
 
     def features(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
         """Neck features (B, C, H, W) of one view."""
-        return self.neck(self.backbone(self.pillars(points, point_sample, batch_size)))
+        return self.neck(self.lidar_stages(points, point_sample, batch_size))
 
     def forward(self, batch: Batch) -> StudentOutput:
         strong = self.features(batch.points, batch.point_sample, len(batch))

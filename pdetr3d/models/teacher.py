@@ -6,18 +6,18 @@ Legend: B samples, K clicks, C channels.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
-from pdetr3d.models.bev_backbone import FPN, Second
+from pdetr3d.models.bev_backbone import FPN
 from pdetr3d.models.decoder import Decoder
 from pdetr3d.models.image_backbone import ImageEncoder
-from pdetr3d.models.pillars import PillarEncoder
+from pdetr3d.models.lidar import LidarModel
 from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery
 
 
-class Teacher(nn.Module):
+class Teacher(LidarModel):
     """``forward(batch) -> TeacherOutput``; ``TeacherOutput.click`` says which rows belong to which click.
 
     Args:
@@ -26,10 +26,8 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, config: Config, prior_size_m: Tensor) -> None:
-        super().__init__()
+        super().__init__(config.model)
         model, teacher = config.model, config.teacher
-        self.pillars = PillarEncoder(model)
-        self.backbone = Second(model)
         self.fpn = FPN(model.backbone_channels, teacher.channels, teacher.fpn_levels, model.norm)
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
         self.query = make_query(config, prior_size_m)
@@ -38,11 +36,11 @@ class Teacher(nn.Module):
         self.register_buffer("range_m", torch.tensor(model.range_m)[[0, 1, 3, 4]], persistent=False)
 
     def forward(self, batch: Batch) -> TeacherOutput:
-        bev = self.fpn(self.backbone(self.pillars(batch.points, batch.point_sample, len(batch))))
+        bev = self.fpn(self.lidar_stages(batch.points, batch.point_sample, len(batch)))
         images, views = None, None
         if self.images is not None:
             images = self.images(batch.images)
-            size = batch.lidar2img.new_tensor([batch.images.shape[3], batch.images.shape[2]])
+            size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
             views = (batch.lidar2img, batch.camera_valid, size)
         queries = self.query(batch.click, batch.click_label)
         layers = self.decoder(queries, bev, self.range_m, images, views)

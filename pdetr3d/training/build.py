@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from pdetr3d.losses.point_guided import PointGuidance
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.decoder import encode_click_box
+from pdetr3d.models.image_backbone import image_stages
+from pdetr3d.models.image_weights import read_image_weights
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
+from pdetr3d.training.optim import lr_factors
 from pdetr3d.training.plan import BatchLoader
 
 Losses = dict[str, Tensor]
@@ -60,8 +64,32 @@ def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: boo
 
 def initialize_lidar(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy the LiDAR encoder and backbone of a student's weights into a teacher (method.md 2.10: CenterPoint first)."""
-    own = model.state_dict()
-    model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(("pillars.", "backbone."))}})
+    own, lidar = model.state_dict(), ("pillars.", "voxels.", "backbone.")
+    model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(lidar)}})
+
+
+def initialize_images(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy ``read_image_weights``'s tensors into a teacher's image backbone."""
+    model.get_submodule("images.backbone").load_state_dict(weights, strict=False)  # batch counts stay at zero
+
+
+def image_weights(config: Config) -> dict[str, Tensor] | None:
+    """The weights named by ``teacher.image_weights``, or None; raises DataError as ``read_image_weights``."""
+    if not config.teacher.image_weights or config.teacher.fusion == "none":
+        return None
+    return read_image_weights(Path(config.teacher.image_weights), image_stages(config))
+
+
+def check_models(config: Config, prior_size_m: np.ndarray) -> None:
+    """What only the built models can tell, before a cluster starts: weights' names, multipliers that match nothing.
+
+    Raises:
+        DataError: naming the key and what is wrong.
+    """
+    image_weights(config)
+    for stage in ("teacher", "student"):
+        task = build(stage, config, prior_size_m)
+        lr_factors(task.model, task.optim)
 
 
 def _teacher(config: Config, prior: Tensor) -> Task:

@@ -14,11 +14,20 @@ from pdetr3d.schema import DataError
 FILE = "checkpoint.pt"
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, config_json: str) -> Path:
-    """Write ``folder/checkpoint.pt`` (folder is made): model and optimizer state, finished steps, config."""
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+    config_json: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Path:
+    """Write ``folder/checkpoint.pt`` (folder is made): model, optimizer and scaler state, finished steps, config."""
     state: dict[str, Any] = {"model": model.state_dict(), "step": step, "config": config_json}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
+    if scaler is not None and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
     with atomic_path(folder / FILE) as temporary:
         torch.save(state, temporary)
     return folder / FILE

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from pdetr3d.batch import Batch, RankMean
 from pdetr3d.config import OptimConfig
+from pdetr3d.models.recompute import compile_dense
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task
 from pdetr3d.training.context import TrainContext
-from pdetr3d.training.optim import learning_rate, make_optimizer
+from pdetr3d.training.optim import learning_rate, make_optimizer, set_learning_rate
+
+LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow below it are not the scale's fault
 
 
 def milestones(optim: OptimConfig, steps: int) -> list[int]:
@@ -36,7 +39,10 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
     """
     model = task.model.to(context.device)
     optimizer = make_optimizer(model, task.optim)
-    start = _resume(model, optimizer, context)
+    scaler = torch.amp.GradScaler(context.device.type, enabled=task.optim.amp == "fp16")
+    start = _resume(model, optimizer, scaler, context)
+    if task.optim.compile:
+        compile_dense(model)
     wrapped = context.wrap(model).train()
     keep, meter = milestones(task.optim, steps), Meter(steps, start, task.optim)
     meter.wait_begins()
@@ -45,7 +51,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         batch = Batch.from_arrays(arrays).to(context.device)
         torch.manual_seed(1_000_003 * step + context.rank)  # dropout: the same after a resume
         rate = learning_rate(task.optim, step, steps)
-        terms = train_step(wrapped, optimizer, task, batch, context, rate)
+        terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
         done = step + 1
         meter.add(terms, len(batch) * context.world_size)
         if done % task.optim.log_every == 0 or done == steps:
@@ -55,45 +61,65 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         if done in keep:
             folder = scratch / f"step_{done:07d}"
             if context.rank == 0:
-                checkpoint.save(folder, model, optimizer, done, config_json)
+                checkpoint.save(folder, model, optimizer, done, config_json, scaler)
             context.report({"step": float(done)}, folder if context.rank == 0 else None)
         meter.wait_begins()
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainContext) -> int:
+def _resume(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: TrainContext
+) -> int:
     file = context.resume_file()
     if file is None:
         return 0
     state = checkpoint.load(file)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    if scaler.is_enabled():
+        scaler.load_state_dict(state["scaler"])
     return int(state["step"])
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, batch: Batch, context: TrainContext, rate: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    batch: Batch,
+    context: TrainContext,
+    rate: float,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step; returns the detached loss terms, "loss" and "grad_norm"."""
+    """One optimizer step; returns the detached loss terms, "loss" and "grad_norm".
+
+    In fp16 a gradient that overflows lowers the scale and skips the step (``skipped`` = 1), as GradScaler does.
+    """
+    scaler = scaler or torch.amp.GradScaler(context.device.type, enabled=False)
     with autocast(task.optim.amp, context.device):
         terms = task.losses(model(batch), batch, context.rank_mean)
     loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), task.optim.clip_norm)
-    if not math.isfinite(loss.item() + norm.item()):
+    overflow = scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE and not math.isfinite(norm.item())
+    if not math.isfinite(loss.item() + (0.0 if overflow else norm.item())):
         values = {k: v.item() for k, v in terms.items()}
         raise FloatingPointError(
             f"loss {values} with gradient norm {norm.item()} is not finite; samples {[t.decode() for t in batch.token]}"
         )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach(), "grad_norm": norm.detach()}
+    set_learning_rate(optimizer, rate)
+    scaler.step(optimizer)
+    scaler.update()
+    skipped = {"skipped": norm.new_tensor(float(overflow))} if scaler.is_enabled() else {}
+    norm = torch.zeros_like(norm) if overflow else norm.detach()
+    return {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach(), "grad_norm": norm, **skipped}
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context of ``optim.amp``: bf16 or fp32."""
-    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+    """The context of ``optim.amp``: bf16, fp16 or fp32."""
+    if amp == "off":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
 
 
 class Meter:

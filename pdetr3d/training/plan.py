@@ -8,7 +8,7 @@ no remainder is dropped, and resuming or changing the world size moves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,23 @@ from pdetr3d.config import Config
 from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
 from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.collate import collate
+from pdetr3d.data.grid_mask import grid_mask
 from pdetr3d.data.load import load_sample
 from pdetr3d.schema import DataError, Sample, SampleRecord
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Order of ``samples`` samples in global batches of ``batch_size`` over ``steps`` steps."""
+    """Order of ``samples`` samples in global batches of ``batch_size`` over ``steps`` steps.
+
+    ``repeats``: one sample may stand several times among them (``data/cbgs.py``), and each is to be augmented anew.
+    """
 
     samples: int
     batch_size: int
     steps: int
     seed: int
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -39,7 +44,10 @@ class Plan:
         return keyed_rng(self.seed, number, "plan", "order").permutation(self.samples)
 
     def at(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-        """(sample index, pass number) of the rank's share of the step's global batch."""
+        """(sample index, pass number) of the rank's share of the step's global batch.
+
+        With ``repeats`` the position in the chain takes the place of the pass number, by which draws are keyed.
+        """
         local = self.batch_size // world_size
         start = step * self.batch_size + rank * local
         orders: dict[int, NDArray[np.int64]] = {}
@@ -48,7 +56,7 @@ class Plan:
             number, index = divmod(position, self.samples)
             if number not in orders:
                 orders[number] = self.permutation(number)
-            share.append((int(orders[number][index]), number))
+            share.append((int(orders[number][index]), position if self.repeats else number))
         return share
 
 
@@ -85,6 +93,9 @@ class BatchLoader:
         if self.stage == "teacher" and self.config.label.redraw_clicks:
             sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})
         moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
+        if self.stage == "teacher" and self.cameras and self.config.teacher.grid_mask:
+            rng = keyed_rng(seed, number, record.sample_token, "grid_mask")
+            moved = replace(moved, images=grid_mask(moved.images, self.config.teacher.grid_mask, rng))
         return sample, moved
 
     def _range(self) -> AugmentRange:

@@ -35,10 +35,26 @@ BAD = [
     (["teacher.query_init=learned"], "no query belongs to a click: set teacher.matching=hungarian"),
     (["teacher.query_init=group", "teacher.group_copies=1"], "config key teacher.group_copies = 1"),
     (["student.guidance=box"], "should be 'none', 'full' or 'gaussian'"),
-    (["model.lidar=voxel"], "should be 'pillar'"),
+    (["model.lidar=voxels"], "should be 'pillar' or 'voxel'"),
+    (["model.lidar=voxel", "model.voxel_m=[0.1,0.1]"], "config key model.voxel_m.2"),
+    (["model.lidar=voxel", "model.voxel_m=[0.3,0.3,0.2]"], "341.333 x 341.333 x 40 voxels; they must be whole"),
+    (["model.lidar=voxel", "model.voxel_m=[0.1,0.2,0.2]"], "equal in x and y"),
+    (["model.lidar=voxel", "model.voxel_m=[3.2,3.2,0.2]"], "a multiple of the total stride 64"),
+    (["model.lidar=voxel", "model.voxel_m=[0.1,0.1,1.0]"], "9 voxels along z are too few for the 4 stages"),
+    (["model.voxel_channels=[]"], "config key model.voxel_channels"),
+    (["model.max_voxels=[0,10]"], "config key model.max_voxels.0 = 0"),
+    (["teacher.image_backbone=resnet50"], "must be the last two, three or four of (256, 512, 1024, 2048)"),
+    (["student.neck_strides=[1,2]"], "need one entry for each stage of model.backbone_strides (2, 2, 2)"),
+    (["student.neck_strides=[1,1,2]"], "must bring all stages of model.backbone_strides (2, 2, 2) to one grid"),
+    (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),
     (["data.loader=torch"], "should be 'ray'"),
     (["data.on_error=skip"], "should be 'raise'"),
-    (["optim.amp=fp16"], "should be 'off' or 'bf16'"),
+    (["optim.amp=fp8"], "should be 'off', 'bf16' or 'fp16'"),
+    (["optim.lr_multipliers=[[backbone,0]]"], "config key optim.lr_multipliers.0.1 = 0"),
+    (["optim.lr_multipliers=[[a,0.1],[a,0.2]]"], "names a prefix twice"),
+    (["teacher.grid_mask=1.5"], "config key teacher.grid_mask = 1.5"),
+    (["teacher.image_weights=r50.pth"], "are for resnet18, resnet50, not for teacher.image_backbone small"),
+    (["teacher.image_frozen_stages=1"], "not for teacher.image_backbone small"),
     (["model.norm=sync"], "model.norm=sync needs GPUs, but scaling.use_gpu is false: set scaling.use_gpu=true, or"),
     (["teacher.channels=30"], "teacher.channels 30 must be a multiple of teacher.heads 8"),
     (["student.tasks=[[0,1],[1,2]]"], "must hold each class index 0..9 exactly once"),
@@ -108,6 +124,7 @@ def test_good_overrides_take_effect_and_leave_the_preset_alone() -> None:
 
 def test_a_list_override_replaces_the_whole_list() -> None:
     strides = ["model.backbone_strides=[1,2]", "model.backbone_channels=[8,16]", "model.backbone_layers=[1,1]"]
+    strides += ["student.neck_strides=[1,2]", "student.neck_channels=[8,8]"]
     assert presets.load("quickstart", strides).model.backbone_strides == (1, 2)
 
 
@@ -148,6 +165,25 @@ def test_grid_counts_pillars() -> None:
     """102.4 m / 0.512 m = 200 cells; 102.4 / 0.2 = 512."""
     assert presets.QUICKSTART.model.grid == 200
     assert presets.NUSCENES_PILLAR.model.grid == 512
+
+
+def test_sizes_of_the_full_presets() -> None:
+    """method.md 2.2, 2.3, 5.1: both students' heads see 128 x 128 cells of 0.8 m."""
+    pillar, voxel = presets.NUSCENES_PILLAR, presets.NUSCENES_VOXEL
+    assert pillar.student_cell_m == pytest.approx(0.8) and voxel.student_cell_m == pytest.approx(0.8)
+    assert voxel.model.voxel_grid == (41, 1024, 1024)
+    assert voxel.model.voxel_slices == 2 and voxel.model.bev_channels == 256  # z: 41, 21, 11, 5, then 2
+    assert pillar.model.bev_channels == 64 and pillar.model.bev_cell_m == 0.2
+    assert voxel.model.bev_cell_m == pytest.approx(0.8)
+    shared = {"preset", "model", "student"}
+    assert pillar.model_dump(exclude=shared) == voxel.model_dump(exclude=shared)
+
+
+def test_fewer_stages_leave_more_slices() -> None:
+    """41 -> (not padded) 20 -> 9; a single stage: 41 -> 20."""
+    two = ["model.lidar=voxel", "model.voxel_channels=[8,16]"]
+    assert presets.load("quickstart", two).model.bev_channels == 16 * 9
+    assert presets.load("quickstart", ["model.lidar=voxel", "model.voxel_channels=[8]"]).model.voxel_slices == 20
 
 
 def test_sigma_is_the_larger_of_floor_and_factor_times_root_area() -> None:

@@ -17,7 +17,8 @@ from pdetr3d.config import OptimConfig
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Losses, Task
 from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import milestones, train
+from pdetr3d.training.loop import LEAST_SCALE, milestones, train, train_step
+from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
 from tests.model_cases import make_batch
 from tests.training_cases import World, one_thread, open_world, run_locally, task_of
@@ -93,6 +94,42 @@ def test_the_same_seed_gives_the_same_losses(kind: str, world: World, tmp_path: 
     assert len(first) == 20 and {"loss", "grad_norm", "lr", "box"} <= first[0].keys()
     assert losses("second", 0) == first
     assert losses("other", 1, steps=1)[0]["loss"] != first[0]["loss"]
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", STAGES)
+def test_half_precision_resumes_with_the_same_bits(kind: str, amp: str, world: World, tmp_path: Path) -> None:
+    config = world.run.config
+    optim = {"amp": amp}
+    teacher = config.teacher.model_copy(update={"optim": config.teacher.optim.model_copy(update=optim)})
+    config = config.model_copy(update={"optim": config.optim.model_copy(update=optim), "teacher": teacher})
+    straight = run_locally(kind, config, world.records, tmp_path / "straight", 5)
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(kind, config, world.records, tmp_path / "resumed", 5, Interrupted)
+    run_locally(kind, config, world.records, tmp_path / "resumed", 5)
+    one, two = (checkpoint.load(tmp_path / run / "step_0000005" / "checkpoint.pt") for run in ("straight", "resumed"))
+    assert equal(one, two) and ("scaler" in one) == (amp == "fp16")
+    if amp == "fp16":  # every step either counts towards the next growth of the scale or lowered it
+        skipped = [metrics["skipped"] for _, metrics in straight.history]
+        assert one["scaler"]["scale"] == 2.0**16 * 0.5 ** sum(skipped) and sum(skipped) < 5
+        assert one["scaler"]["_growth_tracker"] == (5 if sum(skipped) == 0 else skipped[::-1].index(1.0))
+    assert all(np.isfinite(metrics["loss"]) for _, metrics in straight.history)
+
+
+def test_fp16_overflow_skips_the_step_until_the_scale_is_not_to_blame(world: World, tmp_path: Path) -> None:
+    task = poisoned(task_of("student", world), "gradient")
+    task = replace(task, optim=task.optim.model_copy(update={"amp": "fp16"}))
+    context = LocalContext(world.records, Plan(2, 2, 1, 0), task.loader, tmp_path)
+    optimizer, scaler = make_optimizer(task.model, task.optim), torch.amp.GradScaler("cpu", init_scale=4 * LEAST_SCALE)
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    batch = make_batch()
+    for scale in (4, 2):
+        assert scaler.get_scale() == scale * LEAST_SCALE
+        terms = train_step(task.model.train(), optimizer, task, batch, context, 0.1, scaler)
+        assert terms["skipped"] == 1 and terms["grad_norm"] == 0
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train_step(task.model, optimizer, task, batch, context, 0.1, scaler)
+    assert all(torch.equal(p, before[name]) for name, p in task.model.named_parameters())
 
 
 def poisoned(task: Task, where: str) -> Task:

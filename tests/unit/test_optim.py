@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pdetr3d.config import OptimConfig
-from pdetr3d.training.optim import learning_rate, make_optimizer
+from pdetr3d.schema import DataError
+from pdetr3d.training.optim import learning_rate, lr_factors, make_optimizer, set_learning_rate
 
 
 def test_warm_up_then_cosine_to_a_thousandth() -> None:
@@ -45,3 +46,37 @@ def test_decay_shrinks_matrices_only() -> None:
     optimizer.step()
     torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 0.95))
     torch.testing.assert_close(model.bias.detach(), torch.ones(2))
+
+
+def named(**parts: nn.Module) -> nn.Module:
+    return nn.ModuleDict(parts)
+
+
+def test_multipliers_by_hand() -> None:
+    """SGD-like reading of AdamW's first step: |change| = lr whatever the gradient's size, so factors show at once."""
+    model = named(a=nn.Linear(2, 2), ab=nn.Linear(2, 2), c=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    config = OptimConfig(lr=0.5, weight_decay=0.0, lr_multipliers=(("a", 0.1), ("c", 2.0), ("c.1", 0.01)))
+    expected = {"a": 0.1, "ab": 1.0, "c.0": 2.0, "c.1": 0.01}  # "a" is not the beginning of "ab"; the longest counts
+    for name, factor in lr_factors(model, config).items():
+        assert factor == expected[name.rpartition(".")[0]], name
+    optimizer = make_optimizer(model, config)
+    set_learning_rate(optimizer, 0.25)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        change = torch.full_like(parameter, 0.25 * expected[name.rpartition(".")[0]])
+        torch.testing.assert_close(before[name] - parameter.detach(), change, msg=name)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 8
+
+
+def test_multipliers_keep_the_decay_of_matrices_only() -> None:
+    optimizer = make_optimizer(named(a=nn.Linear(2, 2), b=nn.Linear(2, 2)), OptimConfig(lr_multipliers=(("a", 0.1),)))
+    groups = [(g["factor"], g["weight_decay"], [p.ndim for p in g["params"]]) for g in optimizer.param_groups]
+    assert groups == [(1.0, 0.01, [2]), (1.0, 0.0, [1]), (0.1, 0.01, [2]), (0.1, 0.0, [1])]
+
+
+def test_a_multiplier_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(DataError, match="lr_multipliers: 'SECOND' is the beginning of no parameter name .* it has a"):
+        make_optimizer(named(a=nn.Linear(2, 2)), OptimConfig(lr_multipliers=(("SECOND", 0.1),)))

@@ -41,3 +41,11 @@ def test_no_samples_is_the_users_error() -> None:
 def test_steps_count_passes_over_the_train_split() -> None:
     assert total_steps(20, 28130, 32) == round(20 * 28130 / 32)
     assert total_steps(0.001, 10, 4) == 1
+
+
+def test_repeated_samples_are_keyed_by_their_place() -> None:
+    """The same samples in the same order; the second number, which keys the draws, never comes twice."""
+    plain, repeats = Plan(5, 4, 10, seed=2), Plan(5, 4, 10, seed=2, repeats=True)
+    one, two = ([item for step in range(10) for item in plan.at(step, 0, 1)] for plan in (plain, repeats))
+    assert [index for index, _ in one] == [index for index, _ in two]
+    assert [number for _, number in two] == list(range(40))

@@ -1,0 +1,31 @@
+"""What teacher and student share: LiDAR encoder and 2D backbone (their shape, not their weights)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pdetr3d.config import ModelConfig
+from pdetr3d.models.bev_backbone import Second
+from pdetr3d.models.pillars import PillarEncoder
+from pdetr3d.models.voxels import VoxelEncoder
+
+
+class LidarModel(nn.Module):
+    """Points -> ``pillars`` or ``voxels`` -> ``backbone`` (SECOND); subclasses add a neck and a head.
+
+    Args:
+        config: ``lidar`` chooses the encoder. Its name and the backbone's stand in every checkpoint.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.lidar == "voxel":
+            self.voxels = VoxelEncoder(config)
+        else:
+            self.pillars = PillarEncoder(config)
+        self.backbone = Second(config)
+
+    def lidar_stages(self, points: Tensor, point_sample: Tensor, batch_size: int) -> list[Tensor]:
+        """BEV maps (B, C, H, W) of the backbone's stages, finest first."""
+        encoder = self.voxels if hasattr(self, "voxels") else self.pillars
+        return self.backbone(encoder(points, point_sample, batch_size))

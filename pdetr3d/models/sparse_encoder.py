@@ -1,0 +1,98 @@
+"""SECOND's sparse encoder with residual blocks (Yan et al., 2018; method.md 2.2): voxels -> BEV map.
+
+Legend: N active cells, C channels, B samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pdetr3d.models.norm import norm1d
+from pdetr3d.models.sparse_conv import SUBMANIFOLD, Kernel, Rules, SparseTensor, make_rules
+
+
+class SparseConv(nn.Module):
+    """Convolution without bias, norm: ``forward(features (N, C_in), rules) -> (M, C_out)``."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Kernel, norm: str) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(*kernel.size, inputs, outputs))  # mmcv's layout
+        bound = 1 / math.sqrt(math.prod(kernel.size) * inputs)  # as nn.Conv3d
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.norm = norm1d(norm, outputs)
+
+    def forward(self, features: Tensor, rules: Rules) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):  # neither engine knows bfloat16
+            return normalize(self.norm, rules.convolve(features.float(), self.weight.float()))
+
+
+def normalize(norm: nn.Module, rows: Tensor) -> Tensor:
+    """Apply a norm to (N, C). The statistics of no row, or of one, are undefined: the running ones stand in."""
+    if isinstance(norm, nn.BatchNorm1d) and norm.training and len(rows) < 2:
+        return F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    return norm(rows)
+
+
+class ResidualBlock(nn.Module):
+    """Two submanifold convolutions round a shortcut: ``forward(features (N, C), rules) -> (N, C)``."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.first = SparseConv(channels, channels, SUBMANIFOLD, norm)
+        self.second = SparseConv(channels, channels, SUBMANIFOLD, norm)
+
+    def forward(self, features: Tensor, rules: Rules) -> Tensor:
+        hidden = torch.relu(self.first(features, rules))
+        return torch.relu(features + self.second(hidden, rules))
+
+
+class SparseEncoder(nn.Module):
+    """``forward(SparseTensor (N, C_in)) -> (B, C * D', H', W')``: voxels -> BEV map.
+
+    One submanifold convolution, then per stage two residual blocks; between stages a convolution of stride 2; at the
+    end one of stride 2 along z alone. The last convolution between stages does not pad z: 41 -> 21 -> 11 -> 5, and 2
+    at the end. Channels of the z slices are stacked, channel by channel.
+
+    Args:
+        inputs: C_in.
+        channels: of each stage.
+        norm: ``model.norm``.
+    """
+
+    def __init__(self, inputs: int, channels: Sequence[int], norm: str) -> None:
+        super().__init__()
+        self.input = SparseConv(inputs, channels[0], SUBMANIFOLD, norm)
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(c, norm) for _ in range(2)) for c in channels)
+        self.downs = nn.ModuleList()
+        for stage, (c, following) in enumerate(itertools.pairwise(channels)):
+            z_padding = 0 if stage == len(channels) - 2 else 1
+            self.downs.append(SparseConv(c, following, Kernel((3, 3, 3), (2, 2, 2), (z_padding, 1, 1), False), norm))
+        self.output = SparseConv(channels[-1], channels[-1], Kernel((3, 1, 1), (2, 1, 1), (0, 0, 0), False), norm)
+
+    def forward(self, voxels: SparseTensor) -> Tensor:
+        rules = make_rules(voxels, SUBMANIFOLD)
+        features = torch.relu(self.input(voxels.features, rules))
+        for stage, blocks in enumerate(self.blocks):
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
+                features = block(features, rules)
+            last = stage == len(self.blocks) - 1
+            voxels = SparseTensor(features, voxels.cells, voxels.shape, voxels.batch_size)
+            voxels = _strided(self.output if last else self.downs[stage], voxels)
+            if not last:
+                rules, features = make_rules(voxels, SUBMANIFOLD), voxels.features
+        return voxels.dense().flatten(1, 2)
+
+
+def _strided(layer: nn.Module, inputs: SparseTensor) -> SparseTensor:
+    """Convolution to a coarser grid, norm, ReLU."""
+    assert isinstance(layer, SparseConv)
+    rules = make_rules(inputs, layer.kernel)
+    return SparseTensor(torch.relu(layer(inputs.features, rules)), rules.cells, rules.shape, inputs.batch_size)

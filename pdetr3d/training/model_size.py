@@ -1,0 +1,132 @@
+"""Parameters and FLOPs of every part of teacher and student for one sample (``pdetr3d show-config --model``).
+
+Counted by torch's FlopCounterMode: matrix products and convolutions, two FLOPs per multiply-add. Norms, activations and
+sampling are not counted. Dense parts run on the meta device (shapes only); the LiDAR encoder runs on a synthetic cloud.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pdetr3d.batch import Cells
+from pdetr3d.config import Config
+from pdetr3d.models.point_query import Queries
+from pdetr3d.models.student import Student
+from pdetr3d.models.teacher import Teacher
+from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+
+SWEEP_POINTS = 30_000  # of a 32-beam sweep; the cloud has ``data.num_sweeps`` of them
+OBJECTS = 40  # clicks of the teacher, boxes of the student: about those of a nuScenes keyframe
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row: ``name``, number of ``parameters``, ``flops`` of one forward pass of one sample."""
+
+    name: str
+    parameters: int
+    flops: int
+
+
+def count(name: str, modules: list[nn.Module], forward: Callable[[], object]) -> Part:
+    """Parameters of ``modules`` and the FLOPs of ``forward()``."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return Part(name, sum(p.numel() for m in modules for p in m.parameters()), counter.get_total_flops())
+
+
+def measure(stage: str, config: Config) -> list[Part]:
+    """The parts of the "teacher" or the "student", in the order of the data; inference mode, batch size one."""
+    # FlopCounterMode hooks into the graph of what requires a gradient, and views of parameters have none here.
+    model = build(stage, config, FALLBACK_SIZE_M).model.eval().requires_grad_(False)
+    assert isinstance(model, Teacher | Student)
+    encoder = model.voxels if hasattr(model, "voxels") else model.pillars
+    points, sample = _cloud(config)
+    parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
+    bev_shape = (1, config.model.bev_channels, *[round(_span_m(config) / config.model.bev_cell_m)] * 2)
+    model.to(META)
+    stages: list[Tensor] = []
+    parts.append(
+        count("backbone", [model.backbone], lambda: stages.extend(model.backbone(torch.empty(bev_shape, device=META))))
+    )
+    rest = _teacher if isinstance(model, Teacher) else _student
+    return parts + rest(model, config, stages)  # type: ignore[operator]
+
+
+def size_table(title: str, parts: list[Part]) -> Table:
+    """Rich table of the parts and their sums."""
+    table = Table("part", title=f"{title}: one sample, forward")
+    table.add_column("parameters", justify="right")
+    table.add_column("GFLOPs", justify="right")
+    total = Part("all", sum(p.parameters for p in parts), sum(p.flops for p in parts))
+    for part in [*parts, total]:
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}", end_section=part is parts[-1])
+    return table
+
+
+def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]:
+    bev: list[Tensor] = []
+    parts = [count("neck", [model.fpn], lambda: bev.extend(model.fpn(stages)))]
+    images, views = None, None
+    if model.images is not None:
+        encoder, (width, height) = model.images, config.data.image_size_px
+        pixels = torch.empty(1, len(CAMERAS), height, width, 3, dtype=torch.uint8, device=META)
+        levels: list[Tensor] = []
+        whole = count("images", [encoder], lambda: levels.extend(encoder(pixels)))
+        padded = encoder.padded_size(pixels)
+        flat = torch.empty(len(CAMERAS), 3, padded[1], padded[0], device=META)
+        backbone = count("image backbone", [encoder.backbone], lambda: encoder.backbone(flat))
+        neck = Part("image neck", whole.parameters - backbone.parameters, whole.flops - backbone.flops)
+        parts += [backbone, neck]
+        cameras = torch.empty(1, len(CAMERAS), 4, 4, device=META)
+        images, views = levels, (cameras, cameras[..., 0, 0] > 0, torch.empty(2, device=META))
+    click, label = torch.empty(1, OBJECTS, 3, device=META), torch.zeros(1, OBJECTS, dtype=torch.long, device=META)
+    queries: list[Queries] = []
+    parts.append(count("query", [model.query], lambda: queries.append(model.query(click, label))))
+    decoder = model.decoder
+    whole = count(
+        "decoder",
+        [decoder],
+        lambda: decoder(queries[0], bev, model.range_m, images, views),
+    )
+    heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]
+    hidden = torch.empty_like(queries[0].content)
+    head = count("heads", heads, lambda: [module(hidden) for module in heads])
+    return [*parts, Part("decoder", whole.parameters - head.parameters, whole.flops - head.flops), head]
+
+
+def _student(model: Student, config: Config, stages: list[Tensor]) -> list[Part]:
+    maps: list[Tensor] = []
+    parts = [count("neck", [model.neck], lambda: maps.append(model.neck(stages)))]
+    zero = torch.zeros(OBJECTS, dtype=torch.long, device=META)
+
+    def head() -> None:
+        shared, _ = model.head(maps[0])
+        for regression in model.head.regressions:
+            regression(shared, Cells(zero, zero, zero))
+
+    return [*parts, count("heads", [model.head], head)]
+
+
+def _span_m(config: Config) -> float:
+    return config.model.range_m[3] - config.model.range_m[0]
+
+
+def _cloud(config: Config) -> tuple[Tensor, Tensor]:
+    """Points that thin out with distance on flat ground, as a turning LiDAR's: (P, 5), and their sample (P,)."""
+    generator = torch.Generator().manual_seed(0)
+    n = SWEEP_POINTS * config.data.num_sweeps
+    uniform = torch.rand(n, 4, generator=generator)
+    reach = 2.0 * (_span_m(config) / 4) ** uniform[:, 0]  # 2 m to half the span, log-uniform
+    azimuth = 2 * torch.pi * uniform[:, 1]
+    height = config.model.range_m[2] + uniform[:, 2] ** 2 * (config.model.range_m[5] - config.model.range_m[2])
+    columns = [reach * azimuth.cos(), reach * azimuth.sin(), height, 255 * uniform[:, 3], torch.zeros(n)]
+    return torch.stack(columns, 1), torch.zeros(n, dtype=torch.long)

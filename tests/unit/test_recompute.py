@@ -1,0 +1,80 @@
+"""Recomputed activations and compiled parts: the same losses, gradients, statistics and names."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pdetr3d.models.recompute import compile_dense, run_stage
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from tests.model_cases import make_batch, same_on_all_ranks, tiny_config
+
+RESNET = ["teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]"]
+
+
+def gradients_and_state(stage: str, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    config = tiny_config("model.norm=batch", *overrides)
+    task, batch = build(stage, config, FALLBACK_SIZE_M), make_batch()
+    task.model.train()
+    torch.manual_seed(0)
+    torch.stack(list(task.losses(task.model(batch), batch, same_on_all_ranks).values())).sum().backward()
+    gradients = {name: p.grad for name, p in task.model.named_parameters() if p.grad is not None}
+    return gradients, task.model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"), [("teacher", ()), ("teacher", RESNET), ("student", ())], ids=["small", "resnet", "student"]
+)
+def test_recomputation_changes_neither_gradients_nor_statistics(stage: str, overrides: tuple[str, ...]) -> None:
+    plain, state = gradients_and_state(stage, *overrides)
+    again, again_state = gradients_and_state(stage, *overrides, "model.checkpoint_activations=true")
+    assert plain.keys() == again.keys() and len(plain) > 10
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+    for name, value in state.items():  # running means and variances, and the count of batches
+        assert torch.equal(again_state[name], value), name
+    assert state["backbone.stages.0.0.1.num_batches_tracked"] >= 1
+
+
+def test_the_stage_runs_twice_and_counts_once() -> None:
+    """The recomputation is real (else the test above would hold for nothing)."""
+    runs = []
+    stage = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
+    stage[0].register_forward_hook(lambda *_: runs.append(1))
+    x = torch.randn(5, 3)
+    reference = copy.deepcopy(stage)
+    run_stage(reference, x, recompute=False)
+    runs.clear()
+    run_stage(stage, x, recompute=True).sum().backward()
+    assert len(runs) == 2 and stage[1].num_batches_tracked == 1 and stage[1].momentum == 0.1
+    assert torch.equal(stage[1].running_mean, reference[1].running_mean)
+    runs.clear()
+    with torch.no_grad():
+        run_stage(stage, x, recompute=True)
+    run_stage(stage.eval(), x, recompute=True)
+    assert len(runs) == 2  # once each
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("teacher", ["backbone", "fpn", "images.backbone", "images.fpn"]),
+        ("student", ["backbone", "neck", "head.shared", "head.heatmaps.0"]),
+    ],
+)
+def test_compiled_parts_keep_names_and_numbers(stage: str, parts: list[str]) -> None:
+    """With the backend that runs the traced graph as it is: what is compiled, not how fast it is."""
+    task, batch = build(stage, tiny_config(), FALLBACK_SIZE_M), make_batch()
+    names = list(task.model.state_dict())
+    with torch.no_grad():
+        expected = task.losses(task.model.train()(batch), batch, same_on_all_ranks)
+        assert compile_dense(task.model, backend="eager") == parts
+        got = task.losses(task.model(batch), batch, same_on_all_ranks)
+    assert list(task.model.state_dict()) == names
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value)
