@@ -149,14 +149,23 @@ class StudentOutput:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """Per decoder layer one entry; row k belongs to click k (padded rows are meaningless).
+    """Q queries per sample; lists have one entry per decoder layer. Rows of padded clicks are meaningless.
 
     Attributes:
-        box: (B, K, 7) decoded boxes x, y, z, l, w, h, yaw.
-        code: (B, K, 10) what the box is decoded from (``decode_click_box``).
-        quality: (B, K) logits of the box's localization quality.
+        box: (B, Q, 7) decoded boxes x, y, z, l, w, h, yaw.
+        code: (B, Q, 10) what the box is decoded from (``decode_click_box``).
+        quality: (B, Q) logits of the box's localization quality.
+        anchor: (B, Q, 3) the point [m] that the code is relative to.
+        logit: (B, Q, 10) class logits; an empty list where queries are told their class.
+        prior_size: (B, Q, 3) the l, w, h [m] that the code is relative to.
+        click: (B, Q) int64, the click that a query answers for, or -1 (learned queries). A click's first query comes
+            in the order of the clicks, further copies of all clicks after those.
     """
 
     box: list[Tensor]
     code: list[Tensor]
     quality: list[Tensor]
+    anchor: list[Tensor]
+    logit: list[Tensor]
+    prior_size: Tensor
+    click: Tensor

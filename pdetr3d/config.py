@@ -186,9 +186,11 @@ class OptimConfig(Section):
 class TeacherConfig(Section):
     """The point-centric teacher (method.md 2, 3)."""
 
-    query_init: Literal["explicit"] = "explicit"
-    matching: Literal["direct"] = "direct"
-    fusion: Literal["none", "d_roi"] = "d_roi"
+    query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
+    learned_queries: Positive = 300  # per sample, with query_init=learned
+    group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
+    matching: Literal["direct", "hungarian"] = "direct"
+    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
     free_points: Annotated[int, Field(ge=0, le=64)] = 16
     decoder_layers: Positive = 1
@@ -205,6 +207,7 @@ class TeacherConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     quality_weight: Annotated[float, Field(ge=0)] = 1.0
+    class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
     lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
     augment_flip: bool = False
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
@@ -223,9 +226,15 @@ class TeacherConfig(Section):
             )
         if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
             raise ValueError(
-                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} and "
-                f"image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
+                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} "
+                f"and image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
                 f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
+            )
+        if self.query_init == "learned" and self.matching == "direct":
+            raise ValueError(
+                "teacher.matching=direct gives the box of a click to the click's own query, but with "
+                "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
+                "or teacher.query_init to explicit, implicit or group"
             )
         return self
 

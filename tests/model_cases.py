@@ -32,6 +32,15 @@ TINY = [
     "scaling.concurrent_stages=1",
 ]
 
+# Overrides per choice of teacher.query_init and teacher.fusion.
+QUERY_INITS = {
+    "explicit": [],
+    "implicit": ["teacher.query_init=implicit"],
+    "learned": ["teacher.query_init=learned", "teacher.matching=hungarian", "teacher.learned_queries=9"],
+    "group": ["teacher.query_init=group", "teacher.group_copies=3"],
+}
+FUSIONS = {fusion: [f"teacher.fusion={fusion}"] for fusion in ("none", "concat", "d_roi")}
+
 
 def tiny_config(*overrides: str) -> Config:
     """The quickstart preset, shrunk to 32 x 32 cells, group norm, no dropout."""

@@ -1,14 +1,90 @@
-"""Which box a query answers for. Direct: a click's query answers for the click's own box (method.md 2.8, corrected)."""
+"""Which click's box a query answers for, by ``teacher.matching``.
+
+Direct: a click's queries answer for the click's own box (method.md 2.8, corrected). Hungarian: the assignment of least
+total cost, per sample and decoder layer, as in DETR; queries that belong to clicks swap boxes among the sample's clicks
+of one class, learned queries go to any click.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pdetr3d.batch import Batch
+from pdetr3d.batch import Batch, TeacherOutput
+
+# (sample, query, click), each (N,) int64: the query answers for the click's box.
+Pairs = tuple[Tensor, Tensor, Tensor]
+# (layer, sample (N,), query (N,), click (N,)) -> (N, 10): the query's code minus that of the click's box.
+CodeError = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+FORBIDDEN = 1e6  # cost of a query with a box of another class than its own; the identity never pays it
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (method.md 2.8)
 
 
-def match_direct(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs (sample, click, box), each (N,) int64: every valid click whose box is known."""
-    sample, click = torch.nonzero(batch.click_valid & (batch.click_box >= 0), as_tuple=True)
-    return sample, click, batch.click_box[sample, click]
+def match_direct(output: TeacherOutput, batch: Batch) -> Pairs:
+    """Every query of every valid click whose box is known."""
+    click = output.click.clamp(min=0)
+    known = (batch.click_valid & (batch.click_box >= 0)).gather(1, click) & (output.click >= 0)
+    sample, query = torch.nonzero(known, as_tuple=True)
+    return sample, query, click[sample, query]
+
+
+@torch.no_grad()
+def match_hungarian(
+    output: TeacherOutput, layer: int, batch: Batch, error: CodeError, box_weight: float, class_weight: float
+) -> Pairs:
+    """The cheapest one-to-one assignment of queries to valid clicks whose box is known.
+
+    Cost: ``box_weight`` times L1 over the code, as in the loss, plus ``class_weight`` times the focal class cost where
+    queries predict a class (method.md 2.8). With several copies per click, each set of copies is assigned on its own.
+    With fewer learned queries than clicks, the clicks that cost most are left out.
+    """
+    known = batch.click_valid & (batch.click_box >= 0)
+    pairs = [torch.zeros(3, 0, dtype=torch.long, device=known.device)]
+    for b in range(len(batch)):
+        clicks = torch.nonzero(known[b])[:, 0]
+        for queries in _sets(output.click[b], clicks):
+            shape = (len(queries), len(clicks))
+            query = queries[:, None].expand(shape).flatten()
+            click = clicks.expand(shape).flatten()
+            sample = torch.full_like(query, b)
+            cost = box_weight * error(layer, sample, query, click).abs().sum(-1)
+            label = batch.click_label[b, click]
+            if output.logit:
+                cost = cost + class_weight * focal_cost(output.logit[layer][b, query, label])
+            else:
+                cost = cost + FORBIDDEN * (batch.click_label[b, output.click[b, query]] != label)
+            # A diverged model is reported by the loop's own check, with the loss terms.
+            table = torch.nan_to_num(cost, nan=FORBIDDEN, posinf=FORBIDDEN, neginf=-FORBIDDEN).view(shape)
+            row, column = (torch.from_numpy(i).to(known.device) for i in linear_sum_assignment(table.cpu().numpy()))
+            pairs.append(torch.stack([torch.full_like(row, b), queries[row], clicks[column]]))
+    sample, query, click = torch.cat(pairs, 1)
+    return sample, query, click
+
+
+def _sets(click: Tensor, clicks: Tensor) -> list[Tensor]:
+    """Query indices that are assigned together: all learned ones, or one copy of each of the ``clicks``."""
+    if len(clicks) == 0:
+        return []
+    if bool((click < 0).all()):
+        return [torch.arange(len(click), device=click.device)]
+    return list(torch.nonzero(torch.isin(click, clicks))[:, 0].view(-1, len(clicks)))
+
+
+def focal_cost(logit: Tensor) -> Tensor:
+    """Focal loss of calling the class present minus that of calling it absent, elementwise (Deformable DETR)."""
+    p = logit.sigmoid()
+    present = -ALPHA * (1 - p) ** GAMMA * F.logsigmoid(logit)
+    return present + (1 - ALPHA) * p**GAMMA * F.logsigmoid(-logit)
+
+
+def focal_loss(logit: Tensor, target: Tensor) -> Tensor:
+    """Elementwise sigmoid focal loss with targets 0 or 1."""
+    p = logit.sigmoid()
+    wrong = torch.where(target > 0, 1 - p, p)
+    weight = torch.where(target > 0, ALPHA, 1 - ALPHA)
+    return weight * wrong**GAMMA * F.binary_cross_entropy_with_logits(logit, target, reduction="none")

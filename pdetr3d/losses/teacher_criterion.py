@@ -2,12 +2,13 @@
 
 The released focal class term is left out: the class is an input, so the term is trivial and its score says nothing
 about the box. The quality head takes its place: it predicts the BEV IoU that the box reaches, which is what a pseudo
-label's score means.
+label's score means. Learned queries are not told a class, so they keep the focal term.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,41 +18,75 @@ from torch import Tensor
 from pdetr3d.batch import Batch, RankMean, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.boxes import bev_iou_aligned
-from pdetr3d.losses.matching import match_direct
+from pdetr3d.losses.matching import Pairs, focal_loss, match_direct, match_hungarian
 
 Encode = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TeacherCriterion:
-    """``(output, batch) -> {"box": ..., "quality": ...}``: weighted, summed over layers, mean over all ranks' clicks.
+    """``(output, batch) -> {"box": ..., "quality": ...}``, and "class" of learned queries.
+
+    Terms are weighted, summed over layers, and means over the assigned queries of all ranks. A query's target code says
+    the box of its assigned click relative to the query's own anchor, which may be learned and gets a gradient, too.
 
     Args:
-        config: weights.
-        encode: (box (N, 7), click (N, 3), prior size (N, 3)) -> code (N, 10), the inverse of the model's decoding.
-        prior_size_m: (10, 3).
+        config: weights and matching.
+        encode: (box (N, 7), anchor (N, 3), prior size (N, 3)) -> code (N, 10), the inverse of the model's decoding.
         rank_mean: mean of a scalar over ranks.
     """
 
-    def __init__(self, config: Config, encode: Encode, prior_size_m: Tensor, rank_mean: RankMean) -> None:
-        self.config, self.encode, self.prior_size_m, self.rank_mean = config, encode, prior_size_m, rank_mean
+    def __init__(self, config: Config, encode: Encode, rank_mean: RankMean) -> None:
+        self.config, self.encode, self.rank_mean = config, encode, rank_mean
 
     def __call__(self, output: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        sample, click, index = match_direct(batch)
-        truth = batch.box[sample, index]
-        prior = self.prior_size_m.to(truth.device)[batch.click_label[sample, click]]
-        target = self.encode(truth, batch.click[sample, click], prior)
-        count = self.rank_mean(truth.new_tensor(float(len(truth)))).clamp(min=1)
+        layers = range(len(output.box))
+        pairs = self._match(output, batch)
+        # Layers may differ in their pairs, not in the number of these.
+        count = self.rank_mean(batch.box.new_tensor(float(len(pairs[0][0])))).clamp(min=1)
         # Zero clicks give a zero loss that is connected to the parameters: DDP needs every gradient on every rank.
-        box_loss = sum((0 * code.sum() for code in output.code), truth.new_zeros(()))
-        quality_loss = sum((0 * quality.sum() for quality in output.quality), truth.new_zeros(()))
-        for box, code, quality in zip(output.box, output.code, output.quality, strict=True):
-            box_loss = box_loss + (code[sample, click] - target).abs().sum()
-            reached = box_quality(box[sample, click], truth)
+        box_loss = sum((0 * code.sum() for code in output.code), batch.box.new_zeros(()))
+        quality_loss = sum((0 * quality.sum() for quality in output.quality), batch.box.new_zeros(()))
+        for layer in layers:
+            sample, query, click = pairs[layer]
+            box_loss = box_loss + self._error(output, batch, layer, *pairs[layer]).abs().sum()
+            reached = box_quality(output.box[layer][sample, query], _truth(batch, sample, click))
             quality_loss = quality_loss + F.binary_cross_entropy_with_logits(
-                quality[sample, click], reached, reduction="sum"
+                output.quality[layer][sample, query], reached, reduction="sum"
             )
         weights = self.config.teacher
-        return {"box": weights.box_weight * box_loss / count, "quality": weights.quality_weight * quality_loss / count}
+        terms = {"box": weights.box_weight * box_loss / count, "quality": weights.quality_weight * quality_loss / count}
+        if output.logit:
+            class_loss = torch.stack([_class_loss(output.logit[i], batch, pairs[i]) for i in layers]).sum()
+            terms["class"] = weights.class_weight * class_loss / count
+        return terms
+
+    def _match(self, output: TeacherOutput, batch: Batch) -> list[Pairs]:
+        """Per layer."""
+        if self.config.teacher.matching == "direct":
+            return [match_direct(output, batch)] * len(output.box)
+        error = partial(self._error, output, batch)
+        weights = self.config.teacher.box_weight, self.config.teacher.class_weight
+        return [match_hungarian(output, layer, batch, error, *weights) for layer in range(len(output.box))]
+
+    def _error(
+        self, output: TeacherOutput, batch: Batch, layer: int, sample: Tensor, query: Tensor, click: Tensor
+    ) -> Tensor:
+        """(N, 10): code of N queries minus that of N clicks' boxes."""
+        anchor, prior = output.anchor[layer][sample, query], output.prior_size[sample, query]
+        return output.code[layer][sample, query] - self.encode(_truth(batch, sample, click), anchor, prior)
+
+
+def _truth(batch: Batch, sample: Tensor, click: Tensor) -> Tensor:
+    """(N, 7) boxes of N clicks."""
+    return batch.box[sample, batch.click_box[sample, click]]
+
+
+def _class_loss(logit: Tensor, batch: Batch, pairs: Pairs) -> Tensor:
+    """Summed focal loss of (B, Q, 10): an assigned query shows its click's class, all others show none."""
+    sample, query, click = pairs
+    target = torch.zeros_like(logit)
+    target[sample, query, batch.click_label[sample, click]] = 1
+    return focal_loss(logit, target).sum()
 
 
 @torch.no_grad()

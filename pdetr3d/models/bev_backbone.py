@@ -50,9 +50,7 @@ class FPN(nn.Module):
     """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3; extra levels by subsampling (method.md 2.2),
     or with ``convolve`` by a 3x3 convolution of stride 2 each (2.4)."""
 
-    def __init__(
-        self, inputs: Sequence[int], channels: int, levels: int, norm: str, *, convolve: bool = False
-    ) -> None:
+    def __init__(self, inputs: Sequence[int], channels: int, levels: int, norm: str, *, convolve: bool = False) -> None:
         super().__init__()
         self.levels = levels
         self.lateral = nn.ModuleList(

@@ -1,17 +1,20 @@
 """The teacher's decoder: RoI fusion, feed-forward, box and quality heads, box refinement between layers.
 
-Legend: B samples, K clicks, C channels.
+Legend: B samples, Q queries, C channels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pdetr3d.config import TeacherConfig
-from pdetr3d.models.roi_fusion import DRoIFusion
+from pdetr3d.models.fusion import Fusion
+from pdetr3d.models.point_query import Queries
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
@@ -19,6 +22,8 @@ FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four o
 # frame) as most traffic does. Facing away from the sensor instead, boxes within 10 m stay worse than that simple guess.
 # A short vector means the same heading, and is sooner unlearned than one of unit length.
 AT_CLICK = (0,) * BOX_CODE + (0, 0, 0.1, 0, 0, -0.1)
+
+CLASS_BIAS = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability of 0.01 (method.md 2.7)
 
 
 def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
@@ -67,7 +72,8 @@ def join_frames(raw: Tensor, click: Tensor) -> Tensor:
 
 def viewing_direction(click: Tensor) -> Tensor:
     """(..., 3) -> (..., 2): cos and sin of the azimuth of the ray from the sensor to the click."""
-    azimuth = torch.atan2(click[..., 1], click[..., 0])  # defined at the sensor itself, too
+    x, y, _ = click.detach().unbind(-1)  # a frame, not a prediction: near the sensor its gradient would explode
+    azimuth = torch.atan2(y, x)  # defined at the sensor itself, too
     return torch.stack([azimuth.cos(), azimuth.sin()], -1)
 
 
@@ -89,9 +95,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
         c = config.channels
-        self.fusion = DRoIFusion(
-            c, config.heads, config.fpn_levels, config.roi_grid, config.free_points, cameras=config.fusion == "d_roi"
-        )
+        self.fusion = Fusion(config)
         self.dropout = nn.Dropout(config.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(c), nn.LayerNorm(c)
         self.feed_forward = nn.Sequential(
@@ -103,18 +107,39 @@ class DecoderLayer(nn.Module):
         return self.norm2(query + self.dropout(self.feed_forward(query)))
 
 
-class Decoder(nn.Module):
-    """``teacher.decoder_layers`` layers; each predicts a box per click, which is the next layer's RoI (detached)."""
+@dataclass(frozen=True)
+class Decoded:
+    """What one decoder layer says: the first five attributes of ``TeacherOutput``; logit None where there is none."""
 
-    def __init__(self, config: TeacherConfig) -> None:
+    box: Tensor
+    code: Tensor
+    quality: Tensor
+    anchor: Tensor
+    logit: Tensor | None
+
+
+class Decoder(nn.Module):
+    """``teacher.decoder_layers`` layers; each predicts a box per query, which is the next layer's RoI (detached).
+
+    A layer's box code is relative to its anchor. Where ``Queries.refined`` is set, the next layer's anchor is the RoI's
+    center, as in Point-DETR's 3D form (method.md 8); a query that starts at its click stays anchored there.
+
+    Args:
+        classes: predicted per query by class heads; 0 where queries are told their class.
+    """
+
+    def __init__(self, config: TeacherConfig, classes: int = 0) -> None:
         super().__init__()
-        c = config.channels
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE + FLAT_CODE) for _ in range(config.decoder_layers))
-        self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(config.decoder_layers))
+        c, count = config.channels, config.decoder_layers
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(count))
+        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE + FLAT_CODE) for _ in range(count))
+        self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(count))
+        self.class_heads = nn.ModuleList(self._head(c, classes) for _ in range(count if classes else 0))
         for head in self.box_heads:
             nn.init.zeros_(head[-1].weight)  # type: ignore[index]
             head[-1].bias.data = torch.tensor(AT_CLICK, dtype=torch.float32)  # type: ignore[index]
+        for head in self.class_heads:
+            nn.init.constant_(head[-1].bias, CLASS_BIAS)  # type: ignore[index]
 
     @staticmethod
     def _head(channels: int, outputs: int) -> nn.Sequential:
@@ -123,27 +148,29 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        content: Tensor,
-        position: Tensor,
-        click: Tensor,
-        prior_size: Tensor,
+        queries: Queries,
         bev: Sequence[Tensor],
         range_m: Tensor,
         images: Sequence[Tensor] | None,
         views: tuple[Tensor, Tensor, Tensor] | None,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Returns boxes (B, K, 7), codes (B, K, 10), quality logits (B, K), each one entry per layer."""
-        start = join_frames(click.new_tensor(AT_CLICK).expand(*click.shape[:-1], -1), click)
-        roi = decode_click_box(start, click, prior_size)
-        boxes, codes, qualities = [], [], []
-        query = content
-        for layer, box_head, quality_head in zip(self.layers, self.box_heads, self.quality_heads, strict=True):
+    ) -> list[Decoded]:
+        """One entry per layer."""
+        reference, prior = queries.reference, queries.prior_size
+        start = join_frames(reference.new_tensor(AT_CLICK).expand(*reference.shape[:-1], -1), reference)
+        roi = decode_click_box(start, reference, prior)
+        query, anchor, results = queries.content, queries.anchor, []
+        for i, (layer, box_head, quality_head) in enumerate(
+            zip(self.layers, self.box_heads, self.quality_heads, strict=True)
+        ):
             assert isinstance(layer, DecoderLayer)
-            query = layer(query, layer.fusion(query + position, roi, bev, range_m, images, views))
-            code = join_frames(box_head(query).float(), click)
-            box = decode_click_box(code, click, prior_size)
-            boxes.append(box)
-            codes.append(code)
-            qualities.append(quality_head(query).float()[..., 0])
-            roi = box.detach()
-        return boxes, codes, qualities
+            query = layer(query, layer.fusion(query + queries.position, roi, bev, range_m, images, views))
+            code = join_frames(box_head(query).float(), anchor)
+            logit = self.class_heads[i](query).float() if self.class_heads else None
+            box = decode_click_box(code, anchor, prior)
+            results.append(Decoded(box, code, quality_head(query).float()[..., 0], anchor, logit))
+            # What the layer says about the reference: its box, unless the code was relative to another point.
+            roi = box if anchor is reference else decode_click_box(code, reference, prior)
+            roi = roi.detach()
+            if queries.refined:
+                reference = anchor = roi[..., :3]
+        return results

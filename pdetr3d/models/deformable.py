@@ -1,4 +1,4 @@
-"""Multi-level deformable sampling, plain PyTorch (any device).
+"""Multi-level deformable sampling: mmcv's CUDA kernel where it is compiled, its plain PyTorch twin everywhere else.
 
 Legend: B maps, C channels, M heads, Q queries, L levels, S samples.
 """
@@ -6,6 +6,8 @@ Legend: B maps, C channels, M heads, Q queries, L levels, S samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,33 @@ def deformable_sample(values: Sequence[Tensor], location: Tensor, weight: Tensor
     Returns:
         (B, Q, C), heads concatenated.
     """
+    kernel = cuda_kernel() if location.is_cuda and location.numel() else None
+    return _twin(values, location, weight) if kernel is None else _by_kernel(kernel, values, location, weight)
+
+
+@cache
+def cuda_kernel() -> Any:
+    """mmcv's ``MultiScaleDeformableAttnFunction``, or None without compiled ops. It has no kernel for CPUs."""
+    try:
+        from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+    except ImportError:
+        return None
+    return MultiScaleDeformableAttnFunction
+
+
+def _by_kernel(kernel: Any, values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
+    b, _, m = location.shape[:3]
+    # The kernel knows no bfloat16: under autocast it samples in float32, which costs memory, not accuracy.
+    rows = [value.float().view(b, m, value.shape[1] // m, -1).permute(0, 3, 1, 2) for value in values]
+    shapes = torch.tensor([value.shape[-2:] for value in values], device=location.device)
+    first = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    value = torch.cat(rows, 1).contiguous()
+    # The last argument is how many maps one launch takes; it must divide their number.
+    result = kernel.apply(value, shapes, first, location.float().contiguous(), weight.float().contiguous(), b)
+    return result.to(values[0].dtype)
+
+
+def _twin(values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
     b, q, m, _, s, _ = location.shape
     grid = (2 * location - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B*M, Q, S, 2)
     scale = weight.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (L, B*M, Q, S)

@@ -41,6 +41,20 @@ def project(lidar2img: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return pixel.view(b, v, *shape, 2), depth.view(b, v, *shape)
 
 
+def project_visible(views: tuple[Tensor, Tensor, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Project (B, K, 3) points into ``views`` (see ``CameraRoI``): pixels (B, V, K, 2), and whether each is in view."""
+    lidar2img, camera_valid, image_size = views
+    pixel, depth = project(lidar2img, points)
+    inside = (pixel >= 0).all(-1) & (pixel < image_size).all(-1)
+    return pixel, inside & (depth > MIN_DEPTH_M) & camera_valid[:, :, None]
+
+
+def mean_over_views(seen_by: Tensor, visible: Tensor) -> Tensor:
+    """(B, V, K, C), (B, V, K) -> (B, K, C): mean over the views that see the query; zero where none does."""
+    count = visible.sum(1).clamp(min=1)[..., None]
+    return (seen_by * visible[..., None]).sum(1) / count
+
+
 class SampleWeights(nn.Module):
     """Query -> per head and level: one softmax over RoI and free samples together, invalid samples masked before it."""
 
@@ -132,10 +146,8 @@ class CameraRoI(nn.Module):
 
         Returns the mean over the views that see the RoI's center, (B, K, C); zero where none does.
         """
-        lidar2img, camera_valid, image_size = views
-        center, depth = project(lidar2img, roi[..., :3])
-        inside = (center >= 0).all(-1) & (center < image_size).all(-1)
-        visible = inside & (depth > MIN_DEPTH_M) & camera_valid[:, :, None]  # (B, V, K)
+        lidar2img, _, image_size = views
+        center, visible = project_visible(views, roi[..., :3])
         cells = torch.tensor([[m.shape[-1], m.shape[-2]] for m in levels], device=query.device, dtype=query.dtype)
         place = self._roi_places(lidar2img, roi, center, image_size)[:, :, :, None, None]  # (B, V, K, 1, 1, n*n, 2)
         offset = self.roi_offset(query).unflatten(-1, (self.heads, self.levels, self.roi_samples, 2)) / cells[:, None]
@@ -149,8 +161,7 @@ class CameraRoI(nn.Module):
         weight = self.weights(query[:, None].expand(-1, v, -1, -1), valid & visible[..., None, None, None])
         values = [linear(m.flatten(0, 1)) for linear, m in zip(self.value, levels, strict=True)]
         seen_by = deformable_sample(values, location.flatten(0, 1), weight.flatten(0, 1)).unflatten(0, (b, v))
-        count = visible.sum(1).clamp(min=1)[..., None]
-        return self.output((seen_by * visible[..., None]).sum(1) / count) * visible.any(1)[..., None]
+        return self.output(mean_over_views(seen_by, visible)) * visible.any(1)[..., None]
 
     def _roi_places(self, lidar2img: Tensor, roi: Tensor, center: Tensor, image_size: Tensor) -> Tensor:
         """(B, V, K, n*n, 2) in [0, 1]: grid over the bounding rectangle of the corners in front of the camera."""
@@ -168,33 +179,3 @@ class CameraRoI(nn.Module):
         seen = (depth > MIN_DEPTH_M) & (pixel >= 0).all(-1) & (pixel < image_size).all(-1)
         place = torch.where(seen[..., None], pixel / image_size, torch.zeros_like(pixel))
         return place[..., None, :, :], seen[..., None, :]
-
-
-class DRoIFusion(nn.Module):
-    """LiDAR and camera samples concatenated -> MLP -> (B, K, C), added to the query; LiDAR only without cameras."""
-
-    def __init__(
-        self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int, *, cameras: bool
-    ) -> None:
-        super().__init__()
-        self.lidar = LidarRoI(channels, heads, levels, roi_grid, free_points)
-        self.camera = CameraRoI(channels, heads, levels, roi_grid, free_points) if cameras else None
-        inputs = channels * (2 if cameras else 1)
-        self.mlp = nn.Sequential(
-            nn.Linear(inputs, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Linear(channels, channels)
-        )
-
-    def forward(
-        self,
-        query: Tensor,
-        roi: Tensor,
-        bev: Sequence[Tensor],
-        range_m: Tensor,
-        images: Sequence[Tensor] | None,
-        views: tuple[Tensor, Tensor, Tensor] | None,
-    ) -> Tensor:
-        parts = [self.lidar(query, roi, bev, range_m)]
-        if self.camera is not None:
-            assert images is not None and views is not None
-            parts.append(self.camera(query, roi, images, views))
-        return self.mlp(torch.cat(parts, -1))

@@ -14,11 +14,11 @@ from pdetr3d.models.bev_backbone import FPN
 from pdetr3d.models.decoder import Decoder
 from pdetr3d.models.image_backbone import ImageEncoder
 from pdetr3d.models.lidar import LidarModel
-from pdetr3d.models.point_query import ExplicitQuery
+from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery
 
 
 class Teacher(LidarModel):
-    """``forward(batch) -> TeacherOutput``: row k of the output belongs to click k; zero clicks give (B, 0, ...).
+    """``forward(batch) -> TeacherOutput``; ``TeacherOutput.click`` says which rows belong to which click.
 
     Args:
         config: the run's configuration.
@@ -30,8 +30,8 @@ class Teacher(LidarModel):
         model, teacher = config.model, config.teacher
         self.fpn = FPN(model.backbone_channels, teacher.channels, teacher.fpn_levels, model.norm)
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
-        self.query = ExplicitQuery(teacher.channels, prior_size_m, model.range_m)
-        self.decoder = Decoder(teacher)
+        self.query = make_query(config, prior_size_m)
+        self.decoder = Decoder(teacher, classes=len(prior_size_m) if teacher.query_init == "learned" else 0)
         self.range_m: Tensor
         self.register_buffer("range_m", torch.tensor(model.range_m)[[0, 1, 3, 4]], persistent=False)
 
@@ -42,6 +42,26 @@ class Teacher(LidarModel):
             images = self.images(batch.images)
             size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
             views = (batch.lidar2img, batch.camera_valid, size)
-        content, position = self.query(batch.click, batch.click_label)
-        prior = self.query.prior_size_m[batch.click_label]
-        return TeacherOutput(*self.decoder(content, position, batch.click, prior, bev, self.range_m, images, views))
+        queries = self.query(batch.click, batch.click_label)
+        layers = self.decoder(queries, bev, self.range_m, images, views)
+        return TeacherOutput(
+            box=[layer.box for layer in layers],
+            code=[layer.code for layer in layers],
+            quality=[layer.quality for layer in layers],
+            anchor=[layer.anchor for layer in layers],
+            logit=[layer.logit for layer in layers if layer.logit is not None],
+            prior_size=queries.prior_size,
+            click=queries.click,
+        )
+
+
+def make_query(config: Config, prior_size_m: Tensor) -> ExplicitQuery | ImplicitQuery | LearnedQuery:
+    """The module that ``teacher.query_init`` names; see ``Teacher`` for the arguments."""
+    teacher, common = config.teacher, (config.teacher.channels, prior_size_m, config.model.range_m)
+    if teacher.query_init == "group":
+        return GroupQuery(*common, teacher.group_copies)
+    if teacher.query_init == "implicit":
+        return ImplicitQuery(*common)
+    if teacher.query_init == "learned":
+        return LearnedQuery(*common, teacher.learned_queries)
+    return ExplicitQuery(*common)

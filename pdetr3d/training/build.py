@@ -15,6 +15,7 @@ from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.models.click_answers import answers
 from pdetr3d.models.decoder import encode_click_box
 from pdetr3d.models.image_backbone import image_stages
 from pdetr3d.models.image_weights import read_image_weights
@@ -94,7 +95,7 @@ def check_models(config: Config, prior_size_m: np.ndarray) -> None:
 def _teacher(config: Config, prior: Tensor) -> Task:
     def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
         assert isinstance(output, TeacherOutput)
-        return TeacherCriterion(config, encode_click_box, prior, rank_mean)(output, batch)
+        return TeacherCriterion(config, encode_click_box, rank_mean)(output, batch)
 
     def predict(output: object, batch: Batch) -> list[Boxes3D]:
         assert isinstance(output, TeacherOutput)
@@ -110,8 +111,9 @@ def click_boxes(output: TeacherOutput, batch: Batch) -> list[Boxes3D]:
     results = []
     for b in range(len(batch)):
         valid = batch.click_valid[b]
-        box = output.box[-1][b, valid].float().cpu().numpy()
-        score = output.quality[-1][b, valid].sigmoid().float().cpu().numpy()
+        row = answers(output, batch, b)
+        box = output.box[-1][b, row].float().cpu().numpy()
+        score = output.quality[-1][b, row].sigmoid().float().cpu().numpy()
         label = batch.click_label[b, valid].cpu().numpy()
         results.append(Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, score=score, source=SOURCE_PSEUDO))
     return results

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pdetr3d import presets
 from pdetr3d.batch import Batch
-from pdetr3d.models.roi_fusion import DRoIFusion
+from pdetr3d.models.fusion import Fusion
 from pdetr3d.models.student import Student
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import Task, build
@@ -62,8 +62,8 @@ def step_s(task: Task, batch: Batch, folder: Path) -> float:
 
 def fusion_s(task: Task, batch: Batch) -> tuple[float, float]:
     """Times [s] of all D-RoI modules of the teacher's decoder: forward alone, forward and backward."""
-    calls: list[tuple[DRoIFusion, tuple[object, ...]]] = []
-    modules = [module for module in task.model.modules() if isinstance(module, DRoIFusion)]
+    calls: list[tuple[Fusion, tuple[object, ...]]] = []
+    modules = [module for module in task.model.modules() if isinstance(module, Fusion)]
     handles = [module.register_forward_hook(lambda m, inputs, _: calls.append((m, inputs))) for module in modules]
     task.model(batch)
     for handle in handles:

@@ -26,7 +26,9 @@ def config(*overrides: str) -> Config:
 def state(seed: int = 5) -> dict[str, torch.Tensor]:
     """Random weights by the plain names (torchvision's: conv1, bn1, layer1.0.conv1 ...), and a classifier."""
     torch.manual_seed(seed)
-    values = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in image_stages(config()).state_dict().items()}
+    values = {
+        k: torch.rand_like(v) if v.is_floating_point() else v for k, v in image_stages(config()).state_dict().items()
+    }
     assert "layer2.0.downsample.1.running_var" in values and "bn1.weight" in values
     return values
 
@@ -102,9 +104,7 @@ def test_multipliers_that_match_nothing_are_found_before_anything_starts() -> No
 
 def test_frozen_parts_do_not_move_and_the_rest_does() -> None:
     """A named file alone freezes (nothing reads it here): stem, first stage and all norms."""
-    frozen = config(
-        "teacher.image_weights=some.pth", "teacher.image_frozen_stages=1", "teacher.image_norm_frozen=true"
-    )
+    frozen = config("teacher.image_weights=some.pth", "teacher.image_frozen_stages=1", "teacher.image_norm_frozen=true")
     task, batch = build("teacher", frozen, FALLBACK_SIZE_M), make_batch()
     task.model.train()
     with torch.no_grad():
@@ -116,11 +116,15 @@ def test_frozen_parts_do_not_move_and_the_rest_does() -> None:
     optimizer.step()
     after = task.model.get_submodule("images.backbone").state_dict()
     moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
-    assert moved == {k for k in after if k.startswith(("layer2", "layer3", "layer4")) and ".bn" not in k and after[k].ndim == 4}
+    assert moved == {
+        k for k in after if k.startswith(("layer2", "layer3", "layer4")) and ".bn" not in k and after[k].ndim == 4
+    }
 
 
 def test_without_weights_nothing_is_frozen() -> None:
-    model = build("teacher", config("teacher.image_frozen_stages=1", "teacher.image_norm_frozen=true"), FALLBACK_SIZE_M).model
+    model = build(
+        "teacher", config("teacher.image_frozen_stages=1", "teacher.image_norm_frozen=true"), FALLBACK_SIZE_M
+    ).model
     backbone = model.get_submodule("images.backbone")
     assert all(p.requires_grad for p in backbone.parameters())
     assert all(m.training for m in backbone.train().modules())

@@ -1,5 +1,8 @@
 """The teacher: one box per click, queries independent of one another, nothing inert, D-RoI where it should look."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,16 @@ from pdetr3d.models.decoder import center_unit, decode_click_box, encode_click_b
 from pdetr3d.models.roi_fusion import CameraRoI, box_corners, project
 from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
 from pdetr3d.training.build import build, click_boxes
-from tests.model_cases import change, make_batch, one_sample, ring_cameras, same_on_all_ranks, tiny_config
+from tests.model_cases import (
+    FUSIONS,
+    QUERY_INITS,
+    change,
+    make_batch,
+    one_sample,
+    ring_cameras,
+    same_on_all_ranks,
+    tiny_config,
+)
 
 
 def teacher(config: Config | None = None, shake: bool = True) -> torch.nn.Module:
@@ -38,50 +50,79 @@ def test_starts_at_the_class_mean_box_at_the_click_heading_forward() -> None:
     torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])
 
 
-def test_permuting_clicks_permutes_boxes() -> None:
-    model, batch = teacher(), make_batch(clicks=6)
+CLICK_KEYS = ("click", "canonical_click", "click_label", "click_box", "click_valid")
+any_init = pytest.mark.parametrize("init", QUERY_INITS)
+
+
+def answers_of(model: torch.nn.Module, batch: Batch) -> list[torch.Tensor]:
+    """Per sample (K, 9): box, score and class of every click."""
+    rows = [
+        np.column_stack([b.center_m, b.size_m, b.yaw_rad, b.score, b.label])
+        for b in click_boxes(run(model, batch), batch)
+    ]
+    return [torch.tensor(row) for row in rows]
+
+
+def assert_same(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@any_init
+def test_permuting_clicks_permutes_boxes(init: str) -> None:
+    model, batch = teacher(tiny_config(*QUERY_INITS[init])), make_batch(clicks=6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
-    moved = change(batch, **{k: getattr(batch, k)[:, order] for k in keys})
-    torch.testing.assert_close(run(model, moved).box[-1], run(model, batch).box[-1][:, order], atol=1e-5, rtol=1e-5)
+    moved = change(batch, **{k: getattr(batch, k)[:, order] for k in CLICK_KEYS})
+    assert_same(answers_of(model, moved), [rows[order] for rows in answers_of(model, batch)])
 
 
-def test_padding_changes_nothing() -> None:
-    model, batch = teacher(), make_batch(clicks=4)
-    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
-    padded = change(batch, **{k: torch.cat([getattr(batch, k), torch.zeros_like(getattr(batch, k))], 1) for k in keys})
-    torch.testing.assert_close(run(model, padded).box[-1][:, :4], run(model, batch).box[-1], atol=1e-5, rtol=1e-5)
-    assert [len(b) for b in click_boxes(run(model, padded), padded)] == [4, 4]
+@any_init
+def test_padding_changes_nothing(init: str) -> None:
+    config = tiny_config(*QUERY_INITS[init])
+    model, batch = teacher(config), make_batch(clicks=4)
+    fill = {k: torch.zeros_like(getattr(batch, k)) for k in CLICK_KEYS}
+    padded = change(batch, **{k: torch.cat([getattr(batch, k), fill[k]], 1) for k in CLICK_KEYS})
+    assert_same(answers_of(model, padded), answers_of(model, batch))
+    task = build("teacher", config, FALLBACK_SIZE_M)
+    for mode in (True, False):  # copies of a group are there in training only
+        model.train(mode)
+        terms, expected = (task.losses(run(model, b), b, same_on_all_ranks) for b in (padded, batch))
+        torch.testing.assert_close(terms, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_batch_of_two_equals_two_batches_of_one() -> None:
-    model, batch = teacher(), make_batch()
-    both = run(model, batch).box[-1]
-    for i in range(2):
-        torch.testing.assert_close(run(model, one_sample(batch, i)).box[-1][0], both[i], atol=1e-4, rtol=1e-4)
+@any_init
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_batch_of_two_equals_two_batches_of_one(init: str, norm: str) -> None:
+    model, batch = teacher(tiny_config(*QUERY_INITS[init], f"model.norm={norm}")), make_batch()
+    alone = [answers_of(model, one_sample(batch, i))[0] for i in range(2)]
+    assert_same(alone, answers_of(model, batch))
 
 
-def test_clicks_in_boxes_out_with_their_classes() -> None:
-    batch = make_batch(clicks=7)
-    boxes = click_boxes(run(teacher(), batch), batch)
+@any_init
+def test_clicks_in_boxes_out_with_their_classes(init: str) -> None:
+    batch = make_batch(clicks=11)  # more than the 9 learned queries
+    boxes = click_boxes(run(teacher(tiny_config(*QUERY_INITS[init])), batch), batch)
     assert [b.label.tolist() for b in boxes] == batch.click_label.tolist()
 
 
-def test_zero_clicks_train_and_infer() -> None:
-    task = build("teacher", tiny_config(), FALLBACK_SIZE_M)
-    keys = ("click", "canonical_click", "click_label", "click_box", "click_valid")
-    batch = make_batch()
-    empty = change(batch, **{k: getattr(batch, k)[:, :0] for k in keys})
+@any_init
+def test_zero_clicks_train_and_infer(init: str) -> None:
+    task, batch = build("teacher", tiny_config(*QUERY_INITS[init]), FALLBACK_SIZE_M), make_batch()
+    empty = change(batch, **{k: getattr(batch, k)[:, :0] for k in CLICK_KEYS})
     output = task.model(empty)
-    loss = sum(task.losses(output, empty, same_on_all_ranks).values())
-    loss.backward()
-    assert loss.item() == 0 and all(p.grad is not None for p in task.model.decoder.box_heads.parameters())
+    terms = task.losses(output, empty, same_on_all_ranks)
+    sum(terms.values()).backward()
+    # Learned queries still learn that there is nothing.
+    assert (terms["box"] + terms["quality"]).item() == 0 and ("class" in terms) == (init == "learned")
+    assert all(p.grad is not None for p in task.model.decoder.box_heads.parameters())
     assert [len(b) for b in task.predict(output, empty)] == [0, 0]
 
 
-def test_every_parameter_receives_gradients() -> None:
+@any_init
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_receives_gradients(init: str, fusion: str) -> None:
     """RoI and free-point offsets of both sensors and every layer: nothing is inert once the heads are off zero."""
-    config = tiny_config("teacher.decoder_layers=2", "teacher.free_points=2")
+    config = tiny_config("teacher.decoder_layers=2", "teacher.free_points=2", *QUERY_INITS[init], *FUSIONS[fusion])
     task, batch = build("teacher", config, FALLBACK_SIZE_M), make_batch(clicks=8)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -89,22 +130,40 @@ def test_every_parameter_receives_gradients() -> None:
             parameter.add_(torch.randn_like(parameter) * 0.05)
     sum(task.losses(task.model(batch), batch, same_on_all_ranks).values()).backward()
     # A camera's value bias and the like are used where any click is visible: all of them must move.
-    inert = [n for n, p in task.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    inert = [n for n, p in task.model.named_parameters() if p.grad is None or not 0 < p.grad.abs().sum() < torch.inf]
     assert inert == []
     names = [n for n, _ in task.model.named_parameters()]
-    assert any("lidar.offset" in n for n in names) and any("camera.roi_offset" in n for n in names)
+    assert any("lidar.offset" in n for n in names)
+    assert any("camera.roi_offset" in n for n in names) == (fusion == "d_roi")
 
 
-def test_cameras_matter() -> None:
-    model, batch = teacher(), make_batch()
+@any_init
+def test_a_few_steps_with_hungarian_matching_lower_the_loss(init: str) -> None:
+    config = tiny_config(*QUERY_INITS[init], "teacher.matching=hungarian", "teacher.fusion=none")
+    task, batch = build("teacher", config, FALLBACK_SIZE_M), make_batch(points=50)
+    optimizer, history = torch.optim.Adam(task.model.parameters(), lr=5e-3), []
+    for _ in range(6):
+        loss = torch.stack(list(task.losses(task.model(batch), batch, same_on_all_ranks).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.95 * history[0]
+
+
+@pytest.mark.parametrize("fusion", ["concat", "d_roi"])
+def test_cameras_matter(fusion: str) -> None:
+    model, batch = teacher(tiny_config(*FUSIONS[fusion])), make_batch()
     shuffled = change(batch, images=batch.images.flip(1))
     assert (run(model, shuffled).box[-1] - run(model, batch).box[-1]).abs().max() > 1e-4
 
 
-def test_missing_camera_is_masked() -> None:
-    model, batch = teacher(), make_batch()
+@pytest.mark.parametrize("fusion", ["concat", "d_roi"])
+def test_missing_camera_is_masked(fusion: str) -> None:
+    model, batch = teacher(tiny_config(*FUSIONS[fusion])), make_batch()
     dark = change(batch, camera_valid=torch.zeros_like(batch.camera_valid))
     noise = change(dark, images=255 - batch.images)
+    assert run(model, dark).box[-1].isfinite().all()
     torch.testing.assert_close(run(model, dark).box[-1], run(model, noise).box[-1])
 
 
@@ -112,6 +171,16 @@ def test_lidar_only_teacher_ignores_images() -> None:
     model, batch = teacher(tiny_config("teacher.fusion=none")), make_batch()
     noise = change(batch, images=255 - batch.images)
     torch.testing.assert_close(run(model, batch).box[-1], run(model, noise).box[-1])
+
+
+def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_reference_then() -> None:
+    """Before training: the first layer says the class-mean box at the click, the second one where it had looked."""
+    config = tiny_config(*QUERY_INITS["implicit"], "teacher.decoder_layers=2")
+    model, batch = teacher(config, shake=False), make_batch()
+    output, queries = run(model, batch), model.query(batch.click, batch.click_label)
+    torch.testing.assert_close(output.box[0][..., :3], batch.click)
+    torch.testing.assert_close(output.box[1][..., :3], queries.reference)
+    assert (queries.reference - batch.click).norm(dim=-1).min() > 0.1
 
 
 def test_code_round_trip() -> None:
@@ -188,9 +257,6 @@ def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
     from pdetr3d.data.nuscenes import build_index
 
     points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.parquet"))
         record = index.record(index.tokens("mini_train")[0])
@@ -202,6 +268,36 @@ def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
         front = expected_depth > 0.2
         np.testing.assert_allclose(pixel[0, view][front], expected[front], atol=1e-6)
         np.testing.assert_allclose(depth[0, view], expected_depth, atol=1e-9)
+
+
+def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> None:
+    """Through global poses, as the devkit goes, for every object of the real keyframe that a camera shows."""
+    from nuscenes import NuScenes
+    from nuscenes.utils.geometry_utils import view_points
+
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.nuscenes import build_index
+
+    nusc = NuScenes("v1.0-mini", str(real_data), verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.parquet"))
+        record = index.record(index.tokens("mini_train")[0])
+    sample = nusc.get("sample", record.sample_token)
+    click = {box.token: box.center for box in nusc.get_sample_data(sample["data"]["LIDAR_TOP"])[1]}
+    fusion, size, seen = CameraRoI(24, 2, 3, roi_grid=1, free_points=0), torch.tensor([1600.0, 900.0]).double(), 0
+    for name, camera in zip(CAMERAS, record.cameras, strict=True):
+        view = torch.tensor(camera.lidar2img)[None, None]
+        _, boxes, intrinsic = nusc.get_sample_data(sample["data"][name])  # those in view
+        for box in boxes:
+            expected = view_points(box.center[:, None], intrinsic, normalize=True)[:2, 0]
+            if not ((expected > 0) & (expected < [1600, 900])).all():
+                continue
+            roi = torch.tensor([[[*click[box.token], 1e-3, 1e-3, 1e-3, 0.0]]], dtype=torch.double)
+            center, _ = project(view, roi[..., :3])
+            place = fusion._roi_places(view, roi, center, size) * size
+            np.testing.assert_allclose(place[0, 0, 0, 0], expected, atol=0.05)
+            seen += 1
+    assert seen > 40
 
 
 def test_corners_by_hand() -> None:

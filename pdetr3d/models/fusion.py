@@ -1,0 +1,74 @@
+"""Fusion of what LiDAR and cameras show of a query, by ``teacher.fusion``: none (LiDAR only), concat or d_roi.
+
+Legend: B samples, K queries, C channels, L levels, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pdetr3d.config import TeacherConfig
+from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, mean_over_views, project_visible
+
+
+class CameraPoint(nn.Module):
+    """The image features at the RoI center's pixel, all levels concatenated: what D-RoI is compared with.
+
+    The first layer's RoI is centered on the query's reference: for explicit queries this is the projected click.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(levels * channels, channels)
+
+    def forward(
+        self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """As ``CameraRoI``: (B, K, C), the mean over the views that see the center; zero where none does."""
+        pixel, visible = project_visible(views, roi[..., :3])
+        # A place out of view is never used; 0 keeps far ones finite in half precision, too.
+        place = torch.where(visible[..., None], 2 * pixel / views[2] - 1, torch.zeros_like(pixel))
+        b, v = visible.shape[:2]
+        grid = place.flatten(0, 1)[:, :, None]  # (B * V, K, 1, 2)
+        sampled = [
+            F.grid_sample(level.flatten(0, 1), grid, padding_mode="border", align_corners=False) for level in levels
+        ]
+        seen_by = torch.cat(sampled, 1)[..., 0].transpose(1, 2).unflatten(0, (b, v))  # (B, V, K, L * C)
+        return self.output(mean_over_views(seen_by, visible)) * visible.any(1)[..., None]
+
+
+class Fusion(nn.Module):
+    """LiDAR and camera features concatenated -> MLP -> (B, K, C), added to the query; LiDAR alone without cameras."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        c = config.channels
+        sampling = (c, config.heads, config.fpn_levels, config.roi_grid, config.free_points)
+        self.lidar = LidarRoI(*sampling)
+        self.camera: CameraRoI | CameraPoint | None = None
+        if config.fusion == "d_roi":
+            self.camera = CameraRoI(*sampling)
+        elif config.fusion == "concat":
+            self.camera = CameraPoint(c, config.fpn_levels)
+        inputs = c if self.camera is None else 2 * c
+        self.mlp = nn.Sequential(nn.Linear(inputs, c), nn.LayerNorm(c), nn.ReLU(), nn.Linear(c, c))
+
+    def forward(
+        self,
+        query: Tensor,
+        roi: Tensor,
+        bev: Sequence[Tensor],
+        range_m: Tensor,
+        images: Sequence[Tensor] | None,
+        views: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
+        """(B, K, C) queries, (B, K, 7) RoI boxes; maps and views as ``LidarRoI`` and ``CameraRoI`` take them."""
+        parts = [self.lidar(query, roi, bev, range_m)]
+        if self.camera is not None:
+            assert images is not None and views is not None
+            parts.append(self.camera(query, roi, images, views))
+        return self.mlp(torch.cat(parts, -1))

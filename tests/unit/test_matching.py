@@ -1,0 +1,103 @@
+"""Which click's box a query answers for, on cases whose cheapest assignment is found by eye."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.batch import Batch, TeacherOutput
+from pdetr3d.losses.matching import focal_cost, focal_loss, match_direct, match_hungarian
+from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.models.decoder import decode_click_box, encode_click_box
+from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
+
+
+def labeled(*labels: int) -> Batch:
+    """One sample with clicks of these classes, each with a box."""
+    batch = make_batch(1, clicks=len(labels), points=1)
+    return change(batch, click_label=torch.tensor([labels]), box_label=torch.tensor([labels]))
+
+
+def output_of(click: list[int], logit: torch.Tensor | None = None) -> TeacherOutput:
+    """One layer; queries answer for these clicks."""
+    q = len(click)
+    zero = torch.zeros(1, q)
+    code, point = torch.zeros(1, q, 10), torch.zeros(1, q, 3)
+    logits = [] if logit is None else [logit]
+    return TeacherOutput([zero], [code], [zero], [point], logits, point + 1, torch.tensor([click]))
+
+
+def match(output: TeacherOutput, batch: Batch, costs: list[list[float]]) -> list[tuple[int, ...]]:
+    """(query, click) pairs by query, where query q's code errs by costs[q][k] from click k's box."""
+    table = torch.tensor(costs)
+
+    def error(layer: int, sample: torch.Tensor, query: torch.Tensor, click: torch.Tensor) -> torch.Tensor:
+        assert layer == 0 and (sample == 0).all()
+        return torch.nn.functional.pad(-table[query, click][:, None], (4, 5))  # of any sign, at any place of the code
+
+    _, query, click = match_hungarian(output, 0, batch, error, box_weight=0.25, class_weight=2.0)
+    return sorted(zip(query.tolist(), click.tolist(), strict=True))
+
+
+def test_the_cheapest_permutation_by_hand() -> None:
+    """0-2, 1-0, 2-1 costs 0 + 1 + 0; the identity 15, each greedy choice for click 0 more than 1."""
+    costs = [[5.0, 1, 0], [1, 5, 0], [0.5, 0, 5]]
+    assert match(output_of([0, 1, 2]), labeled(4, 4, 4), costs) == [(0, 2), (1, 0), (2, 1)]
+
+
+def test_boxes_are_swapped_within_a_class_only() -> None:
+    costs = [[5.0, 1, 0], [1, 5, 0], [0, 0, 900]]
+    assert match(output_of([0, 1, 2]), labeled(4, 4, 7), costs) == [(0, 1), (1, 0), (2, 2)]
+
+
+def test_clicks_without_a_known_box_take_no_part() -> None:
+    batch = change(labeled(4, 4, 4), click_box=torch.tensor([[0, -1, 2]]))
+    assert match(output_of([0, 1, 2]), batch, [[5.0, 0, 1], [0, 0, 0], [1, 0, 5]]) == [(0, 2), (2, 0)]
+    nobody = change(batch, click_valid=torch.zeros(1, 3, dtype=torch.bool))
+    assert match(output_of([0, 1, 2]), nobody, [[0.0] * 3] * 3) == []
+
+
+def test_each_set_of_copies_is_assigned_on_its_own() -> None:
+    costs = [[0.0, 9], [9, 0], [9, 0], [0, 9]]
+    assert match(output_of([0, 1, 0, 1]), labeled(4, 4), costs) == [(0, 0), (1, 1), (2, 1), (3, 0)]
+
+
+def test_learned_queries_are_assigned_by_box_and_class() -> None:
+    logit = torch.full((1, 3, 10), -3.0)
+    logit[0, 2, 4] = logit[0, 0, 7] = 3.0  # query 2 sees class 4, query 0 class 7; query 1 sees nothing
+    assert match(output_of([-1] * 3, logit), labeled(4, 7), [[0.0, 0]] * 3) == [(0, 1), (2, 0)]
+    far = [[0.0, 99.0], [0, 0], [99, 99]]  # a box that fits outweighs a class that does not
+    assert match(output_of([-1] * 3, logit), labeled(4, 7), far) == [(0, 0), (1, 1)]
+
+
+def test_a_diverged_model_is_matched_somehow() -> None:
+    assert len(match(output_of([0, 1]), labeled(4, 4), [[torch.nan, 0], [torch.inf, 1]])) == 2
+
+
+def test_focal_cost_and_loss_by_hand() -> None:
+    """At probability 1/2: present 0.25 * 0.25 * log 2, absent 0.75 * 0.25 * log 2."""
+    zero, log2 = torch.zeros(1), np.log(2)
+    assert focal_cost(zero).item() == pytest.approx((0.0625 - 0.1875) * log2)
+    assert focal_loss(zero, zero + 1).item() == pytest.approx(0.0625 * log2)
+    assert focal_loss(zero, zero).item() == pytest.approx(0.1875 * log2)
+
+
+def test_direct_pairs_every_copy_with_its_own_click() -> None:
+    batch = change(labeled(4, 4, 7), click_box=torch.tensor([[2, -1, 0]]))
+    sample, query, click = match_direct(output_of([0, 1, 2, 0, 1, 2]), batch)
+    assert sample.tolist() == [0] * 4 and query.tolist() == [0, 2, 3, 5] and click.tolist() == [0, 2, 0, 2]
+
+
+@pytest.mark.parametrize(("matching", "right"), [("direct", False), ("hungarian", True)])
+def test_queries_that_say_one_anothers_boxes(matching: str, right: bool) -> None:
+    """Each code says the other click's box relative to its own click: that is right for Hungarian matching alone."""
+    batch = labeled(4, 4)
+    prior = torch.ones(1, 2, 3)
+    code = encode_click_box(batch.box.flip(1), batch.click, prior)
+    box = decode_click_box(code, batch.click, prior)
+    output = replace(output_of([0, 1]), box=[box], code=[code], anchor=[batch.click], prior_size=prior)
+    output = replace(output, quality=[torch.full((1, 2), 20.0)])
+    config = tiny_config(f"teacher.matching={matching}")
+    terms = TeacherCriterion(config, encode_click_box, same_on_all_ranks)(output, batch)
+    assert (terms["box"] < 1e-4) == right and (terms["quality"] < 1e-3) == right
