@@ -218,12 +218,6 @@ class TeacherConfig(Section):
     def _check(self) -> TeacherConfig:
         if self.channels % self.heads:
             raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
-        if self.query_init == "learned" and self.matching == "direct":
-            raise ValueError(
-                "teacher.matching=direct gives the box of a click to the click's own query, but with "
-                "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
-                "or teacher.query_init to explicit, implicit or group"
-            )
         stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
         if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
             raise ValueError(
@@ -232,9 +226,15 @@ class TeacherConfig(Section):
             )
         if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
             raise ValueError(
-                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} and "
-                f"image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
+                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} "
+                f"and image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
                 f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
+            )
+        if self.query_init == "learned" and self.matching == "direct":
+            raise ValueError(
+                "teacher.matching=direct gives the box of a click to the click's own query, but with "
+                "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
+                "or teacher.query_init to explicit, implicit or group"
             )
         return self
 

@@ -39,7 +39,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 def compile_dense(model: nn.Module, backend: str = "inductor") -> list[str]:
     """torch.compile the parts of DENSE in place (names in the state dict stay); returns the names of those parts."""
-    done = []
+    done: list[str] = []
     for name, module in model.named_modules():
         if name in DENSE or name.rpartition(".")[0] in DENSE and isinstance(module, nn.Sequential):
             if isinstance(module, nn.ModuleList):

@@ -57,8 +57,8 @@ def measure(stage: str, config: Config) -> list[Part]:
     parts.append(
         count("backbone", [model.backbone], lambda: stages.extend(model.backbone(torch.empty(bev_shape, device=META))))
     )
-    rest = _teacher if isinstance(model, Teacher) else _student
-    return parts + rest(model, config, stages)  # type: ignore[operator]
+    rest = _teacher(model, config, stages) if isinstance(model, Teacher) else _student(model, config, stages)
+    return parts + rest
 
 
 def size_table(title: str, parts: list[Part]) -> Table:
@@ -89,16 +89,12 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
         cameras = torch.empty(1, len(CAMERAS), 4, 4, device=META)
         images, views = levels, (cameras, cameras[..., 0, 0] > 0, torch.empty(2, device=META))
     click, label = torch.empty(1, OBJECTS, 3, device=META), torch.zeros(1, OBJECTS, dtype=torch.long, device=META)
-    queries: list[Queries] = []
-    parts.append(count("query", [model.query], lambda: queries.append(model.query(click, label))))
+    query: list[Queries] = []
+    parts.append(count("query", [model.query], lambda: query.append(model.query(click, label))))
     decoder = model.decoder
-    whole = count(
-        "decoder",
-        [decoder],
-        lambda: decoder(queries[0], bev, model.range_m, images, views),
-    )
+    whole = count("decoder", [decoder], lambda: decoder(query[0], bev, model.range_m, images, views))
     heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]
-    hidden = torch.empty_like(queries[0].content)
+    hidden = torch.empty(1, query[0].content.shape[1], config.teacher.channels, device=META)
     head = count("heads", heads, lambda: [module(hidden) for module in heads])
     return [*parts, Part("decoder", whole.parameters - head.parameters, whole.flops - head.flops), head]
 
