@@ -115,7 +115,8 @@ class OptimConfig(Section):
     batch_size: Positive = 32  # global, over all workers
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
-    checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
+    checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
+    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
     log_every: Positive = 10  # steps
     amp: Literal["off", "bf16"] = "off"
 
@@ -123,6 +124,7 @@ class OptimConfig(Section):
 class TeacherConfig(Section):
     """The point-centric teacher (method.md 2, 3)."""
 
+    model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
     query_init: Literal["explicit"] = "explicit"
     matching: Literal["direct"] = "direct"
     fusion: Literal["none", "d_roi"] = "d_roi"
@@ -147,7 +149,17 @@ class TeacherConfig(Section):
     def _check(self) -> TeacherConfig:
         if self.channels % self.heads:
             raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
+        if self.model == "crop" and self.lidar_init != "none":
+            raise ValueError(
+                f"teacher.lidar_init={self.lidar_init} with teacher.model=crop: it has no BEV encoder that could start "
+                "from a student's; set teacher.lidar_init=none"
+            )
         return self
+
+    @property
+    def cameras(self) -> bool:
+        """Whether it looks at images."""
+        return self.model == "point_detr3d" and self.fusion != "none"
 
 
 class StudentConfig(Section):
@@ -177,6 +189,15 @@ class StudentConfig(Section):
         if sorted(c for task in self.tasks for c in task) != list(range(10)):
             raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
         return self
+
+
+class CorruptionConfig(Section):
+    """Trouble in the input of prediction (``data/corruption.py``), for robustness studies. Training never sees it."""
+
+    click_noise_factor: Annotated[float, Field(ge=0)] = 1.0  # of a simulated click's offset from its box's center
+    missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # of each sample, drawn by its token
+    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # each camera turned about a random axis
+    blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian blur
 
 
 class ScalingConfig(Section):
@@ -216,6 +237,7 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     optim: OptimConfig = OptimConfig()  # the student's; the teacher's is teacher.optim
+    corruption: CorruptionConfig = CorruptionConfig()
     scaling: ScalingConfig = ScalingConfig()
     run: RunSection = RunSection()
     storage: StorageConfig = StorageConfig()

@@ -14,6 +14,7 @@ from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.models.crop_regressor import CropRegressor
 from pdetr3d.models.decoder import encode_click_box
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
@@ -72,8 +73,9 @@ def _teacher(config: Config, prior: Tensor) -> Task:
         assert isinstance(output, TeacherOutput)
         return click_boxes(output, batch)
 
-    loader = BatchLoader(config, "teacher", cameras=config.teacher.fusion != "none")
-    return Task(Teacher(config, prior), losses, predict, config.teacher.optim, loader)
+    loader = BatchLoader(config, "teacher", cameras=config.teacher.cameras)
+    model = CropRegressor(config, prior) if config.teacher.model == "crop" else Teacher(config, prior)
+    return Task(model, losses, predict, config.teacher.optim, loader)
 
 
 @torch.no_grad()

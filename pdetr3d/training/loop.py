@@ -19,8 +19,8 @@ from pdetr3d.training.optim import learning_rate, make_optimizer
 
 
 def milestones(optim: OptimConfig, steps: int) -> list[int]:
-    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly over the second half."""
-    first = steps / 2 if optim.checkpoints > 1 else steps
+    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly from a share on."""
+    first = steps * optim.checkpoints_from if optim.checkpoints > 1 else steps
     span = max(1, optim.checkpoints - 1)
     return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} - {0} | {steps})
 
