@@ -26,7 +26,7 @@ def build_report(
     return {
         "arms": arms,
         "ratios": ratios(arms),
-        "pseudo_labels": {**quality["teacher"], "accepted": quality["accepted"], **{floor: quality[floor] for floor in FLOORS}},
+        "pseudo_labels": {**quality["teacher"], **{key: quality[key] for key in ("accepted", *FLOORS)}},
         "timing": {"wall_s": wall_s, **stages.timing},
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
         "config": stages.config.flat(),

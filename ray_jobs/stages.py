@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -54,7 +54,9 @@ class Stages:
                 self.student("ours")
 
         # "full" before "boxes_only": the teacher may train that one itself, to start from it.
-        others = [partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"]
+        others: list[Callable[[], object]] = [
+            partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"
+        ]
         run_lanes([from_clicks, *others], self.config.scaling.concurrent_stages)
 
     def lineage(self) -> dict[str, str]:

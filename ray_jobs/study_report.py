@@ -61,10 +61,10 @@ def draw_study(document: dict[str, Any], folder: Path) -> list[Path]:
     summary, name = document["summary"], document["study"]
     figure, axes = _figure("steps", f"{name}: BEV IoU on {document['clicks_from']} samples")
     for variant, data in document["variants"].items():
-        steps, means, stds = zip(*mean_curve(data["runs"]), strict=True)
-        axes.plot(steps, means, marker="o", label=variant)
-        low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
-        axes.fill_between(steps, low, high, alpha=0.15)
+        points = mean_curve(data["runs"])
+        steps = [step for step, _, _ in points]
+        axes.plot(steps, [mean for _, mean, _ in points], marker="o", label=variant)
+        axes.fill_between(steps, [m - s for _, m, s in points], [m + s for _, m, s in points], alpha=0.15)
     files = [_save(figure, axes, folder / f"{name}_curves.png")]
     figure, axes = _figure("distance [m]", f"{name}: BEV IoU of the last checkpoint")
     lines = {variant: row["by_distance"] for variant, row in summary.items()}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 SHARE = 0.9  # of the reference's final quality, for the steps to get there
+FLOORS = ("class_mean", "class_mean_pca")
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 Runs = dict[str, dict[str, Any]]
 
@@ -45,7 +46,7 @@ def steps_to(curve: Sequence[Sequence[float]], threshold: float) -> float | None
 
 
 def summarize(variants: dict[str, Runs], reference: str) -> dict[str, dict[str, Any]]:
-    """Per variant: ``spread`` over seeds of every figure; the threshold is the same seed's reference run times SHARE."""
+    """Per variant: ``spread`` over seeds of every figure; the threshold is SHARE of the same seed's reference run."""
     return {name: _summary(runs, variants.get(reference, {})) for name, runs in variants.items()}
 
 
@@ -55,22 +56,24 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         steps_to(run["curve"], SHARE * reference[seed]["curve"][-1][1]) if seed in reference else None
         for seed, run in runs.items()
     ]
-    bins = finals[0]["by_distance"] if finals else {}
     conditions = next(iter(runs.values()))["conditions"] if runs else {}
     return {
-        **{key: spread(final[key] for final in finals) for key in QUALITY},
+        **_quality(finals),
         "ece": spread(final["calibration"]["ece"] for final in finals),
         "rank_correlation": spread(final["calibration"]["rank_correlation"] for final in finals),
-        "by_distance": {d: spread(final["by_distance"][d]["bev_iou"] for final in finals) for d in bins},
-        "floors": {
-            floor: {key: spread(run[floor][key] for run in runs.values()) for key in QUALITY}
-            | {"by_distance": {d: spread(run[floor]["by_distance"][d]["bev_iou"] for run in runs.values()) for d in bins}}
-            for floor in ("class_mean", "class_mean_pca")
-        },
+        "floors": {floor: _quality([run[floor] for run in runs.values()]) for floor in FLOORS},
         "steps_to_share": spread(reached),
         "step_s": spread(run["step_s"] for run in runs.values()),
         "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
         "conditions": {c: spread(run["conditions"][c]["bev_iou"] for run in runs.values()) for c in conditions},
+    }
+
+
+def _quality(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    bins = reports[0]["by_distance"] if reports else {}
+    return {
+        **{key: spread(report[key] for report in reports) for key in QUALITY},
+        "by_distance": {d: spread(report["by_distance"][d]["bev_iou"] for report in reports) for d in bins},
     }
 
 

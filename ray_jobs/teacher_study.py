@@ -72,9 +72,7 @@ def run(arguments: list[str] | None = None) -> None:
     with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
         runs = {
             (name, seed): Stages(
-                RunDir(
-                    folder / name / f"seed{seed}", variant_config(args.preset, overrides, changes, name, seed)
-                ),
+                RunDir(folder / name / f"seed{seed}", variant_config(args.preset, overrides, changes, name, seed)),
                 parent,
                 tracking_dir=folder,
             )
@@ -168,7 +166,7 @@ def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
         "commit": commit(),
         "config": json.loads(config_json),
         "config_digest": hashlib.sha256(config_json.encode()).hexdigest()[:16],
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -73,8 +73,9 @@ def pseudo_label_quality(
 
     Returns:
         JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad",
-        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}, "calibration": score_calibration(...)}``.
-        Means are None where there is nothing to average; ``per_class`` has all ten classes and ``by_distance`` all bins.
+        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}, "calibration": ...}``. Means are None
+        where there is nothing to average; ``per_class`` has all ten classes and ``by_distance`` all bins; the
+        calibration is that of ``pred.score`` (``score_calibration``).
 
     Raises:
         ValueError: when the lengths differ.
@@ -111,12 +112,8 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
     """
     score, reached = (np.asarray(values, np.float64).reshape(-1) for values in (score, reached))
     place = np.clip((score * bins).astype(np.int64), 0, bins - 1)
-    rows = []
-    for i in range(bins):
-        inside = place == i
-        means = [float(v[inside].mean()) if inside.any() else None for v in (score, reached)]
-        rows.append({"low": i / bins, "high": (i + 1) / bins, "n": int(inside.sum())})
-        rows[-1] |= dict(zip(("score", "bev_iou"), means, strict=True))
+    columns = {"score": score, "bev_iou": reached}
+    rows = [{"low": i / bins, "high": (i + 1) / bins, **_means(columns, place == i)} for i in range(bins)]
     gaps = [row["n"] * abs(row["score"] - row["bev_iou"]) for row in rows if row["n"]]
     ranks = [rankdata(values) for values in (score, reached)]
     varied = len(score) > 1 and all(np.ptp(values) > 0 for values in ranks)

@@ -9,9 +9,7 @@ GROUND_M = 0.2  # the lowest part of an object is left out: what lies there is m
 MIN_POINTS = 5  # fewer say nothing about an axis
 
 
-def in_cylinder(
-    points_m: NDArray, center_m: NDArray, radius_m: float, z_m: tuple[float, float]
-) -> NDArray[np.bool_]:
+def in_cylinder(points_m: NDArray, center_m: NDArray, radius_m: float, z_m: tuple[float, float]) -> NDArray[np.bool_]:
     """Which of P points (P, 3+) lie within ``radius_m`` of ``center_m`` (3,) seen from above and ``z_m`` (low, high)
     above it, borders included: (P,) bool."""
     offset = np.asarray(points_m, np.float64)[:, :3] - np.asarray(center_m, np.float64)

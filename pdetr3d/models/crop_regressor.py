@@ -57,7 +57,7 @@ class CropRegressor(nn.Module):
         shape = feature.new_zeros(b * k, feature.shape[1]).index_copy(0, filled, pillar_max(feature, rank, len(filled)))
         points = feature.new_zeros(b * k).index_copy(0, filled, count.to(feature.dtype))
         place = torch.stack([points.view(b, k).log1p() / 5, click[..., :2].norm(dim=-1) / 50, click[..., 2]], -1)
-        query = self.join(torch.cat([shape.view(b, k, -1), place, self.embedding(batch.click_label)], -1))
+        query = self.join(torch.cat([shape.view(b, k, shape.shape[1]), place, self.embedding(batch.click_label)], -1))
         query = self.dropout(query)
         code = join_frames(self.box_head(query).float(), click)
         box = decode_click_box(code, click, prior)

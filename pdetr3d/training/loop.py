@@ -121,7 +121,7 @@ class Meter:
         self.samples += samples
 
     def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
-        """Means since the last flush, over all ranks, with lr, samples_per_s, data_s and step_s per step, eta_s, memory."""
+        """Means since the last flush, over all ranks; lr, samples_per_s, data_s and step_s per step, eta_s, memory."""
         elapsed = max(time.monotonic() - self.since, 1e-9)
         # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
         means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / self.count)

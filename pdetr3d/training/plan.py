@@ -63,7 +63,7 @@ class BatchLoader:
 
     Args:
         config: the run's configuration.
-        stage: "teacher", "student" or "predict" (no augmentation, no second view; ``config.corruption`` applies here only).
+        stage: "teacher", "student" or "predict" (no augmentation, no second view; here ``config.corruption`` applies).
         cameras: whether images are read.
         weak_view: whether the unaugmented cloud is delivered too.
     """

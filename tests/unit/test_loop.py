@@ -131,6 +131,10 @@ def test_milestones_by_hand() -> None:
     assert at(4, 6) == [3, 4, 5, 6]
     assert at(3, 1) == [1]  # never a checkpoint of zero steps
     assert at(5, 2) == [1, 2]  # more than there are steps
+    curve = OptimConfig(checkpoints=8, checkpoints_from=0.125)
+    assert milestones(curve, 80) == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert milestones(OptimConfig(checkpoints=3, checkpoints_from=0.0), 12) == [6, 12]
+    assert milestones(OptimConfig(checkpoints=1, checkpoints_from=0.125), 80) == [80]
 
 
 @pytest.mark.slow
