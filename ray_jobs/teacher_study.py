@@ -41,18 +41,27 @@ from ray_jobs.study_results import summarize
 STAGE = "study"  # name of the evaluation's folder in a run directory
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; raises DataError for words that are neither options, seeds nor overrides."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", help=f"one of {', '.join(STUDIES)}")
     parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--run-dir", type=Path, help="holds the world and one folder per variant; default runs/STUDY")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, order, labels and clicks")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
     parser.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
     parser.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of STUDY.json and the pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for every variant")
-    args = parser.parse_intermixed_args(arguments)  # overrides may follow --seeds 0 1 2 after another option
-    args.seeds = list(dict.fromkeys(args.seeds))
+    args = parser.parse_args(arguments)
+    # argparse gives --seeds everything that follows it.
+    words = [*args.seeds, *args.overrides]
+    args.overrides = [word for word in words if "=" in word]
+    wrong = [word for word in words if "=" not in word and not word.isdecimal()]
+    if wrong:
+        raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
+    args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
+    if not args.seeds or args.clicks_from < 1 or args.final_from < 0:
+        raise DataError("--seeds needs at least one number, --clicks-from at least 1, --final-from at least 0")
     return args
 
 
@@ -62,7 +71,7 @@ def run(arguments: list[str] | None = None) -> None:
     Raises:
         DataError: for an unknown study, preset or override, or a run directory of another run.
     """
-    args = _parse(arguments)
+    args = parse(arguments)
     chosen, folder = study(args.study), (args.run_dir or Path("runs") / args.study).resolve()
     base = load(args.preset, args.overrides)
     overrides = list(args.overrides)

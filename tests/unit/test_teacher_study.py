@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pdetr3d.schema import Boxes3D, DataError
 from ray_jobs.studies import STUDIES, study, variant_config
 from ray_jobs.study_report import draw_study, print_study
 from ray_jobs.study_results import mean_curve, spread, steps_to, summarize
+from ray_jobs.teacher_study import commit, parse
 
 EVERY = [(name, variant) for name, which in STUDIES.items() for variant in which.variants]
 
@@ -144,3 +146,17 @@ def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.Captu
     files = draw_study(again, tmp_path)
     assert [f.name for f in files] == [f"robustness_{what}.png" for what in ("curves", "distance", "conditions")]
     assert all(f.read_bytes()[:4] == b"\x89PNG" for f in files) and len(list(tmp_path.iterdir())) == 3
+
+
+def test_overrides_may_follow_the_seeds() -> None:
+    args = parse(["fusion", "--preset", "quickstart", "--seeds", "0", "2", "2", "sim.scenes=3", "optim.lr=1"])
+    assert (args.study, args.seeds, args.overrides) == ("fusion", [0, 2], ["sim.scenes=3", "optim.lr=1"])
+    args = parse(["fusion", "optim.lr=1", "--preset", "quickstart"])
+    assert (args.seeds, args.overrides, args.clicks_from) == ([0, 1, 2], ["optim.lr=1"], 100)
+    for words in (["--seeds", "one"], ["--seeds", "a=b"], ["--clicks-from", "0"], ["--seeds", "-1"]):
+        with pytest.raises((DataError, SystemExit)):
+            parse(["fusion", "--preset", "quickstart", *words])
+
+
+def test_the_commit_is_named() -> None:
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", commit())  # empty in an unpacked archive
