@@ -168,7 +168,8 @@ class OptimConfig(Section):
     batch_size: Positive = 32  # global, over all workers
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
-    checkpoints: Positive = 1  # kept, evenly over the last half of the steps; the last step is one of them
+    checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
+    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
     log_every: Positive = 10  # steps
     amp: Literal["off", "bf16", "fp16"] = "off"  # fp16 scales the loss (GradScaler)
     compile: bool = False  # torch.compile of the dense parts
@@ -186,6 +187,7 @@ class OptimConfig(Section):
 class TeacherConfig(Section):
     """The point-centric teacher (method.md 2, 3)."""
 
+    model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
@@ -236,7 +238,17 @@ class TeacherConfig(Section):
                 "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
                 "or teacher.query_init to explicit, implicit or group"
             )
+        if self.model == "crop" and self.lidar_init != "none":
+            raise ValueError(
+                f"teacher.lidar_init={self.lidar_init} with teacher.model=crop: it has no BEV encoder that could start "
+                "from a student's; set teacher.lidar_init=none"
+            )
         return self
+
+    @property
+    def cameras(self) -> bool:
+        """Whether it looks at images."""
+        return self.model == "point_detr3d" and self.fusion != "none"
 
 
 class StudentConfig(Section):
@@ -267,6 +279,15 @@ class StudentConfig(Section):
         if sorted(c for task in self.tasks for c in task) != list(range(10)):
             raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
         return self
+
+
+class CorruptionConfig(Section):
+    """Trouble in the input of prediction (``data/corruption.py``), for robustness studies. Training never sees it."""
+
+    click_noise_factor: Annotated[float, Field(ge=0)] = 1.0  # of a simulated click's offset from its box's center
+    missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # of each sample, drawn by its token
+    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # each camera turned about a random axis
+    blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian blur
 
 
 class ScalingConfig(Section):
@@ -306,6 +327,7 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     optim: OptimConfig = OptimConfig()  # the student's; the teacher's is teacher.optim
+    corruption: CorruptionConfig = CorruptionConfig()
     scaling: ScalingConfig = ScalingConfig()
     run: RunSection = RunSection()
     storage: StorageConfig = StorageConfig()

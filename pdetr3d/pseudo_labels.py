@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import rotate_z
+from pdetr3d.geometry.crops import headings_from_points
 from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
@@ -42,6 +43,16 @@ def class_mean_boxes(
     """
     yaw = np.full(len(clicks), np.pi / 2) if yaw_rad is None else yaw_rad
     return Boxes3D.build(clicks.xyz_m, np.asarray(prior_size_m)[clicks.label], yaw, clicks.label, source=SOURCE_PSEUDO)
+
+
+def class_mean_pca_boxes(clicks: PointLabels, prior_size_m: NDArray[np.floating], points_m: NDArray) -> Boxes3D:
+    """A stronger floor: ``class_mean_boxes`` that head along the principal axis of the LiDAR points round each click.
+
+    Args:
+        clicks, prior_size_m: as ``class_mean_boxes``. points_m: (P, 3+) LiDAR points of the sample, LIDAR_TOP frame.
+    """
+    sizes = np.asarray(prior_size_m)[clicks.label]
+    return class_mean_boxes(clicks, prior_size_m, headings_from_points(points_m, clicks.xyz_m, sizes, np.pi / 2))
 
 
 def contains_click(

@@ -71,9 +71,8 @@ class RayContext:
             shutil.rmtree(checkpoint)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        shown = " ".join(
-            f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("eta_s", "step_s", "data_s", "samples_per_s")
-        )
+        apart = ("eta_s", "step_s", "data_s", "samples_per_s", "peak_memory_bytes")
+        shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in apart)
         print(
             f"{self.label} step {step}/{self.plan.steps} {shown} | {metrics['samples_per_s']:.1f} samples/s "
             f"step {metrics['step_s']:.2f} s (data {metrics['data_s']:.2f} s) ETA {metrics['eta_s']:.0f} s",

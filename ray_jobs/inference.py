@@ -66,7 +66,7 @@ def predict(
 
     The teacher's boxes are in the order of ``record.clicks``.
     """
-    cameras = kind == "teacher" and config.teacher.fusion != "none"
+    cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.load(file)["model"] for file in checkpoints]
     scaling = config.scaling

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ray_jobs.quality import FLOORS
 from ray_jobs.stages import Stages
 
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
@@ -25,7 +26,7 @@ def build_report(
     return {
         "arms": arms,
         "ratios": ratios(arms),
-        "pseudo_labels": {**quality["teacher"], "accepted": quality["accepted"], "class_mean": quality["class_mean"]},
+        "pseudo_labels": {**quality["teacher"], **{key: quality[key] for key in ("accepted", *FLOORS)}},
         "timing": {"wall_s": wall_s, **stages.timing},
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
         "config": stages.config.flat(),
@@ -61,13 +62,18 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 
 def print_quality(quality: dict[str, Any]) -> None:
-    """Table of pseudo-label quality: teacher against the class-mean box, by distance."""
+    """Table of pseudo-label quality by distance, teacher against the class-mean boxes; the scores' calibration."""
     table = Table("boxes at the clicks", "distance [m]", *QUALITY, title="pseudo labels of point-labeled train samples")
-    for name in ("teacher", "class_mean"):
+    for name in ("teacher", *FLOORS):
         rows = {"all": quality[name], **quality[name]["by_distance"]}
         for distance, values in rows.items():
             table.add_row(name, distance, *(_number(values[q]) for q in QUALITY))
     Console(width=140).print(table)
+    calibration = quality["teacher"]["calibration"]
+    print(
+        f"scores: expected calibration error {_number(calibration['ece'])}, "
+        f"rank correlation with the BEV IoU {_number(calibration['rank_correlation'])}"
+    )
 
 
 def _number(value: float | int | None) -> str:

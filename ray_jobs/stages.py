@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
 from pdetr3d.evaluation.nuscenes_eval import score
-from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
-from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
+from pdetr3d.pseudo_labels import to_pseudo_labels
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import check_models
@@ -26,6 +23,7 @@ from pdetr3d.training.run_dir import Data, RunDir, prepare
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
+from ray_jobs.quality import KnownClicks, floors
 
 ARMS = ("boxes_only", "ours", "full")
 EXPERIMENT = "pdetr3d"
@@ -36,10 +34,11 @@ class Stages:
 
     Args:
         run: the run directory. parent: MLflow run that the stages' runs are nested in.
+        tracking_dir: where the MLflow store is; None: in the run directory.
     """
 
-    def __init__(self, run: RunDir, parent: Tracker) -> None:
-        self.run, self.parent = run, parent
+    def __init__(self, run: RunDir, parent: Tracker, tracking_dir: Path | None = None) -> None:
+        self.run, self.parent, self.tracking_dir = run, parent, tracking_dir or run.path
         self.config: Config = run.config
         self.data: Data = prepare(run)
         self.records = training_records(self.data.index, self.data.manifest)
@@ -58,7 +57,9 @@ class Stages:
                 self.student("ours")
 
         # "full" before "boxes_only": the teacher may train that one itself, to start from it.
-        others = [partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"]
+        others: list[Callable[[], object]] = [
+            partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"
+        ]
         run_lanes([from_clicks, *others], self.config.scaling.concurrent_stages)
 
     def lineage(self) -> dict[str, str]:
@@ -79,7 +80,7 @@ class Stages:
         if done is not None:
             return done
         began = time.monotonic()
-        teacher = self._checkpoints("teacher")[-1]
+        teacher = self.checkpoints("teacher")[-1]
         everywhere = self.config.label.pseudo_for == "all"
         records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
         boxes = predict("teacher", self.config, self.prior, [teacher], records)[0]
@@ -97,23 +98,18 @@ class Stages:
         """pseudo_labels.parquet of this run."""
         return self.run.path / "pseudo_labels" / "pseudo_labels.parquet"
 
+    def known_records(self) -> list[SampleRecord]:
+        """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
+        return training_records(self.data.index, self.data.everything)
+
+    def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
+        """The true boxes of the records' clicks, for reports only."""
+        return KnownClicks(records, {r.sample_token: r for r in self.known_records()})
+
     def _quality(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
-        """Teacher and class-mean floor against the true boxes of the clicks: nothing of it reaches training."""
-        known = {r.sample_token: r for r in training_records(self.data.index, self.data.everything)}
-        truth, teacher, floor = [], [], []
-        for record in records:
-            true = known[record.sample_token]
-            box_of = {c: i for c, i in zip(true.clicks.click_id, true.clicks.box_index, strict=True) if i >= 0}
-            rows = np.array([i for i, c in enumerate(record.clicks.click_id) if c in box_of], np.int64)
-            truth.append(true.boxes[np.array([box_of[c] for c in record.clicks.click_id[rows]], np.int64)])
-            teacher.append(boxes[record.sample_token][rows])
-            floor.append(class_mean_boxes(record.clicks[rows], self.prior))
-        true_all = Boxes3D.concatenate(truth)
-        distance = np.linalg.norm(true_all.center_m[:, :2], axis=1)
-        return {
-            "teacher": pseudo_label_quality(Boxes3D.concatenate(teacher), true_all, distance),
-            "class_mean": pseudo_label_quality(Boxes3D.concatenate(floor), true_all, distance),
-        }
+        """Teacher and floors against the true boxes of the clicks."""
+        known = self.known_clicks(records)
+        return {"teacher": known.quality(boxes), **floors(known, self.config, self.prior)}
 
     def student(self, arm: str) -> list[Path]:
         """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
@@ -127,7 +123,7 @@ class Stages:
         if arm == "boxes_only":
             return [r for r in self.records if r.role == "box"]
         if arm == "full":
-            return training_records(self.data.index, self.data.everything)
+            return self.known_records()
         if not self.pseudo_file.exists():
             raise DataError(
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
@@ -150,7 +146,7 @@ class Stages:
                 if name not in self.timing:  # not trained, nor asked for, in this process
                     print(f"{name}: finished before, nothing to do", flush=True)
                     self.timing[name] = 0.0
-                return self._checkpoints(name)
+                return self.checkpoints(name)
             began = time.monotonic()
             tags = {
                 **self.lineage(),
@@ -158,7 +154,7 @@ class Stages:
                 "label_ratio": self.data.manifest.achieved_ratio,
                 "samples": len(records),
             }
-            with self._tracker(name, tags) as tracker:
+            with self.tracker(name, tags) as tracker:
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
                 work = Stage(
                     name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
@@ -168,7 +164,8 @@ class Stages:
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
             return files
 
-    def _tracker(self, name: str, tags: dict[str, Any]) -> Tracker:
+    def tracker(self, name: str, tags: dict[str, Any]) -> Tracker:
+        """The MLflow run of a stage: started, or continued."""
         return Tracker.start(
             self.run.path,
             EXPERIMENT,
@@ -176,10 +173,11 @@ class Stages:
             self.config.flat(),
             tags,
             self.parent.run_id or None,
-            tracking_dir=self.run.path,
+            tracking_dir=self.tracking_dir,
         )
 
-    def _checkpoints(self, name: str) -> list[Path]:
+    def checkpoints(self, name: str) -> list[Path]:
+        """Kept checkpoints of a finished training stage, oldest first."""
         done = self.run.result(name)
         if done is None:
             raise DataError(f"{self.run.path / name} is not trained: run its training job with this --run-dir first")
@@ -194,10 +192,10 @@ class Stages:
         todo = [arm for arm, result in done.items() if result is None]
         if todo:
             began = time.monotonic()
-            chosen, selection = self._choose({arm: self._checkpoints(f"student_{arm}") for arm in todo})
+            chosen, selection = self._choose({arm: self.checkpoints(f"student_{arm}") for arm in todo})
             scored = self._score(chosen, self.config.data.val_split)
             for arm, file, metrics in zip(todo, chosen, scored, strict=True):
-                with self._tracker(f"student_{arm}", {"checkpoint": str(file)}) as tracker:
+                with self.tracker(f"student_{arm}", {"checkpoint": str(file)}) as tracker:
                     tracker.log_metrics({"val": metrics})
                 result = {**metrics, "checkpoint": file.name, "selection": selection[arm]}
                 done[arm] = self.run.finish(f"evaluate_{arm}", result)

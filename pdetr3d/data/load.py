@@ -26,6 +26,10 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     the devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
     ``data.image_size_px``, ``lidar2img`` scaled with them; none are read when ``cameras`` is False.
 
+    A camera that the record lacks (None) is a masked view, in training and in prediction alike: black pixels and
+    ``camera_valid`` False, which models multiply with. A camera whose file is missing is an error: data that should be
+    there must not get lost in silence.
+
     Raises:
         DataError: for a missing, truncated or broken file, or numbers that are not finite.
     """

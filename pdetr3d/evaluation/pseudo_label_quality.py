@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import CLASSES, Boxes3D
@@ -72,8 +73,9 @@ def pseudo_label_quality(
 
     Returns:
         JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad",
-        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}}``. Means are None where there is nothing
-        to average; ``per_class`` has all ten classes and ``by_distance`` all bins.
+        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}, "calibration": ...}``. Means are None
+        where there is nothing to average; ``per_class`` has all ten classes and ``by_distance`` all bins; the
+        calibration is that of ``pred.score`` (``score_calibration``).
 
     Raises:
         ValueError: when the lengths differ.
@@ -93,7 +95,33 @@ def pseudo_label_quality(
     report = _means(columns, np.ones(len(pred), bool))
     report["per_class"] = {name: _means(columns, truth.label == i) for i, name in enumerate(CLASSES)}
     report["by_distance"] = {f"{lo:g}-{hi:g}": _means(columns, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
+    report["calibration"] = score_calibration(pred.score, columns["bev_iou"])
     return report
+
+
+def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating], bins: int = 10) -> dict[str, Any]:
+    """Whether scores say what quality is reached: equal-width reliability bins and the rank correlation.
+
+    Args:
+        score: (N,) predicted quality in [0, 1]. reached: (N,) BEV IoU in [0, 1]. bins: of the score; 1 is in the last.
+
+    Returns:
+        JSON-safe ``{"ece", "rank_correlation", "bins": [{"low", "high", "n", "score", "bev_iou"}, ...]}``. ``ece``:
+        expected calibration error, the mean over rows of |mean score - mean IoU| of the row's bin (Guo et al., 2017).
+        ``rank_correlation``: Spearman's. None where undefined: no rows, or all scores (or all IoUs) equal.
+    """
+    score, reached = (np.asarray(values, np.float64).reshape(-1) for values in (score, reached))
+    place = np.clip((score * bins).astype(np.int64), 0, bins - 1)
+    columns = {"score": score, "bev_iou": reached}
+    rows = [{"low": i / bins, "high": (i + 1) / bins, **_means(columns, place == i)} for i in range(bins)]
+    gaps = [row["n"] * abs(row["score"] - row["bev_iou"]) for row in rows if row["n"]]
+    ranks = [rankdata(values) for values in (score, reached)]
+    varied = len(score) > 1 and all(np.ptp(values) > 0 for values in ranks)
+    return {
+        "ece": float(sum(gaps) / len(score)) if len(score) else None,
+        "rank_correlation": float(np.corrcoef(ranks)[0, 1]) if varied else None,
+        "bins": rows,
+    }
 
 
 def _means(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> dict[str, Any]:

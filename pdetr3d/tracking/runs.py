@@ -98,6 +98,12 @@ class Tracker:
         """Write numbers now; nested names join with "/", what is not a number is left out."""
         self._quietly(lambda c: write_metrics(c, self.run_id, metric_rows(flatten(metrics), int(step))))
 
+    def history(self, key: str) -> list[float]:
+        """What was logged of a metric, by step; empty where nothing is known."""
+        values: list[float] = []
+        self._quietly(lambda c: values.extend(point.value for point in c.get_metric_history(self.run_id, key)))
+        return values
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artifacts, under ``folder``."""
         self._quietly(lambda c: c.log_artifact(self.run_id, str(path), folder))

@@ -16,6 +16,7 @@ from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.click_answers import answers
+from pdetr3d.models.crop_regressor import CropRegressor
 from pdetr3d.models.decoder import encode_click_box
 from pdetr3d.models.image_backbone import image_stages
 from pdetr3d.models.image_weights import read_image_weights
@@ -101,8 +102,9 @@ def _teacher(config: Config, prior: Tensor) -> Task:
         assert isinstance(output, TeacherOutput)
         return click_boxes(output, batch)
 
-    loader = BatchLoader(config, "teacher", cameras=config.teacher.fusion != "none")
-    return Task(Teacher(config, prior), losses, predict, config.teacher.optim, loader)
+    loader = BatchLoader(config, "teacher", cameras=config.teacher.cameras)
+    model = CropRegressor(config, prior) if config.teacher.model == "crop" else Teacher(config, prior)
+    return Task(model, losses, predict, config.teacher.optim, loader)
 
 
 @torch.no_grad()

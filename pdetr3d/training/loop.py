@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import time
 from pathlib import Path
 
@@ -22,8 +23,8 @@ LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow below it are not th
 
 
 def milestones(optim: OptimConfig, steps: int) -> list[int]:
-    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly over the second half."""
-    first = steps / 2 if optim.checkpoints > 1 else steps
+    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly from a share on."""
+    first = steps * optim.checkpoints_from if optim.checkpoints > 1 else steps
     span = max(1, optim.checkpoints - 1)
     return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} - {0} | {steps})
 
@@ -146,7 +147,7 @@ class Meter:
         self.samples += samples
 
     def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
-        """Means since the last flush, over all ranks, with lr, samples_per_s, data_s and step_s per step, and eta_s."""
+        """Means since the last flush, over all ranks; lr, samples_per_s, data_s and step_s per step, eta_s, memory."""
         elapsed = max(time.monotonic() - self.since, 1e-9)
         # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
         means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / self.count)
@@ -154,5 +155,13 @@ class Meter:
         metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / self.count}
         metrics |= {"step_s": elapsed / self.count}
         metrics["eta_s"] = (time.monotonic() - self.begin) / (done - self.start) * (self.steps - done)
+        metrics["peak_memory_bytes"] = peak_memory_bytes()
         self._reset()
         return metrics
+
+
+def peak_memory_bytes() -> float:
+    """The most memory so far: of the GPU's allocator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB

@@ -17,6 +17,7 @@ from pdetr3d.config import Config
 from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
 from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.collate import collate
+from pdetr3d.data.corruption import corrupt
 from pdetr3d.data.grid_mask import grid_mask
 from pdetr3d.data.load import load_sample
 from pdetr3d.schema import DataError, Sample, SampleRecord
@@ -70,7 +71,7 @@ class BatchLoader:
 
     Args:
         config: the run's configuration.
-        stage: "teacher", "student" or "predict" (no augmentation, no second view).
+        stage: "teacher", "student" or "predict" (no augmentation, no second view; here ``config.corruption`` applies).
         cameras: whether images are read.
         weak_view: whether the unaugmented cloud is delivered too.
     """
@@ -89,6 +90,7 @@ class BatchLoader:
         sample = load_sample(record, self.config.data, self.cameras)
         seed = self.config.run.seed
         if self.stage == "predict":
+            sample = corrupt(sample, self.config.corruption, seed)
             return sample, sample
         if self.stage == "teacher" and self.config.label.redraw_clicks:
             sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})

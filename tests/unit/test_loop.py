@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_losses(kind: str, world: World, tmp_path: 
     def losses(name: str, seed: int, steps: int = 20) -> list[dict[str, float]]:
         config = world.run.config.model_copy(update={"run": world.run.config.run.model_copy(update={"seed": seed})})
         history = run_locally(kind, config, world.records, tmp_path / name, steps).history
-        timing = ("samples_per_s", "data_s", "step_s", "eta_s")
+        timing = ("samples_per_s", "data_s", "step_s", "eta_s", "peak_memory_bytes")
         return [{k: v for k, v in metrics.items() if k not in timing} for _, metrics in history]
 
     first = losses("first", 0)
@@ -168,6 +168,10 @@ def test_milestones_by_hand() -> None:
     assert at(4, 6) == [3, 4, 5, 6]
     assert at(3, 1) == [1]  # never a checkpoint of zero steps
     assert at(5, 2) == [1, 2]  # more than there are steps
+    curve = OptimConfig(checkpoints=8, checkpoints_from=0.125)
+    assert milestones(curve, 80) == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert milestones(OptimConfig(checkpoints=3, checkpoints_from=0.0), 12) == [6, 12]
+    assert milestones(OptimConfig(checkpoints=1, checkpoints_from=0.125), 80) == [80]
 
 
 @pytest.mark.slow

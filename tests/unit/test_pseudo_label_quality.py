@@ -11,8 +11,15 @@ from nuscenes.eval.common.utils import scale_iou, yaw_diff
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
-from pdetr3d.evaluation.pseudo_label_quality import bev_iou, iou_3d, pseudo_label_quality, size_error, yaw_error_rad
-from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, contains_click, to_pseudo_labels
+from pdetr3d.evaluation.pseudo_label_quality import (
+    bev_iou,
+    iou_3d,
+    pseudo_label_quality,
+    score_calibration,
+    size_error,
+    yaw_error_rad,
+)
+from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, class_mean_pca_boxes, contains_click, to_pseudo_labels
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 from tests.reference.bev_overlap import intersection_area, rectangle
 
@@ -176,3 +183,44 @@ def test_no_clicks_give_an_empty_table_of_the_same_types(tmp_path):
 def test_pseudo_label_errors():
     with pytest.raises(ValueError, match="2 clicks"):
         to_pseudo_labels(record(clicks([[0, 0, 0], [1, 1, 1]], [0, 0])), one(), FALLBACK_SIZE_M, "digest")
+
+
+def test_calibration_by_hand():
+    score = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
+    reached = np.array([0.05, 0.4, 0.2, 0.8, 0.85])
+    report = score_calibration(score, reached)
+    # Bins: {0.05}: gap 0; {0.15, 0.15}: |0.15 - 0.3|; {0.95, 1.0}: |0.975 - 0.825|.
+    assert report["ece"] == pytest.approx((0 + 2 * 0.15 + 2 * 0.15) / 5)
+    assert [row["n"] for row in report["bins"]] == [1, 2, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert report["bins"][1] == {
+        "low": 0.1, "high": 0.2, "n": 2, "score": pytest.approx(0.15), "bev_iou": pytest.approx(0.3)
+    }  # fmt: skip
+    assert report["bins"][5]["score"] is None
+    # Ranks 1, 2.5, 2.5, 4, 5 against 1, 3, 2, 4, 5: deviations' products 9.5, squares 9.5 and 10.
+    assert report["rank_correlation"] == pytest.approx(9.5 / np.sqrt(9.5 * 10))
+    assert score_calibration(score, score**3)["rank_correlation"] == pytest.approx(1)
+    assert score_calibration(score, -reached)["rank_correlation"] < -0.9
+    json.dumps(report, allow_nan=False)
+
+
+def test_calibration_of_nothing_and_of_constant_scores():
+    nothing = score_calibration(np.zeros(0), np.zeros(0))
+    assert nothing["ece"] is None and nothing["rank_correlation"] is None and len(nothing["bins"]) == 10
+    constant = score_calibration(np.ones(3), np.array([0.2, 0.4, 0.6]))
+    assert constant["ece"] == pytest.approx(0.6) and constant["rank_correlation"] is None
+
+
+def test_the_report_holds_the_calibration_of_its_scores():
+    truth = Boxes3D.concatenate([one(), one()])
+    pred = Boxes3D.build([[0, 0, 0], [2, 0, 0]], [[4, 2, 1]] * 2, [0, 0], [0, 0], score=np.array([1.0, 0.0]))
+    calibration = pseudo_label_quality(pred, truth, np.zeros(2))["calibration"]
+    assert calibration["ece"] == pytest.approx((0 + 1 / 3) / 2) and calibration["rank_correlation"] == pytest.approx(1)
+
+
+def test_the_pca_floor_turns_the_class_mean_box_along_the_points():
+    points = clicks([[10, 0, 0], [0, 10, 0]], [0, 0])
+    along = np.linspace(-2, 2, 9)[:, None] * [[np.cos(0.5), np.sin(0.5), 0]] + [10, 0, 0]
+    boxes = class_mean_pca_boxes(points, FALLBACK_SIZE_M, along)
+    assert boxes.yaw_rad.tolist() == pytest.approx([0.5, np.pi / 2])
+    np.testing.assert_array_equal(boxes.size_m, FALLBACK_SIZE_M[[0, 0]])
+    np.testing.assert_array_equal(boxes.center_m, [[10, 0, 0], [0, 10, 0]])

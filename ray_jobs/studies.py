@@ -1,0 +1,81 @@
+"""The teacher studies: which variants each compares. A variant is a list of overrides and a name; imports no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pdetr3d.config import Config
+from pdetr3d.presets import load
+from pdetr3d.schema import DataError
+
+# No student is trained, and curves need checkpoints from early on; the user's overrides may change these two counts.
+COMMON = ("teacher.optim.checkpoints=8", "teacher.optim.checkpoints_from=0.125")
+ALWAYS = ("teacher.lidar_init=none",)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants: name -> overrides. ``reference``: the variant whose final quality others are timed against.
+    ``conditions``: name -> overrides of prediction only, under which each variant's last checkpoint is evaluated."""
+
+    reference: str
+    variants: dict[str, tuple[str, ...]]
+    conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _queries(init: str, matching: str) -> tuple[str, ...]:
+    return (f"teacher.query_init={init}", f"teacher.matching={matching}")
+
+
+_EXPLICIT = _queries("explicit", "direct")
+_CONDITIONS = {
+    "clean": (),
+    **{f"click noise x {f}": (f"corruption.click_noise_factor={f}",) for f in (0, 2, 4)},
+    **{f"{n} of 6 cameras missing": (f"corruption.missing_cameras={n}",) for n in (1, 3, 6)},
+    **{f"extrinsics off by {d} deg": (f"corruption.extrinsics_deg={d}",) for d in (0.5, 1, 2, 5)},
+    **{f"blur {s} px": (f"corruption.blur_px={s}",) for s in (1, 2, 4)},
+}
+
+STUDIES = {
+    "initialization": Study(
+        "explicit-direct",
+        {
+            f"{init}-{matching}": _queries(init, matching)
+            for init, matching in (
+                ("explicit", "direct"),
+                ("explicit", "hungarian"),
+                ("implicit", "direct"),
+                ("implicit", "hungarian"),
+                ("learned", "hungarian"),
+                ("group", "direct"),
+            )
+        },
+    ),
+    "fusion": Study("d_roi", {f: (*_EXPLICIT, f"teacher.fusion={f}") for f in ("none", "concat", "d_roi")}),
+    "robustness": Study("d_roi", {"d_roi": (*_EXPLICIT, "teacher.fusion=d_roi")}, _CONDITIONS),
+    "baselines": Study(
+        "point-detr3d",
+        {
+            "crop": ("teacher.model=crop",),
+            "point-detr-in-3d": (*_queries("implicit", "direct"), "teacher.fusion=none"),
+            "point-detr3d": _EXPLICIT,
+        },
+    ),
+}
+
+
+def study(name: str) -> Study:
+    """The study of this name.
+
+    Raises:
+        DataError: when there is none.
+    """
+    if name not in STUDIES:
+        raise DataError(f"unknown study {name!r}: allowed {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def variant_config(preset: str, overrides: list[str], variant: tuple[str, ...], name: str, seed: int) -> Config:
+    """Config of one run: preset, then the study's settings, the user's, the variant's, the seed (also the labels')."""
+    seeds = (f"run.seed={seed}", f"label.seed={seed}", f"run.name={name}-seed{seed}")
+    return load(preset, [*COMMON, *overrides, *variant, *ALWAYS, *seeds])

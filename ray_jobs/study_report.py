@@ -1,0 +1,103 @@
+"""What a person sees of a study: tables on the terminal, PNG pictures. Imports no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from pdetr3d.data.files import atomic_path
+from ray_jobs.study_results import QUALITY, SHARE, mean_curve
+
+FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}
+
+
+def print_study(document: dict[str, Any]) -> None:
+    """Tables: quality and cost per variant, BEV IoU by distance, and under each condition."""
+    summary, reference = document["summary"], document["reference"]
+    title = f"{document['study']}: mean +- std over seeds {document['seeds']}"
+    reach = f"steps to {SHARE:.0%} of {reference}"
+    table = Table("variant", *QUALITY, "ECE", "rank corr.", reach, "step [s]", "peak [MiB]", "parameters", title=title)
+    for name, row in summary.items():
+        cells = [_pm(row[key]) for key in (*QUALITY, "ece", "rank_correlation")]
+        memory = {k: v / 2**20 if v is not None and k != "n" else v for k, v in row["peak_memory_bytes"].items()}
+        cost = [_pm(row["steps_to_share"], 0), _pm(row["step_s"]), _pm(memory, 0)]
+        table.add_row(name, *cells, *cost, f"{document['variants'][name]['parameters']:,}")
+    floors = summary[reference]["floors"] if reference in summary else {}
+    for key, row in floors.items():
+        table.add_row(FLOOR_NAMES[key], *(_pm(row[q]) for q in QUALITY))
+    Console(width=200).print(table)
+    rows = {name: row["by_distance"] for name, row in summary.items()}
+    rows |= {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
+    _print_grid("BEV IoU by distance [m]", rows)
+    _print_grid("BEV IoU under trouble", {n: r["conditions"] for n, r in summary.items() if r["conditions"]}, turn=True)
+
+
+def _print_grid(title: str, rows: dict[str, dict[str, Any]], turn: bool = False) -> None:
+    if not rows:
+        return
+    columns = list(next(iter(rows.values())))
+    if turn:
+        rows, columns = {c: {name: row[c] for name, row in rows.items()} for c in columns}, list(rows)
+    table = Table("", *columns, title=title)
+    for name, row in rows.items():
+        table.add_row(name, *(_pm(row[c]) for c in columns))
+    Console(width=200).print(table)
+
+
+def _pm(values: dict[str, Any], digits: int = 3) -> str:
+    if values["mean"] is None:
+        return "-"
+    return f"{values['mean']:.{digits}f}" + ("" if values["std"] is None else f" +- {values['std']:.{digits}f}")
+
+
+def draw_study(document: dict[str, Any], folder: Path) -> list[Path]:
+    """STUDY_curves.png, STUDY_distance.png and, with conditions, STUDY_conditions.png in ``folder``."""
+    summary, name = document["summary"], document["study"]
+    figure, axes = _figure("steps", f"{name}: BEV IoU on {document['clicks_from']} samples")
+    for variant, data in document["variants"].items():
+        points = mean_curve(data["runs"])
+        steps = [step for step, _, _ in points]
+        axes.plot(steps, [mean for _, mean, _ in points], marker="o", label=variant)
+        axes.fill_between(steps, [m - s for _, m, s in points], [m + s for _, m, s in points], alpha=0.15)
+    files = [_save(figure, axes, folder / f"{name}_curves.png")]
+    figure, axes = _figure("distance [m]", f"{name}: BEV IoU of the last checkpoint")
+    lines = {variant: row["by_distance"] for variant, row in summary.items()}
+    if document["reference"] in summary:
+        lines |= {FLOOR_NAMES[k]: row["by_distance"] for k, row in summary[document["reference"]]["floors"].items()}
+    for label, row in lines.items():
+        known = {distance: values for distance, values in row.items() if values["mean"] is not None}
+        means, stds = [v["mean"] for v in known.values()], [v["std"] or 0.0 for v in known.values()]
+        style = "--" if label.startswith("floor") else "-"
+        axes.errorbar(list(known), means, yerr=stds, marker="o", capsize=3, linestyle=style, label=label)
+    files.append(_save(figure, axes, folder / f"{name}_distance.png"))
+    if any(row["conditions"] for row in summary.values()):
+        figure, axes = _figure("BEV IoU", f"{name}: the last checkpoint under trouble")
+        for variant, row in summary.items():
+            means, stds = ([v[key] or 0.0 for v in row["conditions"].values()] for key in ("mean", "std"))
+            axes.barh(list(row["conditions"]), means, xerr=stds, label=variant, alpha=0.7)
+        axes.invert_yaxis()
+        files.append(_save(figure, axes, folder / f"{name}_conditions.png"))
+    return files
+
+
+def _figure(x_label: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure: Figure, axes: Axes, path: Path) -> Path:
+    axes.legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

@@ -1,0 +1,85 @@
+"""From the runs of a study to its summary: mean and standard deviation over seeds, steps to a threshold. No Ray.
+
+A run is a dict: ``steps``, ``curve`` [[step, BEV IoU], ...], ``final`` (``pseudo_label_quality`` of the last
+checkpoint), the floors ``class_mean`` and ``class_mean_pca``, ``step_s``, ``peak_memory_bytes``, ``conditions``
+{name: quality}. Runs of a variant are keyed by the seed (a string, as in JSON).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+SHARE = 0.9  # of the reference's final quality, for the steps to get there
+FLOORS = ("class_mean", "class_mean_pca")
+QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
+Runs = dict[str, dict[str, Any]]
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """``{"mean", "std", "n"}`` of what is not None; std with n - 1, None for fewer than two values."""
+    known = [float(value) for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+def steps_to(curve: Sequence[Sequence[float]], threshold: float) -> float | None:
+    """Where a curve [[step, value], ...] with rising steps first reaches ``threshold``, interpolated between points.
+
+    The first step itself when the curve begins at or above it (it was reached there or before); None when it is never
+    reached.
+    """
+    before: Sequence[float] | None = None
+    for step, value in curve:
+        if value >= threshold:
+            if before is None:
+                return float(step)
+            share = (threshold - before[1]) / (value - before[1])
+            return float(before[0] + share * (step - before[0]))
+        before = (step, value)
+    return None
+
+
+def summarize(variants: dict[str, Runs], reference: str) -> dict[str, dict[str, Any]]:
+    """Per variant: ``spread`` over seeds of every figure; the threshold is SHARE of the same seed's reference run."""
+    return {name: _summary(runs, variants.get(reference, {})) for name, runs in variants.items()}
+
+
+def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
+    finals = [run["final"] for run in runs.values()]
+    reached = [
+        steps_to(run["curve"], SHARE * reference[seed]["curve"][-1][1]) if seed in reference else None
+        for seed, run in runs.items()
+    ]
+    conditions = next(iter(runs.values()))["conditions"] if runs else {}
+    return {
+        **_quality(finals),
+        "ece": spread(final["calibration"]["ece"] for final in finals),
+        "rank_correlation": spread(final["calibration"]["rank_correlation"] for final in finals),
+        "floors": {floor: _quality([run[floor] for run in runs.values()]) for floor in FLOORS},
+        "steps_to_share": spread(reached),
+        "step_s": spread(run["step_s"] for run in runs.values()),
+        "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
+        "conditions": {c: spread(run["conditions"][c]["bev_iou"] for run in runs.values()) for c in conditions},
+    }
+
+
+def _quality(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    bins = reports[0]["by_distance"] if reports else {}
+    return {
+        **{key: spread(report[key] for report in reports) for key in QUALITY},
+        "by_distance": {d: spread(report["by_distance"][d]["bev_iou"] for report in reports) for d in bins},
+    }
+
+
+def mean_curve(runs: Runs) -> list[tuple[float, float, float]]:
+    """(step, mean, std) over the seeds at each step that all have; std 0 for one seed."""
+    curves = [dict(map(tuple, run["curve"])) for run in runs.values()]
+    shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    points = [(step, spread(curve[step] for curve in curves)) for step in shared]
+    return [(float(step), values["mean"], values["std"] or 0.0) for step, values in points]

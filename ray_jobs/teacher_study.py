@@ -1,0 +1,201 @@
+"""Train and compare teachers: variants x seeds of one study on one world, each a run directory of its own.
+
+python -m ray_jobs.teacher_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [key=value ...]
+
+A rerun continues; what is finished is not done again. Writes results/STUDY.json and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pdetr3d
+from pdetr3d.config import override
+from pdetr3d.data.simulate import simulate
+from pdetr3d.exits import guarded
+from pdetr3d.presets import PRESETS, load
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.build import build
+from pdetr3d.training.run_dir import RunDir, write_json
+from ray_jobs.inference import predict
+from ray_jobs.lanes import run_lanes
+from ray_jobs.launch import init_ray
+from ray_jobs.quality import floors
+from ray_jobs.stages import EXPERIMENT, Stages
+from ray_jobs.studies import STUDIES, Study, study, variant_config
+from ray_jobs.study_report import draw_study, print_study
+from ray_jobs.study_results import summarize
+
+STAGE = "study"  # name of the evaluation's folder in a run directory
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; raises DataError for words that are neither options, seeds nor overrides."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", help=f"one of {', '.join(STUDIES)}")
+    parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--run-dir", type=Path, help="holds the world and one folder per variant; default runs/STUDY")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
+    parser.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
+    parser.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of STUDY.json and the pictures")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for every variant")
+    args = parser.parse_args(arguments)
+    # argparse gives --seeds everything that follows it.
+    words = [*args.seeds, *args.overrides]
+    args.overrides = [word for word in words if "=" in word]
+    wrong = [word for word in words if "=" not in word and not word.isdecimal()]
+    if wrong:
+        raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
+    args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
+    if not args.seeds or args.clicks_from < 1 or args.final_from < 0:
+        raise DataError("--seeds needs at least one number, --clicks-from at least 1, --final-from at least 0")
+    return args
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The job.
+
+    Raises:
+        DataError: for an unknown study, preset or override, or a run directory of another run.
+    """
+    args = parse(arguments)
+    chosen, folder = study(args.study), (args.run_dir or Path("runs") / args.study).resolve()
+    base = load(args.preset, args.overrides)
+    overrides = list(args.overrides)
+    if not base.data.dataroot:
+        simulate(folder / "world", base.sim, base.data.version)
+        overrides.append(f"data.dataroot={folder / 'world'}")
+    with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
+        runs = {
+            (name, seed): Stages(
+                RunDir(folder / name / f"seed{seed}", variant_config(args.preset, overrides, changes, name, seed)),
+                parent,
+                tracking_dir=folder,
+            )
+            for name, changes in chosen.variants.items()
+            for seed in args.seeds
+        }
+        init_ray(base.scaling.use_gpu)
+        lanes = [partial(one_run, stages, chosen, args.clicks_from, args.final_from) for stages in runs.values()]
+        results = run_lanes(lanes, base.scaling.concurrent_stages)
+        document = {
+            **provenance(args, base.to_json()),
+            "reference": chosen.reference,
+            "variants": {
+                name: {
+                    "overrides": list(changes),
+                    "parameters": parameters(runs[name, args.seeds[0]]),
+                    "runs": {str(s): r for (n, s), r in zip(runs, results, strict=True) if n == name},
+                }
+                for name, changes in chosen.variants.items()
+            },
+        }
+        document["summary"] = summarize({n: v["runs"] for n, v in document["variants"].items()}, chosen.reference)
+        file = args.out / f"{args.study}.json"
+        write_json(file, document)
+        pictures = draw_study(document, args.out)
+        for path in (file, *pictures):
+            parent.log_artifact(path)
+    print_study(document)
+    print("\n".join(f"written: {path}" for path in (file, *pictures)))
+
+
+def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int) -> dict[str, Any]:
+    """Train one teacher and evaluate its checkpoints on the first point-labeled samples with clicks."""
+    stages.teacher()
+    asked = {"clicks_from": clicks_from, "final_from": final_from, "conditions": list(chosen.conditions)}
+    done = stages.run.result(STAGE)
+    if done is not None and done["asked"] == asked:
+        return done
+    files, config, prior = stages.checkpoints("teacher"), stages.config, stages.prior
+    records = [r for r in stages.records if r.role == "point" and len(r.clicks)]
+    if not records:
+        raise DataError(f"{stages.run.path}: no point-labeled sample has clicks; label.ratio must leave some")
+    few, many = records[:clicks_from], records[: final_from or None]
+    known_few, known_many = stages.known_clicks(few), stages.known_clicks(many)
+    curve = [known_few.quality(boxes)["bev_iou"] for boxes in predict("teacher", config, prior, files, few)]
+    final = known_many.quality(predict("teacher", config, prior, files[-1:], many)[0])
+    with stages.tracker("teacher", {}) as tracker:
+        tracker.log_metrics({"point_labeled": final})
+        step_s, memory = tracker.history("step_s"), tracker.history("peak_memory_bytes")
+    return stages.run.finish(
+        STAGE,
+        {
+            "asked": asked,
+            "run": stages.run.digest,
+            "steps": _step(files[-1]),
+            "curve": [[_step(file), iou] for file, iou in zip(files, curve, strict=True)],
+            "final": final,
+            **floors(known_many, config, prior),
+            "step_s": float(np.median(step_s)) if step_s else None,
+            "peak_memory_bytes": max(memory) if memory else None,
+            "conditions": conditions(stages, chosen, files[-1], clicks_from),
+        },
+    )
+
+
+def conditions(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> dict[str, Any]:
+    """Condition -> quality of the checkpoint. The records carry the true boxes, from which clicks are moved."""
+    boxed = {r.sample_token: r for r in stages.known_records()}
+    records = [boxed[r.sample_token] for r in stages.records if r.role == "point" and len(r.clicks)][:clicks_from]
+    known, result = stages.known_clicks(records), {}
+    for name, changes in chosen.conditions.items():
+        config = override(stages.config, list(changes))
+        result[name] = known.quality(predict("teacher", config, stages.prior, [file], records)[0])
+    return result
+
+
+def parameters(stages: Stages) -> int:
+    """Trainable numbers of the run's teacher."""
+    return sum(p.numel() for p in build("teacher", stages.config, stages.prior).model.parameters() if p.requires_grad)
+
+
+def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
+    """What the figures were made with: study, command line, commit ("+": with changes), config and its digest, date."""
+    return {
+        "study": args.study,
+        "preset": args.preset,
+        "seeds": args.seeds,
+        "clicks_from": args.clicks_from,
+        "final_from": args.final_from,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
+        "config": json.loads(config_json),
+        "config_digest": hashlib.sha256(config_json.encode()).hexdigest()[:16],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str:
+    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
+    root = Path(pdetr3d.__file__).parents[1]
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("step_"))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(run))
