@@ -12,7 +12,7 @@ from pdetr3d.config import Config, DataError, StudentConfig, override, sigma_m
 BAD = [
     (["optim.lrr=1"], "unknown config key 'optim.lrr': did you mean 'optim.lr'?"),
     (["lr=1"], "optim.lr'?"),
-    (["zzzzzz=1"], "sections: data, label, model"),
+    (["zzzzzz=1"], "sections: corruption, data, label, model"),
     (["optim=1"], "unknown config key 'optim'"),
     (["preset=other"], "unknown config key 'preset'"),
     (["x"], "override 'x' is not key=value"),
