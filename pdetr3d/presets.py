@@ -80,7 +80,6 @@ QUICKSTART = Config(
         image_channels=(16, 32, 64),
         box_weight=1.0,
         decoder_layers=2,
-        lidar_init="none",  # no better from the student of so few boxes, and it need not wait for that
         augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
         augment_rotation_rad=0.3,
         augment_scale=(0.95, 1.05),
