@@ -1,7 +1,7 @@
 """The configuration: frozen pydantic models, unknown keys refused with the closest match. Imports no torch.
 
 Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in
-``presets.py``.
+``presets.py``, the sections in ``config_sections.py``; other code imports both from here.
 """
 
 from __future__ import annotations
@@ -9,311 +9,48 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import numpy as np
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
+from pdetr3d.config_sections import (
+    CorruptionConfig,
+    DataConfig,
+    LabelConfig,
+    ModelConfig,
+    OptimConfig,
+    RunSection,
+    ScalingConfig,
+    Section,
+    SimConfig,
+    StorageConfig,
+    StudentConfig,
+    TeacherConfig,
+    sigma_m,
+)
 from pdetr3d.schema import DataError
 
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-Meters = Annotated[float, Field(gt=0)]
-
-
-RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class SimConfig(Section):
-    """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
-
-    scenes: Positive = 420  # train scenes
-    select_scenes: Positive = 10
-    val_scenes: Positive = 60
-    keyframes: Positive = 2  # per scene, at 2 Hz
-    sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
-    image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
-    lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
-    seed: Annotated[int, Field(ge=0)] = 0
-    processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
-
-
-class DataConfig(Section):
-    """The nuScenes-format dataset and how samples are read."""
-
-    dataroot: str = ""  # empty: the simulated world under the run directory
-    version: str = "v1.0-trainval"
-    train_split: str = "train"
-    select_split: str = ""  # chooses checkpoints; empty: the last checkpoint is taken
-    val_split: str = "val"  # scored only
-    num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
-    image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
-    loader: Literal["ray"] = "ray"
-    on_error: Literal["raise"] = "raise"
-
-
-class LabelConfig(Section):
-    """Which samples are box-labeled, and the clicks."""
-
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
-    seed: Annotated[int, Field(ge=0)] = 0
-    split_by: Literal["scene", "keyframe", "prefix"] = "scene"
-    pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
-    redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
-
-
-class ModelConfig(Section):
-    """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
-
-    lidar: Literal["pillar", "voxel"] = "pillar"
-    norm: Literal["batch", "sync", "group", "frozen"] = "batch"
-    range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
-    pillar_m: Annotated[float, Field(gt=0)] = 0.2
-    pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
-    pillar_channels: Positive = 64
-    voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
-    voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
-    max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # of a sample in training, in inference: the first, too
-    voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)  # of stages; each halves
-    backbone_channels: tuple[Positive, ...] = (64, 128, 256)
-    backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
-    backbone_strides: tuple[Positive, ...] = (2, 2, 2)
-    checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
-
-    @property
-    def grid(self) -> int:
-        """Pillars along x (= along y)."""
-        return round((self.range_m[3] - self.range_m[0]) / self.pillar_m)
-
-    @property
-    def voxel_grid(self) -> tuple[int, int, int]:
-        """Voxels along z, y, x. As in SECOND there is one (empty) layer more along z than the range holds."""
-        x, y, z = (round((self.range_m[i + 3] - self.range_m[i]) / self.voxel_m[i]) for i in range(3))
-        return z + 1, y, x
-
-    @property
-    def voxel_slices(self) -> int:
-        """Layers along z that the sparse encoder leaves of the voxel grid's (``models/sparse_conv.py``)."""
-        cells = self.voxel_grid[0]
-        for padding in [1] * (len(self.voxel_channels) - 2) + [0] * min(1, len(self.voxel_channels) - 1):
-            cells = (cells + 2 * padding - 3) // 2 + 1
-        return (cells - 3) // 2 + 1
-
-    @property
-    def bev_channels(self) -> int:
-        """Channels of the LiDAR encoder's BEV map."""
-        return self.pillar_channels if self.lidar == "pillar" else self.voxel_channels[-1] * self.voxel_slices
-
-    @property
-    def bev_cell_m(self) -> float:
-        """Side of one cell of the LiDAR encoder's BEV map [m]."""
-        return self.pillar_m if self.lidar == "pillar" else self.voxel_m[0] * 2 ** (len(self.voxel_channels) - 1)
-
-    @model_validator(mode="after")
-    def _check_grid(self) -> ModelConfig:
-        x0, y0, z0, x1, y1, z1 = self.range_m
-        if not (x1 > x0 and y1 > y0 and z1 > z0):
-            raise ValueError(
-                f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)"
-            )
-        if not math.isclose(x1 - x0, y1 - y0):
-            raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
-        if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
-            raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")
-        if self.lidar == "voxel":
-            self._check_voxels()
-            return self
-        cells = (x1 - x0) / self.pillar_m
-        stride = math.prod(self.backbone_strides)
-        if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
-            raise ValueError(
-                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of "
-                f"the backbone's total stride {stride}; change model.pillar_m or model.range_m"
-            )
-        return self
-
-    def _check_voxels(self) -> None:
-        x, y, z = (self.range_m[i + 3] - self.range_m[i] for i in range(3))
-        cells = (x / self.voxel_m[0], y / self.voxel_m[1], z / self.voxel_m[2])
-        stride = math.prod(self.backbone_strides) * 2 ** (len(self.voxel_channels) - 1)
-        whole = all(abs(n - round(n)) < 1e-6 for n in cells)
-        if not whole or round(cells[0]) % stride or round(cells[0]) != round(cells[1]):
-            raise ValueError(
-                f"model.voxel_m {self.voxel_m}: the range spans {cells[0]:g} x {cells[1]:g} x {cells[2]:g} voxels; "
-                f"they must be whole, equal in x and y, and there a multiple of the total stride {stride} of sparse "
-                "encoder and backbone; change model.voxel_m or model.range_m"
-            )
-        if self.voxel_slices < 1:
-            raise ValueError(
-                f"model.voxel_m {self.voxel_m}: {self.voxel_grid[0]} voxels along z are too few for the "
-                f"{len(self.voxel_channels)} stages of model.voxel_channels; make them lower, or use fewer stages"
-            )
-
-
-class OptimConfig(Section):
-    """AdamW with a one-cycle schedule; ``epochs`` count passes over the whole train split, whatever ``label.ratio``."""
-
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    epochs: Annotated[float, Field(gt=0)] = 20.0
-    batch_size: Positive = 32  # global, over all workers
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
-    clip_norm: Annotated[float, Field(gt=0)] = 35.0
-    checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
-    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
-    log_every: Positive = 10  # steps
-    amp: Literal["off", "bf16", "fp16"] = "off"  # fp16 scales the loss (GradScaler)
-    compile: bool = False  # torch.compile of the dense parts
-    # (prefix of parameter names, factor on lr) each, e.g. [[images.backbone,0.1]]; the longest prefix counts.
-    lr_multipliers: tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0)]], ...] = ()
-
-    @model_validator(mode="after")
-    def _check_multipliers(self) -> OptimConfig:
-        prefixes = [prefix for prefix, _ in self.lr_multipliers]
-        if len(set(prefixes)) < len(prefixes):
-            raise ValueError(f"optim.lr_multipliers names a prefix twice: {prefixes}; each may stand once")
-        return self
-
-
-class TeacherConfig(Section):
-    """The point-centric teacher (method.md 2, 3)."""
-
-    model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
-    query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
-    learned_queries: Positive = 300  # per sample, with query_init=learned
-    group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
-    matching: Literal["direct", "hungarian"] = "direct"
-    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
-    roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
-    free_points: Annotated[int, Field(ge=0, le=64)] = 16
-    decoder_layers: Positive = 1
-    channels: Positive = 256
-    heads: Positive = 8
-    fpn_levels: Positive = 4
-    image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
-    image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
-    # These two count only with image_weights: what starts from nothing must learn.
-    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
-    image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
-    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
-    quality_weight: Annotated[float, Field(ge=0)] = 1.0
-    class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
-    lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
-    augment_flip: bool = False
-    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
-    augment_scale: tuple[float, float] = (1.0, 1.0)
-    optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)
-
-    @model_validator(mode="after")
-    def _check(self) -> TeacherConfig:
-        if self.channels % self.heads:
-            raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
-        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
-        if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
-            raise ValueError(
-                f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
-                f"stages of teacher.image_backbone {self.image_backbone}"
-            )
-        if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
-            raise ValueError(
-                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} "
-                f"and image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
-                f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
-            )
-        if self.query_init == "learned" and self.matching == "direct":
-            raise ValueError(
-                "teacher.matching=direct gives the box of a click to the click's own query, but with "
-                "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
-                "or teacher.query_init to explicit, implicit or group"
-            )
-        if self.model == "crop" and self.lidar_init != "none":
-            raise ValueError(
-                f"teacher.lidar_init={self.lidar_init} with teacher.model=crop: it has no BEV encoder that could start "
-                "from a student's; set teacher.lidar_init=none"
-            )
-        return self
-
-    @property
-    def cameras(self) -> bool:
-        """Whether it looks at images."""
-        return self.model == "point_detr3d" and self.fusion != "none"
-
-
-class StudentConfig(Section):
-    """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
-
-    tasks: tuple[tuple[Annotated[int, Field(ge=0, le=9)], ...], ...] = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))
-    neck_channels: tuple[Positive, ...] = (128, 128, 128)
-    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
-    head_channels: Positive = 64
-    regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
-    cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    guidance: Literal["none", "full", "gaussian"] = "gaussian"
-    guidance_weight: Annotated[float, Field(ge=0)] = 0.1
-    mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
-    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
-    velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
-    augment_flip: bool = True
-    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
-    augment_scale: tuple[float, float] = (0.85, 1.15)
-    augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
-    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    max_boxes: Positive = 500  # per sample; the devkit's limit
-
-    @model_validator(mode="after")
-    def _check_tasks(self) -> StudentConfig:
-        if sorted(c for task in self.tasks for c in task) != list(range(10)):
-            raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
-        return self
-
-
-class CorruptionConfig(Section):
-    """Trouble in the input of prediction (``data/corruption.py``), for robustness studies. Training never sees it."""
-
-    click_noise_factor: Annotated[float, Field(ge=0)] = 1.0  # of a simulated click's offset from its box's center
-    missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # of each sample, drawn by its token
-    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # each camera turned about a random axis
-    blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian blur
-
-
-class ScalingConfig(Section):
-    """Ray resources of training workers and of batch inference."""
-
-    workers: Positive = 1
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Positive = 1
-    use_gpu: bool = False
-    data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
-    inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers
-    concurrent_stages: Positive = 1  # of a pipeline, each with its own workers, where they do not wait for one another
-
-
-class RunSection(Section):
-    """Identity of the run."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    name: str = ""
-    arms: tuple[Literal["boxes_only", "ours", "full"], ...] = ("boxes_only", "ours", "full")  # students to train
-
-
-class StorageConfig(Section):
-    """Where Ray Train writes: empty = inside the run directory."""
-
-    path: str = ""
+__all__ = [
+    "Config",
+    "build",
+    "override",
+    "unknown_key",
+    "CorruptionConfig",
+    "DataConfig",
+    "LabelConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunSection",
+    "ScalingConfig",
+    "SimConfig",
+    "StorageConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "sigma_m",
+]
 
 
 class Config(Section):
@@ -446,10 +183,3 @@ def _explain(problem: Any) -> str:
     if not key or problem["type"] == "value_error":
         return message
     return f"config key {key} = {problem['input']!r}: {message}"
-
-
-def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:
-    """Gaussian mask sigma per class [m]: max(floor, factor * sqrt(l * w)) of the class prior (C, 3) [m]."""
-    return np.maximum(
-        config.mask_sigma_floor_m, config.mask_sigma_factor * np.sqrt(prior_size_m[:, 0] * prior_size_m[:, 1])
-    )
