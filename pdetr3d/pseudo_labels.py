@@ -13,6 +13,7 @@ from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleR
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
 CLICK_TOLERANCE_M = 0.1
 SIZE_RATIO_MAX = 3.0
+FLOORS = ("class_mean", "class_mean_pca")  # what a report measures beside a teacher: boxes that need no training
 
 # Column order and dtypes of pseudo_labels.parquet; Float32 is pandas' nullable type: Parquet gets nulls, not NaN.
 COLUMNS = {

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from pdetr3d.config import Config
 from pdetr3d.data.load import load_sample
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
-from pdetr3d.pseudo_labels import class_mean_boxes, class_mean_pca_boxes
+from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes, class_mean_pca_boxes
 from pdetr3d.schema import Boxes3D, SampleRecord
 
 CHUNK = 16  # samples of one task
-FLOORS = ("class_mean", "class_mean_pca")
 
 
 class KnownClicks:
@@ -34,8 +33,9 @@ class KnownClicks:
             true = known[record.sample_token]
             box_of = {c: i for c, i in zip(true.clicks.click_id, true.clicks.box_index, strict=True) if i >= 0}
             rows = np.array([i for i, c in enumerate(record.clicks.click_id) if c in box_of], np.int64)
-            truth.append(true.boxes[np.array([box_of[c] for c in record.clicks.click_id[rows]], np.int64)])
-            self.rows.append((record, rows))
+            if len(rows):  # on a really point-labeled dataset: never
+                truth.append(true.boxes[np.array([box_of[c] for c in record.clicks.click_id[rows]], np.int64)])
+                self.rows.append((record, rows))
         self.truth = Boxes3D.concatenate(truth)
 
     def quality(self, boxes: dict[str, Boxes3D]) -> dict[str, Any]:

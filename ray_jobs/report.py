@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ray_jobs.quality import FLOORS
+from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.stages import Stages
 
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -98,13 +98,14 @@ class Stages:
         """pseudo_labels.parquet of this run."""
         return self.run.path / "pseudo_labels" / "pseudo_labels.parquet"
 
+    @cached_property
     def known_records(self) -> list[SampleRecord]:
         """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
         return training_records(self.data.index, self.data.everything)
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
         """The true boxes of the records' clicks, for reports only."""
-        return KnownClicks(records, {r.sample_token: r for r in self.known_records()})
+        return KnownClicks(records, {r.sample_token: r for r in self.known_records})
 
     def _quality(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""
@@ -123,7 +124,7 @@ class Stages:
         if arm == "boxes_only":
             return [r for r in self.records if r.role == "box"]
         if arm == "full":
-            return self.known_records()
+            return self.known_records
         if not self.pseudo_file.exists():
             raise DataError(
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"

@@ -1,8 +1,8 @@
 """From the runs of a study to its summary: mean and standard deviation over seeds, steps to a threshold. No Ray.
 
 A run is a dict: ``steps``, ``curve`` [[step, BEV IoU], ...], ``final`` (``pseudo_label_quality`` of the last
-checkpoint), the floors ``class_mean`` and ``class_mean_pca``, ``step_s``, ``peak_memory_bytes``, ``conditions``
-{name: quality}. Runs of a variant are keyed by the seed (a string, as in JSON).
+checkpoint), ``step_s``, ``peak_memory_bytes``, ``conditions`` {name: quality}, and of the reference's runs the floors
+``class_mean`` and ``class_mean_pca``. Runs of a variant are keyed by the seed (a string, as in JSON).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pdetr3d.pseudo_labels import FLOORS
+
 SHARE = 0.9  # of the reference's final quality, for the steps to get there
-FLOORS = ("class_mean", "class_mean_pca")
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 Runs = dict[str, dict[str, Any]]
 
@@ -61,12 +62,16 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         **_quality(finals),
         "ece": spread(final["calibration"]["ece"] for final in finals),
         "rank_correlation": spread(final["calibration"]["rank_correlation"] for final in finals),
-        "floors": {floor: _quality([run[floor] for run in runs.values()]) for floor in FLOORS},
+        "floors": {floor: _quality([run[floor] for run in runs.values()]) for floor in FLOORS if _have(runs, floor)},
         "steps_to_share": spread(reached),
         "step_s": spread(run["step_s"] for run in runs.values()),
         "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
         "conditions": {c: spread(run["conditions"][c]["bev_iou"] for run in runs.values()) for c in conditions},
     }
+
+
+def _have(runs: Runs, key: str) -> bool:
+    return all(key in run for run in runs.values())
 
 
 def _quality(reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -89,7 +89,10 @@ def run(arguments: list[str] | None = None) -> None:
             for seed in args.seeds
         }
         init_ray(base.scaling.use_gpu)
-        lanes = [partial(one_run, stages, chosen, args.clicks_from, args.final_from) for stages in runs.values()]
+        lanes = [
+            partial(one_run, stages, chosen, args.clicks_from, args.final_from, with_floors=name == chosen.reference)
+            for (name, _), stages in runs.items()
+        ]
         results = run_lanes(lanes, base.scaling.concurrent_stages)
         document = {
             **provenance(args, base.to_json()),
@@ -113,8 +116,11 @@ def run(arguments: list[str] | None = None) -> None:
     print("\n".join(f"written: {path}" for path in (file, *pictures)))
 
 
-def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int) -> dict[str, Any]:
-    """Train one teacher and evaluate its checkpoints on the first point-labeled samples with clicks."""
+def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *, with_floors: bool) -> dict[str, Any]:
+    """Train one teacher and evaluate its checkpoints on the first point-labeled samples with clicks.
+
+    ``with_floors``: measure the floors, too, which are the same for all variants of a seed.
+    """
     stages.teacher()
     asked = {"clicks_from": clicks_from, "final_from": final_from, "conditions": list(chosen.conditions)}
     done = stages.run.result(STAGE)
@@ -139,7 +145,7 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int) ->
             "steps": _step(files[-1]),
             "curve": [[_step(file), iou] for file, iou in zip(files, curve, strict=True)],
             "final": final,
-            **floors(known_many, config, prior),
+            **(floors(known_many, config, prior) if with_floors else {}),
             "step_s": float(np.median(step_s)) if step_s else None,
             "peak_memory_bytes": max(memory) if memory else None,
             "conditions": conditions(stages, chosen, files[-1], clicks_from),
@@ -149,7 +155,7 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int) ->
 
 def conditions(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> dict[str, Any]:
     """Condition -> quality of the checkpoint. The records carry the true boxes, from which clicks are moved."""
-    boxed = {r.sample_token: r for r in stages.known_records()}
+    boxed = {r.sample_token: r for r in stages.known_records}
     records = [boxed[r.sample_token] for r in stages.records if r.role == "point" and len(r.clicks)][:clicks_from]
     known, result = stages.known_clicks(records), {}
     for name, changes in chosen.conditions.items():

@@ -107,6 +107,15 @@ def make_batch(samples: int = 2, clicks: int = 5, seed: int = 0, points: int = 4
     )
 
 
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """The model in evaluation mode, its zero-initialized layers shaken so that boxes depend on everything."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
 def change(batch: Batch, **values: torch.Tensor) -> Batch:
     """The batch with some fields replaced."""
     return Batch(**{f.name: values.get(f.name, getattr(batch, f.name)) for f in fields(Batch)})

@@ -16,10 +16,11 @@ from pdetr3d.models.decoder import (
     center_unit,
     decode_click_box,
     join_frames,
+    start_at_click,
     turn,
     viewing_direction,
 )
-from pdetr3d.models.pillars import DT_UNIT_S, pillar_max
+from pdetr3d.models.pillars import DT_UNIT_S, pillar_max, thinned
 from pdetr3d.models.point_query import own_click
 
 REACH_FACTOR, REACH_M = 0.6, 0.5  # the crop's radius: this share of the mean footprint's diagonal, and this much more
@@ -43,8 +44,7 @@ class CropRegressor(nn.Module):
         self.join = _layers(2 * c + CLICK_FEATURES + c, 2 * c, c)
         self.dropout = nn.Dropout(config.teacher.dropout)
         self.box_head, self.quality_head = nn.Linear(c, BOX_CODE + FLAT_CODE), nn.Linear(c, 1)
-        nn.init.zeros_(self.box_head.weight)  # start at the class-mean box, facing away from the sensor
-        nn.init.zeros_(self.box_head.bias)
+        start_at_click(self.box_head)
         self.prior_size_m: Tensor
         self.register_buffer("prior_size_m", prior_size_m.float())
 
@@ -81,18 +81,11 @@ class CropRegressor(nn.Module):
             near = offset[..., :2].square().sum(-1) <= radius[b, :, None] ** 2
             near &= (offset[..., 2].abs() <= prior[b, :, 2:3] + REACH_M) & batch.click_valid[b, :, None]
             crop, index = torch.nonzero(near, as_tuple=True)
-            keep = thinned(crop)
+            _, run, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
+            keep = thinned(run, count, MAX_POINTS)
             points.append(mine[index[keep]])
             crops.append(crop[keep] + b * clicks)
         return torch.cat(points), torch.cat(crops)
-
-
-def thinned(crop: Tensor, most: int = MAX_POINTS) -> Tensor:
-    """(N,) bool: at most ``most`` of each run of equal values in the rising (N,) ``crop``, evenly spaced."""
-    _, run, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
-    rank = torch.arange(len(crop), device=crop.device) - (count.cumsum(0) - count)[run]
-    of = count[run]
-    return ((rank + 1) * most // of > rank * most // of) | (of <= most)
 
 
 def pair_features(point: Tensor, click: Tensor, prior: Tensor) -> Tensor:

@@ -89,6 +89,12 @@ def center_unit(prior_size: Tensor) -> Tensor:
     return torch.cat([diagonal, diagonal, prior_size[..., 2:3]], -1)
 
 
+def start_at_click(layer: nn.Linear) -> None:
+    """Make the last layer of a box head say AT_CLICK, whatever goes in."""
+    nn.init.zeros_(layer.weight)
+    layer.bias.data = torch.tensor(AT_CLICK, dtype=torch.float32)
+
+
 class DecoderLayer(nn.Module):
     """query + fusion -> LayerNorm -> feed-forward -> LayerNorm; queries never see one another (method.md 2.6)."""
 
@@ -136,8 +142,7 @@ class Decoder(nn.Module):
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(count))
         self.class_heads = nn.ModuleList(self._head(c, classes) for _ in range(count if classes else 0))
         for head in self.box_heads:
-            nn.init.zeros_(head[-1].weight)  # type: ignore[index]
-            head[-1].bias.data = torch.tensor(AT_CLICK, dtype=torch.float32)  # type: ignore[index]
+            start_at_click(head[-1])  # type: ignore[index]
         for head in self.class_heads:
             nn.init.constant_(head[-1].bias, CLASS_BIAS)  # type: ignore[index]
 

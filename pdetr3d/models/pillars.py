@@ -64,9 +64,7 @@ class PillarEncoder(nn.Module):
         """
         cell, order = cell.sort(stable=True)
         filled, pillar, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
-        rank = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[pillar]
-        of = count[pillar]
-        keep = (rank + 1) * self.most // of > rank * self.most // of
+        keep = thinned(pillar, count, self.most)
         return points[order[keep]], pillar[keep], filled
 
     def _decorate(self, points: Tensor, pillar: Tensor, filled: Tensor) -> Tensor:
@@ -78,6 +76,14 @@ class PillarEncoder(nn.Module):
         scaled = scale_points(points, self.high)
         # In pillars, not meters: at their raw scale (0.1 m) the offsets, which carry the shape, would drown beside z.
         return torch.cat([scaled, (points[:, :3] - mean) / self.pillar_m, (points[:, :2] - center) / self.pillar_m], 1)
+
+
+def thinned(run: Tensor, count: Tensor, most: int) -> Tensor:
+    """(N,) bool: at most ``most`` rows of each run, evenly spaced, of a rising (N,) ``run`` = 0 .. R-1 whose runs have
+    ``count`` (R,) rows."""
+    rank = torch.arange(len(run), device=run.device) - (count.cumsum(0) - count)[run]
+    of = count[run]
+    return (rank + 1) * most // of > rank * most // of
 
 
 def scale_points(points: Tensor, high: Tensor) -> Tensor:

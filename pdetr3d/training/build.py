@@ -19,10 +19,10 @@ from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
 from pdetr3d.models.decoder import encode_click_box
 from pdetr3d.models.image_backbone import image_stages
-from pdetr3d.models.image_weights import read_image_weights
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
+from pdetr3d.training.image_weights import read_image_weights
 from pdetr3d.training.optim import lr_factors
 from pdetr3d.training.plan import BatchLoader
 
@@ -76,7 +76,7 @@ def initialize_images(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def image_weights(config: Config) -> dict[str, Tensor] | None:
     """The weights named by ``teacher.image_weights``, or None; raises DataError as ``read_image_weights``."""
-    if not config.teacher.image_weights or config.teacher.fusion == "none":
+    if not config.teacher.image_weights or not config.teacher.cameras:
         return None
     return read_image_weights(Path(config.teacher.image_weights), image_stages(config))
 

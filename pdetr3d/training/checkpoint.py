@@ -40,13 +40,22 @@ def load(file: Path) -> dict[str, Any]:
         DataError: when the file is missing, truncated, or holds anything but tensors and plain types (a pickled object
             would run code: it is refused, never loaded).
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"checkpoint {file} does not exist: run the training job first") from error
-    except Exception as error:  # cut and foreign files: UnpicklingError, RuntimeError, EOFError, OSError, ...
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"checkpoint {file} is not a weights-only checkpoint of pdetr3d: {reason}") from error
+    state = read_weights_only(file, "checkpoint", "run the training job first")
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
         raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
     return state
+
+
+def read_weights_only(file: Path, what: str, remedy: str) -> Any:
+    """What ``torch.save`` wrote of tensors and plain types, on the CPU.
+
+    Raises:
+        DataError: as ``load``; ``what`` names the file in the message, ``remedy`` says what to do when it is missing.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{what} {file} does not exist: {remedy}") from error
+    except Exception as error:  # cut and foreign files: UnpicklingError, RuntimeError, EOFError, OSError, ...
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{what} {file} cannot be read as weights only: {reason}") from error

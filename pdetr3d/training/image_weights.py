@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from pdetr3d.schema import DataError
+from pdetr3d.training.checkpoint import read_weights_only
 
 WRAPPERS = ("state_dict", "model")  # where training frameworks keep the weights of a checkpoint
 PREFIXES = ("img_backbone.", "backbone.")  # of a detector's image backbone; other parts of it are left out
@@ -50,13 +50,7 @@ def read_image_weights(file: Path, backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"teacher.image_weights {file} does not exist: name a file, or leave it empty") from error
-    except Exception as error:  # cut and foreign files: UnpicklingError, RuntimeError, EOFError, OSError, ...
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"teacher.image_weights {file} cannot be read as weights only: {reason}") from error
+    state = read_weights_only(file, "teacher.image_weights", "name a file, or leave it empty")
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

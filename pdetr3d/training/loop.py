@@ -118,7 +118,7 @@ def train_step(
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The context of ``optim.amp``: bf16, fp16 or fp32."""
-    if amp == "off":
+    if amp == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
 

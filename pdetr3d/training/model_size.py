@@ -19,7 +19,7 @@ from pdetr3d.config import Config
 from pdetr3d.models.point_query import Queries
 from pdetr3d.models.student import Student
 from pdetr3d.models.teacher import Teacher
-from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
+from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M, DataError
 from pdetr3d.training.build import build
 
 SWEEP_POINTS = 30_000  # of a 32-beam sweep; the cloud has ``data.num_sweeps`` of them
@@ -47,7 +47,8 @@ def measure(stage: str, config: Config) -> list[Part]:
     """The parts of the "teacher" or the "student", in the order of the data; inference mode, batch size one."""
     # FlopCounterMode hooks into the graph of what requires a gradient, and views of parameters have none here.
     model = build(stage, config, FALLBACK_SIZE_M).model.eval().requires_grad_(False)
-    assert isinstance(model, Teacher | Student)
+    if not isinstance(model, Teacher | Student):
+        raise DataError("the parts of teacher.model=crop are not counted: use teacher.model=point_detr3d")
     encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     points, sample = _cloud(config)
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch, TeacherOutput
-from pdetr3d.models.crop_regressor import REACH_FACTOR, REACH_M, CropRegressor, thinned
+from pdetr3d.models.crop_regressor import REACH_FACTOR, REACH_M, CropRegressor
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training.build import build, click_boxes
-from tests.model_cases import change, make_batch, one_sample, same_on_all_ranks, tiny_config
+from tests.model_cases import change, make_batch, one_sample, same_on_all_ranks, shaken, tiny_config
 from tests.training_cases import open_world, run_locally
 
 CROP = ("teacher.model=crop", "teacher.lidar_init=none")
@@ -20,13 +20,9 @@ CROP = ("teacher.model=crop", "teacher.lidar_init=none")
 
 def regressor(shake: bool = True) -> CropRegressor:
     model = build("teacher", tiny_config(*CROP), FALLBACK_SIZE_M).model
+    model = shaken(model) if shake else model.eval()
     assert isinstance(model, CropRegressor)
-    if shake:
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
+    return model
 
 
 def run(model: CropRegressor, batch: Batch) -> TeacherOutput:
@@ -53,17 +49,10 @@ def test_pairs_equal_a_plain_loop() -> None:
     assert crop.tolist() == sorted(crop.tolist())
 
 
-def test_thinning_is_even_and_leaves_small_crops_alone() -> None:
-    crop = torch.tensor([0] * 3 + [4] * 10 + [7] * 4)
-    kept = thinned(crop, most=4)
-    assert [int(kept[crop == c].sum()) for c in (0, 4, 7)] == [3, 4, 4]
-    assert torch.nonzero(kept[crop == 4])[:, 0].diff().tolist() in ([2, 3, 2], [3, 2, 3])
-    assert thinned(crop[:0]).shape == (0,)
-
-
-def test_starts_at_the_class_mean_box_at_the_click() -> None:
+def test_starts_at_the_class_mean_box_at_the_click_heading_forward() -> None:
     batch = make_batch()
     box = run(regressor(shake=False), batch).box[-1]
+    torch.testing.assert_close(box[..., 6], torch.full_like(box[..., 6], torch.pi / 2))
     torch.testing.assert_close(box[..., :3], batch.click)
     torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])
 

@@ -10,9 +10,9 @@ import torch
 
 from pdetr3d.config import Config
 from pdetr3d.models.image_backbone import image_stages
-from pdetr3d.models.image_weights import read_image_weights
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training.build import build, check_models, image_weights, initialize_images
+from pdetr3d.training.image_weights import read_image_weights
 from pdetr3d.training.optim import make_optimizer
 from tests.model_cases import make_batch, same_on_all_ranks, tiny_config
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pdetr3d.models.pillars import PillarEncoder
+from pdetr3d.models.pillars import PillarEncoder, thinned
 from tests.model_cases import make_batch, tiny_config
 from tests.reference.model_oracles import pillar_of
 
@@ -60,3 +60,11 @@ def test_points_outside_are_dropped_and_none_is_normal() -> None:
     assert empty.shape == (2, 8, 32, 32)
     empty.sum().backward()
     assert model.linear.weight.grad is not None
+
+
+def test_thinning_is_even_and_leaves_short_runs_alone() -> None:
+    run, count = torch.tensor([0] * 3 + [1] * 10 + [2] * 4), torch.tensor([3, 10, 4])
+    kept = thinned(run, count, most=4)
+    assert [int(kept[run == r].sum()) for r in range(3)] == [3, 4, 4]
+    assert torch.nonzero(kept[run == 1])[:, 0].diff().tolist() in ([2, 3, 2], [3, 2, 3])
+    assert thinned(run[:0], count[:0], most=4).shape == (0,)

@@ -21,6 +21,7 @@ from tests.model_cases import (
     one_sample,
     ring_cameras,
     same_on_all_ranks,
+    shaken,
     tiny_config,
 )
 
@@ -28,12 +29,7 @@ from tests.model_cases import (
 def teacher(config: Config | None = None, shake: bool = True) -> torch.nn.Module:
     """A teacher whose zero-initialized layers are shaken, so that boxes depend on everything."""
     model = build("teacher", config or tiny_config(), FALLBACK_SIZE_M).model
-    if shake:
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
+    return shaken(model) if shake else model.eval()
 
 
 def run(model: torch.nn.Module, batch: Batch) -> TeacherOutput:
@@ -123,10 +119,7 @@ def test_every_parameter_receives_gradients(init: str, fusion: str) -> None:
     """RoI and free-point offsets of both sensors and every layer: nothing is inert once the heads are off zero."""
     config = tiny_config("teacher.decoder_layers=2", "teacher.free_points=2", *QUERY_INITS[init], *FUSIONS[fusion])
     task, batch = build("teacher", config, FALLBACK_SIZE_M), make_batch(clicks=8)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in task.model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    shaken(task.model).train()
     sum(task.losses(task.model(batch), batch, same_on_all_ranks).values()).backward()
     # A camera's value bias and the like are used where any click is visible: all of them must move.
     inert = [n for n, p in task.model.named_parameters() if p.grad is None or not 0 < p.grad.abs().sum() < torch.inf]
