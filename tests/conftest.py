@@ -33,11 +33,12 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_torch_threads() -> None:
+def _torch_threads() -> None:
     if "torch" in sys.modules:  # test modules import it at their top; a run that needs no torch is spared its 2 s
         import torch
 
-        torch.set_num_threads(2)
+        # Two test processes on two cores (`make test`): threads of one would wait for cores that the other has.
+        torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +117,10 @@ def _missing(marker: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose marker asks for what this machine does not have."""
+    """Skip tests whose marker asks for what this machine does not have; one process runs all tests that start a Ray."""
+    for item in items:
+        if {"ray", "e2e"} & set(item.path.relative_to(TESTS).parts[:1] if TESTS in item.path.parents else ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
     used = {marker for marker in MAY_SKIP for item in items if item.get_closest_marker(marker)}
     reasons = {marker: _missing(marker) for marker in used}
     for item in items:
@@ -134,13 +138,13 @@ class RunRules:
         self.bad_skips: list[str] = []
         self.problems: list[str] = []
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.collected = {item.path.relative_to(TESTS).parts[0] for item in session.items if TESTS in item.path.parents}
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self._note_skip(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        folders = report.nodeid.split("/")  # by reports, as the process that splits a run over others collects nothing
+        if folders[0] == TESTS.name and len(folders) > 2:
+            self.collected.add(folders[1])
         if not hasattr(report, "wasxfail"):
             self._note_skip(report)
 
@@ -184,5 +188,6 @@ def test_folders(tests: Path) -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install the rules above."""
-    config.pluginmanager.register(RunRules(config), "pdetr3d-run-rules")
+    """Install the rules above, in the process that reports."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(RunRules(config), "pdetr3d-run-rules")

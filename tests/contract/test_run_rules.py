@@ -36,9 +36,10 @@ def run(project: Path, bodies: list[str], *arguments: str, **environment: str) -
     )
 
 
+@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two"])
 @pytest.mark.parametrize("body", ["plain", "module"])
-def test_a_skip_fails_in_ci_and_is_named(tmp_path: Path, body: str) -> None:
-    done = run(tmp_path, [body, "good"], "tests/good", f"tests/{body}", CI="true")
+def test_a_skip_fails_in_ci_and_is_named(tmp_path: Path, body: str, processes: tuple[str, ...]) -> None:
+    done = run(tmp_path, [body, "good"], "tests/good", f"tests/{body}", *processes, CI="true")
     assert done.returncode == 1 and "CI: only tests marked compiled_ops, gpu, root_only may skip" in done.stdout
     assert f"tests/{body}/test_{body}.py" in done.stdout.split("CI: only")[1]
 
@@ -58,8 +59,9 @@ def test_a_wrong_real_data_folder_is_an_error_not_a_skip(tmp_path: Path) -> None
     assert done.returncode == 1 and "is not a folder" in done.stdout
 
 
-def test_a_folder_that_collects_nothing_fails_a_full_run_only(tmp_path: Path) -> None:
-    done = run(tmp_path, ["good", "nothing"])
+@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two"])
+def test_a_folder_that_collects_nothing_fails_a_full_run_only(tmp_path: Path, processes: tuple[str, ...]) -> None:
+    done = run(tmp_path, ["good", "nothing"], *processes)
     assert done.returncode == 1 and "tests/nothing/ collected no test" in done.stdout
     part = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/good"], cwd=tmp_path, capture_output=True, text=True, timeout=120
