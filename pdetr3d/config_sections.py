@@ -179,6 +179,8 @@ class TeacherConfig(Section):
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
+    # What a box's heading starts with: the principal axis of the points near the click, or forward.
+    heading_start: Literal["points", "forward"] = "points"
     matching: Literal["direct", "hungarian"] = "direct"
     fusion: Literal["none", "concat", "d_roi"] = "d_roi"
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid

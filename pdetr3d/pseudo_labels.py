@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import rotate_z
-from pdetr3d.geometry.crops import headings_from_points
+from pdetr3d.geometry.crops import axes_from_points
 from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
@@ -47,13 +48,18 @@ def class_mean_boxes(
 
 
 def class_mean_pca_boxes(clicks: PointLabels, prior_size_m: NDArray[np.floating], points_m: NDArray) -> Boxes3D:
-    """A stronger floor: ``class_mean_boxes`` that head along the principal axis of the LiDAR points round each click.
+    """A stronger floor: ``class_mean_boxes`` that head along the LiDAR points round each click.
+
+    Along ``geometry.crops.axes_from_points``, forward (+y) rather than back; forward where there is no axis.
 
     Args:
         clicks, prior_size_m: as ``class_mean_boxes``. points_m: (P, 3+) LiDAR points of the sample, LIDAR_TOP frame.
     """
-    sizes = np.asarray(prior_size_m)[clicks.label]
-    return class_mean_boxes(clicks, prior_size_m, headings_from_points(points_m, clicks.xyz_m, sizes, np.pi / 2))
+    sizes = np.asarray(prior_size_m, np.float32)[clicks.label]
+    arrays = (np.asarray(a, np.float32) for a in (points_m, clicks.xyz_m, sizes))
+    cos, sin = axes_from_points(*map(torch.from_numpy, arrays)).numpy().T
+    yaw = np.where((cos == 0) & (sin == 0), np.pi / 2, np.arctan2(sin, cos) / 2 % np.pi)
+    return class_mean_boxes(clicks, prior_size_m, yaw)
 
 
 def contains_click(

@@ -1,50 +1,52 @@
-"""Points round a click: upright cylinders, and the heading that the points in them suggest. Any frame with z up."""
+"""The axis along which LiDAR points round a click spread. Torch; any frame with z up.
+
+Legend: P points, K clicks, N pairs of a click and a point near it.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 GROUND_M = 0.2  # the lowest part of an object is left out: what lies there is mostly ground
 MIN_POINTS = 5  # fewer say nothing about an axis
+DOUBTFUL_POINTS = 5.0  # an axis of so many points is believed half
+PAIRS = 2**24  # of clicks and points looked at in one go: bounds memory to about 200 MB
 
 
-def in_cylinder(points_m: NDArray, center_m: NDArray, radius_m: float, z_m: tuple[float, float]) -> NDArray[np.bool_]:
-    """Which of P points (P, 3+) lie within ``radius_m`` of ``center_m`` (3,) seen from above and ``z_m`` (low, high)
-    above it, borders included: (P,) bool."""
-    offset = np.asarray(points_m, np.float64)[:, :3] - np.asarray(center_m, np.float64)
-    return (np.hypot(offset[:, 0], offset[:, 1]) <= radius_m) & (offset[:, 2] >= z_m[0]) & (offset[:, 2] <= z_m[1])
+@torch.no_grad()
+def axes_from_points(points: Tensor, click: Tensor, size: Tensor) -> Tensor:
+    """Heading axes (K, 2) of objects known by a click and their class's mean size: cos and sin of twice the angle.
 
-
-def principal_axis_rad(points_m: NDArray) -> float | None:
-    """Direction in [0, pi) along which points (P, 2+) spread most seen from above; None for fewer than MIN_POINTS, or
-    where no direction is the longest."""
-    xy = np.asarray(points_m, np.float64)[:, :2]
-    if len(xy) < MIN_POINTS:
-        return None
-    xx, xy_, _, yy = np.cov(xy.T, bias=True).ravel()
-    if np.hypot(xx - yy, 2 * xy_) < 1e-9:
-        return None
-    return float(np.arctan2(2 * xy_, xx - yy) / 2 % np.pi)
-
-
-def headings_from_points(
-    points_m: NDArray, centers_m: NDArray, sizes_m: NDArray, default_rad: float
-) -> NDArray[np.float64]:
-    """Headings (K,) [rad] of boxes known by place and mean size only: principal axis of the points round each.
-
-    The points: in a cylinder of half the footprint's diagonal round the place, from GROUND_M above the box's underside
-    to its top. A box wider than long (a barrier) heads across the axis. Of the axis's two directions the one nearer to
-    ``default_rad`` is taken; where the points show no axis, ``default_rad`` itself.
+    The principal axis, seen from above, of the points in a cylinder of half the mean footprint's diagonal, from
+    GROUND_M above the mean box's underside to its top; for classes wider than long (barrier) the direction across it.
+    The vector's length, in [0, 1), says how sure: (a - b) / (a + b) of the larger and the smaller variance, times
+    n / (n + 5) of n points; 0 for fewer than MIN_POINTS.
 
     Args:
-        points_m: (P, 3+) [m]. centers_m: (K, 3) [m]. sizes_m: (K, 3) l, w, h [m].
+        points: (P, 3+) [m]. click: (K, 3) [m]. size: (K, 3) mean l, w, h [m] of the click's class.
     """
-    headings = np.full(len(centers_m), default_rad, np.float64)
-    for k, (center, (length, width, height)) in enumerate(zip(centers_m, np.asarray(sizes_m, np.float64), strict=True)):
-        near = in_cylinder(points_m, center, np.hypot(length, width) / 2, (GROUND_M - height / 2, height / 2))
-        axis = principal_axis_rad(points_m[near])
-        if axis is not None:
-            heading = axis + (np.pi / 2 if width > length else 0.0)
-            headings[k] = heading if np.cos(heading - default_rad) >= 0 else heading + np.pi
-    return (headings + np.pi) % (2 * np.pi) - np.pi
+    chunk = max(1, PAIRS // max(1, len(points)))
+    parts = [_axes(points, *part) for part in zip(click.split(chunk), size.split(chunk), strict=True)]
+    return torch.cat(parts) if parts else click.new_zeros(0, 2)
+
+
+def _axes(points: Tensor, click: Tensor, size: Tensor) -> Tensor:
+    n, x, y, xx, xy, yy = _moments(points, click, size).unbind(1)
+    some = n.clamp(min=1)
+    xx, xy, yy = xx - x * x / some, xy - x * y / some, yy - y * y / some
+    spread = (xx + yy).clamp(min=1e-9)
+    sure = torch.where(n >= MIN_POINTS, n / (n + DOUBTFUL_POINTS), 0.0)
+    sure = torch.where(size[:, 1] > size[:, 0], -sure, sure)  # a quarter turn is half a turn of twice the angle
+    return sure[:, None] * torch.stack([(xx - yy) / spread, 2 * xy / spread], 1)
+
+
+def _moments(points: Tensor, click: Tensor, size: Tensor) -> Tensor:
+    """(K, 6): the number of points round each click and the sums of their x, y, xx, xy, yy, relative to it [m]."""
+    radius, half = size[:, :2].norm(dim=1, keepdim=True) / 2, size[:, 2:] / 2
+    x, y, z = (points[:, i].float() - click[:, i, None] for i in range(3))
+    near = (x.square() + y.square() <= radius.square()) & (z >= GROUND_M - half) & (z <= half)
+    owner, point = near.nonzero(as_tuple=True)
+    x, y = x[owner, point], y[owner, point]
+    each = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    return each.new_zeros(len(click), 6).index_add_(0, owner, each)

@@ -16,12 +16,13 @@ from pdetr3d.models.decoder import (
     center_unit,
     decode_click_box,
     join_frames,
-    start_at_click,
+    start_at_zero,
+    start_code,
     turn,
     viewing_direction,
 )
 from pdetr3d.models.pillars import DT_UNIT_S, pillar_max, thinned
-from pdetr3d.models.point_query import own_click
+from pdetr3d.models.point_query import click_axes, own_click
 
 REACH_FACTOR, REACH_M = 0.6, 0.5  # the crop's radius: this share of the mean footprint's diagonal, and this much more
 PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and the viewing frame (2), height and distance of the point, I, dt
@@ -44,7 +45,8 @@ class CropRegressor(nn.Module):
         self.join = _layers(2 * c + CLICK_FEATURES + c, 2 * c, c)
         self.dropout = nn.Dropout(config.teacher.dropout)
         self.box_head, self.quality_head = nn.Linear(c, BOX_CODE + FLAT_CODE), nn.Linear(c, 1)
-        start_at_click(self.box_head)
+        start_at_zero(self.box_head)
+        self.start = config.teacher.heading_start
         self.prior_size_m: Tensor
         self.register_buffer("prior_size_m", prior_size_m.float())
 
@@ -60,7 +62,8 @@ class CropRegressor(nn.Module):
         place = torch.stack([points.view(b, k).log1p() / 5, click[..., :2].norm(dim=-1) / 50, click[..., 2]], -1)
         query = self.join(torch.cat([shape.view(b, k, shape.shape[1]), place, self.embedding(batch.click_label)], -1))
         query = self.dropout(query)
-        code = join_frames(self.box_head(query).float(), click)
+        start = start_code(click_axes(batch, self.prior_size_m, self.start))
+        code = join_frames(start + self.box_head(query).float(), click)
         box = decode_click_box(code, click, prior)
         quality = self.quality_head(query).float()[..., 0]
         return TeacherOutput([box], [code], [quality], [click], [], prior, own_click(batch.click_label))

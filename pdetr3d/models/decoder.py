@@ -18,10 +18,9 @@ from pdetr3d.models.point_query import Queries
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
-# What the box heads start at, see ``join_frames``: the class-mean box at the click, heading forward (+y of the LiDAR
-# frame) as most traffic does. Facing away from the sensor instead, boxes within 10 m stay worse than that simple guess.
-# A short vector means the same heading, and is sooner unlearned than one of unit length.
-AT_CLICK = (0,) * BOX_CODE + (0, 0, 0.1, 0, 0, -0.1)
+# The length of what a box's heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
+# drives. So short a vector is sooner unlearned than one of unit length.
+GUESS = 0.1
 
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability of 0.01 (method.md 2.7)
 
@@ -89,10 +88,22 @@ def center_unit(prior_size: Tensor) -> Tensor:
     return torch.cat([diagonal, diagonal, prior_size[..., 2:3]], -1)
 
 
-def start_at_click(layer: nn.Linear) -> None:
-    """Make the last layer of a box head say AT_CLICK, whatever goes in."""
+def start_code(axis: Tensor) -> Tensor:
+    """Axes (..., 2), see ``Queries`` -> (..., 16) for ``join_frames``: the class-mean box at the click, along the axis
+    as far as this is sure, else forward (+y). What a box head says is added to this.
+
+    Headings are what few box-labeled samples teach worst: a start from the points themselves holds in scenes that the
+    network has not seen. Less than sure axes have shorter vectors, which the network overrules sooner.
+    """
+    axis = axis + (1 - axis.norm(dim=-1, keepdim=True)) * axis.new_tensor([-GUESS, 0.0])
+    yaw = axis.new_tensor([GUESS, 0.0]).expand_as(axis)
+    return torch.cat([axis.new_zeros(*axis.shape[:-1], BOX_CODE + 2), yaw, axis.flip(-1)], -1)
+
+
+def start_at_zero(layer: nn.Linear) -> None:
+    """Make the last layer of a box head add nothing to ``start_code``, whatever goes in."""
     nn.init.zeros_(layer.weight)
-    layer.bias.data = torch.tensor(AT_CLICK, dtype=torch.float32)
+    nn.init.zeros_(layer.bias)
 
 
 class DecoderLayer(nn.Module):
@@ -142,7 +153,7 @@ class Decoder(nn.Module):
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(count))
         self.class_heads = nn.ModuleList(self._head(c, classes) for _ in range(count if classes else 0))
         for head in self.box_heads:
-            start_at_click(head[-1])  # type: ignore[index]
+            start_at_zero(head[-1])  # type: ignore[index]
         for head in self.class_heads:
             nn.init.constant_(head[-1].bias, CLASS_BIAS)  # type: ignore[index]
 
@@ -161,15 +172,15 @@ class Decoder(nn.Module):
     ) -> list[Decoded]:
         """One entry per layer."""
         reference, prior = queries.reference, queries.prior_size
-        start = join_frames(reference.new_tensor(AT_CLICK).expand(*reference.shape[:-1], -1), reference)
-        roi = decode_click_box(start, reference, prior)
+        start = start_code(queries.axis)
+        roi = decode_click_box(join_frames(start, reference), reference, prior)
         query, anchor, results = queries.content, queries.anchor, []
         for i, (layer, box_head, quality_head) in enumerate(
             zip(self.layers, self.box_heads, self.quality_heads, strict=True)
         ):
             assert isinstance(layer, DecoderLayer)
             query = layer(query, layer.fusion(query + queries.position, roi, bev, range_m, images, views))
-            code = join_frames(box_head(query).float(), anchor)
+            code = join_frames(start + box_head(query).float(), anchor)
             logit = self.class_heads[i](query).float() if self.class_heads else None
             box = decode_click_box(code, anchor, prior)
             results.append(Decoded(box, code, quality_head(query).float()[..., 0], anchor, logit))

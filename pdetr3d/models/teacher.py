@@ -14,7 +14,7 @@ from pdetr3d.models.bev_backbone import FPN
 from pdetr3d.models.decoder import Decoder
 from pdetr3d.models.image_backbone import ImageEncoder
 from pdetr3d.models.lidar import LidarModel
-from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery
+from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, click_axes
 
 
 class Teacher(LidarModel):
@@ -31,6 +31,7 @@ class Teacher(LidarModel):
         self.fpn = FPN(model.backbone_channels, teacher.channels, teacher.fpn_levels, model.norm)
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
         self.query = make_query(config, prior_size_m)
+        self.start = teacher.heading_start
         self.decoder = Decoder(teacher, classes=len(prior_size_m) if teacher.query_init == "learned" else 0)
         self.range_m: Tensor
         self.register_buffer("range_m", torch.tensor(model.range_m)[[0, 1, 3, 4]], persistent=False)
@@ -42,7 +43,7 @@ class Teacher(LidarModel):
             images = self.images(batch.images)
             size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
             views = (batch.lidar2img, batch.camera_valid, size)
-        queries = self.query(batch.click, batch.click_label)
+        queries = self.query(batch.click, batch.click_label, click_axes(batch, self.query.prior_size_m, self.start))
         layers = self.decoder(queries, bev, self.range_m, images, views)
         return TeacherOutput(
             box=[layer.box for layer in layers],

@@ -18,8 +18,8 @@ from tests.training_cases import open_world, run_locally
 CROP = ("teacher.model=crop", "teacher.lidar_init=none")
 
 
-def regressor(shake: bool = True) -> CropRegressor:
-    model = build("teacher", tiny_config(*CROP), FALLBACK_SIZE_M).model
+def regressor(*overrides: str, shake: bool = True) -> CropRegressor:
+    model = build("teacher", tiny_config(*CROP, *overrides), FALLBACK_SIZE_M).model
     model = shaken(model) if shake else model.eval()
     assert isinstance(model, CropRegressor)
     return model
@@ -51,7 +51,7 @@ def test_pairs_equal_a_plain_loop() -> None:
 
 def test_starts_at_the_class_mean_box_at_the_click_heading_forward() -> None:
     batch = make_batch()
-    box = run(regressor(shake=False), batch).box[-1]
+    box = run(regressor("teacher.heading_start=forward", shake=False), batch).box[-1]
     torch.testing.assert_close(box[..., 6], torch.full_like(box[..., 6], torch.pi / 2))
     torch.testing.assert_close(box[..., :3], batch.click)
     torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])

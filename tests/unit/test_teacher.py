@@ -39,10 +39,23 @@ def run(model: torch.nn.Module, batch: Batch) -> TeacherOutput:
 
 def test_starts_at_the_class_mean_box_at_the_click_heading_forward() -> None:
     batch = make_batch()
-    box = run(teacher(shake=False), batch).box[-1]
+    box = run(teacher(tiny_config("teacher.heading_start=forward"), shake=False), batch).box[-1]
     torch.testing.assert_close(box[..., 6], torch.full_like(box[..., 6], torch.pi / 2))
     torch.testing.assert_close(box[..., :3], batch.click)
     torch.testing.assert_close(box[..., 3:6], torch.tensor(FALLBACK_SIZE_M)[batch.click_label])
+
+
+@pytest.mark.parametrize("model", ["point_detr3d", "crop"])
+def test_starts_along_the_points_near_the_click(model: str) -> None:
+    batch = make_batch(samples=2, clicks=1)
+    label, angles = torch.zeros(2, 1, dtype=torch.long), torch.tensor([0.6, 2.5])  # cars
+    along = torch.linspace(-2, 2, 41)[:, None]
+    lines = [along * torch.tensor([[a.cos(), a.sin(), 0]]) + c for a, c in zip(angles, batch.click[:, 0], strict=True)]
+    points = torch.cat([torch.cat(lines), torch.zeros(82, 2)], 1)
+    batch = change(batch, click_label=label, points=points, point_sample=torch.arange(2).repeat_interleave(41))
+    box = run(teacher(tiny_config(f"teacher.model={model}", "teacher.lidar_init=none"), shake=False), batch).box[-1]
+    torch.testing.assert_close(box[:, 0, 6], angles, atol=0.15, rtol=0)  # 41 points: sure to 41/46
+    torch.testing.assert_close(box[..., :3], batch.click)
 
 
 CLICK_KEYS = ("click", "canonical_click", "click_label", "click_box", "click_valid")
@@ -169,7 +182,8 @@ def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_refer
     """Before training: the first layer says the class-mean box at the click, the second one where it had looked."""
     config = tiny_config(*QUERY_INITS["implicit"], "teacher.decoder_layers=2")
     model, batch = teacher(config, shake=False), make_batch()
-    output, queries = run(model, batch), model.query(batch.click, batch.click_label)
+    axis = torch.zeros_like(batch.click[..., :2])
+    output, queries = run(model, batch), model.query(batch.click, batch.click_label, axis)
     torch.testing.assert_close(output.box[0][..., :3], batch.click)
     torch.testing.assert_close(output.box[1][..., :3], queries.reference)
     assert (queries.reference - batch.click).norm(dim=-1).min() > 0.1
