@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pdetr3d import presets
 from pdetr3d.batch import Batch
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.gt_sampling import ObjectDatabase, database_of, open_database, paste
@@ -17,10 +18,13 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import training_records
 from pdetr3d.data.load import load_sample
 from pdetr3d.geometry.boxes import bev_iou_aligned, points_in_boxes
-from pdetr3d.schema import SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, Sample, SampleRecord
-from pdetr3d.training.plan import BatchLoader
+from pdetr3d.schema import CLASSES, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, Sample, SampleRecord
+from pdetr3d.training.build import build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train
+from pdetr3d.training.plan import BatchLoader, Plan
 from tests.model_cases import tiny_config
-from tests.training_cases import World, open_world, poison
+from tests.training_cases import World, one_thread, open_world, poison
 
 CONFIG = tiny_config("student.gt_sampling=[3,3,3,3,3,3,3,3,3,3]")
 SIZE = (4.0, 2.0, 1.5)
@@ -269,3 +273,27 @@ def test_the_draw_is_keyed_as_documented_and_comes_first_in_the_cloud(world: Wor
     assert expected.points[front:].tobytes() == background.tobytes()
     loose = (expected.boxes.center_m, expected.boxes.size_m + 1e-3, expected.boxes.yaw_rad)  # rounding in the box frame
     assert points_in_boxes(expected.points[:front], *loose).any(0).all()
+
+
+def test_a_student_trains_on_pasted_objects_until_they_fade_out(world: World, tmp_path: Path) -> None:
+    """Point-labeled samples alone: every box that the loss sees is a pasted one. 30 % of three steps is the last."""
+    config = world.run.config
+    task = build("student", config, world.prior_size_m)
+    file = database_of(world.run.path / "gt_database", world.records, config)
+    records = [r for r in world.records if r.role == "point"]
+    task = replace(task, loader=task.loader.pasting(file, 3), optim=task.optim.model_copy(update={"log_every": 1}))
+    context = LocalContext(records, Plan(len(records), 2, 3, 0), task.loader, tmp_path)
+    with one_thread():
+        train(task, context, 3, "{}", tmp_path / "scratch")
+    box = [metrics["box"] for _, metrics in context.history]
+    assert box[0] > 0 and box[1] > 0 and box[2] == 0
+    assert all(np.isfinite(metrics["loss"]) for _, metrics in context.history)
+
+
+def test_presets() -> None:
+    """Counts of method.md 2.9 by name; the quickstart goes without."""
+    counts = {"car": 2, "truck": 3, "construction_vehicle": 7, "bus": 4, "trailer": 6, "barrier": 2}
+    counts |= {"motorcycle": 6, "bicycle": 6, "pedestrian": 2, "traffic_cone": 2}
+    for name in ("nuscenes-pillar", "nuscenes-voxel"):
+        assert dict(zip(CLASSES, presets.PRESETS[name].student.gt_sampling, strict=True)) == counts
+    assert presets.QUICKSTART.student.gt_sampling == ()
