@@ -250,12 +250,20 @@ class StudentConfig(Section):
     head_channels: Positive = 64
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
+    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off.
+    gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
+    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too
     guidance: Literal["none", "full", "gaussian"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
     mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
     box_weight: Annotated[float, Field(ge=0)] = 0.25
     velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
+    # Weights of labels in the student's losses; a pseudo label's is pseudo_weight * score ** score_power.
+    human_weight: Annotated[float, Field(ge=0)] = 1.0
+    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0
+    score_power: Annotated[float, Field(ge=0)] = 0.0
     augment_flip: bool = True
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
     augment_scale: tuple[float, float] = (0.85, 1.15)
@@ -268,6 +276,11 @@ class StudentConfig(Section):
     def _check_tasks(self) -> StudentConfig:
         if sorted(c for task in self.tasks for c in task) != list(range(10)):
             raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
+        if len(self.gt_sampling) not in (0, 10):
+            raise ValueError(
+                f"student.gt_sampling {self.gt_sampling} must hold ten counts, one for each class in the order of "
+                "pdetr3d.schema.CLASSES (car first), or be [] for off"
+            )
         return self
 
 

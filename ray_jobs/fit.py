@@ -44,6 +44,7 @@ class Stage:
         tracking: (URI, MLflow run id), or None.
         identity: of the run; names its folder in a shared ``storage.path``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
+        gt_database: file of objects to paste (GT sampling of a student), or None; loading tasks on every node read it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     tracking: tuple[str, str] | None
     lidar_init: Path | None = None
     identity: str = ""
+    gt_database: Path | None = None
 
     @property
     def plan(self) -> Plan:
@@ -81,6 +83,8 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
     samples: Sequence[SampleRecord] = list(stage.records)
     records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
+    if stage.gt_database is not None:
+        loader = loader.pasting(stage.gt_database, stage.steps)
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()

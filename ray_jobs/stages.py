@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -12,6 +13,7 @@ from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
+from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
 from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.pseudo_labels import to_pseudo_labels
@@ -132,6 +134,11 @@ class Stages:
         everywhere = self.config.label.pseudo_for == "all"
         return training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
 
+    def gt_database(self, records: Sequence[SampleRecord]) -> Path:
+        """File of the objects that GT sampling may paste into these records, made when missing."""
+        with self.locks["gt_database"]:
+            return database_of(self.run.path / "gt_database", records, self.config)
+
     def _train(
         self,
         name: str,
@@ -160,6 +167,8 @@ class Stages:
                 work = Stage(
                     name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
                 )
+                if kind == "student" and self.config.student.gt_sampling:
+                    work = replace(work, gt_database=self.gt_database(records))
                 files = fit(work, self.run.path)
             self.timing[name] = time.monotonic() - began
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})

@@ -89,7 +89,7 @@ class _Read:
         self.load, self.records, self.passes, self.step, self.rank = load, records, passes, step, rank
 
     def __call__(self) -> Iterator[pa.Table]:
-        yield to_table(self.load(self.records, self.passes), step=self.step, rank=self.rank)
+        yield to_table(self.load(self.records, self.passes, self.step), step=self.step, rank=self.rank)
 
 
 def train_stream(

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from pdetr3d.config import Config
+from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
@@ -88,3 +91,18 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 def task_of(kind: str, world: World) -> Task:
     """A fresh task on the world's config."""
     return build(kind, world.run.config, world.prior_size_m)
+
+
+def poison(index: Index, tokens: set[str], file: Path) -> None:
+    """Write the index with the boxes of ``tokens`` 100 m away, of random size, heading, speed and point count."""
+    rng, rows = np.random.default_rng(0), index.table.to_pylist()
+    for row in rows:
+        if row["sample_token"] in tokens:
+            n = len(row["ann_token"])
+            box = np.array(row["ann_box"]).reshape(n, 7)
+            box[:, :3] += 100
+            box[:, 3:6] = rng.uniform(0.3, 20, (n, 3))
+            box[:, 6] = rng.uniform(-3, 3, n)
+            row["ann_box"], row["ann_velocity_m_s"] = box.tolist(), rng.uniform(-9, 9, (n, 2)).tolist()
+            row["ann_num_lidar_pts"] = [9 * count for count in row["ann_num_lidar_pts"]]
+    pq.write_table(pa.Table.from_pylist(rows, schema=index.table.schema), file)

@@ -58,6 +58,24 @@ def points_in_boxes(points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_r
     return (np.abs(local) <= np.asarray(size_m, np.float64).reshape(-1, 1, 3) / 2).all(-1)
 
 
+def points_in_each_box(
+    points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_rad: NDArray
+) -> list[NDArray[np.int64]]:
+    """``points_in_boxes`` as rising indices (n_i,) into P points (P, 3+), for each of N boxes.
+
+    Looks closely at points near a box only: memory does not grow with N times P, which the sweeps of a cloud and many
+    boxes would exceed.
+    """
+    x, y = (np.array(points_m[:, axis]) for axis in (0, 1))
+    result = []
+    for center, size, yaw in zip(np.asarray(center_m), np.asarray(size_m), np.asarray(yaw_rad), strict=True):
+        reach = np.hypot(size[0], size[1]) / 2 * 1.001  # of any corner; the rest is for rounding
+        near = np.flatnonzero(np.abs(x - center[0]) <= reach)
+        near = near[np.abs(y[near] - center[1]) <= reach]
+        result.append(near[points_in_boxes(points_m[near], center, size, yaw)[0]])
+    return result
+
+
 def from_nuscenes(
     translation_m: NDArray, size_wlh_m: NDArray, rotation_wxyz: NDArray, src2dst: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -106,3 +124,17 @@ def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
     one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a, b))
     shared = shapely.area(shapely.intersection(one, other))
     return shared / (shapely.area(one) + shapely.area(other) - shared)
+
+
+def bev_overlaps(a: NDArray, b: NDArray) -> NDArray[np.bool_]:
+    """Which of N boxes share ground, seen from above, with which of M boxes; touching counts.
+
+    Args:
+        a: (N, 7) rows x, y, z, l, w, h, yaw. b: (M, 7).
+
+    Returns:
+        (N, M) bool.
+    """
+    a, b = (np.asarray(rows, np.float64).reshape(-1, 7) for rows in (a, b))
+    one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a, b))
+    return np.asarray(shapely.intersects(one[:, None], other[None]), bool)

@@ -1,5 +1,7 @@
 """CenterPoint's targets and losses (method.md 5.1), normalized by the object count over all ranks.
 
+Labels have weights (``label_weights``). They are not normalized away: a label of half the weight says half as much.
+
 Legend: B samples, N boxes (padded), T classes of a task, H rows (y), W columns (x).
 """
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from pdetr3d.batch import REGRESSION_CHANNELS, Batch, RankMean, TaskMaps
 from pdetr3d.config import Config
+from pdetr3d.schema import SOURCE_PSEUDO
 
 MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the heatmap Gaussian, in cells (method.md 5.1)
 
@@ -31,9 +34,20 @@ def gaussian_maps(center: Tensor, sigma: Tensor, radius: Tensor, slot: Tensor, s
     Args:
         center: (N, 2) int64 (row, column); sigma, radius: (N,) [cells], zero beyond ``radius``; slot: (N,) which map.
     """
-    maps = sigma.new_zeros(shape)
+    flat, value, _ = gaussian_cells(center, sigma, radius, slot, shape)
+    return sigma.new_zeros(shape).view(-1).scatter_reduce(0, flat, value, "amax").view(shape)
+
+
+def gaussian_cells(
+    center: Tensor, sigma: Tensor, radius: Tensor, slot: Tensor, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The M cells that N Gaussians reach (arguments as ``gaussian_maps``), one entry per Gaussian and cell.
+
+    Returns:
+        flat index (M,) int64 into the maps, value (M,), and which Gaussian (M,) int64.
+    """
     if not len(center):
-        return maps
+        return slot.long(), sigma, slot.long()
     reach = int(radius.max().ceil())
     step = torch.arange(-reach, reach + 1, device=sigma.device)
     row, column = torch.meshgrid(step, step, indexing="ij")
@@ -43,16 +57,33 @@ def gaussian_maps(center: Tensor, sigma: Tensor, radius: Tensor, slot: Tensor, s
     keep = (row.abs() <= radius[:, None, None]) & (column.abs() <= radius[:, None, None])
     keep &= (at_row >= 0) & (at_row < shape[1]) & (at_column >= 0) & (at_column < shape[2])
     flat = ((slot[:, None, None] * shape[1] + at_row) * shape[2] + at_column)[keep]
-    return maps.view(-1).scatter_reduce(0, flat, value[keep], "amax").view(shape)
+    return flat, value[keep], torch.nonzero(keep)[:, 0]
 
 
-def heatmap_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Gaussian focal loss (CornerNet; alpha 2, gamma 4), summed: peaks (target = 1) are positives."""
+def heatmap_weights(target: Tensor, cells: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> Tensor:
+    """Weights of the heatmap loss's cells: ``1 + target * (w - 1)``, w that of the object whose Gaussian counts there.
+
+    A peak counts as its label does; round it, as far as the label says that the background is none, the label's weight
+    takes over from 1. So a label of weight 0 is neither an object nor, where it stands, background.
+
+    Args:
+        target: (slots, H, W) of ``gaussian_maps``. cells: of ``gaussian_cells``, N Gaussians. weight: (N,).
+            Of Gaussians that are equal at a cell, the larger weight counts.
+    """
+    flat, value, owner = cells
+    wins = value == target.view(-1)[flat]
+    strongest = torch.ones_like(target).view(-1)
+    strongest = strongest.scatter_reduce(0, flat[wins], weight[owner[wins]], "amax", include_self=False)
+    return 1 + target * (strongest.view(target.shape) - 1)
+
+
+def heatmap_focal_loss(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Gaussian focal loss (CornerNet; alpha 2, gamma 4), times ``weight``, summed: peaks (target = 1) are positives."""
     log_p, log_not_p = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
     p = logits.sigmoid()
     positive = target == 1
     loss = torch.where(positive, -((1 - p) ** 2) * log_p, -(p**2) * (1 - target) ** 4 * log_not_p)
-    return loss.sum()
+    return (loss * weight).sum()
 
 
 class CenterCriterion:
@@ -72,17 +103,25 @@ class CenterCriterion:
         for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
             grid = maps.heatmap.shape[-1]
             cells, index = batch.objects(self.low, self.cell_m, grid, classes)
-            box = batch.box[cells.sample, index]
+            box, weight = batch.box[cells.sample, index], self.label_weights(batch)[cells.sample, index]
             slot = torch.tensor(classes, device=index.device) == batch.box_label[cells.sample, index, None]
             slot = cells.sample * len(classes) + slot.long().argmax(1)
             radius = gaussian_radius(box[:, 3] / self.cell_m, box[:, 4] / self.cell_m).floor().clamp(min=MIN_RADIUS)
             center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), grid, grid)
-            target = gaussian_maps(center, (2 * radius + 1) / 6, radius, slot, shape)
-            heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap))
+            gaussians = (center, (2 * radius + 1) / 6, radius, slot, shape)
+            target = gaussian_maps(*gaussians)
+            weights = heatmap_weights(target, gaussian_cells(*gaussians), weight).view_as(maps.heatmap)
+            heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap), weights)
             box_sum = box_sum + self._box_loss(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)
         per_object, per_place = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
         return {"heatmap": heat_sum / per_object, "box": self.config.student.box_weight * box_sum / per_place}
+
+    def label_weights(self, batch: Batch) -> Tensor:
+        """(B, N) float32: ``human_weight``, or ``pseudo_weight * score ** score_power`` for pseudo labels."""
+        student = self.config.student
+        pseudo = student.pseudo_weight * batch.box_score**student.score_power
+        return torch.where(batch.box_source == SOURCE_PSEUDO, pseudo, student.human_weight)
 
     @staticmethod
     def encode(box: Tensor, velocity: Tensor, offset: Tensor) -> Tensor:
@@ -101,4 +140,5 @@ class CenterCriterion:
         known = torch.isfinite(code)  # only velocity may be unknown
         weight = code.new_ones(REGRESSION_CHANNELS)
         weight[8:] = self.config.student.velocity_weight
+        weight = weight * self.label_weights(batch)[cells.sample, index, None]
         return ((predicted - torch.where(known, code, predicted.detach())).abs() * weight).sum()

@@ -57,7 +57,7 @@ class LocalContext:
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
         for step in range(start_step, self.plan.steps):
             share = self.plan.at(step, 0, 1)
-            yield self.load([self.records[i] for i, _ in share], [number for _, number in share])
+            yield self.load([self.records[i] for i, _ in share], [number for _, number in share], step)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

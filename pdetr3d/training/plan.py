@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.collate import collate
 from pdetr3d.data.corruption import corrupt
 from pdetr3d.data.grid_mask import grid_mask
+from pdetr3d.data.gt_sampling import open_database, paste
 from pdetr3d.data.load import load_sample
 from pdetr3d.schema import DataError, Sample, SampleRecord
 
@@ -61,8 +63,8 @@ class Plan:
         return share
 
 
-# (records, their pass numbers) -> the arrays of one Batch
-LoadBatch = Callable[[Sequence[SampleRecord], Sequence[int]], dict[str, NDArray]]
+# (records, their pass numbers, the step) -> the arrays of one Batch
+LoadBatch = Callable[[Sequence[SampleRecord], Sequence[int], int], dict[str, NDArray]]
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,31 @@ class BatchLoader:
         stage: "teacher", "student" or "predict" (no augmentation, no second view; here ``config.corruption`` applies).
         cameras: whether images are read.
         weak_view: whether the unaugmented cloud is delivered too.
+        gt_database: file of the objects that are pasted in steps before ``gt_until`` (``pasting``).
     """
 
     config: Config
     stage: str
     cameras: bool
     weak_view: bool = False
+    gt_database: Path | None = None
+    gt_until: int = 0
 
-    def __call__(self, records: Sequence[SampleRecord], passes: Sequence[int]) -> dict[str, NDArray]:
-        pairs = [self._load(record, number) for record, number in zip(records, passes, strict=True)]
+    def pasting(self, database: Path, steps: int) -> BatchLoader:
+        """The loader with GT sampling from ``database``, but for the last ``gt_sampling_fade_out`` of ``steps``."""
+        return replace(
+            self, gt_database=database, gt_until=steps - round(self.config.student.gt_sampling_fade_out * steps)
+        )
+
+    def __call__(self, records: Sequence[SampleRecord], passes: Sequence[int], step: int = 0) -> dict[str, NDArray]:
+        pairs = [self._load(record, number, step) for record, number in zip(records, passes, strict=True)]
         return collate([view for _, view in pairs], [weak for weak, _ in pairs] if self.weak_view else [])
 
-    def _load(self, record: SampleRecord, number: int) -> tuple[Sample, Sample]:
-        """The canonical sample and its augmented view; draws are keyed by (seed, pass, sample token)."""
+    def _load(self, record: SampleRecord, number: int, step: int) -> tuple[Sample, Sample]:
+        """The canonical sample and its augmented view; draws are keyed by (seed, pass, sample token).
+
+        Objects are pasted before the views part: guidance compares features of the same scene.
+        """
         sample = load_sample(record, self.config.data, self.cameras)
         seed = self.config.run.seed
         if self.stage == "predict":
@@ -94,6 +108,9 @@ class BatchLoader:
             return sample, sample
         if self.stage == "teacher" and self.config.label.redraw_clicks:
             sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})
+        if self.gt_database is not None and step < self.gt_until:
+            rng = keyed_rng(seed, number, record.sample_token, "gt_sampling")
+            sample = paste(sample, open_database(self.gt_database), self.config.student.gt_sampling, rng)
         moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
         if self.stage == "teacher" and self.cameras and self.config.teacher.grid_mask:
             rng = keyed_rng(seed, number, record.sample_token, "grid_mask")

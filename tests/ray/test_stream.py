@@ -28,12 +28,13 @@ def make_records(count: int) -> list[SampleRecord]:
     ]
 
 
-def load(records: Sequence[SampleRecord], passes: Sequence[int]) -> dict[str, NDArray]:
-    """Stands for BatchLoader: says which records and passes were asked for."""
+def load(records: Sequence[SampleRecord], passes: Sequence[int], step: int) -> dict[str, NDArray]:
+    """Stands for BatchLoader: says which records, passes and step were asked for."""
     return {
         "token": np.array([r.sample_token for r in records], dtype=np.bytes_),
         "number": np.array([r.timestamp_us for r in records], np.int64),
         "passes": np.array(passes, np.int64),
+        "step": np.array([step]),
         "nothing": np.zeros((len(records), 0, 3), np.float32),
     }
 
@@ -94,7 +95,10 @@ def deliver(plan: Plan, ranks: int, first: int, starts: int) -> dict[int, list[l
     def consume(rank: int) -> None:
         try:
             batches: Iterator[dict[str, NDArray]] = RankBatches(shards[rank], plan, rank, ranks).from_step(starts)
-            got[rank] = [list(zip(b["number"].tolist(), b["passes"].tolist(), strict=True)) for b in batches]
+            got[rank] = []
+            for step, b in enumerate(batches, starts):
+                assert b["step"].tolist() == [step]
+                got[rank].append(list(zip(b["number"].tolist(), b["passes"].tolist(), strict=True)))
         except BaseException as error:
             errors.append(error)
 

@@ -83,6 +83,30 @@ def test_bev_iou_by_hand() -> None:
     np.testing.assert_allclose(iou, [1, 1 / 3, octagon / (8 - octagon), 0, 1 / 3], atol=1e-12)
 
 
+def test_points_in_each_box_are_those_in_boxes() -> None:
+    rng = np.random.default_rng(3)
+    center, size, yaw = rng.uniform(-5, 5, (9, 3)), rng.uniform(1, 6, (9, 3)), rng.uniform(-np.pi, np.pi, 9)
+    points = rng.uniform(-8, 8, (900, 5)).astype(np.float32)
+    got = boxes.points_in_each_box(points, center, size, yaw)
+    expected = [np.flatnonzero(row) for row in boxes.points_in_boxes(points, center, size, yaw)]
+    assert [index.tolist() for index in got] == [index.tolist() for index in expected]
+    corner = boxes.corners(center[:1], size[:1], yaw[:1])[0] * 0.9999 + center[0] * 0.0001
+    assert len(boxes.points_in_each_box(corner, center[:1], size[:1], yaw[:1])[0]) == 8
+    assert boxes.points_in_each_box(points, center[:0], size[:0], yaw[:0]) == []
+
+
+def test_bev_overlaps_by_hand() -> None:
+    """A square of side 2 at the origin, and one turned by 45 degrees whose corner reaches sqrt(2) from its center."""
+    square = [0, 0, 0, 2, 2, 1, 0]
+    turned = [[x, 0, 0, 2, 2, 1, np.pi / 4] for x in (2.4, 2.42)]  # 1 + sqrt(2) = 2.414
+    diagonal = [2.0, 2.0, 0, 2, 2, 1, np.pi / 4]  # its nearest side is 2.83 - 1 from the origin, the corner sqrt(2)
+    above = [0.5, 0.5, 9, 2, 2, 1, 0]
+    got = boxes.bev_overlaps([square, above], [square, *turned, diagonal, above])
+    assert got.tolist() == [[True, True, False, False, True], [True, True, True, True, True]]
+    assert boxes.bev_overlaps(np.zeros((0, 7)), [square]).shape == (0, 1)
+    assert boxes.bev_overlaps([square], np.zeros((0, 7))).shape == (1, 0)
+
+
 def test_empty() -> None:
     none = np.zeros((0, 7))
     assert boxes.corners(none[:, :3], none[:, 3:6], none[:, 6]).shape == (0, 8, 3)

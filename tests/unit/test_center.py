@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from pdetr3d.batch import Cells, TaskMaps
+from pdetr3d.batch import Batch, Cells, TaskMaps
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.geometry.nms import nms_bev
-from pdetr3d.losses.center_criterion import CenterCriterion, gaussian_maps, gaussian_radius, heatmap_focal_loss
+from pdetr3d.losses.center_criterion import (
+    CenterCriterion,
+    gaussian_cells,
+    gaussian_maps,
+    gaussian_radius,
+    heatmap_focal_loss,
+    heatmap_weights,
+)
 from pdetr3d.models.center_head import Regression, peaks
 from pdetr3d.models.student import CenterDecoder
 from pdetr3d.schema import FALLBACK_SIZE_M
@@ -217,3 +224,68 @@ def test_targets_of_a_crossing_bus() -> None:
     code = CenterCriterion.encode(box, torch.tensor([[0.0, 8.0]]), (box[:, :2] + 12.8) / 0.8 % 1)
     expected = [16.1 / 0.8 - 20, 10.7 / 0.8 - 13, 0.5, np.log(11), np.log(3), np.log(3.5), 1, 0, 0, 8]
     np.testing.assert_allclose(code[0], expected, atol=1e-5)
+
+
+def test_heatmap_weights_by_hand() -> None:
+    """Radius 2, sigma 5/6: 1 + t (w - 1) with t = 1 at the peak, exp(-0.72) a cell beside it, 0 beyond the radius."""
+    center, radius = torch.tensor([[3, 3], [3, 5], [3, 9]]), torch.tensor([2.0, 2, 2])
+    gaussians = (center, (2 * radius + 1) / 6, radius, torch.zeros(3, dtype=torch.long), (1, 7, 14))
+    weight = torch.tensor([0.25, 1, 3])
+    got = heatmap_weights(gaussian_maps(*gaussians), gaussian_cells(*gaussians), weight)[0]
+    beside = np.exp(-1 / (2 * (5 / 6) ** 2))
+    assert beside == pytest.approx(np.exp(-0.72))
+    assert got[3, 3].item() == 0.25 and got[3, 5].item() == 1 and got[3, 9].item() == 3
+    assert got[3, 2].item() == pytest.approx(1 - 0.75 * beside) and got[4, 9].item() == pytest.approx(1 + 2 * beside)
+    assert got[3, 4].item() == 1  # between the first two, equally near: the larger weight
+    assert got[3, 0].item() == got[0, 3].item() == got[6, 13].item() == 1
+    none = torch.zeros(0)
+    nothing = (torch.zeros(0, 2, dtype=torch.long), none, none, none.long(), (1, 3, 4))
+    assert heatmap_weights(gaussian_maps(*nothing), gaussian_cells(*nothing), none).eq(1).all()
+
+
+WEIGHTS = ("student.human_weight=2.0", "student.pseudo_weight=0.5", "student.score_power=2.0")
+
+
+def test_label_weights_by_hand() -> None:
+    """A person's box counts 2, pseudo labels of score 1/2 and 1: 0.5 * 0.5^2 = 0.125 and 0.5."""
+    batch = make_batch(samples=1, clicks=3, seed=2)
+    batch = change(batch, box_source=torch.tensor([[0, 1, 1]]), box_score=torch.tensor([[1.0, 0.5, 1]]))
+    config = tiny_config(*WEIGHTS, "student.box_weight=1.0")
+    criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
+    assert criterion.label_weights(batch).tolist() == [[2, 0.125, 0.5]]
+    cells, index = maps.cells, batch.objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))[1]
+    error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(10)[2]  # height, by object
+    wrong = [TaskMaps(maps.heatmap, cells, maps.regression + error)]
+    # Three objects; the weights are not normalized away.
+    assert criterion(wrong, batch)["box"].item() == pytest.approx((2 * 1 + 0.125 * 10 + 0.5 * 100) / 3, rel=1e-5)
+
+    flat = [TaskMaps(torch.zeros_like(maps.heatmap), cells, maps.regression)]  # p = 1/2 everywhere
+    expected = 0.0
+    targets, weights = np.zeros((10, 32, 32)), np.ones((10, 32, 32))
+    for i, w in enumerate((2, 0.125, 0.5)):
+        x, y, _, length, width = (batch.box[0, i, :5] + torch.tensor([12.8, 12.8, 0, 0, 0])).div(0.8).tolist()
+        radius = max(2, int(gaussian_radius(torch.tensor(length), torch.tensor(width))))
+        own = heatmap([(int(y), int(x))], [radius], 32, 32)
+        label = batch.box_label[0, i].item()
+        larger = own > targets[label]
+        targets[label][larger], weights[label][larger] = own[larger], 1 + own[larger] * (w - 1)
+    for target, weight in zip(targets.flat, weights.flat, strict=True):
+        expected += weight * np.log(2) * 0.25 * (1 if target == 1 else (1 - target) ** 4)
+    assert criterion(flat, batch)["heatmap"].item() == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_default_weights_change_no_bit() -> None:
+    """Whoever drew the boxes, whatever their scores: the loss and its gradients are those of weights left out."""
+    task, batch = build("student", tiny_config(), FALLBACK_SIZE_M), make_batch(clicks=6, seed=4)
+    pseudo = change(batch, box_source=batch.box_source + 1, box_score=torch.rand(2, 6))
+
+    def bits(labels: Batch, weighted: CenterCriterion) -> list[bytes]:
+        task.model.zero_grad()
+        terms = weighted(task.model(labels).tasks, labels)
+        sum(terms.values()).backward()
+        grads = [p.grad for p in task.model.parameters() if p.grad is not None]
+        return [t.detach().numpy().tobytes() for t in (*terms.values(), *grads)]
+
+    plain = bits(batch, CenterCriterion(tiny_config(), same_on_all_ranks))
+    assert bits(pseudo, CenterCriterion(tiny_config(), same_on_all_ranks)) == plain
+    assert bits(pseudo, CenterCriterion(tiny_config(*WEIGHTS), same_on_all_ranks)) != plain

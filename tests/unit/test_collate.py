@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ def make_sample(token: str, points: int, boxes: int, clicks: int, cameras: bool 
         velocity_m_s=np.stack([rows, -rows], 1),
         score=np.full(boxes, 0.75),
     )
+    truth = replace(truth, source=(np.arange(boxes) % 2).astype(np.int8))
     labels = PointLabels(
         np.array([f"{token}-{i}" for i in range(clicks)], object),
         np.arange(clicks)[:, None] + base + np.array([0.0, 0.1, 0.2]),
@@ -48,6 +49,7 @@ def test_padding_and_masks() -> None:
     np.testing.assert_array_equal(arrays["box"][1, :, 0], [200, 201, 202])
     np.testing.assert_array_equal(arrays["box"][0, 1:], np.zeros((2, 7)))
     assert arrays["box_label"].tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert arrays["box_source"].tolist() == [[0, 0, 0], [0, 1, 0]]
     assert arrays["box_score"].tolist() == [[0.75, 0, 0], [0.75, 0.75, 0.75]]
     np.testing.assert_array_equal(arrays["velocity"][1], [[200, -200], [201, -201], [202, -202]])
     assert np.isnan(arrays["velocity"][0, 1:]).all()  # padding is "unknown", so that no loss can use it

@@ -181,7 +181,7 @@ def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: 
     task, batch = task_of(kind, world), make_batch()
     arrays = {f.name: np.asarray(getattr(batch, f.name)) for f in fields(batch)}
     optim = task.optim.model_copy(update={"lr": 0.01, "checkpoints": 1, "warmup_share": 0.05})
-    context = LocalContext(world.records[:2], Plan(2, 2, 30, 0), lambda records, passes: arrays, tmp_path)
+    context = LocalContext(world.records[:2], Plan(2, 2, 30, 0), lambda *_: arrays, tmp_path)
     with one_thread():
         train(replace(task, optim=optim), context, 30, "{}", tmp_path / "scratch")
     values = [metrics[term] for _, metrics in context.history]
