@@ -12,7 +12,8 @@ import pyarrow as pa
 from pdetr3d.data.files import read_parquet, write_parquet
 from pdetr3d.schema import CLASSES, DataError
 
-# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, "" otherwise.
+# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
+# an accepted box that was moved onto its click, else "".
 PSEUDO_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
