@@ -95,7 +95,7 @@ class LabelManifest:
 
     @cached_property
     def track_of(self) -> dict[str, str]:
-        """click_id -> track_id of the clicks that carry one: people's, where they gave it; within a scene one object."""
+        """click_id -> track_id of the clicks that carry one (people's, where they gave it): one object of a scene."""
         names, tracks = (self.clicks.column(name).to_pylist() for name in ("click_id", "track_id"))
         return {name: track for name, track in zip(names, tracks, strict=True) if track is not None}
 

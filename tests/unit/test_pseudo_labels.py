@@ -104,7 +104,7 @@ def test_velocity_is_the_centered_difference_turned_into_each_lidar_frame() -> N
     records = drive(TIMES)
     frame = table(records)
     result = with_track_velocity(frame, TRACK, records)
-    # Global: (2, -4) at the start, (3, -6) and (5, -10) centered, (6, -12) at the end; the frames head to +x, +y, -x, -y.
+    # Global: (2, -4) at the start, (3, -6), (5, -10) centered, (6, -12) at the end; frames head to +x, +y, -x, -y.
     assert velocities(result) == [near(2, -4), near(-6, -3), near(-5, 10), near(12, 6)]
     assert result.dtypes.to_dict() == frame.dtypes.to_dict() and velocities(frame) == [None] * 4
     shuffled = frame.iloc[[2, 0, 3, 1]].reset_index(drop=True)
