@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +13,7 @@ from rich.text import Text
 from pdetr3d.config import DataConfig, override
 from pdetr3d.exits import guarded
 from pdetr3d.presets import PRESETS, load
-from pdetr3d.schema import CLASSES, DataError, PointLabels
+from pdetr3d.schema import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.data.index import Index
@@ -140,33 +139,50 @@ def inspect(
 ) -> None:
     """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
     from pdetr3d.data.index import Index
-    from pdetr3d.data.label_manifest import LabelManifest
+    from pdetr3d.data.label_manifest import LabelManifest, inspection_record
     from pdetr3d.data.load import load_sample
     from pdetr3d.visualize import inspect_sample
 
     opened = Index.open(index_file)
     token = _sample_token(opened, sample)
-    labels = LabelManifest.open(manifest) if manifest else None
-    record = opened.record(
-        token,
-        role=labels.roles.get(token, "unlabeled") if labels else "unlabeled",
-        boxes=opened.annotations(token).boxes(),  # for the eye of a person: no training reads this record
-        clicks=_clicks(labels, token) if labels else None,
-    )
+    record = inspection_record(opened, token, LabelManifest.open(manifest) if manifest else None)
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
     data = DataConfig(num_sweeps=sweeps, image_size_px=sizes[0] if sizes else (1, 1))
     path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
     _say(sample=token, picture=path)
 
 
-def _clicks(manifest: LabelManifest, token: str) -> PointLabels:
-    rows = manifest.clicks.take(manifest.clicks_of.get(token, np.zeros(0, np.int64)))
-    return PointLabels(
-        click_id=np.array(rows.column("click_id").to_pylist(), object),
-        xyz_m=np.stack([rows.column(axis).to_numpy() for axis in "xyz"], axis=1),
-        label=np.array([CLASSES.index(name) for name in rows.column("class").to_pylist()], np.int64),
-        box_index=np.full(len(rows), -1, np.int64),
-    )
+RunFolder = Annotated[Path, typer.Argument(help="Run directory whose pseudo labels are made.", metavar="RUN_DIR")]
+
+
+@app.command()
+def export_labels(
+    run_dir: RunFolder,
+    out: Annotated[Path, typer.Option(help="results: the JSON file; tables: the new dataroot. Must not exist.")],
+    form: Annotated[str, typer.Option("--format", help="results or tables.")] = "tables",
+) -> None:
+    """Write a run's labels (human boxes, accepted pseudo labels elsewhere) in nuScenes' formats, for other tools."""
+    from pdetr3d.labels.export_results import export_results
+    from pdetr3d.labels.export_tables import export_tables
+    from pdetr3d.labels.run_labels import RunLabels
+
+    formats = {"results": export_results, "tables": export_tables}
+    if form not in formats:
+        raise DataError(f"--format {form}: must be one of {', '.join(formats)}")
+    _say(**formats[form](RunLabels.open(run_dir), out))
+
+
+@app.command()
+def report_labels(
+    run_dir: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="New folder. Default: RUN_DIR/pseudo_labels/report.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Pictures of the worst accepted labels, class by class.")] = 20,
+) -> None:
+    """Report a run's pseudo labels: quality by class, distance, score; reasons; pictures of the worst (index.html)."""
+    from pdetr3d.labels.report import write_report
+    from pdetr3d.labels.run_labels import RunLabels
+
+    _say(**write_report(RunLabels.open(run_dir), out or run_dir / "pseudo_labels" / "report", worst))
 
 
 def _sample_token(index: Index, sample: str) -> str:

@@ -57,6 +57,7 @@ class LabelConfig(Section):
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
     pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
     redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
+    snap: bool = False  # a pseudo label that misses its click by a little is moved onto it instead of being rejected
 
 
 class ModelConfig(Section):

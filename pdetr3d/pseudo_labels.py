@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,11 +13,15 @@ from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.geometry.crops import axes_from_points
+from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
 CLICK_TOLERANCE_M = 0.1
+SNAP_MAX_M = 0.5  # longest move of a box onto its click
+MAX_GAP_S = 1.5  # between neighboring boxes of a track, as the devkit's ``NuScenes.box_velocity``
 SIZE_RATIO_MAX = 3.0
+SNAPPED = "snapped"  # reason of a row that is accepted after a move
 FLOORS = ("class_mean", "class_mean_pca")  # what a report measures beside a teacher: boxes that need no training
 
 # Column order and dtypes of pseudo_labels.parquet; Float32 is pandas' nullable type: Parquet gets nulls, not NaN.
@@ -71,19 +79,43 @@ def contains_click(
     return (np.abs(local) <= boxes.size_m / 2 + tolerance_m).all(axis=1)
 
 
+def snap_to_clicks(boxes: Boxes3D, xyz_m: NDArray[np.floating]) -> tuple[Boxes3D, NDArray[np.bool_]]:
+    """Move each box that misses its click by a little: the shortest move after which the click lies on its surface.
+
+    A box that contains its click within the tolerance stays, and so does one that would move over SNAP_MAX_M.
+
+    Args:
+        boxes: N. xyz_m: (N, 3) their clicks [m], same frame.
+
+    Returns:
+        The boxes, and (N,) bool: those that moved.
+    """
+    offset = np.asarray(xyz_m, dtype=np.float64).reshape(-1, 3) - boxes.center_m
+    local = rotate_z(offset, -boxes.yaw_rad.astype(np.float64))
+    move = np.sign(local) * np.maximum(np.abs(local) - boxes.size_m / 2, 0)
+    moved = ~contains_click(boxes, xyz_m) & (np.linalg.norm(move, axis=1) <= SNAP_MAX_M)
+    center = boxes.center_m + rotate_z(move, boxes.yaw_rad.astype(np.float64))
+    center = np.where(moved[:, None], center, boxes.center_m).astype(np.float32)
+    return dataclasses.replace(boxes, center_m=center), moved
+
+
 def to_pseudo_labels(
     record: SampleRecord,
     boxes: Boxes3D,
     prior_size_m: NDArray[np.floating],
     teacher_digest: str,
     range_m: tuple[float, float, float, float, float, float] = RANGE_M,
+    *,
+    snap: bool = False,
 ) -> pd.DataFrame:
     """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
 
-    The class is the click's; the velocity is null (the teacher's is not trained). A row is kept but not ``accepted``,
-    with the first ``reason`` that applies, when the box's center lies outside ``range_m`` ("outside range"), a side is
-    under 1/3 or over 3 times the class prior's ("implausible size"), or the box grown by 0.1 m does not contain its
-    click ("click outside box"). Accepted rows have reason "".
+    The class is the click's; the velocity is null (the teacher's is not trained; ``with_track_velocity`` fills in what
+    tracks tell). A row is kept but not ``accepted``, with the first ``reason`` that applies, when the box's center lies
+    outside ``range_m`` ("outside range"), a side is under 1/3 or over 3 times the class prior's ("implausible size"),
+    or the box grown by 0.1 m does not contain its click ("click outside box"). With ``snap`` a box that misses its
+    click by at most 0.5 m is first moved onto it (``snap_to_clicks``): the row holds the moved box, with reason
+    "snapped" if it is accepted. Other accepted rows have reason "".
 
     Args:
         record: the sample; its clicks are used.
@@ -91,6 +123,7 @@ def to_pseudo_labels(
         prior_size_m: (10, 3) mean (l, w, h) [m] per class.
         teacher_digest: names the teacher that made the boxes.
         range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
+        snap: ``label.snap``.
 
     Raises:
         ValueError: when there is not exactly one box per click.
@@ -98,13 +131,16 @@ def to_pseudo_labels(
     clicks = record.clicks
     if len(boxes) != len(clicks):
         raise ValueError(f"sample {record.sample_token}: {len(boxes)} boxes for {len(clicks)} clicks; must be one each")
+    moved = np.zeros(len(boxes), bool)
+    if snap:
+        boxes, moved = snap_to_clicks(boxes, clicks.xyz_m)
     ratio = boxes.size_m / np.asarray(prior_size_m, dtype=np.float64)[clicks.label]
     low, high = np.array(range_m, dtype=np.float32).reshape(2, 3)
     inside_range = ((boxes.center_m >= low) & (boxes.center_m <= high)).all(axis=1)
     plausible = ((ratio >= 1 / SIZE_RATIO_MAX) & (ratio <= SIZE_RATIO_MAX)).all(axis=1)
     reason = np.select(
-        [~inside_range, ~plausible, ~contains_click(boxes, clicks.xyz_m)],
-        ["outside range", "implausible size", "click outside box"],
+        [~inside_range, ~plausible, ~contains_click(boxes, clicks.xyz_m), moved],
+        ["outside range", "implausible size", "click outside box", SNAPPED],
         default="",
     )
     geometry = np.column_stack([boxes.center_m, boxes.size_m, boxes.yaw_rad])
@@ -117,10 +153,55 @@ def to_pseudo_labels(
             "vy": pd.NA,
             "class": np.array(CLASSES, dtype=object)[clicks.label],
             "score": boxes.score,
-            "accepted": reason == "",
+            "accepted": np.isin(reason, ("", SNAPPED)),
             "reason": reason,
             "teacher_digest": teacher_digest,
         },
         index=range(len(clicks)),
     )
     return frame.astype(COLUMNS)
+
+
+def with_track_velocity(
+    table: pd.DataFrame, track_of: Mapping[str, str], records: Iterable[SampleRecord]
+) -> pd.DataFrame:
+    """The table with velocities (vx, vy) of accepted boxes whose click carries a track_id; all others stay null.
+
+    As the devkit's ``NuScenes.box_velocity``: the way between the centers of the track's previous and next accepted box
+    in the scene (at the ends of a track: of the box itself and its one neighbor) over the time between them, null where
+    that is more than 1.5 s per neighbor, or there is none. Measured in the global frame, so that the ego vehicle's own
+    motion does not count; written in the axes of the box's own LIDAR_TOP frame.
+
+    Args:
+        table: rows of ``to_pseudo_labels`` of any number of samples, with an index 0, 1, 2 ...
+        track_of: click_id -> track_id. Equal track_ids in different scenes are different objects.
+        records: the samples of the table.
+    """
+    record_of = {record.sample_token: record for record in records}
+    tracks: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)  # -> (time [us], row)
+    columns = (table[name] for name in ("click_id", "sample_token", "class", "accepted"))
+    for row, (click, token, name, accepted) in enumerate(zip(*columns, strict=True)):
+        if accepted and click in track_of:
+            record = record_of[token]
+            tracks[record.scene_token, name, track_of[click]].append((record.timestamp_us, row))
+    result = table.copy()
+    for track in tracks.values():
+        rows = [row for _, row in sorted(track)]
+        for row, velocity in zip(rows, _track_velocity(table.iloc[rows], record_of), strict=True):
+            if np.isfinite(velocity).all():
+                result.loc[row, ["vx", "vy"]] = velocity.astype(np.float32)
+    return result.astype(COLUMNS)
+
+
+def _track_velocity(rows: pd.DataFrame, record_of: Mapping[str, SampleRecord]) -> NDArray[np.float64]:
+    """(N, 2) velocity [m/s] of the N boxes of one track in order of time, LIDAR_TOP axes of each; NaN = unknown."""
+    records = [record_of[token] for token in rows["sample_token"]]
+    lidar2global = [chain(record.lidar2ego, record.ego2global) for record in records]
+    centers = [apply(pose, center) for pose, center in zip(lidar2global, rows[["x", "y", "z"]].to_numpy(), strict=True)]
+    velocity = np.full((len(rows), 2), np.nan)
+    for i, pose in enumerate(lidar2global):
+        first, last = max(i - 1, 0), min(i + 1, len(rows) - 1)
+        gap_s = 1e-6 * (records[last].timestamp_us - records[first].timestamp_us)
+        if 0 < gap_s <= MAX_GAP_S * (last - first):
+            velocity[i] = (pose[:3, :3].T @ (centers[last] - centers[first]) / gap_s)[:2]
+    return velocity

@@ -76,7 +76,8 @@ def _layout(figure: Figure, aspect: float) -> list[Axes]:
     return [figure.add_axes((x / width, y / height, w / width, h / height)) for x, y, w, h in places]
 
 
-def _height_colors(z_m: np.ndarray) -> np.ndarray:
+def height_colors(z_m: np.ndarray) -> np.ndarray:
+    """RGBA (P, 4) of points at heights (P,) [m] above the LiDAR."""
     share = np.clip((z_m - HEIGHT_M[0]) / (HEIGHT_M[1] - HEIGHT_M[0]), 0, 1)
     return POINT_COLORS(0.12 + 0.76 * share)  # without the dark ends, which drown in the ground
 
@@ -89,7 +90,7 @@ def _draw_bev(axes: Axes, sample: Sample, groups: list) -> None:
     axes.set_facecolor(PANEL)
     points = sample.points[np.abs(sample.points[:, :2]).max(1, initial=0) < RANGE_M]
     points = points[np.argsort(points[:, 2], kind="stable")]  # high points on top
-    axes.scatter(points[:, 0], points[:, 1], c=_height_colors(points[:, 2]), s=1.4, linewidths=0, alpha=0.8)
+    axes.scatter(points[:, 0], points[:, 1], c=height_colors(points[:, 2]), s=1.4, linewidths=0, alpha=0.8)
     for radius in RINGS_M:
         axes.add_patch(Circle((0, 0), radius, fill=False, color=FAINT, linewidth=0.7, linestyle=(0, (4, 4))))
         axes.text(
@@ -98,15 +99,7 @@ def _draw_bev(axes: Axes, sample: Sample, groups: list) -> None:
     ego = Polygon([(-0.95, -2.2), (-0.95, 1.6), (0, 2.6), (0.95, 1.6), (0.95, -2.2)], color="#f5f7fa", zorder=5)
     axes.add_patch(ego)
     for boxes, style in groups:
-        ground = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)[:, :4, :2]
-        colors, width = _box_colors(boxes), np.where(boxes.source == 0, 1.6, 1.0)
-        outline = ground[:, [0, 1, 2, 3, 0]]
-        axes.add_collection(LineCollection(list(outline), colors=colors, linewidths=width, linestyles=style, zorder=3))
-        # From the center through the front by a fixed length: readable on a cone, too.
-        reach = np.stack([boxes.size_m[:, 0] / 2 + 0.8, np.zeros(len(boxes))], 1)
-        tip = boxes.center_m[:, :2] + rotate_z(reach, boxes.yaw_rad)
-        ticks = np.stack([boxes.center_m[:, :2], tip], 1)
-        axes.add_collection(LineCollection(list(ticks), colors=colors, linewidths=width, zorder=3))
+        draw_boxes_in_bev(axes, boxes, style, _box_colors(boxes), np.where(boxes.source == 0, 1.6, 1.0))
     clicks = sample.clicks
     axes.scatter(
         clicks.xyz_m[:, 0], clicks.xyz_m[:, 1], marker="x", s=16, linewidths=1.0, zorder=4, c=CLICK,
@@ -115,6 +108,17 @@ def _draw_bev(axes: Axes, sample: Sample, groups: list) -> None:
     axes.text(0.5, 0.985, "forward (y)", transform=axes.transAxes, color="#7d8896", fontsize=9, ha="center", va="top")
     for spine in axes.spines.values():
         spine.set_color(FAINT)
+
+
+def draw_boxes_in_bev(axes: Axes, boxes: Boxes3D, style: object, colors: object, width: object) -> None:
+    """Outlines seen from above, and a tick along each heading; ``colors`` and ``width`` [pt]: of all boxes, or each."""
+    outline = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)[:, [0, 1, 2, 3, 0], :2]
+    axes.add_collection(LineCollection(list(outline), colors=colors, linewidths=width, linestyles=style, zorder=3))
+    # From the center through the front by a fixed length: readable on a cone, too.
+    reach = np.stack([boxes.size_m[:, 0] / 2 + 0.8, np.zeros(len(boxes))], 1)
+    tip = boxes.center_m[:, :2] + rotate_z(reach, boxes.yaw_rad)
+    ticks = np.stack([boxes.center_m[:, :2], tip], 1)
+    axes.add_collection(LineCollection(list(ticks), colors=colors, linewidths=width, zorder=3))
 
 
 def _draw_camera(axes: Axes, sample: Sample, name: str, groups: list) -> None:
@@ -136,25 +140,28 @@ def _draw_camera(axes: Axes, sample: Sample, name: str, groups: list) -> None:
     keyframe = sample.points[sample.points[:, 4] == 0]  # moving objects in earlier sweeps are elsewhere in this image
     uv, _ = project(lidar2img, keyframe[:, :3])
     seen = in_image(uv, (width, height))
-    axes.scatter(uv[seen, 0], uv[seen, 1], c=_height_colors(keyframe[seen, 2]), s=1.3, linewidths=0, alpha=0.4)
+    axes.scatter(uv[seen, 0], uv[seen, 1], c=height_colors(keyframe[seen, 2]), s=1.3, linewidths=0, alpha=0.4)
     for boxes, style in groups:
-        _draw_boxes_in_image(axes, boxes, lidar2img, style)
+        draw_boxes_in_image(axes, boxes, lidar2img, style)
     uv, _ = project(lidar2img, sample.clicks.xyz_m)
     seen = in_image(uv, (width, height))
     axes.scatter(uv[seen, 0], uv[seen, 1], marker="x", s=46, linewidths=2.6, c="black", alpha=0.6, zorder=4)
     axes.scatter(uv[seen, 0], uv[seen, 1], marker="x", s=36, linewidths=1.3, c=CLICK, zorder=5)
 
 
-def _draw_boxes_in_image(axes: Axes, boxes: Boxes3D, lidar2img: np.ndarray, style: object) -> None:
+def draw_boxes_in_image(
+    axes: Axes, boxes: Boxes3D, lidar2img: np.ndarray, style: object, color: str | None = None
+) -> None:
+    """Edges and heading of each box, in its class color or in one ``color`` (then thicker)."""
     shape = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)
     for i in np.argsort(-np.linalg.norm(boxes.center_m, axis=1)):  # near boxes over far ones
         segments = project_segments(lidar2img, shape[i][EDGES])
-        color, width = COLORS[boxes.label[i]], 1.4 if boxes.source[i] == 0 else 0.9
+        hue, width = color or COLORS[boxes.label[i]], 1.8 if color else 1.4 if boxes.source[i] == 0 else 0.9
         axes.add_collection(LineCollection(list(segments), colors="black", linewidths=width + 1.2, alpha=0.35))
-        axes.add_collection(LineCollection(list(segments), colors=color, linewidths=width, linestyles=style))
+        axes.add_collection(LineCollection(list(segments), colors=hue, linewidths=width, linestyles=style))
         # The heading: from the middle of the bottom face to the middle of the front's bottom edge.
         heading = np.stack([shape[i, :4].mean(0), shape[i, :2].mean(0)])
-        axes.add_collection(LineCollection(list(project_segments(lidar2img, heading)), colors=color, linewidths=width))
+        axes.add_collection(LineCollection(list(project_segments(lidar2img, heading)), colors=hue, linewidths=width))
 
 
 def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import pandas as pd
+
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
 from pdetr3d.evaluation.nuscenes_eval import score
-from pdetr3d.pseudo_labels import to_pseudo_labels
+from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import check_models
@@ -86,14 +88,20 @@ class Stages:
         everywhere = self.config.label.pseudo_for == "all"
         records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
         boxes = predict("teacher", self.config, self.prior, [teacher], records)[0]
-        tables = [
-            to_pseudo_labels(r, boxes[r.sample_token], self.prior, self.run.digest, self.config.model.range_m)
-            for r in records
-        ]
-        write_pseudo_labels(self.pseudo_file, _concat(tables))
-        report = {**self._quality(records, boxes), "accepted": int(sum(t["accepted"].sum() for t in tables))}
+        table = self._pseudo_table(records, boxes)
+        write_pseudo_labels(self.pseudo_file, table)
+        report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)
+
+    def _pseudo_table(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
+        """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
+        range_m, snap = self.config.model.range_m, self.config.label.snap
+        tables = [
+            to_pseudo_labels(r, boxes[r.sample_token], self.prior, self.run.digest, range_m, snap=snap) for r in records
+        ]
+        whole = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+        return with_track_velocity(whole, self.data.manifest.track_of, records)
 
     @property
     def pseudo_file(self) -> Path:
@@ -238,9 +246,3 @@ class Stages:
             )
             for file, boxes in zip(files, results, strict=True)
         ]
-
-
-def _concat(tables: list) -> Any:
-    import pandas as pd
-
-    return pd.concat(tables, ignore_index=True) if tables else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; renamed to ``path`` on success, removed on any exception.
+
+    Raises:
+        DataError: when ``path`` exists (``refuse_existing``).
+    """
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        refuse_existing(path)  # made by someone else in the meantime
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise DataError when there is something at ``path``: what people asked for earlier is never overwritten."""
+    if path.exists() or path.is_symlink():
+        raise DataError(f"{path} exists and is not overwritten; name another place with --out, or remove it")
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

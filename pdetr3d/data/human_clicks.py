@@ -32,6 +32,8 @@ def import_clicks(index: Index, split: str, config: LabelConfig, file: Path, out
         file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
             class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id.
 
+    A track_id names one object of a scene: one class, and at most one click in a sample.
+
     Raises:
         DataError: with every bad row (row number from 1, value, reason) in one message; nothing is written then.
     """
@@ -55,6 +57,7 @@ def import_clicks(index: Index, split: str, config: LabelConfig, file: Path, out
                 seen[click["click_id"]] = number
                 clicks.append(click)
         problems += [f"  row {number}: {reason}" for reason in reasons]
+    problems += _track_problems(clicks, seen, index)
     if problems:
         count = len({problem.split(":")[0] for problem in problems})
         raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
@@ -121,6 +124,23 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str) ->
     if SURPLUS in row:
         reasons.append(f"{len(row[SURPLUS])} values more than the header has columns")
     return reasons
+
+
+def _track_problems(clicks: list[dict[str, Any]], number_of: dict[str, int], index: Index) -> list[str]:
+    """A track is one object of its scene: it has one class, and one click in a sample."""
+    problems: list[str] = []
+    classes: dict[tuple[str, str], tuple[int, str]] = {}  # (scene, track) -> first row and its class
+    places: dict[tuple[str, str], int] = {}  # (sample, track) -> first row
+    for click in clicks:
+        if (track := click["track_id"]) is None:
+            continue
+        number, token = number_of[click["click_id"]], click["sample_token"]
+        first, name = classes.setdefault((index.value(token, "scene_token"), track), (number, click["class"]))
+        if name != click["class"]:
+            problems.append(f"  row {number}: track_id {track!r} is a {click['class']}, but a {name} in row {first}")
+        if places.setdefault((token, track), number) != number:
+            problems.append(f"  row {number}: track_id {track!r} is in row {places[token, track]} of the same sample")
+    return problems
 
 
 def _number(value: Any) -> float | None:

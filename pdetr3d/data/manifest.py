@@ -94,6 +94,12 @@ class LabelManifest:
         return sum(role == "box" for role in self.roles.values()) / len(self.roles)
 
     @cached_property
+    def track_of(self) -> dict[str, str]:
+        """click_id -> track_id of the clicks that carry one (people's, where they gave it): one object of a scene."""
+        names, tracks = (self.clicks.column(name).to_pylist() for name in ("click_id", "track_id"))
+        return {name: track for name, track in zip(names, tracks, strict=True) if track is not None}
+
+    @cached_property
     def clicks_of(self) -> dict[str, NDArray[np.int64]]:
         """sample_token -> row numbers of its clicks, in table order; a sample without clicks is absent."""
         tokens = self.clicks.column("sample_token").to_numpy(zero_copy_only=False)

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from pdetr3d.data.files import read_parquet, write_parquet
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError
 
-# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, "" otherwise.
+# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
+# an accepted box that was moved onto its click, else "".
 PSEUDO_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
@@ -63,6 +64,20 @@ def read_pseudo_labels(path: Path) -> pa.Table:
     table = read_parquet(Path(path), PSEUDO_SCHEMA)
     check_pseudo_labels(Path(path), table)
     return table
+
+
+def to_boxes(rows: pd.DataFrame) -> Boxes3D:
+    """Rows of the table, all numbers finite, as pseudo boxes in their order; null velocities become NaN."""
+    numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
+    return Boxes3D.build(
+        numbers[:, :3],
+        numbers[:, 3:6],
+        numbers[:, 6],
+        np.array([CLASSES.index(name) for name in rows["class"]], np.int64),
+        velocity_m_s=numbers[:, 7:9],
+        score=numbers[:, 9],
+        source=SOURCE_PSEUDO,
+    )
 
 
 def check_pseudo_labels(path: Path, table: pa.Table) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pdetr3d.data.index import Annotations, Index
 from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.pseudo_table import read_pseudo_labels
+from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import (
     CLASSES,
     FALLBACK_SIZE_M,
     SOURCE_HUMAN,
-    SOURCE_PSEUDO,
     Boxes3D,
     DataError,
     PointLabels,
@@ -70,12 +68,23 @@ def eval_records(index: Index, split: str) -> list[SampleRecord]:
 
 
 def inspection_record(index: Index, token: str, manifest: LabelManifest | None = None) -> SampleRecord:
-    """A sample as a person inspects it, never for training: all kept annotations as boxes, the manifest's clicks."""
-    role, points = "unlabeled", PointLabels.empty()
-    if manifest is not None and token in manifest.roles:
-        role, rows = manifest.roles[token], manifest.clicks_of.get(token, np.zeros(0, np.int64))
-        points = _Clicks(manifest).points(rows, np.full(len(rows), -1, np.int64))
-    return index.record(token, role, index.annotations(token).boxes(), points)
+    """A sample as a person inspects it, never for training: ``inspection_records`` of one."""
+    return inspection_records(index, [token], manifest)[0]
+
+
+def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest | None = None) -> list[SampleRecord]:
+    """Samples as people and reports see them, never for training: all kept annotations as boxes, whatever the role, and
+    the manifest's clicks with the ``box_index`` of their own (-1: a person clicked where no box is known)."""
+    clicks = None if manifest is None else _Clicks(manifest)
+    records = []
+    for token in tokens:
+        annotations = index.annotations(token)
+        role, boxes, points = "unlabeled", annotations.boxes(), PointLabels.empty()
+        if manifest is not None and clicks is not None and token in manifest.roles:
+            role, rows = manifest.roles[token], manifest.clicks_of.get(token, np.zeros(0, np.int64))
+            points = clicks.points(rows, clicks.match(rows, annotations, boxes))
+        records.append(index.record(token, role, boxes, points))
+    return records
 
 
 def prior_size_m(records: list[SampleRecord]) -> tuple[NDArray[np.float32], list[str]]:
@@ -165,17 +174,4 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest) -> dict[str, Boxes3D]:
             f"click in {manifest.path} has {row['sample_token_click']!r}, {row['class_click']!r}"
         )
     accepted = joined[joined["accepted"].astype(bool)].sort_values("order")
-    return {str(token): _build(rows) for token, rows in accepted.groupby("sample_token", sort=False)}
-
-
-def _build(rows: pd.DataFrame) -> Boxes3D:
-    numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
-    return Boxes3D.build(
-        numbers[:, :3],
-        numbers[:, 3:6],
-        numbers[:, 6],
-        np.array([CLASSES.index(name) for name in rows["class"]]),
-        velocity_m_s=numbers[:, 7:9],
-        score=numbers[:, 9],
-        source=SOURCE_PSEUDO,
-    )
+    return {str(token): to_boxes(rows) for token, rows in accepted.groupby("sample_token", sort=False)}

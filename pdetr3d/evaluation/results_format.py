@@ -65,9 +65,12 @@ def out_of_range_entry(sample_token: str) -> dict[str, Any]:
     return nuscenes_boxes(sample_token, far, (np.eye(4), np.eye(4)))[0]
 
 
-def write_results(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it."""
-    write_json(path, {"meta": _META, "results": results})
+def write_results(path: Path, results: dict[str, list[dict[str, Any]]], **meta: bool) -> None:
+    """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it.
+
+    ``meta``: what of the devkit's ``use_camera``, ``use_lidar`` ... differs from a LiDAR detector's.
+    """
+    write_json(path, {"meta": {**_META, **meta}, "results": results})
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ from pdetr3d.models.point_query import Queries
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
-# The length of what a box's heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
+# The length of what a heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
 # drives. So short a vector is sooner unlearned than one of unit length.
 GUESS = 0.1
 

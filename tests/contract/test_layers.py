@@ -18,7 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Part of pdetr3d -> the parts it may import. A new part must be added here on purpose.
 CORE = {"schema", "geometry", "config", "batch"}
-PARTS = CORE | {"data", "models", "losses", "evaluation", "pseudo_labels", "visualize", "training", "tracking"}
+PARTS = CORE | {
+    "data",
+    "models",
+    "losses",
+    "evaluation",
+    "pseudo_labels",
+    "labels",
+    "visualize",
+    "training",
+    "tracking",
+}
 ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "schema": {"geometry"},
@@ -34,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": CORE,
     "pseudo_labels": CORE,
     "visualize": CORE | {"data", "pseudo_labels"},
+    "labels": CORE | {"data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
     "cli": PARTS | {"presets", "exits"},
 }

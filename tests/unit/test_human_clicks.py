@@ -86,6 +86,24 @@ def test_track_ids_are_kept(index: Index, rows: list[dict], tmp_path: Path) -> N
     assert sorted(manifest.clicks["track_id"].to_pylist(), key=str) == [None, None, "a1"]
 
 
+def test_a_track_is_one_object_of_its_scene(index: Index, rows: list[dict], tmp_path: Path) -> None:
+    first, second = index.tokens("sim_train")[:2]  # of one scene
+    assert index.value(first, "scene_token") == index.value(second, "scene_token")
+    elsewhere = index.tokens("sim_train")[2]
+    car = rows[0] | {"class": "car", "frame": "lidar", "x": 1.0, "y": 2.0, "track_id": "a"}
+    fine = [car, car | {"sample_token": second}, car | {"sample_token": elsewhere, "class": "bus"}]
+    manifest = import_clicks(index, "sim_train", CONFIG, _write(fine, tmp_path / "a.csv"), tmp_path / "a")
+    assert manifest.track_of == dict.fromkeys(manifest.clicks["click_id"].to_pylist(), "a")
+    bad = [*fine, car | {"x": 2.0}, car | {"sample_token": second, "class": "bus", "x": 2.0, "track_id": "b"},
+           car | {"track_id": "b", "x": 3.0}]  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        import_clicks(index, "sim_train", CONFIG, _write(bad, tmp_path / "b.csv"), tmp_path / "b")
+    message = str(caught.value)
+    assert "2 of 6 rows are bad" in message and not (tmp_path / "b").exists()
+    assert "row 4: track_id 'a' is in row 1 of the same sample" in message
+    assert "row 6: track_id 'b' is a car, but a bus in row 5" in message
+
+
 def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: list[dict], tmp_path: Path) -> None:
     far = next(row for row in rows if row["frame"] == "global") | {"frame": "lidar", "x": 900.0}
     bad = [
