@@ -129,8 +129,7 @@ def test_the_share_of_drawn_clicks_is_the_asked_one(share: float) -> None:
 
 def test_clicks_of_a_grid_that_is_not_square_stay_in_their_row() -> None:
     grid = replace(SMALL, rows=3)
-    inside, flat = grid.flat(
-        torch.tensor([[-1.5, 0.5], [1.9, -2.0], [0.0, 1.1], [-2.1, 0.0]]), torch.tensor([0, 1, 0, 0])
-    )
+    place = torch.tensor([[-1.5, 0.5], [1.9, -2.0], [0.0, 1.1], [-2.1, 0.0]])
+    inside, flat = grid.flat(place, torch.tensor([0, 1, 0, 0]))
     assert inside.tolist() == [True, True, False, False]
     assert flat[:2].tolist() == [2 * 4 + 0, 12 + 0 * 4 + 3]
