@@ -98,8 +98,9 @@ def test_foreground_by_hand() -> None:
         (6.5, 0.5, 0.2),  # on the terrace: ground, though far above the road
         (50.0, 0.5, 5.0),  # off the grid
     ]
+    valley = [(x, y, z - 1.0) for x, y, z in road]  # of another sample
     mask = foreground_mask(
-        with_cloud([[*road, (0.5, 0.5, -4.0), *terrace, *things], road]), Grid((-8.0, -8.0), 1.0, 16, 16)
+        with_cloud([[*road, (0.5, 0.5, -4.0), *terrace, *things], valley]), Grid((-8.0, -8.0), 1.0, 16, 16)
     )
     assert cells(mask[0]) == [(8, 13), (10, 9), (11, 11)]  # row 8 is y in [0, 1), column 8 is x in [0, 1)
     assert mask[1].sum() == 0  # the samples' grounds are their own
