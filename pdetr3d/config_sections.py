@@ -255,8 +255,15 @@ class StudentConfig(Section):
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
     gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too
-    guidance: Literal["none", "full", "gaussian"] = "gaussian"
+    # Where the views must agree: gaussian: at the clicks · partial: at a random share of them, drawn anew each pass ·
+    # full: everywhere · box: in the training boxes · segmentation: where LiDAR points stand above the ground
+    guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1
+    guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps on which the weight rises from 0
+    guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of guidance=partial
+    guidance_head: Literal["none", "predictor"] = "none"  # predictor: projector on both views, then SimSiam's predictor
+    guidance_branch: Literal["self", "ema"] = "self"  # ema: an averaged copy of the weights sees the weak view (BYOL)
+    guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of guidance_branch=ema, less in the first steps
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
     mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
     box_weight: Annotated[float, Field(ge=0)] = 0.25

@@ -1,6 +1,6 @@
 """Point-guided self-supervision (PGSS): weak and strong view agree at the clicks (method.md 5.4-5.6, corrected design).
 
-Legend: B samples, C channels, H rows (y), W columns (x), K clicks.
+Legend: B samples, C channels, H rows (y), W columns (x).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean
-from pdetr3d.config import Config
-from pdetr3d.losses.center_criterion import gaussian_maps
+from pdetr3d.config import Config, StudentConfig
+from pdetr3d.losses.guidance_masks import Grid, box_mask, click_mask, drawn_clicks, foreground_mask
 
 
 def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, half_range_m: float) -> Tensor:
@@ -30,37 +30,51 @@ def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, half_range_m: f
     return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def guidance_ramp(config: StudentConfig, share: float) -> float:
+    """Factor on the guidance weight after ``share`` of the steps: linear from 0 to 1 over ``guidance_warmup``."""
+    return 1.0 if share >= config.guidance_warmup else share / config.guidance_warmup
+
+
 class PointGuidance:
-    """``(strong, weak, batch) -> loss``: weighted squared distance of L2-normalized features under masks at the clicks.
+    """``(strong, weak, batch) -> loss``: weighted squared distance of L2-normalized features under a mask.
 
     Args:
         config: guidance choice and weight.
         sigma_m: (10,) Gaussian sigma per class [m] (``config.sigma_m`` of the class prior).
         rank_mean: mean of a scalar over ranks.
+        ramp: factor on the weight (``guidance_ramp``).
     """
 
-    def __init__(self, config: Config, sigma_m: Tensor, rank_mean: RankMean) -> None:
+    def __init__(self, config: Config, sigma_m: Tensor, rank_mean: RankMean, ramp: float = 1.0) -> None:
         self.config, self.sigma_m, self.rank_mean = config, sigma_m, rank_mean
-        self.cell_m = config.student_cell_m
+        self.weight = config.student.guidance_weight * ramp
 
     def mask(self, batch: Batch, rows: int, columns: int) -> Tensor:
-        """(B, H, W) float32 in [0, 1], canonical frame: the Gaussians at the clicks, or ones for ``guidance=full``."""
-        if self.config.student.guidance == "full":
+        """(B, H, W) float32 in [0, 1], canonical frame, by ``student.guidance``."""
+        kind, low = self.config.student.guidance, self.config.model.range_m
+        grid = Grid((low[0], low[1]), self.config.student_cell_m, rows, columns)
+        if kind == "full":
             return batch.click.new_ones(len(batch), rows, columns)
-        low = batch.click.new_tensor(self.config.model.range_m[:2])
-        cell = ((batch.canonical_click[..., :2] - low) / self.cell_m).floor().long()
-        inside = (cell >= 0).all(-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows)
-        sample, index = torch.nonzero(batch.click_valid & inside, as_tuple=True)
-        sigma = self.sigma_m.to(low.device)[batch.click_label[sample, index]].to(low.dtype) / self.cell_m
-        center = cell[sample, index].flip(-1)
-        return gaussian_maps(center, sigma, 3 * sigma, sample, (len(batch), rows, columns))
+        if kind == "box":
+            return box_mask(batch, grid)
+        if kind == "segmentation":
+            return foreground_mask(batch, grid)
+        drawn = batch.click_valid
+        if kind == "partial":
+            drawn = drawn & drawn_clicks(batch.click, self.config.student.guidance_click_share)
+        return click_mask(batch, drawn, self.sigma_m, grid)
 
     def __call__(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
+        # In half precision the places that the warp samples would be off by up to a quarter of a cell.
+        with torch.autocast(strong.device.type, enabled=False):
+            return self._loss(strong.float(), weak.float(), batch)
+
+    def _loss(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
         rows, columns = strong.shape[-2:]
         half_range = self.config.model.range_m[3]
         aligned = warp_to_canonical(strong, batch.augmentation, half_range)
         seen = warp_to_canonical(torch.ones_like(strong[:, :1]), batch.augmentation, half_range)[:, 0] > 0.999
         mask = self.mask(batch, rows, columns) * seen
-        distance = 2 - 2 * (F.normalize(aligned.float(), dim=1) * F.normalize(weak.float(), dim=1)).sum(1)
+        distance = 2 - 2 * (F.normalize(aligned, dim=1) * F.normalize(weak, dim=1)).sum(1)
         mass = self.rank_mean(mask.sum()).clamp(min=1e-6)
-        return self.config.student.guidance_weight * (mask * distance).sum() / mass
+        return self.weight * (mask * distance).sum() / mass

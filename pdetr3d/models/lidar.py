@@ -1,11 +1,11 @@
-"""What teacher and student share: LiDAR encoder and 2D backbone (their shape, not their weights)."""
+"""LiDAR encoder and 2D backbone, which teacher and student share in shape, not in weights; the student's neck."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pdetr3d.config import ModelConfig
-from pdetr3d.models.bev_backbone import Second
+from pdetr3d.config import Config, ModelConfig
+from pdetr3d.models.bev_backbone import Second, SecondFPN
 from pdetr3d.models.pillars import PillarEncoder
 from pdetr3d.models.voxels import VoxelEncoder
 
@@ -29,3 +29,16 @@ class LidarModel(nn.Module):
         """BEV maps (B, C, H, W) of the backbone's stages, finest first."""
         encoder = self.voxels if hasattr(self, "voxels") else self.pillars
         return self.backbone(encoder(points, point_sample, batch_size))
+
+
+class StudentFeatures(LidarModel):
+    """LiDAR stages -> ``neck`` (SECONDFPN): the student without its head."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.model)
+        model, student = config.model, config.student
+        self.neck = SecondFPN(model.backbone_channels, student.neck_channels, student.neck_strides, model.norm)
+
+    def features(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
+        """Neck features (B, C, H, W) of one view."""
+        return self.neck(self.lidar_stages(points, point_sample, batch_size))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdetr3d.batch import Batch
+from pdetr3d.batch import Batch, hashed_uniform
 from pdetr3d.geometry.crops import axes_from_points
 
 TEMPERATURE = 10000.0
@@ -182,20 +182,3 @@ def click_axes(batch: Batch, prior_size_m: Tensor, start: str) -> Tensor:
 def own_click(label: Tensor) -> Tensor:
     """(B, K) -> (B, K): 0 .. K-1 in every row."""
     return torch.arange(label.shape[1], device=label.device).expand_as(label)
-
-
-def hashed_uniform(point: Tensor, count: int) -> Tensor:
-    """(..., 3) float32 -> (..., count, 3) in [-1, 1), drawn from the bits of the point (splitmix64's finalizer)."""
-    bits = point.detach().float().contiguous().view(torch.int32).long()
-    key = bits[..., 0] * 73856093 ^ bits[..., 1] * 19349663 ^ bits[..., 2] * 83492791
-    counter = torch.arange(1, 3 * count + 1, device=point.device).view(count, 3) * -0x61C8864680B583EB
-    z = key[..., None, None] + counter
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        z = (z ^ _shift_right(z, shift)) * factor
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 40).float() / 2**23 - 1  # the upper 24 bits
-
-
-def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Of int64 as if unsigned: the sign is not carried along."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

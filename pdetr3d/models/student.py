@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,35 +12,39 @@ from torch import Tensor
 from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.geometry.nms import nms_bev
-from pdetr3d.models.bev_backbone import SecondFPN
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
-from pdetr3d.models.lidar import LidarModel
-from pdetr3d.models.norm import statistics_held
+from pdetr3d.models.guidance_branch import GuidanceBranch
+from pdetr3d.models.lidar import StudentFeatures
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
-class Student(LidarModel):
-    """LiDAR stages -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference."""
+class Student(StudentFeatures):
+    """LiDAR stages -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference.
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.model)
-        model, student = config.model, config.student
+    Args:
+        guided: whether the output of training holds the two views' features that point guidance compares.
+    """
+
+    def __init__(self, config: Config, *, guided: bool = False) -> None:
+        super().__init__(config)
         self.config = config
-        self.neck = SecondFPN(model.backbone_channels, student.neck_channels, student.neck_strides, model.norm)
-        self.head = CenterHead(self.neck.channels, student.head_channels, student.tasks, model.norm)
+        self.head = CenterHead(
+            self.neck.channels, config.student.head_channels, config.student.tasks, config.model.norm
+        )
+        self.guidance = GuidanceBranch(config, self) if guided else None
 
-    def features(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
-        """Neck features (B, C, H, W) of one view."""
-        return self.neck(self.lidar_stages(points, point_sample, batch_size))
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ``nn.Module``'s; a student without guidance passes over the guidance parts of one that had it."""
+        if self.guidance is None:
+            state_dict = {k: v for k, v in state_dict.items() if not k.startswith("guidance.")}
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, batch: Batch) -> StudentOutput:
-        strong = self.features(batch.points, batch.point_sample, len(batch))
-        weak = None
-        if self.training and len(batch.weak_points):
-            # Stop-gradient branch (method.md 5.2); its batch statistics must not leak into inference.
-            with torch.no_grad(), statistics_held(self):
-                weak = self.features(batch.weak_points, batch.weak_point_sample, len(batch))
-        shared, heatmaps = self.head(strong)
+        features = self.features(batch.points, batch.point_sample, len(batch))
+        strong, weak = features, None
+        if self.training and self.guidance is not None:
+            strong, weak = self.guidance(self, features, batch)
+        shared, heatmaps = self.head(features)
         tasks = []
         for heatmap, regression, classes in zip(
             heatmaps, self.head.regressions, self.config.student.tasks, strict=True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pdetr3d.batch import Batch, RankMean, StudentOutput, TeacherOutput
 from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
-from pdetr3d.losses.point_guided import PointGuidance
+from pdetr3d.losses.point_guided import PointGuidance, guidance_ramp
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
@@ -38,6 +38,7 @@ class Task:
         losses: (model output, batch, rank mean) -> weighted loss terms.
         predict: (model output, batch) -> one Boxes3D per sample (the teacher: row k answers for click k).
         optim: schedule. loader: reads training batches.
+        before_step: called with (step, steps) before each training step 0 .. steps - 1.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Task:
     predict: Callable[[object, Batch], list[Boxes3D]]
     optim: OptimConfig
     loader: BatchLoader
+    before_step: Callable[[int, int], None] = lambda step, steps: None
 
 
 def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True) -> Task:
@@ -123,7 +125,14 @@ def click_boxes(output: TeacherOutput, batch: Batch) -> list[Boxes3D]:
 
 def _student(config: Config, prior: Tensor, guided: bool) -> Task:
     sigma = torch.as_tensor(sigma_m(config.student, prior.numpy()), dtype=torch.float32)
-    decoder = CenterDecoder(config)
+    model, decoder = Student(config, guided=guided), CenterDecoder(config)
+    ramp = 1.0
+
+    def before_step(step: int, steps: int) -> None:
+        nonlocal ramp
+        ramp = guidance_ramp(config.student, step / steps)
+        if model.guidance is not None:
+            model.guidance.follow(model, step)
 
     def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
         assert isinstance(output, StudentOutput)
@@ -131,13 +140,12 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         if guided:
             # A batch without a single point has no weak view; its features teach nothing.
             weak = output.strong.detach() if output.weak is None else output.weak
-            terms["guidance"] = PointGuidance(config, sigma, rank_mean)(output.strong, weak, batch)
+            terms["guidance"] = PointGuidance(config, sigma, rank_mean, ramp)(output.strong, weak, batch)
         return terms
 
     def predict(output: object, batch: Batch) -> list[Boxes3D]:
         assert isinstance(output, StudentOutput)
         return decoder(output.tasks)
 
-    return Task(
-        Student(config), losses, predict, config.optim, BatchLoader(config, "student", cameras=False, weak_view=guided)
-    )
+    loader = BatchLoader(config, "student", cameras=False, weak_view=guided)
+    return Task(model, losses, predict, config.optim, loader, before_step)

@@ -52,6 +52,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         batch = Batch.from_arrays(arrays).to(context.device)
         torch.manual_seed(1_000_003 * step + context.rank)  # dropout: the same after a resume
         rate = learning_rate(task.optim, step, steps)
+        task.before_step(step, steps)
         terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
         done = step + 1
         meter.add(terms, len(batch) * context.world_size)

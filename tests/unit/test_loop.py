@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean
-from pdetr3d.config import OptimConfig
+from pdetr3d.config import OptimConfig, override
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Losses, Task
 from pdetr3d.training.context import LocalContext
@@ -79,6 +79,23 @@ def test_an_interrupted_training_ends_with_the_same_bits(kind: str, world: World
         assert equal(one["model"], two["model"]) and equal(one["optimizer"], two["optimizer"])
     before, after = (checkpoint.load(tmp_path / "straight" / f"step_000000{n}" / "checkpoint.pt") for n in (3, 6))
     assert not equal(before["model"], after["model"])  # steps 4 to 6 did something
+
+
+def test_guidance_with_an_averaged_branch_resumes_with_the_same_bits(world: World, tmp_path: Path) -> None:
+    """The average is part of the checkpoint, and the warm-up goes on where it was."""
+    keys = ("guidance_branch=ema", "guidance_head=predictor", "guidance_warmup=1.0", "augment_flip=true")
+    config = override(world.run.config, [f"student.{key}" for key in keys])
+    straight = run_locally("student", config, world.records, tmp_path / "straight", 6)
+    with pytest.raises(KeyboardInterrupt):
+        run_locally("student", config, world.records, tmp_path / "resumed", 6, Interrupted)
+    resumed = run_locally("student", config, world.records, tmp_path / "resumed", 6)
+    one, two = (checkpoint.load(tmp_path / run / "step_0000006" / "checkpoint.pt") for run in ("straight", "resumed"))
+    assert equal(one, two)
+    latest, average = (one["model"][f"{prefix}neck.blocks.0.0.weight"] for prefix in ("", "guidance.average."))
+    assert not torch.equal(latest, average)
+    terms = [metrics["guidance"] for _, metrics in straight.history]
+    assert terms[0] == 0 and all(term > 0 for term in terms[1:])
+    assert [metrics["guidance"] for _, metrics in resumed.history] == terms[3:]
 
 
 @pytest.mark.slow

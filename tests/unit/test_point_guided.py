@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from pdetr3d.data.augment import AugmentRange
-from pdetr3d.losses.point_guided import PointGuidance, warp_to_canonical
+from pdetr3d.losses.guidance_masks import Grid, box_mask, drawn_clicks, foreground_mask
+from pdetr3d.losses.point_guided import PointGuidance, guidance_ramp, warp_to_canonical
 from pdetr3d.models.norm import statistics_held
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
-from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
+from tests.model_cases import change, make_batch, one_sample, same_on_all_ranks, tiny_config
 
 R, CELLS = 51.2, 128
 BLOBS_M = [(10.0, 5.0), (-20.0, 12.0), (7.0, -25.0), (-15.0, -18.0)]
@@ -35,6 +36,7 @@ def linear(a: float, b: float, c: float, d: float, shift: tuple[float, float] = 
 CASES = {
     "flip x": linear(-1, 0, 0, 1),
     "flip y": linear(1, 0, 0, -1),
+    "both flips": linear(-1, 0, 0, -1),
     "rotation": linear(np.cos(0.3), -np.sin(0.3), np.sin(0.3), np.cos(0.3)),
     "scale": linear(1.15, 0, 0, 1.15),
     "translation": linear(1, 0, 0, 1, (1.0, -1.0)),
@@ -83,6 +85,59 @@ def test_loss_by_hand() -> None:
     term = guidance("student.guidance_weight=0.5")
     assert term(strong, -strong, batch).item() == pytest.approx(2.0, rel=1e-5)
     assert term(strong, strong, batch).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "partial", "gaussian", "box", "segmentation"])
+def test_the_normalizer_is_the_mask_mass_of_all_ranks(kind: str) -> None:
+    """Two ranks, each divided by the mean mass, average to the loss of the whole batch (DDP's arithmetic)."""
+    batch, term = make_batch(clicks=8), guidance(f"student.guidance={kind}")
+    batch = change(
+        batch,
+        click_valid=batch.click_valid & (torch.arange(8) < torch.tensor([[8], [3]])),
+        box_valid=batch.box_valid & (torch.arange(8) < torch.tensor([[8], [3]])),
+        weak_points=torch.cat([batch.weak_points[:400], batch.weak_points[400:] * torch.tensor([0.3, 0.3, 1, 1, 1])]),
+    )
+    strong, weak = torch.randn(2, 2, 8, 32, 32)
+    masses = term.mask(batch, 32, 32).sum((1, 2))
+    assert kind == "full" or masses[0] > 1.2 * masses[1] > 0
+    halves = []
+    for i in range(2):
+        one = PointGuidance(term.config, term.sigma_m, lambda _: masses.mean())
+        halves.append(one(strong[i : i + 1], weak[i : i + 1], one_sample(batch, i)).item())
+    assert sum(halves) / 2 == pytest.approx(term(strong, weak, batch).item(), rel=1e-5)
+
+
+def test_half_precision_does_not_blur_the_places() -> None:
+    """Under autocast the sampling grid must stay in float32: bf16 has 8 bits for 32 cells and their fractions."""
+    batch, (strong, weak) = make_batch(), torch.randn(2, 2, 8, 32, 32).bfloat16()
+    batch = change(batch, augmentation=torch.tensor(CASES["product"], dtype=torch.float32).repeat(2, 1, 1))
+    expected = guidance()(strong.float(), weak.float(), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(guidance()(strong, weak, batch), expected)
+
+
+def test_partial_guidance_looks_at_the_drawn_clicks() -> None:
+    batch = make_batch(clicks=8)
+    batch = change(batch, click=batch.click + 0.3)  # augmented: what is drawn; the mask lies at the canonical ones
+    drawn = drawn_clicks(batch.click, 0.4)
+    assert 0 < drawn.sum() < 16
+    expected = guidance().mask(change(batch, click_valid=drawn), 32, 32)
+    term = guidance("student.guidance=partial", "student.guidance_click_share=0.4")
+    assert torch.equal(term.mask(batch, 32, 32), expected)
+    nobody = change(batch, click_valid=torch.zeros(2, 8, dtype=torch.bool))
+    assert term.mask(nobody, 32, 32).sum() == 0
+
+
+def test_box_and_segmentation_guidance_look_at_the_head_grid() -> None:
+    batch, grid = make_batch(), Grid((-12.8, -12.8), 0.8, 32, 32)
+    assert torch.equal(guidance("student.guidance=box").mask(batch, 32, 32), box_mask(batch, grid))
+    assert torch.equal(guidance("student.guidance=segmentation").mask(batch, 32, 32), foreground_mask(batch, grid))
+
+
+def test_ramp_by_hand() -> None:
+    config = tiny_config("student.guidance_warmup=0.4").student
+    assert [guidance_ramp(config, share) for share in (0, 0.1, 0.4, 0.9)] == [0, 0.25, 1, 1]
+    assert guidance_ramp(tiny_config().student, 0) == 1
 
 
 def test_full_guidance_looks_everywhere() -> None:

@@ -3,14 +3,8 @@
 import numpy as np
 import torch
 
-from pdetr3d.models.point_query import (
-    JITTER_SHARE,
-    ExplicitQuery,
-    GroupQuery,
-    ImplicitQuery,
-    LearnedQuery,
-    hashed_uniform,
-)
+from pdetr3d.batch import hashed_uniform
+from pdetr3d.models.point_query import JITTER_SHARE, ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery
 from pdetr3d.schema import FALLBACK_SIZE_M
 from tests.model_cases import make_batch
 
