@@ -57,7 +57,8 @@ def click_mask(batch: Batch, drawn: Tensor, sigma_m: Tensor, grid: Grid) -> Tens
 
 
 def box_mask(batch: Batch, grid: Grid) -> Tensor:
-    """(B, H, W) of 0 and 1: cells whose center lies in a training box (human or pseudo), seen from above.
+    """(B, H, W) of 0 and 1: cells whose center lies in a training box (human or pseudo), seen from above, and the cell
+    nearest to each box's center: a person may stand between the centers of cells.
 
     Boxes are in the augmented frame. A similarity moves box and contents alike: a canonical cell lies in the box
     carried back exactly where the augmentation takes it into the box, so the cells' centers are moved instead.
@@ -70,6 +71,9 @@ def box_mask(batch: Batch, grid: Grid) -> Tensor:
     dx, dy = (matrix[:, i, 0] * x + matrix[:, i, 1] * y + matrix[:, i, 3] - box[:, i] for i in (0, 1))  # (N, H * W)
     cos, sin = box[:, 6].cos(), box[:, 6].sin()
     inside = ((dx * cos + dy * sin).abs() <= box[:, 3] / 2) & ((dy * cos - dx * sin).abs() <= box[:, 4] / 2)
+    distance = dx.square() + dy.square()
+    nearest = distance.min(1, keepdim=True).values
+    inside |= (distance == nearest) & (nearest <= grid.cell_m**2)  # farther: the box stands off the grid
     hits = batch.box.new_zeros(len(batch), grid.rows * grid.columns).index_add(0, sample, inside.to(batch.box.dtype))
     return hits.clamp(max=1).view(len(batch), grid.rows, grid.columns)
 

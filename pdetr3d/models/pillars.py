@@ -39,7 +39,8 @@ class PillarEncoder(nn.Module):
         if len(points) == 0 or (len(points) == 1 and self.training):
             # Batch statistics of no point, or of one, are undefined; keep the parameters in the graph for DDP.
             points, cell = points[:0], cell[:0]
-            features = self.linear(points.new_zeros(0, POINT_FEATURES))
+            unused = sum(parameter.sum() for parameter in self.norm.parameters())
+            features = self.linear(points.new_zeros(0, POINT_FEATURES)) + unused
         else:
             points, pillar, filled = self.group(points, cell)
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, filled))))

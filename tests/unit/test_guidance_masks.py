@@ -39,6 +39,12 @@ def test_box_mask_by_hand() -> None:
     assert box_mask(change(batch, box_valid=torch.zeros(3, 1, dtype=torch.bool)), SMALL).sum() == 0
 
 
+def test_a_box_between_the_centers_of_cells_has_the_cell_that_holds_its_center() -> None:
+    batch = with_boxes([[0.9, -0.9, 0.1, 0.1, 0.0], [60.0, 0.5, 0.1, 0.1, 0.0]])
+    mask = box_mask(batch, SMALL)
+    assert cells(mask[0]) == [(1, 2)] and mask[1].sum() == 0
+
+
 def test_two_boxes_on_a_cell_count_once_and_none_is_moved_onto_another_sample() -> None:
     batch = make_batch(samples=2, clicks=2)
     box = torch.tensor([0.5, -0.5, 0.0, 0.5, 0.5, 1.0, 0.0]).expand(2, 2, 7)
