@@ -100,6 +100,17 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_rivals(self) -> Config:
+        least = self.student.score_threshold
+        for arm in ("self_training", "mean_teacher"):
+            if arm in self.run.arms and (value := getattr(self.student, f"{arm}_threshold")) < least:
+                raise ValueError(
+                    f"student.{arm}_threshold {value} is below student.score_threshold {least}, under which no box is "
+                    f"predicted: set student.{arm}_threshold={least} or higher, or lower student.score_threshold"
+                )
+        return self
+
     @property
     def student_cell_m(self) -> float:
         """Side of one cell of the student's head grid [m]."""

@@ -22,7 +22,7 @@ from pdetr3d.data.files import atomic_path
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
-from pdetr3d.training.checkpoint import FILE, load
+from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
@@ -42,7 +42,7 @@ class Stage:
         name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
         config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
         tracking: (URI, MLflow run id), or None.
-        identity: of the run; names its folder in a shared ``storage.path``.
+        identity: of the run; names its folder in a shared ``storage.path``. mean_teacher: see ``build``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
     """
 
@@ -56,12 +56,18 @@ class Stage:
     tracking: tuple[str, str] | None
     lidar_init: Path | None = None
     identity: str = ""
+    mean_teacher: bool = False
 
     @property
     def plan(self) -> Plan:
         """The order of its samples."""
-        repeats = self.kind == "student" and self.config.student.cbgs
+        repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
         return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed, repeats)
+
+    @property
+    def choices(self) -> dict[str, bool]:
+        """What ``build`` is told beside the config."""
+        return {"guidance": self.guidance, "mean_teacher": self.mean_teacher}
 
     @property
     def optim(self) -> OptimConfig:
@@ -80,7 +86,7 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
     folder = f"{storage if '://' in storage else f'file://{storage}'}/{stage.name}"
     samples: Sequence[SampleRecord] = list(stage.records)
     records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
-    loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
+    loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()
@@ -125,10 +131,10 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "config": stage.config.to_json(),
         "prior": np.asarray(stage.prior_size_m).tolist(),
         "plan": vars(stage.plan),
-        "guidance": stage.guidance,
+        "choices": stage.choices,
         "tracking": stage.tracking,
         "folder": folder,
-        "initial": None if stage.lidar_init is None else ray.put(load(stage.lidar_init)["model"]),
+        "initial": None if stage.lidar_init is None else ray.put(best_weights(load(stage.lidar_init))),
         "images": None if images is None else ray.put(images),
     }
 
@@ -137,7 +143,7 @@ def _worker(loop: dict[str, Any]) -> None:
     """Body of every training worker."""
     config = Config.from_json(loop["config"])
     set_threads(config.scaling.threads_per_worker)
-    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), guidance=loop["guidance"])
+    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
     if loop["initial"] is not None:
         initialize_lidar(task.model, ray.get(loop["initial"]))
     if loop["images"] is not None:

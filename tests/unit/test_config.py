@@ -68,6 +68,11 @@ BAD = [
     (["sim.image_size_px=[320"], "cannot be read"),
     (["optim.batch_size=3", "scaling.workers=2"], "optim.batch_size 3 is global and must be a multiple"),
     (["teacher.optim.batch_size=3", "optim.batch_size=2", "scaling.workers=2"], "teacher.optim.batch_size 3 is global"),
+    (["optim.ema_decay=1"], "config key optim.ema_decay = 1: Input should be less than 1"),
+    (["student.mean_teacher_decay=0"], "config key student.mean_teacher_decay = 0: Input should be greater than 0"),
+    (["run.arms=[self_training]", "student.self_training_threshold=0.05"], "self_training_threshold 0.05 is below"),
+    (["run.arms=[mean_teacher]", "student.score_threshold=0.4"], "set student.mean_teacher_threshold=0.4 or higher"),
+    (["run.arms=[mean_student]"], "config key run.arms.0 = 'mean_student'"),
     (["scaling.workers=0"], "config key scaling.workers = 0"),
     (["run.seed=-1"], "config key run.seed = -1"),
 ]
