@@ -24,8 +24,10 @@ from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.quality import KnownClicks, floors
+from ray_jobs.rivals import mean_teacher_records, self_training_records
 
-ARMS = ("boxes_only", "ours", "full")
+# In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
+ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
@@ -56,10 +58,7 @@ class Stages:
             if "ours" in arms:
                 self.student("ours")
 
-        # "full" before "boxes_only": the teacher may train that one itself, to start from it.
-        others: list[Callable[[], object]] = [
-            partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"
-        ]
+        others: list[Callable[[], object]] = [partial(self.student, arm) for arm in ARMS[:-1] if arm in arms]
         run_lanes([from_clicks, *others], self.config.scaling.concurrent_stages)
 
     def lineage(self) -> dict[str, str]:
@@ -113,18 +112,26 @@ class Stages:
         return {"teacher": known.quality(boxes), **floors(known, self.config, self.prior)}
 
     def student(self, arm: str) -> list[Path]:
-        """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
+        """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks), "full" (all boxes), or a rival
+        without clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average)."""
         steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
         records = self._arm_records(arm)
-        if self.config.student.cbgs:
+        mean_teacher = arm == "mean_teacher"
+        if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
             records = class_balanced(records, self.config.run.seed)
-        return self._train(f"student_{arm}", "student", records, steps, guidance=arm == "ours")
+        return self._train(
+            f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
+        )
 
     def _arm_records(self, arm: str) -> list[SampleRecord]:
         if arm == "boxes_only":
             return [r for r in self.records if r.role == "box"]
         if arm == "full":
             return self.known_records
+        if arm == "self_training":
+            return self_training_records(self)
+        if arm == "mean_teacher":
+            return mean_teacher_records(self)
         if not self.pseudo_file.exists():
             raise DataError(
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
@@ -141,6 +148,7 @@ class Stages:
         *,
         guidance: bool,
         lidar_init: Path | None = None,
+        mean_teacher: bool = False,
     ) -> list[Path]:
         with self.locks[name]:
             if self.run.result(name) is not None:
@@ -157,8 +165,19 @@ class Stages:
             }
             with self.tracker(name, tags) as tracker:
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
+                identity = self.run.digest
                 work = Stage(
-                    name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
+                    name,
+                    kind,
+                    self.config,
+                    records,
+                    self.prior,
+                    steps,
+                    guidance,
+                    tracking,
+                    lidar_init,
+                    identity,
+                    mean_teacher,
                 )
                 files = fit(work, self.run.path)
             self.timing[name] = time.monotonic() - began
