@@ -111,6 +111,20 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _check_patience(self) -> Config:
+        if self.teacher.optim.patience:
+            raise ValueError(
+                f"teacher.optim.patience {self.teacher.optim.patience}: checkpoints of the teacher are not scored "
+                "while it trains; leave it at 0 (optim.patience is the students')"
+            )
+        if self.optim.patience and not (self.data.select_split and self.optim.checkpoints > self.optim.patience):
+            raise ValueError(
+                f"optim.patience {self.optim.patience} needs data.select_split (now {self.data.select_split!r}) to "
+                f"score checkpoints on, and more optim.checkpoints (now {self.optim.checkpoints}) than it: set both"
+            )
+        return self
+
     @property
     def student_cell_m(self) -> float:
         """Side of one cell of the student's head grid [m]."""

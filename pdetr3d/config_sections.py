@@ -158,6 +158,7 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
     checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
+    patience: Annotated[int, Field(ge=0)] = 0  # kept checkpoints without a better SPNDS that end training; 0: none do
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, which predicts; 0: none
     log_every: Positive = 10  # steps
     amp: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales the loss (GradScaler)

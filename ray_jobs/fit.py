@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
+from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
 from ray_jobs.stream import quiet_ray_data, train_stream
 
@@ -75,11 +76,14 @@ class Stage:
         return self.config.teacher.optim if self.kind == "teacher" else self.config.optim
 
 
-def fit(stage: Stage, run_dir: Path) -> list[Path]:
+def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
     """Train the stage (or continue it where the same run directory was interrupted).
 
+    Args:
+        score: of a checkpoint file, for ``optim.patience``; called in another thread while training goes on.
+
     Returns:
-        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first.
+        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop.
     """
     shared = stage.config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
     storage = f"{shared.rstrip('/')}/{stage.identity}" if shared else str((run_dir / "ray").resolve())
@@ -112,11 +116,20 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         datasets={"train": source},
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
+    steps = milestones(stage.optim, stage.steps)
+
+    def collect(step: int) -> Path:
+        return _collect(folder, step, run_dir / stage.name)
+
     try:
-        run_lanes([trainer.fit])  # in a thread: see there
+        if score is None or not stage.optim.patience:
+            run_lanes([trainer.fit])  # in a thread: see there
+            return [collect(step) for step in steps]
+        watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
+        watcher.run_beside(trainer.fit)
+        return watcher.files
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
-    return [_collect(folder, step, run_dir / stage.name) for step in milestones(stage.optim, stage.steps)]
 
 
 def _stream_options() -> ExecutionOptions:

@@ -47,3 +47,6 @@ def mean_teacher_records(stages: Stages) -> list[SampleRecord]:
     if stages.config.student.cbgs:
         labeled = class_balanced(labeled, stages.config.run.seed)
     return half_labeled(labeled, [r for r in records if r.role == "point"])
+
+
+RIVALS = {"self_training": self_training_records, "mean_teacher": mean_teacher_records}

@@ -24,7 +24,7 @@ from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.quality import KnownClicks, floors
-from ray_jobs.rivals import mean_teacher_records, self_training_records
+from ray_jobs.rivals import RIVALS
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
@@ -128,10 +128,8 @@ class Stages:
             return [r for r in self.records if r.role == "box"]
         if arm == "full":
             return self.known_records
-        if arm == "self_training":
-            return self_training_records(self)
-        if arm == "mean_teacher":
-            return mean_teacher_records(self)
+        if arm in RIVALS:
+            return RIVALS[arm](self)
         if not self.pseudo_file.exists():
             raise DataError(
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
@@ -179,7 +177,7 @@ class Stages:
                     identity,
                     mean_teacher,
                 )
-                files = fit(work, self.run.path)
+                files = fit(work, self.run.path, self._select_score if kind == "student" else None)
             self.timing[name] = time.monotonic() - began
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
             return files
@@ -230,6 +228,9 @@ class Stages:
         scores = {file: metrics["SPNDS"] for file, metrics in zip(every, self._score(every, split), strict=True)}
         chosen = [max(mine, key=scores.__getitem__) for mine in files.values()]
         return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
+
+    def _select_score(self, file: Path) -> float:
+        return float(self._score([file], self.config.data.select_split)[0]["SPNDS"])
 
     def _score(self, files: list[Path], split: str) -> list[dict[str, Any]]:
         records = eval_records(self.data.index, split)

@@ -32,7 +32,7 @@ def milestones(optim: OptimConfig, steps: int) -> list[int]:
 
 
 def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:
-    """Train to ``steps`` optimizer steps, continuing from ``context.resume_file()``.
+    """Train to ``steps`` optimizer steps, or until ``context.stop()``; continues from ``context.resume_file()``.
 
     Args:
         config_json: stored in every checkpoint. scratch: folder for checkpoints before they are reported.
@@ -71,6 +71,8 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
             if context.rank == 0:
                 checkpoint.save(folder, model, optimizer, done, config_json, scaler, average)
             context.report({"step": float(done)}, folder if context.rank == 0 else None)
+            if task.optim.patience and context.stop():
+                break
         meter.wait_begins()
 
 

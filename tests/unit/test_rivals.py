@@ -136,7 +136,7 @@ def test_what_each_arm_trains_with(
 ) -> None:
     seen: list[Stage] = []
 
-    def fit(stage: Stage, run_dir: Path) -> list[Path]:
+    def fit(stage: Stage, run_dir: Path, score: object) -> list[Path]:
         seen.append(stage)
         return [run_dir / stage.name / "step.pt"]
 
