@@ -163,19 +163,9 @@ class Stages:
             }
             with self.tracker(name, tags) as tracker:
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
-                identity = self.run.digest
+                config, digest = self.config, self.run.digest
                 work = Stage(
-                    name,
-                    kind,
-                    self.config,
-                    records,
-                    self.prior,
-                    steps,
-                    guidance,
-                    tracking,
-                    lidar_init,
-                    identity,
-                    mean_teacher,
+                    name, kind, config, records, self.prior, steps, guidance, tracking, lidar_init, digest, mean_teacher
                 )
                 files = fit(work, self.run.path, self._select_score if kind == "student" else None)
             self.timing[name] = time.monotonic() - began

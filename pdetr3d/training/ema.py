@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -24,7 +23,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
         average: tuple[Tensor, ...] | list[Tensor], now: tuple[Tensor, ...] | list[Tensor], count: object
     ) -> None:
         if not average[0].is_floating_point():  # torch would cut 0.1 * 9 + 0.9 * 9 = 8.99... to 8
-            torch._foreach_copy_(average, now)
+            for mine, models in zip(average, now, strict=True):
+                mine.copy_(models)
             return
         step = int(count)  # type: ignore[call-overload]  # a tensor: of the steps before this one
         get_ema_multi_avg_fn(min(decay, 1 - (1 + WARM_UP) / (step + 1 + WARM_UP)))(average, now, count)

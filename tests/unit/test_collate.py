@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,12 @@ def test_padding_and_masks() -> None:
     assert arrays["images"].shape == (2, 6, 4, 8, 3) and arrays["images"][1].min() == 2
     assert arrays["camera_valid"].tolist() == [[True] * 5 + [False]] * 2
     assert arrays["weak_points"].shape == (0, 5) and arrays["weak_point_sample"].shape == (0,)
+
+
+def test_samples_say_whether_people_drew_their_boxes() -> None:
+    box, point = make_sample("s1", 1, 1, 1), make_sample("s2", 1, 1, 1)
+    point = replace(point, record=replace(point.record, role="point"))
+    assert collate([box, point, box])["box_labeled"].tolist() == [True, False, True]
 
 
 def test_the_weak_view_is_delivered_beside() -> None:

@@ -22,7 +22,7 @@ from pdetr3d.training.run_dir import RunDir
 from ray_jobs import rivals
 from ray_jobs import stages as stages_module
 from ray_jobs.fit import Stage
-from ray_jobs.report import NAMES
+from ray_jobs.report import NAMES, ratios
 from ray_jobs.stages import ARMS, Stages
 from tests.training_cases import one_thread, world_config
 
@@ -156,3 +156,15 @@ def test_lanes_know_every_arm() -> None:
         "full",
         "boxes_only",
     ]  # as before there were rivals
+
+
+def test_what_the_clicks_are_worth_by_hand() -> None:
+    arms = {
+        "ours": {"mAP": 0.3, "SPNDS": 0.25},
+        "self_training": {"mAP": 0.2, "SPNDS": 0.2},
+        "mean_teacher": {"mAP": 0, "SPNDS": 0.5},
+    }
+    assert ratios(arms) == {
+        "ours_to_self_training": {"mAP": pytest.approx(1.5), "SPNDS": pytest.approx(1.25)},
+        "ours_to_mean_teacher": {"mAP": None, "SPNDS": 0.5},
+    }
