@@ -24,6 +24,9 @@ REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
 REGRESSION_CHANNELS = sum(REGRESSION.values())
 
 
+_NOT_PER_SAMPLE = {"token", "points", "point_sample", "weak_points", "weak_point_sample"}
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a model sees. Frame: each sample's (augmented) LIDAR_TOP; meters, radians, pixels.
@@ -31,7 +34,8 @@ class Batch:
     Attributes:
         token: (B,) bytes array of sample tokens (stays on the CPU).
         points: (P, 5) float32 x, y, z, intensity [0..255], dt [s]; point_sample: (P,) int64 in 0..B-1.
-        weak_points, weak_point_sample: the same cloud before augmentation; empty unless guidance asks for it.
+        weak_points, weak_point_sample: the same cloud before augmentation; empty unless the task asks for it.
+        box_labeled: (B,) bool, samples whose boxes people drew, all of them.
         augmentation: (B, 4, 4) float32, lidar2augmented.
         images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3).
         lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
@@ -46,6 +50,7 @@ class Batch:
     point_sample: Tensor
     weak_points: Tensor
     weak_point_sample: Tensor
+    box_labeled: Tensor
     augmentation: Tensor
     images: Tensor
     lidar2img: Tensor
@@ -71,6 +76,15 @@ class Batch:
             self.token,
             *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token"),
         )
+
+    def select(self, keep: Tensor) -> Batch:
+        """The samples where ``keep``, (B,) bool, is true; possibly none."""
+        place = keep.cumsum(0) - 1
+        chosen = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name not in _NOT_PER_SAMPLE}
+        for cloud, owner in (("points", "point_sample"), ("weak_points", "weak_point_sample")):
+            mine = keep[getattr(self, owner)]
+            chosen |= {cloud: getattr(self, cloud)[mine], owner: place[getattr(self, owner)[mine]]}
+        return Batch(token=self.token[keep.cpu().numpy()], **chosen)
 
     def objects(
         self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...]

@@ -100,6 +100,31 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_rivals(self) -> Config:
+        least = self.student.score_threshold
+        for arm in ("self_training", "mean_teacher"):
+            if arm in self.run.arms and (value := getattr(self.student, f"{arm}_threshold")) < least:
+                raise ValueError(
+                    f"student.{arm}_threshold {value} is below student.score_threshold {least}, under which no box is "
+                    f"predicted: set student.{arm}_threshold={least} or higher, or lower student.score_threshold"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> Config:
+        if self.teacher.optim.patience:
+            raise ValueError(
+                f"teacher.optim.patience {self.teacher.optim.patience}: checkpoints of the teacher are not scored "
+                "while it trains; leave it at 0 (optim.patience is the students')"
+            )
+        if self.optim.patience and not (self.data.select_split and self.optim.checkpoints > self.optim.patience):
+            raise ValueError(
+                f"optim.patience {self.optim.patience} needs data.select_split (now {self.data.select_split!r}) to "
+                f"score checkpoints on, and more optim.checkpoints (now {self.optim.checkpoints}) than it: set both"
+            )
+        return self
+
     @property
     def student_cell_m(self) -> float:
         """Side of one cell of the student's head grid [m]."""

@@ -159,6 +159,8 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
     checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
+    patience: Annotated[int, Field(ge=0)] = 0  # kept checkpoints without a better SPNDS that end training; 0: none do
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, which predicts; 0: none
     log_every: Positive = 10  # steps
     amp: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 scales the loss (GradScaler)
     compile: bool = False  # torch.compile of the dense parts
@@ -279,6 +281,11 @@ class StudentConfig(Section):
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
     max_boxes: Positive = 500  # per sample; the devkit's limit
+    # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.
+    self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # of the losses on point-labeled samples
+    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # takes the place of optim.ema_decay
 
     @model_validator(mode="after")
     def _check_tasks(self) -> StudentConfig:
@@ -318,7 +325,12 @@ class RunSection(Section):
 
     seed: Annotated[int, Field(ge=0)] = 0
     name: str = ""
-    arms: tuple[Literal["boxes_only", "ours", "full"], ...] = ("boxes_only", "ours", "full")  # students to train
+    # Students to train; self_training and mean_teacher learn from the point-labeled samples, but not from their clicks.
+    arms: tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...] = (
+        "boxes_only",
+        "ours",
+        "full",
+    )
 
 
 class StorageConfig(Section):

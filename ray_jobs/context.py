@@ -12,7 +12,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, FileType
 from ray.train import Checkpoint
 from torch import Tensor, nn
 
@@ -70,6 +70,10 @@ class RayContext:
             write_progress(self.folder, step)
             shutil.rmtree(checkpoint)
 
+    def stop(self) -> bool:
+        asked = self.rank == 0 and stop_asked(self.folder)
+        return bool(self.rank_mean(torch.tensor(float(asked), device=self.device)) > 0)
+
     def log(self, metrics: dict[str, float], step: int) -> None:
         apart = ("eta_s", "step_s", "data_s", "samples_per_s", "peak_memory_bytes")
         shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in apart)
@@ -107,6 +111,19 @@ def read_progress(folder: str) -> int:
     with contextlib.suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(path) as stream:
         return int(stream.read().decode())
     return 0
+
+
+def write_stop(folder: str) -> None:
+    """Ask the stage's workers to stop at their next kept checkpoint."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/stop.txt")
+    with filesystem.open_output_stream(path):
+        pass
+
+
+def stop_asked(folder: str) -> bool:
+    """Whether ``write_stop`` was called for the stage."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/stop.txt")
+    return filesystem.get_file_info(path).type != FileType.NotFound
 
 
 def set_threads(threads: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from pdetr3d.data.files import atomic_path
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
-from pdetr3d.training.checkpoint import FILE, load
+from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
+from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
 from ray_jobs.stream import quiet_ray_data, train_stream
 
@@ -42,7 +43,7 @@ class Stage:
         name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
         config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
         tracking: (URI, MLflow run id), or None.
-        identity: of the run; names its folder in a shared ``storage.path``.
+        identity: of the run; names its folder in a shared ``storage.path``. mean_teacher: see ``build``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
         gt_database: file of objects to paste (GT sampling of a student), or None; loading tasks on every node read it.
     """
@@ -58,12 +59,18 @@ class Stage:
     lidar_init: Path | None = None
     identity: str = ""
     gt_database: Path | None = None
+    mean_teacher: bool = False
 
     @property
     def plan(self) -> Plan:
         """The order of its samples."""
-        repeats = self.kind == "student" and self.config.student.cbgs
+        repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
         return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed, repeats)
+
+    @property
+    def choices(self) -> dict[str, bool]:
+        """What ``build`` is told beside the config."""
+        return {"guidance": self.guidance, "mean_teacher": self.mean_teacher}
 
     @property
     def optim(self) -> OptimConfig:
@@ -71,18 +78,21 @@ class Stage:
         return self.config.teacher.optim if self.kind == "teacher" else self.config.optim
 
 
-def fit(stage: Stage, run_dir: Path) -> list[Path]:
+def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
     """Train the stage (or continue it where the same run directory was interrupted).
 
+    Args:
+        score: of a checkpoint file, for ``optim.patience``; called in another thread while training goes on.
+
     Returns:
-        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first.
+        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop.
     """
     shared = stage.config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
     storage = f"{shared.rstrip('/')}/{stage.identity}" if shared else str((run_dir / "ray").resolve())
     folder = f"{storage if '://' in storage else f'file://{storage}'}/{stage.name}"
     samples: Sequence[SampleRecord] = list(stage.records)
     records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
-    loader = build(stage.kind, stage.config, stage.prior_size_m, guidance=stage.guidance).loader
+    loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
     if stage.gt_database is not None:
         loader = loader.pasting(stage.gt_database, stage.steps)
 
@@ -110,11 +120,20 @@ def fit(stage: Stage, run_dir: Path) -> list[Path]:
         datasets={"train": source},
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
+    steps = milestones(stage.optim, stage.steps)
+
+    def collect(step: int) -> Path:
+        return _collect(folder, step, run_dir / stage.name)
+
     try:
-        run_lanes([trainer.fit])  # in a thread: see there
+        if score is None or not stage.optim.patience:
+            run_lanes([trainer.fit])  # in a thread: see there
+            return [collect(step) for step in steps]
+        watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
+        watcher.run_beside(trainer.fit)
+        return watcher.files
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
-    return [_collect(folder, step, run_dir / stage.name) for step in milestones(stage.optim, stage.steps)]
 
 
 def _stream_options() -> ExecutionOptions:
@@ -129,10 +148,10 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "config": stage.config.to_json(),
         "prior": np.asarray(stage.prior_size_m).tolist(),
         "plan": vars(stage.plan),
-        "guidance": stage.guidance,
+        "choices": stage.choices,
         "tracking": stage.tracking,
         "folder": folder,
-        "initial": None if stage.lidar_init is None else ray.put(load(stage.lidar_init)["model"]),
+        "initial": None if stage.lidar_init is None else ray.put(best_weights(load(stage.lidar_init))),
         "images": None if images is None else ray.put(images),
     }
 
@@ -141,7 +160,7 @@ def _worker(loop: dict[str, Any]) -> None:
     """Body of every training worker."""
     config = Config.from_json(loop["config"])
     set_threads(config.scaling.threads_per_worker)
-    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), guidance=loop["guidance"])
+    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
     if loop["initial"] is not None:
         initialize_lidar(task.model, ray.get(loop["initial"]))
     if loop["images"] is not None:

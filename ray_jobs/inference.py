@@ -68,7 +68,7 @@ def predict(
     """
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
-    states = [checkpoint.load(file)["model"] for file in checkpoints]
+    states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
     actors = scaling.inference_workers or scaling.workers
     rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus).map_batches(

@@ -16,6 +16,8 @@ NAMES = {
     "boxes_only": "(a) student on the box-labeled part alone",
     "ours": "(b) ours: boxes + clicks",
     "full": "(c) student on boxes everywhere",
+    "self_training": "(d) self-training: boxes + own labels, no clicks",
+    "mean_teacher": "(e) mean teacher: boxes + its average's, no clicks",
 }
 
 
@@ -43,7 +45,8 @@ def build_report(
 def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Ours against each other arm that was run; None where the other is zero."""
     result = {}
-    for other, name in (("full", "ours_to_full"), ("boxes_only", "ours_to_boxes_only")):
+    for other in ("full", "boxes_only", "self_training", "mean_teacher"):
+        name = f"ours_to_{other}"
         if "ours" in arms and other in arms:
             pairs = {m: (arms["ours"][m], arms[other][m]) for m in ("mAP", "SPNDS")}
             result[name] = {m: mine / theirs if theirs else None for m, (mine, theirs) in pairs.items()}

@@ -28,8 +28,10 @@ from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.quality import KnownClicks, floors
+from ray_jobs.rivals import RIVALS
 
-ARMS = ("boxes_only", "ours", "full")
+# In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
+ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
@@ -60,10 +62,7 @@ class Stages:
             if "ours" in arms:
                 self.student("ours")
 
-        # "full" before "boxes_only": the teacher may train that one itself, to start from it.
-        others: list[Callable[[], object]] = [
-            partial(self.student, arm) for arm in sorted(arms, reverse=True) if arm != "ours"
-        ]
+        others: list[Callable[[], object]] = [partial(self.student, arm) for arm in ARMS[:-1] if arm in arms]
         run_lanes([from_clicks, *others], self.config.scaling.concurrent_stages)
 
     def lineage(self) -> dict[str, str]:
@@ -123,18 +122,24 @@ class Stages:
         return {"teacher": known.quality(boxes), **floors(known, self.config, self.prior)}
 
     def student(self, arm: str) -> list[Path]:
-        """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks) or "full" (all boxes)."""
+        """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks), "full" (all boxes), or a rival
+        without clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average)."""
         steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
         records = self._arm_records(arm)
-        if self.config.student.cbgs:
+        mean_teacher = arm == "mean_teacher"
+        if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
             records = class_balanced(records, self.config.run.seed)
-        return self._train(f"student_{arm}", "student", records, steps, guidance=arm == "ours")
+        return self._train(
+            f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
+        )
 
     def _arm_records(self, arm: str) -> list[SampleRecord]:
         if arm == "boxes_only":
             return [r for r in self.records if r.role == "box"]
         if arm == "full":
             return self.known_records
+        if arm in RIVALS:
+            return RIVALS[arm](self)
         if not self.pseudo_file.exists():
             raise DataError(
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
@@ -156,6 +161,7 @@ class Stages:
         *,
         guidance: bool,
         lidar_init: Path | None = None,
+        mean_teacher: bool = False,
     ) -> list[Path]:
         with self.locks[name]:
             if self.run.result(name) is not None:
@@ -175,9 +181,10 @@ class Stages:
                 work = Stage(
                     name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
                 )
+                work = replace(work, mean_teacher=mean_teacher)
                 if kind == "student" and self.config.student.gt_sampling:
                     work = replace(work, gt_database=self.gt_database(records))
-                files = fit(work, self.run.path)
+                files = fit(work, self.run.path, self._select_score if kind == "student" else None)
             self.timing[name] = time.monotonic() - began
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
             return files
@@ -228,6 +235,9 @@ class Stages:
         scores = {file: metrics["SPNDS"] for file, metrics in zip(every, self._score(every, split), strict=True)}
         chosen = [max(mine, key=scores.__getitem__) for mine in files.values()]
         return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
+
+    def _select_score(self, file: Path) -> float:
+        return float(self._score([file], self.config.data.select_split)[0]["SPNDS"])
 
     def _score(self, files: list[Path], split: str) -> list[dict[str, Any]]:
         records = eval_records(self.data.index, split)

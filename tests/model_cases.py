@@ -90,6 +90,7 @@ def make_batch(samples: int = 2, clicks: int = 5, seed: int = 0, points: int = 4
         point_sample=sample,
         weak_points=cloud.clone(),
         weak_point_sample=sample.clone(),
+        box_labeled=torch.ones(samples, dtype=torch.bool),
         augmentation=torch.eye(4).repeat(samples, 1, 1),
         images=torch.randint(0, 256, (samples, 6, 32, 64, 3), generator=g, dtype=torch.uint8),
         lidar2img=ring_cameras().repeat(samples, 1, 1, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 from pdetr3d.training.image_weights import read_image_weights
+from pdetr3d.training.mean_teacher import MeanTeacher
 from pdetr3d.training.optim import lr_factors
 from pdetr3d.training.plan import BatchLoader
 
@@ -39,6 +40,7 @@ class Task:
         predict: (model output, batch) -> one Boxes3D per sample (the teacher: row k answers for click k).
         optim: schedule. loader: reads training batches.
         before_step: called with (step, steps) before each training step 0 .. steps - 1.
+        teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``), or None.
     """
 
     model: nn.Module
@@ -47,20 +49,26 @@ class Task:
     optim: OptimConfig
     loader: BatchLoader
     before_step: Callable[[int, int], None] = lambda step, steps: None
+    teach: Callable[[nn.Module, Batch], Batch] | None = None
 
 
-def build(stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True) -> Task:
+def build(
+    stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True, mean_teacher: bool = False
+) -> Task:
     """Build the "teacher" or "student" task with weights drawn from ``run.seed``.
 
     Args:
         prior_size_m: (10, 3) mean l, w, h of the box-labeled part.
         guidance: False turns point guidance off (arms without clicks).
+        mean_teacher: whether a student is trained with a mean teacher, its own moving average; without guidance.
     """
     torch.manual_seed(config.run.seed)
     prior = torch.tensor(np.asarray(prior_size_m), dtype=torch.float32)
     if stage == "teacher":
         return _teacher(config, prior)
     if stage == "student":
+        if mean_teacher:
+            return _mean_teacher(config, _student(config, prior, False))
         return _student(config, prior, guidance and config.student.guidance != "none")
     raise ValueError(f"stage {stage!r}: allowed teacher, student")
 
@@ -149,3 +157,10 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
 
     loader = BatchLoader(config, "student", cameras=False, weak_view=guided)
     return Task(model, losses, predict, config.optim, loader, before_step)
+
+
+def _mean_teacher(config: Config, student: Task) -> Task:
+    rival = MeanTeacher(config, student.predict)
+    optim = config.optim.model_copy(update={"ema_decay": config.student.mean_teacher_decay})
+    loader = replace(student.loader, weak_view=True)
+    return replace(student, losses=rival.losses, optim=optim, loader=loader, teach=rival.teach)

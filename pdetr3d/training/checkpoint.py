@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pdetr3d.data.files import atomic_path
 from pdetr3d.schema import DataError
@@ -21,13 +22,16 @@ def save(
     step: int,
     config_json: str,
     scaler: torch.amp.GradScaler | None = None,
+    average: AveragedModel | None = None,
 ) -> Path:
-    """Write ``folder/checkpoint.pt`` (folder is made): model, optimizer and scaler state, finished steps, config."""
+    """Write ``folder/checkpoint.pt`` (folder is made): model, optimizer, scaler and average, finished steps, config."""
     state: dict[str, Any] = {"model": model.state_dict(), "step": step, "config": config_json}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
     if scaler is not None and scaler.is_enabled():
         state["scaler"] = scaler.state_dict()
+    if average is not None:
+        state["average"] = average.state_dict()
     with atomic_path(folder / FILE) as temporary:
         torch.save(state, temporary)
     return folder / FILE
@@ -44,6 +48,13 @@ def load(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
         raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
     return state
+
+
+def best_weights(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that predict: the moving average's where ``load``'s state has one (``optim.ema_decay``)."""
+    if "average" not in state:
+        return state["model"]
+    return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
 
 
 def read_weights_only(file: Path, what: str, remedy: str) -> Any:

@@ -36,6 +36,9 @@ class TrainContext(Protocol):
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Hand over a finished checkpoint folder (rank 0; None elsewhere). Every rank calls it equally often."""
 
+    def stop(self) -> bool:
+        """Whether training ends here (``optim.patience``). Every rank calls it equally often and is told the same."""
+
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Rank 0: record metrics of a step (tracking); never raises."""
 
@@ -72,6 +75,9 @@ class LocalContext:
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         if checkpoint is not None:
             checkpoint.rename(self.folder / checkpoint.name)
+
+    def stop(self) -> bool:
+        return False
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self.history.append((step, metrics))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pdetr3d.batch import Batch, RankMean
 from pdetr3d.config import OptimConfig
@@ -17,6 +18,7 @@ from pdetr3d.models.recompute import compile_dense
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task
 from pdetr3d.training.context import TrainContext
+from pdetr3d.training.ema import averaged
 from pdetr3d.training.optim import learning_rate, make_optimizer, set_learning_rate
 
 LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow below it are not the scale's fault
@@ -30,7 +32,7 @@ def milestones(optim: OptimConfig, steps: int) -> list[int]:
 
 
 def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:
-    """Train to ``steps`` optimizer steps, continuing from ``context.resume_file()``.
+    """Train to ``steps`` optimizer steps, or until ``context.stop()``; continues from ``context.resume_file()``.
 
     Args:
         config_json: stored in every checkpoint. scratch: folder for checkpoints before they are reported.
@@ -41,7 +43,8 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
     model = task.model.to(context.device)
     optimizer = make_optimizer(model, task.optim)
     scaler = torch.amp.GradScaler(context.device.type, enabled=task.optim.amp == "fp16")
-    start = _resume(model, optimizer, scaler, context)
+    average = averaged(model, task.optim.ema_decay) if task.optim.ema_decay else None
+    start = _resume(model, optimizer, scaler, average, context)
     if task.optim.compile:
         compile_dense(model)
     wrapped = context.wrap(model).train()
@@ -51,9 +54,13 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         meter.wait_ends()
         batch = Batch.from_arrays(arrays).to(context.device)
         torch.manual_seed(1_000_003 * step + context.rank)  # dropout: the same after a resume
+        if task.teach is not None and average is not None:
+            batch = task.teach(average.module, batch)
         rate = learning_rate(task.optim, step, steps)
         task.before_step(step, steps)
         terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
+        if average is not None:
+            average.update_parameters(model)
         done = step + 1
         meter.add(terms, len(batch) * context.world_size)
         if done % task.optim.log_every == 0 or done == steps:
@@ -63,13 +70,19 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         if done in keep:
             folder = scratch / f"step_{done:07d}"
             if context.rank == 0:
-                checkpoint.save(folder, model, optimizer, done, config_json, scaler)
+                checkpoint.save(folder, model, optimizer, done, config_json, scaler, average)
             context.report({"step": float(done)}, folder if context.rank == 0 else None)
+            if task.optim.patience and context.stop():
+                break
         meter.wait_begins()
 
 
 def _resume(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: TrainContext
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: AveragedModel | None,
+    context: TrainContext,
 ) -> int:
     file = context.resume_file()
     if file is None:
@@ -79,6 +92,8 @@ def _resume(
     optimizer.load_state_dict(state["optimizer"])
     if scaler.is_enabled():
         scaler.load_state_dict(state["scaler"])
+    if average is not None:
+        average.load_state_dict(state["average"])
     return int(state["step"])
 
 

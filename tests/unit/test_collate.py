@@ -61,6 +61,12 @@ def test_padding_and_masks() -> None:
     assert arrays["weak_points"].shape == (0, 5) and arrays["weak_point_sample"].shape == (0,)
 
 
+def test_samples_say_whether_people_drew_their_boxes() -> None:
+    box, point = make_sample("s1", 1, 1, 1), make_sample("s2", 1, 1, 1)
+    point = replace(point, record=replace(point.record, role="point"))
+    assert collate([box, point, box])["box_labeled"].tolist() == [True, False, True]
+
+
 def test_the_weak_view_is_delivered_beside() -> None:
     weak = [make_sample("s1", 3, 0, 0), make_sample("s2", 1, 0, 0)]
     arrays = collate([make_sample("s3", 2, 0, 0), make_sample("s4", 2, 0, 0)], weak)

@@ -1,0 +1,93 @@
+"""Mean teacher: a rival without clicks (Tarvainen & Valpola 2017, with hard labels as in Unbiased Teacher, 2021).
+
+Each step the moving average of the student's weights, the teacher, sees the weak view of the point-labeled samples: the
+cloud before augmentation. Its boxes above ``student.mean_teacher_threshold``, moved by the augmentation, are targets of
+the student's strong view. Box-labeled samples are supervised as ever. A point-labeled sample without such a box teaches
+nothing, not even background: so targets come in by themselves as the teacher learns, without another warm-up.
+
+Legend: B samples, N boxes (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pdetr3d.batch import Batch, Cells, RankMean, StudentOutput, TaskMaps
+from pdetr3d.config import Config
+from pdetr3d.data.augment import move_boxes
+from pdetr3d.losses.center_criterion import CenterCriterion
+from pdetr3d.schema import Boxes3D
+
+
+class MeanTeacher:
+    """What the mean teacher's student does differently: targets before the step, losses of two parts.
+
+    Args:
+        config: threshold and weight of the student. predict: student output -> one Boxes3D per sample.
+    """
+
+    def __init__(self, config: Config, predict: Callable[[object, Batch], list[Boxes3D]]) -> None:
+        self.config, self.predict = config, predict
+
+    @torch.no_grad()
+    def teach(self, average: nn.Module, batch: Batch) -> Batch:
+        """The batch with the teacher's boxes as the boxes of its point-labeled samples, without weak view.
+
+        Args:
+            average: the teacher, in evaluation mode. batch: with weak view.
+        """
+        todo = batch.select(~batch.box_labeled)
+        found: list[Boxes3D] = []
+        if len(todo):
+            todo = replace(todo, points=todo.weak_points, point_sample=todo.weak_point_sample)
+            for boxes, matrix in zip(self.predict(average(todo), todo), _matrices(todo), strict=True):
+                sure = boxes[boxes.score > self.config.student.mean_teacher_threshold]
+                found.append(move_boxes(sure, matrix))
+        batch = replace(
+            batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0]
+        )  # the student has no use for it
+        return with_boxes(batch, torch.nonzero(~batch.box_labeled).flatten().tolist(), found)
+
+    def losses(self, output: object, batch: Batch, rank_mean: RankMean) -> dict[str, Tensor]:
+        """Loss terms of the box-labeled samples, and "unlabeled_..." of those that ``teach`` found boxes in."""
+        assert isinstance(output, StudentOutput)
+        criterion, taught = CenterCriterion(self.config, rank_mean), ~batch.box_labeled & batch.box_valid.any(1)
+        terms = criterion(select_tasks(output.tasks, batch.box_labeled), batch.select(batch.box_labeled))
+        extra = criterion(select_tasks(output.tasks, taught), batch.select(taught))
+        weight = self.config.student.mean_teacher_weight
+        return terms | {f"unlabeled_{name}": weight * value for name, value in extra.items()}
+
+
+def _matrices(batch: Batch) -> np.ndarray:
+    return batch.augmentation.double().cpu().numpy()
+
+
+def with_boxes(batch: Batch, samples: Sequence[int], boxes: Sequence[Boxes3D]) -> Batch:
+    """The batch with other boxes in some samples, velocity unknown; ``boxes[i]`` is for sample ``samples[i]``."""
+    more = max(0, max((len(b) for b in boxes), default=0) - batch.box.shape[1])
+    box, velocity = F.pad(batch.box, (0, 0, 0, more)), F.pad(batch.velocity, (0, 0, 0, more), value=torch.nan)
+    label, score, valid = (F.pad(t, (0, more)) for t in (batch.box_label, batch.box_score, batch.box_valid))
+    for sample, mine in zip(samples, boxes, strict=True):
+        count = len(mine)
+        box[sample, :count] = torch.from_numpy(mine.rows).to(box)
+        label[sample, :count] = torch.from_numpy(mine.label).to(label)
+        score[sample, :count] = torch.from_numpy(mine.score).to(score)
+        velocity[sample] = torch.nan
+        valid[sample] = torch.arange(len(valid[sample]), device=valid.device) < count
+    return replace(batch, box=box, velocity=velocity, box_label=label, box_score=score, box_valid=valid)
+
+
+def select_tasks(tasks: Sequence[TaskMaps], keep: Tensor) -> list[TaskMaps]:
+    """The maps of the samples where ``keep``, (B,) bool, is true; their cells stay in order."""
+    place, chosen = keep.cumsum(0) - 1, []
+    for maps in tasks:
+        cells, mine = maps.cells, keep[maps.cells.sample]
+        kept = Cells(place[cells.sample[mine]], cells.row[mine], cells.column[mine])
+        chosen.append(TaskMaps(maps.heatmap[keep], kept, maps.regression[mine]))
+    return chosen

@@ -1,0 +1,52 @@
+"""The records of the arms that learn from point-labeled samples without their clicks: what the clicks are worth."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdetr3d.data.cbgs import class_balanced
+from pdetr3d.data.self_labels import (
+    half_labeled,
+    read_self_labels,
+    self_labeled,
+    without_clicks,
+    write_self_labels,
+)
+from pdetr3d.schema import SampleRecord
+from ray_jobs.inference import predict
+
+if TYPE_CHECKING:
+    from ray_jobs.stages import Stages
+
+
+def self_training_records(stages: Stages) -> list[SampleRecord]:
+    """Every train sample with its human boxes or those of the boxes-only student, without clicks."""
+    return self_labeled(stages.records, read_self_labels(_self_labels(stages)))
+
+
+def _self_labels(stages: Stages) -> Path:
+    """The table of the boxes-only student's confident boxes; made (after that student) where it is not there yet."""
+    file = stages.run.path / "self_training" / "self_labels.parquet"
+    if stages.run.result("self_training") is None:
+        student = stages.student("boxes_only")[-1]
+        began = time.monotonic()
+        records = without_clicks([r for r in stages.records if r.role == "point"])
+        boxes = predict("student", stages.config, stages.prior, [student], records)[0] if records else {}
+        count = write_self_labels(file, boxes, stages.config.student.self_training_threshold)
+        stages.timing["self_training"] = time.monotonic() - began
+        stages.run.finish("self_training", {"boxes": count, "samples": len(records)})
+    return file
+
+
+def mean_teacher_records(stages: Stages) -> list[SampleRecord]:
+    """As many box-labeled as point-labeled samples, some repeated, without clicks; ``student.cbgs`` for the former."""
+    records = without_clicks(stages.records)
+    labeled = [r for r in records if r.role == "box"]
+    if stages.config.student.cbgs:
+        labeled = class_balanced(labeled, stages.config.run.seed)
+    return half_labeled(labeled, [r for r in records if r.role == "point"])
+
+
+RIVALS = {"self_training": self_training_records, "mean_teacher": mean_teacher_records}
