@@ -259,13 +259,22 @@ class StudentConfig(Section):
     augment_scale: tuple[float, float] = (0.85, 1.15)
     augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
+    # squared distances, per task.
+    circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # per sample; the devkit's limit
 
     @model_validator(mode="after")
     def _check_tasks(self) -> StudentConfig:
         if sorted(c for task in self.tasks for c in task) != list(range(10)):
             raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
+        if len(self.circle_radius_m) != 10:
+            raise ValueError(
+                f"student.circle_radius_m {self.circle_radius_m} has {len(self.circle_radius_m)} radii; it needs ten, "
+                "one for each class in the order of method.md 1.3 (car, truck, ...)"
+            )
         return self
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.models.bev_backbone import SecondFPN
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
 from pdetr3d.models.lidar import LidarModel
 from pdetr3d.models.norm import statistics_held
+from pdetr3d.models.suppression import suppress
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
@@ -55,7 +55,7 @@ class Student(LidarModel):
 
 
 class CenterDecoder:
-    """Maps -> boxes: 3x3 heatmap peaks of each class, score threshold, rotated NMS within the class.
+    """Maps -> boxes: 3x3 heatmap peaks of each class, score threshold, NMS within the class (``student.nms``).
 
     Classes do not suppress one another: a doubtful bus stays beside a likelier truck, as average precision wants it.
 
@@ -74,10 +74,9 @@ class CenterDecoder:
         for classes, maps in zip(self.config.student.tasks, tasks, strict=True):
             for sample, boxes in enumerate(self._decode_task(maps, classes)):
                 parts[sample].append(boxes)
-        return [self._best(Boxes3D.concatenate(p)) for p in parts]
-
-    def _best(self, boxes: Boxes3D) -> Boxes3D:
-        return boxes[np.argsort(-boxes.score, kind="stable")[: self.config.student.max_boxes]]
+        # All tasks at once: most candidates score below the last box that can stay, and are never looked at.
+        every, device = (Boxes3D.concatenate(p) for p in parts), tasks[0].heatmap.device
+        return [boxes[suppress(boxes, self.config.student, device)] for boxes in every]
 
     def _decode_task(self, maps: TaskMaps, classes: tuple[int, ...]) -> list[Boxes3D]:
         student, cells = self.config.student, maps.cells
@@ -90,8 +89,7 @@ class CenterDecoder:
         for b in range(len(maps.heatmap)):
             mine = cells.sample[cell] == b
             at, code = cell[mine], maps.regression[cell[mine]].float()
-            boxes = self._boxes(code, cells.row[at], cells.column[at], label[mine.cpu().numpy()], score[mine])
-            results.append(boxes[nms_bev(boxes.rows, boxes.score, boxes.label, student.nms_iou)])
+            results.append(self._boxes(code, cells.row[at], cells.column[at], label[mine.cpu().numpy()], score[mine]))
         return results
 
     def _boxes(self, code: Tensor, row: Tensor, column: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:
