@@ -51,7 +51,11 @@ class Student(LidarModel):
         if self.training:
             grid, reach = heatmap.shape[-1], student.regression_reach
             return batch.surroundings(low[:2], self.config.student_cell_m, grid, classes, reach)[0]
-        return peaks(heatmap, student.score_threshold, 2 * student.max_boxes)
+        return self.peak_cells(heatmap)
+
+    def peak_cells(self, heatmap: Tensor) -> Cells:
+        """Where boxes are regressed in inference: the best peaks of a task's heatmap (B, T, H, W) of logits."""
+        return peaks(heatmap, self.config.student.score_threshold, 2 * self.config.student.max_boxes)
 
 
 class CenterDecoder:

@@ -24,7 +24,7 @@ from tests.benchmarks.bench_steps import median_s
 from tests.model_cases import change, make_batch
 
 # Untrained, every class peaks all over the map near the threshold of 0.1: the most cells that are looked at, in all six
-# tasks. Their boxes of about 1 m hardly meet; those of a bus's size meet a dozen others each. (name, its size, overrides)
+# tasks. Their boxes of about 1 m hardly meet; those of a bus's size meet a dozen others each. (name, bus, overrides)
 CASES = [
     ("boxes of 1 m", False, []),
     ("boxes of 1 m, circle NMS", False, ["student.nms=circle"]),
