@@ -17,14 +17,15 @@ INPUT = [
     "Nothing else is to be done: points out of range are dropped inside.",
 ]
 OUTPUTS = {
-    "heatmaps": "a tuple of one (1, classes of the task, H, W) float32 per entry of tasks: logits; rows = y, columns = x",
+    "heatmaps": "a tuple of one (1, classes of the task, H, W) float32 per entry of tasks: logits; rows = y, "
+    "columns = x",
     "peak": "(N, 3) int64 task, row, column: the best 2 * max_boxes cells of each task where one of its classes has a "
     "3x3 maximum above score_threshold",
     "regression": "(N, 10) float32 at the peaks, in order: " + ", ".join(f"{k} {n}" for k, n in REGRESSION.items()),
 }
 POST_PROCESSING = [
-    "For each peak and each class of its task: score = sigmoid(heatmaps[task][0, class, row, column]). It is a box where the "
-    "score is the maximum of its 3x3 neighborhood and exceeds score_threshold.",
+    "For each peak and each class of its task: score = sigmoid(heatmaps[task][0, class, row, column]). It is a box "
+    "where the score is the maximum of its 3x3 neighborhood and exceeds score_threshold.",
     "x = (column + offset[0]) * cell_m + range_m[0], y = (row + offset[1]) * cell_m + range_m[1], z = height: the "
     "gravity center [m]; (l, w, h) = exp(clamp(size, -4, 4)) [m]; yaw = atan2(heading[0], heading[1]) [rad], "
     "counter-clockwise about z from +x; (vx, vy) = velocity [m/s] over ground.",

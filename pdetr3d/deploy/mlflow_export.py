@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     """
     import mlflow.pyfunc
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns that there is no signature: see mlflow_model.py
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     metadata = {
         "checkpoint": trained.file.name,
         "classes": list(CLASSES),

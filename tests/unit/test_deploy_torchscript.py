@@ -44,8 +44,8 @@ def test_maps_equal_eager(exported: tuple[Path, ExportedDetector], name: str) ->
     file, detector = exported
     points, trained = cloud(CLOUDS[name]), TrainedStudent.load(file)
     with torch.no_grad():
-        (ours, *others), (theirs, *rest) = ExportedStudent(trained.model)(points), detector.model(points)
-        for ours, theirs in zip([*ours, *others], [*theirs, *rest], strict=True):
+        (maps, *rest), (their_maps, *their_rest) = ExportedStudent(trained.model)(points), detector.model(points)
+        for ours, theirs in zip([*maps, *rest], [*their_maps, *their_rest], strict=True):
             assert ours.dtype == theirs.dtype
             torch.testing.assert_close(theirs, ours, atol=TOLERANCE, rtol=0)
 
