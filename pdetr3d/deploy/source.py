@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from pdetr3d.config import Config
 from pdetr3d.models.student import Student
-from pdetr3d.schema import FALLBACK_SIZE_M, DataError
+from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
-from pdetr3d.training.build import build
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,7 @@ class TrainedStudent:
         """
         state = checkpoint.load(file)
         config = Config.from_json(state["config"])
-        # Class sizes matter to point guidance alone.
-        model: nn.Module = build("student", config, FALLBACK_SIZE_M, guidance=False).model
-        assert isinstance(model, Student)
+        model = Student(config)  # not by training/build.py, which loads the teacher's parts, and mmcv with them
         try:
             model.load_state_dict(state["model"])
         except RuntimeError as error:
