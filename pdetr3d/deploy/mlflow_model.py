@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from pdetr3d.batch import Batch
 from pdetr3d.data.collate import collate
@@ -27,7 +28,7 @@ NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
 COLUMNS = ["sample", *NUMBERS, "class", "score"]
 
 
-class StudentModel(mlflow.pyfunc.PythonModel):
+class StudentModel(PythonModel):
     """Sweeps -> boxes. Samples are predicted one by one, on the GPU where there is one."""
 
     def load_context(self, context: Any) -> None:
@@ -78,4 +79,4 @@ def to_frame(boxes: Boxes3D, name: str) -> pd.DataFrame:
     return frame[COLUMNS].astype(DTYPES)
 
 
-mlflow.models.set_model(StudentModel())
+set_model(StudentModel())
