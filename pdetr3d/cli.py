@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class ExportFormat(StrEnum):
+    """What ``pdetr3d export`` writes."""
+
+    TORCHSCRIPT = "torchscript"
+    MLFLOW = "mlflow"
+
 
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
@@ -210,6 +219,36 @@ def show_config(
 
     for stage in ("teacher", "student"):
         Console().print(size_table(stage, measure(stage, config)))
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory with a trained student.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    arm: Annotated[str, typer.Option(help="Which student: ours, boxes_only, full, ...")] = "ours",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint file. Default: the one the evaluation chose, else the last.")
+    ] = None,
+    kind: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="TorchScript with a JSON that says how to use it, or an MLflow model."),
+    ] = ExportFormat.TORCHSCRIPT,
+    device: Annotated[str, typer.Option(help="Where the TorchScript model will run: cpu, cuda.")] = "cpu",
+) -> None:
+    """Export a trained student: LiDAR points in, boxes out, without clicks or images."""
+    from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
+
+    trained = TrainedStudent.load(checkpoint or chosen_checkpoint(run_dir, arm))
+    if kind is ExportFormat.MLFLOW:
+        from pdetr3d.deploy.mlflow_export import export_mlflow
+
+        export_mlflow(trained, out)
+        _say(exported=trained.file, to=out, next=f"mlflow models serve -m {out} --env-manager local")
+        return
+    from pdetr3d.deploy.torchscript import export_torchscript, known_device
+
+    info = export_torchscript(trained, out, known_device(device))
+    _say(exported=trained.file, to=out, **{"largest difference to eager": info["max_difference_to_eager"]})
 
 
 def _say(**rows: object) -> None:

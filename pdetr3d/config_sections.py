@@ -279,7 +279,11 @@ class StudentConfig(Section):
     augment_scale: tuple[float, float] = (0.85, 1.15)
     augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
+    # squared distances, per task.
+    circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # per sample; the devkit's limit
     # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.
     self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
@@ -295,6 +299,11 @@ class StudentConfig(Section):
             raise ValueError(
                 f"student.gt_sampling {self.gt_sampling} must hold ten counts, one for each class in the order of "
                 "pdetr3d.schema.CLASSES (car first), or be [] for off"
+            )
+        if len(self.circle_radius_m) != 10:
+            raise ValueError(
+                f"student.circle_radius_m {self.circle_radius_m} has {len(self.circle_radius_m)} radii; it needs ten, "
+                "one for each class in the order of method.md 1.3 (car, truck, ...)"
             )
         return self
 

@@ -34,7 +34,7 @@ class Regression(nn.Module):
     def forward(self, shared: Tensor, cells: Cells) -> Tensor:
         patch = gather_patches(shared, cells, reach=2)  # (N, C, 5, 5)
         hidden = self.hidden(patch)
-        if len(hidden) > 0:
+        if not self.training or len(hidden) > 0:
             hidden = self.norm(hidden)
         else:  # a norm has no statistics of nothing; keep its parameters in the graph for DDP
             hidden = hidden + 0 * torch.stack([p.sum() for p in self.norm.parameters()]).sum()

@@ -1,6 +1,8 @@
 """Points -> BEV feature map: PointPillars' encoder, vectorized, without padding and without a cap on pillars.
 
 Legend: P points, C channels, B samples, G grid cells per side. BEV maps: rows = y, columns = x.
+Sizes are read as ``.shape[0]``, not ``len()``, and inference does not branch on them: both would fix them in a trace
+(``deploy/torchscript.py``).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class PillarEncoder(nn.Module):
 
     def forward(self, points: Tensor, point_sample: Tensor, batch_size: int) -> Tensor:
         points, cell = self.assign(points, point_sample)
-        if len(points) == 0 or (len(points) == 1 and self.training):
+        if self.training and len(points) < 2:
             # Batch statistics of no point, or of one, are undefined; keep the parameters in the graph for DDP.
             points, cell = points[:0], cell[:0]
             unused = sum(parameter.sum() for parameter in self.norm.parameters())
@@ -44,7 +46,7 @@ class PillarEncoder(nn.Module):
         else:
             points, pillar, filled = self.group(points, cell)
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, filled))))
-            features, cell = pillar_max(features, pillar, len(filled)), filled
+            features, cell = pillar_max(features, pillar, filled.shape[0]), filled
         bev = features.new_zeros(batch_size * self.grid**2, self.channels).index_copy(0, cell, features)
         return bev.view(batch_size, self.grid, self.grid, self.channels).permute(0, 3, 1, 2)
 
@@ -69,8 +71,8 @@ class PillarEncoder(nn.Module):
         return points[order[keep]], pillar[keep], filled
 
     def _decorate(self, points: Tensor, pillar: Tensor, filled: Tensor) -> Tensor:
-        count = torch.bincount(pillar, minlength=len(filled))
-        total = points.new_zeros(len(filled), 3).index_add_(0, pillar, points[:, :3])
+        count = torch.bincount(pillar, minlength=filled.shape[0])
+        total = points.new_zeros(filled.shape[0], 3).index_add_(0, pillar, points[:, :3])
         mean = (total / count[:, None])[pillar]
         column, row = filled % self.grid, filled // self.grid % self.grid
         center = ((torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2])[pillar]
@@ -82,7 +84,7 @@ class PillarEncoder(nn.Module):
 def thinned(run: Tensor, count: Tensor, most: int) -> Tensor:
     """(N,) bool: at most ``most`` rows of each run, evenly spaced, of a rising (N,) ``run`` = 0 .. R-1 whose runs have
     ``count`` (R,) rows."""
-    rank = torch.arange(len(run), device=run.device) - (count.cumsum(0) - count)[run]
+    rank = torch.arange(run.shape[0], device=run.device) - (count.cumsum(0) - count)[run]
     of = count[run]
     return (rank + 1) * most // of > rank * most // of
 
@@ -102,7 +104,7 @@ def pillar_max(features: Tensor, pillar: Tensor, pillars: int) -> Tensor:
     with torch.no_grad():
         index = pillar[:, None].expand_as(features)
         top = features.new_zeros(pillars, features.shape[1]).scatter_reduce_(0, index, features, "amax")
-        order = torch.arange(len(features), device=features.device)[:, None].expand_as(features)
+        order = torch.arange(features.shape[0], device=features.device)[:, None].expand_as(features)
         candidate = torch.where(features == top[pillar], order, 0)
         winner = candidate.new_zeros(top.shape).scatter_reduce_(0, index, candidate, "amax")
     return features.gather(0, winner)

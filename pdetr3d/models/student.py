@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
 from pdetr3d.models.guidance_branch import GuidanceBranch
 from pdetr3d.models.lidar import StudentFeatures
+from pdetr3d.models.suppression import suppress
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
@@ -58,11 +58,15 @@ class Student(StudentFeatures):
         if self.training:
             grid, reach = heatmap.shape[-1], student.regression_reach
             return batch.surroundings(low[:2], self.config.student_cell_m, grid, classes, reach)[0]
-        return peaks(heatmap, student.score_threshold, 2 * student.max_boxes)
+        return self.peak_cells(heatmap)
+
+    def peak_cells(self, heatmap: Tensor) -> Cells:
+        """Where boxes are regressed in inference: the best peaks of a task's heatmap (B, T, H, W) of logits."""
+        return peaks(heatmap, self.config.student.score_threshold, 2 * self.config.student.max_boxes)
 
 
 class CenterDecoder:
-    """Maps -> boxes: 3x3 heatmap peaks of each class, score threshold, rotated NMS within the class.
+    """Maps -> boxes: 3x3 heatmap peaks of each class, score threshold, NMS within the class (``student.nms``).
 
     Classes do not suppress one another: a doubtful bus stays beside a likelier truck, as average precision wants it.
 
@@ -81,10 +85,9 @@ class CenterDecoder:
         for classes, maps in zip(self.config.student.tasks, tasks, strict=True):
             for sample, boxes in enumerate(self._decode_task(maps, classes)):
                 parts[sample].append(boxes)
-        return [self._best(Boxes3D.concatenate(p)) for p in parts]
-
-    def _best(self, boxes: Boxes3D) -> Boxes3D:
-        return boxes[np.argsort(-boxes.score, kind="stable")[: self.config.student.max_boxes]]
+        # All tasks at once: most candidates score below the last box that can stay, and are never looked at.
+        every, device = (Boxes3D.concatenate(p) for p in parts), tasks[0].heatmap.device
+        return [boxes[suppress(boxes, self.config.student, device)] for boxes in every]
 
     def _decode_task(self, maps: TaskMaps, classes: tuple[int, ...]) -> list[Boxes3D]:
         student, cells = self.config.student, maps.cells
@@ -97,8 +100,7 @@ class CenterDecoder:
         for b in range(len(maps.heatmap)):
             mine = cells.sample[cell] == b
             at, code = cell[mine], maps.regression[cell[mine]].float()
-            boxes = self._boxes(code, cells.row[at], cells.column[at], label[mine.cpu().numpy()], score[mine])
-            results.append(boxes[nms_bev(boxes.rows, boxes.score, boxes.label, student.nms_iou)])
+            results.append(self._boxes(code, cells.row[at], cells.column[at], label[mine.cpu().numpy()], score[mine]))
         return results
 
     def _boxes(self, code: Tensor, row: Tensor, column: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:

@@ -46,10 +46,11 @@ ALLOWED: dict[str, set[str]] = {
     "visualize": CORE | {"data", "pseudo_labels"},
     "labels": CORE | {"data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
-    "cli": PARTS | {"presets", "exits"},
+    "deploy": CORE | {"data", "models", "training"},
+    "cli": PARTS | {"deploy", "presets", "exits"},
 }
 # Which distribution packages only some parts may import.
-ONLY_IN = {"ray": set(), "mlflow": {"tracking"}, "typer": {"cli"}}
+ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}}
 
 
 def modules(folder: str) -> list[Path]:

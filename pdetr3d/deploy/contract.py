@@ -1,0 +1,52 @@
+"""What a caller of the exported student must know, as it stands in export.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pdetr3d.batch import REGRESSION
+from pdetr3d.config import Config
+from pdetr3d.schema import CLASSES
+
+INPUT = [
+    "points (P, 5) float32, P >= 0 and different in every call: x, y, z [m] in the keyframe's LIDAR_TOP frame "
+    "(x right, y forward, z up), intensity 0..255, dt [s] >= 0 (keyframe time - sweep time).",
+    "They are the keyframe's points, then those of the num_sweeps - 1 sweeps before it, newest first, each moved into "
+    "the keyframe's frame; left out are the car's own: |x| < 1 m and |y| < 1 m in their own sweep's sensor frame.",
+    "Nothing else is to be done: points out of range are dropped inside.",
+]
+OUTPUTS = {
+    "heatmaps": "a tuple of one (1, classes of the task, H, W) float32 per entry of tasks: logits; rows = y, "
+    "columns = x",
+    "peak": "(N, 3) int64 task, row, column: the best 2 * max_boxes cells of each task where one of its classes has a "
+    "3x3 maximum above score_threshold",
+    "regression": "(N, 10) float32 at the peaks, in order: " + ", ".join(f"{k} {n}" for k, n in REGRESSION.items()),
+}
+POST_PROCESSING = [
+    "For each peak and each class of its task: score = sigmoid(heatmaps[task][0, class, row, column]). It is a box "
+    "where the score is the maximum of its 3x3 neighborhood and exceeds score_threshold.",
+    "x = (column + offset[0]) * cell_m + range_m[0], y = (row + offset[1]) * cell_m + range_m[1], z = height: the "
+    "gravity center [m]; (l, w, h) = exp(clamp(size, -4, 4)) [m]; yaw = atan2(heading[0], heading[1]) [rad], "
+    "counter-clockwise about z from +x; (vx, vy) = velocity [m/s] over ground.",
+    "By falling score, within each class: drop a box whose rotated BEV IoU with a kept one exceeds nms_iou (nms "
+    "rotated), or whose center is within its class's circle_radius_m of a kept one's (nms circle). The best max_boxes "
+    "are the answer.",
+]
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Input, outputs, what comes after, the numbers that it needs, and the whole config."""
+    student = config.student
+    return {
+        "classes": CLASSES,
+        "tasks": [[CLASSES[c] for c in task] for task in student.tasks],
+        "range_m": config.model.range_m,
+        "cell_m": config.student_cell_m,
+        "num_sweeps": config.data.num_sweeps,
+        "thresholds": student.model_dump(include={"score_threshold", "nms", "nms_iou", "circle_radius_m", "max_boxes"}),
+        "input": INPUT,
+        "outputs": OUTPUTS,
+        "post_processing": POST_PROCESSING,
+        "config": json.loads(config.to_json()),
+    }

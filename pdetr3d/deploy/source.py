@@ -1,0 +1,78 @@
+"""What is exported: the checkpoint of a run's student; and where it goes: a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdetr3d.config import Config
+from pdetr3d.models.student import Student
+from pdetr3d.schema import DataError
+from pdetr3d.training import checkpoint
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A student in evaluation mode on the CPU, the config it was trained with, and the file it came from."""
+
+    model: Student
+    config: Config
+    file: Path
+
+    @staticmethod
+    def load(file: Path) -> TrainedStudent:
+        """Read a checkpoint (weights only).
+
+        Raises:
+            DataError: for a file that is no checkpoint, or a teacher's.
+        """
+        state = checkpoint.load(file)
+        config = Config.from_json(state["config"])
+        model = Student(config)  # not by training/build.py, which loads the teacher's parts, and mmcv with them
+        try:
+            model.load_state_dict(checkpoint.best_weights(state))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"checkpoint {file} does not hold a student of its own config ({reason})") from error
+        return TrainedStudent(model.eval(), config, file)
+
+
+def chosen_checkpoint(run_dir: Path, arm: str) -> Path:
+    """The checkpoint of an arm that the evaluation chose; without an evaluation the last one.
+
+    Raises:
+        DataError: when the run has no trained student of this name (names those it has).
+    """
+    folder = run_dir / f"student_{arm}"
+    trained = _result(folder)
+    if trained is None:
+        arms = sorted(file.parent.name.removeprefix("student_") for file in run_dir.glob("student_*/done.json"))
+        has = f"trained students there: {', '.join(arms)}" if arms else "no student is trained there"
+        raise DataError(f"{folder} holds no trained student: {has}; name one with --arm, or a file with --checkpoint")
+    evaluated = _result(run_dir / f"evaluate_{arm}") or {}
+    return folder / str(evaluated.get("checkpoint", trained["checkpoints"][-1]))
+
+
+def _result(folder: Path) -> dict | None:
+    file = folder / "done.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to make a folder at; it is renamed to ``path`` on success, removed otherwise.
+
+    Raises:
+        DataError: when ``path`` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} exists: choose another --out, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        yield Path(temporary) / path.name
+        os.replace(Path(temporary) / path.name, path)

@@ -1,0 +1,81 @@
+"""What decoding and NMS cost at full size on a CPU, with the many peaks of an untrained student. Asserts no time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pdetr3d import presets
+from pdetr3d.batch import StudentOutput
+from pdetr3d.config import Config
+from pdetr3d.data.index import Index
+from pdetr3d.data.load import load_sample
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.models.student import CenterDecoder, Student
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from tests.benchmarks.bench_steps import median_s
+from tests.model_cases import change, make_batch
+
+# Untrained, every class peaks all over the map near the threshold of 0.1: the most cells that are looked at, in all six
+# tasks. Their boxes of about 1 m hardly meet; those of a bus's size meet a dozen others each. (name, bus, overrides)
+CASES = [
+    ("boxes of 1 m", False, []),
+    ("boxes of 1 m, circle NMS", False, ["student.nms=circle"]),
+    ("boxes of a bus's size", True, []),
+    ("boxes of a bus's size, circle NMS", True, ["student.nms=circle"]),
+]
+
+
+def cloud(config: Config, folder: Path) -> Tensor:
+    """Points (P, 5) of the real keyframe where PDETR3D_REAL_DATA names it, else random ones over the whole range."""
+    root = os.environ.get("PDETR3D_REAL_DATA", "")
+    if not root:
+        return make_batch(1, points=35_000).points * torch.tensor([4.0, 4, 1, 1, 1])
+    index = Index.open(build_index(Path(root), "v1.0-mini", folder / "index.parquet"))
+    token = str(index.table.column("sample_token")[0].as_py())
+    return torch.from_numpy(load_sample(index.record(token, role="unlabeled"), config.data, cameras=False).points)
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    """An untrained full-size pillar student."""
+    model = build("student", presets.load("nuscenes-pillar"), FALLBACK_SIZE_M, guidance=False).model.eval()
+    assert isinstance(model, Student)
+    return model
+
+
+def enlarge(student: Student) -> None:
+    """Let the untrained regression say the size of a bus, more or less."""
+    for regression in student.head.regressions:
+        size = regression.get_submodule("outputs.size")
+        assert isinstance(size, torch.nn.Conv2d) and size.bias is not None
+        size.bias.data = torch.from_numpy(FALLBACK_SIZE_M[3]).log()
+
+
+def test_print_costs_of_decoding(student: Student, tmp_path: Path) -> None:
+    """One table; issue 4 asks for 100 ms of decoding and NMS on the real keyframe."""
+    points = cloud(student.config, tmp_path)
+    batch = make_batch(1)
+    batch = change(batch, points=points, point_sample=torch.zeros(len(points), dtype=torch.long))
+    table = Table(
+        "case", "peaks", "boxes", "decoding and NMS [ms]", title=f"nuscenes-pillar, {len(points)} points, CPU"
+    )
+    for name, bus, overrides in CASES:
+        if bus:
+            enlarge(student)
+        with torch.no_grad():
+            output = student(batch)
+        assert isinstance(output, StudentOutput)
+        decoder = CenterDecoder(presets.load("nuscenes-pillar", overrides))
+        boxes, seconds = decoder(output.tasks)[0], median_s(lambda d=decoder, o=output: d(o.tasks))
+        peaks = sum(len(task.cells.row) for task in output.tasks)
+        table.add_row(name, str(peaks), str(len(boxes)), f"{1000 * seconds:.0f}")
+        assert len(boxes) and seconds > 0
+    Console(width=100).print(table)
