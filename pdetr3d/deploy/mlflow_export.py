@@ -6,12 +6,14 @@ import importlib.metadata
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pdetr3d
+from pdetr3d.data.files import new_folder
 from pdetr3d.deploy import mlflow_model
-from pdetr3d.deploy.source import TrainedStudent, new_folder
+from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.schema import CLASSES
 from pdetr3d.training import checkpoint
 
@@ -27,7 +29,7 @@ def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     It carries a copy of the package: loading needs the requirements, not this installation.
 
     Raises:
-        DataError: when ``out`` is not empty.
+        DataError: when ``out`` exists.
     """
     import mlflow.pyfunc
 
@@ -38,8 +40,8 @@ def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
         "classes": list(CLASSES),
         "config": json.loads(trained.config.to_json()),
     }
-    with new_folder(out) as folder:
-        file = checkpoint.save(folder.with_name("weights"), trained.model, None, 0, trained.config.to_json())
+    with new_folder(out) as folder, tempfile.TemporaryDirectory() as weights:
+        file = checkpoint.save(Path(weights), trained.model, None, 0, trained.config.to_json())
         mlflow.pyfunc.save_model(
             folder,
             python_model=mlflow_model.__file__,

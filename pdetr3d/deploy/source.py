@@ -1,12 +1,8 @@
-"""What is exported: the checkpoint of a run's student; and where it goes: a folder that appears whole or not at all."""
+"""What is exported: the checkpoint of a run's student."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,18 +57,3 @@ def chosen_checkpoint(run_dir: Path, arm: str) -> Path:
 def _result(folder: Path) -> dict | None:
     file = folder / "done.json"
     return json.loads(file.read_text()) if file.is_file() else None
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to make a folder at; it is renamed to ``path`` on success, removed otherwise.
-
-    Raises:
-        DataError: when ``path`` exists and is not an empty folder.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} exists: choose another --out, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-        yield Path(temporary) / path.name
-        os.replace(Path(temporary) / path.name, path)

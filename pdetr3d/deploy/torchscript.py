@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from pdetr3d.batch import Cells, TaskMaps
 from pdetr3d.config import Config
+from pdetr3d.data.files import new_folder
 from pdetr3d.deploy.contract import OUTPUTS, describe
-from pdetr3d.deploy.source import TrainedStudent, new_folder
+from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.schema import Boxes3D, DataError
 
@@ -71,7 +72,7 @@ def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device)
         device: where the exported model will run: a trace makes its tensors there.
 
     Raises:
-        DataError: for a voxel student, or when ``out`` is not empty.
+        DataError: for a voxel student, or when ``out`` exists.
         RuntimeError: when the file, read back, does not answer as the student does.
     """
     if trained.config.model.lidar != "pillar":
@@ -81,7 +82,6 @@ def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device)
         )
     eager = ExportedStudent(trained.model).to(device).eval().requires_grad_(False)
     with new_folder(out) as folder:
-        folder.mkdir()
         trace(eager, sample_cloud(trained.config, 2000).to(device)).save(str(folder / MODEL_FILE))
         difference = compare(eager, read(folder / MODEL_FILE, device), trained.config)
         info = {

@@ -22,7 +22,7 @@ from pdetr3d.batch import Batch, Cells, RankMean, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.data.augment import move_boxes
 from pdetr3d.losses.center_criterion import CenterCriterion
-from pdetr3d.schema import Boxes3D
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class MeanTeacher:
@@ -72,15 +72,19 @@ def with_boxes(batch: Batch, samples: Sequence[int], boxes: Sequence[Boxes3D]) -
     """The batch with other boxes in some samples, velocity unknown; ``boxes[i]`` is for sample ``samples[i]``."""
     more = max(0, max((len(b) for b in boxes), default=0) - batch.box.shape[1])
     box, velocity = F.pad(batch.box, (0, 0, 0, more)), F.pad(batch.velocity, (0, 0, 0, more), value=torch.nan)
-    label, score, valid = (F.pad(t, (0, more)) for t in (batch.box_label, batch.box_score, batch.box_valid))
+    names = ("box_label", "box_score", "box_source", "box_valid")
+    label, score, source, valid = (F.pad(getattr(batch, name), (0, more)) for name in names)
     for sample, mine in zip(samples, boxes, strict=True):
         count = len(mine)
         box[sample, :count] = torch.from_numpy(mine.rows).to(box)
         label[sample, :count] = torch.from_numpy(mine.label).to(label)
         score[sample, :count] = torch.from_numpy(mine.score).to(score)
+        source[sample, :count] = SOURCE_PSEUDO
         velocity[sample] = torch.nan
         valid[sample] = torch.arange(len(valid[sample]), device=valid.device) < count
-    return replace(batch, box=box, velocity=velocity, box_label=label, box_score=score, box_valid=valid)
+    return replace(
+        batch, box=box, velocity=velocity, box_label=label, box_score=score, box_source=source, box_valid=valid
+    )
 
 
 def select_tasks(tasks: Sequence[TaskMaps], keep: Tensor) -> list[TaskMaps]:

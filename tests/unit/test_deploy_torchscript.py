@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_and_nothing_written(tmp_path: Path, capsys: pytes
         (str(run), "--arm", "voxel"): "model.lidar=voxel cannot be exported as TorchScript",
         (str(run), "--arm", "full", "--device", "tpu"): "--device tpu: allowed cpu",
         (str(run), "--checkpoint", str(run / "no.pt")): "no.pt does not exist",
-        (str(run), "--arm", "full", "--out", str(tmp_path / "full_folder")): "choose another --out",
+        (str(run), "--arm", "full", "--out", str(tmp_path / "full_folder")): "name another place with --out",
     }
     for arguments, message in cases.items():
         assert main(["export", "--out", str(out), *arguments]) == 2, arguments

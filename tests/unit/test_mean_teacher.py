@@ -87,6 +87,7 @@ def test_more_targets_than_the_batch_has_room_for() -> None:
     before = {name: getattr(batch, name).clone() for name in ("box", "box_valid", "box_score")}
     many = boxes(*[(i, 0, 0, 1, 1, 1, 0) for i in range(5)], score=[0.5] * 5)
     wide = with_boxes(batch, [2], [many])
+    assert (wide.box_source[2] == SOURCE_PSEUDO).sum() == len(many) and wide.box_source.shape == wide.box_label.shape
     assert (
         wide.box.shape == (3, 5, 7) and wide.velocity.shape == (3, 5, 2) and wide.box_valid.sum(1).tolist() == [0, 2, 5]
     )
