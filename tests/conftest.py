@@ -116,6 +116,7 @@ def _missing(marker: str) -> str:
     return "" if os.geteuid() == 0 else "needs root rights"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests whose marker asks for what this machine does not have; one process runs all tests that start a Ray."""
     for item in items:
