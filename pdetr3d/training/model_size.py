@@ -91,7 +91,8 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
         images, views = levels, (cameras, cameras[..., 0, 0] > 0, torch.empty(2, device=META))
     click, label = torch.empty(1, OBJECTS, 3, device=META), torch.zeros(1, OBJECTS, dtype=torch.long, device=META)
     query: list[Queries] = []
-    parts.append(count("query", [model.query], lambda: query.append(model.query(click, label))))
+    axis = torch.zeros_like(click[..., :2])
+    parts.append(count("query", [model.query], lambda: query.append(model.query(click, label, axis))))
     decoder = model.decoder
     whole = count("decoder", [decoder], lambda: decoder(query[0], bev, model.range_m, images, views))
     heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]

@@ -14,7 +14,7 @@ from pdetr3d.cli import main
 from pdetr3d.config import Config
 from pdetr3d.deploy import torchscript
 from pdetr3d.deploy.contract import OUTPUTS
-from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint, new_folder
+from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
 from pdetr3d.deploy.torchscript import TOLERANCE, ExportedDetector, ExportedStudent, compare, export_torchscript
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.deploy_cases import BATCH_NORM, VOXEL, own_boxes, trained_run
@@ -153,14 +153,6 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torchscript, "compare", interrupted)  # student.pt is written, export.json is not
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "deep" / "out")]) == 130
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with new_folder(tmp_path / "out") as folder:
-        folder.mkdir()
-        (folder / "a").write_text("a")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "a").read_text() == "a"
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
