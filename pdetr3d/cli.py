@@ -161,6 +161,13 @@ def inspect(
     _say(sample=token, picture=path)
 
 
+class LabelFormat(StrEnum):
+    """What ``pdetr3d export-labels`` writes."""
+
+    RESULTS = "results"
+    TABLES = "tables"
+
+
 RunFolder = Annotated[Path, typer.Argument(help="Run directory whose pseudo labels are made.", metavar="RUN_DIR")]
 
 
@@ -168,17 +175,17 @@ RunFolder = Annotated[Path, typer.Argument(help="Run directory whose pseudo labe
 def export_labels(
     run_dir: RunFolder,
     out: Annotated[Path, typer.Option(help="results: the JSON file; tables: the new dataroot. Must not exist.")],
-    form: Annotated[str, typer.Option("--format", help="results or tables.")] = "tables",
+    kind: Annotated[
+        LabelFormat, typer.Option("--format", help="A results file, or complete v1.0 tables under a new dataroot.")
+    ] = LabelFormat.TABLES,
 ) -> None:
     """Write a run's labels (human boxes, accepted pseudo labels elsewhere) in nuScenes' formats, for other tools."""
     from pdetr3d.labels.export_results import export_results
     from pdetr3d.labels.export_tables import export_tables
     from pdetr3d.labels.run_labels import RunLabels
 
-    formats = {"results": export_results, "tables": export_tables}
-    if form not in formats:
-        raise DataError(f"--format {form}: must be one of {', '.join(formats)}")
-    _say(**formats[form](RunLabels.open(run_dir), out))
+    write = export_results if kind is LabelFormat.RESULTS else export_tables
+    _say(**write(RunLabels.open(run_dir), out))
 
 
 @app.command()
@@ -224,7 +231,7 @@ def show_config(
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Run directory with a trained student.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],
     arm: Annotated[str, typer.Option(help="Which student: ours, boxes_only, full, ...")] = "ours",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint file. Default: the one the evaluation chose, else the last.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -147,8 +146,10 @@ class Stages:
         everywhere = self.config.label.pseudo_for == "all"
         return training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
 
-    def gt_database(self, records: Sequence[SampleRecord]) -> Path:
-        """File of the objects that GT sampling may paste into these records, made when missing."""
+    def gt_database(self, records: Sequence[SampleRecord]) -> Path | None:
+        """File of the objects that GT sampling may paste into these records, made when missing; None: it is off."""
+        if not self.config.student.gt_sampling:
+            return None
         with self.locks["gt_database"]:
             return database_of(self.run.path / "gt_database", records, self.config)
 
@@ -179,11 +180,19 @@ class Stages:
             with self.tracker(name, tags) as tracker:
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
                 work = Stage(
-                    name, kind, self.config, records, self.prior, steps, guidance, tracking, lidar_init, self.run.digest
+                    name,
+                    kind,
+                    self.config,
+                    records,
+                    self.prior,
+                    steps,
+                    guidance,
+                    tracking,
+                    lidar_init,
+                    identity=self.run.digest,
+                    gt_database=self.gt_database(records) if kind == "student" else None,
+                    mean_teacher=mean_teacher,
                 )
-                work = replace(work, mean_teacher=mean_teacher)
-                if kind == "student" and self.config.student.gt_sampling:
-                    work = replace(work, gt_database=self.gt_database(records))
                 files = fit(work, self.run.path, self._select_score if kind == "student" else None)
             self.timing[name] = time.monotonic() - began
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})

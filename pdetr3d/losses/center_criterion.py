@@ -34,8 +34,13 @@ def gaussian_maps(center: Tensor, sigma: Tensor, radius: Tensor, slot: Tensor, s
     Args:
         center: (N, 2) int64 (row, column); sigma, radius: (N,) [cells], zero beyond ``radius``; slot: (N,) which map.
     """
-    flat, value, _ = gaussian_cells(center, sigma, radius, slot, shape)
-    return sigma.new_zeros(shape).view(-1).scatter_reduce(0, flat, value, "amax").view(shape)
+    return drawn(gaussian_cells(center, sigma, radius, slot, shape), shape)
+
+
+def drawn(cells: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """The maps of ``gaussian_maps`` from the cells of ``gaussian_cells``."""
+    flat, value, _ = cells
+    return value.new_zeros(shape).view(-1).scatter_reduce(0, flat, value, "amax").view(shape)
 
 
 def gaussian_cells(
@@ -108,9 +113,9 @@ class CenterCriterion:
             slot = cells.sample * len(classes) + slot.long().argmax(1)
             radius = gaussian_radius(box[:, 3] / self.cell_m, box[:, 4] / self.cell_m).floor().clamp(min=MIN_RADIUS)
             center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), grid, grid)
-            gaussians = (center, (2 * radius + 1) / 6, radius, slot, shape)
-            target = gaussian_maps(*gaussians)
-            weights = heatmap_weights(target, gaussian_cells(*gaussians), weight).view_as(maps.heatmap)
+            gaussians = gaussian_cells(center, (2 * radius + 1) / 6, radius, slot, shape)
+            target = drawn(gaussians, shape)
+            weights = heatmap_weights(target, gaussians, weight).view_as(maps.heatmap)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap), weights)
             box_sum = box_sum + self._box_loss(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)
