@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pdetr3d.data.files import new_folder
 from pdetr3d.data.load import read_lidar
@@ -18,10 +17,10 @@ from pdetr3d.data.nuscenes import TABLES
 from pdetr3d.data.pseudo_table import to_boxes
 from pdetr3d.data.sim_constants import CATEGORY
 from pdetr3d.evaluation.attributes import attribute_of
-from pdetr3d.geometry.boxes import points_in_boxes, to_nuscenes
+from pdetr3d.geometry.boxes import points_in_each_box, to_nuscenes
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.labels.run_labels import RunLabels
-from pdetr3d.schema import Boxes3D, SampleRecord
+from pdetr3d.schema import SampleRecord
 
 Row = dict[str, Any]
 # What is the most usual nuScenes category of a class stands for it: CATEGORY.
@@ -113,7 +112,8 @@ def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tupl
         translation, size_wlh, rotation = to_nuscenes(
             boxes.center_m, boxes.size_m, boxes.yaw_rad, chain(record.lidar2ego, record.ego2global)
         )
-        counts = count_points(read_lidar(Path(record.lidar_path)), boxes)
+        points = read_lidar(Path(record.lidar_path))
+        inside = points_in_each_box(points, boxes.center_m, boxes.size_m, boxes.yaw_rad)
         for i, (click, name) in enumerate(zip(group["click_id"], group["class"], strict=True)):
             instance = _instance(labels.manifest.track_of.get(click), click, name, record)
             class_of[instance] = name
@@ -123,7 +123,7 @@ def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tupl
                 "visibility_token": "",
                 "attribute_tokens": [attribute_tokens[attribute]] if attribute in attribute_tokens else [],
                 "translation": translation[i].tolist(), "size": size_wlh[i].tolist(), "rotation": rotation[i].tolist(),
-                "prev": "", "next": "", "num_lidar_pts": int(counts[i]), "num_radar_pts": 0,
+                "prev": "", "next": "", "num_lidar_pts": len(inside[i]), "num_radar_pts": 0,
                 "click_id": click, "score": float(boxes.score[i]),
             })  # fmt: skip
     return rows, class_of
@@ -135,17 +135,6 @@ def _instance(track: str | None, click: str, name: str, record: SampleRecord) ->
 
 def _attribute(name: str, speed_m_s: float) -> str:
     return "" if math.isnan(speed_m_s) else attribute_of(name, speed_m_s)
-
-
-def count_points(points_m: NDArray[np.floating], boxes: Boxes3D) -> NDArray[np.int64]:
-    """How many of P points (P, 3+) lie in each of N boxes, faces included: (N,), as nuScenes' ``num_lidar_pts``."""
-    x, y = np.ascontiguousarray(points_m[:, :2].T)
-    reach = np.linalg.norm(boxes.size_m[:, :2], axis=1) / 2 + 1e-3
-    counts = np.zeros(len(boxes), np.int64)
-    for i, box in enumerate(boxes.rows):
-        near = points_m[(np.abs(x - box[0]) <= reach[i]) & (np.abs(y - box[1]) <= reach[i])]  # few: then exactly
-        counts[i] = points_in_boxes(near, box[None, :3], box[None, 3:6], box[6:]).sum()
-    return counts
 
 
 def _token(*parts: str) -> str:
