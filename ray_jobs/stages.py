@@ -146,10 +146,8 @@ class Stages:
         everywhere = self.config.label.pseudo_for == "all"
         return training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
 
-    def gt_database(self, records: Sequence[SampleRecord]) -> Path | None:
-        """File of the objects that GT sampling may paste into these records, made when missing; None: it is off."""
-        if not self.config.student.gt_sampling:
-            return None
+    def gt_database(self, records: Sequence[SampleRecord]) -> Path:
+        """File of the objects that GT sampling may paste into these records, made when missing."""
         with self.locks["gt_database"]:
             return database_of(self.run.path / "gt_database", records, self.config)
 
@@ -171,6 +169,7 @@ class Stages:
                     self.timing[name] = 0.0
                 return self.checkpoints(name)
             began = time.monotonic()
+            pastes = kind == "student" and self.config.student.gt_sampling
             tags = {
                 **self.lineage(),
                 "stage": name,
@@ -190,7 +189,7 @@ class Stages:
                     tracking,
                     lidar_init,
                     identity=self.run.digest,
-                    gt_database=self.gt_database(records) if kind == "student" else None,
+                    gt_database=self.gt_database(records) if pastes else None,
                     mean_teacher=mean_teacher,
                 )
                 files = fit(work, self.run.path, self._select_score if kind == "student" else None)

@@ -97,7 +97,7 @@ def test_reads_no_images_and_cannot_start_from_a_student() -> None:
     assert not build("teacher", tiny_config(*CROP), FALLBACK_SIZE_M).loader.cameras
     assert build("teacher", tiny_config(), FALLBACK_SIZE_M).loader.cameras
     with pytest.raises(DataError, match="teacher.lidar_init=none"):
-        tiny_config("teacher.model=crop")
+        tiny_config("teacher.model=crop", "teacher.lidar_init=boxes_only")
 
 
 @pytest.mark.slow
