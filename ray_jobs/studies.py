@@ -1,4 +1,8 @@
-"""The teacher studies: which variants each compares. A variant is a list of overrides and a name; imports no Ray."""
+"""The teacher studies: which variants each compares; imports no Ray.
+
+A variant is a name and a list of overrides. A name that several studies use has the same overrides in all of them: its
+teachers are then trained once per run directory.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +58,11 @@ STUDIES = {
     "fusion": Study("d_roi", {f: (*_EXPLICIT, f"teacher.fusion={f}") for f in ("none", "concat", "d_roi")}),
     "robustness": Study("d_roi", {"d_roi": (*_EXPLICIT, "teacher.fusion=d_roi")}, _CONDITIONS),
     "baselines": Study(
-        "point-detr3d",
+        "explicit-direct",
         {
             "crop": ("teacher.model=crop",),
             "point-detr-in-3d": (*_queries("implicit", "direct"), "teacher.fusion=none"),
-            "point-detr3d": _EXPLICIT,
+            "explicit-direct": _EXPLICIT,
         },
     ),
 }

@@ -2,7 +2,8 @@
 
 python -m ray_jobs.teacher_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [key=value ...]
 
-A rerun continues; what is finished is not done again. Writes results/STUDY.json and pictures.
+A rerun continues; what is finished is not done again, nor what another study of the preset trained. Writes
+results/STUDY.json and pictures.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", help=f"one of {', '.join(STUDIES)}")
     parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--run-dir", type=Path, help="holds the world and one folder per variant; default runs/STUDY")
+    parser.add_argument("--run-dir", type=Path, help="of the world and the variants; default runs/studies-PRESET")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
     parser.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
     parser.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
@@ -72,7 +73,7 @@ def run(arguments: list[str] | None = None) -> None:
         DataError: for an unknown study, preset or override, or a run directory of another run.
     """
     args = parse(arguments)
-    chosen, folder = study(args.study), (args.run_dir or Path("runs") / args.study).resolve()
+    chosen, folder = study(args.study), (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
     base = load(args.preset, args.overrides)
     overrides = list(args.overrides)
     if not base.data.dataroot:

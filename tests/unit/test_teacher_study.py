@@ -37,6 +37,14 @@ def test_variants_differ_and_hold_their_reference(name: str) -> None:
     assert len(configs) == len(chosen.variants) and chosen.reference in chosen.variants
 
 
+def test_a_name_means_the_same_teacher_in_every_study() -> None:
+    overrides: dict[str, set[tuple[str, ...]]] = {}
+    for name, variant in EVERY:
+        overrides.setdefault(variant, set()).add(STUDIES[name].variants[variant])
+    assert all(len(different) == 1 for different in overrides.values())
+    assert len(overrides) < len(EVERY), "the studies share no teacher: does this test still mean anything?"
+
+
 def test_conditions_change_the_corruption_alone() -> None:
     base = presets.load("quickstart")
     settings = {override(base, list(changes)) for changes in STUDIES["robustness"].conditions.values()}
