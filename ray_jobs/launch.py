@@ -57,8 +57,9 @@ def init_ray(use_gpu: bool) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: each stage ends 2-4 s sooner
         # Default 1000: with more processes than CPUs, which any training has, Ray ends a reader that rested for a
-        # second and starts it anew for the next batch: imports took half of both cores.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+        # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
+        # finished stage leaves half a dozen processes of 0.4 GB.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
         address = os.environ.get("RAY_ADDRESS", "local")
         # The dashboard (on loopback) carries the state API, which Ray Train polls.
         local: dict[str, Any] = (

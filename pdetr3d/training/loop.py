@@ -133,10 +133,17 @@ def train_step(
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context of ``optim.amp``: bf16, fp16 or fp32."""
-    if amp == "fp32":
+    """The context of ``optim.amp``: bf16, fp16, fp32, or auto."""
+    if amp == "fp32" or (amp == "auto" and not computes_in_bf16(device)):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if amp == "bf16" else torch.float16)
+    return torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; others emulate it, many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()  # PyTorch has no public name for it
 
 
 class Meter:

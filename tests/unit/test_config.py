@@ -54,7 +54,7 @@ BAD = [
     (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),
     (["data.loader=torch"], "should be 'ray'"),
     (["data.on_error=skip"], "should be 'raise'"),
-    (["optim.amp=fp8"], "should be 'fp32', 'bf16' or 'fp16'"),
+    (["optim.amp=fp8"], "should be 'fp32', 'bf16', 'fp16' or 'auto'"),
     (["optim.lr_multipliers=[[backbone,0]]"], "config key optim.lr_multipliers.0.1 = 0"),
     (["optim.lr_multipliers=[[a,0.1],[a,0.2]]"], "names a prefix twice"),
     (["teacher.grid_mask=1.5"], "config key teacher.grid_mask = 1.5"),

@@ -17,7 +17,7 @@ from pdetr3d.config import OptimConfig, override
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Losses, Task
 from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import LEAST_SCALE, milestones, train, train_step
+from pdetr3d.training.loop import LEAST_SCALE, autocast, milestones, train, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
 from tests.model_cases import make_batch
@@ -131,6 +131,14 @@ def test_half_precision_resumes_with_the_same_bits(kind: str, amp: str, world: W
         assert one["scaler"]["scale"] == 2.0**16 * 0.5 ** sum(skipped) and sum(skipped) < 5
         assert one["scaler"]["_growth_tracker"] == (5 if sum(skipped) == 0 else skipped[::-1].index(1.0))
     assert all(np.isfinite(metrics["loss"]) for _, metrics in straight.history)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_precision_is_bf16_where_the_device_computes_in_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    with autocast("auto", torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if native else torch.float32)
 
 
 def test_fp16_overflow_skips_the_step_until_the_scale_is_not_to_blame(world: World, tmp_path: Path) -> None:
