@@ -88,7 +88,7 @@ QUICKSTART = Config(
         augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
         augment_rotation_rad=0.3,
         augment_scale=(0.95, 1.05),
-        optim=OptimConfig(lr=2e-3, epochs=14.0, batch_size=2, log_every=25),
+        optim=OptimConfig(lr=2e-3, epochs=14.0, batch_size=2, log_every=25, amp="auto"),
     ),
     student=StudentConfig(
         tasks=(tuple(range(10)),),
@@ -104,7 +104,7 @@ QUICKSTART = Config(
         augment_translation_m=0.2,
     ),
     # So few passes: many small steps learn more from them than few large ones.
-    optim=OptimConfig(lr=6e-3, epochs=1.3, batch_size=2, checkpoints=2, log_every=50),
+    optim=OptimConfig(lr=6e-3, epochs=1.8, batch_size=2, checkpoints=2, log_every=50, amp="auto"),
     # Two stages at once on a worker of one thread each: two threads, or two workers that meet at every step, wait for
     # one another on cores that they share with Ray; and batch statistics of two samples beat those of one.
     scaling=ScalingConfig(
