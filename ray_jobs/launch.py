@@ -59,7 +59,7 @@ def init_ray(use_gpu: bool) -> None:
         # Default 1000: with more processes than CPUs, which any training has, Ray ends a reader that rested for a
         # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
         # finished stage leaves half a dozen processes of 0.4 GB.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
         address = os.environ.get("RAY_ADDRESS", "local")
         # The dashboard (on loopback) carries the state API, which Ray Train polls.
         local: dict[str, Any] = (
