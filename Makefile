@@ -25,7 +25,7 @@ real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DA
 	$(PY) -m ray_jobs.pipeline --preset real-smoke $(ARGS)
 
 test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 lint: install ## ruff (rules and format) and mypy
 	$(VENV)/bin/ruff check .

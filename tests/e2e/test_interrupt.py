@@ -17,11 +17,11 @@ from tests.training_cases import world_arguments
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 60
+STEPS = 30
 OVERRIDES = [
     "optim.batch_size=2",
-    "optim.epochs=20",  # 6 samples: 60 steps
-    "optim.checkpoints=31",  # at steps 30, 31, ..., 60
+    "optim.epochs=10",  # 6 samples: 30 steps
+    "optim.checkpoints=16",  # at steps 15, 16, ..., 30
     "optim.log_every=1",
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
@@ -71,7 +71,7 @@ class Job:
         return self.output.read_text(errors="replace")
 
     def steps(self) -> list[int]:
-        """Steps of the progress lines, "student_full step 31/60 ..."."""
+        """Steps of the progress lines, "student_full step 16/30 ..."."""
         lines = [line for line in self.text().splitlines() if f"/{STEPS} " in line and "student_full step " in line]
         return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
 
@@ -123,11 +123,11 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
     first.workers_end()
     assert not (run_dir / "student_full" / "done.json").exists()
     committed = int(ray_checkpoint(run_dir).read_text())
-    assert 30 <= committed < STEPS and first.steps()[0] == 1
+    assert 15 <= committed < STEPS and first.steps()[0] == 1
     # What a kill in the middle of a write leaves: temporary names, which nothing may read.
     (run_dir / "student_full").mkdir(exist_ok=True)
     (run_dir / "student_full" / ".done.json.1.tmp").write_text("{")
-    (run_dir / "student_full" / "step_0000060.1.tmp").write_bytes(b"half")
+    (run_dir / "student_full" / "step_0000030.1.tmp").write_bytes(b"half")
 
     jobs.append(second := Job(run_dir, sim_world, tmp_path / "second.txt"))
     assert second.finish() == 0, second.text()

@@ -21,6 +21,7 @@ OVERRIDES = [
     "optim.batch_size=4",
     f"optim.lr={LEARNING_RATE}",
     "student.regression_reach=1",
+    "optim.amp=fp32",
     "optim.log_every=1",
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
