@@ -86,8 +86,8 @@ def run(arguments: list[str] | None = None) -> None:
                 parent,
                 tracking_dir=folder,
             )
+            for seed in args.seeds  # all variants of a seed first: a study cut short can be reported with fewer seeds
             for name, changes in chosen.variants.items()
-            for seed in args.seeds
         }
         init_ray(base.scaling.use_gpu)
         lanes = [
