@@ -22,7 +22,7 @@ from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
-from pdetr3d.training.run_dir import Data, RunDir, prepare
+from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
@@ -34,18 +34,31 @@ ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
+# Keys that neither the teacher nor its pseudo labels depend on.
+NOT_IN_LABELS = ("student.", "optim.", "scaling.", "storage.", "run.name", "run.arms")
+
+
+def labels_key(config: Config) -> dict[str, object]:
+    """What teacher and pseudo labels of a dataset depend on, by flat key."""
+    skip = NOT_IN_LABELS if config.teacher.lidar_init == "none" else ("scaling.", "storage.", "run.name", "run.arms")
+    return {key: value for key, value in config.flat().items() if not key.startswith(skip)}
+
+
 class Stages:
     """Runs stages of one run directory in order, skipping finished ones.
 
     Args:
         run: the run directory. parent: MLflow run that the stages' runs are nested in.
-        tracking_dir: where the MLflow store is; None: in the run directory.
+        tracking_dir: where the MLflow store is; None: in the run directory. like: stages on the same dataset, see
+            ``prepare``.
     """
 
-    def __init__(self, run: RunDir, parent: Tracker, tracking_dir: Path | None = None) -> None:
+    def __init__(
+        self, run: RunDir, parent: Tracker, tracking_dir: Path | None = None, like: Stages | None = None
+    ) -> None:
         self.run, self.parent, self.tracking_dir = run, parent, tracking_dir or run.path
         self.config: Config = run.config
-        self.data: Data = prepare(run)
+        self.data: Data = prepare(run, None if like is None else like.run)
         self.records = training_records(self.data.index, self.data.manifest)
         self.prior, self.absent_classes = prior_size_m(self.records)
         check_models(self.config, self.prior)
@@ -56,8 +69,7 @@ class Stages:
         """Teacher, pseudo labels and the students of ``arms``; ``scaling.concurrent_stages`` of them at once."""
 
         def from_clicks() -> None:
-            self.teacher()
-            self.pseudo_labels()
+            self.labels()
             if "ours" in arms:
                 self.student("ours")
 
@@ -91,6 +103,30 @@ class Stages:
         report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)
+
+    def labels(self) -> None:
+        """The teacher, then its pseudo labels."""
+        self.teacher()
+        self.pseudo_labels()
+
+    def adopt_labels(self, other: Stages) -> None:
+        """Take over the finished teacher and pseudo labels of a run that differs from this one in the student alone.
+
+        Raises:
+            ValueError: when it differs in what teacher and labels depend on (names the keys).
+        """
+        mine, theirs = labels_key(self.config), labels_key(other.config)
+        if mine != theirs or self.lineage()["manifest"] != other.lineage()["manifest"]:
+            differing = sorted(k for k in mine if mine[k] != theirs[k])
+            raise ValueError(f"{other.run.path} has other labels than {self.run.path}: {differing or 'other clicks'}")
+        for stage in ("teacher", "pseudo_labels"):
+            result = other.run.result(stage)
+            if result is None:
+                raise ValueError(f"{other.run.path / stage} is not finished")
+            if self.run.result(stage) is None:
+                files = [f.name for f in (other.run.path / stage).iterdir() if f.is_file() and f.name != "done.json"]
+                copy_missing(other.run.path / stage, self.run.path / stage, files)
+                self.run.finish(stage, result)
 
     def _pseudo_table(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
         """Rows of pseudo_labels.parquet, velocities of people's tracks included."""

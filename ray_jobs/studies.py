@@ -81,5 +81,9 @@ def study(name: str) -> Study:
 
 def variant_config(preset: str, overrides: list[str], variant: tuple[str, ...], name: str, seed: int) -> Config:
     """Config of one run: preset, then the study's settings, the user's, the variant's, the seed (also the labels')."""
-    seeds = (f"run.seed={seed}", f"label.seed={seed}", f"run.name={name}-seed{seed}")
-    return load(preset, [*COMMON, *overrides, *variant, *ALWAYS, *seeds])
+    return load(preset, [*COMMON, *overrides, *variant, *ALWAYS, *seeded(name, seed)])
+
+
+def seeded(name: str, seed: int) -> tuple[str, str, str]:
+    """Overrides that give a run its seed, which is also that of its labels and clicks, and its name."""
+    return f"run.seed={seed}", f"label.seed={seed}", f"run.name={name}-seed{seed}"

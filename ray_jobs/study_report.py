@@ -24,13 +24,13 @@ def print_study(document: dict[str, Any]) -> None:
     reach = f"steps to {SHARE:.0%} of {reference}"
     table = Table("variant", *QUALITY, "ECE", "rank corr.", reach, "step [s]", "peak [MiB]", "parameters", title=title)
     for name, row in summary.items():
-        cells = [_pm(row[key]) for key in (*QUALITY, "ece", "rank_correlation")]
+        cells = [plus_minus(row[key]) for key in (*QUALITY, "ece", "rank_correlation")]
         memory = {k: v / 2**20 if v is not None and k != "n" else v for k, v in row["peak_memory_bytes"].items()}
-        cost = [_pm(row["steps_to_share"], 0), _pm(row["step_s"]), _pm(memory, 0)]
+        cost = [plus_minus(row["steps_to_share"], 0), plus_minus(row["step_s"]), plus_minus(memory, 0)]
         table.add_row(name, *cells, *cost, f"{document['variants'][name]['parameters']:,}")
     floors = summary[reference]["floors"] if reference in summary else {}
     for key, row in floors.items():
-        table.add_row(FLOOR_NAMES[key], *(_pm(row[q]) for q in QUALITY))
+        table.add_row(FLOOR_NAMES[key], *(plus_minus(row[q]) for q in QUALITY))
     Console(width=200).print(table)
     rows = {name: row["by_distance"] for name, row in summary.items()}
     rows |= {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
@@ -46,11 +46,12 @@ def _print_grid(title: str, rows: dict[str, dict[str, Any]], turn: bool = False)
         rows, columns = {c: {name: row[c] for name, row in rows.items()} for c in columns}, list(rows)
     table = Table("", *columns, title=title)
     for name, row in rows.items():
-        table.add_row(name, *(_pm(row[c]) for c in columns))
+        table.add_row(name, *(plus_minus(row[c]) for c in columns))
     Console(width=200).print(table)
 
 
-def _pm(values: dict[str, Any], digits: int = 3) -> str:
+def plus_minus(values: dict[str, Any], digits: int = 3) -> str:
+    """A ``spread`` as text, "0.123 +- 0.004"; "-" where nothing is known."""
     if values["mean"] is None:
         return "-"
     return f"{values['mean']:.{digits}f}" + ("" if values["std"] is None else f" +- {values['std']:.{digits}f}")

@@ -9,11 +9,6 @@ results/STUDY.json and pictures.
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
-import json
-import shlex
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,11 +16,8 @@ from typing import Any
 
 import numpy as np
 
-import pdetr3d
 from pdetr3d.config import override
-from pdetr3d.data.simulate import simulate
 from pdetr3d.exits import guarded
-from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import build
@@ -36,6 +28,7 @@ from ray_jobs.launch import init_ray
 from ray_jobs.quality import floors
 from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.studies import STUDIES, Study, study, variant_config
+from ray_jobs.study_command import open_world, parse_words, parser, provenance
 from ray_jobs.study_report import draw_study, print_study
 from ray_jobs.study_results import summarize
 
@@ -43,26 +36,13 @@ STAGE = "study"  # name of the evaluation's folder in a run directory
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; raises DataError for words that are neither options, seeds nor overrides."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("study", help=f"one of {', '.join(STUDIES)}")
-    parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--run-dir", type=Path, help="of the world and the variants; default runs/studies-PRESET")
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
-    parser.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
-    parser.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of STUDY.json and the pictures")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for every variant")
-    args = parser.parse_args(arguments)
-    # argparse gives --seeds everything that follows it.
-    words = [*args.seeds, *args.overrides]
-    args.overrides = [word for word in words if "=" in word]
-    wrong = [word for word in words if "=" not in word and not word.isdecimal()]
-    if wrong:
-        raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
-    args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
-    if not args.seeds or args.clicks_from < 1 or args.final_from < 0:
-        raise DataError("--seeds needs at least one number, --clicks-from at least 1, --final-from at least 0")
+    """The command line; see ``study_command.parse_words`` for what it raises."""
+    command = parser(__doc__ or "", STUDIES)
+    command.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
+    command.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
+    args = parse_words(command, arguments)
+    if args.clicks_from < 1 or args.final_from < 0:
+        raise DataError("--clicks-from needs at least 1, --final-from at least 0")
     return args
 
 
@@ -73,22 +53,15 @@ def run(arguments: list[str] | None = None) -> None:
         DataError: for an unknown study, preset or override, or a run directory of another run.
     """
     args = parse(arguments)
-    chosen, folder = study(args.study), (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
-    base = load(args.preset, args.overrides)
-    overrides = list(args.overrides)
-    if not base.data.dataroot:
-        simulate(folder / "world", base.sim, base.data.version)
-        overrides.append(f"data.dataroot={folder / 'world'}")
+    chosen = study(args.study)
+    base, folder, overrides = open_world(args)
     with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
-        runs = {
-            (name, seed): Stages(
-                RunDir(folder / name / f"seed{seed}", variant_config(args.preset, overrides, changes, name, seed)),
-                parent,
-                tracking_dir=folder,
-            )
-            for seed in args.seeds  # all variants of a seed first: a study cut short can be reported with fewer seeds
-            for name, changes in chosen.variants.items()
-        }
+        runs: dict[tuple[str, int], Stages] = {}
+        for seed in args.seeds:  # all variants of a seed first: a study cut short can be reported with fewer seeds
+            for name, changes in chosen.variants.items():
+                config = variant_config(args.preset, overrides, changes, name, seed)
+                first = next(iter(runs.values()), None)
+                runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), parent, folder, like=first)
         init_ray(base.scaling.use_gpu)
         lanes = [
             partial(one_run, stages, chosen, args.clicks_from, args.final_from, with_floors=name == chosen.reference)
@@ -97,6 +70,8 @@ def run(arguments: list[str] | None = None) -> None:
         results = run_lanes(lanes, base.scaling.concurrent_stages)
         document = {
             **provenance(args, base.to_json()),
+            "clicks_from": args.clicks_from,
+            "final_from": args.final_from,
             "reference": chosen.reference,
             "variants": {
                 name: {
@@ -168,36 +143,6 @@ def conditions(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> d
 def parameters(stages: Stages) -> int:
     """Trainable numbers of the run's teacher."""
     return sum(p.numel() for p in build("teacher", stages.config, stages.prior).model.parameters() if p.requires_grad)
-
-
-def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
-    """What the figures were made with: study, command line, commit ("+": with changes), config and its digest, date."""
-    return {
-        "study": args.study,
-        "preset": args.preset,
-        "seeds": args.seeds,
-        "clicks_from": args.clicks_from,
-        "final_from": args.final_from,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": commit(),
-        "config": json.loads(config_json),
-        "config_digest": hashlib.sha256(config_json.encode()).hexdigest()[:16],
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def commit() -> str:
-    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
-    root = Path(pdetr3d.__file__).parents[1]
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _step(file: Path) -> int:

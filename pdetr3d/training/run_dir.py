@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pdetr3d
 from pdetr3d.config import Config
-from pdetr3d.data.check import check_files
+from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
@@ -75,9 +77,16 @@ class Data:
     everything: LabelManifest
 
 
-def prepare(run: RunDir) -> Data:
-    """Simulate the world if no dataroot is given, index it, split and click it; what exists already is opened."""
+def prepare(run: RunDir, like: RunDir | None = None) -> Data:
+    """Simulate the world if no dataroot is given, index it, split and click it; what exists already is opened.
+
+    Args:
+        like: a prepared run on the same dataset, whose index and whose check of the files are taken over; they take
+            minutes at full size, and studies have many runs.
+    """
     config, folder = run.config, run.path / "data"
+    if like is not None and like.config.data == config.data and config.data.dataroot:
+        copy_missing(like.path / "data", folder, ("index.parquet", MEMORY))
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
         simulate(dataroot, config.sim, config.data.version)
@@ -97,6 +106,15 @@ def prepare(run: RunDir) -> Data:
             LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
         )
     return Data(index, *manifests)
+
+
+def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy files that ``source`` has and ``target`` lacks, each atomically."""
+    for name in names:
+        if (source / name).exists() and not (target / name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            with atomic_path(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
 
 
 def code_digest() -> str:

@@ -15,9 +15,10 @@ from pdetr3d.config import override
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D, DataError
 from ray_jobs.studies import STUDIES, study, variant_config
+from ray_jobs.study_command import commit
 from ray_jobs.study_report import draw_study, print_study
 from ray_jobs.study_results import mean_curve, spread, steps_to, summarize
-from ray_jobs.teacher_study import commit, parse
+from ray_jobs.teacher_study import parse
 
 EVERY = [(name, variant) for name, which in STUDIES.items() for variant in which.variants]
 

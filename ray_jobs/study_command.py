@@ -1,0 +1,90 @@
+"""What the commands of all studies share: words, world, provenance. Imports no Ray."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pdetr3d
+from pdetr3d.config import Config
+from pdetr3d.data.simulate import simulate
+from pdetr3d.presets import PRESETS, load
+from pdetr3d.schema import DataError
+
+
+def parser(doc: str, studies: Iterable[str]) -> argparse.ArgumentParser:
+    """Options that every study takes; ``doc``: the docstring of the job, whose first line describes it."""
+    command = argparse.ArgumentParser(description=doc.splitlines()[0])
+    command.add_argument("study", help=f"one of {', '.join(studies)}")
+    command.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
+    command.add_argument("--run-dir", type=Path, help="of the world and the variants; default runs/studies-PRESET")
+    command.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
+    command.add_argument("--out", type=Path, default=Path("results"), help="folder of STUDY.json and the pictures")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for every variant")
+    return command
+
+
+def parse_words(command: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Parse; overrides that follow the seeds are told apart from them.
+
+    Raises:
+        DataError: for words that are neither options, seeds nor overrides.
+    """
+    args = command.parse_args(arguments)
+    # argparse gives --seeds everything that follows it.
+    words = [*args.seeds, *args.overrides]
+    args.overrides = [word for word in words if "=" in word]
+    wrong = [word for word in words if "=" not in word and not word.isdecimal()]
+    if wrong:
+        raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
+    args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
+    if not args.seeds:
+        raise DataError("--seeds needs at least one number")
+    return args
+
+
+def open_world(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
+    """(config without variants, folder of the study, overrides for every variant); simulates the world if there is no
+    dataroot."""
+    base, overrides = load(args.preset, args.overrides), list(args.overrides)
+    folder = (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
+    if not base.data.dataroot:
+        simulate(folder / "world", base.sim, base.data.version)
+        overrides.append(f"data.dataroot={folder / 'world'}")
+    return base, folder, overrides
+
+
+def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
+    """What the figures were made with: study, command line, commit ("+": with changes), config and its digest, date."""
+    return {
+        "study": args.study,
+        "preset": args.preset,
+        "seeds": args.seeds,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
+        "config": json.loads(config_json),
+        "config_digest": hashlib.sha256(config_json.encode()).hexdigest()[:16],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str:
+    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
+    root = Path(pdetr3d.__file__).parents[1]
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
