@@ -45,7 +45,7 @@ class DataConfig(Section):
     val_split: str = "val"  # scored only
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
     image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
-    loader: Literal["ray"] = "ray"
+    loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
     on_error: Literal["raise"] = "raise"
 
 
@@ -326,6 +326,7 @@ class ScalingConfig(Section):
     threads_per_worker: Positive = 1
     use_gpu: bool = False
     data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
+    loader_processes: Annotated[int, Field(ge=0)] = 1  # of each worker, with data.loader=torch; 0: the worker itself
     inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers
     concurrent_stages: Positive = 1  # of a pipeline, each with its own workers, where they do not wait for one another
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray.train
@@ -28,16 +28,28 @@ class RayContext:
     Args:
         plan: of the stage. scratch: local folder for checkpoints on their way. folder: URI of the stage's folder in
             storage (checkpoints, progress.txt). logger: MLflow, rank 0 only. label: starts each progress line.
+        load_here: (rank, world size, first step) -> batches, where this process reads them itself; None: Ray Data does.
     """
 
-    def __init__(self, plan: Plan, scratch: Path, folder: str, logger: MetricLogger | None, label: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        scratch: Path,
+        folder: str,
+        logger: MetricLogger | None,
+        label: str,
+        load_here: Callable[[int, int, int], Iterator[dict[str, NDArray]]] | None = None,
+    ) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.plan, self.scratch, self.folder, self.logger, self.label = plan, scratch, folder, logger, label
+        self.load_here = load_here
         self.restored = scratch / "resume"
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
+        if self.load_here is not None:
+            return self.load_here(self.rank, self.world_size, start_step)
         shard = ray.train.get_dataset_shard("train")
         return RankBatches(shard, self.plan, self.rank, self.world_size).from_step(start_step)
 

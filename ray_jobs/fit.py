@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pdetr3d.training.build import build, image_weights, initialize_images, init
 from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
+from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
@@ -102,7 +103,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=_loop_config(stage, folder),
+        train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=scaling.use_gpu,
@@ -117,7 +118,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
-        datasets={"train": source},
+        datasets={"train": source} if stage.config.data.loader == "ray" else None,
         dataset_config=DataConfig(execution_options=_stream_options()),
     )
     steps = milestones(stage.optim, stage.steps)
@@ -168,8 +169,14 @@ def _worker(loop: dict[str, Any]) -> None:
     plan = Plan(**loop["plan"])
     first = ray.train.get_context().get_world_rank() == 0
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None
+
+    def load_here(rank: int, world_size: int, first: int) -> Iterator[dict[str, NDArray]]:
+        batches = PlannedBatches(ray.get(loop["records"]), plan, loop["loader"], rank, world_size, first)
+        return torch_batches(batches, config.scaling.loader_processes)
+
     with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
-        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"])
+        mine = load_here if config.data.loader == "torch" else None
+        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine)
         train(task, context, plan.steps, loop["config"], Path(scratch))
     if logger is not None:
         logger.flush()

@@ -1,4 +1,4 @@
-"""One worker with batch 4 and two workers with batch 2 train the same model."""
+"""One worker with batch 4 and two workers with batch 2 train the same model; so do both loaders."""
 
 from __future__ import annotations
 
@@ -29,10 +29,18 @@ OVERRIDES = [
 ]
 
 
-def train_with(workers: int, dataroot: Path, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+Trained = tuple[list[float], dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def one_worker(sim_world: Path, tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Trained:
+    return train_with(sim_world, tmp_path_factory.mktemp("one"))
+
+
+def train_with(dataroot: Path, folder: Path, *overrides: str) -> Trained:
     """Logged losses of every step, final weights."""
-    world = open_world(dataroot, folder / str(workers), *OVERRIDES, f"scaling.workers={workers}")
-    with Tracker.start(world.run.path, "test", f"{workers} workers", {}, {}, tracking_dir=folder) as tracker:
+    world = open_world(dataroot, folder / "run", *OVERRIDES, *overrides)
+    with Tracker.start(world.run.path, "test", "training", {}, {}, tracking_dir=folder) as tracker:
         tracking = (tracker.uri, tracker.run_id)
         stage = Stage("student", "student", world.run.config, world.records, world.prior_size_m, STEPS, True, tracking)
         files = fit(stage, world.run.path)
@@ -43,13 +51,18 @@ def train_with(workers: int, dataroot: Path, folder: Path) -> tuple[list[float],
     return [point.value for point in history], weights(files[-1])
 
 
-def test_world_size_changes_nothing(sim_world: Path, tmp_path: Path, ray_local: None) -> None:
-    losses_one, one = train_with(1, sim_world, tmp_path)
-    losses_two, two = train_with(2, sim_world, tmp_path)
+def test_the_loader_changes_nothing(one_worker: Trained, sim_world: Path, tmp_path: Path) -> None:
+    losses, final = train_with(sim_world, tmp_path, "data.loader=torch")
+    assert losses == one_worker[0]
+    assert all(torch.equal(final[name], value) for name, value in one_worker[1].items())
+
+
+def test_world_size_changes_nothing(one_worker: Trained, sim_world: Path, tmp_path: Path) -> None:
+    (losses_one, one), (losses_two, two) = one_worker, train_with(sim_world, tmp_path, "scaling.workers=2")
     assert losses_two == pytest.approx(losses_one, rel=LOSS_TOLERANCE)
     assert abs(losses_one[-1] / losses_one[0] - 1) > 100 * LOSS_TOLERANCE  # the losses moved by much more than that
 
-    start = task_of("student", open_world(sim_world, tmp_path / "1", *OVERRIDES)).model.state_dict()
+    start = task_of("student", open_world(sim_world, tmp_path / "start", *OVERRIDES)).model.state_dict()
     moved = torch.cat([(one[k] - start[k]).flatten() for k in one])
     apart = torch.cat([(one[k] - two[k]).flatten() for k in one])
     assert moved.norm() > 0 and apart.norm() < 0.02 * moved.norm()

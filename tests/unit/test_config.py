@@ -52,7 +52,7 @@ BAD = [
     (["student.neck_strides=[1,2]"], "need one entry for each stage of model.backbone_strides (2, 2, 2)"),
     (["student.neck_strides=[1,1,2]"], "must bring all stages of model.backbone_strides (2, 2, 2) to one grid"),
     (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),
-    (["data.loader=torch"], "should be 'ray'"),
+    (["data.loader=tf"], "should be 'ray' or 'torch'"),
     (["data.on_error=skip"], "should be 'raise'"),
     (["optim.amp=fp8"], "should be 'fp32', 'bf16', 'fp16' or 'auto'"),
     (["optim.lr_multipliers=[[backbone,0]]"], "config key optim.lr_multipliers.0.1 = 0"),

@@ -1,0 +1,71 @@
+"""The plan's batches by ``torch.utils.data.DataLoader``: ``data.loader=torch``, for measuring what Ray Data costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pdetr3d.schema import DataError, SampleRecord
+from pdetr3d.training.plan import LoadBatch, Plan
+
+PREFETCH = 2  # batches that each process works ahead, as the Ray stream's consumer does
+
+
+@dataclass(frozen=True)
+class PlannedBatches(Dataset):
+    """Item i is the rank's local batch of step ``first + i``.
+
+    Args:
+        records: the stage's samples. plan: their order. load: reads a batch. rank, world_size, first: which batches.
+    """
+
+    records: Sequence[SampleRecord]
+    plan: Plan
+    load: LoadBatch
+    rank: int
+    world_size: int
+    first: int
+
+    def __len__(self) -> int:
+        return max(0, self.plan.steps - self.first)
+
+    def __getitem__(self, index: int) -> dict[str, NDArray | Tensor] | DataError:
+        """Arrays as tensors, which travel between processes in shared memory; texts stay NumPy arrays.
+
+        A DataError is returned, not raised: DataLoader would replace its message by a traceback.
+        """
+        step = self.first + index
+        share = self.plan.at(step, self.rank, self.world_size)
+        try:
+            arrays = self.load([self.records[i] for i, _ in share], [number for _, number in share], step)
+        except DataError as error:
+            return error
+        return {k: v if v.dtype.kind in "SU" else torch.from_numpy(v) for k, v in arrays.items()}
+
+
+def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str, NDArray]]:
+    """The batches in order, loaded by so many processes (0: in this one).
+
+    Raises:
+        DataError: what reading a sample raised.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=processes,
+        prefetch_factor=PREFETCH if processes else None,
+        collate_fn=_unchanged,
+    )
+    for arrays in loader:
+        if isinstance(arrays, DataError):
+            raise arrays
+        yield {k: v.numpy() if isinstance(v, Tensor) else v for k, v in arrays.items()}
+
+
+def _unchanged(item: object) -> object:
+    return item
