@@ -1,0 +1,136 @@
+"""How fast samples arrive: Ray Data against torch's DataLoader, and what reading the files alone costs.
+
+Reads the data of a finished run (PDETR3D_RUN, default runs/quickstart) and prints a table; skips without one. The
+consumer does nothing, so both loaders have all cores; every way reads the teacher's samples, six images and all sweeps.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from pdetr3d.config import Config
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import training_records
+from pdetr3d.data.load import read_lidar
+from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.schema import SampleRecord
+from pdetr3d.training import checkpoint
+from pdetr3d.training.plan import BatchLoader, Plan
+from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
+from ray_jobs.fit import _stream_options
+from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
+
+RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
+BATCH, WARM_UP, COUNTED = 2, 20, int(os.environ.get("PDETR3D_BENCH_BATCHES", "150"))
+CORES = os.cpu_count() or 1
+
+
+def rate(batches: Iterator[Any]) -> tuple[float, float]:
+    """(samples per second once warm, seconds to the first batch)."""
+    began = time.perf_counter()
+    next(batches)
+    first_s = time.perf_counter() - began
+    for _ in islice(batches, WARM_UP):
+        pass
+    began = time.perf_counter()
+    count = sum(1 for _ in islice(batches, COUNTED))
+    return BATCH * count / (time.perf_counter() - began), first_s
+
+
+def bare(record: SampleRecord, num_sweeps: int, size_px: tuple[int, int]) -> None:
+    """Read the files that the loaders read, decode images at the smallest scale not below the target, no more."""
+    for path in [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]:
+        read_lidar(Path(path))
+    for camera in record.cameras:
+        if camera is not None:
+            shrink = max((f for f in (1, 2, 4, 8) if camera.width_px // f >= size_px[0]), default=1)
+            flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+            assert cv2.imread(camera.path, flag.get(shrink, cv2.IMREAD_REDUCED_COLOR_8)) is not None
+
+
+def full_decode(record: SampleRecord) -> None:
+    """One decode of the six images at full resolution."""
+    for camera in record.cameras:
+        assert camera is None or cv2.imread(camera.path) is not None
+
+
+def cpu_s(body: Callable[[SampleRecord], object], records: list[SampleRecord]) -> float:
+    """CPU seconds per sample in this process."""
+    cv2.setNumThreads(1)
+    body(records[0])
+    began = time.process_time()
+    for record in records:
+        body(record)
+    return (time.process_time() - began) / len(records)
+
+
+def bare_rate(records: list[SampleRecord], config: Config) -> float:
+    """Samples per second of ``bare`` on all cores, one process each."""
+    shares = [records[i::CORES] for i in range(CORES)]
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_bare_all, [share[:2] for share in shares], [config.to_json()] * CORES))  # processes have started
+        began = time.perf_counter()
+        list(pool.map(_bare_all, shares, [config.to_json()] * CORES))
+        return len(records) / (time.perf_counter() - began)
+
+
+def _bare_all(records: list[SampleRecord], config_json: str) -> None:
+    cv2.setNumThreads(1)
+    data = Config.from_json(config_json).data
+    for record in records:
+        bare(record, data.num_sweeps, data.image_size_px)
+
+
+def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
+    """As a training worker gets them, through a split of one."""
+    quiet_ray_data()
+    dataset = train_stream(records, plan, load, 1, 0, data_cpus=1.0)
+    dataset.context.execution_options = _stream_options()
+    return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
+
+
+def test_print_loaders() -> None:
+    """One table."""
+    files = sorted((RUN / "teacher").glob("step_*.pt"))
+    if not files:
+        pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
+    config = Config.from_json(checkpoint.load(files[-1])["config"])
+    records = training_records(
+        Index.open(RUN / "data" / "index.parquet"), LabelManifest.open(RUN / "data" / "manifest")
+    )
+    load = BatchLoader(config, "teacher", cameras=True)
+    plan = Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
+    mine = [records[i] for step in range(WARM_UP, WARM_UP + COUNTED) for i, _ in plan.at(step, 0, 1)]
+
+    table = Table("way", "samples/s", "first batch [s]", "of bare", title=f"{len(mine)} samples, {CORES} cores")
+    limit = bare_rate(mine, config)
+    table.add_row("files read and decoded, nothing else", f"{limit:.1f}", "", "1.00")
+    best = 0.0
+    for processes in range(1, CORES + 1):
+        speed, first_s = rate(torch_batches(PlannedBatches(records, plan, load, 0, 1, 0), processes))
+        best = max(best, speed)
+        table.add_row(f"torch, {processes} processes", f"{speed:.1f}", f"{first_s:.1f}", f"{speed / limit:.2f}")
+    ray.init(address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False)
+    try:
+        speed, first_s = rate(ray_batches(records, plan, load))
+    finally:
+        ray.shutdown()
+    table.add_row("Ray Data", f"{speed:.1f}", f"{first_s:.1f}", f"{speed / limit:.2f}")
+    Console(width=100).print(table)
+    sample, decode = cpu_s(lambda r: load([r], [0]), mine[:50]), cpu_s(full_decode, mine[:50])
+    print(f"Ray Data / best torch: {speed / best:.2f}")
+    print(f"CPU per sample: {1000 * sample:.0f} ms, {sample / decode:.2f} of a full decode of its images")
+    assert speed > 0 and best > 0
