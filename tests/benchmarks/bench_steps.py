@@ -101,7 +101,7 @@ def test_print_costs_of_a_step(tmp_path: Path) -> None:
     teacher_step = step_s(teacher, batch, tmp_path)
     roi_forward, roi_both = fusion_s(teacher, batch)
 
-    table = Table("what", "ms", "share", title=f"one step, {CONFIG.preset}, batch {len(batch)}, fp32")
+    table = Table("what", "ms", "share", title=f"one step, {CONFIG.preset}, batch {len(batch)}, amp {CONFIG.optim.amp}")
     rows = [
         ("student: features, forward only", features, without),
         ("student: step without guidance", without, without),
