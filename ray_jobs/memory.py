@@ -30,8 +30,10 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(PERIOD_S):
+        while True:  # the first look is at once: a rerun with nothing left to do ends within a period
             self.peak_bytes = max(self.peak_bytes, family_pss_bytes())
+            if self._stop.wait(PERIOD_S):
+                return
 
 
 def family_pss_bytes() -> int:

@@ -1,0 +1,30 @@
+"""Peak memory: measured also in runs shorter than a period, and what children hold counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ray_jobs import memory
+from ray_jobs.memory import PeakMemory, family_pss_bytes
+
+
+def test_a_short_run_has_a_peak() -> None:
+    with PeakMemory() as peak:
+        pass
+    assert peak.peak_bytes > 10**7
+
+
+def test_a_childs_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PERIOD_S", 0.05)
+    before = family_pss_bytes()
+    hold = "import sys; held = bytearray(b'x' * 200_000_000); print(len(held), flush=True); sys.stdin.read()"
+    with PeakMemory() as peak:
+        child = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        child.stdout.readline()
+        grown = family_pss_bytes() - before
+        child.communicate("")
+    assert grown > 180_000_000 and peak.peak_bytes > before
