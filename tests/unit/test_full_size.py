@@ -1,0 +1,64 @@
+"""The presets for 8 GPUs on a CPU, whole architecture: a training step and an inference of the real keyframe each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d import presets
+from pdetr3d.batch import Batch
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import prior_size_m, training_records
+from pdetr3d.data.manifest import build_manifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.schema import SampleRecord
+from pdetr3d.training.build import build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train_step
+from pdetr3d.training.optim import make_optimizer
+from pdetr3d.training.plan import Plan
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# Images at a quarter of the scale; a backbone without its file of weights, so nothing of it is frozen.
+OVERRIDES = [
+    "data.image_size_px=[400,225]",
+    "teacher.image_frozen_stages=0",
+    "teacher.image_norm_frozen=false",
+    "teacher.optim.lr_multipliers=[]",
+    "student.gt_sampling=[]",
+    "label.ratio=1.0",
+    "data.train_split=mini_train",
+]
+
+
+@pytest.fixture(scope="module")
+def keyframe(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleRecord:
+    folder = tmp_path_factory.mktemp("real")
+    index = Index.open(build_index(real_data, "v1.0-mini", folder / "index.parquet"))
+    label = presets.load("nuscenes-pillar", OVERRIDES).label
+    return training_records(index, build_manifest(index, "mini_train", label, folder / "manifest"))[0]
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+@pytest.mark.parametrize("preset", ["nuscenes-pillar", "nuscenes-voxel"])
+def test_a_step_and_an_inference(preset: str, kind: str, keyframe: SampleRecord, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = build(kind, presets.load(preset, OVERRIDES), prior_size_m([keyframe])[0])
+    batch = Batch.from_arrays(task.loader([keyframe], [0], 0))
+    assert batch.images.shape == ((1, 6, 225, 400, 3) if kind == "teacher" else batch.images.shape)
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    context = LocalContext([keyframe], Plan(1, 1, 1, 0), task.loader, tmp_path)
+    terms = train_step(task.model.train(), make_optimizer(task.model, task.optim), task, batch, context, 1e-4)
+    assert all(torch.isfinite(value) for value in terms.values()) and terms["grad_norm"] > 0
+    # Of every part something moves; not everything: heads end in zeros, and a task without boxes has no regression.
+    moved = {name.split(".")[0] for name, p in task.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name.split(".")[0] for name in before}
+    with torch.no_grad():
+        boxes = task.predict(task.model.eval()(batch), batch)[0]
+    if kind == "teacher":
+        np.testing.assert_array_equal(boxes.label, batch.click_label[0][batch.click_valid[0]].numpy())
+        assert len(boxes) == len(keyframe.clicks)
+    assert np.isfinite(boxes.rows).all() and len(boxes) <= 500
