@@ -34,13 +34,14 @@ ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
-# Keys that neither the teacher nor its pseudo labels depend on.
-NOT_IN_LABELS = ("student.", "optim.", "scaling.", "storage.", "run.name", "run.arms")
+# Keys that neither the teacher nor its pseudo labels depend on; the student's, unless the teacher starts from one.
+NOT_IN_LABELS = ("scaling.", "storage.", "run.name", "run.arms")
+STUDENT_KEYS = ("student.", "optim.")
 
 
 def labels_key(config: Config) -> dict[str, object]:
     """What teacher and pseudo labels of a dataset depend on, by flat key."""
-    skip = NOT_IN_LABELS if config.teacher.lidar_init == "none" else ("scaling.", "storage.", "run.name", "run.arms")
+    skip = NOT_IN_LABELS + (STUDENT_KEYS if config.teacher.lidar_init == "none" else ())
     return {key: value for key, value in config.flat().items() if not key.startswith(skip)}
 
 
