@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.pseudo_labels import FLOORS
@@ -66,7 +67,10 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 def print_quality(quality: dict[str, Any]) -> None:
     """Table of pseudo-label quality by distance, teacher against the class-mean boxes; the scores' calibration."""
-    table = Table("boxes at the clicks", "distance [m]", *QUALITY, title="pseudo labels of point-labeled train samples")
+    header = ("boxes at the clicks", escape("distance [m]"), *QUALITY)
+    table = Table(*header, title="pseudo labels of point-labeled train samples")
+        "boxes at the clicks", escape("distance [m]"), *QUALITY, title="pseudo labels of point-labeled train samples"
+    )
     for name in ("teacher", *FLOORS):
         rows = {"all": quality[name], **quality[name]["by_distance"]}
         for distance, values in rows.items():

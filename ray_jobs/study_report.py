@@ -9,12 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.data.files import atomic_path
-from ray_jobs.study_results import QUALITY, SHARE, mean_curve
+from ray_jobs.study_results import QUALITY, SHARE, TROUBLED, mean_curve
 
 FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}
+
+COSTS = (escape("step [s]"), escape("peak [MiB]"))  # rich takes words in brackets for styles
 
 
 def print_study(document: dict[str, Any]) -> None:
@@ -22,7 +25,7 @@ def print_study(document: dict[str, Any]) -> None:
     summary, reference = document["summary"], document["reference"]
     title = f"{document['study']}: mean +- std over seeds {document['seeds']}"
     reach = f"steps to {SHARE:.0%} of {reference}"
-    table = Table("variant", *QUALITY, "ECE", "rank corr.", reach, "step [s]", "peak [MiB]", "parameters", title=title)
+    table = Table("variant", *QUALITY, "ECE", "rank corr.", reach, *COSTS, "parameters", title=title)
     for name, row in summary.items():
         cells = [plus_minus(row[key]) for key in (*QUALITY, "ece", "rank_correlation")]
         memory = {k: v / 2**20 if v is not None and k != "n" else v for k, v in row["peak_memory_bytes"].items()}
@@ -35,16 +38,22 @@ def print_study(document: dict[str, Any]) -> None:
     rows = {name: row["by_distance"] for name, row in summary.items()}
     rows |= {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
     _print_grid("BEV IoU by distance [m]", rows)
-    _print_grid("BEV IoU under trouble", {n: r["conditions"] for n, r in summary.items() if r["conditions"]}, turn=True)
+    for name, table in _by_trouble(summary).items():
+        rows = {v: {value: at["bev_iou"] for value, at in line.items()} for v, line in table.items()}
+        _print_grid(f"BEV IoU: {name}", rows)
 
 
-def _print_grid(title: str, rows: dict[str, dict[str, Any]], turn: bool = False) -> None:
+def _by_trouble(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Trouble -> variant -> value -> figures."""
+    names = {name: None for row in summary.values() for name in row["troubles"]}
+    return {n: {v: row["troubles"][n] for v, row in summary.items() if n in row["troubles"]} for n in names}
+
+
+def _print_grid(title: str, rows: dict[str, dict[str, Any]]) -> None:
     if not rows:
         return
     columns = list(next(iter(rows.values())))
-    if turn:
-        rows, columns = {c: {name: row[c] for name, row in rows.items()} for c in columns}, list(rows)
-    table = Table("", *columns, title=title)
+    table = Table("", *columns, title=escape(title))
     for name, row in rows.items():
         table.add_row(name, *(plus_minus(row[c]) for c in columns))
     Console(width=200).print(table)
@@ -58,7 +67,7 @@ def plus_minus(values: dict[str, Any], digits: int = 3) -> str:
 
 
 def draw_study(document: dict[str, Any], folder: Path) -> list[Path]:
-    """STUDY_curves.png, STUDY_distance.png and, with conditions, STUDY_conditions.png in ``folder``."""
+    """STUDY_curves.png, STUDY_distance.png and, with troubles, STUDY_troubles.png in ``folder``."""
     summary, name = document["summary"], document["study"]
     figure, axes = _figure("steps", f"{name}: BEV IoU on {document['clicks_from']} samples")
     for variant, data in document["variants"].items():
@@ -77,14 +86,24 @@ def draw_study(document: dict[str, Any], folder: Path) -> list[Path]:
         style = "--" if label.startswith("floor") else "-"
         axes.errorbar(list(known), means, yerr=stds, marker="o", capsize=3, linestyle=style, label=label)
     files.append(_save(figure, axes, folder / f"{name}_distance.png"))
-    if any(row["conditions"] for row in summary.values()):
-        figure, axes = _figure("BEV IoU", f"{name}: the last checkpoint under trouble")
-        for variant, row in summary.items():
-            means, stds = ([v[key] or 0.0 for v in row["conditions"].values()] for key in ("mean", "std"))
-            axes.barh(list(row["conditions"]), means, xerr=stds, label=variant, alpha=0.7)
-        axes.invert_yaxis()
-        files.append(_save(figure, axes, folder / f"{name}_conditions.png"))
-    return files
+    troubles = _by_trouble(summary)
+    return [*files, _draw_troubles(troubles, folder / f"{name}_troubles.png")] if troubles else files
+
+
+def _draw_troubles(troubles: dict[str, dict[str, Any]], path: Path) -> Path:
+    """A column of panels per trouble, a row per figure, a line per variant."""
+    figure = Figure(figsize=(4 * len(troubles), 3 * len(TROUBLED)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(TROUBLED), len(troubles), sharey="row", squeeze=False)
+    for row, key in zip(grid, TROUBLED, strict=True):
+        for axes, (trouble, variants) in zip(row, troubles.items(), strict=True):
+            for variant, line in variants.items():
+                means, stds = [at[key]["mean"] for at in line.values()], [at[key]["std"] or 0.0 for at in line.values()]
+                axes.errorbar([float(v) for v in line], means, yerr=stds, marker="o", capsize=3, label=variant)
+            axes.set_xlabel(trouble)
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel(key)
+    return _save(figure, grid[0][0], path)
 
 
 def _figure(x_label: str, title: str) -> tuple[Figure, Axes]:

@@ -1,8 +1,8 @@
 """From the runs of a study to its summary: mean and standard deviation over seeds, steps to a threshold. No Ray.
 
 A run is a dict: ``steps``, ``curve`` [[step, BEV IoU], ...], ``final`` (``pseudo_label_quality`` of the last
-checkpoint), ``step_s``, ``peak_memory_bytes``, ``conditions`` {name: quality}, and of the reference's runs the floors
-``class_mean`` and ``class_mean_pca``. Runs of a variant are keyed by the seed (a string, as in JSON).
+checkpoint), ``step_s``, ``peak_memory_bytes``, ``troubles`` {name: {value: quality}}, and of the reference's runs the
+floors ``class_mean`` and ``class_mean_pca``. Runs of a variant are keyed by the seed (a string, as in JSON).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pdetr3d.pseudo_labels import FLOORS
 
 SHARE = 0.9  # of the reference's final quality, for the steps to get there
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
+TROUBLED = ("bev_iou", "yaw_error_rad")  # what is summarized under trouble
 Runs = dict[str, dict[str, Any]]
 
 
@@ -57,7 +58,7 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         steps_to(run["curve"], SHARE * reference[seed]["curve"][-1][1]) if seed in reference else None
         for seed, run in runs.items()
     ]
-    conditions = next(iter(runs.values()))["conditions"] if runs else {}
+    troubles = next(iter(runs.values()))["troubles"] if runs else {}
     return {
         **_quality(finals),
         "ece": spread(final["calibration"]["ece"] for final in finals),
@@ -66,7 +67,13 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         "steps_to_share": spread(reached),
         "step_s": spread(run["step_s"] for run in runs.values()),
         "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
-        "conditions": {c: spread(run["conditions"][c]["bev_iou"] for run in runs.values()) for c in conditions},
+        "troubles": {
+            name: {
+                value: {key: spread(run["troubles"][name][value][key] for run in runs.values()) for key in TROUBLED}
+                for value in values
+            }
+            for name, values in troubles.items()
+        },
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pdetr3d.config import override
+from pdetr3d.config import Config, override
 from pdetr3d.exits import guarded
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
@@ -38,7 +38,7 @@ STAGE = "study"  # name of the evaluation's folder in a run directory
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; see ``study_command.parse_words`` for what it raises."""
     command = parser(__doc__ or "", STUDIES)
-    command.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, conditions")
+    command.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, troubles")
     command.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
     args = parse_words(command, arguments)
     if args.clicks_from < 1 or args.final_from < 0:
@@ -98,7 +98,8 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *,
     ``with_floors``: measure the floors, too, which are the same for all variants of a seed.
     """
     stages.teacher()
-    asked = {"clicks_from": clicks_from, "final_from": final_from, "conditions": list(chosen.conditions)}
+    troubles = {name: [key, list(values)] for name, (key, values) in chosen.troubles.items()}
+    asked = {"clicks_from": clicks_from, "final_from": final_from, "troubles": troubles}
     done = stages.run.result(STAGE)
     if done is not None and done["asked"] == asked:
         return done
@@ -124,20 +125,26 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *,
             **(floors(known_many, config, prior) if with_floors else {}),
             "step_s": float(np.median(step_s)) if step_s else None,
             "peak_memory_bytes": max(memory) if memory else None,
-            "conditions": conditions(stages, chosen, files[-1], clicks_from),
+            "troubles": under_trouble(stages, chosen, files[-1], clicks_from),
         },
     )
 
 
-def conditions(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> dict[str, Any]:
-    """Condition -> quality of the checkpoint. The records carry the true boxes, from which clicks are moved."""
+def under_trouble(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> dict[str, dict[str, Any]]:
+    """Trouble -> its value (as text) -> quality of the checkpoint. Clicks are moved from the true boxes."""
     boxed = {r.sample_token: r for r in stages.known_records}
     records = [boxed[r.sample_token] for r in stages.records if r.role == "point" and len(r.clicks)][:clicks_from]
-    known, result = stages.known_clicks(records), {}
-    for name, changes in chosen.conditions.items():
-        config = override(stages.config, list(changes))
-        result[name] = known.quality(predict("teacher", config, stages.prior, [file], records)[0])
-    return result
+    known, done = stages.known_clicks(records), {}
+
+    def quality(config: Config) -> dict[str, Any]:
+        if config not in done:  # no trouble is no trouble, whatever its name
+            done[config] = known.quality(predict("teacher", config, stages.prior, [file], records)[0])
+        return done[config]
+
+    return {
+        name: {str(value): quality(override(stages.config, [f"{key}={value}"])) for value in values}
+        for name, (key, values) in chosen.troubles.items()
+    }
 
 
 def parameters(stages: Stages) -> int:

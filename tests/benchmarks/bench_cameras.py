@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.batch import Batch
@@ -64,7 +65,7 @@ def test_print_what_cameras_are_worth() -> None:
     task.model.load_state_dict(state["model"])
     task.model.eval()
     right, wrong = (quality(task, config, records, shuffle=shuffle) for shuffle in (False, True))
-    table = Table("distance [m]", "n", "IoU", "IoU shuffled", "yaw error [rad]", "yaw error shuffled")
+    table = Table(escape("distance [m]"), "n", "IoU", "IoU shuffled", escape("yaw error [rad]"), "yaw error shuffled")
     rows = [("all", right, wrong)]
     rows += [(name, right["by_distance"][name], wrong["by_distance"][name]) for name in right["by_distance"]]
     for name, a, b in rows:

@@ -64,9 +64,7 @@ def test_print_costs_of_decoding(student: Student, tmp_path: Path) -> None:
     points = cloud(student.config, tmp_path)
     batch = make_batch(1)
     batch = change(batch, points=points, point_sample=torch.zeros(len(points), dtype=torch.long))
-    table = Table(
-        "case", "peaks", "boxes", "decoding and NMS [ms]", title=f"nuscenes-pillar, {len(points)} points, CPU"
-    )
+    table = Table("case", "peaks", "boxes", "decoding and NMS, ms", title=f"nuscenes-pillar, {len(points)} points, CPU")
     for name, bus, overrides in CASES:
         if bus:
             enlarge(student)

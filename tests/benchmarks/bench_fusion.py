@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -26,7 +27,7 @@ SELF = "tests.benchmarks.bench_fusion"
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print one table."""
-    table = Table(*header, title=title)
+    table = Table(*map(escape, header), title=title)
     for row in rows:
         table.add_row(*row)
     Console(width=100).print(table)

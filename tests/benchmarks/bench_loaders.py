@@ -19,6 +19,7 @@ import cv2
 import pytest
 import ray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.config import Config
@@ -115,7 +116,7 @@ def test_print_loaders() -> None:
     plan = Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
     mine = [records[i] for step in range(WARM_UP, WARM_UP + COUNTED) for i, _ in plan.at(step, 0, 1)]
 
-    table = Table("way", "samples/s", "first batch [s]", "of bare", title=f"{len(mine)} samples, {CORES} cores")
+    table = Table("way", "samples/s", escape("first batch [s]"), "of bare", title=f"{len(mine)} samples, {CORES} cores")
     limit = bare_rate(mine, config)
     table.add_row("files read and decoded, nothing else", f"{limit:.1f}", "", "1.00")
     best = 0.0

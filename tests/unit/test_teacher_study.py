@@ -46,11 +46,13 @@ def test_a_name_means_the_same_teacher_in_every_study() -> None:
     assert len(overrides) < len(EVERY), "the studies share no teacher: does this test still mean anything?"
 
 
-def test_conditions_change_the_corruption_alone() -> None:
+def test_troubles_change_the_corruption_alone_and_begin_with_none() -> None:
     base = presets.load("quickstart")
-    settings = {override(base, list(changes)) for changes in STUDIES["robustness"].conditions.values()}
-    assert len(settings) == len(STUDIES["robustness"].conditions) == 14 and base in settings
-    assert {config.model_copy(update={"corruption": base.corruption}) for config in settings} == {base}
+    assert len(STUDIES["robustness"].troubles) == 4
+    for key, values in STUDIES["robustness"].troubles.values():
+        settings = [override(base, [f"{key}={value}"]) for value in values]
+        assert len(set(settings)) == len(values) >= 4 and base in settings
+        assert {config.model_copy(update={"corruption": base.corruption}) for config in settings} == {base}
 
 
 def test_a_variant_wins_over_the_users_overrides_which_win_over_the_studys() -> None:
@@ -87,7 +89,9 @@ def boxes(shift: float) -> Boxes3D:
     )
 
 
-def figures(shift: float, curve: list[list[float]], conditions: dict[str, float] | None = None) -> dict[str, Any]:
+def figures(
+    shift: float, curve: list[list[float]], troubles: dict[str, dict[str, float]] | None = None
+) -> dict[str, Any]:
     def quality(moved: float) -> dict[str, Any]:
         return pseudo_label_quality(boxes(moved), boxes(0), np.array([5.0, 25.0]))
 
@@ -99,7 +103,7 @@ def figures(shift: float, curve: list[list[float]], conditions: dict[str, float]
         "class_mean_pca": quality(1.5),
         "step_s": 0.5,
         "peak_memory_bytes": None,
-        "conditions": {name: quality(moved) for name, moved in (conditions or {}).items()},
+        "troubles": {t: {v: quality(moved) for v, moved in line.items()} for t, line in (troubles or {}).items()},
     }
 
 
@@ -120,14 +124,15 @@ def test_summary_by_hand() -> None:
     assert summary["good"]["by_distance"]["0-10"]["n"] == 2 and summary["good"]["by_distance"]["10-20"]["mean"] is None
     assert summary["good"]["floors"]["class_mean"]["bev_iou"]["mean"] == pytest.approx(1 / 3)
     assert summary["good"]["step_s"] == {"mean": 0.5, "std": 0.0, "n": 2}
-    assert summary["good"]["peak_memory_bytes"]["mean"] is None and summary["good"]["conditions"] == {}
+    assert summary["good"]["peak_memory_bytes"]["mean"] is None and summary["good"]["troubles"] == {}
     assert summarize(variants(), "absent")["good"]["steps_to_share"]["n"] == 0
 
 
-def test_conditions_are_summarized_by_name() -> None:
-    runs = {str(s): figures(0, [[1, 1.0]], {"clean": 0.0, "blur": float(s)}) for s in (0, 1)}
-    conditions = summarize({"d_roi": runs}, "d_roi")["d_roi"]["conditions"]
-    assert conditions["clean"]["mean"] == 1 and conditions["blur"]["mean"] == pytest.approx((1 + 3 / 5) / 2)
+def test_troubles_are_summarized_by_name_and_value() -> None:
+    runs = {str(s): figures(0, [[1, 1.0]], {"blur": {"0": 0.0, "2": float(s)}}) for s in (0, 1)}
+    blur = summarize({"d_roi": runs}, "d_roi")["d_roi"]["troubles"]["blur"]
+    assert blur["0"]["bev_iou"]["mean"] == 1 and blur["2"]["bev_iou"]["mean"] == pytest.approx((1 + 3 / 5) / 2)
+    assert blur["2"]["yaw_error_rad"] == {"mean": 0.0, "std": 0.0, "n": 2}
 
 
 def test_mean_curve_is_over_the_steps_that_all_seeds_have() -> None:
@@ -138,7 +143,8 @@ def test_mean_curve_is_over_the_steps_that_all_seeds_have() -> None:
 
 def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = variants()
-    parts["good"]["0"]["conditions"] = parts["good"]["1"]["conditions"] = {"blur 2 px": parts["bad"]["0"]["final"]}
+    for run in parts["good"].values():
+        run["troubles"] = {"blur [px]": {"0": run["final"], "2": parts["bad"]["0"]["final"]}}
     document = {
         "study": "robustness",
         "seeds": [0, 1],
@@ -151,9 +157,11 @@ def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.Captu
     assert again == document
     print_study(again)
     shown = capsys.readouterr().out
-    assert "0.800 +- 0.283" in shown and "1,234,567" in shown and "PCA heading" in shown and "blur 2 px" in shown
+    assert (
+        "0.800 +- 0.283" in shown and "1,234,567" in shown and "PCA heading" in shown and "BEV IoU: blur [px]" in shown
+    )
     files = draw_study(again, tmp_path)
-    assert [f.name for f in files] == [f"robustness_{what}.png" for what in ("curves", "distance", "conditions")]
+    assert [f.name for f in files] == [f"robustness_{what}.png" for what in ("curves", "distance", "troubles")]
     assert all(f.read_bytes()[:4] == b"\x89PNG" for f in files) and len(list(tmp_path.iterdir())) == 3
 
 
