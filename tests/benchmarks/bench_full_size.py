@@ -1,0 +1,142 @@
+"""A training step by part: the quickstart, and the full-size presets on the real keyframe. Asserts no time.
+
+Each case runs in a process of its own, whose peak memory is the case's. Without PDETR3D_REAL_DATA only the quickstart.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from pdetr3d import presets
+from pdetr3d.batch import Batch
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import prior_size_m, training_records
+from pdetr3d.data.manifest import build_manifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.models.fusion import Fusion
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import Task, build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train_step
+from pdetr3d.training.optim import make_optimizer
+from pdetr3d.training.plan import Plan
+from tests.benchmarks.bench_steps import realistic_batch
+
+SELF = "tests.benchmarks.bench_full_size"
+# As tests/unit/test_full_size.py, at the presets' full image size.
+KEYFRAME = [
+    "teacher.image_frozen_stages=0",
+    "teacher.image_norm_frozen=false",
+    "teacher.optim.lr_multipliers=[]",
+    "student.gt_sampling=[]",
+    "label.ratio=1.0",
+    "data.train_split=mini_train",
+]
+# Six whole pictures' activations fill 20 GB; recomputing them is how a teacher fits into small memories.
+SMALL_MEMORY = ["model.checkpoint_activations=true"]
+STUDENT, TEACHER = "student", "teacher"
+CASES = [  # preset, stage, amp, steps that are counted
+    ("quickstart", TEACHER, "fp32", 5),
+    ("quickstart", TEACHER, "bf16", 5),
+    *[(f"nuscenes-{lidar}", STUDENT, amp, 3) for lidar in ("pillar", "voxel") for amp in ("fp32", "bf16")],
+    *[(f"nuscenes-{lidar}", TEACHER, "bf16", 1) for lidar in ("pillar", "voxel")],
+]
+
+
+def measured_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module whose forward passes are timed; nested ones are counted in both."""
+    images = getattr(model, "images", None)
+    nested = {f"  images.{name}": module for name, module in (images.named_children() if images else [])}
+    fusions = {f"  {n}": m for n, m in model.named_modules() if isinstance(m, Fusion)}
+    return {**dict(model.named_children()), **nested, **fusions}
+
+
+class Clock:
+    """Seconds per name, of every call of the hooked modules since the last ``take``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        for name, module in measured_parts(model).items():
+            module.register_forward_pre_hook(lambda *_, n=name: self._add(n, -time.perf_counter()))
+            module.register_forward_hook(lambda *_, n=name: self._add(n, time.perf_counter()))
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] += seconds
+
+    def take(self) -> dict[str, float]:
+        taken = dict(self.seconds)
+        self.seconds.clear()
+        return taken
+
+
+def time_steps(task: Task, batch: Batch, steps: int, folder: Path) -> dict[str, float]:
+    """Median seconds of the parts, of the whole step and of ("losses, backward, optimizer") what is no forward pass."""
+    context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder)
+    optimizer, clock, taken = make_optimizer(task.model, task.optim), Clock(task.model.train()), []
+    for _ in range(steps + 1):  # the first is not counted
+        begin = time.perf_counter()
+        train_step(task.model, optimizer, task, batch, context, 1e-6)
+        step, parts = time.perf_counter() - begin, clock.take()
+        forward = sum(seconds for name, seconds in parts.items() if not name.startswith(" "))
+        taken.append({**parts, "losses, backward, optimizer": step - forward, "step": step})
+    return {name: statistics.median(one[name] for one in taken[1:]) for name in taken[0]}
+
+
+def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> tuple[Task, Batch]:
+    """The preset's task and a batch of one, the real keyframe."""
+    config = presets.load(preset, overrides)
+    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.parquet"))
+    record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "manifest"))[0]
+    task = build(stage, config, prior_size_m([record])[0])
+    return task, Batch.from_arrays(task.loader([record], [0], 0))
+
+
+def measure(preset: str, stage: str, amp: str, steps: int) -> None:
+    """Print one line per part (name, seconds), then the peak memory [bytes] of this process."""
+    torch.set_num_threads(2)
+    precision = f"{'teacher.' if stage == TEACHER else ''}optim.amp={amp}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if preset == "quickstart":
+            task, batch = build(stage, presets.load(preset, [precision]), FALLBACK_SIZE_M), realistic_batch()
+        else:
+            memory = SMALL_MEMORY if stage == TEACHER else []
+            task, batch = real_batch(preset, stage, [*KEYFRAME, precision, *memory], folder)
+        for part, seconds in time_steps(task, batch, steps, folder).items():
+            print(f"PART\t{part}\t{seconds}")
+    print(f"PEAK\t{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("preset", "stage", "amp", "steps"), CASES)
+def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int) -> None:
+    """One table per case."""
+    if preset != "quickstart" and not os.environ.get("PDETR3D_REAL_DATA"):
+        pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
+    command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps)]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    parts = {name: float(s) for name, s in (line.split("\t")[1:] for line in lines if line.startswith("PART\t"))}
+    peak = float(lines[-1].removeprefix("PEAK\t"))
+    table = Table("part", "ms", "share", title=f"{preset} {stage}, {amp}: peak {peak / 2**30:.1f} GiB")
+    for name, seconds in parts.items():
+        table.add_row(name, f"{1000 * seconds:.0f}", f"{seconds / parts['step']:.2f}")
+    Console(width=100).print(table)
+    assert parts["step"] > 0 and peak > 0
+
+
+if __name__ == "__main__":
+    measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
