@@ -69,8 +69,6 @@ def print_quality(quality: dict[str, Any]) -> None:
     """Table of pseudo-label quality by distance, teacher against the class-mean boxes; the scores' calibration."""
     header = ("boxes at the clicks", escape("distance [m]"), *QUALITY)
     table = Table(*header, title="pseudo labels of point-labeled train samples")
-        "boxes at the clicks", escape("distance [m]"), *QUALITY, title="pseudo labels of point-labeled train samples"
-    )
     for name in ("teacher", *FLOORS):
         rows = {"all": quality[name], **quality[name]["by_distance"]}
         for distance, values in rows.items():
