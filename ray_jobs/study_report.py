@@ -38,8 +38,8 @@ def print_study(document: dict[str, Any]) -> None:
     rows = {name: row["by_distance"] for name, row in summary.items()}
     rows |= {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
     _print_grid("BEV IoU by distance [m]", rows)
-    for name, table in _by_trouble(summary).items():
-        rows = {v: {value: at["bev_iou"] for value, at in line.items()} for v, line in table.items()}
+    for name, lines in _by_trouble(summary).items():
+        rows = {v: {value: at["bev_iou"] for value, at in line.items()} for v, line in lines.items()}
         _print_grid(f"BEV IoU: {name}", rows)
 
 
