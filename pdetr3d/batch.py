@@ -77,6 +77,11 @@ class Batch:
             *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token"),
         )
 
+    @property
+    def crops(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What ``PointCrop`` takes."""
+        return self.points, self.point_sample, self.click, self.click_label, self.click_valid
+
     def select(self, keep: Tensor) -> Batch:
         """The samples where ``keep``, (B,) bool, is true; possibly none."""
         place = keep.cumsum(0) - 1

@@ -183,6 +183,7 @@ class TeacherConfig(Section):
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
+    point_crop: bool = True  # queries start with the shape of the points round their click; learned ones have none
     # What a box's heading starts with: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
     matching: Literal["direct", "hungarian"] = "direct"

@@ -22,6 +22,7 @@ class Variant:
 POINT_DETR = (
     "teacher.query_init=implicit",
     "teacher.matching=direct",
+    "teacher.point_crop=false",
     "teacher.fusion=none",
     "student.guidance=none",
 )

@@ -28,10 +28,11 @@ class Study:
 
 
 def _queries(init: str, matching: str) -> tuple[str, ...]:
-    return (f"teacher.query_init={init}", f"teacher.matching={matching}")
+    """As in the paper: what a query knows of its click is where it is, and its class."""
+    return (f"teacher.query_init={init}", f"teacher.matching={matching}", "teacher.point_crop=false")
 
 
-_EXPLICIT = _queries("explicit", "direct")
+_OURS = ("teacher.query_init=explicit", "teacher.matching=direct", "teacher.point_crop=true")
 # Each with the value that changes nothing, so that a curve begins where nothing is wrong.
 _TROUBLES: dict[str, tuple[str, tuple[float, ...]]] = {
     "click error [x drawn]": ("corruption.click_noise_factor", (0, 1, 2, 4)),
@@ -53,16 +54,17 @@ STUDIES = {
                 ("learned", "hungarian"),
                 ("group", "direct"),
             )
-        },
+        }
+        | {"explicit-direct-crop": _OURS},
     ),
-    "fusion": Study("d_roi", {f: (*_EXPLICIT, f"teacher.fusion={f}") for f in ("none", "concat", "d_roi")}),
-    "robustness": Study("d_roi", {"d_roi": (*_EXPLICIT, "teacher.fusion=d_roi")}, _TROUBLES),
+    "fusion": Study("d_roi", {f: (*_OURS, f"teacher.fusion={f}") for f in ("none", "concat", "d_roi")}),
+    "robustness": Study("d_roi", {"d_roi": (*_OURS, "teacher.fusion=d_roi")}, _TROUBLES),
     "baselines": Study(
-        "explicit-direct",
+        "explicit-direct-crop",
         {
             "crop": ("teacher.model=crop",),
             "point-detr-in-3d": (*_queries("implicit", "direct"), "teacher.fusion=none"),
-            "explicit-direct": _EXPLICIT,
+            "explicit-direct-crop": _OURS,
         },
     ),
 }

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.data.files import atomic_path
-from ray_jobs.study_results import QUALITY, SHARE, TROUBLED, mean_curve
+from ray_jobs.study_results import QUALITY, SHARE, SHOWN, mean_curve
 
 FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}
 
@@ -21,7 +21,7 @@ COSTS = (escape("step [s]"), escape("peak [MiB]"))  # rich takes words in bracke
 
 
 def print_study(document: dict[str, Any]) -> None:
-    """Tables: quality and cost per variant, BEV IoU by distance, and under each condition."""
+    """Tables: quality and cost per variant; by distance, and under each trouble."""
     summary, reference = document["summary"], document["reference"]
     title = f"{document['study']}: mean +- std over seeds {document['seeds']}"
     reach = f"steps to {SHARE:.0%} of {reference}"
@@ -35,12 +35,18 @@ def print_study(document: dict[str, Any]) -> None:
     for key, row in floors.items():
         table.add_row(FLOOR_NAMES[key], *(plus_minus(row[q]) for q in QUALITY))
     Console(width=200).print(table)
-    rows = {name: row["by_distance"] for name, row in summary.items()}
-    rows |= {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
-    _print_grid("BEV IoU by distance [m]", rows)
-    for name, lines in _by_trouble(summary).items():
-        rows = {v: {value: at["bev_iou"] for value, at in line.items()} for v, line in lines.items()}
-        _print_grid(f"BEV IoU: {name}", rows)
+    for title, lines in {"distance [m]": _by_distance(document), **_by_trouble(summary)}.items():
+        for key in SHOWN:
+            rows = {name: {value: at[key] for value, at in line.items()} for name, line in lines.items()}
+            _print_grid(f"{key}: {title}", rows)
+
+
+def _by_distance(document: dict[str, Any]) -> dict[str, Any]:
+    """Variant or floor -> bin -> figures."""
+    summary, reference = document["summary"], document["reference"]
+    lines = {name: row["by_distance"] for name, row in summary.items()}
+    floors = summary[reference]["floors"] if reference in summary else {}
+    return lines | {FLOOR_NAMES[key]: row["by_distance"] for key, row in floors.items()}
 
 
 def _by_trouble(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -76,31 +82,25 @@ def draw_study(document: dict[str, Any], folder: Path) -> list[Path]:
         axes.plot(steps, [mean for _, mean, _ in points], marker="o", label=variant)
         axes.fill_between(steps, [m - s for _, m, s in points], [m + s for _, m, s in points], alpha=0.15)
     files = [_save(figure, axes, folder / f"{name}_curves.png")]
-    figure, axes = _figure("distance [m]", f"{name}: BEV IoU of the last checkpoint")
-    lines = {variant: row["by_distance"] for variant, row in summary.items()}
-    if document["reference"] in summary:
-        lines |= {FLOOR_NAMES[k]: row["by_distance"] for k, row in summary[document["reference"]]["floors"].items()}
-    for label, row in lines.items():
-        known = {distance: values for distance, values in row.items() if values["mean"] is not None}
-        means, stds = [v["mean"] for v in known.values()], [v["std"] or 0.0 for v in known.values()]
-        style = "--" if label.startswith("floor") else "-"
-        axes.errorbar(list(known), means, yerr=stds, marker="o", capsize=3, linestyle=style, label=label)
-    files.append(_save(figure, axes, folder / f"{name}_distance.png"))
+    files.append(_draw_panels({"distance [m]": _by_distance(document)}, folder / f"{name}_distance.png"))
     troubles = _by_trouble(summary)
-    return [*files, _draw_troubles(troubles, folder / f"{name}_troubles.png")] if troubles else files
+    return [*files, _draw_panels(troubles, folder / f"{name}_troubles.png")] if troubles else files
 
 
-def _draw_troubles(troubles: dict[str, dict[str, Any]], path: Path) -> Path:
-    """A column of panels per trouble, a row per figure, a line per variant."""
-    figure = Figure(figsize=(4 * len(troubles), 3 * len(TROUBLED)), dpi=120, layout="constrained")
+def _draw_panels(columns: dict[str, dict[str, Any]], path: Path) -> Path:
+    """A column of panels per name of an x axis, a row per figure, a line per variant."""
+    figure = Figure(figsize=(max(8, 4 * len(columns)), 3 * len(SHOWN)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(TROUBLED), len(troubles), sharey="row", squeeze=False)
-    for row, key in zip(grid, TROUBLED, strict=True):
-        for axes, (trouble, variants) in zip(row, troubles.items(), strict=True):
+    grid = figure.subplots(len(SHOWN), len(columns), sharey="row", squeeze=False)
+    for row, key in zip(grid, SHOWN, strict=True):
+        for axes, (x_label, variants) in zip(row, columns.items(), strict=True):
             for variant, line in variants.items():
-                means, stds = [at[key]["mean"] for at in line.values()], [at[key]["std"] or 0.0 for at in line.values()]
-                axes.errorbar([float(v) for v in line], means, yerr=stds, marker="o", capsize=3, label=variant)
-            axes.set_xlabel(trouble)
+                known = {value: at[key] for value, at in line.items() if at[key]["mean"] is not None}
+                means, stds = [v["mean"] for v in known.values()], [v["std"] or 0.0 for v in known.values()]
+                style = "--" if variant.startswith("floor") else "-"
+                x = [value if "-" in value else float(value) for value in known]  # bins are names, not numbers
+                axes.errorbar(x, means, yerr=stds, marker="o", capsize=3, linestyle=style, label=variant)
+            axes.set_xlabel(x_label)
             axes.grid(alpha=0.3)
         row[0].set_ylabel(key)
     return _save(figure, grid[0][0], path)

@@ -16,7 +16,7 @@ from pdetr3d.pseudo_labels import FLOORS
 
 SHARE = 0.9  # of the reference's final quality, for the steps to get there
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
-TROUBLED = ("bev_iou", "yaw_error_rad")  # what is summarized under trouble
+SHOWN = ("bev_iou", "yaw_error_rad")  # what is summarized by distance and under trouble
 Runs = dict[str, dict[str, Any]]
 
 
@@ -69,7 +69,7 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
         "troubles": {
             name: {
-                value: {key: spread(run["troubles"][name][value][key] for run in runs.values()) for key in TROUBLED}
+                value: {key: spread(run["troubles"][name][value][key] for run in runs.values()) for key in SHOWN}
                 for value in values
             }
             for name, values in troubles.items()
@@ -85,7 +85,7 @@ def _quality(reports: list[dict[str, Any]]) -> dict[str, Any]:
     bins = reports[0]["by_distance"] if reports else {}
     return {
         **{key: spread(report[key] for report in reports) for key in QUALITY},
-        "by_distance": {d: spread(report["by_distance"][d]["bev_iou"] for report in reports) for d in bins},
+        "by_distance": {d: {key: spread(r["by_distance"][d][key] for r in reports) for key in SHOWN} for d in bins},
     }
 
 

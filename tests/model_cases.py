@@ -36,7 +36,11 @@ TINY = [
 QUERY_INITS = {
     "explicit": [],
     "implicit": ["teacher.query_init=implicit"],
-    "learned": ["teacher.query_init=learned", "teacher.matching=hungarian", "teacher.learned_queries=9"],
+    "learned": [
+        "teacher.query_init=learned",
+        "teacher.matching=hungarian",
+        "teacher.learned_queries=9",
+    ],
     "group": ["teacher.query_init=group", "teacher.group_copies=3"],
 }
 FUSIONS = {fusion: [f"teacher.fusion={fusion}"] for fusion in ("none", "concat", "d_roi")}

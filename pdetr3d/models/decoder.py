@@ -18,6 +18,9 @@ from pdetr3d.models.point_query import Queries
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
+# Units of the code's center and size: what one step of the optimizer changes in an output must be small beside what
+# the output has to say. Fast R-CNN's; without them sizes and centers jitter until the learning rate falls.
+CENTER_STD, SIZE_STD = 0.1, 0.2
 # The length of what a heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
 # drives. So short a vector is sooner unlearned than one of unit length.
 GUESS = 0.1
@@ -29,7 +32,8 @@ def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     """Code (..., 10) -> box (..., 7), relative to the click (..., 3) and the class's mean size (..., 3).
 
     In a frame at the click whose x points away from the sensor:
-    center = (dx d, dy d, dz h) with d the diagonal of the mean footprint; size = mean * exp(dl, dw, dh); heading = yaw.
+    center = CENTER_STD (dx d, dy d, dz h) with d the diagonal of the mean footprint;
+    size = mean * exp(SIZE_STD (dl, dw, dh)); heading = yaw.
     The box's axis is that of 2 yaw, its direction along the axis that of yaw: where front and rear look alike, the mean
     of two opposite headings says nothing, that of their common axis everything.
     What looks the same, to the LiDAR or in the image of whichever camera, so has the same code wherever it stands
@@ -37,8 +41,8 @@ def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     prior (method.md 2.7).
     """
     ray = viewing_direction(click)
-    center = click + turn(code[..., :3] * center_unit(prior_size), ray)
-    size = prior_size * code[..., 3:6].clamp(-2, 2).exp()
+    center = click + turn(CENTER_STD * code[..., :3] * center_unit(prior_size), ray)
+    size = prior_size * (SIZE_STD * code[..., 3:6]).clamp(-2, 2).exp()
     axis = torch.atan2(code[..., 8:9], code[..., 9:10]) / 2
     axis = torch.cat([axis.cos(), axis.sin()], -1)
     forward = (axis * code[..., [7, 6]]).sum(-1, keepdim=True) >= 0
@@ -49,10 +53,11 @@ def decode_click_box(code: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
 def encode_click_box(box: Tensor, click: Tensor, prior_size: Tensor) -> Tensor:
     """Inverse of ``decode_click_box`` (sin and cos of unit length)."""
     back = viewing_direction(click) * click.new_tensor([1.0, -1.0])
-    center = turn(box[..., :3] - click, back) / center_unit(prior_size)
+    center = turn(box[..., :3] - click, back) / (CENTER_STD * center_unit(prior_size))
     heading = turn(torch.cat([box[..., 6:7].cos(), box[..., 6:7].sin()], -1), back)
     double = turn(heading, heading)
-    return torch.cat([center, (box[..., 3:6] / prior_size).log(), heading[..., [1, 0]], double[..., [1, 0]]], -1)
+    size = (box[..., 3:6] / prior_size).log() / SIZE_STD
+    return torch.cat([center, size, heading[..., [1, 0]], double[..., [1, 0]]], -1)
 
 
 def join_frames(raw: Tensor, click: Tensor) -> Tensor:
@@ -149,11 +154,13 @@ class Decoder(nn.Module):
         super().__init__()
         c, count = config.channels, config.decoder_layers
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(count))
-        self.box_heads = nn.ModuleList(self._head(c, BOX_CODE + FLAT_CODE) for _ in range(count))
+        # Linear: with hidden layers, as the quality heads have them, box heads learn headings (large, easy) and next to
+        # nothing of heights and sizes (small beside the gradient noise of headings in the weights that both share).
+        self.box_heads = nn.ModuleList(nn.Linear(c, BOX_CODE + FLAT_CODE) for _ in range(count))
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(count))
         self.class_heads = nn.ModuleList(self._head(c, classes) for _ in range(count if classes else 0))
         for head in self.box_heads:
-            start_at_zero(head[-1])  # type: ignore[index]
+            start_at_zero(head)  # type: ignore[arg-type]
         for head in self.class_heads:
             nn.init.constant_(head[-1].bias, CLASS_BIAS)  # type: ignore[index]
 

@@ -5,6 +5,8 @@ Legend: B samples, K clicks, C channels.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,8 @@ from pdetr3d.models.bev_backbone import FPN
 from pdetr3d.models.decoder import Decoder
 from pdetr3d.models.image_backbone import ImageEncoder
 from pdetr3d.models.lidar import LidarModel
-from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, click_axes
+from pdetr3d.models.point_crop import PointCrop
+from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, Queries, click_axes
 
 
 class Teacher(LidarModel):
@@ -31,6 +34,8 @@ class Teacher(LidarModel):
         self.fpn = FPN(model.backbone_channels, teacher.channels, teacher.fpn_levels, model.norm)
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
         self.query = make_query(config, prior_size_m)
+        crop = teacher.point_crop and teacher.query_init != "learned"
+        self.crop = PointCrop(teacher.channels, prior_size_m) if crop else None
         self.start = teacher.heading_start
         self.decoder = Decoder(teacher, classes=len(prior_size_m) if teacher.query_init == "learned" else 0)
         self.range_m: Tensor
@@ -44,6 +49,8 @@ class Teacher(LidarModel):
             size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
             views = (batch.lidar2img, batch.camera_valid, size)
         queries = self.query(batch.click, batch.click_label, click_axes(batch, self.query.prior_size_m, self.start))
+        if self.crop is not None:
+            queries = add_per_click(queries, self.crop(*batch.crops))
         layers = self.decoder(queries, bev, self.range_m, images, views)
         return TeacherOutput(
             box=[layer.box for layer in layers],
@@ -54,6 +61,12 @@ class Teacher(LidarModel):
             prior_size=queries.prior_size,
             click=queries.click,
         )
+
+
+def add_per_click(queries: Queries, feature: Tensor) -> Queries:
+    """Queries with the features (B, K, C) of their clicks added to their content; every query has a click."""
+    index = queries.click[..., None].expand(-1, -1, feature.shape[-1])
+    return replace(queries, content=queries.content + feature.gather(1, index))
 
 
 def make_query(config: Config, prior_size_m: Tensor) -> ExplicitQuery | ImplicitQuery | LearnedQuery:

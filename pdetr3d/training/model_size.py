@@ -53,6 +53,11 @@ def measure(stage: str, config: Config) -> list[Part]:
     points, sample = _cloud(config)
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
     bev_shape = (1, config.model.bev_channels, *[round(_span_m(config) / config.model.bev_cell_m)] * 2)
+    if isinstance(model, Teacher) and model.crop is not None:
+        click = points[None, :: len(points) // OBJECTS, :3][:, :OBJECTS]
+        label = torch.zeros(click.shape[:2], dtype=torch.long)
+        crop = model.crop
+        parts.append(count("point crop", [crop], lambda: crop(points, sample, click, label, label == 0)))
     model.to(META)
     stages: list[Tensor] = []
     parts.append(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdetr3d.models.decoder import center_unit, decode_click_box, encode_click_box, join_frames
+from pdetr3d.models.decoder import CENTER_STD, center_unit, decode_click_box, encode_click_box, join_frames
 from pdetr3d.schema import FALLBACK_SIZE_M
 from tests.model_cases import make_batch
 
@@ -18,10 +18,11 @@ def test_code_round_trip() -> None:
 
 
 def test_code_by_hand() -> None:
-    """A click 10 m to the left: away from the sensor is +y, and to that direction's left is -x."""
+    """A click 10 m to the left: away from the sensor is +y, and to that direction's left is -x. Units: a tenth of the
+    diagonal, a fifth in log size."""
     click, prior = torch.tensor([[0.0, 10.0, 1.0]]), torch.tensor([[4.0, 3.0, 2.0]])  # footprint diagonal 5 m
     # Heading left of the ray: yaw 90 degrees (sin 1, cos 0), axis at 180 degrees of 2 yaw (sin 0, cos -1).
-    code = torch.tensor([[0.2, 0.1, 0.5, 0, np.log(2), 0, 1, 0, 0, -1]], dtype=torch.float32)
+    code = torch.tensor([[2, 1, 5, 0, 5 * np.log(2), 0, 1, 0, 0, -1]], dtype=torch.float32)
     expected = torch.tensor([[-0.5, 11.0, 2.0, 4.0, 6.0, 2.0, np.pi]], dtype=torch.float32)
     box = decode_click_box(code, click, prior)
     box[..., 6] = box[..., 6].abs()  # pi and -pi are one heading
@@ -56,7 +57,7 @@ def test_either_frame_can_say_the_whole_flat_part_of_a_code() -> None:
     expected = encode_click_box(batch.box, batch.click, prior)
     zero = torch.zeros(*expected.shape[:-1], 6)
     torch.testing.assert_close(join_frames(torch.cat([expected, zero], -1), batch.click), expected)
-    shift = (batch.box[..., :2] - batch.click[..., :2]) / center_unit(prior)[..., :2]
+    shift = (batch.box[..., :2] - batch.click[..., :2]) / (CENTER_STD * center_unit(prior)[..., :2])
     yaw = batch.box[..., 6]
     in_lidar_frame = torch.stack([*shift.unbind(-1), yaw.sin(), yaw.cos(), (2 * yaw).sin(), (2 * yaw).cos()], -1)
     upright = expected * torch.tensor([0, 0, 1, 1, 1, 1, 0, 0, 0, 0])

@@ -109,7 +109,7 @@ def test_frozen_parts_do_not_move_and_the_rest_does() -> None:
     task.model.train()
     with torch.no_grad():
         for head in task.model.decoder.box_heads:  # zero at the start: no gradient would pass
-            torch.nn.init.normal_(head[-1].weight, std=0.1)
+            torch.nn.init.normal_(head.weight, std=0.1)
     before = {k: v.clone() for k, v in task.model.get_submodule("images.backbone").state_dict().items()}
     optimizer = make_optimizer(task.model, task.optim)
     sum(task.losses(task.model(batch), batch, same_on_all_ranks).values()).backward()

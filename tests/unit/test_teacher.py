@@ -11,6 +11,7 @@ from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.camera import project as project_numpy
 from pdetr3d.models.roi_fusion import CameraRoI, box_corners, project
+from pdetr3d.models.teacher import Teacher, add_per_click
 from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
 from pdetr3d.training.build import build, click_boxes
 from tests.model_cases import (
@@ -256,3 +257,15 @@ def test_corners_by_hand() -> None:
     corners = box_corners(box)
     assert corners[:, 0].min().item() == pytest.approx(0, abs=1e-5) and corners[:, 0].max().item() == pytest.approx(2)
     assert corners[:, 1].min().item() == pytest.approx(0, abs=1e-5) and corners[:, 1].max().item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("init", ["explicit", "implicit", "group"])
+def test_every_query_of_a_click_starts_with_the_shape_round_it(init: str) -> None:
+    model, batch, shape = teacher(tiny_config(*QUERY_INITS[init])).train(), make_batch(clicks=3), torch.rand(2, 3, 24)
+    assert isinstance(model, Teacher) and model.crop is not None
+    queries = model.query(batch.click, batch.click_label, torch.zeros(2, 3, 2))
+    added = add_per_click(queries, shape).content - queries.content
+    assert queries.click.shape[1] == (9 if init == "group" else 3)
+    for b in range(2):
+        for q, k in enumerate(queries.click[b].tolist()):
+            torch.testing.assert_close(added[b, q], shape[b, k], atol=1e-5, rtol=1e-5)

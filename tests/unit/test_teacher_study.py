@@ -121,7 +121,8 @@ def test_summary_by_hand() -> None:
     # 90 % of the same seed's last point of "good": 0.45 for seed 0, 0.9 (never reached by "bad") for seed 1.
     assert summary["bad"]["steps_to_share"] == {"mean": pytest.approx(10 + 10 * 0.25 / 0.4), "std": None, "n": 1}
     assert summary["good"]["steps_to_share"]["mean"] == pytest.approx((10 + 10 * 0.35 / 0.4 + 18) / 2)
-    assert summary["good"]["by_distance"]["0-10"]["n"] == 2 and summary["good"]["by_distance"]["10-20"]["mean"] is None
+    assert summary["good"]["by_distance"]["0-10"]["bev_iou"]["n"] == 2
+    assert summary["good"]["by_distance"]["10-20"]["bev_iou"]["mean"] is None
     assert summary["good"]["floors"]["class_mean"]["bev_iou"]["mean"] == pytest.approx(1 / 3)
     assert summary["good"]["step_s"] == {"mean": 0.5, "std": 0.0, "n": 2}
     assert summary["good"]["peak_memory_bytes"]["mean"] is None and summary["good"]["troubles"] == {}
@@ -158,7 +159,7 @@ def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.Captu
     print_study(again)
     shown = capsys.readouterr().out
     assert (
-        "0.800 +- 0.283" in shown and "1,234,567" in shown and "PCA heading" in shown and "BEV IoU: blur [px]" in shown
+        "0.800 +- 0.283" in shown and "1,234,567" in shown and "PCA heading" in shown and "bev_iou: blur [px]" in shown
     )
     files = draw_study(again, tmp_path)
     assert [f.name for f in files] == [f"robustness_{what}.png" for what in ("curves", "distance", "troubles")]
