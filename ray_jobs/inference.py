@@ -1,7 +1,14 @@
-"""Batch inference on Ray Data: read tasks load, actors hold the models, the driver collects boxes only."""
+"""Batch inference on Ray Data: read tasks load, actors hold the models, the driver collects boxes only.
+
+With a folder to keep batches in, a killed job continues: an actor writes each batch's boxes before it passes them on,
+and a rerun predicts only the batches whose file is not there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,10 +21,12 @@ from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
+from pdetr3d.data.files import read_parquet, write_parquet
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from pdetr3d.training.plan import BatchLoader
+from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
 from ray_jobs.stream import from_table, inference_stream
 
 COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
@@ -25,10 +34,12 @@ BATCH_SIZE = 4
 
 
 class Predictor:
-    """Actor: loads every checkpoint once, predicts batches; output rows in box order."""
+    """Actor: loads every checkpoint once, predicts batches; output rows in box order. ``keep``: see ``predict``."""
 
-    def __init__(self, kind: str, config_json: str, prior_size_m: NDArray[np.float32], states: list[dict]) -> None:
-        config = Config.from_json(config_json)
+    def __init__(
+        self, kind: str, config_json: str, prior_size_m: NDArray[np.float32], states: list[dict], keep: Path | None
+    ) -> None:
+        config, self.keep = Config.from_json(config_json), keep
         torch.set_num_threads(config.scaling.threads_per_worker)
         self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self.tasks = []
@@ -40,13 +51,16 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, table: pa.Table) -> pa.Table:
-        arrays, _ = from_table(table)
+        arrays, header = from_table(table)
         batch = Batch.from_arrays(arrays).to(self.device)
         frames = []
         for number, task in enumerate(self.tasks):
             for token, boxes in zip(batch.token, task.predict(task.model(batch), batch), strict=True):
                 frames.append(_to_frame(boxes).assign(sample_token=token.decode(), checkpoint=number))
-        return pa.Table.from_pandas(pd.concat(frames), schema=_SCHEMA, preserve_index=False)
+        boxes_table = pa.Table.from_pandas(pd.concat(frames), schema=_SCHEMA, preserve_index=False)
+        if self.keep is not None:
+            write_parquet(self.keep / f"{header['step']:08d}.parquet", boxes_table)
+        return boxes_table
 
 
 _SCHEMA = pa.schema(
@@ -61,19 +75,23 @@ def predict(
     prior_size_m: NDArray[np.float32],
     checkpoints: Sequence[Path],
     records: Sequence[SampleRecord],
+    keep: Path | None = None,
 ) -> list[dict[str, Boxes3D]]:
     """Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record, samples without boxes included.
 
-    The teacher's boxes are in the order of ``record.clicks``.
+    The teacher's boxes are in the order of ``record.clicks``. ``keep``: folder of finished batches, one Parquet file
+    each; what is there of the same models and records is not predicted again, anything else there is removed. Its
+    maker removes it once the result is in place.
     """
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
     actors = scaling.inference_workers or scaling.workers
-    rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus).map_batches(
+    finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, [r.sample_token for r in records])
+    rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys()).map_batches(
         Predictor,
-        fn_constructor_args=(kind, config.to_json(), prior_size_m, states),
+        fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside a training
@@ -81,11 +99,26 @@ def predict(
         num_gpus=1 if scaling.use_gpu else None,
     )
     parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
-    table = pa.concat_tables([_SCHEMA.empty_table(), *(part.cast(_SCHEMA) for part in parts)]).to_pandas()
+    before = [read_parquet(file, _SCHEMA) for file in finished.values()]
+    table = pa.concat_tables([_SCHEMA.empty_table(), *before, *(part.cast(_SCHEMA) for part in parts)]).to_pandas()
     results: list[dict[str, Boxes3D]] = [{r.sample_token: Boxes3D.empty() for r in records} for _ in checkpoints]
     for (number, token), group in table.groupby(["checkpoint", "sample_token"], sort=False):
         results[int(number)][str(token)] = _from_frame(group)
     return results
+
+
+def kept_batches(
+    keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: list[str]
+) -> dict[int, Path]:
+    """Finished batches in ``keep`` by number, of these models, this config and these samples; files of others go."""
+    identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
+    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoints]
+    asked = json.loads(json.dumps([kind, identity, weights, BATCH_SIZE, tokens]))
+    file = keep / "batches.json"
+    if not file.exists() or json.loads(file.read_text()) != asked:
+        shutil.rmtree(keep, ignore_errors=True)
+        write_json(file, asked)
+    return {int(batch.stem): batch for batch in sorted(keep.glob("*.parquet"))}
 
 
 def _to_frame(boxes: Boxes3D) -> pd.DataFrame:

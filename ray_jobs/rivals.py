@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,10 @@ def _self_labels(stages: Stages) -> Path:
         student = stages.student("boxes_only")[-1]
         began = time.monotonic()
         records = without_clicks([r for r in stages.records if r.role == "point"])
-        boxes = predict("student", stages.config, stages.prior, [student], records)[0] if records else {}
+        batches = file.with_name("batches")
+        boxes = predict("student", stages.config, stages.prior, [student], records, batches)[0] if records else {}
         count = write_self_labels(file, boxes, stages.config.student.self_training_threshold)
+        shutil.rmtree(batches, ignore_errors=True)
         stages.timing["self_training"] = time.monotonic() - began
         stages.run.finish("self_training", {"boxes": count, "samples": len(records)})
     return file

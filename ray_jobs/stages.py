@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -98,9 +99,11 @@ class Stages:
         teacher = self.checkpoints("teacher")[-1]
         everywhere = self.config.label.pseudo_for == "all"
         records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
-        boxes = predict("teacher", self.config, self.prior, [teacher], records)[0]
+        batches = self.pseudo_file.with_name("batches")
+        boxes = predict("teacher", self.config, self.prior, [teacher], records, batches)[0]
         table = self._pseudo_table(records, boxes)
         write_pseudo_labels(self.pseudo_file, table)
+        shutil.rmtree(batches)
         report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)

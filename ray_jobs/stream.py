@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,13 +136,18 @@ def steps_per_execution(world_size: int) -> int:
 
 
 def inference_stream(
-    records: Sequence[SampleRecord], batch_size: int, load: LoadBatch, data_cpus: float
+    records: Sequence[SampleRecord],
+    batch_size: int,
+    load: LoadBatch,
+    data_cpus: float,
+    done: Collection[int] = (),
 ) -> ray.data.Dataset:
-    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``."""
-    chunks = [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
+    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``, but those of ``done``."""
+    every = [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
+    chunks = {step: chunk for step, chunk in enumerate(every) if step not in done}
 
     def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:
-        for step, chunk in enumerate(chunks):
+        for step, chunk in chunks.items():
             yield chunk, [0] * len(chunk), step, 0
 
     return ray.data.read_datasource(
