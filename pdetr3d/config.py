@@ -77,12 +77,24 @@ class Config(Section):
                     f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers "
                     f"{self.scaling.workers}: set {name}.batch_size={self.scaling.workers}, or fewer workers"
                 )
+        share, batch = self.student.box_share, self.optim.batch_size
+        if share and not 0 < self.box_slots < batch:
+            raise ValueError(
+                f"student.box_share {share} of optim.batch_size {batch} is {self.box_slots} samples, but box-labeled "
+                "and other samples must both have a place in each batch: "
+                f"set student.box_share between {1 / batch:.3g} and {1 - 1 / batch:.3g}, or 0 to take them as they come"
+            )
         if self.model.norm == "sync" and not self.scaling.use_gpu:
             raise ValueError(
                 "model.norm=sync needs GPUs, but scaling.use_gpu is false: set scaling.use_gpu=true, "
                 "or model.norm to batch, group or frozen"
             )
         return self
+
+    @property
+    def box_slots(self) -> int:
+        """How many of each of the student's global batches are box-labeled samples; 0: as they come."""
+        return round(self.student.box_share * self.optim.batch_size)
 
     @model_validator(mode="after")
     def _check_neck(self) -> Config:

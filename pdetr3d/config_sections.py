@@ -254,6 +254,7 @@ class StudentConfig(Section):
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
+    box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
     # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()

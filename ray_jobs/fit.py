@@ -66,7 +66,11 @@ class Stage:
     def plan(self) -> Plan:
         """The order of its samples."""
         repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
-        return Plan(len(self.records), self.optim.batch_size, self.steps, self.config.run.seed, repeats)
+        boxed = sum(record.role == "box" for record in self.records)
+        # Stages of box-labeled samples alone have nothing to mix, and mean teacher's records are half and half already.
+        mixes = self.kind == "student" and boxed < len(self.records) and not self.mean_teacher
+        order = (self.steps, self.config.run.seed, repeats, boxed, self.config.box_slots if mixes else 0)
+        return Plan(len(self.records), self.optim.batch_size, *order)
 
     @property
     def choices(self) -> dict[str, bool]:

@@ -209,6 +209,9 @@ class Stages:
                     self.timing[name] = 0.0
                 return self.checkpoints(name)
             began = time.monotonic()
+            records = (
+                sorted(records, key=lambda record: record.role != "box") if self.config.student.box_share else records
+            )
             pastes = kind == "student" and self.config.student.gt_sampling
             tags = {
                 **self.lineage(),

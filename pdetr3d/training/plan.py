@@ -2,13 +2,15 @@
 
 Position p of the chain is sample ``permutation(seed, p // N)[p % N]``; step s takes positions s*B .. (s+1)*B - 1 and
 rank r the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of workers,
-no remainder is dropped, and resuming or changing the world size moves nothing.
+no remainder is dropped, and resuming or changing the world size moves nothing. With ``box_slots`` there are two chains,
+and each batch takes a fixed number from either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ class Plan:
     """Order of ``samples`` samples in global batches of ``batch_size`` over ``steps`` steps.
 
     ``repeats``: one sample may stand several times among them (``data/cbgs.py``), and each is to be augmented anew.
+    ``box_slots``: so many of every global batch come from the first ``boxed`` samples, the others from the rest, each
+    part being a chain of permutations of its own; 0: all are one chain.
     """
 
     samples: int
@@ -37,14 +41,18 @@ class Plan:
     steps: int
     seed: int
     repeats: bool = False
+    boxed: int = 0
+    box_slots: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise DataError("there is no sample to train on: check label.ratio and data.train_split")
+        if self.box_slots and not (0 < self.boxed < self.samples and self.box_slots < self.batch_size):
+            raise ValueError(f"no such parts: {self}")
 
     def permutation(self, number: int) -> NDArray[np.int64]:
-        """Sample order of one pass."""
-        return keyed_rng(self.seed, number, "plan", "order").permutation(self.samples)
+        """Sample order of one pass over a plan without parts."""
+        return _permutation(self.seed, number, "order", self.samples)
 
     def at(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
         """(sample index, pass number) of the rank's share of the step's global batch.
@@ -52,15 +60,30 @@ class Plan:
         With ``repeats`` the position in the chain takes the place of the pass number, by which draws are keyed.
         """
         local = self.batch_size // world_size
-        start = step * self.batch_size + rank * local
-        orders: dict[int, NDArray[np.int64]] = {}
+        if not self.box_slots:
+            start = step * self.batch_size + rank * local
+            return self._chain("order", 0, self.samples, range(start, start + local))
+        rest = self.batch_size - self.box_slots
+        whole = self._chain("order", 0, self.boxed, range(step * self.box_slots, (step + 1) * self.box_slots))
+        whole += self._chain("rest", self.boxed, self.samples - self.boxed, range(step * rest, (step + 1) * rest))
+        mixed = keyed_rng(self.seed, step, "plan", "mix").permutation(self.batch_size)  # no rank sees one kind alone
+        return [whole[i] for i in mixed[rank * local : (rank + 1) * local]]
+
+    def _chain(self, name: str, first: int, size: int, positions: range) -> list[tuple[int, int]]:
+        """``at`` of one part: the samples first .. first + size - 1."""
         share = []
-        for position in range(start, start + local):
-            number, index = divmod(position, self.samples)
-            if number not in orders:
-                orders[number] = self.permutation(number)
-            share.append((int(orders[number][index]), position if self.repeats else number))
+        for position in positions:
+            number, index = divmod(position, size)
+            order = _permutation(self.seed, number, name, size)
+            share.append((first + int(order[index]), position if self.repeats else number))
         return share
+
+
+@lru_cache(maxsize=4)  # a step needs two passes of two parts at most; of a million samples, drawing one takes long
+def _permutation(seed: int, number: int, name: str, size: int) -> NDArray[np.int64]:
+    order = keyed_rng(seed, number, "plan", name).permutation(size)
+    order.flags.writeable = False
+    return order
 
 
 # (records, their pass numbers, the step) -> the arrays of one Batch

@@ -74,6 +74,8 @@ BAD = [
     (["model.backbone_strides=[1,2]"], "must have equal lengths"),
     (["sim.image_size_px=[0,10]"], "config key sim.image_size_px.0 = 0"),
     (["sim.image_size_px=[320"], "cannot be read"),
+    (["student.box_share=0.9", "optim.batch_size=4"], "student.box_share 0.9 of optim.batch_size 4 is 4 samples"),
+    (["student.box_share=0.1", "optim.batch_size=4"], "set student.box_share between 0.25 and 0.75"),
     (["optim.batch_size=3", "scaling.workers=2"], "optim.batch_size 3 is global and must be a multiple"),
     (["teacher.optim.batch_size=3", "optim.batch_size=2", "scaling.workers=2"], "teacher.optim.batch_size 3 is global"),
     (["optim.patience=2"], "more optim.checkpoints (now 2) than it: set both"),

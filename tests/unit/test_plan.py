@@ -49,3 +49,31 @@ def test_repeated_samples_are_keyed_by_their_place() -> None:
     one, two = ([item for step in range(10) for item in plan.at(step, 0, 1)] for plan in (plain, repeats))
     assert [index for index, _ in one] == [index for index, _ in two]
     assert [number for _, number in two] == list(range(40))
+
+
+def test_each_batch_has_its_share_of_box_labeled_samples() -> None:
+    """3 box-labeled samples of 11, 2 of every 6: 5 steps are 10 of the former (3 passes and 1), 20 of the rest."""
+    plan = Plan(11, 6, 5, seed=4, boxed=3, box_slots=2)
+    steps = [plan.at(step, 0, 1) for step in range(5)]
+    assert [sum(index < 3 for index, _ in step) for step in steps] == [2] * 5
+    got = Counter(item for step in steps for item in step)
+    assert {item for item in got if item[0] < 3 and item[1] < 3} == {(i, n) for i in range(3) for n in range(3)}
+    assert {item for item in got if item[0] >= 3 and item[1] < 2} == {(i, n) for i in range(3, 11) for n in range(2)}
+    assert max(got.values()) == 1 and got.total() == 30
+    for step in range(5):
+        assert steps[step] == [item for rank in range(3) for item in plan.at(step, rank, 3)]
+    # Where in the batch they stand varies: with 3 ranks none is left with one kind alone.
+    assert len({tuple(index < 3 for index, _ in step) for step in steps}) > 1
+
+
+@pytest.mark.parametrize(("boxed", "slots"), [(0, 1), (11, 1), (3, 4)])
+def test_parts_that_no_batch_can_hold_are_refused(boxed: int, slots: int) -> None:
+    with pytest.raises(ValueError, match="no such parts"):
+        Plan(11, 4, 5, seed=4, boxed=boxed, box_slots=slots)
+
+
+def test_a_pass_over_a_million_samples_is_drawn_once() -> None:
+    plan = Plan(1_000_000, 32, 31_250, seed=0)
+    whole = [index for step in range(0, 31_250, 50) for index, _ in plan.at(step, 0, 1)]
+    expected = plan.permutation(0).reshape(-1, 32)[::50].ravel()
+    assert whole == expected.tolist() and plan.permutation(0) is plan.permutation(0)
