@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -20,6 +21,8 @@ from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
 from ray_jobs.stream import RankBatches
+
+STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
 
 
 class RayContext:
@@ -46,12 +49,20 @@ class RayContext:
         self.plan, self.scratch, self.folder, self.logger, self.label = plan, scratch, folder, logger, label
         self.load_here = load_here
         self.restored = scratch / "resume"
+        self.shard: ray.data.DataIterator | None = None
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
         if self.load_here is not None:
             return self.load_here(self.rank, self.world_size, start_step)
-        shard = ray.train.get_dataset_shard("train")
-        return RankBatches(shard, self.plan, self.rank, self.world_size).from_step(start_step)
+        self.shard = ray.train.get_dataset_shard("train")
+        return RankBatches(self.shard, self.plan, self.rank, self.world_size).from_step(start_step)
+
+    def finish(self) -> None:
+        """After training: what Ray Data says of the stream goes to ``STATS`` in the stage's folder."""
+        if self.rank == 0 and self.shard is not None:
+            filesystem, path = FileSystem.from_uri(f"{self.folder}/{STATS}")
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(self.shard.stats().encode())
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return ray.train.torch.prepare_model(model, move_to_device=False)
@@ -87,11 +98,11 @@ class RayContext:
         return bool(self.rank_mean(torch.tensor(float(asked), device=self.device)) > 0)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        apart = ("eta_s", "step_s", "data_s", "samples_per_s", "peak_memory_bytes")
+        apart = ("eta_s", "step_s", "data_s", "stall_share", "samples_per_s", "peak_memory_bytes")
         shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in apart)
         print(
             f"{self.label} step {step}/{self.plan.steps} {shown} | {metrics['samples_per_s']:.1f} samples/s "
-            f"step {metrics['step_s']:.2f} s (data {metrics['data_s']:.2f} s) ETA {metrics['eta_s']:.0f} s",
+            f"step {metrics['step_s']:.2f} s (data {metrics['stall_share']:.0%}) ETA {metrics['eta_s']:.0f} s",
             flush=True,
         )
         if self.logger is not None:

@@ -26,7 +26,7 @@ from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
-from ray_jobs.context import RayContext, checkpoint_uri, read_progress, set_threads
+from ray_jobs.context import STATS, RayContext, checkpoint_uri, read_progress, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
 from ray_jobs.stream import quiet_ray_data, train_stream
@@ -90,7 +90,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         score: of a checkpoint file, for ``optim.patience``; called in another thread while training goes on.
 
     Returns:
-        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop.
+        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop. Beside them lies what
+        Ray Data says of the stage's stream, ``STATS``.
     """
     shared = stage.config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
     storage = f"{shared.rstrip('/')}/{stage.identity}" if shared else str((run_dir / "ray").resolve())
@@ -128,17 +129,21 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     steps = milestones(stage.optim, stage.steps)
 
     def collect(step: int) -> Path:
-        return _collect(folder, step, run_dir / stage.name)
+        return _collect(f"{checkpoint_uri(folder, step)}/{FILE}", run_dir / stage.name / f"step_{step:07d}.pt")
 
     try:
         if score is None or not stage.optim.patience:
             run_lanes([trainer.fit])  # in a thread: see there
-            return [collect(step) for step in steps]
-        watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
-        watcher.run_beside(trainer.fit)
-        return watcher.files
+            files = [collect(step) for step in steps]
+        else:
+            watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
+            watcher.run_beside(trainer.fit)
+            files = watcher.files
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
+    if stage.config.data.loader == "ray":
+        _collect(f"{folder}/{STATS}", run_dir / stage.name / STATS)
+    return files
 
 
 def _stream_options() -> ExecutionOptions:
@@ -182,14 +187,15 @@ def _worker(loop: dict[str, Any]) -> None:
         mine = load_here if config.data.loader == "torch" else None
         context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine)
         train(task, context, plan.steps, loop["config"], Path(scratch))
+        context.finish()
     if logger is not None:
         logger.flush()
 
 
-def _collect(folder: str, step: int, target: Path) -> Path:
-    """Copy a kept checkpoint out of the run's storage, atomically."""
-    filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(folder, step)}/{FILE}")
-    with filesystem.open_input_stream(path) as source, atomic_path(target / f"step_{step:07d}.pt") as temporary:
+def _collect(uri: str, target: Path) -> Path:
+    """Copy a file out of the run's storage, atomically."""
+    filesystem, path = FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(path) as source, atomic_path(target) as temporary:
         with temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink)
-    return target / f"step_{step:07d}.pt"
+    return target

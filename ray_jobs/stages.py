@@ -24,6 +24,7 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
+from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
@@ -236,6 +237,8 @@ class Stages:
                     mean_teacher=mean_teacher,
                 )
                 files = fit(work, self.run.path, self._select_score if kind == "student" else None)
+                if (stats := self.run.path / name / STATS).exists():
+                    tracker.log_artifact(stats)
             self.timing[name] = time.monotonic() - began
             self.run.finish(name, {"checkpoints": [f.name for f in files], "steps": steps, "samples": len(records)})
             return files

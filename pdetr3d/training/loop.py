@@ -170,13 +170,14 @@ class Meter:
         self.samples += samples
 
     def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
-        """Means since the last flush, over all ranks; lr, samples_per_s, data_s and step_s per step, eta_s, memory."""
+        """Means since the last flush, over all ranks; lr, samples_per_s, data_s and step_s per step, which share of
+        the time was spent waiting for data (stall_share), eta_s, memory."""
         elapsed = max(time.monotonic() - self.since, 1e-9)
         # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
         means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / self.count)
         metrics = dict(zip(self.sums, means.tolist(), strict=True))
         metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / self.count}
-        metrics |= {"step_s": elapsed / self.count}
+        metrics |= {"step_s": elapsed / self.count, "stall_share": self.wait_s / elapsed}
         metrics["eta_s"] = (time.monotonic() - self.begin) / (done - self.start) * (self.steps - done)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         self._reset()

@@ -139,6 +139,12 @@ def test_mlflow_holds_finished_nested_runs(done: tuple[Path, str, list[dict[str,
         assert steps == list(range(1, len(steps) + 1)) and len(steps) in (2, 3)
 
 
+def test_ray_datas_account_of_each_stream_is_kept(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
+    for stage in ("teacher", *(f"student_{arm}" for arm in ARMS)):
+        stats = (done[0] / stage / "stream_stats.txt").read_text()
+        assert "ReadSamples" in stats and "Remote wall time" in stats
+
+
 def test_nothing_temporary_is_left(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
     assert not [f for f in done[0].rglob("*") if f.name.endswith(".tmp") and "ray" not in f.relative_to(done[0]).parts]
     assert list(done[0].glob("predictions_*.png"))

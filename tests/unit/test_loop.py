@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_losses(kind: str, world: World, tmp_path: 
     def losses(name: str, seed: int, steps: int = 20) -> list[dict[str, float]]:
         config = world.run.config.model_copy(update={"run": world.run.config.run.model_copy(update={"seed": seed})})
         history = run_locally(kind, config, world.records, tmp_path / name, steps).history
-        timing = ("samples_per_s", "data_s", "step_s", "eta_s", "peak_memory_bytes")
+        timing = ("samples_per_s", "data_s", "step_s", "stall_share", "eta_s", "peak_memory_bytes")
         return [{k: v for k, v in metrics.items() if k not in timing} for _, metrics in history]
 
     first = losses("first", 0)
