@@ -1,7 +1,7 @@
 """The configuration: frozen pydantic models, unknown keys refused with the closest match. Imports no torch.
 
 Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in
-``presets.py``, the sections in ``config_sections.py``; other code imports both from here.
+``presets.py``, the sections in ``config_sections.py`` and ``config_models.py``; other code imports both from here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError, model_validator
 
+from pdetr3d.config_models import ModelConfig, StudentConfig, TeacherConfig, sigma_m
 from pdetr3d.config_sections import (
     CorruptionConfig,
     DataConfig,
     LabelConfig,
-    ModelConfig,
     OptimConfig,
     RunSection,
     ScalingConfig,
     Section,
     SimConfig,
     StorageConfig,
-    StudentConfig,
-    TeacherConfig,
-    sigma_m,
 )
 from pdetr3d.schema import DataError
 

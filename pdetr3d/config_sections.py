@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Meters = Annotated[float, Field(gt=0)]
-
-
-RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 
 
 class Section(BaseModel):
@@ -60,94 +55,6 @@ class LabelConfig(Section):
     snap: bool = False  # a pseudo label that misses its click by a little is moved onto it instead of being rejected
 
 
-class ModelConfig(Section):
-    """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
-
-    lidar: Literal["pillar", "voxel"] = "pillar"
-    norm: Literal["batch", "sync", "group", "frozen"] = "batch"
-    range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
-    pillar_m: Annotated[float, Field(gt=0)] = 0.2
-    pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
-    pillar_channels: Positive = 64
-    voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
-    voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
-    max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # of a sample in training, in inference: the first, too
-    voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)  # of stages; each halves
-    backbone_channels: tuple[Positive, ...] = (64, 128, 256)
-    backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
-    backbone_strides: tuple[Positive, ...] = (2, 2, 2)
-    checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
-
-    @property
-    def grid(self) -> int:
-        """Pillars along x (= along y)."""
-        return round((self.range_m[3] - self.range_m[0]) / self.pillar_m)
-
-    @property
-    def voxel_grid(self) -> tuple[int, int, int]:
-        """Voxels along z, y, x. As in SECOND there is one (empty) layer more along z than the range holds."""
-        x, y, z = (round((self.range_m[i + 3] - self.range_m[i]) / self.voxel_m[i]) for i in range(3))
-        return z + 1, y, x
-
-    @property
-    def voxel_slices(self) -> int:
-        """Layers along z that the sparse encoder leaves of the voxel grid's (``models/sparse_conv.py``)."""
-        cells = self.voxel_grid[0]
-        for padding in [1] * (len(self.voxel_channels) - 2) + [0] * min(1, len(self.voxel_channels) - 1):
-            cells = (cells + 2 * padding - 3) // 2 + 1
-        return (cells - 3) // 2 + 1
-
-    @property
-    def bev_channels(self) -> int:
-        """Channels of the LiDAR encoder's BEV map."""
-        return self.pillar_channels if self.lidar == "pillar" else self.voxel_channels[-1] * self.voxel_slices
-
-    @property
-    def bev_cell_m(self) -> float:
-        """Side of one cell of the LiDAR encoder's BEV map [m]."""
-        return self.pillar_m if self.lidar == "pillar" else self.voxel_m[0] * 2 ** (len(self.voxel_channels) - 1)
-
-    @model_validator(mode="after")
-    def _check_grid(self) -> ModelConfig:
-        x0, y0, z0, x1, y1, z1 = self.range_m
-        if not (x1 > x0 and y1 > y0 and z1 > z0):
-            raise ValueError(
-                f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)"
-            )
-        if not math.isclose(x1 - x0, y1 - y0):
-            raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
-        if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
-            raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")
-        if self.lidar == "voxel":
-            self._check_voxels()
-            return self
-        cells = (x1 - x0) / self.pillar_m
-        stride = math.prod(self.backbone_strides)
-        if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
-            raise ValueError(
-                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of "
-                f"the backbone's total stride {stride}; change model.pillar_m or model.range_m"
-            )
-        return self
-
-    def _check_voxels(self) -> None:
-        x, y, z = (self.range_m[i + 3] - self.range_m[i] for i in range(3))
-        cells = (x / self.voxel_m[0], y / self.voxel_m[1], z / self.voxel_m[2])
-        stride = math.prod(self.backbone_strides) * 2 ** (len(self.voxel_channels) - 1)
-        whole = all(abs(n - round(n)) < 1e-6 for n in cells)
-        if not whole or round(cells[0]) % stride or round(cells[0]) != round(cells[1]):
-            raise ValueError(
-                f"model.voxel_m {self.voxel_m}: the range spans {cells[0]:g} x {cells[1]:g} x {cells[2]:g} voxels; "
-                f"they must be whole, equal in x and y, and there a multiple of the total stride {stride} of sparse "
-                "encoder and backbone; change model.voxel_m or model.range_m"
-            )
-        if self.voxel_slices < 1:
-            raise ValueError(
-                f"model.voxel_m {self.voxel_m}: {self.voxel_grid[0]} voxels along z are too few for the "
-                f"{len(self.voxel_channels)} stages of model.voxel_channels; make them lower, or use fewer stages"
-            )
-
-
 class OptimConfig(Section):
     """AdamW with a one-cycle schedule; ``epochs`` count passes over the whole train split, whatever ``label.ratio``."""
 
@@ -173,141 +80,6 @@ class OptimConfig(Section):
         prefixes = [prefix for prefix, _ in self.lr_multipliers]
         if len(set(prefixes)) < len(prefixes):
             raise ValueError(f"optim.lr_multipliers names a prefix twice: {prefixes}; each may stand once")
-        return self
-
-
-class TeacherConfig(Section):
-    """The point-centric teacher (method.md 2, 3)."""
-
-    model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
-    query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
-    learned_queries: Positive = 300  # per sample, with query_init=learned
-    group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
-    point_crop: bool = True  # queries start with the shape of the points round their click; learned ones have none
-    # What a box's heading starts with: the principal axis of the points near the click, or forward.
-    heading_start: Literal["points", "forward"] = "points"
-    matching: Literal["direct", "hungarian"] = "direct"
-    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
-    roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
-    free_points: Annotated[int, Field(ge=0, le=64)] = 16
-    decoder_layers: Positive = 1
-    channels: Positive = 256
-    heads: Positive = 8
-    fpn_levels: Positive = 4
-    image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
-    image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
-    # These two count only with image_weights: what starts from nothing must learn.
-    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
-    image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
-    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
-    quality_weight: Annotated[float, Field(ge=0)] = 1.0
-    class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
-    lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
-    augment_flip: bool = False
-    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
-    augment_scale: tuple[float, float] = (1.0, 1.0)
-    optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)
-
-    @model_validator(mode="after")
-    def _check(self) -> TeacherConfig:
-        if self.channels % self.heads:
-            raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
-        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
-        if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
-            raise ValueError(
-                f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
-                f"stages of teacher.image_backbone {self.image_backbone}"
-            )
-        if stages is None and (self.image_frozen_stages or self.image_norm_frozen or self.image_weights):
-            raise ValueError(
-                f"teacher.image_frozen_stages {self.image_frozen_stages}, image_norm_frozen {self.image_norm_frozen} "
-                f"and image_weights {self.image_weights!r} are for {', '.join(RESNET_CHANNELS)}, not for "
-                f"teacher.image_backbone {self.image_backbone}: leave them at 0, false and empty"
-            )
-        if self.query_init == "learned" and self.matching == "direct":
-            raise ValueError(
-                "teacher.matching=direct gives the box of a click to the click's own query, but with "
-                "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
-                "or teacher.query_init to explicit, implicit or group"
-            )
-        if self.model == "crop" and self.lidar_init != "none":
-            raise ValueError(
-                f"teacher.lidar_init={self.lidar_init} with teacher.model=crop: it has no BEV encoder that could start "
-                "from a student's; set teacher.lidar_init=none"
-            )
-        return self
-
-    @property
-    def cameras(self) -> bool:
-        """Whether it looks at images."""
-        return self.model == "point_detr3d" and self.fusion != "none"
-
-
-class StudentConfig(Section):
-    """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
-
-    tasks: tuple[tuple[Annotated[int, Field(ge=0, le=9)], ...], ...] = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))
-    neck_channels: tuple[Positive, ...] = (128, 128, 128)
-    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
-    head_channels: Positive = 64
-    regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
-    box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
-    cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off.
-    gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
-    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too
-    # Where the views must agree: gaussian: at the clicks · partial: at a random share of them, drawn anew each pass ·
-    # full: everywhere · box: in the training boxes · segmentation: where LiDAR points stand above the ground
-    guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
-    guidance_weight: Annotated[float, Field(ge=0)] = 0.1
-    guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps on which the weight rises from 0
-    guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of guidance=partial
-    guidance_head: Literal["none", "predictor"] = "none"  # predictor: projector on both views, then SimSiam's predictor
-    guidance_branch: Literal["self", "ema"] = "self"  # ema: an averaged copy of the weights sees the weak view (BYOL)
-    guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of guidance_branch=ema, less in the first steps
-    mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
-    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
-    velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
-    # Weights of labels in the student's losses; a pseudo label's is pseudo_weight * score ** score_power.
-    human_weight: Annotated[float, Field(ge=0)] = 1.0
-    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0
-    score_power: Annotated[float, Field(ge=0)] = 0.0
-    augment_flip: bool = True
-    augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
-    augment_scale: tuple[float, float] = (0.85, 1.15)
-    augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
-    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
-    nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
-    # squared distances, per task.
-    circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
-    max_boxes: Positive = 500  # per sample; the devkit's limit
-    # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.
-    self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # of the losses on point-labeled samples
-    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # takes the place of optim.ema_decay
-
-    @model_validator(mode="after")
-    def _check_tasks(self) -> StudentConfig:
-        if sorted(c for task in self.tasks for c in task) != list(range(10)):
-            raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
-        if len(self.gt_sampling) not in (0, 10):
-            raise ValueError(
-                f"student.gt_sampling {self.gt_sampling} must hold ten counts, one for each class in the order of "
-                "pdetr3d.schema.CLASSES (car first), or be [] for off"
-            )
-        if len(self.circle_radius_m) != 10:
-            raise ValueError(
-                f"student.circle_radius_m {self.circle_radius_m} has {len(self.circle_radius_m)} radii; it needs ten, "
-                "one for each class in the order of method.md 1.3 (car, truck, ...)"
-            )
         return self
 
 
@@ -350,10 +122,3 @@ class StorageConfig(Section):
     """Where Ray Train writes: empty = inside the run directory."""
 
     path: str = ""
-
-
-def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:
-    """Gaussian mask sigma per class [m]: max(floor, factor * sqrt(l * w)) of the class prior (C, 3) [m]."""
-    return np.maximum(
-        config.mask_sigma_floor_m, config.mask_sigma_factor * np.sqrt(prior_size_m[:, 0] * prior_size_m[:, 1])
-    )
