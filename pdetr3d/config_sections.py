@@ -41,7 +41,8 @@ class DataConfig(Section):
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
     image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
     loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
-    on_error: Literal["raise"] = "raise"
+    on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (data/skipped.py)
+    skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
 
 
 class LabelConfig(Section):

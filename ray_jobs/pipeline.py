@@ -31,17 +31,22 @@ def body(stages: Stages) -> None:
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
-    stages.parent.log_metrics({"ratios": report["ratios"], "pseudo_labels": quality})
+    stages.parent.log_metrics(
+        {"skipped_samples": len(stages.data.skipped), "ratios": report["ratios"], "pseudo_labels": quality}
+    )
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
     print_quality(quality)
     print_arms(arms, report["ratios"])
+    if stages.data.skipped:
+        print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: scored with no boxes)")
     print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
 
 
 def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
-    """PNG of the first val sample with true boxes and the last arm-"ours" student's predictions (dashed)."""
-    token = stages.data.index.tokens(stages.config.data.val_split)[0]
+    """PNG of the first readable val sample: true boxes and the last arm-"ours" student's predictions (dashed)."""
+    unread = {skipped.sample_token for skipped in stages.data.skipped}
+    token = next(t for t in stages.data.index.tokens(stages.config.data.val_split) if t not in unread)
     record = inspection_record(stages.data.index, token)
     arm = "ours" if "ours" in arms else next(iter(arms))
     chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,7 @@ def build_report(
             "manifest": stages.data.manifest.digest,
             "achieved_label_ratio": stages.data.manifest.achieved_ratio,
             "size_prior_fallback": stages.absent_classes,
+            "skipped_samples": [asdict(skipped) for skipped in stages.data.skipped],
         },
         "lineage": stages.lineage(),
     }

@@ -17,6 +17,8 @@ from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
+from pdetr3d.data.skipped import FILE as SKIPPED
+from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
@@ -62,7 +64,12 @@ class Stages:
         self.run, self.parent, self.tracking_dir = run, parent, tracking_dir or run.path
         self.config: Config = run.config
         self.data: Data = prepare(run, None if like is None else like.run)
-        self.records = training_records(self.data.index, self.data.manifest)
+        self.records = self._kept(training_records(self.data.index, self.data.manifest))
+        if not any(record.role == "box" for record in self.records):
+            raise DataError(
+                f"{self.run.path}: all box-labeled samples read broken files (see data/{SKIPPED} there) and are left "
+                "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
+            )
         self.prior, self.absent_classes = prior_size_m(self.records)
         check_models(self.config, self.prior)
         self.timing: dict[str, float] = {}
@@ -150,7 +157,10 @@ class Stages:
     @cached_property
     def known_records(self) -> list[SampleRecord]:
         """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
-        return training_records(self.data.index, self.data.everything)
+        return self._kept(training_records(self.data.index, self.data.everything))
+
+    def _kept(self, records: list[SampleRecord]) -> list[SampleRecord]:
+        return without(records, self.data.skipped)
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
         """The true boxes of the records' clicks, for reports only."""
@@ -185,7 +195,9 @@ class Stages:
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
             )
         everywhere = self.config.label.pseudo_for == "all"
-        return training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
+        return self._kept(
+            training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
+        )
 
     def gt_database(self, records: Sequence[SampleRecord]) -> Path:
         """File of the objects that GT sampling may paste into these records, made when missing."""
@@ -297,7 +309,9 @@ class Stages:
         records = eval_records(self.data.index, split)
         poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
         data = self.data.index
-        results = predict("student", self.config, self.prior, files, records)
+        results = predict("student", self.config, self.prior, files, self._kept(records))
+        # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
+        results = [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
         return [
             score(
                 data.dataroot,

@@ -1,4 +1,7 @@
-"""Every file a run will read is looked at before anything is trained: a broken one is reported now, not hours later."""
+"""Every file a run will read is looked at before anything is trained: a broken one is reported now, not hours later.
+
+With ``data.on_error=skip`` the samples that read it are left out instead (``data/skipped.py``).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
 from pdetr3d.data.load import check_lidar_size, read_lidar
-from pdetr3d.schema import CameraRecord, DataError
+from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 
 MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
 LISTED = 20  # problems named in the message
@@ -26,7 +29,8 @@ CHUNK = 64  # files per task
 JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
 JPEG_TAIL_BYTES = 64  # some writers pad after the end marker
 
-Job = tuple[Callable[[Any], object], Any]  # raises DataError for its argument, or is content
+# A file, and a check that raises DataError for its argument, or is content.
+Job = tuple[str, Callable[[Any], object], Any]
 
 
 def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> None:
@@ -52,17 +56,33 @@ def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool)
     memory = index.path.with_name(MEMORY)
     if memory.exists() and json.loads(memory.read_text()) == asked:
         return
-    jobs = _jobs(index, splits, num_sweeps, cameras)
-    problems = _run(jobs)
+    problems, looked_at = broken_files(index, splits, num_sweeps, cameras)
     if problems:
-        more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        listed = "".join(f"\n  {problem}" for problem in sorted(problems)[:LISTED])
         raise DataError(
-            f"{len(problems)} of {len(jobs)} data files under {index.dataroot} cannot be used:{listed}{more}\n"
-            "Every file that the tables name must be whole; copy or unpack these again and rerun the same command."
+            f"{len(problems)} of {looked_at} data files under {index.dataroot} cannot be used:"
+            f"{listed(sorted(problems.values()))}\nEvery file that the tables name must be whole; copy or unpack these "
+            "again and rerun the same command, or leave out what reads them: data.on_error=skip"
         )
     with atomic_path(memory) as temporary:
         temporary.write_text(json.dumps(asked, indent=1))
+
+
+def broken_files(
+    index: Index, splits: list[str], num_sweeps: int, cameras: bool, *, whole: bool = False
+) -> tuple[dict[str, str], int]:
+    """Path -> what is wrong, of the files that ``check_files`` would refuse; and how many were looked at.
+
+    ``whole``: read every sweep and decode every image, however many there are (nuScenes: 300,000 and 200,000): what is
+    content then loads later.
+    """
+    jobs = _jobs(index, splits, num_sweeps, cameras, whole)
+    return _run(jobs), len(jobs)
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Up to ``LISTED`` lines, and how many more there are."""
+    more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    return "".join(f"\n  {problem}" for problem in problems[:LISTED]) + more
 
 
 def check_image(camera: CameraRecord, decode: bool) -> None:
@@ -95,7 +115,13 @@ def _check_size(path: Path) -> None:
     check_lidar_size(path, size_bytes)
 
 
-def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> list[Job]:
+def files_of(record: SampleRecord, num_sweeps: int, cameras: bool) -> list[str]:
+    """The files that ``load_sample`` reads for a sample."""
+    paths = [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]
+    return paths + [camera.path for camera in record.cameras if camera is not None and cameras]
+
+
+def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool, whole: bool) -> list[Job]:
     """One check per file; a file that several samples or splits read is looked at once."""
     tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
     keyframes: dict[str, None] = {}
@@ -107,25 +133,25 @@ def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> li
         sweeps |= {sweep.path: None for sweep in record.sweeps[: num_sweeps - 1]}
         images |= {camera.path: camera for camera in record.cameras if camera is not None and cameras}
     sweeps = {path: None for path in sweeps if path not in keyframes}
-    sweep_check: Callable[[Path], object] = read_lidar if len(sweeps) <= SWEEPS_READ else _check_size
-    decode = len(images) <= IMAGES_DECODED
-    jobs: list[Job] = [(read_lidar, Path(path)) for path in keyframes]
-    jobs += [(sweep_check, Path(path)) for path in sweeps]
-    jobs += [(lambda camera: check_image(camera, decode), camera) for camera in images.values()]
+    sweep_check: Callable[[Path], object] = read_lidar if whole or len(sweeps) <= SWEEPS_READ else _check_size
+    decode = whole or len(images) <= IMAGES_DECODED
+    jobs: list[Job] = [(path, read_lidar, Path(path)) for path in keyframes]
+    jobs += [(path, sweep_check, Path(path)) for path in sweeps]
+    jobs += [(path, lambda camera: check_image(camera, decode), camera) for path, camera in images.items()]
     return jobs
 
 
-def _run(jobs: Sequence[Job]) -> list[str]:
-    """The messages of all checks that failed."""
+def _run(jobs: Sequence[Job]) -> dict[str, str]:
+    """Path -> message of all checks that failed."""
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     with Progress(*columns) as progress, ThreadPoolExecutor(min(THREADS, 4 * (os.cpu_count() or 1))) as pool:
         task = progress.add_task("", total=len(jobs))
         futures = {pool.submit(_problems, chunk): len(chunk) for chunk in chunks}
         try:
             for future in as_completed(futures):
-                problems += future.result()
+                problems |= future.result()
                 progress.advance(task, futures[future])
         except BaseException:  # Ctrl-C ends within one chunk, not after all of them
             pool.shutdown(wait=False, cancel_futures=True)
@@ -133,11 +159,11 @@ def _run(jobs: Sequence[Job]) -> list[str]:
     return problems
 
 
-def _problems(jobs: Sequence[Job]) -> list[str]:
-    found = []
-    for check, argument in jobs:
+def _problems(jobs: Sequence[Job]) -> dict[str, str]:
+    found = {}
+    for path, check, argument in jobs:
         try:
             check(argument)
         except DataError as error:
-            found.append(str(error))
+            found[path] = str(error)
     return found

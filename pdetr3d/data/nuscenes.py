@@ -35,19 +35,20 @@ CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects
 MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
 
 
-def build_index(dataroot: Path, version: str, out: Path) -> Path:
+def build_index(dataroot: Path, version: str, out: Path, *, whole: bool = True) -> Path:
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (Parquet, atomic).
 
     The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out;
     those without LiDAR and radar points stay, told by their counts. Checked here, for every file a row names: it lies
     under ``dataroot``, exists, and a .pcd.bin holds whole points. A missing *earlier* sweep is dropped with a warning.
+    ``whole=False`` leaves the latter two to a later check (``data.on_error=skip``).
 
     Raises:
         DataError: naming the file or token, the value, what is allowed and the fix.
     """
     dataroot = Path(dataroot).absolute()
     nusc = open_tables(dataroot, version)
-    reader = _Reader(nusc, dataroot)
+    reader = _Reader(nusc, dataroot, whole)
     try:
         chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
         batches = [
@@ -121,9 +122,10 @@ def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
 class _Reader:
     """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
 
-    def __init__(self, nusc: NuScenes, dataroot: Path) -> None:
+    def __init__(self, nusc: NuScenes, dataroot: Path, whole: bool) -> None:
         self.nusc = nusc
         self.dataroot = dataroot
+        self.whole = whole
         self.missing_sweeps: set[str] = set()
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._splits: dict[str, list[str]] = {}
@@ -190,7 +192,7 @@ class _Reader:
                 matrices.append(np.zeros(16))
                 continue
             camera = self.nusc.get("sample_data", sample["data"][channel])
-            if not self._safe(camera["filename"]).is_file():
+            if not self._safe(camera["filename"]).is_file() and self.whole:
                 raise DataError(
                     f"{self.dataroot / camera['filename']}: no such image ({channel} of sample {sample['token']})"
                 )
@@ -267,6 +269,8 @@ class _Reader:
 
     def _check_lidar(self, filename: str) -> None:
         path = self._safe(filename)
+        if not self.whole:
+            return
         if not path.is_file():
             raise DataError(
                 f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"

@@ -18,10 +18,12 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.simulate import simulate
+from pdetr3d.data.skipped import FILE as SKIPPED
+from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.schema import DataError
 
-# Where a run computes, and how it is called, does not change what it computes.
-NOT_IDENTITY = ("scaling.", "storage.", "run.name")
+# Where a run computes, how it is called, and how many broken files are put up with does not change what it computes.
+NOT_IDENTITY = ("scaling.", "storage.", "run.name", "data.skip_limit")
 
 
 class RunDir:
@@ -70,11 +72,15 @@ class RunDir:
 
 @dataclass(frozen=True)
 class Data:
-    """The run's data: index, the label manifest of ``label.ratio``, and one where every sample is box-labeled."""
+    """The run's data: index, the label manifest of ``label.ratio``, and one where every sample is box-labeled.
+
+    ``skipped``: samples that are left out of training and prediction, of all the run's splits.
+    """
 
     index: Index
     manifest: LabelManifest
     everything: LabelManifest
+    skipped: list[Skipped]
 
 
 def prepare(run: RunDir, like: RunDir | None = None) -> Data:
@@ -86,17 +92,21 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     """
     config, folder = run.config, run.path / "data"
     if like is not None and like.config.data == config.data and config.data.dataroot:
-        copy_missing(like.path / "data", folder, ("index.parquet", MEMORY))
+        copy_missing(like.path / "data", folder, ("index.parquet", MEMORY, SKIPPED))
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
         simulate(dataroot, config.sim, config.data.version)
     file = folder / "index.parquet"
     if not file.exists():
-        build_index(dataroot, config.data.version, file)
+        build_index(dataroot, config.data.version, file, whole=config.data.on_error == "raise")
     index = Index.open(file)
     splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
     # Images too where the teacher reads none: the picture of the predictions shows them.
-    check_files(index, splits, config.data.num_sweeps, cameras=True)
+    skipped = []
+    if config.data.on_error == "skip":
+        skipped = find_skipped(index, splits, config.data)
+    else:
+        check_files(index, splits, config.data.num_sweeps, cameras=True)
     manifests = []
     for name, ratio in (("manifest", config.label.ratio), ("manifest_full", 1.0)):
         target = folder / name
@@ -105,7 +115,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         manifests.append(
             LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
         )
-    return Data(index, *manifests)
+    return Data(index, manifests[0], manifests[1], skipped)
 
 
 def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
