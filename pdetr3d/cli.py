@@ -36,6 +36,13 @@ class ExportFormat(StrEnum):
     MLFLOW = "mlflow"
 
 
+class PointType(StrEnum):
+    """What ``pdetr3d pack`` keeps points in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
 IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
@@ -159,6 +166,39 @@ def inspect(
     data = DataConfig(num_sweeps=sweeps, image_size_px=sizes[0] if sizes else (1, 1))
     path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
     _say(sample=token, picture=path)
+
+
+@app.command()
+def pack(
+    out: Annotated[str, typer.Option(help="Folder, s3://... or gs://...: what data.packed is set to.")],
+    index_file: Annotated[Path | None, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="May be given several times. Default: all of them.")] = None,
+    num_sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps kept, the keyframe included.")] = 10,
+    points: Annotated[PointType, typer.Option(help="float16: half the size; rounds by up to 1/64 m.")] = (
+        PointType.FLOAT32
+    ),
+    shard_samples: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 64,
+    processes: Annotated[int, typer.Option(min=0, help="0: one per CPU core.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Only read what is there and compare checksums.")] = False,
+) -> None:
+    """Write a dataset's samples as Parquet shards for object storage; the same call continues an interrupted one."""
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.pack import pack as write
+    from pdetr3d.data.pack import verify as compare
+
+    if verify:
+        made = compare(out)
+    elif index_file is None:
+        raise DataError("pdetr3d pack needs --index FILE, what pdetr3d index wrote (or --verify)")
+    else:
+        splits = split or sorted(
+            {name for names in Index.open(index_file).table["splits"].to_pylist() for name in names}
+        )
+        sizes = {"num_sweeps": num_sweeps, "shard_samples": shard_samples, "processes": processes}
+        made = write(index_file, splits, out, points=points.value, **sizes)
+    shards = made.info["shards"]
+    size_gb = sum(shard["bytes"] for shard in shards) / 1e9
+    _say(pack=out, samples=len(made.places), shards=len(shards), size=f"{size_gb:.3f} GB", next=f"data.packed={out}")
 
 
 class LabelFormat(StrEnum):

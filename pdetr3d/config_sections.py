@@ -34,6 +34,7 @@ class DataConfig(Section):
     """The nuScenes-format dataset and how samples are read."""
 
     dataroot: str = ""  # empty: the simulated world under the run directory
+    packed: str = ""  # folder or URI of `pdetr3d pack`: points and images come from there; the dataroot holds tables
     version: str = "v1.0-trainval"
     train_split: str = "train"
     select_split: str = ""  # chooses checkpoints; empty: the last checkpoint is taken

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.packed import open_pack
 from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import apply
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
@@ -20,7 +21,7 @@ POINT_BYTES = 20  # float32 x, y, z, intensity, ring
 
 
 def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample:
-    """Read and decode one sample.
+    """Read and decode one sample, from its files or from the pack that ``data.packed`` names.
 
     Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as
     the devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
@@ -33,14 +34,15 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     Raises:
         DataError: for a missing, truncated or broken file, or numbers that are not finite.
     """
-    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0)]
-    sweeps += [
-        _read_sweep(Path(sweep.path), sweep.sweep2lidar, sweep.dt_s) for sweep in record.sweeps[: data.num_sweeps - 1]
-    ]
-    images, lidar2img, valid = _read_cameras(record, data.image_size_px, cameras)
+    jpegs: list[bytes | None] | None = None
+    if data.packed:
+        points, jpegs = open_pack(data.packed).read(record.sample_token, data.num_sweeps, cameras)
+    else:
+        points = np.concatenate(read_sweeps(record, data.num_sweeps))
+    images, lidar2img, valid = _read_cameras(record, data.image_size_px, cameras, jpegs)
     return Sample(
         record=record,
-        points=np.concatenate(sweeps),
+        points=points,
         images=images,
         lidar2img=lidar2img,
         camera_valid=valid,
@@ -65,15 +67,27 @@ def read_lidar(path: Path) -> NDArray[np.float32]:
     Raises:
         DataError: when the file is missing, empty, cut, or a coordinate or intensity is not finite.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read LiDAR file ({error.strerror})") from error
+    raw = read_file(path, "LiDAR")
     check_lidar_size(path, len(raw))
     points = np.frombuffer(raw, np.float32).reshape(-1, 5)
     if not np.isfinite(points).all():  # of the whole first: row by row it takes forty times as long
         _refuse_broken(points, path)
     return points
+
+
+def read_file(path: Path, kind: str) -> bytes:
+    """A file's content; DataError naming it and its ``kind`` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read {kind} file ({error.strerror}); copy it again") from error
+
+
+def read_sweeps(record: SampleRecord, num_sweeps: int) -> list[NDArray[np.float32]]:
+    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to num_sweeps - 1 sweeps, in the former's frame."""
+    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0)]
+    sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s) for s in record.sweeps[: num_sweeps - 1]]
+    return sweeps
 
 
 def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
@@ -99,8 +113,9 @@ def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float
 
 
 def _read_cameras(
-    record: SampleRecord, size_px: tuple[int, int], cameras: bool
+    record: SampleRecord, size_px: tuple[int, int], cameras: bool, jpegs: list[bytes | None] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_]]:
+    """Images, lidar2img and which are there; ``jpegs``: the files' contents where they were read already."""
     width, height = size_px
     lidar2img = np.tile(np.eye(4), (len(CAMERAS), 1, 1))
     valid = np.array([camera is not None for camera in record.cameras])
@@ -110,22 +125,23 @@ def _read_cameras(
             continue
         lidar2img[slot] = resize_lidar2img(camera.lidar2img, width / camera.width_px, height / camera.height_px)
         if cameras:
-            images[slot] = read_image(camera, size_px)
+            jpeg = read_file(Path(camera.path), "JPEG") if jpegs is None else jpegs[slot]
+            images[slot] = decode_image(camera, jpeg or b"", size_px)
     return images, lidar2img, valid
 
 
-def read_image(camera: CameraRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode a JPEG to RGB (H, W, 3) uint8 of ``size_px`` = (width, height).
+def decode_image(camera: CameraRecord, jpeg: bytes, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode a camera's JPEG file to RGB (H, W, 3) uint8 of ``size_px`` = (width, height).
 
     When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
     that pixels stay where ``lidar2img`` says), which saves most of the time.
 
     Raises:
-        DataError: when the file is missing, no image, cut, or of another size than the tables say.
+        DataError: when it is no image, cut, or of another size than the tables say.
     """
     path = Path(camera.path)
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        with Image.open(io.BytesIO(jpeg)) as image:
             if image.size != (camera.width_px, camera.height_px):
                 raise DataError(
                     f"{path}: image is {image.size}, but sample_data.json says {(camera.width_px, camera.height_px)}"
@@ -136,7 +152,7 @@ def read_image(camera: CameraRecord, size_px: tuple[int, int]) -> NDArray[np.uin
             pixels = np.asarray(image.convert("RGB"))
     except DataError:
         raise
-    except OSError as error:  # PIL: no image, truncated; also a missing file
+    except OSError as error:  # PIL: no image, truncated
         raise DataError(f"{path}: missing or broken JPEG ({error}); copy the file again") from error
     if pixels.shape[:2] == (size_px[1], size_px[0]):
         return pixels

@@ -71,7 +71,7 @@ def _picture(labels: RunLabels, measured: MeasuredLabels, row: int, number: int,
     truth = record.boxes[np.arange(len(record.boxes)) == own]
     others = dataclasses.replace(record, boxes=record.boxes[np.arange(len(record.boxes)) != own])
     cameras = any(record.cameras)
-    sample = load_sample(others, _data(record, labels.config["data.num_sweeps"]), cameras=cameras)
+    sample = load_sample(others, _data(record, labels.config), cameras=cameras)
     title = f"{number}. {line['class'].replace('_', ' ')} at {line['distance_m']:.0f} m, score {line['score']:.2f}"
     if line["known"]:
         title += f":  BEV IoU {line['bev_iou']:.2f}, center off by {line['center_error_m']:.2f} m"
@@ -87,10 +87,12 @@ def _picture(labels: RunLabels, measured: MeasuredLabels, row: int, number: int,
     return name, title
 
 
-def _data(record: SampleRecord, num_sweeps: int) -> DataConfig:
-    """Images as large as they are."""
+def _data(record: SampleRecord, config: dict[str, Any]) -> DataConfig:
+    """As the run read it, with images as large as they are."""
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
-    return DataConfig(num_sweeps=num_sweeps, image_size_px=sizes[0] if sizes else (1, 1))
+    size = sizes[0] if sizes else (1, 1)
+    # A run of older code has no such key.
+    return DataConfig(num_sweeps=config["data.num_sweeps"], packed=config.get("data.packed", ""), image_size_px=size)
 
 
 def _page(report: dict[str, Any], pictures: list[tuple[str, str]]) -> str:

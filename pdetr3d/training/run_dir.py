@@ -17,6 +17,7 @@ from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.simulate import simulate
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
@@ -98,12 +99,18 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         simulate(dataroot, config.sim, config.data.version)
     file = folder / "index.parquet"
     if not file.exists():
-        build_index(dataroot, config.data.version, file, whole=config.data.on_error == "raise")
+        if config.data.packed:
+            index_of_pack(open_pack(config.data.packed), dataroot, file)
+        else:
+            build_index(dataroot, config.data.version, file, whole=config.data.on_error == "raise")
     index = Index.open(file)
     splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
     # Images too where the teacher reads none: the picture of the predictions shows them.
     skipped = []
-    if config.data.on_error == "skip":
+    if config.data.packed:
+        tokens = [token for split in splits for token in index.tokens(split)]
+        check_pack(open_pack(config.data.packed), config.data.version, tokens, config.data.num_sweeps)
+    elif config.data.on_error == "skip":
         skipped = find_skipped(index, splits, config.data)
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)

@@ -16,7 +16,7 @@ from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample, read_image, read_lidar
+from pdetr3d.data.load import decode_image, load_sample, read_lidar
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import yaw_of
@@ -147,7 +147,7 @@ def test_reduced_decoding_shows_the_same_picture_in_the_same_place(size: tuple[i
     pixels = np.stack(waves, -1).astype(np.uint8)
     path = tmp_path / "a.jpg"
     Image.fromarray(pixels).save(path, quality=95)
-    image = read_image(CameraRecord(str(path), 1600, 900, np.eye(4)), size)
+    image = decode_image(CameraRecord(str(path), 1600, 900, np.eye(4)), path.read_bytes(), size)
     expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(float)
     assert image.shape == (size[1], size[0], 3)
     # Half a pixel of shift at the smallest size would be 4 of 80 gray levels and more; channels differ by far more.
@@ -188,8 +188,9 @@ def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
         path = tmp_path / f"{name}.jpg"
         path.write_bytes(data)
         with pytest.raises(DataError, match=rf"{name}\.jpg: missing or broken JPEG"):
-            read_image(dataclasses.replace(camera, path=str(path)), (160, 90))
-    with pytest.raises(DataError, match="missing or broken JPEG"):
-        read_image(dataclasses.replace(camera, path=str(tmp_path / "none.jpg")), (160, 90))
+            decode_image(dataclasses.replace(camera, path=str(path)), data, (160, 90))
+    gone = dataclasses.replace(camera, path=str(tmp_path / "none.jpg"))
+    with pytest.raises(DataError, match=r"none\.jpg: cannot read JPEG file \(No such file"):
+        load_sample(dataclasses.replace(record, cameras=(gone, *record.cameras[1:])), _config(1), cameras=True)
     with pytest.raises(DataError, match=r"image is \(160, 90\), but sample_data.json says \(320, 90\)"):
-        read_image(dataclasses.replace(camera, width_px=320), (160, 90))
+        decode_image(dataclasses.replace(camera, width_px=320), content, (160, 90))

@@ -1,0 +1,155 @@
+"""A pack: samples as Parquet shards, for object storage. What ``data.packed`` names; written by ``data/pack.py``.
+
+A folder (local, ``s3://``, ``gs://``) of ``shard-00000.parquet`` ..., one sample a row group, so that a sample is one
+range read; ``index.parquet``, the dataset's index; and ``pack.json``, written last: without it the folder is no pack.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow.fs import FileSystem
+
+from pdetr3d.data.files import write_parquet
+from pdetr3d.schema import DataError
+
+# points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,
+# as ``load_sample`` concatenates them; sweep_points: how many of each. images: JPEG files as they were, in the order
+# of CAMERAS; null where there is none.
+PACK_SCHEMA = pa.schema(
+    [
+        ("sample_token", pa.string()),
+        ("points", pa.large_binary()),
+        ("sweep_points", pa.list_(pa.int64())),
+        ("images", pa.list_(pa.large_binary())),
+    ]
+)
+LAYOUT = 1
+MANIFEST, INDEX = "pack.json", "index.parquet"
+OPEN_SHARDS = 64  # footers that a process keeps: 1 kB a sample
+
+
+class Pack:
+    """Read-only view of a pack; cheap to open, made once per process by ``open_pack``.
+
+    Attributes:
+        uri: as given. info: pack.json: ``version``, ``index`` (digest), ``num_sweeps``, ``points`` (dtype), ``shards``.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.filesystem, self.path = resolve(uri)
+        try:
+            self.info: dict[str, Any] = json.loads(self.read_bytes(MANIFEST))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"data.packed {uri}: no finished pack here ({MANIFEST}: {error}); run pdetr3d pack --out {uri}, which "
+                "continues an interrupted one"
+            ) from error
+        if self.info["layout"] != LAYOUT:
+            raise DataError(f"{uri}: a pack of layout {self.info['layout']}, not {LAYOUT}; pack the dataset again")
+
+    @cached_property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """sample_token -> (shard file, row group)."""
+        return {
+            token: (shard["file"], row) for shard in self.info["shards"] for row, token in enumerate(shard["samples"])
+        }
+
+    def read_bytes(self, name: str) -> bytes:
+        """A whole file of the pack."""
+        with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            return stream.read()
+
+    def read(self, token: str, num_sweeps: int, cameras: bool) -> tuple[NDArray[np.float32], list[bytes | None] | None]:
+        """Points (P, 5) float32 of the keyframe and up to num_sweeps - 1 sweeps, and the JPEG files, None without
+        ``cameras``.
+
+        Raises:
+            DataError: when the pack lacks the sample or the shard cannot be read.
+        """
+        if token not in self.places:
+            raise DataError(f"data.packed {self.uri}: sample {token!r} is not in it; pack this split, too")
+        file, row = self.places[token]
+        columns = ["points", "sweep_points", *(["images"] if cameras else [])]
+        try:
+            shard = pq.ParquetFile(self._open(file), metadata=_footer(self.uri, file), pre_buffer=True)
+            table = shard.read_row_group(row, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self.uri}/{file}: cannot read ({error}); see pdetr3d pack --verify {self.uri}"
+            ) from error
+        used = sum(table["sweep_points"][0].as_py()[:num_sweeps])
+        dtype = np.dtype(self.info["points"])
+        points = np.frombuffer(table["points"][0].as_buffer(), dtype, count=5 * used).reshape(-1, 5)
+        return points.astype(np.float32), table["images"][0].as_py() if cameras else None
+
+    def _open(self, file: str) -> pa.NativeFile:
+        return self.filesystem.open_input_file(f"{self.path}/{file}")
+
+
+def resolve(uri: str) -> tuple[FileSystem, str]:
+    """pyarrow's file system and the path in it of a URI or a local path.
+
+    Raises:
+        DataError: for a scheme that pyarrow does not know.
+    """
+    try:
+        return FileSystem.from_uri(uri if "://" in uri else str(Path(uri).resolve()))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{uri}: not a place to keep a pack ({error}); use a folder, s3://... or gs://...") from error
+
+
+@lru_cache(maxsize=4)
+def open_pack(uri: str) -> Pack:
+    """The pack, once per process."""
+    return Pack(uri)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _footer(uri: str, file: str) -> pq.FileMetaData:
+    pack = open_pack(uri)
+    with pack._open(file) as source:
+        return pq.read_metadata(source)
+
+
+def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
+    """Write the pack's index to ``out``, for tables at ``dataroot``: of the dataset's files nothing need be there."""
+    table = pq.read_table(pa.BufferReader(pack.read_bytes(INDEX)))
+    metadata = {**table.schema.metadata, b"dataroot": str(dataroot.absolute()).encode()}
+    write_parquet(out, table.replace_schema_metadata(metadata))
+
+
+def check_pack(pack: Pack, version: str, tokens: list[str], num_sweeps: int) -> None:
+    """Whether a run may read it: the version, its samples, its sweeps; and every shard is there with all its bytes.
+
+    Raises:
+        DataError: naming the key, the value and what the pack has.
+    """
+    info, where = pack.info, f"data.packed {pack.uri}"
+    if info["version"] != version:
+        raise DataError(f"{where}: holds data.version={info['version']}, not {version}")
+    if info["num_sweeps"] < num_sweeps:
+        raise DataError(
+            f"{where}: holds {info['num_sweeps']} sweeps a sample, but data.num_sweeps={num_sweeps}: lower that, or "
+            f"pack the dataset again with --num-sweeps {num_sweeps}"
+        )
+    absent = [token for token in tokens if token not in pack.places]
+    if absent:
+        raise DataError(
+            f"{where}: {len(absent)} of the run's {len(tokens)} samples are not in it, e.g. {absent[0]!r}; it holds "
+            f"the splits {', '.join(info['splits'])}"
+        )
+    found = pack.filesystem.get_file_info([f"{pack.path}/{shard['file']}" for shard in info["shards"]])
+    for shard, file in zip(info["shards"], found, strict=True):
+        if file.size != shard["bytes"]:
+            raise DataError(
+                f"{pack.uri}/{shard['file']}: {file.size} bytes instead of {shard['bytes']}; copy the shard again"
+            )
