@@ -1,0 +1,64 @@
+"""Writes kuberay/rayjob-*.yaml from kuberay/raycluster.yaml: KubeRay wants the cluster's spec inside each job.
+
+python cluster/make_rayjobs.py     # after every change of raycluster.yaml; a test compares
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).parent / "kuberay"
+PRESET = "nuscenes-voxel"
+# name -> entrypoint. One run directory: each job finds what the one before it finished, as a job that is retried does.
+JOBS = {
+    "pipeline": "python -m ray_jobs.pipeline",
+    "teacher": "python -m ray_jobs.train_teacher",
+    "pseudo-label": "python -m ray_jobs.pseudo_label",
+    "student": "python -m ray_jobs.train_student",
+}
+WORDS = f"--preset {PRESET} --run-dir /runs/{PRESET} data.dataroot=/data/nuscenes storage.path=/runs/ray"
+HEADER = "# Written by cluster/make_rayjobs.py from raycluster.yaml: change these and run it again.\n"
+
+
+def rayjob(name: str, entrypoint: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of one job on a cluster of its own."""
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": f"pdetr3d-{name}", "labels": {"app.kubernetes.io/name": "pdetr3d"}},
+        "spec": {
+            "entrypoint": f"{entrypoint} {WORDS}",
+            "submissionMode": "K8sJobMode",
+            "backoffLimit": 2,  # each retry is a new cluster, and continues the run directory
+            "activeDeadlineSeconds": 7 * 24 * 3600,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 3600,
+            "rayClusterSpec": spec,
+        },
+    }
+
+
+def render() -> dict[str, str]:
+    """File name -> text."""
+    spec = yaml.safe_load((FOLDER / "raycluster.yaml").read_text())["spec"]
+    jobs = {f"rayjob-{name}.yaml": rayjob(name, entrypoint, spec) for name, entrypoint in JOBS.items()}
+    return {file: HEADER + _dump(job) for file, job in jobs.items()}
+
+
+def _dump(document: dict[str, Any]) -> str:
+    class Plain(yaml.SafeDumper):
+        """No anchors: people read these."""
+
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    return yaml.dump(document, Dumper=Plain, sort_keys=False, width=120)
+
+
+if __name__ == "__main__":
+    for file, text in render().items():
+        (FOLDER / file).write_text(text)
+        print(f"written: {FOLDER / file}")
