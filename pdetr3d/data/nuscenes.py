@@ -127,6 +127,7 @@ class _Reader:
         self.dataroot = dataroot
         self.whole = whole
         self.missing_sweeps: set[str] = set()
+        self._inside: set[str] = set()  # files known to lie under the dataroot: a sweep is asked for ten times
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._splits: dict[str, list[str]] = {}
         for split, scenes in scene_splits(nusc).items():
@@ -265,7 +266,17 @@ class _Reader:
                 f"sample_data.json, filename {filename!r}: path escapes dataroot; "
                 "names must be relative to it, without '..'"
             )
-        return self.dataroot / filename
+        path = self.dataroot / filename
+        if filename not in self._inside:
+            # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
+            folder = self.dataroot / PurePosixPath(filename).parts[0]
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise DataError(
+                    f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {path.resolve()}; "
+                    f"put the file itself there (only whole folders such as {folder.name}/ may be links)"
+                )
+            self._inside.add(filename)
+        return path
 
     def _check_lidar(self, filename: str) -> None:
         path = self._safe(filename)

@@ -152,6 +152,17 @@ def _damage(channel: str, content: bytes | None) -> Callable[[Path], None]:
     return damage
 
 
+def _link(channel: str) -> Callable[[Path], None]:
+    """The first file of a channel becomes a link to its own content outside."""
+
+    def damage(root: Path) -> None:
+        path = sorted((root / "samples" / channel).iterdir())[0]
+        path.rename(root.parent / "secret")
+        path.symlink_to(root.parent / "secret")
+
+    return damage
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tables": (lambda root: shutil.rmtree(root / "v1.0-sim"), r"no tables here.*13 JSON tables"),
     "two tables gone": (
@@ -170,6 +181,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "parent path": (_rename("LIDAR_TOP", "samples/../../secret.pcd.bin"), "path escapes dataroot"),
     "absolute path": (_rename("LIDAR_TOP", "/etc/passwd"), "'/etc/passwd': path escapes dataroot"),
     "camera path": (_rename("CAM_BACK", "../a.jpg"), "path escapes dataroot"),
+    "link out": (_link("LIDAR_TOP"), r"a link that escapes dataroot, to .*secret"),
+    "image link out": (_link("CAM_BACK"), r"a link that escapes dataroot, to .*secret"),
     "LiDAR missing": (_damage("LIDAR_TOP", None), r"\.pcd\.bin: no such LiDAR file"),
     "LiDAR cut": (_damage("LIDAR_TOP", b"\0" * 41), "41 bytes, not a multiple of 20"),
     "LiDAR empty": (_damage("LIDAR_TOP", b""), r"truncated LiDAR file \(empty\)"),
@@ -198,6 +211,18 @@ def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=message):
         build_index(root, "v1.0-sim", out)
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -> None:
+    """Datasets are spread over disks so."""
+    root = tmp_path / "world"
+    root.mkdir()
+    for folder in sim_world.iterdir():
+        (root / folder.name).symlink_to(folder)
+    linked, real = (
+        build_index(r, "v1.0-sim", tmp_path / f"{r.name}.parquet") for r in (root, sim_world.parent / "world")
+    )
+    assert Index.open(linked).digest == Index.open(real).digest
 
 
 def test_wrong_folder_or_version(sim_world: Path, tmp_path: Path) -> None:
