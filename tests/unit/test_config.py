@@ -53,7 +53,7 @@ BAD = [
     (["student.neck_strides=[1,1,2]"], "must bring all stages of model.backbone_strides (2, 2, 2) to one grid"),
     (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),
     (["data.loader=tf"], "should be 'ray' or 'torch'"),
-    (["data.on_error=skip"], "should be 'raise'"),
+    (["data.on_error=ignore"], "should be 'raise' or 'skip'"),
     (["optim.amp=fp8"], "should be 'fp32', 'bf16', 'fp16' or 'auto'"),
     (["optim.lr_multipliers=[[backbone,0]]"], "config key optim.lr_multipliers.0.1 = 0"),
     (["optim.lr_multipliers=[[a,0.1],[a,0.2]]"], "names a prefix twice"),

@@ -53,7 +53,9 @@ def found(token: str) -> Boxes3D:
 def stages(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stages]:
     """Two runs, the second one's clicks poisoned; asking for a prediction gives ``found``."""
 
-    def predict(kind: str, config: Config, prior: object, files: list[Path], records: list[SampleRecord]) -> list:
+    def predict(
+        kind: str, config: Config, prior: object, files: list[Path], records: list[SampleRecord], keep: Path
+    ) -> list:
         assert kind == "student" and files == [Path("boxes_only.pt")]
         assert {r.role for r in records} == {"point"} and not any(len(r.clicks) for r in records)
         return [{r.sample_token: found(r.sample_token) for r in records}]
@@ -80,7 +82,7 @@ def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
     context = LocalContext(records, Plan(len(records), 2, 4, 0, mean_teacher), task.loader, folder)
     with one_thread():
         train(task, context, 4, "{}", folder / "scratch")
-    timing = ("_s", "_bytes")
+    timing = ("_s", "_bytes", "stall_share")
     return [{k: v for k, v in metrics.items() if not k.endswith(timing)} for _, metrics in context.history]
 
 
