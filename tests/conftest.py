@@ -118,10 +118,12 @@ def _missing(marker: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose marker asks for what this machine does not have; one process runs all tests that start a Ray."""
+    """Skip tests whose marker asks for what this machine does not have; one process runs all tests that start a Ray in
+    it, and one those that run whole jobs: more than two clusters at once would starve one another."""
     for item in items:
-        if {"ray", "e2e"} & set(item.path.relative_to(TESTS).parts[:1] if TESTS in item.path.parents else ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        folder = item.path.relative_to(TESTS).parts[0] if TESTS in item.path.parents else ""
+        if folder in ("ray", "e2e"):
+            item.add_marker(pytest.mark.xdist_group(folder))
     used = {marker for marker in MAY_SKIP for item in items if item.get_closest_marker(marker)}
     reasons = {marker: _missing(marker) for marker in used}
     for item in items:

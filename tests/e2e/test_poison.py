@@ -33,7 +33,9 @@ def all_bits(records: list[SampleRecord]) -> list[bytes]:
 def losses(kind: str, stages: Stages, records: list[SampleRecord], folder: Path) -> list[dict[str, float]]:
     """Loss terms of the first steps; the teacher's checkpoint stays in the folder."""
     history = run_locally(kind, stages.config, records, folder, STEPS).history
-    return [{k: v for k, v in metrics.items() if not k.endswith(("_s", "_bytes"))} for _, metrics in history]
+    return [
+        {k: v for k, v in metrics.items() if not k.endswith(("_s", "_bytes", "stall_share"))} for _, metrics in history
+    ]
 
 
 def train_everything(stages: Stages) -> dict[str, Any]:
