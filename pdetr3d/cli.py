@@ -79,15 +79,14 @@ def index(
     # Not beside the tables: datasets are often read-only and shared.
     path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.parquet")
     made = Index.open(path)
-    rows = made.table.select(["scene_token", "splits", "ann_label"]).to_pydict()
-    splits = sorted({name for names in rows["splits"] for name in names})
+    rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
     _say(
         index=path,
         digest=made.digest,
         scenes=len(set(rows["scene_token"])),
         keyframes=len(made),
         objects=sum(len(labels) for labels in rows["ann_label"]),
-        **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in splits},
+        **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in made.splits},
         next=f"pdetr3d label --index {path}",
     )
 
@@ -182,20 +181,17 @@ def pack(
     verify: Annotated[bool, typer.Option("--verify", help="Only read what is there and compare checksums.")] = False,
 ) -> None:
     """Write a dataset's samples as Parquet shards for object storage; the same call continues an interrupted one."""
-    from pdetr3d.data.index import Index
     from pdetr3d.data.pack import pack as write
     from pdetr3d.data.pack import verify as compare
 
+    out = out if "://" in out else str(Path(out).resolve())  # as data.packed wants it
     if verify:
         made = compare(out)
     elif index_file is None:
         raise DataError("pdetr3d pack needs --index FILE, what pdetr3d index wrote (or --verify)")
     else:
-        splits = split or sorted(
-            {name for names in Index.open(index_file).table["splits"].to_pylist() for name in names}
-        )
         sizes = {"num_sweeps": num_sweeps, "shard_samples": shard_samples, "processes": processes}
-        made = write(index_file, splits, out, points=points.value, **sizes)
+        made = write(index_file, split, out, points=points.value, **sizes)
     shards = made.info["shards"]
     size_gb = sum(shard["bytes"] for shard in shards) / 1e9
     _say(pack=out, samples=len(made.places), shards=len(shards), size=f"{size_gb:.3f} GB", next=f"data.packed={out}")

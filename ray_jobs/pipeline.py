@@ -39,7 +39,7 @@ def body(stages: Stages) -> None:
     print_quality(quality)
     print_arms(arms, report["ratios"])
     if stages.data.skipped:
-        print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: scored with no boxes)")
+        print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
     print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
 
 

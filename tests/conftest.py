@@ -163,7 +163,7 @@ class RunRules:
             self.problems.append(f"CI: only tests marked {', '.join(sorted(MAY_SKIP))} may skip:")
             self.problems += [f"  {skip}" for skip in self.bad_skips]
         if self._is_full_run():
-            empty = sorted(test_folders(TESTS) - self.collected)
+            empty = sorted(folders_with_tests(TESTS) - self.collected)
             self.problems += [f"tests/{name}/ collected no test" for name in empty]
         if self.problems and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -181,7 +181,7 @@ class RunRules:
             terminalreporter.write_line(problem, red=True)
 
 
-def test_folders(tests: Path) -> set[str]:
+def folders_with_tests(tests: Path) -> set[str]:
     """Names of the folders directly under ``tests`` that must collect tests: those with Python files."""
     return {
         folder.name

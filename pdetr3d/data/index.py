@@ -156,6 +156,11 @@ class Index:
                 result.setdefault(name, []).append(token)
         return result
 
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that have samples here, sorted."""
+        return sorted(self._split_tokens)
+
     def tokens(self, split: str) -> list[str]:
         """Sample tokens of a split, in index order.
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ PLAN = "plan.json"  # what the pack is made of; another one is not mixed into it
 
 def pack(
     index_file: Path,
-    splits: Sequence[str],
+    splits: Sequence[str] | None,
     uri: str,
     *,
     num_sweeps: int = 10,
@@ -43,7 +43,7 @@ def pack(
     """Pack the splits' samples; an interrupted call is continued by the same one.
 
     Args:
-        index_file: of the dataset. uri: a folder, ``s3://...`` or ``gs://...``.
+        index_file: of the dataset. splits: None: all that the index has. uri: a folder, ``s3://...`` or ``gs://...``.
         num_sweeps: LiDAR sweeps of a sample, as ``data.num_sweeps``; a run may read fewer.
         points: dtype they are kept in. float16 halves them and rounds coordinates: to 1/64 m from 16 m on, to 1/32 m
             from 32 m on (a 10-bit fraction), that is by at most half of it.
@@ -52,7 +52,8 @@ def pack(
     Raises:
         DataError: for an unknown split, a broken file, or a place that holds another pack (names what differs).
     """
-    index, splits = Index.open(index_file), sorted(set(splits))
+    index = Index.open(index_file)
+    splits = sorted(set(splits or index.splits))
     tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
     plan = {
         "layout": LAYOUT,
@@ -118,13 +119,15 @@ def _claim(filesystem: FileSystem, path: str, uri: str, plan: dict[str, Any]) ->
 def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: tuple[int, list[str]]) -> None:
     """Body of a process: one shard and its note."""
     number, tokens = job
-    index = Index.open(index_file)
+    index = _open_index(index_file)
     filesystem, path = resolve(uri)
     name = f"shard-{number:05d}.parquet"
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / name
-        # Uncompressed: JPEG does not shrink, and reading is what the pack is for.
-        with pq.ParquetWriter(local, PACK_SCHEMA, compression="none", use_dictionary=False) as writer:
+        # Uncompressed: JPEG does not shrink, and reading is what the pack is for. Statistics would put the smallest and
+        # largest values, whole images, into the footer.
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        with pq.ParquetWriter(local, PACK_SCHEMA, **plain) as writer:
             for token in tokens:
                 writer.write_table(_row(index, token, num_sweeps, points))  # a row group of its own
         with local.open("rb") as stream:
@@ -133,6 +136,12 @@ def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: 
         filesystem.move(f"{path}/{name}.tmp", f"{path}/{name}")
         note = {"file": name, "bytes": local.stat().st_size, "sha256": digest, "samples": tokens}
     _write(filesystem, f"{path}/{_note(number)}", json.dumps(note).encode())
+
+
+@lru_cache(maxsize=1)
+def _open_index(index_file: Path) -> Index:
+    """Once per process, not per shard."""
+    return Index.open(index_file)
 
 
 def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:

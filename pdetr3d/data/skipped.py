@@ -20,12 +20,16 @@ FILE = "skipped.json"  # beside the index
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that is left out, the first broken file that it reads, and what is wrong with that."""
+    """A sample that is left out, the first broken file that it reads, and what is wrong with that.
+
+    ``image``: only images of it are broken: what looks at LiDAR alone can still predict it.
+    """
 
     split: str
     sample_token: str
     file: str
     reason: str
+    image: bool
 
 
 def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skipped]:
@@ -57,9 +61,11 @@ def without(records: Iterable[SampleRecord], skipped: Iterable[Skipped]) -> list
 def _of_split(index: Index, split: str, num_sweeps: int, broken: dict[str, str]) -> list[Skipped]:
     found = []
     for token in index.tokens(split):
-        bad = next((path for path in files_of(index.record(token), num_sweeps, True) if path in broken), None)
-        if bad is not None:
-            found.append(Skipped(split, token, bad, broken[bad]))
+        record = index.record(token)
+        bad = [path for path in files_of(record, num_sweeps, cameras=True) if path in broken]  # LiDAR first
+        if bad:
+            image = bad[0] not in files_of(record, num_sweeps, cameras=False)
+            found.append(Skipped(split, token, bad[0], broken[bad[0]], image))
     return found
 
 

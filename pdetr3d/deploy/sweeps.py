@@ -33,6 +33,7 @@ def to_sample(row: Mapping[str, Any], name: str, data: DataConfig) -> Sample:
     if (points is None) == (sweeps is None):
         raise DataError(f"sample {name} has the keys {sorted(row)}: give either points or sweeps")
     if points is None:
+        data = data.model_copy(update={"packed": ""})  # a caller's files are in no pack of the training's
         return load_sample(_record(name, [_sweep(sweep, name) for sweep in row["sweeps"]]), data, cameras=False)
     return Sample(
         record=_record(name, [SweepRecord("", np.eye(4), 0.0)]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pdetr3d.geometry.crops import PAIRS
 from pdetr3d.models.decoder import center_unit, turn, viewing_direction
 from pdetr3d.models.pillars import DT_UNIT_S, pillar_max, thinned
 
@@ -15,7 +16,6 @@ REACH_FACTOR, REACH_M = 0.6, 0.5  # the crop's radius: this share of the mean fo
 PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and the viewing frame (2), height and distance of the point, I, dt
 CLICK_FEATURES = 3  # how many points, how far, how high
 MAX_POINTS = 256  # of a crop; more are thinned out evenly
-PAIRS = 2**24  # of clicks and points looked at in one go: bounds memory to about 200 MB
 
 
 class PointCrop(nn.Module):

@@ -1,9 +1,9 @@
 """Which samples make up step s: an endless chain of permutations, a pure function of (seed, step).
 
-Position p of the chain is sample ``permutation(seed, p // N)[p % N]``; step s takes positions s*B .. (s+1)*B - 1 and
-rank r the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of workers,
-no remainder is dropped, and resuming or changing the world size moves nothing. With ``box_slots`` there are two chains,
-and each batch takes a fixed number from either.
+Position p of the chain is sample ``permutation(seed, p // N, ...)[p % N]``; step s takes positions s*B .. (s+1)*B - 1
+and rank r the r-th equal share of them. So every sample is delivered exactly once per pass whatever the number of
+workers, no remainder is dropped, and resuming or changing the world size moves nothing. With ``box_slots`` there are
+two chains, and each batch takes a fixed number from either.
 """
 
 from __future__ import annotations
@@ -50,10 +50,6 @@ class Plan:
         if self.box_slots and not (0 < self.boxed < self.samples and self.box_slots < self.batch_size):
             raise ValueError(f"no such parts: {self}")
 
-    def permutation(self, number: int) -> NDArray[np.int64]:
-        """Sample order of one pass over a plan without parts."""
-        return _permutation(self.seed, number, "order", self.samples)
-
     def at(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
         """(sample index, pass number) of the rank's share of the step's global batch.
 
@@ -74,13 +70,14 @@ class Plan:
         share = []
         for position in positions:
             number, index = divmod(position, size)
-            order = _permutation(self.seed, number, name, size)
+            order = permutation(self.seed, number, name, size)
             share.append((first + int(order[index]), position if self.repeats else number))
         return share
 
 
 @lru_cache(maxsize=4)  # a step needs two passes of two parts at most; of a million samples, drawing one takes long
-def _permutation(seed: int, number: int, name: str, size: int) -> NDArray[np.int64]:
+def permutation(seed: int, number: int, name: str, size: int) -> NDArray[np.int64]:
+    """Order (size,) of one pass over a chain, read-only."""
     order = keyed_rng(seed, number, "plan", name).permutation(size)
     order.flags.writeable = False
     return order

@@ -92,6 +92,12 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
             minutes at full size, and studies have many runs.
     """
     config, folder = run.config, run.path / "data"
+    packed = config.data.packed
+    if packed and not (config.data.dataroot and ("://" in packed or Path(packed).is_absolute())):
+        raise DataError(
+            f"data.packed {packed} with data.dataroot {config.data.dataroot!r}: name the pack by a URI or an absolute "
+            "path, since workers run in folders of their own, and the folder of its tables by data.dataroot"
+        )
     if like is not None and like.config.data == config.data and config.data.dataroot:
         copy_missing(like.path / "data", folder, ("index.parquet", MEMORY, SKIPPED))
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"

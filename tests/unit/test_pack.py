@@ -20,6 +20,7 @@ from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.pack import pack, verify
 from pdetr3d.data.packed import Pack, check_pack
+from pdetr3d.deploy.sweeps import to_sample
 from pdetr3d.schema import CAMERAS, DataError
 from pdetr3d.training.run_dir import RunDir, prepare
 from tests.training_cases import world_config
@@ -139,6 +140,7 @@ def test_a_run_reads_a_pack_without_the_raw_files(sim_world: Path, whole: Pack, 
     for override, reason in (
         (["data.num_sweeps=10"], r"holds 3 sweeps a sample, but data.num_sweeps=10"),
         (["data.packed=" + str(tmp_path / "none")], r"data.packed .*none: no finished pack here"),
+        (["data.packed=runs/packed"], r"data.packed runs/packed .* by a URI or an absolute path"),
         (["data.packed=nfs4://x/y"], r"nfs4://x/y: not a place to keep a pack"),
     ):
         with pytest.raises(DataError, match=reason):
@@ -194,3 +196,12 @@ def test_footers_are_read_once(index_file: Path, whole: Pack, monkeypatch: pytes
     for token in tokens(index)[:5]:
         load_sample(dataclasses.replace(index.record(token)), DATA.model_copy(update={"packed": whole.uri}), False)
     assert len(reads) == 1
+
+
+def test_a_deployed_student_reads_its_callers_files_not_the_pack(index_file: Path, whole: Pack) -> None:
+    index = Index.open(index_file)
+    record = index.record(index.tokens("sim_val")[0])
+    data = DATA.model_copy(update={"packed": whole.uri})
+    sample = to_sample({"sweeps": [{"path": record.lidar_path}]}, "a caller's", data)
+    expected = load_sample(record, DATA.model_copy(update={"num_sweeps": 1}), cameras=False)
+    np.testing.assert_array_equal(sample.points, expected.points)

@@ -135,7 +135,9 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
     lost = next(token for token in train if token not in boxed)
     for token in (lost, val[2]):
         replace(Path(index.record(token).lidar_path), b"")
+    replace(Path(camera_of(index.record(val[0])).path), b"")  # an image: students do not look at it
     stages = make_stages(broken, tmp_path / "run")
+    assert {(s.sample_token, s.image) for s in stages.data.skipped} == {(lost, False), (val[2], False), (val[0], True)}
     assert {r.sample_token for r in stages.records} == set(train) - {lost}
     assert {r.sample_token for r in stages.known_records} == set(train) - {lost}
     one = Boxes3D.build([[1, 2, 0]], [[4, 2, 1]], [0.0], [0])
