@@ -19,7 +19,7 @@ from pdetr3d.models.point_query import Queries
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
 # Units of the code's center and size: what one step of the optimizer changes in an output must be small beside what
-# the output has to say. Fast R-CNN's; without them sizes and centers jitter until the learning rate falls, and headings end worse.
+# the output has to say. Fast R-CNN's; without them sizes and centers jitter until the learning rate falls.
 CENTER_STD, SIZE_STD = 0.1, 0.2
 # The length of what a heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
 # drives. So short a vector is sooner unlearned than one of unit length.
