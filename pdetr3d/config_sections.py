@@ -101,6 +101,7 @@ class ScalingConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive = 1
     use_gpu: bool = False
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a training worker or an actor, with use_gpu
     data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
     loader_processes: Annotated[int, Field(ge=0)] = 1  # of each worker, with data.loader=torch; 0: the worker itself
     inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers

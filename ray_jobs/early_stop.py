@@ -23,7 +23,7 @@ class Watcher:
     Args:
         folder: URI of the stage's folder in storage. steps: of its kept checkpoints, ascending.
         collect: copies the checkpoint of a step out of storage. score: of that file; higher is better.
-        patience: kept checkpoints without a better score after which training stops.
+        patience: kept checkpoints without a better score after which training stops; 0: none do.
     """
 
     def __init__(
@@ -59,6 +59,6 @@ class Watcher:
             self.files.append(self.collect(step))
             self.scores.append(self.score(self.files[-1]))
             print(f"{self.files[-1].parent.name} step {step}: score {self.scores[-1]:.4g}", flush=True)
-            if stop_after(self.scores, self.patience):
+            if self.patience and stop_after(self.scores, self.patience):
                 write_stop(self.folder)
                 return

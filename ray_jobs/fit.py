@@ -87,7 +87,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     """Train the stage (or continue it where the same run directory was interrupted).
 
     Args:
-        score: of a checkpoint file, for ``optim.patience``; called in another thread while training goes on.
+        score: of a checkpoint file, higher is better; called for each kept one as it comes, in another thread while
+            training goes on. It is what ``optim.patience`` watches.
 
     Returns:
         The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop. Beside them lies what
@@ -112,7 +113,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=scaling.use_gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {}),
+            resources_per_worker={"CPU": scaling.cpus_per_worker}
+            | ({"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}),
         ),
         run_config=RunConfig(
             name=stage.name,
@@ -132,7 +134,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         return _collect(f"{checkpoint_uri(folder, step)}/{FILE}", run_dir / stage.name / f"step_{step:07d}.pt")
 
     try:
-        if score is None or not stage.optim.patience:
+        if score is None:
             run_lanes([trainer.fit])  # in a thread: see there
             files = [collect(step) for step in steps]
         else:

@@ -96,7 +96,7 @@ def predict(
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside a training
         num_cpus=scaling.cpus_per_worker,
-        num_gpus=1 if scaling.use_gpu else None,
+        num_gpus=scaling.gpus_per_worker if scaling.use_gpu else None,
     )
     parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
     before = [read_parquet(file, _SCHEMA) for file in finished.values()]

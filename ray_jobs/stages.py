@@ -16,7 +16,14 @@ import pandas as pd
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.gt_sampling import database_of
-from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records, write_pseudo_labels
+from pdetr3d.data.label_manifest import (
+    LabelManifest,
+    build_manifest,
+    eval_records,
+    prior_size_m,
+    training_records,
+    write_pseudo_labels,
+)
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.nuscenes_eval import score
@@ -38,15 +45,38 @@ ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
-# Keys that neither the teacher nor its pseudo labels depend on; the student's, unless the teacher starts from one.
+# Keys that neither the teacher nor its pseudo labels depend on, nor the student that it may start from.
 NOT_IN_LABELS = ("scaling.", "storage.", "run.name", "run.arms")
-STUDENT_KEYS = ("student.", "optim.")
+STUDENT_KEYS = ("student.", "optim.")  # they count for a teacher that starts from a student, but for these:
+NOT_IN_PRETRAINING = (
+    "student.guidance",
+    "student.mask_sigma",
+    "student.pseudo_weight",
+    "student.score_power",
+    "student.box_share",
+    "student.gt_sampling_pseudo_score",
+    "student.self_training",
+    "student.mean_teacher",
+)
+
+
+def step_of(file: Path) -> int:
+    """Optimizer steps behind a kept checkpoint, from its name."""
+    return int(file.stem.removeprefix("step_"))
 
 
 def labels_key(config: Config) -> dict[str, object]:
     """What teacher and pseudo labels of a dataset depend on, by flat key."""
-    skip = NOT_IN_LABELS + (STUDENT_KEYS if config.teacher.lidar_init == "none" else ())
-    return {key: value for key, value in config.flat().items() if not key.startswith(skip)}
+    return _without_keys(config, STUDENT_KEYS if config.teacher.lidar_init == "none" else NOT_IN_PRETRAINING)
+
+
+def pretraining_key(config: Config) -> dict[str, object]:
+    """What the student that a teacher's LiDAR weights start from (arm "boxes_only") depends on, by flat key."""
+    return _without_keys(config, (*NOT_IN_PRETRAINING, "teacher.", "label.snap", "label.pseudo_for"))
+
+
+def _without_keys(config: Config, skip: tuple[str, ...]) -> dict[str, object]:
+    return {key: value for key, value in config.flat().items() if not key.startswith((*NOT_IN_LABELS, *skip))}
 
 
 class Stages:
@@ -54,16 +84,25 @@ class Stages:
 
     Args:
         run: the run directory. parent: MLflow run that the stages' runs are nested in.
-        tracking_dir: where the MLflow store is; None: in the run directory. like: stages on the same dataset, see
+        tracking_dir: where the MLflow store is; None: in the run directory. like: a run on the same dataset, see
             ``prepare``.
+
+    Attributes:
+        observe: when set, called with stage, step, and scores on ``data.select_split`` of each kept checkpoint, while
+            its training goes on.
     """
 
     def __init__(
-        self, run: RunDir, parent: Tracker, tracking_dir: Path | None = None, like: Stages | None = None
+        self,
+        run: RunDir,
+        parent: Tracker,
+        tracking_dir: Path | None = None,
+        like: RunDir | None = None,
     ) -> None:
         self.run, self.parent, self.tracking_dir = run, parent, tracking_dir or run.path
         self.config: Config = run.config
-        self.data: Data = prepare(run, None if like is None else like.run)
+        self.observe: Callable[[str, int, dict[str, Any]], None] | None = None
+        self.data: Data = prepare(run, like)
         self.records = self._kept(training_records(self.data.index, self.data.manifest))
         if not any(record.role == "box" for record in self.records):
             raise DataError(
@@ -132,13 +171,17 @@ class Stages:
             differing = sorted(k for k in mine if mine[k] != theirs[k])
             raise ValueError(f"{other.run.path} has other labels than {self.run.path}: {differing or 'other clicks'}")
         for stage in ("teacher", "pseudo_labels"):
-            result = other.run.result(stage)
-            if result is None:
-                raise ValueError(f"{other.run.path / stage} is not finished")
-            if self.run.result(stage) is None:
-                files = [f.name for f in (other.run.path / stage).iterdir() if f.is_file() and f.name != "done.json"]
-                copy_missing(other.run.path / stage, self.run.path / stage, files)
-                self.run.finish(stage, result)
+            self.adopt(stage, other.run)
+
+    def adopt(self, stage: str, other: RunDir) -> None:
+        """Take over a finished stage; that the runs do not differ in what it depends on is for the caller to know."""
+        result = other.result(stage)
+        if result is None:
+            raise ValueError(f"{other.path / stage} is not finished")
+        if self.run.result(stage) is None:
+            files = [f.name for f in (other.path / stage).iterdir() if f.is_file() and f.name != "done.json"]
+            copy_missing(other.path / stage, self.run.path / stage, files)
+            self.run.finish(stage, result)
 
     def _pseudo_table(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
         """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
@@ -248,7 +291,7 @@ class Stages:
                     gt_database=self.gt_database(records) if pastes else None,
                     mean_teacher=mean_teacher,
                 )
-                files = fit(work, self.run.path, self._select_score if kind == "student" else None)
+                files = fit(work, self.run.path, self._checkpoint_score(name, work))
                 if (stats := self.run.path / name / STATS).exists():
                     tracker.log_artifact(stats)
             self.timing[name] = time.monotonic() - began
@@ -302,8 +345,36 @@ class Stages:
         chosen = [max(mine, key=scores.__getitem__) for mine in files.values()]
         return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
 
-    def _select_score(self, file: Path) -> float:
-        return float(self._score([file], self.config.data.select_split)[0]["SPNDS"])
+    def _checkpoint_score(self, name: str, stage: Stage) -> Callable[[Path], float] | None:
+        """What a kept checkpoint is worth, where somebody asks while training goes on."""
+        if not (stage.optim.patience or self.observe):
+            return None
+
+        def score_of(file: Path) -> float:
+            scores = self.teacher_scores(file) if stage.kind == "teacher" else self._select_scores(file)
+            if self.observe is not None:
+                self.observe(name, step_of(file), scores)
+            return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
+
+        return score_of
+
+    def _select_scores(self, file: Path) -> dict[str, Any]:
+        return self._score([file], self.config.data.select_split)[0]
+
+    @cached_property
+    def select_records(self) -> list[SampleRecord]:
+        """Samples of ``data.select_split`` with all their boxes, and clicks drawn as those of the train split are."""
+        folder = self.run.path / "data" / "manifest_select"
+        if not (folder / "manifest.json").exists():  # written last
+            label = self.config.label.model_copy(update={"ratio": 1.0})
+            build_manifest(self.data.index, self.config.data.select_split, label, folder)
+        return [r for r in self._kept(training_records(self.data.index, LabelManifest.open(folder))) if len(r.clicks)]
+
+    def teacher_scores(self, file: Path) -> dict[str, Any]:
+        """Quality of a teacher's boxes at the clicks of ``data.select_split``."""
+        records = self.select_records
+        known = KnownClicks(records, {r.sample_token: r for r in records})
+        return known.quality(predict("teacher", self.config, self.prior, [file], records)[0])
 
     def _score(self, files: list[Path], split: str) -> list[dict[str, Any]]:
         records = eval_records(self.data.index, split)

@@ -43,7 +43,8 @@ def run(arguments: list[str] | None = None) -> None:
                 if (names[name], seed) not in runs:
                     config = variant_config(args.preset, overrides, variant, seed)
                     place = RunDir(folder / names[name] / f"seed{seed}", config)
-                    runs[names[name], seed] = Stages(place, parent, folder, like=next(iter(runs.values()), None))
+                    first = next((stages.run for stages in runs.values()), None)
+                    runs[names[name], seed] = Stages(place, parent, folder, like=first)
         init_ray(base.scaling.use_gpu)
         wanted = {(name, seed): runs[names[name], seed] for seed in args.seeds for name in chosen}
         at_once = base.scaling.concurrent_stages

@@ -1,4 +1,4 @@
-"""What the commands of all studies share: words, world, provenance. Imports no Ray."""
+"""What the commands of studies and sweeps share: words, world, provenance. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,24 @@ from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
 
 
-def parser(doc: str, studies: Iterable[str]) -> argparse.ArgumentParser:
-    """Options that every study takes; ``doc``: the docstring of the job, whose first line describes it."""
+def parser(
+    doc: str, names: Iterable[str], kind: str = "study", folder: str = "studies-PRESET"
+) -> argparse.ArgumentParser:
+    """Options that all of them take.
+
+    Args:
+        doc: docstring of the job, whose first line describes it. names: what there is of the ``kind``. folder: default
+            run directory, under runs/.
+    """
     command = argparse.ArgumentParser(description=doc.splitlines()[0])
-    command.add_argument("study", help=f"one of {', '.join(studies)}")
+    command.set_defaults(kind=kind)
+    command.add_argument(kind, help=f"one of {', '.join(names)}")
     command.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
-    command.add_argument("--run-dir", type=Path, help="of the world and the variants; default runs/studies-PRESET")
+    command.add_argument("--run-dir", type=Path, help=f"of the world and all that is trained; default runs/{folder}")
     command.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
-    command.add_argument("--out", type=Path, default=Path("results"), help="folder of STUDY.json and the pictures")
+    command.add_argument(
+        "--out", type=Path, default=Path("results"), help=f"folder of {kind.upper()}.json and pictures"
+    )
     command.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, for every variant")
     return command
 
@@ -46,15 +56,15 @@ def parse_words(command: argparse.ArgumentParser, arguments: list[str] | None) -
     if wrong:
         raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
     args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
-    if not args.seeds:
+    if not args.seeds and command.get_default("seeds"):
         raise DataError("--seeds needs at least one number")
     return args
 
 
-def open_world(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
+def open_world(args: argparse.Namespace, settings: Sequence[str] = ()) -> tuple[Config, Path, list[str]]:
     """(config without variants, folder of the study, overrides for every variant); simulates the world if there is no
-    dataroot."""
-    base, overrides = load(args.preset, args.overrides), list(args.overrides)
+    dataroot. ``settings``: overrides that come before the user's."""
+    base, overrides = load(args.preset, [*settings, *args.overrides]), list(args.overrides)
     folder = (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
     if not base.data.dataroot:
         simulate(folder / "world", base.sim, base.data.version)
@@ -63,9 +73,9 @@ def open_world(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
 
 
 def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
-    """What the figures were made with: study, command line, commit ("+": with changes), config and its digest, date."""
+    """What the figures were made with: name, command line, commit ("+": with changes), config and its digest, date."""
     return {
-        "study": args.study,
+        args.kind: getattr(args, args.kind),
         "preset": args.preset,
         "seeds": args.seeds,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -26,7 +26,7 @@ from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
 from ray_jobs.quality import floors
-from ray_jobs.stages import EXPERIMENT, Stages
+from ray_jobs.stages import EXPERIMENT, Stages, step_of
 from ray_jobs.studies import STUDIES, Study, study, variant_config
 from ray_jobs.study_command import open_world, parse_words, parser, provenance
 from ray_jobs.study_report import draw_study, print_study
@@ -60,7 +60,7 @@ def run(arguments: list[str] | None = None) -> None:
         for seed in args.seeds:  # all variants of a seed first: a study cut short can be reported with fewer seeds
             for name, changes in chosen.variants.items():
                 config = variant_config(args.preset, overrides, changes, name, seed)
-                first = next(iter(runs.values()), None)
+                first = next((stages.run for stages in runs.values()), None)
                 runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), parent, folder, like=first)
         init_ray(base.scaling.use_gpu)
         lanes = [
@@ -119,8 +119,8 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *,
         {
             "asked": asked,
             "run": stages.run.digest,
-            "steps": _step(files[-1]),
-            "curve": [[_step(file), iou] for file, iou in zip(files, curve, strict=True)],
+            "steps": step_of(files[-1]),
+            "curve": [[step_of(file), iou] for file, iou in zip(files, curve, strict=True)],
             "final": final,
             **(floors(known_many, config, prior) if with_floors else {}),
             "step_s": float(np.median(step_s)) if step_s else None,
@@ -150,10 +150,6 @@ def under_trouble(stages: Stages, chosen: Study, file: Path, clicks_from: int) -
 def parameters(stages: Stages) -> int:
     """Trainable numbers of the run's teacher."""
     return sum(p.numel() for p in build("teacher", stages.config, stages.prior).model.parameters() if p.requires_grad)
-
-
-def _step(file: Path) -> int:
-    return int(file.stem.removeprefix("step_"))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pdetr3d.tracking.metric_logger import MetricLogger
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["MetricLogger", "Tracker", "ui_command"]
+__all__ = ["MetricLogger", "Tracker", "end_runs", "ui_command"]
 RUN_FILE = "mlflow_run.json"
 _remembering = threading.Lock()
 
@@ -154,6 +154,17 @@ class Tracker:
             if not self._warned:
                 log.warning("MLflow at %s failed (the work goes on): %s", self.uri, error)
             self._warned = True
+
+
+def end_runs(run_dir: Path, status: str = "KILLED") -> None:
+    """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing."""
+    for name, entry in _read_run_file(run_dir).items():
+        try:
+            client = connect(entry["uri"])
+            if client.get_run(entry["run_id"]).info.status == "RUNNING":
+                client.set_terminated(entry["run_id"], status)
+        except Exception as error:  # tracking never stops work
+            log.warning("MLflow at %s: run %r of %s cannot be ended: %s", entry["uri"], name, run_dir, error)
 
 
 def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> str:

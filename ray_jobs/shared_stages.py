@@ -1,0 +1,88 @@
+"""What trials of a sweep have in common is trained once, by one actor, in folders named by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from pdetr3d.config import Config, override
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.run_dir import RunDir
+from ray_jobs.stages import EXPERIMENT, Stages, labels_key, pretraining_key
+
+BASE = "base"  # run directory of a sweep's untouched config, prepared by the driver; it trains nothing
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep keeps what it makes. ``base``: config that its trials vary. ``parent``: MLflow run id, or ""."""
+
+    path: Path
+    base: Config
+    parent: str
+
+    def stages(self, folder: Path, config: Config, tracker: Tracker) -> Stages:
+        """Stages of a run directory on the sweep's dataset."""
+        return Stages(RunDir(folder, config), tracker, self.path, like=RunDir(self.path / BASE, self.base))
+
+    def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
+        """The MLflow run of a trial or of something shared, nested in the sweep's."""
+        tags = {"sweep": self.path.name}
+        return Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
+
+
+def shared_config(base: Config, config: Config, key: dict[str, object]) -> Config:
+    """``base`` with what ``key`` holds: the same for all trials that may share, whatever else they vary."""
+    known = base.flat()
+    return override(base, [f"{k}={json.dumps(config.flat()[k])}" for k in key if config.flat()[k] != known[k]])
+
+
+class SharedStages:
+    """Body of the actor. Calls come in threads; a stage that several trials ask for is trained for the first of them,
+    while the others wait."""
+
+    def __init__(self, sweep: SweepFolder) -> None:
+        self.sweep = sweep
+        self.locks: dict[Path, Lock] = defaultdict(Lock)
+
+    def labels(self, config_json: str) -> Path:
+        """Run directory with the teacher and the pseudo labels that a trial of this config needs."""
+        config = Config.from_json(config_json)
+
+        def make(stages: Stages) -> None:
+            if config.teacher.lidar_init == "boxes_only":
+                pretrained = self.pretraining(config_json)
+                stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, pretraining_key, self.sweep))
+            stages.labels()
+
+        return self._once("labels", config, labels_key, make)
+
+    def pretraining(self, config_json: str) -> Path:
+        """Run directory with the student that teachers' LiDAR weights start from."""
+        return self._once(
+            "boxes_only", Config.from_json(config_json), pretraining_key, lambda stages: stages.student("boxes_only")
+        )
+
+    def _once(
+        self, what: str, config: Config, key_of: Callable[[Config], dict[str, object]], make: Callable[[Stages], object]
+    ) -> Path:
+        key = key_of(config)
+        name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
+        folder = self.sweep.path / "shared" / name
+        with self.locks[folder]:
+            mine = shared_config(self.sweep.base, config, key)
+            with self.sweep.tracker(folder, mine, name) as tracker:
+                make(self.sweep.stages(folder, mine, tracker))
+        return folder
+
+
+def open_shared(
+    folder: Path, config: Config, key_of: Callable[[Config], dict[str, object]], sweep: SweepFolder
+) -> RunDir:
+    """The run directory of something shared, as the trial of ``config`` knows it."""
+    return RunDir(folder, shared_config(sweep.base, config, key_of(config)))

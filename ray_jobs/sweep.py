@@ -1,0 +1,203 @@
+"""Search a space (tune_spaces/) with Ray Tune: trials side by side, bad ones ended early, shared stages trained once.
+
+python -m ray_jobs.sweep SPACE --preset NAME [--run-dir DIR] [--trials N] [--concurrent N] [--seeds 0 1]
+    [--budget SAMPLES] [key=value ...]
+
+A rerun of the same call continues: finished trials stay, interrupted and failed ones go on where they were. Writes
+sweep.json in its run directory and in results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from pdetr3d.config import Config, ScalingConfig
+from pdetr3d.exits import guarded
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker, end_runs
+from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from ray_jobs.launch import init_ray
+from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
+from ray_jobs.space import SEED, SearchSpace, check_space, load_space, names
+from ray_jobs.stages import EXPERIMENT
+from ray_jobs.study_command import open_world, parse_words, parser, provenance
+from ray_jobs.sweep_progress import BudgetSpent, Progress
+from ray_jobs.sweep_results import STATUS, collect, print_sweep, trial_names
+from ray_jobs.trial import PROGRESS, Job, run_trial
+
+TUNE = "tune"  # Ray Tune's own folder in the run directory
+HEAD = "node:__internal_head__"  # a resource of the head node alone: drivers of trials stay off spot machines
+REDUCTION = 2  # ASHA: half of the trials go on at each rung; scores of short trainings are too noisy for fewer
+SHARED_AT_ONCE = 64  # threads of the actor that trains what trials share; nearly all of them wait
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; see ``study_command.parse_words`` for what it raises."""
+    command = parser(__doc__ or "", names(), "space", "sweep-SPACE-PRESET")
+    command.set_defaults(seeds=[])  # the space's
+    command.add_argument("--trials", type=int, help="of a random or Optuna search; default: what the space says")
+    command.add_argument("--concurrent", type=int, help="trials at once; default: what the cluster has room for")
+    command.add_argument("--budget", type=int, metavar="SAMPLES", help="training samples after which the sweep ends")
+    args = parse_words(command, arguments)
+    for name in ("trials", "concurrent", "budget"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise DataError(f"--{name} {getattr(args, name)}: must be at least 1")
+    return args
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The job.
+
+    Raises:
+        DataError: for an unknown space, preset, key or value, or a run directory of another sweep.
+        SystemExit: with code 1 when trials failed; a rerun tries them again.
+    """
+    args = parse(arguments)
+    space = changed(load_space(args.space), args)
+    check_space(space, args.preset, args.overrides)
+    args.run_dir = args.run_dir or Path("runs") / f"sweep-{space.name}-{args.preset}"
+    _, folder, overrides = open_world(args, space.settings)
+    base = check_space(space, args.preset, overrides)
+    asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
+    check_same(folder / "asked.json", asked)
+    prepared = RunDir(folder / BASE, base)
+    name = f"sweep {space.name}"
+    with Tracker.start(
+        folder, EXPERIMENT, name, base.flat(), {"sweep": folder.name, "question": space.question}
+    ) as parent:
+        prepare(prepared)
+        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
+        init_ray(base.scaling.use_gpu)
+        job = Job(SweepFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
+        try:
+            failed = search(job, args.concurrent or room(base.scaling, ray.cluster_resources()), args.budget)
+        finally:
+            for trial in (*folder.glob("trials/*"), *folder.glob("shared/*")):
+                end_runs(trial)
+        document = provenance(args, base.to_json()) | {"space": asked, "budget": args.budget} | collect(folder, space)
+        for file in (folder / "sweep.json", args.out / f"{space.name}.json"):
+            write_json(file, document)
+            parent.log_artifact(file)
+    print_sweep(document)
+    print(f"written: {folder / 'sweep.json'}\nwritten: {file}")
+    if failed:
+        raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+
+
+def changed(space: SearchSpace, args: argparse.Namespace) -> SearchSpace:
+    """The space with the number of trials and the seeds of the command line."""
+    if args.trials is not None and space.search == "grid":
+        raise DataError(f"--trials {args.trials}: {space.name} is a grid, which trains all {space.size} combinations")
+    seeds = tuple(args.seeds) or space.seeds
+    if len(seeds) > 1 and space.search != "grid":
+        raise DataError(f"--seeds {args.seeds}: a {space.search} search takes one seed for all trials")
+    return space.model_copy(update={"trials": args.trials or space.trials, "seeds": seeds})
+
+
+def check_same(file: Path, asked: dict[str, Any]) -> None:
+    """Remember what is searched.
+
+    Raises:
+        DataError: when the run directory holds another sweep (names what differs).
+    """
+    before = json.loads(file.read_text()) if file.exists() else asked
+    differing = [f"  {k}: {before.get(k)} there, {v} now" for k, v in asked.items() if before.get(k) != v]
+    if differing:
+        lines = "\n".join(differing)
+        raise DataError(f"{file.parent} holds another sweep; it differs in\n{lines}\nChoose another --run-dir.")
+    write_json(file, asked)
+
+
+def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
+    """How many trials a cluster trains at once, each with an actor that scores its checkpoints beside the workers."""
+    cpus = (scaling.workers + 1) * scaling.cpus_per_worker + scaling.data_cpus
+    fits = [cluster.get("CPU", 0.0) / cpus]
+    if scaling.use_gpu:
+        fits.append(cluster.get("GPU", 0.0) / ((scaling.workers + 1) * scaling.gpus_per_worker))
+    return max(1, int(min(fits) + 1e-6))
+
+
+def search(job: Job, concurrent: int, budget: int | None) -> int:
+    """Run the trials, or what an interrupted sweep left of them; returns how many failed.
+
+    Raises:
+        KeyboardInterrupt: when Tune was interrupted; its state is kept.
+    """
+    folder, space = job.sweep.path, job.space
+    on_head = {"num_cpus": 0, "resources": {HEAD: 0.001}}
+    actor = ray.remote(SharedStages).options(**on_head, max_concurrency=SHARED_AT_ONCE)
+    bound = tune.with_parameters(run_trial, job=job, shared=actor.remote(job.sweep))
+    trainable = tune.with_resources(bound, {"CPU": 0, HEAD: 0.001})
+    if tune.Tuner.can_restore(str(folder / TUNE)):  # concurrency, budget and progress are those of the first call
+        tuner = tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=parameters(space),
+            tune_config=tune.TuneConfig(
+                metric=space.metric,
+                mode=space.mode,
+                num_samples=space.trials or 1,
+                max_concurrent_trials=concurrent,
+                search_alg=searcher(space),
+                scheduler=scheduler(space, job.sweep.base),
+            ),
+            run_config=tune.RunConfig(
+                name=TUNE,
+                storage_path=str(folder),
+                verbose=0,
+                stop=BudgetSpent(budget) if budget else None,
+                callbacks=[Progress(folder, space)],
+            ),
+        )
+    trials = tuner.fit()
+    if any(not (folder / "trials" / name / STATUS).exists() for name in trial_names(folder)):
+        raise KeyboardInterrupt
+    return trials.num_errors
+
+
+def parameters(space: SearchSpace) -> dict[str, Any]:
+    """The space as Ray Tune takes it."""
+    grid = space.search == "grid"
+    kinds: dict[str, Callable[..., Any]] = {
+        "values": (lambda *v: tune.grid_search(list(v))) if grid else (lambda *v: tune.choice(list(v))),
+        "uniform": tune.uniform,
+        "loguniform": tune.loguniform,
+        "integers": lambda low, high: tune.randint(low, high + 1),
+    }
+    made = {}
+    for key, domain in space.space.items():
+        ((kind, bounds),) = domain.model_dump(exclude_none=True).items()
+        made[key] = kinds[kind](*bounds)
+    return made | {SEED: tune.grid_search(list(space.seeds)) if grid else space.seeds[0]}
+
+
+def searcher(space: SearchSpace) -> Searcher | BasicVariantGenerator:
+    """Draws parameters; the same ones for the same seed."""
+    if space.search == "optuna":
+        return OptunaSearch(seed=space.seeds[0])
+    return BasicVariantGenerator(random_state=space.seeds[0])
+
+
+def scheduler(space: SearchSpace, base: Config) -> TrialScheduler:
+    """ASHA on the share of a trial's own training (Tune's own count of reports starts anew on a restore), or none."""
+    if not space.asha:
+        return FIFOScheduler()
+    first = 100 * (base.teacher.optim if space.trains == "teacher" else base.optim).checkpoints_from
+    return ASHAScheduler(PROGRESS, max_t=100, grace_period=max(1, int(first)), reduction_factor=REDUCTION)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(run))
