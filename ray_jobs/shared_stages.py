@@ -14,6 +14,7 @@ from pdetr3d.config import Config, override
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages import EXPERIMENT, Stages, labels_key, pretraining_key
+from ray_jobs.stream import quiet_ray_data
 
 BASE = "base"  # run directory of a sweep's untouched config, prepared by the driver; it trains nothing
 
@@ -47,6 +48,7 @@ class SharedStages:
     while the others wait."""
 
     def __init__(self, sweep: SweepFolder) -> None:
+        quiet_ray_data()
         self.sweep = sweep
         self.locks: dict[Path, Lock] = defaultdict(Lock)
 

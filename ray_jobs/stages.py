@@ -351,28 +351,25 @@ class Stages:
             return None
 
         def score_of(file: Path) -> float:
-            scores = self.teacher_scores(file) if stage.kind == "teacher" else self._select_scores(file)
+            split = self.config.data.select_split
+            scores = self.teacher_scores(file, split) if stage.kind == "teacher" else self._score([file], split)[0]
             if self.observe is not None:
                 self.observe(name, step_of(file), scores)
             return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
 
         return score_of
 
-    def _select_scores(self, file: Path) -> dict[str, Any]:
-        return self._score([file], self.config.data.select_split)[0]
-
-    @cached_property
-    def select_records(self) -> list[SampleRecord]:
-        """Samples of ``data.select_split`` with all their boxes, and clicks drawn as those of the train split are."""
-        folder = self.run.path / "data" / "manifest_select"
+    def clicked_records(self, split: str) -> list[SampleRecord]:
+        """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
+        folder = self.run.path / "data" / f"manifest_{split}"
         if not (folder / "manifest.json").exists():  # written last
             label = self.config.label.model_copy(update={"ratio": 1.0})
-            build_manifest(self.data.index, self.config.data.select_split, label, folder)
+            build_manifest(self.data.index, split, label, folder)
         return [r for r in self._kept(training_records(self.data.index, LabelManifest.open(folder))) if len(r.clicks)]
 
-    def teacher_scores(self, file: Path) -> dict[str, Any]:
-        """Quality of a teacher's boxes at the clicks of ``data.select_split``."""
-        records = self.select_records
+    def teacher_scores(self, file: Path, split: str) -> dict[str, Any]:
+        """Quality of a teacher's boxes at the clicks of a split that is not trained on."""
+        records = self.clicked_records(split)
         known = KnownClicks(records, {r.sample_token: r for r in records})
         return known.quality(predict("teacher", self.config, self.prior, [file], records)[0])
 

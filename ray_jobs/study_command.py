@@ -48,7 +48,7 @@ def parse_words(command: argparse.ArgumentParser, arguments: list[str] | None) -
     Raises:
         DataError: for words that are neither options, seeds nor overrides.
     """
-    args = command.parse_args(arguments)
+    args = command.parse_intermixed_args(arguments)  # options and overrides in any order
     # argparse gives --seeds everything that follows it.
     words = [*args.seeds, *args.overrides]
     args.overrides = [word for word in words if "=" in word]

@@ -84,11 +84,12 @@ class Progress(Callback):
         best = next((g for g in groups([r for r in rows if r["score"] is not None], self.space)), None)
         ends = [row["status"] for row in rows]
         left = self._left_s(trials)
-        line = f"sweep {self.space.name}: " + ", ".join(
-            f"{ends.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in ends
-        )
+        over = ", ".join(f"{ends.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in ends)
         running = " ".join(f"{r['name']} {r['progress']:.0f}%" for r in rows if r["status"] == "unfinished")
-        print(f"{line or 'started'} of {self.space.size} | running: {running or '-'}", flush=True)
+        print(
+            f"sweep {self.space.name}: {over or 'none over'} of {self.space.size} trials | running: {running or '-'}",
+            flush=True,
+        )
         if best is not None:
             chosen = " ".join(f"{key}={value_text(value)}" for key, value in best["parameters"].items())
             print(f"  best {self.space.metric} {best['score']['mean']:.4g}: {chosen} | ETA {left}", flush=True)

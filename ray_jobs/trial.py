@@ -18,6 +18,7 @@ from pdetr3d.training.run_dir import write_json
 from ray_jobs.shared_stages import SweepFolder, open_shared
 from ray_jobs.space import SearchSpace, trial_config
 from ray_jobs.stages import Stages, labels_key, pretraining_key
+from ray_jobs.stream import quiet_ray_data
 from ray_jobs.sweep_results import FILE, RESULT
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
@@ -39,6 +40,7 @@ def run_trial(chosen: dict[str, Any], job: Job, shared: Any) -> None:
     Args:
         chosen: the trial's parameters. shared: handle of the ``SharedStages`` actor.
     """
+    quiet_ray_data()
     name = tune.get_context().get_trial_id()
     folder = job.sweep.path / "trials" / name
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={name}"], chosen)
@@ -58,7 +60,7 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
         if config.teacher.lidar_init == "boxes_only":
             made = ray.get(shared.pretraining.remote(config.to_json()))
             stages.adopt("student_boxes_only", open_shared(made, config, pretraining_key, job.sweep))
-        final = {"teacher": stages.teacher_scores(stages.teacher())}
+        final = {"teacher": stages.teacher_scores(stages.teacher(), config.data.val_split)}
     else:
         if "ours" in space.arms:
             made = ray.get(shared.labels.remote(config.to_json()))

@@ -52,7 +52,11 @@ def test_labels_depend_on_everything_but_the_student() -> None:
 
 
 def stages(dataroot: Path, folder: Path, *overrides: str, like: Stages | None = None) -> Stages:
-    return Stages(RunDir(folder, world_config(dataroot, *overrides)), Tracker("", "", None), like=None if like is None else like.run)
+    return Stages(
+        RunDir(folder, world_config(dataroot, *overrides)),
+        Tracker("", "", None),
+        like=None if like is None else like.run,
+    )
 
 
 def finish_labels(run: Stages) -> None:
