@@ -151,7 +151,7 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 mode=space.mode,
                 num_samples=space.trials or 1,
                 max_concurrent_trials=concurrent,
-                search_alg=searcher(space),
+                search_alg=searcher(space, concurrent),
                 scheduler=scheduler(space, job.sweep.base),
             ),
             run_config=tune.RunConfig(
@@ -184,11 +184,12 @@ def parameters(space: SearchSpace) -> dict[str, Any]:
     return made | {SEED: tune.grid_search(list(space.seeds)) if grid else space.seeds[0]}
 
 
-def searcher(space: SearchSpace) -> Searcher | BasicVariantGenerator:
-    """Draws parameters; the same ones for the same seed."""
+def searcher(space: SearchSpace, concurrent: int) -> Searcher | BasicVariantGenerator:
+    """Draws parameters; the same ones for the same seed. ``concurrent``: trials at once (Tune heeds its own setting
+    for searchers that learn alone)."""
     if space.search == "optuna":
         return OptunaSearch(seed=space.seeds[0])
-    return BasicVariantGenerator(random_state=space.seeds[0])
+    return BasicVariantGenerator(max_concurrent=concurrent, random_state=space.seeds[0])
 
 
 def scheduler(space: SearchSpace, base: Config) -> TrialScheduler:

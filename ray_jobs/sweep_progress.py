@@ -63,9 +63,7 @@ class Progress(Callback):
         self._show(trials)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_error()
-        known = None if error is None else find_data_error(error)
-        self._end(trial, "failed", str(known or error).strip().splitlines()[-1])
+        self._end(trial, "failed", _reason(trial.get_pickled_error(), trial.get_error()))
         self._show(trials)
 
     def _end(self, trial: Any, status: str, error: str | None) -> None:
@@ -100,3 +98,9 @@ class Progress(Callback):
         done, spent = self._done(trials), time.monotonic() - self.began_s
         gained = done - self.before
         return f"{spent / gained * (self.space.size - done):.0f} s" if gained > 0 else "-"
+
+
+def _reason(error: BaseException | None, trace: str | None) -> str:
+    """Why a trial failed: the message of bad input, or else the trace's last line."""
+    known = None if error is None else find_data_error(error)
+    return str(known) if known is not None else ((trace or "").strip().splitlines() or ["unknown"])[-1]

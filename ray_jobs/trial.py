@@ -43,7 +43,7 @@ def run_trial(chosen: dict[str, Any], job: Job, shared: Any) -> None:
     quiet_ray_data()
     name = tune.get_context().get_trial_id()
     folder = job.sweep.path / "trials" / name
-    config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={name}"], chosen)
+    config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
         stages = job.sweep.stages(folder, config, tracker)
         curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), judged_optim(config, job.space))
