@@ -87,7 +87,7 @@ def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
+    """Commit id of the sources, "+" behind it where files other than results differ from it; "" without git."""
     root = Path(pdetr3d.__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -97,4 +97,4 @@ def commit() -> str:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") else "")
