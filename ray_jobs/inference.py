@@ -76,26 +76,28 @@ def predict(
     checkpoints: Sequence[Path],
     records: Sequence[SampleRecord],
     keep: Path | None = None,
+    beside: bool = False,
 ) -> list[dict[str, Boxes3D]]:
     """Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record, samples without boxes included.
 
     The teacher's boxes are in the order of ``record.clicks``. ``keep``: folder of finished batches, one Parquet file
     each; what is there of the same models and records is not predicted again, anything else there is removed. Its
-    maker removes it once the result is in place.
+    maker removes it once the result is in place. ``beside``: while the same run trains: one actor, on the CPUs that it
+    has reserved, so that actors of several runs can never hold all CPUs while the tasks that feed them wait for one.
     """
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
-    actors = scaling.inference_workers or scaling.workers
+    actors = 1 if beside else scaling.inference_workers or scaling.workers
     finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, [r.sample_token for r in records])
     rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys()).map_batches(
         Predictor,
         fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside a training
-        num_cpus=scaling.cpus_per_worker,
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside another stage
+        num_cpus=0 if beside else scaling.cpus_per_worker,
         num_gpus=scaling.gpus_per_worker if scaling.use_gpu else None,
     )
     parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -352,7 +352,10 @@ class Stages:
 
         def score_of(file: Path) -> float:
             split = self.config.data.select_split
-            scores = self.teacher_scores(file, split) if stage.kind == "teacher" else self._score([file], split)[0]
+            if stage.kind == "teacher":
+                scores = self.teacher_scores(file, split, beside=True)
+            else:
+                scores = self._score([file], split, beside=True)[0]
             if self.observe is not None:
                 self.observe(name, step_of(file), scores)
             return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
@@ -367,18 +370,18 @@ class Stages:
             build_manifest(self.data.index, split, label, folder)
         return [r for r in self._kept(training_records(self.data.index, LabelManifest.open(folder))) if len(r.clicks)]
 
-    def teacher_scores(self, file: Path, split: str) -> dict[str, Any]:
-        """Quality of a teacher's boxes at the clicks of a split that is not trained on."""
+    def teacher_scores(self, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
+        """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
         records = self.clicked_records(split)
         known = KnownClicks(records, {r.sample_token: r for r in records})
-        return known.quality(predict("teacher", self.config, self.prior, [file], records)[0])
+        return known.quality(predict("teacher", self.config, self.prior, [file], records, beside=beside)[0])
 
-    def _score(self, files: list[Path], split: str) -> list[dict[str, Any]]:
+    def _score(self, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
         records = eval_records(self.data.index, split)
         poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
         data = self.data.index
         unread = [skipped for skipped in self.data.skipped if not skipped.image]  # students look at LiDAR alone
-        results = predict("student", self.config, self.prior, files, without(records, unread))
+        results = predict("student", self.config, self.prior, files, without(records, unread), beside=beside)
         # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
         results = [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
         return [

@@ -97,4 +97,6 @@ def commit() -> str:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") else "")
+    return git("rev-parse", "HEAD") + (
+        "+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") else ""
+    )

@@ -82,7 +82,7 @@ def run(arguments: list[str] | None = None) -> None:
         init_ray(base.scaling.use_gpu)
         job = Job(SweepFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
         try:
-            failed = search(job, args.concurrent or room(base.scaling, ray.cluster_resources()), args.budget)
+            failed = search(job, concurrency(args.concurrent, base.scaling, ray.cluster_resources()), args.budget)
         finally:
             for trial in (*folder.glob("trials/*"), *folder.glob("shared/*")):
                 end_runs(trial)
@@ -121,12 +121,35 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
 
 
 def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
-    """How many trials a cluster trains at once, each with an actor that scores its checkpoints beside the workers."""
-    cpus = (scaling.workers + 1) * scaling.cpus_per_worker + scaling.data_cpus
-    fits = [cluster.get("CPU", 0.0) / cpus]
-    if scaling.use_gpu:
-        fits.append(cluster.get("GPU", 0.0) / ((scaling.workers + 1) * scaling.gpus_per_worker))
+    """How many trials a cluster trains at once. More may wait for one another without end: actors that predict hold the
+    CPUs that the tasks which feed them need."""
+    at_once = max(scaling.workers, scaling.inference_workers)  # a trial trains, or predicts
+    fits = [cluster.get("CPU", 0.0) / (at_once * scaling.cpus_per_worker + scaling.data_cpus)]
+    if scaling.use_gpu:  # one more scores checkpoints beside the training
+        fits.append(cluster.get("GPU", 0.0) / ((at_once + 1) * scaling.gpus_per_worker))
     return max(1, int(min(fits) + 1e-6))
+
+
+def concurrency(asked: int | None, scaling: ScalingConfig, cluster: dict[str, float]) -> int:
+    """Trials at once: as many as there is room for, or as asked.
+
+    Raises:
+        DataError: when more are asked for than this machine has room for. Of a cluster (RAY_ADDRESS) only a warning is
+            printed: it may grow.
+    """
+    fits = room(scaling, cluster)
+    if asked is not None and asked > fits:
+        message = (
+            f"--concurrent {asked}: there is room for {fits} ({cluster.get('CPU', 0):g} CPUs, "
+            f"{cluster.get('GPU', 0):g} GPUs). A trial takes scaling.workers = {scaling.workers} or "
+            f"scaling.inference_workers = {scaling.inference_workers} times scaling.cpus_per_worker = "
+            f"{scaling.cpus_per_worker:g}, and scaling.data_cpus = {scaling.data_cpus:g}: lower one of these, or leave "
+            "--concurrent out."
+        )
+        if "RAY_ADDRESS" not in os.environ:
+            raise DataError(message)
+        print(f"warning: {message} Unless the cluster grows, trials will wait for one another.", file=sys.stderr)
+    return asked or fits
 
 
 def search(job: Job, concurrent: int, budget: int | None) -> int:
