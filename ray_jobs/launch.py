@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,17 +61,27 @@ def init_ray(use_gpu: bool) -> None:
         # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
         # finished stage leaves half a dozen processes of 0.4 GB.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
-        address = os.environ.get("RAY_ADDRESS", "local")
-        # The dashboard (on loopback) carries the state API, which Ray Train polls.
-        local: dict[str, Any] = (
-            {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True} if address == "local" else {}
-        )
+        address, local = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
+        if address == "local":
+            # The dashboard (on loopback) carries the state API. Ray Train's cleaner asks it whether a training's
+            # controller is alive, to free its workers' CPUs when not (a trial that ASHA ends); told no address, it
+            # finds none where another Ray runs on this machine, and the CPUs stay taken.
+            port = free_port()
+            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+            local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True, "dashboard_port": port}
         ray.init(address=address, log_to_driver=True, **local)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def main(body: Callable[[Stages], object], description: str | None) -> None:
