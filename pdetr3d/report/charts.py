@@ -77,7 +77,7 @@ def parameter_panels(sweep: Sweep) -> Chart:
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(sweep.keys), sharey=True, squeeze=False)[0]
         for axes, key in zip(panels, sweep.keys, strict=True):
-            at, words = _places(sweep, key, rows)
+            at, words = places(sweep, key, rows)
             joined = "-" if len(sweep.keys) == 1 and not words else "none"
             for stage, color in zip(stages, COLORS, strict=False):
                 spreads = [row.spread(stage, sweep.metric) for row in rows]
@@ -189,7 +189,7 @@ def _legend(figure: Figure, axes: Axes, columns: int, reverse: bool = False) -> 
         )
 
 
-def _places(sweep: Sweep, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
+def places(sweep: Sweep, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
     """Where rows lie along a parameter: at its value, and []; or, for words, at 0, 1, ..., and these in the space's
     order."""
     values = [row.parameters[key] for row in rows]

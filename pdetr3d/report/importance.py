@@ -34,7 +34,7 @@ def importances(sweep: Sweep) -> tuple[dict[str, float], str]:
         return {}, f"All {len(known)} finished trials have the same {sweep.metric}."
     kinds = {key: distribution(domain) for key, domain in sweep.document["space"]["space"].items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if sweep.mode == "min" else "maximize")
+    study = optuna.create_study()  # importance does not depend on the direction
     for parameters, value in known:
         chosen = {key: _plain(parameters[key]) for key in sweep.keys}
         study.add_trial(optuna.create_trial(params=chosen, distributions=kinds, value=value))

@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("runs")
     labels = {"teacher": teacher_scores(0.5), "class_mean": teacher_scores(1.5), "accepted": 77}
     first = plant_run(root / "a" / "run", [], {"evaluate_ours": student_scores(0.3), "pseudo_labels": labels})
-    report = {"timing": {"wall_s": 12.34, "student_ours": 5.0}, "memory": {"peak_rss_bytes": 3 * 2**20}}
+    report = {"timing": {"wall_s": 12.34, "student_ours": 5.0}, "memory": {"peak_rss_bytes": 300 * 2**20}}
     write_json(first / "report.json", report)
     second = plant_run(
         root / "b" / "run",
@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
     space = space_of({"teacher.roi_grid": {"values": [3]}}, trains="teacher", metric="yaw_error_rad")
     plant_trial(root, space, "t0", {"teacher.roi_grid": 3}, 0.25)
-    third = plant_run(root / "trials" / "t0", ["teacher.roi_grid=3"], {}, tables="t3", **{"new.key": 1})
+    third = plant_run(root / "trials" / "t0", ["teacher.roi_grid=3"], {}, tables="t3", **{"new.key": 0})
     return [first, second, third]
 
 
@@ -73,7 +73,7 @@ def test_figures_stand_side_by_side(runs: list[Path]) -> None:
     assert labels["accepted"] == ["77", "–", "–"] and labels["yaw_error_rad"] == ["0.500", "–", "–"]
     costs = table(made, "Time")
     assert costs["wall [s]"] == ["12.3", "–", "–"] and costs["student_ours [s]"] == ["5.0", "–", "71.4"]
-    assert costs["peak memory [MiB]"] == ["3", "–", "–"]
+    assert costs["peak memory [MiB]"] == ["300", "–", "–"]
 
 
 def test_a_teacher_that_its_job_scored_is_compared(tmp_path: Path, runs: list[Path]) -> None:
@@ -87,7 +87,7 @@ def test_only_keys_that_differ_are_shown(runs: list[Path]) -> None:
     opened = open_runs(runs)
     assert {row[0]: list(row[1:]) for row in config_table(opened).rows} == {
         "label.ratio": ["0.05", "0.1", "0.05"],
-        "new.key": ["absent", "absent", "1"],
+        "new.key": ["absent", "absent", "0"],
         "optim.lr_multipliers": ["[]", '[["x",0.5]]', "[]"],
         "teacher.roi_grid": ["5", "5", "3"],
         "code": ["c1", "c2", "c1"],

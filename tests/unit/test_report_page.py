@@ -72,7 +72,7 @@ def test_the_table_compares_every_row_with_the_baseline(page: str) -> None:
     assert rows[1][8] == "0.170 ± 0.055" and rows[1][-1] == "3/3"
     assert rows[2][:6] == ["0.05", "0.330 ± 0.105", "0.310 ± 0.105", "–", "–", "baseline"]
     assert rows[3][2:4] == ["0.150 ± 0.071", "-0.160"] and rows[3][5] == "Welch, 2 and 3 seeds" and rows[3][-1] == "2/3"
-    assert page.count('<tr class="marked">') == 1
+    assert page.count('<tr class="marked">') == 1 and "not corrected for the 2 comparisons" in page
 
 
 def test_distance_classes_trials_and_shared_stages_are_there(page: str) -> None:
@@ -98,6 +98,17 @@ def test_nothing_in_the_page_runs_or_loads(page: str) -> None:
 def test_a_single_parameter_has_a_line_per_arm(ratios: Path) -> None:
     texts = svg_texts(charts.parameter_panels(Sweep.open(ratios)).uri)
     assert {"label.ratio", "SPNDS (val)", "student_ours", "student_boxes_only", "0.02", "0.05", "0.1"} <= set(texts)
+
+
+def test_rows_lie_at_numbers_and_words_in_the_spaces_order(tmp_path: Path) -> None:
+    kinds = {"optim.lr": {"values": [0.02, 0.01]}, "student.guidance": {"values": ["none", "full", "partial"]}}
+    space = space_of(kinds)
+    for place, (rate, word) in enumerate([(0.01, "partial"), (0.02, "none")]):
+        plant_trial(tmp_path, space, f"t{place}", {"optim.lr": rate, "student.guidance": word}, 0.5 - place / 10)
+    write_sweep(tmp_path, space)
+    sweep = Sweep.open(tmp_path)
+    assert charts.places(sweep, "optim.lr", sweep.rows) == ([0.01, 0.02], [])
+    assert charts.places(sweep, "student.guidance", sweep.rows) == ([2.0, 0.0], ["none", "full", "partial"])
 
 
 def test_curves_have_a_line_per_trial_dashed_where_it_is_unfinished(ratios: Path) -> None:

@@ -17,6 +17,7 @@ from pdetr3d.report.reproduce import command
 from pdetr3d.report.sweep import Sweep, row_names, short_keys
 from pdetr3d.schema import DataError
 from ray_jobs.space import SearchSpace, trial_config
+from ray_jobs.sweep_results import STATUS
 from tests.report_cases import plant_trial, space_of, write_sweep
 
 RATIOS = {"label.ratio": {"values": [0.02, 0.05, 0.1]}}
@@ -62,6 +63,15 @@ def test_only_finished_trials_have_figures(tmp_path: Path) -> None:
     assert [len(sweep.figures(row)) for row in sweep.rows] == [1, 0]
     assert sweep.rows[1].score.mean == 0.1
     assert [row.name for row in sweep.lines(5)] == ["ratio=0.1"]
+
+
+def test_a_trial_that_was_interrupted_after_its_last_file_is_unfinished(tmp_path: Path) -> None:
+    """As ``collect`` counts it."""
+    space = space_of(RATIOS)
+    plant_trial(tmp_path, space, "a", {"label.ratio": 0.1}, 0.3)
+    (tmp_path / "trials" / "a" / STATUS).unlink()
+    row = opened(tmp_path, space).rows[0]
+    assert row.trials[0]["final"] is not None and row.by_seed("student_ours", "SPNDS") == {}
 
 
 def test_the_baseline_has_the_configs_own_values(tmp_path: Path) -> None:
