@@ -237,6 +237,38 @@ def report_labels(
     _say(**write_report(RunLabels.open(run_dir), out or run_dir / "pseudo_labels" / "report", worst))
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run directories.", metavar="RUN...")],
+    html: Annotated[
+        Path | None, typer.Option(help="HTML file to write, too, with pictures; over an older one.")
+    ] = None,
+) -> None:
+    """Print the final figures of runs side by side, and the config keys that they differ in."""
+    from pdetr3d.report.compare import print_comparison, write_comparison
+    from pdetr3d.report.runs import open_runs
+
+    opened = open_runs(runs)
+    print_comparison(opened)
+    if html is not None:
+        _say(page=write_comparison(opened, html))
+
+
+@app.command()
+def report(
+    sweep: Annotated[Path, typer.Argument(help="Run directory of a sweep that has ended.", metavar="SWEEP")],
+    out: Annotated[Path | None, typer.Option(help="HTML file, over an older one. Default: SWEEP/report.html.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help='Row to compare with, e.g. "ratio=0.05". Default: that of the config\'s own values.'),
+    ] = None,
+) -> None:
+    """Write a sweep's report as one HTML page: table, curves, importance of parameters, commands that repeat rows."""
+    from pdetr3d.report.sweep_page import write_report
+
+    _say(**write_report(sweep, out, baseline))
+
+
 def _sample_token(index: Index, sample: str) -> str:
     """The token itself, or that of the row with this number."""
     if sample in index or not sample.isdecimal():

@@ -1,15 +1,24 @@
-"""Train the point-centric teacher on the box-labeled samples.
+"""Train the point-centric teacher on the box-labeled samples, and score its boxes at the clicks of the val split.
 
 python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 """
 
 from ray_jobs.launch import main
+from ray_jobs.report import QUALITY
 from ray_jobs.stages import Stages
+
+SCORED = "evaluate_teacher"  # stage of the scores
 
 
 def body(stages: Stages) -> None:
     """The job, once Ray runs."""
-    print(f"teacher: {stages.teacher()}")
+    file = stages.teacher()
+    scores = stages.run.result(SCORED)
+    if scores is None:
+        scores = stages.run.finish(SCORED, stages.teacher_scores(file, stages.config.data.val_split))
+    known = {key: scores[key] for key in QUALITY if scores[key] is not None}
+    print("teacher, val split: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
+    print(f"teacher: {file}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""Mean and deviation over seeds, and whether two sets of seeds differ by more than chance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+NEEDS_TWO = "needs ≥ 2 seeds"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``mean`` and ``std`` (with n - 1) of ``n`` values; None where there are too few."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+    @staticmethod
+    def of(values: Collection[float]) -> Spread:
+        """Of any number of values."""
+        known = np.array(list(values), np.float64)
+        return Spread(
+            float(known.mean()) if len(known) else None,
+            float(known.std(ddof=1)) if len(known) > 1 else None,
+            len(known),
+        )
+
+    def __str__(self) -> str:
+        return number(self.mean) + ("" if self.std is None else f" ± {self.std:.3f}")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of means (``mean``), with the two-sided ``p`` of a t test; ``how`` says which one, or why there is no p."""
+
+    mean: float | None
+    p: float | None
+    how: str
+
+    def cells(self) -> tuple[str, str, str]:
+        """Difference, p and test, for a table."""
+        p = "< 0.001" if self.p is not None and self.p < 0.001 else number(self.p)
+        return "–" if self.mean is None else f"{self.mean:+.3f}", p, self.how
+
+
+def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """How far a row lies above its baseline; both by seed.
+
+    The same seeds: a paired t test, since a seed means the same labels, clicks and order in both. Else Welch's.
+    """
+    if not (values and baseline):
+        return Difference(None, None, "no figure")
+    mean = float(np.mean(list(values.values())) - np.mean(list(baseline.values())))
+    if min(len(values), len(baseline)) < 2:
+        return Difference(mean, None, NEEDS_TWO)
+    if values.keys() == baseline.keys():
+        pairs = [(values[seed], baseline[seed]) for seed in values]
+        if _same([mine - theirs for mine, theirs in pairs]):
+            return Difference(mean, None, "the same difference for every seed")
+        p = stats.ttest_rel(*zip(*pairs, strict=True)).pvalue
+        return Difference(mean, float(p), f"paired, {len(pairs)} seeds")
+    mine, theirs = list(values.values()), list(baseline.values())
+    if _same(mine) and _same(theirs):
+        return Difference(mean, None, "seeds do not differ")
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a side whose seeds are all alike
+        p = stats.ttest_ind(mine, theirs, equal_var=False).pvalue
+    return Difference(mean, float(p), f"Welch, {len(mine)} and {len(theirs)} seeds")
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """For people; an en dash where nothing is known."""
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def _same(values: list[float]) -> bool:
+    """Whether values differ by no more than rounding."""
+    return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))

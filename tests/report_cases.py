@@ -1,0 +1,132 @@
+"""Planted sweeps: run directories as trials leave them, collected by the sweep's own ``collect``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from pdetr3d.training.run_dir import write_json
+from ray_jobs.space import SEED, SearchSpace, trial_config
+from ray_jobs.sweep_results import FILE, RESULT, STATUS, collect
+
+BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
+CLASSES = ("car", "pedestrian")
+
+
+def space_of(space: Mapping[str, Any], **more: Any) -> SearchSpace:
+    """A search space; students of arm "ours" judged by SPNDS unless ``more`` says otherwise."""
+    document = {"name": "planted", "question": "Which is best?", "trains": ["ours"], "metric": "SPNDS", **more}
+    return SearchSpace(**document, space=dict(space))
+
+
+def student_scores(value: float) -> dict[str, Any]:
+    """M of a student, as far as reports read it: SPNDS is ``value``."""
+    return {
+        **{"mAP": value - 0.05, "NDS": value - 0.01, "SPNDS": value, "mATE": 0.5, "mASE": 0.4, "mAOE": 0.9},
+        "by_distance": {
+            b: {"mAP": value - i / 20, "ATE": 0.3 + i / 10, "ASE": 0.4, "AOE": 0.8 if i else None}
+            for i, b in enumerate(BINS)
+        },
+        "per_class": {name: {"AP": value + i / 10} for i, name in enumerate(CLASSES)},
+    }
+
+
+def teacher_scores(value: float) -> dict[str, Any]:
+    """Quality of a teacher's boxes: the yaw error is ``value``."""
+    figures = {"n": 9, "bev_iou": 0.6, "iou_3d": 0.5, "center_error_m": 0.2, "size_error": 0.3, "yaw_error_rad": value}
+    return {
+        **figures,
+        "by_distance": {b: {**figures, "yaw_error_rad": value + i / 10} for i, b in enumerate(BINS)},
+        "per_class": {name: figures for name in CLASSES},
+    }
+
+
+def plant_trial(
+    folder: Path,
+    space: SearchSpace,
+    name: str,
+    parameters: Mapping[str, Any],
+    value: float | Mapping[str, float],
+    *,
+    status: str | None = "finished",
+    error: str | None = None,
+) -> None:
+    """Write what a trial writes. ``value``: its final figure (of each arm, by name); its select scores are 0.1 and
+    ``value`` + 0.02 after half and all of 200 samples. Unless finished, it has the first score alone."""
+    place, finished = folder / "trials" / name, status == "finished"
+    values = value if isinstance(value, Mapping) else dict.fromkeys(space.arms or ("teacher",), value)
+    first = next(iter(values.values()))
+    curve = [{"step": 50, "progress": 50.0, "samples": 100, space.metric: 0.1}]
+    if finished:
+        curve.append({"step": 100, "progress": 100.0, "samples": 200, space.metric: first + 0.02})
+    write_json(place / FILE, {"parameters": {SEED: 0, **parameters}, "steps": 100, "curve": curve})
+    if status is not None:
+        write_json(place / STATUS, {"status": status, "error": error})
+    if finished:
+        stages = {
+            arm if arm == "teacher" else f"student_{arm}": (teacher_scores if arm == "teacher" else student_scores)(v)
+            for arm, v in values.items()
+        }
+        data = {"box_keyframes": 2, "keyframes": 6, "boxes": 64, "clicks": 111, "achieved_label_ratio": 1 / 3}
+        write_json(place / RESULT / "done.json", {"final": stages, "timing_s": {"student_ours": 71.4}, "data": data})
+
+
+def write_sweep(folder: Path, space: SearchSpace, overrides: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """Collect the planted trials into sweep.json, as ``ray_jobs.sweep`` does; returns it."""
+    base = trial_config(space, "quickstart", list(overrides), {})
+    document = {
+        "preset": "quickstart",
+        "command": "sweep.py planted",
+        "commit": "a" * 40,
+        "config": json.loads(base.to_json()),
+        "date": "2026-11-26T06:35:55+00:00",
+        "budget": None,
+        "space": space.model_dump(mode="json") | {"preset": "quickstart", "overrides": list(overrides)},
+        **collect(folder, space),
+        **more,
+    }
+    write_json(folder / "sweep.json", document)
+    return document
+
+
+def cells(page: str) -> list[list[str]]:
+    """Rows of all tables of a page, unescaped."""
+    parser = _Cells()
+    parser.feed(page)
+    return parser.rows
+
+
+class _Cells(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.inside = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def svg_of(uri: str) -> str:
+    """The SVG inside a chart's URI; its texts are drawn as paths, each behind a comment with the text."""
+    return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+
+
+def svg_texts(uri: str) -> list[str]:
+    """What is written in a chart."""
+    return re.findall(r"<!-- (.*?) -->", svg_of(uri))

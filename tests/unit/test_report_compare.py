@@ -1,0 +1,152 @@
+"""Runs side by side: figures of finished stages, keys that differ, on the terminal and as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdetr3d.cli import main
+from pdetr3d.presets import load
+from pdetr3d.report.compare import config_table, notes, tables, warning
+from pdetr3d.report.page import Table
+from pdetr3d.report.runs import differing, open_runs, short_names
+from pdetr3d.schema import DataError
+from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
+from tests.report_cases import cells, plant_trial, space_of, student_scores, teacher_scores
+
+
+def plant_run(folder: Path, overrides: list[str], stages: dict[str, Any], **identity: Any) -> Path:
+    """A run directory as ``RunDir`` begins it and its stages finish it."""
+    flat = {k: v for k, v in load("quickstart", overrides).flat().items() if not k.startswith(NOT_IDENTITY)}
+    write_json(folder / "run.json", flat | {"code": "c1", "tables": ""} | identity)
+    for stage, result in stages.items():
+        write_json(folder / stage / "done.json", result)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A pipeline; one that has only begun to score, with other code and ratio; a sweep's trial, of a teacher."""
+    root = tmp_path_factory.mktemp("runs")
+    labels = {"teacher": teacher_scores(0.5), "class_mean": teacher_scores(1.5), "accepted": 77}
+    first = plant_run(root / "a" / "run", [], {"evaluate_ours": student_scores(0.3), "pseudo_labels": labels})
+    report = {"timing": {"wall_s": 12.34, "student_ours": 5.0}, "memory": {"peak_rss_bytes": 300 * 2**20}}
+    write_json(first / "report.json", report)
+    second = plant_run(
+        root / "b" / "run",
+        ["label.ratio=0.1", "optim.lr_multipliers=[[x,0.5]]"],
+        {"evaluate_ours": student_scores(0.4), "evaluate_full": student_scores(0.5)},
+        code="c2",
+    )
+    space = space_of({"teacher.roi_grid": {"values": [3]}}, trains="teacher", metric="yaw_error_rad")
+    plant_trial(root, space, "t0", {"teacher.roi_grid": 3}, 0.25)
+    third = plant_run(root / "trials" / "t0", ["teacher.roi_grid=3"], {}, tables="t3", **{"new.key": 0})
+    return [first, second, third]
+
+
+def table(made: list[Table], start: str) -> dict[str, list[str]]:
+    """The rows of the table whose title starts so."""
+    (found,) = (each for each in made if each.title.startswith(start))
+    return {row[0]: list(row[1:]) for row in found.rows}
+
+
+def test_figures_stand_side_by_side(runs: list[Path]) -> None:
+    made = tables(open_runs(runs))
+    assert [made[0].headings, [each.title.split(":")[0] for each in made]] == [
+        ["", "a/run", "b/run", "trials/t0"],
+        ["Student full", "Student ours", "Teacher", "Pseudo labels", "Time and memory (0"],
+    ]
+    ours = table(made, "Student ours")
+    assert ours["SPNDS"] == ["0.300", "0.400", "–"] and ours["mATE"] == ["0.500", "0.500", "–"]
+    assert ours["mAP at 0-10 m"] == ["0.300", "0.400", "–"] and ours["mAP at 40-52 m"] == ["0.100", "0.200", "–"]
+    assert table(made, "Student full")["NDS"] == ["–", "0.490", "–"]
+    teacher = table(made, "Teacher")
+    assert teacher["yaw_error_rad"] == ["–", "–", "0.250"] and teacher["yaw_error_rad at 10-20 m"] == [
+        "–",
+        "–",
+        "0.350",
+    ]
+    labels = table(made, "Pseudo labels")
+    assert labels["accepted"] == ["77", "–", "–"] and labels["yaw_error_rad"] == ["0.500", "–", "–"]
+    costs = table(made, "Time")
+    assert costs["wall [s]"] == ["12.3", "–", "–"] and costs["student_ours [s]"] == ["5.0", "–", "71.4"]
+    assert costs["peak memory [MiB]"] == ["300", "–", "–"]
+
+
+def test_a_teacher_that_its_job_scored_is_compared(tmp_path: Path, runs: list[Path]) -> None:
+    scored = plant_run(tmp_path / "x", [], {"evaluate_teacher": teacher_scores(0.75)})
+    made = tables(open_runs([scored, runs[2]]))
+    assert [each.title.split(":")[0] for each in made] == ["Teacher", "Time and memory (0"]
+    assert table(made, "Teacher")["yaw_error_rad"] == ["0.750", "0.250"]
+
+
+def test_only_keys_that_differ_are_shown(runs: list[Path]) -> None:
+    opened = open_runs(runs)
+    assert {row[0]: list(row[1:]) for row in config_table(opened).rows} == {
+        "label.ratio": ["0.05", "0.1", "0.05"],
+        "new.key": ["absent", "absent", "0"],
+        "optim.lr_multipliers": ["[]", '[["x",0.5]]', "[]"],
+        "teacher.roi_grid": ["5", "5", "3"],
+        "code": ["c1", "c2", "c1"],
+        "tables": ["", "", "t3"],
+    }
+    assert differing(opened)[-2:] == ["code", "tables"], "the config comes first"
+
+
+def test_other_data_to_score_on_is_said(runs: list[Path], tmp_path: Path) -> None:
+    assert "differ in tables" in warning(open_runs(runs))
+    assert warning(open_runs(runs[:2])) == ""
+    world = plant_run(tmp_path / "w", ["sim.val_scenes=3"], {})
+    assert "sim.val_scenes" in warning(open_runs([runs[0], world]))
+
+
+def test_runs_without_figures_or_differences_say_so(tmp_path: Path) -> None:
+    bare = open_runs([plant_run(tmp_path / name, [], {}) for name in "ab"])
+    assert tables(bare) == [] and config_table(bare).rows == []
+    assert len(notes(bare, [])) == 2
+
+
+def test_names_are_as_short_as_can_be() -> None:
+    assert short_names([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
+    assert short_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
+    assert short_names([Path("/a"), Path("/x/a")]) == ["/a", "x/a"]
+
+
+def test_the_command_prints_and_writes_the_same(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    page = tmp_path / "page.html"
+    assert main(["compare", *map(str, runs), "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    text = page.read_text()
+    for row in (["SPNDS", "0.300", "0.400", "–"], ["label.ratio", "0.05", "0.1", "0.05"]):
+        assert row in cells(text)
+        assert any([cell.strip() for cell in line.strip("│").split("│")] == row for line in said.splitlines()), row
+    assert "optim.lr_multipliers" in said and '[["x",0.5]]' in said, "brackets are no styles"
+    assert said.count("may not be comparable") == text.count("may not be comparable") == 1
+    assert str(page) in said and all(str(run) in text for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["a"], "two or more"), (["a", "../DIR/a"], "two or more"), (["a", "missing"], "missing is no run directory")],
+)
+def test_bad_input_is_exit_code_2(
+    names: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_run(tmp_path / "a", [], {})
+    assert main(["compare", *(str(tmp_path / name.replace("DIR", tmp_path.name)) for name in names)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err
+
+
+def test_a_broken_file_is_named(runs: list[Path], tmp_path: Path) -> None:
+    broken = plant_run(tmp_path / "x", [], {})
+    (broken / "pseudo_labels").mkdir()
+    (broken / "pseudo_labels" / "done.json").write_text(json.dumps({"teacher": 1})[:5])
+    with pytest.raises(DataError, match="done.json is not JSON"):
+        tables(open_runs([broken, runs[0]]))
