@@ -297,6 +297,52 @@ def show_config(
 
 
 @app.command()
+def plan(
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(help="Measure the preset's costs on data.dataroot, here, and write them to this file."),
+    ] = None,
+    measured: Annotated[Path | None, typer.Option(help="File of costs that --measure wrote.")] = None,
+    workers: Annotated[int | None, typer.Option(help="GPUs, one a worker. Default: scaling.workers.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Train samples. Default: the measured dataset's.")] = None,
+    samples_per_s: Annotated[
+        list[str] | None, typer.Option(help="STAGE=NUMBER, of one GPU, measured elsewhere; instead of --tflops.")
+    ] = None,
+    from_run: Annotated[Path | None, typer.Option(help="Run directory whose samples/s a worker are taken.")] = None,
+    tflops: Annotated[float, typer.Option(help="Peak of one GPU [1e12 FLOP/s]: an assumption.")] = 400.0,
+    mfu: Annotated[float, typer.Option(help="Share of it that training reaches: an assumption.")] = 0.35,
+    gpus_per_node: Annotated[int, typer.Option(help="Of a GPU node.")] = 8,
+    cores_per_node: Annotated[float, typer.Option(help="Of a GPU node; workers take theirs, the rest loads.")] = 64.0,
+    object_store_gb: Annotated[float, typer.Option(help="Of a GPU node.")] = 137.4,
+    head_object_store_gb: Annotated[float, typer.Option(help="Of the driver's node: it holds all records.")] = 8.6,
+    network_gbit_s: Annotated[float, typer.Option(help="Of a GPU node, each way.")] = 100.0,
+    storage_gb_s: Annotated[float, typer.Option(help="Of the shared storage, in all.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Capacity: hours, cores, network, memory and the first bottleneck, of measured costs; swept up to 512 GPUs."""
+    from pdetr3d.capacity.costs import make_cluster
+    from pdetr3d.capacity.plan import costs, print_plan
+    from pdetr3d.capacity.rates import given_rates, rates_of_run
+
+    config = load(preset, overrides)
+    cluster = make_cluster(
+        gpus=config.scaling.workers if workers is None else workers,
+        gpus_per_node=gpus_per_node,
+        cores_per_node=cores_per_node,
+        object_store_gb=object_store_gb,
+        head_object_store_gb=head_object_store_gb,
+        network_gbit_s=network_gbit_s,
+        storage_gb_s=storage_gb_s,
+        tflops=tflops,
+        mfu=mfu,
+    )
+    rates = (rates_of_run(from_run, config) if from_run else {}) | given_rates(samples_per_s or [])
+    print_plan(costs(config, measure, measured), config, cluster, samples, rates, json_file)
+
+
+@app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Run directory with a trained student.")],
     out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],

@@ -23,6 +23,7 @@ from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, best_weights, load
+from pdetr3d.training.flow import stream_bytes
 from pdetr3d.training.loop import milestones, train
 from pdetr3d.training.plan import Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
@@ -31,8 +32,6 @@ from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
 from ray_jobs.stream import quiet_ray_data, train_stream
 
-# What the stream may hold in the object store: batches are small and the workers are slower than the decoders.
-STREAM_BYTES = 256 * 1024**2
 MAX_FAILURES = 2
 
 
@@ -126,7 +125,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
         datasets={"train": source} if stage.config.data.loader == "ray" else None,
-        dataset_config=DataConfig(execution_options=_stream_options()),
+        dataset_config=DataConfig(execution_options=_stream_options(scaling.workers)),
     )
     steps = milestones(stage.optim, stage.steps)
 
@@ -148,8 +147,9 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     return files
 
 
-def _stream_options() -> ExecutionOptions:
-    return ExecutionOptions(preserve_order=True, resource_limits=ExecutionResources(object_store_memory=STREAM_BYTES))
+def _stream_options(workers: int) -> ExecutionOptions:
+    limits = ExecutionResources(object_store_memory=stream_bytes(workers))
+    return ExecutionOptions(preserve_order=True, resource_limits=limits)
 
 
 def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:

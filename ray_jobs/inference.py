@@ -25,12 +25,12 @@ from pdetr3d.data.files import read_parquet, write_parquet
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
+from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
 from ray_jobs.stream import from_table, inference_stream
 
 COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
-BATCH_SIZE = 4
 
 
 class Predictor:

@@ -17,7 +17,7 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages import EXPERIMENT, Stages
 
-# Shared memory of a local Ray: streams are capped well below it (fit.STREAM_BYTES).
+# Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
 OBJECT_STORE_BYTES = 1024**3
 
 

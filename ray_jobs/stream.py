@@ -22,6 +22,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 
 from pdetr3d.schema import SampleRecord
+from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
 
 HEADER = "header"
@@ -173,7 +174,7 @@ class RankBatches:
         """
         expected: int | None = None
         while start < self.plan.steps and (expected is None or expected < self.plan.steps):
-            for table in self.shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+            for table in self.shard.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=PREFETCH):
                 arrays, header = from_table(table)
                 expected = min(header["step"], start) if expected is None else expected
                 if (header["step"], header["rank"]) != (expected, self.rank):

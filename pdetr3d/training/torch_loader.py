@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pdetr3d.schema import DataError, SampleRecord
+from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
-
-PREFETCH = 2  # batches that each process works ahead, as the Ray stream's consumer does
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> I
     """As a training worker gets them, through a split of one."""
     quiet_ray_data()
     dataset = train_stream(records, plan, load, 1, 0, data_cpus=1.0)
-    dataset.context.execution_options = _stream_options()
+    dataset.context.execution_options = _stream_options(1)
     return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
 
 

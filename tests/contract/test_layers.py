@@ -49,7 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
     "report": CORE | {"data"},
-    "cli": PARTS | {"deploy", "presets", "exits", "report"},
+    "capacity": CORE | {"data", "training", "config_sections"},
+    "cli": PARTS | {"deploy", "capacity", "presets", "exits", "report"},
 }
 # Which distribution packages only some parts may import.
 ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}}
