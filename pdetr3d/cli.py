@@ -269,6 +269,34 @@ def report(
     _say(**write_report(sweep, out, baseline))
 
 
+@app.command()
+def budget(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished run directories at three label ratios or more, or sweep folders.")
+    ],
+    box_cost: Annotated[float, typer.Option(help="Of one 3D box, in any currency.")],
+    click_cost: Annotated[float, typer.Option(help="Of one click.")],
+    budget: Annotated[float, typer.Option(help="For all labels.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the answer to this JSON file, too.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file, too.")] = None,
+) -> None:
+    """Say which mix of boxes and clicks buys the most SPNDS, by the label-efficiency curve of finished runs."""
+    from pdetr3d.labels.budget import Prices, plan_budget
+    from pdetr3d.labels.budget_report import draw_budget, print_budget
+    from pdetr3d.labels.measured_runs import read_runs
+    from pdetr3d.training.run_dir import write_json
+
+    prices = Prices(box_cost, click_cost, budget)
+    answer = plan_budget(read_runs(runs), prices)
+    print_budget(answer)
+    if json_file is not None:
+        write_json(json_file, answer)
+    if png is not None:
+        draw_budget(answer, png)
+    if written := {name: path for name, path in (("json", json_file), ("picture", png)) if path is not None}:
+        _say(**written)
+
+
 def _sample_token(index: Index, sample: str) -> str:
     """The token itself, or that of the row with this number."""
     if sample in index or not sample.isdecimal():
