@@ -93,9 +93,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop. Beside them lies what
         Ray Data says of the stage's stream, ``STATS``.
     """
-    shared = stage.config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
-    storage = f"{shared.rstrip('/')}/{stage.identity}" if shared else str((run_dir / "ray").resolve())
-    folder = f"{storage if '://' in storage else f'file://{storage}'}/{stage.name}"
+    storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
     samples: Sequence[SampleRecord] = list(stage.records)
     records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
@@ -145,6 +143,13 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     if stage.config.data.loader == "ray":
         _collect(f"{folder}/{STATS}", run_dir / stage.name / STATS)
     return files
+
+
+def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[str, str]:
+    """Ray Train's storage path for a run, and the URI of a stage's folder in it."""
+    shared = config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
+    storage = f"{shared.rstrip('/')}/{identity}" if shared else str((run_dir / "ray").resolve())
+    return storage, f"{storage if '://' in storage else f'file://{storage}'}/{name}"
 
 
 def _stream_options(workers: int) -> ExecutionOptions:

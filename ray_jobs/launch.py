@@ -13,6 +13,7 @@ from typing import Any
 from pdetr3d.exits import guarded
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages import EXPERIMENT, Stages
@@ -39,6 +40,7 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     with Tracker.start(
         run.path, EXPERIMENT, f"{config.run.name or config.preset} {run.digest}", config.flat(), {"run": run.digest}
     ) as parent:
+        log_provenance(parent, config.to_json())
         stages = Stages(run, parent)
         init_ray(config.scaling.use_gpu)
         body(stages)

@@ -11,12 +11,15 @@ from typing import Any
 
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
+from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
+from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.run_dir import write_json
 from pdetr3d.visualize import inspect_sample
 from ray_jobs.inference import predict
 from ray_jobs.launch import main
 from ray_jobs.memory import PeakMemory
+from ray_jobs.pictures import confident
 from ray_jobs.report import build_report, print_arms, print_quality
 from ray_jobs.stages import Stages
 
@@ -31,9 +34,9 @@ def body(stages: Stages) -> None:
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
-    stages.parent.log_metrics(
-        {"skipped_samples": len(stages.data.skipped), "ratios": report["ratios"], "pseudo_labels": quality}
-    )
+    stages.parent.log_metrics({"skipped_samples": len(stages.data.skipped), "ratios": report["ratios"]})
+    for name in ("teacher", *FLOORS):
+        stages.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
     print_quality(quality)
@@ -52,7 +55,7 @@ def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]
     boxes = predict("student", stages.config, stages.prior, [chosen], [record])[0][token]
     sample = load_sample(record, stages.config.data, cameras=True)
-    return inspect_sample(sample, stages.run.path / f"predictions_{arm}.png", boxes[boxes.score > 0.3])
+    return inspect_sample(sample, stages.run.path / f"predictions_{arm}.png", confident(boxes))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.scores import score_metrics
+from pdetr3d.tracking.system import system_metrics
 from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
@@ -37,8 +39,10 @@ from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
+from ray_jobs.pictures import clicked, confident, pictured_records
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
+from ray_jobs.tracked import ancestors, evaluated, labels_made, step_of, training_begins, training_ends
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
@@ -58,11 +62,6 @@ NOT_IN_PRETRAINING = (
     "student.self_training",
     "student.mean_teacher",
 )
-
-
-def step_of(file: Path) -> int:
-    """Optimizer steps behind a kept checkpoint, from its name."""
-    return int(file.stem.removeprefix("step_"))
 
 
 def labels_key(config: Config) -> dict[str, object]:
@@ -147,11 +146,16 @@ class Stages:
         everywhere = self.config.label.pseudo_for == "all"
         records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
         batches = self.pseudo_file.with_name("batches")
-        boxes = predict("teacher", self.config, self.prior, [teacher], records, batches)[0]
+        shown = [clicked(record) for record in pictured_records(self)]  # for pictures alone: of the val split
+        boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *shown], batches)[0]
         table = self._pseudo_table(records, boxes)
         write_pseudo_labels(self.pseudo_file, table)
         shutil.rmtree(batches)
+        labels_made(self, teacher)
         report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
+        pictures = [(record, boxes[record.sample_token]) for record in shown]
+        where = f"clicks of point-labeled {self.config.data.train_split}"
+        evaluated(self, "teacher", teacher, report["teacher"], "point_labeled", where, pictures)
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)
 
@@ -274,8 +278,10 @@ class Stages:
                 "stage": name,
                 "label_ratio": self.data.manifest.achieved_ratio,
                 "samples": len(records),
+                **ancestors(self, name),
             }
-            with self.tracker(name, tags) as tracker:
+            with self.tracker(name, tags) as tracker, system_metrics(tracker):
+                training_begins(self, tracker, records)
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
                 work = Stage(
                     name,
@@ -291,7 +297,8 @@ class Stages:
                     gt_database=self.gt_database(records) if pastes else None,
                     mean_teacher=mean_teacher,
                 )
-                files = fit(work, self.run.path, self._checkpoint_score(name, work))
+                files = fit(work, self.run.path, self._checkpoint_score(work, tracker))
+                training_ends(self, tracker, name, files[-1])
                 if (stats := self.run.path / name / STATS).exists():
                     tracker.log_artifact(stats)
             self.timing[name] = time.monotonic() - began
@@ -327,25 +334,29 @@ class Stages:
         if todo:
             began = time.monotonic()
             chosen, selection = self._choose({arm: self.checkpoints(f"student_{arm}") for arm in todo})
-            scored = self._score(chosen, self.config.data.val_split)
-            for arm, file, metrics in zip(todo, chosen, scored, strict=True):
-                with self.tracker(f"student_{arm}", {"checkpoint": str(file)}) as tracker:
-                    tracker.log_metrics({"val": metrics})
-                result = {**metrics, "checkpoint": file.name, "selection": selection[arm]}
+            split, shown = self.config.data.val_split, pictured_records(self)
+            found = self._predict_split(chosen, split)
+            for arm, file, boxes, metrics in zip(todo, chosen, found, self._devkit(chosen, found, split), strict=True):
+                pictures = [(record, confident(boxes[record.sample_token])) for record in shown]
+                unseen = None if self.config.optim.patience or self.observe else selection[arm]
+                evaluated(self, f"student_{arm}", file, metrics, "val", split, pictures, unseen)
+                curve = {name: report["SPNDS"] for name, report in selection[arm].items()}
+                result = {**metrics, "checkpoint": file.name, "selection": curve}
                 done[arm] = self.run.finish(f"evaluate_{arm}", result)
             self.timing["evaluate"] = time.monotonic() - began
         return {arm: result for arm, result in done.items() if result is not None}
 
-    def _choose(self, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, float]]]:
-        """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice)."""
+    def _choose(self, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
+        """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice), and the
+        reports of all there, by file name."""
         split, every = self.config.data.select_split, [file for mine in files.values() for file in mine]
         if not split or len(every) == len(files):
             return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
-        scores = {file: metrics["SPNDS"] for file, metrics in zip(every, self._score(every, split), strict=True)}
-        chosen = [max(mine, key=scores.__getitem__) for mine in files.values()]
+        scores = dict(zip(every, self._score(every, split), strict=True))
+        chosen = [max(mine, key=lambda file: scores[file]["SPNDS"]) for mine in files.values()]
         return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
 
-    def _checkpoint_score(self, name: str, stage: Stage) -> Callable[[Path], float] | None:
+    def _checkpoint_score(self, stage: Stage, tracker: Tracker) -> Callable[[Path], float] | None:
         """What a kept checkpoint is worth, where somebody asks while training goes on."""
         if not (stage.optim.patience or self.observe):
             return None
@@ -356,8 +367,9 @@ class Stages:
                 scores = self.teacher_scores(file, split, beside=True)
             else:
                 scores = self._score([file], split, beside=True)[0]
+            tracker.log_metrics(score_metrics("select", scores), step_of(file))
             if self.observe is not None:
-                self.observe(name, step_of(file), scores)
+                self.observe(stage.name, step_of(file), scores)
             return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
 
         return score_of
@@ -374,16 +386,28 @@ class Stages:
         """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
         records = self.clicked_records(split)
         known = KnownClicks(records, {r.sample_token: r for r in records})
-        return known.quality(predict("teacher", self.config, self.prior, [file], records, beside=beside)[0])
+        boxes = predict("teacher", self.config, self.prior, [file], records, beside=beside)[0]
+        scores = known.quality(boxes)
+        if split == self.config.data.val_split != self.config.data.select_split:  # not of each checkpoint
+            shown = {record.sample_token for record in pictured_records(self)}
+            pictures = [(record, boxes[record.sample_token]) for record in records if record.sample_token in shown]
+            evaluated(self, "teacher", file, scores, "val", f"clicks of {split}", pictures)
+        return scores
 
     def _score(self, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
+        return self._devkit(files, self._predict_split(files, split, beside), split)
+
+    def _predict_split(self, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Boxes3D]]:
+        """Per student checkpoint, the boxes of every sample of a split."""
         records = eval_records(self.data.index, split)
-        poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
-        data = self.data.index
         unread = [skipped for skipped in self.data.skipped if not skipped.image]  # students look at LiDAR alone
         results = predict("student", self.config, self.prior, files, without(records, unread), beside=beside)
         # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
-        results = [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
+        return [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
+
+    def _devkit(self, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
+        records, data = eval_records(self.data.index, split), self.data.index
+        poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
         return [
             score(
                 data.dataroot,

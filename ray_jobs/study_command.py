@@ -7,17 +7,16 @@ import datetime
 import hashlib
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pdetr3d
 from pdetr3d.config import Config
 from pdetr3d.data.simulate import simulate
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.provenance import git_state
 
 
 def parser(
@@ -87,16 +86,6 @@ def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit id of the sources, "+" behind it where files other than results differ from it; "" without git."""
-    root = Path(pdetr3d.__file__).parents[1]
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "HEAD") + (
-        "+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") else ""
-    )
+    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
+    state = git_state()
+    return state.get("git.commit", "") + ("+" if state.get("git.dirty") == "true" else "")

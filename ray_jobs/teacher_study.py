@@ -20,17 +20,19 @@ from pdetr3d.config import Config, override
 from pdetr3d.exits import guarded
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.build import build
 from pdetr3d.training.run_dir import RunDir, write_json
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
 from ray_jobs.quality import floors
-from ray_jobs.stages import EXPERIMENT, Stages, step_of
+from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.studies import STUDIES, Study, study, variant_config
 from ray_jobs.study_command import open_world, parse_words, parser, provenance
 from ray_jobs.study_report import draw_study, print_study
 from ray_jobs.study_results import summarize
+from ray_jobs.tracked import step_of
 
 STAGE = "study"  # name of the evaluation's folder in a run directory
 
@@ -112,7 +114,7 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *,
     curve = [known_few.quality(boxes)["bev_iou"] for boxes in predict("teacher", config, prior, files, few)]
     final = known_many.quality(predict("teacher", config, prior, files[-1:], many)[0])
     with stages.tracker("teacher", {}) as tracker:
-        tracker.log_metrics({"point_labeled": final})
+        tracker.log_metrics(score_metrics("point_labeled", final))
         step_s, memory = tracker.history("step_s"), tracker.history("peak_memory_bytes")
     return stages.run.finish(
         STAGE,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,25 @@ def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     simulate(path, config)
     return path
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow SQLite store without runs: creating one takes seconds."""
+    from pdetr3d.tracking.client import connect
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def tracking_dir(_empty_store: Path, tmp_path: Path) -> Path:
+    """A folder with an MLflow store of the test's own."""
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    shutil.copyfile(_empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="session")

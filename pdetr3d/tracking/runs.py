@@ -96,43 +96,25 @@ class Tracker:
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
         """Write numbers now; nested names join with "/", what is not a number is left out."""
-        self._quietly(lambda c: write_metrics(c, self.run_id, metric_rows(flatten(metrics), int(step))))
+        self.quietly(lambda c: write_metrics(c, self.run_id, metric_rows(flatten(metrics), int(step))))
 
     def history(self, key: str) -> list[float]:
         """What was logged of a metric, by step; empty where nothing is known."""
         values: list[float] = []
-        self._quietly(lambda c: values.extend(point.value for point in c.get_metric_history(self.run_id, key)))
+        self.quietly(lambda c: values.extend(point.value for point in c.get_metric_history(self.run_id, key)))
         return values
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artifacts, under ``folder``."""
-        self._quietly(lambda c: c.log_artifact(self.run_id, str(path), folder))
+        self.quietly(lambda c: c.log_artifact(self.run_id, str(path), folder))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, replacing those of the same key."""
-        self._quietly(lambda c: write_params_and_tags(c, self.run_id, {}, as_tags(tags)))
-
-    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Record an input of the run: shown under "Datasets" in the UI, compared by digest.
-
-        Args:
-            name: e.g. "label manifest".
-            digest: of its content; MLflow keeps 36 characters.
-            source: where it lies.
-            context: what it is for: "training", "pseudo labels", "evaluation".
-        """
-
-        def act(client: MlflowClient) -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
-
-            dataset = Dataset(name[:500], digest[:36], source_type="local", source=json.dumps({"uri": source}))
-            client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-
-        self._quietly(act)
+        self.quietly(lambda c: write_params_and_tags(c, self.run_id, {}, as_tags(tags)))
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self._quietly(lambda c: c.set_terminated(self.run_id, status))
+        self.quietly(lambda c: c.set_terminated(self.run_id, status))
 
     def __enter__(self) -> Tracker:
         return self
@@ -145,7 +127,8 @@ class Tracker:
         else:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
-    def _quietly(self, act: Callable[[MlflowClient], Any]) -> None:
+    def quietly(self, act: Callable[[MlflowClient], Any]) -> None:
+        """Do something in the store, as all methods do it: without tracking not at all, and trouble is not raised."""
         if self._client is None:
             return
         try:

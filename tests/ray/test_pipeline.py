@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pdetr3d.config import Config
+from pdetr3d.data.files import read_parquet, table_digest
 from pdetr3d.data.index import Index
 from pdetr3d.schema import CLASSES
 from pdetr3d.tracking.client import connect, tracking_uri
@@ -137,6 +139,80 @@ def test_mlflow_holds_finished_nested_runs(done: tuple[Path, str, list[dict[str,
     for child in children:
         steps = [point.step for point in client.get_metric_history(child.info.run_id, "loss")]
         assert steps == list(range(1, len(steps) + 1)) and len(steps) in (2, 3)
+
+
+def runs_by_name(run_dir: Path) -> dict[str, Any]:
+    """MLflow runs of the pipeline; its own by "" (its name has a digest)."""
+    client = connect(tracking_uri(run_dir))
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return {run.info.run_name if "mlflow.parentRunId" in run.data.tags else "": run for run in runs}
+
+
+def test_lineage_leads_from_student_to_index(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
+    run_dir, runs, report = done[0], runs_by_name(done[0]), report_of(done[0])
+    student, teacher = runs["student_ours"].data.tags, runs["teacher"].data.tags
+    assert student["teacher_run_id"] == runs["teacher"].info.run_id
+    assert student["teacher_checkpoint"] == teacher["checkpoint"]
+    last = max((run_dir / "teacher").glob("step_*.pt"))
+    assert teacher["checkpoint"] == hashlib.sha256(last.read_bytes()).hexdigest()[:16]
+    assert student["pseudo_labels"] == table_digest(read_parquet(run_dir / "pseudo_labels" / "pseudo_labels.parquet"))
+    assert "teacher_run_id" not in runs["student_full"].data.tags | runs["student_boxes_only"].data.tags
+    for name in ("teacher", "student_ours", "student_full"):
+        tags = runs[name].data.tags
+        assert {key: tags[key] for key in ("index", "manifest", "run")} == report["lineage"]
+        inputs = {tag.value: item.dataset for item in runs[name].inputs.dataset_inputs for tag in item.tags
+                  if tag.key == "mlflow.data.context"}  # fmt: skip
+        assert inputs.keys() == {"train", "select", "val"}
+        assert inputs["train"].digest == f"{tags['index']}-{tags['manifest']}"
+        assert json.loads(inputs["train"].profile) == {"num_rows": int(tags["samples"])}
+        assert (inputs["val"].name, inputs["val"].digest) == ("v1.0-sim sim_val", tags["index"])
+        assert tags["env.ray"] and tags["env.torch"]
+
+
+def test_mlflow_holds_scores_by_class_and_distance(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
+    runs, report = runs_by_name(done[0]), report_of(done[0])
+    ours, metrics = report["arms"]["ours"], runs["student_ours"].data.metrics
+    assert metrics["val/AP/car"] == ours["per_class"]["car"]["AP"] and metrics["val/SPNDS"] == ours["SPNDS"]
+    assert metrics["val/n_gt/30-40m"] == sum(ours["by_distance"]["30-40"]["n_gt"].values())
+    client = connect(tracking_uri(done[0]))
+    points = client.get_metric_history(runs["student_ours"].info.run_id, "select/SPNDS")
+    chosen = {f"step_{point.step:07d}.pt": point.value for point in points}
+    assert chosen == ours["selection"] and len(points) == 2
+    quality, teacher = report["pseudo_labels"], runs["teacher"].data.metrics
+    assert teacher["point_labeled/bev_iou"] == quality["bev_iou"]
+    assert teacher["point_labeled/n/10-20m"] == quality["by_distance"]["10-20"]["n"]
+    assert runs[""].data.metrics["pseudo_labels/class_mean/bev_iou"] == quality["class_mean"]["bev_iou"]
+
+
+def test_models_and_champions_point_to_the_checkpoints(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
+    run_dir, runs, report = done[0], runs_by_name(done[0]), report_of(done[0])
+    client = connect(tracking_uri(run_dir))
+    versions = {v.tags["stage"]: v for kind in ("teacher", "student")
+                for v in client.search_model_versions(f"name='pdetr3d-{kind}'")}  # fmt: skip
+    assert versions.keys() == {"teacher", *(f"student_{arm}" for arm in ARMS)}
+    for stage, version in versions.items():
+        model = client.get_logged_model(version.tags["model_id"])
+        assert version.run_id == model.source_run_id == runs[stage].info.run_id and model.status == "READY"
+        assert model.tags["checkpoint_uri"] == version.tags["checkpoint_uri"]
+        arm = stage.removeprefix("student_")
+        file = report["arms"][arm]["checkpoint"] if arm in ARMS else "step_0000002.pt"
+        assert version.tags["checkpoint_uri"] == (run_dir / stage / file).as_uri()
+        assert model.params["optim.batch_size"] == "2"
+    best = client.get_model_version_by_alias("pdetr3d-student", "champion")
+    assert float(best.tags["score"]) == max(arm["SPNDS"] for arm in report["arms"].values())
+    assert client.get_model_version_by_alias("pdetr3d-teacher", "champion").tags["metric"] == "bev_iou"
+
+
+def test_every_model_is_pictured_on_the_same_val_samples(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
+    index = Index.open(done[0] / "data" / "index.parquet")
+    expected = {f"images/{token}/bev_cameras.png" for token in index.tokens("sim_val")}  # four, all of them
+    for name, run in runs_by_name(done[0]).items():
+        if name:
+            folder = Path(run.info.artifact_uri.removeprefix("file://"))
+            assert {str(f.relative_to(folder)) for f in folder.glob("images/*/*")} == expected, name
+            assert (folder / "environment" / "packages.txt").stat().st_size > 1000
+            kept = json.loads((folder / "config.json").read_text())
+            assert kept["optim"]["batch_size"] == 2
 
 
 def test_ray_datas_account_of_each_stream_is_kept(done: tuple[Path, str, list[dict[str, Any]]]) -> None:

@@ -86,7 +86,6 @@ def test_a_run_from_start_to_end(store, tmp_path):
         tracker.log_metrics({f"m{i}": i for i in range(1500)})
         tracker.log_artifact(tmp_path / "plot.txt", "plots")
         tracker.set_tags({"teacher_run_id": "abc"})
-        tracker.log_dataset("label manifest", "0123", "manifest/", "training")
         assert read(tracker).info.status == "RUNNING"
     run = read(tracker)
     assert run.info.status == "FINISHED" and run.info.run_name == "teacher"
@@ -97,9 +96,6 @@ def test_a_run_from_start_to_end(store, tmp_path):
     assert "per_class/car/AOE" not in run.data.metrics
     assert (store / "mlflow.db").is_file()
     assert list((store / "artifacts").rglob("plots/plot.txt"))
-    (dataset,) = run.inputs.dataset_inputs
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("label manifest", "0123")
-    assert [(t.key, t.value) for t in dataset.tags] == [("mlflow.data.context", "training")]
 
 
 def test_a_rerun_continues_the_same_run(store, tmp_path):
@@ -166,7 +162,6 @@ def test_trouble_is_warned_about_once_and_never_raised(tmp_path, monkeypatch, ca
     with Tracker.start(tmp_path / "file", "e", "n", {}, {}) as tracker:
         tracker.log_metrics({"a": 1})
         tracker.log_artifact(tmp_path / "missing")
-        tracker.log_dataset("a", "b", "c", "d")
     assert tracker.run_id == "" and len(caplog.records) == 1
     silent = tracker.metric_logger()
     silent.log({"a": 1}, 0)

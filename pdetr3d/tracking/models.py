@@ -1,0 +1,201 @@
+"""Checkpoints as MLflow LoggedModels that say where the file lies, and the registry with its champions.
+
+The files stay where training wrote them; MLflow holds their address, digest, config and scores.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdetr3d.tracking.client import METRICS_PER_BATCH, as_params, as_tags, chunks, metric_rows
+from pdetr3d.tracking.runs import Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+REGISTERED = {"teacher": "pdetr3d-teacher", "student": "pdetr3d-student"}
+CHAMPION = "champion"
+ROUNDS = 50  # of looking again after the alias was moved; each round but the last is another run's move
+_SAME = ("metric", "data_digest", "measured_on")  # version tags that must agree before two scores are compared
+
+
+@dataclass(frozen=True)
+class Score:
+    """What decides about a champion.
+
+    Attributes:
+        metric: e.g. "SPNDS"; higher is better. value: None where it is undefined.
+        data_digest: of index and manifest (``datasets.data_digest``). measured_on: e.g. the split's name.
+    """
+
+    metric: str
+    value: float | None
+    data_digest: str
+    measured_on: str
+
+    def tags(self) -> dict[str, str]:
+        """As a version carries it."""
+        known = self.value is not None and math.isfinite(self.value)
+        return {name: getattr(self, name) for name in _SAME} | ({"score": repr(self.value)} if known else {})
+
+
+def log_checkpoint(
+    tracker: Tracker,
+    kind: str,
+    name: str,
+    step: int,
+    config_flat: Mapping[str, Any],
+    tags: Mapping[str, Any],
+) -> str:
+    """Make a READY LoggedModel of a checkpoint, an output of the run.
+
+    Args:
+        kind: "teacher" or "student". name: of the model, e.g. "student_ours_step_0000300". step: of the optimizer.
+        config_flat: its params. tags: ``checkpoint_uri``, where the file lies; digest, lineage.
+
+    Returns:
+        Its id, "" when the store failed.
+    """
+    made: list[str] = []
+
+    def act(client: MlflowClient) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        experiment = client.get_run(tracker.run_id).info.experiment_id
+        before = client.search_logged_models([experiment], f"name='{name}' AND source_run_id='{tracker.run_id}'")
+        if before:  # the job was killed after it, and runs again
+            made.append(before[0].model_id)
+            return
+        model = client.create_logged_model(
+            experiment,
+            name,
+            tracker.run_id,
+            as_tags(tags),
+            as_params(config_flat),
+            model_type=REGISTERED[kind],
+        )
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(tracker.run_id, [LoggedModelOutput(model.model_id, step)])
+        made.append(model.model_id)
+
+    tracker.quietly(act)
+    return made[0] if made else ""
+
+
+def log_model_metrics(tracker: Tracker, model_id: str, metrics: Mapping[str, float], step: int) -> None:
+    """Write flat metrics (``scores.score_metrics``) of the run that belong to one of its models, too."""
+
+    def act(client: MlflowClient) -> None:
+        from mlflow.entities import Metric
+
+        owner = model_id or None
+        rows = [Metric(key, value, now_ms, at, owner) for key, value, now_ms, at in metric_rows(metrics, step)]
+        for part in chunks(rows, METRICS_PER_BATCH):
+            client.log_batch(tracker.run_id, metrics=part)
+
+    tracker.quietly(act)
+
+
+def register(tracker: Tracker, kind: str, model_id: str, score: Score, tags: Mapping[str, Any]) -> str:
+    """Make the run's model a version of ``pdetr3d-teacher`` or ``pdetr3d-student`` (once a run), and champion when it
+    is the best of those measured by the same metric on the same data as the present champion.
+
+    The alias ``champion`` never moves between data: another digest leaves it where it is. Returns a sentence that says
+    what became of it ("" without tracking), also kept as the run's tag ``registry``.
+    """
+    said: list[str] = []
+
+    def act(client: MlflowClient) -> None:
+        name = REGISTERED[kind]
+        own = _version(client, name, tracker.run_id) or _add(client, name, tracker.run_id, model_id, score, tags)
+        _settle(client, name, own)
+        said.append(f"{name} version {own.version}: {_verdict(client, name, str(own.version))}")
+
+    tracker.quietly(act)
+    if said:
+        tracker.set_tags({"registry": said[0]})
+    return "".join(said)
+
+
+def _add(
+    client: MlflowClient, name: str, run_id: str, model_id: str, score: Score, tags: Mapping[str, Any]
+) -> ModelVersion:
+    """A new version; its score is there from the first moment on."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # The model's own folder: servers refuse other local paths. ``models:/ID`` would be looked up in the global store.
+    source = client.get_logged_model(model_id).artifact_location
+    return client.create_model_version(
+        name,
+        source,
+        run_id,
+        as_tags({**tags, "model_id": model_id, **score.tags()}),
+        await_creation_for=0,
+        model_id=model_id,
+    )
+
+
+def _versions(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+    return {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
+
+
+def _version(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
+    mine = [version for version in _versions(client, name).values() if version.run_id == run_id]
+    return mine[0] if mine else None
+
+
+def _champion(client: MlflowClient, name: str) -> str | None:
+    found = client.get_registered_model(name).aliases.get(CHAMPION)
+    return None if found is None else str(found)
+
+
+def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
+    """Put the alias on the best version of the champion's data (of ``own``'s, where there is no champion).
+
+    Runs that finish at once each add their version first and look again after every move: whoever moves last has seen
+    all versions that were there, and those that come later look themselves.
+    """
+    for _ in range(ROUNDS):
+        versions, holder = _versions(client, name), _champion(client, name)
+        data = _data(versions.get(holder or "", own))
+        rivals = [v for v in versions.values() if _data(v) == data and "score" in v.tags]
+        if not rivals:
+            return
+        best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # the earlier of equal ones
+        if str(best.version) == holder:
+            return
+        client.set_registered_model_alias(name, CHAMPION, str(best.version))
+    logging.getLogger("pdetr3d.tracking").warning("%s: other runs keep moving the alias %s", name, CHAMPION)
+
+
+def _data(version: ModelVersion) -> tuple[str | None, ...]:
+    return tuple(version.tags.get(key) for key in _SAME)
+
+
+def _verdict(client: MlflowClient, name: str, own: str) -> str:
+    versions, holder = _versions(client, name), _champion(client, name)
+    if holder == own:
+        return f"{CHAMPION} ({_figure(versions[own])})"
+    if holder is None:
+        return f"no {CHAMPION}: it has no score"
+    stays = f"{CHAMPION} stays version {holder}"
+    if "score" not in versions[own].tags:
+        return f"{stays}: this one has no score"
+    if _data(versions[own]) != _data(versions[holder]):
+        return f"{stays}: that was measured on other data ({_figure(versions[holder])}, here {_figure(versions[own])})"
+    return f"{stays}: {_figure(versions[holder])}, here {versions[own].tags['score']}"
+
+
+def _figure(version: ModelVersion) -> str:
+    metric, digest, measured_on = _data(version)
+    return f"{metric} {version.tags.get('score')} on {measured_on} of {digest}"

@@ -1,0 +1,37 @@
+"""CPU, memory, disk, network and GPU of the driver's machine while a run lasts, by MLflow's own monitor."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pdetr3d.tracking.runs import Tracker
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    from mlflow.tracking import MlflowClient
+
+
+@contextlib.contextmanager
+def system_metrics(tracker: Tracker) -> Iterator[None]:
+    """Write ``system/*`` into a run while the block lasts: every 10 s, or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL [s].
+
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off. A thread; its trouble is logged by MLflow, never raised.
+    """
+    monitors: list[SystemMetricsMonitor] = []
+
+    def begin(_: MlflowClient) -> None:
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as WANTED
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if WANTED.get() or not WANTED.is_set():
+            monitors.append(SystemMetricsMonitor(tracker.run_id, resume_logging=True, tracking_uri=tracker.uri))
+            monitors[0].start()
+
+    tracker.quietly(begin)
+    try:
+        yield
+    finally:
+        for monitor in monitors:
+            tracker.quietly(lambda _, running=monitor: running.finish())  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""Pictures of the same few val samples from every model, so that models can be compared picture by picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+
+from pdetr3d.config import Config, DataConfig
+from pdetr3d.data.clicks import redraw_clicks
+from pdetr3d.data.files import atomic_path
+from pdetr3d.data.label_manifest import inspection_record
+from pdetr3d.data.load import load_sample
+from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
+from pdetr3d.visualize import inspect_sample
+
+if TYPE_CHECKING:
+    from ray_jobs.stages import Stages
+
+SAMPLES = 4
+FOLDER, FILE = "images", "bev_cameras.png"  # STAGE/images/TOKEN/bev_cameras.png, and the same in MLflow
+MIN_SCORE = 0.3
+
+
+def pictured(tokens: Sequence[str]) -> list[str]:
+    """The samples of a split that every run draws: those whose tokens have the smallest SHA-256."""
+    return sorted(tokens, key=lambda token: hashlib.sha256(token.encode()).digest())[:SAMPLES]
+
+
+def pictured_records(stages: Stages) -> list[SampleRecord]:
+    """Those of the val split that can be read, with their true boxes."""
+    unread = {skipped.sample_token for skipped in stages.data.skipped}
+    tokens = [token for token in stages.data.index.tokens(stages.config.data.val_split) if token not in unread]
+    return [inspection_record(stages.data.index, token) for token in pictured(tokens)]
+
+
+def confident(boxes: Boxes3D) -> Boxes3D:
+    """What is drawn of a student's boxes."""
+    return boxes[boxes.score > MIN_SCORE]
+
+
+def clicked(record: SampleRecord) -> SampleRecord:
+    """The record with a click in each of its boxes, the same in every run."""
+    count = len(record.boxes)
+    names = np.array([f"picture-{record.sample_token}-{number}" for number in range(count)], object)
+    clicks = PointLabels(names, record.boxes.center_m.astype(np.float64), record.boxes.label, np.arange(count))
+    record = dataclasses.replace(record, clicks=clicks)
+    return dataclasses.replace(record, clicks=redraw_clicks(record, 0, 0))
+
+
+def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:
+    """Draw true boxes, clicks and predictions (dashed) of each record, in Ray tasks.
+
+    Returns:
+        The folder, with ``TOKEN/bev_cameras.png`` of each.
+    """
+    task = ray.remote(num_cpus=config.scaling.data_cpus)(_draw)
+    drawn = ray.get([task.remote(record, config.data, found) for record, found in boxes])
+    for (record, _), png in zip(boxes, drawn, strict=True):
+        with atomic_path(stage_dir / FOLDER / record.sample_token / FILE) as temporary:
+            temporary.write_bytes(png)
+    return stage_dir / FOLDER
+
+
+def _draw(record: SampleRecord, data: DataConfig, boxes: Boxes3D) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        return inspect_sample(load_sample(record, data, cameras=True), Path(scratch) / FILE, boxes).read_bytes()

@@ -1,0 +1,152 @@
+"""What MLflow is told about a run's stages beside their curves: inputs, lineage, scores, models, pictures.
+
+Called by the driver alone. What a stage descends from is also kept in its folder (``lineage.json``): a run that takes
+over finished stages of another one finds it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdetr3d.config import Config, CorruptionConfig
+from pdetr3d.data.files import read_parquet, table_digest
+from pdetr3d.schema import Boxes3D, SampleRecord
+from pdetr3d.tracking.datasets import DataInput, data_digest, log_inputs
+from pdetr3d.tracking.models import Score, log_checkpoint, log_model_metrics, register
+from pdetr3d.tracking.provenance import log_provenance
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.scores import score_metrics
+from pdetr3d.training.checkpoint import FILE
+from pdetr3d.training.run_dir import write_json
+from ray_jobs.context import checkpoint_uri
+from ray_jobs.fit import stage_uri
+from ray_jobs.pictures import FOLDER, draw_pictures
+
+if TYPE_CHECKING:
+    from ray_jobs.stages import Stages
+
+LINEAGE = "lineage.json"
+JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}
+
+
+def step_of(file: Path) -> int:
+    """Optimizer steps behind a kept checkpoint, from its name."""
+    return int(file.stem.removeprefix("step_"))
+
+
+def file_digest(file: Path) -> str:
+    """16 hex digits of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def recall(folder: Path) -> dict[str, str]:
+    """What ``remember`` kept in a stage's folder."""
+    file = folder / LINEAGE
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def remember(folder: Path, **facts: str) -> None:
+    """Keep what other stages' runs say of this one, as tags; call before the stage is marked finished."""
+    write_json(folder / LINEAGE, {key: value for key, value in facts.items() if value})
+
+
+def ancestors(stages: Stages, name: str) -> dict[str, str]:
+    """Tags that lead from a stage's run to what it learned from: run ids and digests."""
+    if name == "student_ours":  # teacher_run_id, teacher_checkpoint, pseudo_labels
+        return recall(stages.run.path / "pseudo_labels")
+    first = recall(stages.run.path / "student_boxes_only")
+    if name == "student_self_training":
+        return {f"labels_{key}": value for key, value in first.items()}
+    if name == "teacher" and stages.config.teacher.lidar_init != "none":
+        return {f"initial_{key}": value for key, value in first.items()}
+    return {}
+
+
+def training_begins(stages: Stages, tracker: Tracker, records: Sequence[SampleRecord]) -> None:
+    """Config, environment, git state and data of a training stage."""
+    config, data = stages.config, stages.data
+    log_provenance(tracker, config.to_json())
+    manifest = data.manifest
+    ratio = {"label_ratio": manifest.achieved_ratio, "label_seed": config.label.seed}
+    source = config.data.packed or str(data.index.dataroot)
+    digest = data_digest(data.index.digest, manifest.digest)
+    inputs = [
+        DataInput(f"{data.index.version} {config.data.train_split}", digest, source, "train", len(records), ratio)
+    ]
+    for context, split in (("select", config.data.select_split), ("val", config.data.val_split)):
+        if split:
+            count = len(data.index.tokens(split))
+            inputs.append(DataInput(f"{data.index.version} {split}", data.index.digest, source, context, count))
+    log_inputs(tracker, inputs)
+
+
+def training_ends(stages: Stages, tracker: Tracker, name: str, file: Path) -> None:
+    """Keep which run and checkpoint others will descend from."""
+    remember(stages.run.path / name, run_id=tracker.run_id, checkpoint=file_digest(file))
+
+
+def labels_made(stages: Stages, teacher: Path) -> None:
+    """Keep what the pseudo labels are and whose."""
+    known = recall(stages.run.path / "teacher")
+    digest = table_digest(read_parquet(stages.pseudo_file))
+    parent = {"teacher_run_id": known.get("run_id", ""), "teacher_checkpoint": file_digest(teacher)}
+    remember(stages.pseudo_file.parent, pseudo_labels=digest, **parent)
+
+
+def evaluated(
+    stages: Stages,
+    name: str,
+    file: Path,
+    report: dict[str, Any],
+    prefix: str,
+    measured_on: str,
+    pictures: Sequence[tuple[SampleRecord, Boxes3D]],
+    selection: Mapping[str, dict[str, Any]] | None = None,
+) -> None:
+    """A stage's chosen checkpoint was scored: its metrics, model, registered version and pictures.
+
+    Args:
+        name: of the stage. report: of the evaluation. prefix: of the metrics, e.g. "val". measured_on: which objects;
+            champions are compared on the same ones. pictures: predictions to draw. selection: reports on the select
+            split by name of the checkpoint file, where nobody wrote them down during training.
+    """
+    kind, step = name.split("_")[0], step_of(file)
+    tags = {
+        **stages.lineage(),
+        **ancestors(stages, name),
+        "stage": name,
+        "checkpoint": file_digest(file),
+        "checkpoint_uri": _address(stages, name, file),
+    }
+    flat = stages.config.flat()
+    data = data_digest(stages.data.index.digest, stages.data.manifest.digest)
+    drawn = draw_pictures(stages.run.path / name, stages.config, pictures)
+    with stages.tracker(name, tags) as tracker:
+        for checkpoint, scores in (selection or {}).items():
+            tracker.log_metrics(score_metrics("select", scores), step_of(Path(checkpoint)))
+        model = log_checkpoint(tracker, kind, f"{name}_{file.stem}", step, flat, tags)
+        log_model_metrics(tracker, model, score_metrics(prefix, report), step)
+        score = Score(JUDGED[kind], report[JUDGED[kind]], data, _circumstances(stages.config, measured_on))
+        said = register(tracker, kind, model, score, tags)
+        tracker.quietly(lambda client: client.log_artifacts(tracker.run_id, str(drawn), FOLDER))
+    if said:
+        print(f"MLflow: {said}", flush=True)
+
+
+def _address(stages: Stages, name: str, file: Path) -> str:
+    """Where a kept checkpoint lies: in shared storage if there is one, else in the run directory."""
+    if not stages.config.storage.path:
+        return file.resolve().as_uri()
+    folder = stage_uri(stages.config, stages.run.digest, name, stages.run.path)[1]
+    return f"{checkpoint_uri(folder, step_of(file))}/{FILE}"
+
+
+def _circumstances(config: Config, measured_on: str) -> str:
+    if config.corruption == CorruptionConfig():
+        return measured_on
+    return f"{measured_on}, corrupted by {json.dumps(config.corruption.model_dump())}"

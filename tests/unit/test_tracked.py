@@ -1,0 +1,103 @@
+"""What stages tell MLflow: which samples are pictured, what a run descends from, what a score was measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pdetr3d.config import Config
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import inspection_record
+from pdetr3d.geometry.boxes import points_in_boxes
+from pdetr3d.schema import Boxes3D
+from ray_jobs import tracked
+from ray_jobs.pictures import clicked, confident, pictured
+from ray_jobs.tracked import ancestors, file_digest, recall, remember, step_of
+from tests.training_cases import open_world
+
+
+def stages_in(folder: Path, lidar_init: str = "none") -> Any:
+    config = Config(preset="x")
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"lidar_init": lidar_init})})
+    return SimpleNamespace(run=SimpleNamespace(path=folder, digest="r1"), config=config)
+
+
+def test_the_same_four_samples_whatever_their_order() -> None:
+    tokens = [f"token{number}" for number in range(20)]
+    chosen = pictured(tokens)
+    assert chosen == pictured(tokens[::-1]) and len(chosen) == 4
+    digests = {token: hashlib.sha256(token.encode()).hexdigest() for token in tokens}
+    assert {digests[token] for token in chosen} == set(sorted(digests.values())[:4])
+    assert pictured(tokens[:2]) == pictured(tokens[1::-1]) and set(pictured(tokens[:2])) == set(tokens[:2])
+
+
+def test_pictured_clicks_lie_in_their_boxes_and_stay(sim_world: Path, tmp_path: Path) -> None:
+    index: Index = open_world(sim_world, tmp_path / "run").data.index
+    record = inspection_record(index, index.tokens("sim_val")[0])
+    first, again = clicked(record).clicks, clicked(dataclasses.replace(record)).clicks
+    boxes = record.boxes
+    assert len(first) == len(boxes) > 3 and (first.label == boxes.label).all()
+    inside = points_in_boxes(first.xyz_m, boxes.center_m, boxes.size_m, boxes.yaw_rad)
+    assert inside[np.arange(len(boxes)), np.arange(len(boxes))].all()
+    assert (np.linalg.norm(first.xyz_m - boxes.center_m, axis=1) > 0.005).all()  # not the centers themselves
+    np.testing.assert_array_equal(first.xyz_m, again.xyz_m)
+    assert len(set(first.click_id)) == len(first)
+
+
+def test_students_show_what_they_are_sure_of() -> None:
+    boxes = Boxes3D.build(
+        np.zeros((3, 3)), np.ones((3, 3)), np.zeros(3), np.arange(3), score=np.array([0.1, 0.31, 0.9])
+    )
+    assert confident(boxes).label.tolist() == [1, 2]
+
+
+def test_lineage_is_kept_with_the_stage(tmp_path: Path) -> None:
+    assert recall(tmp_path) == {}
+    remember(tmp_path, run_id="abc", checkpoint="0123", nothing="")
+    assert recall(tmp_path) == {"run_id": "abc", "checkpoint": "0123"}
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file") == "ba7816bf8f01cfea"  # FIPS 180-2, B.1
+    assert step_of(Path("run/teacher/step_0000042.pt")) == 42
+
+
+def test_what_each_stage_descends_from(tmp_path: Path) -> None:
+    labels = {"pseudo_labels": "p", "teacher_run_id": "t", "teacher_checkpoint": "c"}
+    remember(tmp_path / "pseudo_labels", **labels)
+    remember(tmp_path / "student_boxes_only", run_id="b", checkpoint="d")
+    stages = stages_in(tmp_path)
+    assert ancestors(stages, "student_ours") == labels
+    assert ancestors(stages, "student_self_training") == {"labels_run_id": "b", "labels_checkpoint": "d"}
+    for name in ("student_full", "student_boxes_only", "student_mean_teacher", "teacher"):
+        assert ancestors(stages, name) == {}
+    started = stages_in(tmp_path, lidar_init="boxes_only")
+    assert ancestors(started, "teacher") == {"initial_run_id": "b", "initial_checkpoint": "d"}
+
+
+def test_corrupted_input_is_another_measurement() -> None:
+    config = Config(preset="x")
+    assert tracked._circumstances(config, "val") == "val"
+    noisy = config.model_copy(update={"corruption": config.corruption.model_copy(update={"click_noise_factor": 0.0})})
+    assert tracked._circumstances(noisy, "val").startswith('val, corrupted by {"click_noise_factor": 0.0')
+
+
+@pytest.mark.parametrize(
+    ("shared", "address"),
+    [
+        ("", "file://{folder}/student_ours/step_0000300.pt"),
+        ("s3://bucket/runs/", "s3://bucket/runs/r1/student_ours/step_0000300/checkpoint.pt"),
+        ("/shared", "file:///shared/r1/student_ours/step_0000300/checkpoint.pt"),
+    ],
+)
+def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> None:
+    stages = stages_in(tmp_path)
+    stages.config = stages.config.model_copy(
+        update={"storage": stages.config.storage.model_copy(update={"path": shared})}
+    )
+    file = tmp_path / "student_ours" / "step_0000300.pt"
+    assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
