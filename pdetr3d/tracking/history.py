@@ -51,7 +51,9 @@ def read_histories(run_dir: Path, metrics: Iterable[str]) -> tuple[dict[str, His
                 clients[uri] = connect(uri)
             histories[name] = _history(clients[uri], entry["run_id"], metrics)
         except Exception as error:  # MLflow's own, the database's, the network's
-            problems[name] = f"MLflow run {entry['run_id']} at {uri}: {(str(error).strip() or repr(error)).splitlines()[0]}"
+            problems[name] = (
+                f"MLflow run {entry['run_id']} at {uri}: {(str(error).strip() or repr(error)).splitlines()[0]}"
+            )
     return histories, problems
 
 

@@ -158,7 +158,7 @@ class Tracker:
 
 def end_runs(run_dir: Path, status: str = "KILLED") -> None:
     """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing."""
-    for name, entry in _read_run_file(run_dir).items():
+    for name, entry in read_run_file(run_dir).items():
         try:
             client = connect(entry["uri"])
             if client.get_run(entry["run_id"]).info.status == "RUNNING":

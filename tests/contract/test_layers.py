@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     "labels": CORE | {"data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
-    "cli": PARTS | {"deploy", "presets", "exits"},
+    "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
+    "cli": PARTS | {"deploy", "doctor", "presets", "exits"},
 }
 # Which distribution packages only some parts may import.
 ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}}
