@@ -14,14 +14,14 @@ import pytest
 from pdetr3d import presets
 from pdetr3d.cli import main
 from pdetr3d.data.human_clicks import import_clicks
+from pdetr3d.doctor import boxes
 from pdetr3d.doctor.diagnosis import CHECKS, diagnose, lines
 from pdetr3d.doctor.result import Result
 from pdetr3d.doctor.run import Run, check_comparable
 from pdetr3d.evaluation.pseudo_label_quality import BINS_M, bev_iou
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.geometry.boxes import rotate_z
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.doctor_cases import CURVES, PlantedRun, scored
-
-CAR = CLASSES.index("car")
 
 
 @pytest.fixture(scope="module")
@@ -160,26 +160,49 @@ def test_what_cannot_be_compared_is_refused(
     assert "measured on other clicks" in capfd.readouterr().err
 
 
-def test_a_class_whose_labels_are_poor(sick: PlantedRun) -> None:
-    boxes, car = sick.good_boxes(), sick.truth.label == CAR
-    center = boxes.center_m.copy()
-    center[car] += boxes.size_m[car] * np.float32([0.3, 0.3, 0])
-    poor = dataclasses.replace(boxes, center_m=center, yaw_rad=sick.truth.yaw_rad)
-    poor = scored(poor, bev_iou(poor, sick.truth))
-    sick.write_labels(poor)
+def shifted(run: PlantedRun, name: str, share: float) -> Boxes3D:
+    """Good boxes; those of a class are the true ones, off by a share of length and width: IoU q / (2 - q), where q is
+    (1 - share)^2."""
+    boxes, mine = run.good_boxes(), run.truth.label == CLASSES.index(name)
+    off = rotate_z(run.truth.size_m * np.float32([share, share, 0]), run.truth.yaw_rad)
+    arrays = {
+        field: np.where(mine[:, None], values, getattr(boxes, field)).astype(np.float32)
+        for field, values in (("center_m", run.truth.center_m + off), ("size_m", run.truth.size_m))
+    }
+    moved = dataclasses.replace(boxes, **arrays, yaw_rad=np.where(mine, run.truth.yaw_rad, boxes.yaw_rad))
+    return scored(moved, bev_iou(moved, run.truth))
+
+
+@pytest.mark.parametrize(("share", "iou"), [(0.3, "0.325"), (0.2, "0.471")])  # under 2/3 of all; under its floor alone
+def test_a_class_whose_labels_are_poor(sick: PlantedRun, share: float, iou: str) -> None:
+    sick.write_labels(shifted(sick, "pedestrian", share))
     result = complaint(sick, "pseudo labels")
-    iou = sick.quality(poor)["per_class"]["car"]["bev_iou"]
-    assert result.text == "Pseudo labels are poor: car."
-    assert result.evidence[0].startswith(f"car: BEV IoU {iou:.3f} over {car.sum()} clicks; its class-mean box 0.")
-    boxed = sum(int((sick.data.index.annotations(t).boxes().label == CAR).sum()) for t in boxed_tokens(sick))
-    assert result.advice[0] == f"the teacher learned from {boxed} of car"
+    count = int((sick.truth.label == CLASSES.index("pedestrian")).sum())
+    floor, whole = (Run(sick.path).measured[key] for key in ("class_mean", "teacher"))
+    assert count >= 30 and (float(iou) > 2 / 3 * whole["bev_iou"]) == (share == 0.2)
+    assert result.text == "Pseudo labels are poor: pedestrian."
+    mean = floor["per_class"]["pedestrian"]["bev_iou"]
+    seen = f"pedestrian: BEV IoU {iou} over {count} clicks; its class-mean box {mean:.3f}, all clicks "
+    assert result.evidence == (f"{seen}{whole['bev_iou']:.3f}",)
+    boxed = [sick.data.index.annotations(token) for token in boxed_tokens(sick)]
+    learned = sum(int((found.boxes().label == CLASSES.index("pedestrian")).sum()) for found in boxed)
+    assert result.advice[0] == f"the teacher learned from {learned} of pedestrian"
 
 
-def test_a_distance_band_whose_labels_are_rejected(sick: PlantedRun) -> None:
+def test_a_class_a_little_under_its_floor_or_of_few_clicks_is_no_complaint(sick: PlantedRun) -> None:
+    sick.write_labels(shifted(sick, "car", 0.3))
+    assert (sick.truth.label == CLASSES.index("car")).sum() < 30
+    assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
+    sick.write_labels(shifted(sick, "pedestrian", 0.13))  # IoU 0.609
+    assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
+
+
+def test_a_distance_band_whose_labels_are_rejected(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "MIN_CLICKS", 20)  # the tests' world is small
     distance = np.linalg.norm(np.concatenate([r.clicks.xyz_m for r in sick.records])[:, :2], axis=1)
-    band, boxes = (distance >= 20) & (distance < 30), sick.good_boxes()
-    height = np.where(band, 4 * boxes.size_m[:, 2], boxes.size_m[:, 2])  # BEV IoU does not see it
-    sick.write_labels(dataclasses.replace(boxes, size_m=np.column_stack([boxes.size_m[:, :2], height])))
+    band, good = (distance >= 20) & (distance < 30), sick.good_boxes()
+    height = np.where(band, 4 * good.size_m[:, 2], good.size_m[:, 2])  # BEV IoU does not see it
+    sick.write_labels(dataclasses.replace(good, size_m=np.column_stack([good.size_m[:, :2], height])))
     result = diagnose(Run(sick.path))["pseudo labels"]
     assert result.verdict == "problem" and "20-30 m" in result.text
     assert not any(f"{lo}-{hi} m" in result.text for lo, hi in BINS_M if lo != 20)
