@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -295,6 +297,29 @@ def budget(
         draw_budget(answer, png)
     if written := {name: path for name, path in (("json", json_file), ("picture", png)) if path is not None}:
         _say(**written)
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory to look at.", metavar="RUN_DIR")],
+    against: Annotated[
+        Path | None, typer.Option(help="Run directory on the same clicks with teacher.fusion=none: what do images add?")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what is wrong with a run, with the evidence and what to try next. Reads only; problems are no error."""
+    from pdetr3d.doctor.diagnosis import diagnose, lines
+    from pdetr3d.doctor.run import Run, check_comparable
+
+    run, other = Run(run_dir), None if against is None else Run(against)
+    if other is not None:
+        check_comparable(run, other)
+    results = diagnose(run, other)
+    if as_json:
+        print(json.dumps({name: asdict(result) for name, result in results.items()}, indent=1))
+        return
+    for style, line in lines(results):
+        Console().print(Text(line, style), soft_wrap=True)
 
 
 def _sample_token(index: Index, sample: str) -> str:

@@ -45,7 +45,8 @@ def git_state(root: Path = Path(pdetr3d.__file__).parents[1]) -> dict[str, str]:
     # An installed package may lie inside somebody's repository, whose commit says nothing about it.
     if git("ls-files", "--error-unmatch", "pdetr3d/__init__.py") is None:
         return {}
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")  # what jobs write there
     return {} if commit is None else {"git.commit": commit, "git.dirty": "false" if changes == "" else "true"}
 
 

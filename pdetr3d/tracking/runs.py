@@ -141,7 +141,7 @@ class Tracker:
 
 def end_runs(run_dir: Path, status: str = "KILLED") -> None:
     """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing."""
-    for name, entry in _read_run_file(run_dir).items():
+    for name, entry in read_run_file(run_dir).items():
         try:
             client = connect(entry["uri"])
             if client.get_run(entry["run_id"]).info.status == "RUNNING":
@@ -161,7 +161,8 @@ def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> s
     return str(experiment.experiment_id)
 
 
-def _read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
+def read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
+    """Name of an MLflow run of the run directory -> its "uri" and "run_id"; empty without any."""
     path = run_dir / RUN_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -170,7 +171,7 @@ def _remember(run_dir: Path, name: str, uri: str, run_id: str) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with _remembering:  # stages start in threads of the driver
         temporary = run_dir / f"{RUN_FILE}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(_read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
+        temporary.write_text(json.dumps(read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
         os.replace(temporary, run_dir / RUN_FILE)
 
 
@@ -178,7 +179,7 @@ def _continue_run(client: MlflowClient, run_dir: Path, name: str, uri: str) -> s
     """The id of this run directory's run, set to RUNNING again; None when there is none in this store."""
     from mlflow.exceptions import MlflowException
 
-    entry = _read_run_file(run_dir).get(name)
+    entry = read_run_file(run_dir).get(name)
     if entry is None or entry["uri"] != uri:
         return None
     try:

@@ -40,6 +40,7 @@ class Task:
         predict: (model output, batch) -> one Boxes3D per sample (the teacher: row k answers for click k).
         optim: schedule. loader: reads training batches.
         before_step: called with (step, steps) before each training step 0 .. steps - 1.
+        watch: model output -> numbers to log beside the loss terms, without gradients.
         teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``), or None.
     """
 
@@ -49,6 +50,7 @@ class Task:
     optim: OptimConfig
     loader: BatchLoader
     before_step: Callable[[int, int], None] = lambda step, steps: None
+    watch: Callable[[object], dict[str, Tensor]] = lambda output: {}
     teach: Callable[[nn.Module, Batch], Batch] | None = None
 
 
@@ -156,7 +158,15 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         return decoder(output.tasks)
 
     loader = BatchLoader(config, "student", cameras=False, weak_view=guided)
-    return Task(model, losses, predict, config.optim, loader, before_step)
+    return Task(model, losses, predict, config.optim, loader, before_step, watch_features)
+
+
+@torch.no_grad()
+def watch_features(output: object) -> dict[str, Tensor]:
+    """``feature_std`` of a student: that of each channel of its BEV features over samples and cells, their mean. It
+    falls towards 0 where features collapse, which agreement of two views alone would reward."""
+    assert isinstance(output, StudentOutput)
+    return {"feature_std": output.strong.float().std((0, 2, 3), correction=0).mean()}
 
 
 def _mean_teacher(config: Config, student: Task) -> Task:

@@ -106,13 +106,14 @@ def train_step(
     rate: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step; returns the detached loss terms, "loss" and "grad_norm".
+    """One optimizer step; returns the detached loss terms, "loss", "grad_norm" and what the task watches.
 
     In fp16 a gradient that overflows lowers the scale and skips the step (``skipped`` = 1), as GradScaler does.
     """
     scaler = scaler or torch.amp.GradScaler(context.device.type, enabled=False)
     with autocast(task.optim.amp, context.device):
-        terms = task.losses(model(batch), batch, context.rank_mean)
+        output = model(batch)
+        terms = task.losses(output, batch, context.rank_mean)
     loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
@@ -129,7 +130,8 @@ def train_step(
     scaler.update()
     skipped = {"skipped": norm.new_tensor(float(overflow))} if scaler.is_enabled() else {}
     norm = torch.zeros_like(norm) if overflow else norm.detach()
-    return {**{k: v.detach() for k, v in terms.items()}, "loss": loss.detach(), "grad_norm": norm, **skipped}
+    detached = {k: v.detach() for k, v in terms.items()}
+    return {**detached, "loss": loss.detach(), "grad_norm": norm, **skipped, **task.watch(output)}
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -50,7 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "deploy": CORE | {"data", "models", "training"},
     "report": CORE | {"data"},
     "capacity": CORE | {"data", "training", "config_sections"},
-    "cli": PARTS | {"deploy", "capacity", "presets", "exits", "report"},
+    "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
+    "cli": PARTS | {"deploy", "capacity", "presets", "exits", "report", "doctor"},
 }
 # Which distribution packages only some parts may import.
 ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}}

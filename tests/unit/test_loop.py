@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pdetr3d.batch import Batch, RankMean
+from pdetr3d.batch import Batch, RankMean, StudentOutput
 from pdetr3d.config import OptimConfig, override
 from pdetr3d.training import checkpoint
-from pdetr3d.training.build import Losses, Task
+from pdetr3d.training.build import Losses, Task, watch_features
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import LEAST_SCALE, autocast, milestones, train, train_step
 from pdetr3d.training.optim import make_optimizer
@@ -211,3 +211,13 @@ def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: 
         train(replace(task, optim=optim), context, 30, "{}", tmp_path / "scratch")
     values = [metrics[term] for _, metrics in context.history]
     assert np.mean(values[-3:]) < share * values[0]
+
+
+def test_what_a_student_logs_of_its_features(world: World, tmp_path: Path) -> None:
+    """Channel 0 holds as many 0 as 2 over samples and cells (deviation 1), channel 1 the same everywhere (0)."""
+    strong = torch.stack([torch.tensor([[[0.0, 2.0]], [[7.0, 7.0]]]), torch.tensor([[[2.0, 0.0]], [[7.0, 7.0]]])])
+    assert watch_features(StudentOutput([], strong.requires_grad_(), None)) == {"feature_std": torch.tensor(0.5)}
+    logged = run_locally("student", world.run.config, world.records, tmp_path / "student", 1).history[0][1]
+    terms = {key: value for key, value in logged.items() if key in ("heatmap", "box", "velocity", "guidance")}
+    assert logged["feature_std"] > 0.1 and logged["loss"] == pytest.approx(sum(terms.values()), rel=1e-5)
+    assert "feature_std" not in run_locally("teacher", world.run.config, world.boxed, tmp_path / "t", 1).history[0][1]

@@ -1,0 +1,32 @@
+"""What a check says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdetr3d.doctor.run import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """``verdict`` of a check; ``text`` says in one line what is wrong, what was seen, or why nothing can be said.
+
+    ``evidence`` and ``advice`` (the likeliest first, config keys in backticks) come with a problem alone.
+    """
+
+    verdict: Literal["problem", "ok", "unknown"]
+    text: str
+    evidence: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+
+def setting(run: Run, key: str, value: str) -> str:
+    """ "`key=value` (now ...)"."""
+    now = str(run.config[key])
+    return f"`{key}={value}` ({'as it is' if now.lower() == value else f'now {now}'})"
+
+
+def change(run: Run, verb: str, key: str) -> str:
+    """ "raise `key` (now ...)"."""
+    return f"{verb} `{key}` (now {run.config[key]})"

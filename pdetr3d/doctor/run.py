@@ -1,0 +1,170 @@
+"""A run directory as a doctor sees it: read on demand, never written; another version of the code may have made it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.pseudo_table import read_pseudo_labels
+from pdetr3d.data.records import inspection_records, prior_size_m
+from pdetr3d.doctor.clicks import ClickFacts, click_facts
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
+from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.tracking.history import History, read_histories
+
+METRICS = ("loss", "feature_std", "stall_share", "data_s", "step_s")
+# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, a teacher study.
+SOURCES = {"pseudo_labels/done.json": "teacher", "study/done.json": "final"}
+
+
+class Run:
+    """Evidence of a run.
+
+    Each property raises DataError when it cannot be read, with the reason; a report of another version of the code may
+    lack a key (KeyError).
+
+    Attributes:
+        path: the run directory. config: its keys, flat, as it wrote them down.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; name the run directory of a job (its --run-dir)")
+        if not (path / "run.json").is_file():
+            inner = sorted(str(f.parent.relative_to(path)) for at in ("*", "*/*") for f in path.glob(f"{at}/run.json"))
+            hint = f"it holds the runs {', '.join(inner)}: name one of them" if inner else "name a job's --run-dir"
+            raise DataError(f"{path}: not a run directory (run.json is missing); {hint}")
+        self.path, self.config = path, _json(path / "run.json")
+
+    @cached_property
+    def source(self) -> str:
+        """The file under the run directory that holds what was measured of the teacher's boxes."""
+        found = [name for name in SOURCES if (self.path / name).is_file()]
+        if not found:
+            raise DataError(f"{' and '.join(SOURCES)} are missing: the teacher's boxes were not measured yet")
+        return found[0]
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """All that ``source`` says."""
+        return dict(_json(self.path / self.source))
+
+    @cached_property
+    def teacher(self) -> dict[str, Any]:
+        """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples."""
+        quality = self.measured[SOURCES[self.source]]
+        if not quality["n"]:
+            raise DataError(f"{self.source}: no click's true box is known there, so quality cannot be measured")
+        return dict(quality)
+
+    @cached_property
+    def class_mean(self) -> dict[str, Any]:
+        """The same of the class-mean box at the click; worked out where the run measured its teacher alone."""
+        if FLOORS[0] in self.measured:
+            return dict(self.measured[FLOORS[0]])
+        records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
+        prior, _ = prior_size_m(records)
+        clicked = [r for r in records if r.role == "point" and len(r.clicks)]
+        boxes, truth = [], []
+        for record in clicked[: self.measured["asked"]["final_from"] or None]:  # those of ray_jobs.teacher_study
+            own = record.clicks.box_index
+            boxes.append(class_mean_boxes(record.clicks[own >= 0], prior))
+            truth.append(record.boxes[own[own >= 0]])
+        true = Boxes3D.concatenate(truth)
+        return pseudo_label_quality(Boxes3D.concatenate(boxes), true, np.linalg.norm(true.center_m[:, :2], axis=1))
+
+    @cached_property
+    def by_cameras(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Quality with no camera and with all of them missing, where a study of robustness measured both."""
+        asked = self.measured.get("asked", {}).get("troubles", {})
+        for name, (key, _) in asked.items():
+            found = self.measured["troubles"][name]
+            if key == "corruption.missing_cameras" and {"0", "6"} <= set(found):
+                return found["0"], found["6"]
+        return None
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Pseudo labels of the clicks within ``model.range_m`` (no teacher answers for others): columns of the table
+        and ``distance_m`` of the click."""
+        file = self.path / "pseudo_labels" / "pseudo_labels.parquet"
+        if not file.is_file():
+            raise DataError("pseudo_labels/pseudo_labels.parquet is missing: there are no pseudo labels yet")
+        clicks = self.manifest.clicks.to_pandas().set_index("click_id")[["x", "y", "z"]]
+        table = read_pseudo_labels(file).to_pandas()
+        xyz = clicks.reindex(table["click_id"]).to_numpy()
+        low, high = np.array(self.config["model.range_m"]).reshape(2, 3)
+        table["distance_m"] = np.hypot(xyz[:, 0], xyz[:, 1])
+        return table[((xyz >= low) & (xyz <= high)).all(1)]
+
+    @cached_property
+    def box_labels(self) -> dict[str, int]:
+        """Class -> clicked objects of box-labeled samples: what the teacher learned from."""
+        clicks = self.manifest.clicks.to_pandas()
+        boxed = clicks["sample_token"].map(self.manifest.roles) == "box"
+        return {str(name): int(count) for name, count in clicks[boxed]["class"].value_counts().items()}
+
+    @cached_property
+    def clicks(self) -> ClickFacts:
+        """Clicks of the box-labeled samples against their boxes."""
+        boxed = [token for token, role in self.manifest.roles.items() if role == "box"]
+        facts = click_facts(inspection_records(self.index, boxed, self.manifest))
+        if not len(facts.token):
+            raise DataError("no box-labeled sample has clicks, so that nothing can be compared")
+        return facts
+
+    @cached_property
+    def histories(self) -> dict[str, History]:
+        """Training stage ("teacher", "student_ours", ...) -> what it logged."""
+        found, problems = read_histories(self.path, METRICS)
+        stages = {k: h for k, h in found.items() if k == "teacher" or k.startswith("student_")}
+        if not stages:
+            raise DataError(
+                "; ".join(problems.values()) or "mlflow_run.json names no training: nothing was logged here"
+            )
+        return stages
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the dataset."""
+        return Index.open(self.path / "data" / "index.parquet")
+
+    @cached_property
+    def manifest(self) -> LabelManifest:
+        """Which samples were box-labeled, and the clicks."""
+        return LabelManifest.open(self.path / "data" / "manifest")
+
+
+def check_comparable(run: Run, other: Run) -> None:
+    """Refuse a run of ``--against`` that cannot say what this one's fusion adds.
+
+    Raises:
+        DataError: when its teacher looks at images, or was measured on other clicks.
+    """
+    if run.config["teacher.fusion"] == "none" or other.config["teacher.fusion"] != "none":
+        raise DataError(
+            f"--against {other.path}: teacher.fusion is {run.config['teacher.fusion']} here and "
+            f"{other.config['teacher.fusion']} there; compare a run of a teacher with images to one with "
+            "teacher.fusion=none"
+        )
+    (mine, here), (its, there) = ((r.manifest.digest, r.teacher["n"]) for r in (run, other))
+    if (mine, here) != (its, there):
+        raise DataError(
+            f"--against {other.path}: its teacher was measured on other clicks ({there} of label manifest {its}; here "
+            f"{here} of {mine}); compare runs with the same data.*, label.* and sim.* keys"
+        )
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as JSON ({error}); remove it and run the stage again") from error
