@@ -17,6 +17,7 @@ from pdetr3d.data import check
 from pdetr3d.data.index import Index
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
 from ray_jobs.launch import launch
 
@@ -134,7 +135,8 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         raise AssertionError("bad input went through")
 
     monkeypatch.setattr("ray.init", never)
-    monkeypatch.setattr("ray_jobs.launch.Tracker.start", lambda *_, **__: nullcontext())  # saves making a database
+    untracked = Tracker("", "", None)  # saves making a database
+    monkeypatch.setattr("ray_jobs.launch.Tracker.start", lambda *_, **__: nullcontext(untracked))
 
     def run(*overrides: str) -> str:
         arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "data.num_sweeps=3", *overrides]

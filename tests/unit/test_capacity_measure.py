@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,15 +108,18 @@ def test_a_batch_that_is_larger_than_the_dataset_repeats_it(world: World) -> Non
     assert four["batch_bytes"] == pytest.approx(one["batch_bytes"], rel=0.01)
 
 
-def test_cpu_seconds_leave_waiting_out() -> None:
-    assert measure.cpu_s(lambda: time.sleep(0.05)) < 0.02
+def test_cpu_seconds_are_the_median_of_the_processs_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slow round does not count, and time in which the process waits is not on this clock at all."""
+    monkeypatch.setattr(measure, "ROUNDS", 5)
+    cost = iter([0.1, 9.0, 0.3, 0.2, 0.4])
+    now = [5.0]
+    monkeypatch.setattr(measure, "time", SimpleNamespace(process_time=lambda: now[0]))
 
-    def spin() -> None:
-        until = time.process_time() + 0.03
-        while time.process_time() < until:
-            pass
+    def body() -> None:
+        now[0] += next(cost)
 
-    assert 0.03 <= measure.cpu_s(spin) < 0.06
+    assert measure.cpu_s(body) == pytest.approx(0.3)
+    assert next(cost, None) is None
 
 
 def test_absent_sweeps_are_the_keyframe_again(world: World) -> None:

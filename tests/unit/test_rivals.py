@@ -140,7 +140,10 @@ def test_what_each_arm_trains_with(
 
     def fit(stage: Stage, run_dir: Path, score: object) -> list[Path]:
         seen.append(stage)
-        return [run_dir / stage.name / "step.pt"]
+        weights = run_dir / stage.name / "step.pt"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"trained")
+        return [weights]
 
     monkeypatch.setattr(stages_module, "fit", fit)
     run = stages["clean"]
