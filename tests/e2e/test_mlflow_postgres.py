@@ -42,6 +42,7 @@ class Server:
         here = {
             "--host": "127.0.0.1",
             "--port": str(self.port),
+            "--workers": "1",  # each takes seconds to import MLflow
             "--artifacts-destination": (folder / "bucket").as_uri(),
         }
         options = dict(word.split("=", 1) for word in service["command"][2:])
