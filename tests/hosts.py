@@ -135,21 +135,28 @@ class Cluster:
         return done.stdout.split()
 
     def start(self, cpus: int) -> None:
-        """Start the nodes; returns when all have joined."""
-        at = f"{self.head.address}:{GCS_PORT}"
+        """Start the nodes, the head first; returns when all have joined."""
+        at, joining = f"{self.head.address}:{GCS_PORT}", {}
         for host in self.hosts:
             head = ["--head", f"--port={GCS_PORT}", "--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD_PORT}"]
-            role = head if host is self.head else [f"--address={at}"]
-            words = [RAY, "start", "--block", *role, f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
+            words = ["start", "--block", *(head if host is self.head else [f"--address={at}"])]
+            words += [f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
             words += [f"--object-store-memory={128 * 1024**2}", "--disable-usage-stats"]
-            words += [f"--temp-dir={self.folder}"] if host is self.head else []
-            with (self.folder.with_suffix(f".{host.name}.log")).open("w") as log:
-                node = subprocess.Popen(host.command(*words), env=self.environment, stdout=log, stderr=log)
+            words += [f"--temp-dir={self.folder / host.address.rpartition('.')[2]}"]  # as if on a disk of its own
+            with self._log(host).open("w") as log:
+                node = subprocess.Popen(host.command(RAY, *words), env=self.environment, stdout=log, stderr=log)
+            if host is self.head:
+                self._wait_for(host, node)
+            else:
+                joining[host] = node
+        for host, node in joining.items():
             self._wait_for(host, node)
 
+    def _log(self, host: Host) -> Path:
+        return self.folder / f"{host.name}.log"
+
     def _wait_for(self, host: Host, node: subprocess.Popen[bytes]) -> None:
-        """Until the host's node has joined: two that start at once would take the same names in the session's folder."""
-        log, end = self.folder.with_suffix(f".{host.name}.log"), time.monotonic() + 120
+        log, end = self._log(host), time.monotonic() + 120
         while "Ray runtime started" not in log.read_text():
             assert node.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
@@ -158,7 +165,7 @@ class Cluster:
 @contextmanager
 def cluster(count: int, cpus: int) -> Iterator[Cluster]:
     """Ray with ``cpus`` logical CPUs on each of ``count`` hosts; ended and removed afterwards."""
-    parent = Path(tempfile.mkdtemp(prefix="h"))  # short: sockets lie in it
+    folder = Path(tempfile.mkdtemp(prefix="h"))  # short: sockets lie in it
     environment = {
         **os.environ,
         **IMPATIENT,
@@ -172,11 +179,11 @@ def cluster(count: int, cpus: int) -> Iterator[Cluster]:
     environment.pop("RAY_ADDRESS", None)
     try:
         with hosts(count) as made:
-            ray = Cluster(made, environment, parent / "r")
+            ray = Cluster(made, environment, folder)
             ray.start(cpus)
             yield ray
     finally:
-        shutil.rmtree(parent, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(words: list[str]) -> int:

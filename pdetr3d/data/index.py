@@ -118,8 +118,8 @@ def _refuse_escapes(file: Path, table: pa.Table) -> None:
         bad = paths.filter(pc.match_substring_regex(paths, ESCAPES))
         if len(bad):
             raise DataError(
-                f"{file}: {name} {bad[0].as_py()!r}: path escapes dataroot; names must be relative to it, without '..': "
-                "make the index anew by pdetr3d index"
+                f"{file}: {name} {bad[0].as_py()!r}: path escapes dataroot; names must be relative to it, without '..';"
+                " make the index anew by pdetr3d index"
             )
 
 

@@ -1,4 +1,4 @@
-"""tools/audit.sh: what it makes of pip-audit's answers, by a stand-in for it. Silence is never taken for "nothing found"."""
+"""tools/audit.sh: what it makes of pip-audit's answers, by a stand-in. Silence is never taken for "nothing found"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKED = sum("==" in line for line in (ROOT / "constraints.txt").read_text().splitlines())
 SKIPPED = {"skip_reason": "Dependency not found"}
 CLEAN = {"version": "1", "vulns": []}
-KNOWN = {"version": "1", "vulns": [{"id": "CVE-2026-1", "fix_versions": ["2"]}, {"id": "CVE-2026-2", "fix_versions": []}]}
+KNOWN = {
+    "version": "1",
+    "vulns": [{"id": "CVE-2026-1", "fix_versions": ["2"]}, {"id": "CVE-2026-2", "fix_versions": []}],
+}
 STAND_IN = """#!{python}
 import json, sys
 words = sys.argv

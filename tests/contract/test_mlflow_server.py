@@ -5,17 +5,21 @@ No secret is written there. tests/e2e/test_mlflow_postgres.py starts it."""
 from __future__ import annotations
 
 import configparser
+import copy
+import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from cluster.mlflow import make_secrets
+from tests.contract.test_cluster import strict
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "mlflow"
@@ -106,6 +110,46 @@ def test_on_kubernetes_it_is_reached_by_rays_pods_alone() -> None:
         workload = manifest(kind, name)["spec"]
         assert workload["template"]["metadata"]["labels"] == workload["selector"]["matchLabels"] == labels
         assert manifest("Service", name)["spec"]["selector"] == labels
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("Deployment", "pdetr3d-mlflow"), ("StatefulSet", "pdetr3d-mlflow-postgres")]
+)
+def test_pods_hold_to_the_schema_of_pods(kind: str, name: str, kuberay_schemas: Path) -> None:
+    """Kubernetes' own schemas are not at hand; KubeRay's CRDs contain that of a pod template."""
+    crd = strict(json.loads((kuberay_schemas / "rayclusters.schema.json").read_text()))
+    validator = jsonschema.Draft7Validator(
+        crd["properties"]["spec"]["properties"]["headGroupSpec"]["properties"]["template"]
+    )
+    template = manifest(kind, name)["spec"]["template"]
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(template)] == []
+    template = copy.deepcopy(template)
+    template["spec"]["containers"][0]["envform"] = []
+    assert [error.message for error in validator.iter_errors(template)] != []
+
+
+def test_manifests_are_of_kinds_and_fields_that_kubernetes_has() -> None:
+    """What the pods' schema does not cover, by hand from the API reference of Kubernetes 1.33."""
+    fields = {
+        ("apps/v1", "Deployment"): {"replicas", "selector", "template"},
+        ("apps/v1", "StatefulSet"): {"serviceName", "replicas", "selector", "template", "volumeClaimTemplates"},
+        ("v1", "Service"): {"type", "clusterIP", "selector", "ports"},
+        ("networking.k8s.io/v1", "NetworkPolicy"): {"podSelector", "policyTypes", "ingress"},
+    }
+    for one in MANIFESTS:
+        assert one.keys() == {"apiVersion", "kind", "metadata", "spec"}
+        assert one["spec"].keys() <= fields[one["apiVersion"], one["kind"]]
+    assert len({(one["kind"], one["metadata"]["name"]) for one in MANIFESTS}) == len(MANIFESTS) == 6
+    database = manifest("StatefulSet", "pdetr3d-mlflow-postgres")["spec"]
+    assert manifest("Service", database["serviceName"])["spec"]["clusterIP"] == "None"
+    (server,) = pod("Deployment", "pdetr3d-mlflow")["containers"]
+    assert {"name": "PGHOST", "value": database["serviceName"]} in server["env"]
+    for owner, service in (("pdetr3d-mlflow", 5000), ("pdetr3d-mlflow-postgres", 5432)):
+        (port,) = manifest("Service", owner)["spec"]["ports"]
+        kind = "Deployment" if service == 5000 else "StatefulSet"
+        (container,) = pod(kind, owner)["containers"]
+        assert port == {"port": service, "targetPort": container["ports"][0]["name"]}
+        assert container["ports"][0]["containerPort"] == service
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""No file that the project reads is executed: no unpickling, no YAML that makes objects, no archives, no eval, no shell."""
+"""No file that the project reads is executed: no unpickling, no object-making YAML, no archives, no eval, no shell."""
 
 from __future__ import annotations
 

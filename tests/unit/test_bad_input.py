@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +238,8 @@ def test_a_crafted_file_in_the_place_of_weights(
     message = job(f"data.dataroot={world}", *resnet, f"teacher.image_weights={file}")
     assert "Traceback" not in message and f"{file} cannot be read as weights only" in message
     assert not flag.exists()
-    torch.load(file, weights_only=False)  # the payload is real
+    with suppress(RuntimeError):  # a bare pickle is no checkpoint; by then it has run
+        torch.load(file, weights_only=False)
     assert flag.exists()
 
 
@@ -261,7 +262,10 @@ def test_parquet_makes_no_objects(tmp_path: Path) -> None:
     import ray.data  # noqa: F401
 
     flag, file = tmp_path / "it_ran", tmp_path / "index.parquet"
-    crafted = {"ARROW:extension:name": "ray.data.arrow_tensor_v2", "ARROW:extension:metadata": pickle.dumps(Payload(flag))}
+    crafted = {
+        "ARROW:extension:name": "ray.data.arrow_tensor_v2",
+        "ARROW:extension:metadata": pickle.dumps(Payload(flag)),
+    }
     field = pa.field("points", pa.large_list(pa.float32()), metadata=crafted)
     pq.write_table(pa.table([[[1.0]]], schema=pa.schema([field])), file)
     with pytest.raises(Exception, match="Unable to deserialize"):

@@ -216,7 +216,9 @@ def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("escape", ["/etc/passwd", "../secret", "samples/../../secret", "C:/secret", "..\\\\secret"])
 @pytest.mark.parametrize("column", ["lidar_path", "sweep_path", "camera_path"])
-def test_an_index_from_elsewhere_reads_no_other_files(column: str, escape: str, sim_index: Index, tmp_path: Path) -> None:
+def test_an_index_from_elsewhere_reads_no_other_files(
+    column: str, escape: str, sim_index: Index, tmp_path: Path
+) -> None:
     """Nobody has checked its paths against the tables; dots within names are fine."""
     file, table = tmp_path / "index.parquet", sim_index.table
     rows = table[column].to_pylist()
