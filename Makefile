@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test lint format bench lock clean
+.PHONY: help install quickstart real-smoke test lint format audit bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: install ## ruff (rules and format) and mypy
 format: install ## let ruff rewrite the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+audit: install ## whether the environment is whole, and known vulnerabilities of what is locked (asks the network)
+	$(PY) -m pip check
+	bash tools/audit.sh $(PY)
 
 bench: install ## measurements (minutes; on an idle machine)
 	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)

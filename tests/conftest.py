@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the rules of a full run: who may skip, and that no folder is silently empty.
 
-* ``gpu``, ``compiled_ops`` and ``root_only`` tests skip by themselves where the machine lacks what they need.
+* ``gpu``, ``compiled_ops``, ``hosts``, ``postgres`` and ``root_only`` tests skip by themselves where the machine lacks
+  what they need.
 * With CI=true every other skip fails the run, except for inputs that this clone was not given (``OPTIONAL_INPUTS``).
 * In a full run (no paths, no -k, no -m) every folder under tests/ that should hold tests must collect some.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-MAY_SKIP = {"gpu", "compiled_ops", "root_only"}
+MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "root_only"}
 OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KUBERAY_SCHEMAS")
 HOLD_NO_TESTS = {"reference", "golden", "benchmarks"}  # oracles, files, and what `make bench` runs
 
@@ -133,6 +134,14 @@ def _missing(marker: str) -> str:
         except ImportError as error:
             return f"mmcv has no compiled ops ({error})"
         return ""
+    if marker == "postgres":
+        from tests.postgres import missing
+
+        return missing()
+    if marker == "hosts":
+        from tests.hosts import missing as missing_for_hosts
+
+        return missing_for_hosts()
     return "" if os.geteuid() == 0 else "needs root rights"
 
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Create the virtual environment $1 and install the project with the tested lock. Safe to run again after an interruption.
+# Create the virtual environment $1 and install the project, with its extras $2, by the tested lock. Safe to run again
+# after an interruption. `make install` and cluster/Dockerfile run it.
 set -euo pipefail
-venv=${1:?usage: tools/install.sh VENV_FOLDER}
+venv=${1:?usage: tools/install.sh VENV_FOLDER [EXTRAS]}
+extras=${2:-dev,server}
 cd "$(dirname "$0")/.."
 
 is_311() { "$1" -c 'import sys; sys.exit(sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }
@@ -25,7 +27,7 @@ fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 
 echo "Installing into $venv (about 1 GB to fetch, some minutes the first time) ..."
-"${pip[@]}" install --quiet --constraint constraints.txt --editable '.[dev]'
+"${pip[@]}" install --quiet --constraint constraints.txt --editable ".[$extras]"
 
 # nuscenes-devkit asks for opencv-python, mmcv for opencv-python-headless. Both write the folder cv2/, and whichever comes
 # last stays. The first needs libGL through Qt, which servers and containers lack: make the headless one the last.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.data.files import read_parquet, table_digest
@@ -24,6 +25,7 @@ from pdetr3d.schema import (
 )
 
 LAYOUT = "1"  # of the columns; changes with INDEX_SCHEMA
+ESCAPES = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, a drive, or a step up
 
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
 # One row per keyframe. Paths are relative to the dataroot. Lists named alike have equal lengths:
@@ -108,6 +110,19 @@ class _Lists:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
+def _refuse_escapes(file: Path, table: pa.Table) -> None:
+    """``build_index`` writes no such path; an index that came from elsewhere, or in a pack, may."""
+    for name in ("lidar_path", "sweep_path", "camera_path"):
+        paths = table.column(name)
+        paths = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
+        bad = paths.filter(pc.match_substring_regex(paths, ESCAPES))
+        if len(bad):
+            raise DataError(
+                f"{file}: {name} {bad[0].as_py()!r}: path escapes dataroot; names must be relative to it, without '..';"
+                " make the index anew by pdetr3d index"
+            )
+
+
 class Index:
     """Read-only view of an index file.
 
@@ -127,6 +142,7 @@ class Index:
         self.dataroot = Path(metadata["dataroot"])
         self.version = metadata["version"]
         self.table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA.with_metadata(table.schema.metadata))
+        _refuse_escapes(path, self.table)
         self._row = {token: row for row, token in enumerate(table.column("sample_token").to_pylist())}
         self._lists: dict[str, Any] = {}
 
@@ -135,7 +151,7 @@ class Index:
         """Open what ``build_index`` wrote.
 
         Raises:
-            DataError: when the file is missing or is not an index of this layout.
+            DataError: when the file is missing, is not an index of this layout, or names files outside the dataroot.
         """
         return Index(Path(path), read_parquet(Path(path)))
 

@@ -7,6 +7,7 @@ range read; ``index.parquet``, the dataset's index; and ``pack.json``, written l
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class Pack:
             ) from error
         if self.info["layout"] != LAYOUT:
             raise DataError(f"{uri}: a pack of layout {self.info['layout']}, not {LAYOUT}; pack the dataset again")
+        for shard in self.info["shards"]:
+            if not re.fullmatch(r"[\w-]+\.parquet", shard["file"]):
+                raise DataError(f"{uri}/{MANIFEST}: shard {shard['file']!r} is not a file of the pack; pack it again")
 
     @cached_property
     def places(self) -> dict[str, tuple[str, int]]:

@@ -151,11 +151,18 @@ def end_runs(run_dir: Path, status: str = "KILLED") -> None:
 
 
 def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         # A server keeps artifacts where it was told to; beside SQLite they would go to the working directory.
         artifacts = (folder.resolve() / "artifacts").as_uri() if uri.startswith("sqlite") else None
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)  # another job has made it in between
+            if experiment is None:
+                raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return str(experiment.experiment_id)

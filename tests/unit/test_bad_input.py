@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
 from pdetr3d import presets
 from pdetr3d.data import check
+from pdetr3d.data.files import read_parquet
 from pdetr3d.data.index import Index
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
 from ray_jobs.launch import launch
+from ray_jobs.space import load_space
 
 VERSION = "v1.0-sim"
 
@@ -123,7 +130,43 @@ def no_dataroot(world: Path) -> list[str]:
     return [f"data.dataroot {world}", "no such folder", "samples/, sweeps/, maps/"]
 
 
-BROKEN = [cut_lidar, cut_sweep, empty_lidar, missing_lidar, nan_in_points, infinite_sweep_point, missing_image]
+def named(world: Path, channel: str, filename: str) -> list[str]:
+    """The tables name another file for the channel's first sample."""
+
+    def change(rows: list[dict]) -> None:
+        next(row for row in rows if f"samples/{channel}/" in row["filename"])["filename"] = filename
+
+    edit_table(world, "sample_data", change)
+    return ["sample_data.json", repr(filename), "path escapes dataroot", "relative to it, without '..'"]
+
+
+def step_up(world: Path) -> list[str]:
+    (world.parent / "secret.pcd.bin").write_bytes(first(world, "samples/LIDAR_TOP").read_bytes())  # readable, whole
+    return named(world, "LIDAR_TOP", "samples/../../secret.pcd.bin")
+
+
+def absolute_path(world: Path) -> list[str]:
+    return named(world, "CAM_FRONT", str(first(world, "samples/CAM_FRONT")))
+
+
+def linked(world: Path, folder: str) -> list[str]:
+    """A file of the dataset becomes a link to its own content outside."""
+    file, secret = first(world, folder), world.parent / "secret"
+    file.rename(secret)
+    file.symlink_to(secret)
+    return [file.name, f"a link that escapes dataroot, to {secret}", "put the file itself there"]
+
+
+def linked_sweep(world: Path) -> list[str]:
+    return linked(world, "sweeps/LIDAR_TOP")
+
+
+def linked_image(world: Path) -> list[str]:
+    return linked(world, "samples/CAM_BACK")
+
+
+BROKEN = [step_up, absolute_path, linked_sweep, linked_image]
+BROKEN += [cut_lidar, cut_sweep, empty_lidar, missing_lidar, nan_in_points, infinite_sweep_point, missing_image]
 BROKEN += [cut_image, no_image_at_all, wrong_image_size, nan_in_pose, no_tables, one_table_missing, no_dataroot]
 
 
@@ -175,6 +218,61 @@ def test_bad_values(world: Path, job: Callable[..., str], override: str, words: 
     assert "Traceback" not in message
     for word in words:
         assert word in message
+
+
+class Payload:
+    """A pickled object that makes a folder when loaded."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.flag),)
+
+
+@pytest.mark.parametrize("write", [lambda content, file: file.write_bytes(pickle.dumps(content)), torch.save])
+def test_a_crafted_file_in_the_place_of_weights(
+    write: Callable[..., object], world: Path, job: Callable[..., str], tmp_path: Path
+) -> None:
+    file, flag = tmp_path / "resnet.pth", tmp_path / "it_ran"
+    write({"conv1.weight": Payload(flag)}, file)
+    resnet = ["teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]"]
+    message = job(f"data.dataroot={world}", *resnet, f"teacher.image_weights={file}")
+    assert "Traceback" not in message and f"{file} cannot be read as weights only" in message
+    assert not flag.exists()
+    with suppress(RuntimeError):  # a bare pickle is no checkpoint; by then it has run
+        torch.load(file, weights_only=False)
+    assert flag.exists()
+
+
+def test_yaml_makes_no_objects(job: Callable[..., str], tmp_path: Path) -> None:
+    """In overrides, whose values are YAML, and in files of search spaces."""
+    flag = tmp_path / "it_ran"
+    crafted = f"!!python/object/apply:os.mkdir ['{flag}']"
+    message = job(f"run.name={crafted}")
+    assert "Traceback" not in message and "cannot be read" in message and "python/object/apply" in message
+    (tmp_path / "space.yaml").write_text(f"question: {crafted}\n")
+    with pytest.raises(DataError, match=r"space\.yaml is not YAML.*\n?.*python/object/apply"):
+        load_space(str(tmp_path / "space.yaml"))
+    assert not flag.exists()
+    yaml.unsafe_load(crafted)  # the payload is real
+    assert flag.exists()
+
+
+def test_parquet_makes_no_objects(tmp_path: Path) -> None:
+    """Ray Data, once imported, reads tensor columns of any Parquet file; older versions unpickled their metadata."""
+    import ray.data  # noqa: F401
+
+    flag, file = tmp_path / "it_ran", tmp_path / "index.parquet"
+    crafted = {
+        "ARROW:extension:name": "ray.data.arrow_tensor_v2",
+        "ARROW:extension:metadata": pickle.dumps(Payload(flag)),
+    }
+    field = pa.field("points", pa.large_list(pa.float32()), metadata=crafted)
+    pq.write_table(pa.table([[[1.0]]], schema=pa.schema([field])), file)
+    with pytest.raises(Exception, match="Unable to deserialize"):
+        read_parquet(file)
+    assert not flag.exists()
 
 
 def config(world: Path, *overrides: str) -> presets.Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,24 @@ def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=message):
         build_index(root, "v1.0-sim", out)
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("escape", ["/etc/passwd", "../secret", "samples/../../secret", "C:/secret", "..\\\\secret"])
+@pytest.mark.parametrize("column", ["lidar_path", "sweep_path", "camera_path"])
+def test_an_index_from_elsewhere_reads_no_other_files(
+    column: str, escape: str, sim_index: Index, tmp_path: Path
+) -> None:
+    """Nobody has checked its paths against the tables; dots within names are fine."""
+    file, table = tmp_path / "index.parquet", sim_index.table
+    rows = table[column].to_pylist()
+    for last in ("samples/a..b/..c.bin", escape):
+        changed = [*rows[:-1], last if column == "lidar_path" else [*rows[-1][:-1], last]]
+        place = table.schema.get_field_index(column)
+        pq.write_table(table.set_column(place, table.schema.field(column), [changed]), file)
+        if last != escape:
+            assert len(Index.open(file)) == len(sim_index)
+    with pytest.raises(DataError, match=re.escape(f"{file}: {column} {escape!r}: path escapes dataroot")):
+        Index.open(file)
 
 
 def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -> None:

@@ -127,6 +127,15 @@ def test_damage_is_found_and_named(whole: Pack, tmp_path: Path) -> None:
         Pack(str(tmp_path / "pack")).read(whole.info["shards"][1]["samples"][0], 3, False)
 
 
+@pytest.mark.parametrize("name", ["../shard-00000.parquet", "/etc/passwd", "a/shard.parquet", "shard", ""])
+def test_a_pack_names_no_files_beside_its_own(name: str, whole: Pack, tmp_path: Path) -> None:
+    info = json.loads(json.dumps(whole.info))
+    info["shards"][1]["file"] = name
+    (tmp_path / "pack.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=f"pack.json: shard '{name}' is not a file of the pack"):
+        Pack(str(tmp_path))
+
+
 def test_a_run_reads_a_pack_without_the_raw_files(sim_world: Path, whole: Pack, tmp_path: Path) -> None:
     shutil.copytree(sim_world / "v1.0-sim", tmp_path / "tables" / "v1.0-sim")
     shutil.copytree(sim_world / "maps", tmp_path / "tables" / "maps")

@@ -188,3 +188,19 @@ def test_a_run_that_vanishes_does_not_stop_the_work(store, tmp_path, caplog):
 def test_importing_tracking_does_not_import_mlflow():
     code = "import sys, pdetr3d.tracking.runs; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_experiment_that_another_job_makes_in_the_same_moment_is_used(store, tmp_path, monkeypatch):
+    """Both look, neither finds it, one makes it: the other's run belongs there, too."""
+    from mlflow.tracking import MlflowClient
+
+    there = read(start(store, tmp_path / "first")).info.experiment_id
+    look, looked = MlflowClient.get_experiment_by_name, []
+
+    def too_early(client, name):
+        looked.append(name)
+        return None if len(looked) == 1 else look(client, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    second = start(store, tmp_path / "second")
+    assert second.run_id and read(second).info.experiment_id == there and len(looked) == 2

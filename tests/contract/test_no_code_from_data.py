@@ -1,0 +1,60 @@
+"""No file that the project reads is executed: no unpickling, no object-making YAML, no archives, no eval, no shell."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [file for folder in ("pdetr3d", "ray_jobs", "cluster", "tools") for file in (ROOT / folder).rglob("*.py")]
+MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "tarfile", "zipfile", "py7zr", "rarfile"}
+CALLS = {"eval", "exec", "os.system", "os.popen", "shutil.unpack_archive", "torch.hub.load"}
+CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "pandas.read_pickle", "pd.read_pickle"}
+SWITCHES = ("AUTOLOAD_CLOUDPICKLE", "TORCH_FORCE_NO_WEIGHTS_ONLY", "MLFLOW_ALLOW_PICKLE")  # and safe loads are not safe
+
+
+def found(source: str) -> list[str]:
+    """What in a module's text would run code that comes with data."""
+    problems = [switch for switch in SWITCHES if switch in source]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            problems += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
+            problems.append(str(node.module))
+        elif isinstance(node, ast.Call):
+            name, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            unsafe = name in CALLS or options.get("shell") == "True" or options.get("allow_pickle") == "True"
+            if unsafe or (name == "torch.load" and options.get("weights_only") != "True"):
+                problems.append(f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})")
+    return problems
+
+
+def test_no_module_runs_what_it_reads() -> None:
+    assert len(SOURCES) > 100
+    assert {str(file.relative_to(ROOT)): found(file.read_text()) for file in SOURCES if found(file.read_text())} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "import tarfile as t",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "yaml.load(f, Loader=yaml.Loader)",
+        "np.load(f, allow_pickle=True)",
+        "subprocess.run(word, shell=True)",
+        "shutil.unpack_archive(f, d)",
+        "os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'",
+        "eval(text)",
+    ],
+)
+def test_each_such_way_would_be_found(line: str) -> None:
+    assert len(found(line)) == 1
+
+
+def test_safe_ways_are_fine() -> None:
+    assert found("torch.load(f, weights_only=True); yaml.safe_load(f); np.load(f); model.eval(); json.load(f)") == []
