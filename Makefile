@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test lint format audit bench lock clean
+.PHONY: help install quickstart real-smoke test test-clusters lint format audit bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DA
 
 test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+
+test-clusters: install ## servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL, a killed sweep (minutes)
+	$(PYTEST) tests/clusters $(ARGS)
 
 lint: install ## ruff (rules and format) and mypy
 	$(VENV)/bin/ruff check .

@@ -20,7 +20,12 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "root_only"}
 OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KUBERAY_SCHEMAS")
-HOLD_NO_TESTS = {"reference", "golden", "benchmarks"}  # oracles, files, and what `make bench` runs
+HOLD_NO_TESTS = {
+    "reference",
+    "golden",
+    "benchmarks",
+    "clusters",
+}  # oracles, files, what `make bench` and `make test-clusters` run
 
 # Child processes (Ray workers, jobs under test) inherit these, so they are set before anything is imported.
 os.environ["MPLBACKEND"] = "Agg"

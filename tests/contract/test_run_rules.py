@@ -30,7 +30,7 @@ def run(project: Path, bodies: list[str], *arguments: str, **environment: str) -
         (project / "tests" / body).mkdir()
         (project / "tests" / body / f"test_{body}.py").write_text(BODIES[body])
     inherited = {key: value for key, value in os.environ.items() if key not in {"CI", "PYTEST_ADDOPTS", *OPTIONAL}}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "testpaths=tests", *arguments]
     return subprocess.run(
         command, cwd=project, env=inherited | environment, capture_output=True, text=True, timeout=120
     )
