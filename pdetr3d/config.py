@@ -25,6 +25,7 @@ from pdetr3d.config_sections import (
     RunSection,
     ScalingConfig,
     Section,
+    SensorConfig,
     SimConfig,
     StorageConfig,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "OptimConfig",
     "RunSection",
     "ScalingConfig",
+    "SensorConfig",
     "SimConfig",
     "StorageConfig",
     "StudentConfig",

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pdetr3d.config_sections import Meters, OptimConfig, Positive, Section
 
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
+SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
 
 
 class ModelConfig(Section):
@@ -120,7 +121,7 @@ class TeacherConfig(Section):
     heads: Positive = 8
     fpn_levels: Positive = 4
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = (512, 1024, 2048)  # of the backbone's last stages, those the FPN reads
+    image_channels: tuple[Positive, ...] = ()  # of the backbone's last stages, those the FPN reads; empty: of three
     image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
     # These two count only with image_weights: what starts from nothing must learn.
     image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
@@ -140,8 +141,8 @@ class TeacherConfig(Section):
     def _check(self) -> TeacherConfig:
         if self.channels % self.heads:
             raise ValueError(f"teacher.channels {self.channels} must be a multiple of teacher.heads {self.heads}")
-        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.image_channels)
-        if stages and (not 2 <= used <= 4 or self.image_channels != stages[-used:]):
+        stages, used = RESNET_CHANNELS.get(self.image_backbone), len(self.fpn_inputs)
+        if stages and (not 2 <= used <= 4 or self.fpn_inputs != stages[-used:]):
             raise ValueError(
                 f"teacher.image_channels {self.image_channels} must be the last two, three or four of {stages}, the "
                 f"stages of teacher.image_backbone {self.image_backbone}"
@@ -164,6 +165,11 @@ class TeacherConfig(Section):
                 "from a student's; set teacher.lidar_init=none"
             )
         return self
+
+    @property
+    def fpn_inputs(self) -> tuple[int, ...]:
+        """Channels of the stages that the FPN reads: ``image_channels``, or those of the backbone's last three."""
+        return self.image_channels or RESNET_CHANNELS.get(self.image_backbone, SMALL_CHANNELS)[-3:]
 
     @property
     def cameras(self) -> bool:

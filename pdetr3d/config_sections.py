@@ -8,6 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Meters = Annotated[float, Field(gt=0)]
+ClassName = Literal[
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+]  # pdetr3d.schema.CLASSES, a test compares
 
 
 class Section(BaseModel):
@@ -30,6 +42,21 @@ class SimConfig(Section):
     processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
 
 
+class SensorConfig(Section):
+    """Poorer sensors than the dataset's, for studies (``data/sensor.py``): in training and in prediction alike."""
+
+    lidar_beams: Literal[32, 16, 8, 4] = 32  # of nuScenes' 32 rings: all, every second, fourth, eighth
+    point_keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a sample's LiDAR points, drawn by its token
+    image_scale: Annotated[float, Field(gt=0, le=1)] = 1.0  # of data.image_size_px, to which images are then stretched
+    image_blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian, in pixels of that smaller image
+    jpeg_quality: Annotated[int, Field(ge=0, le=95)] = 0  # the smaller image is compressed anew; 0: it is not
+
+    @property
+    def worse_images(self) -> bool:
+        """Whether images differ from the dataset's."""
+        return self.image_scale < 1 or self.image_blur_px > 0 or self.jpeg_quality > 0
+
+
 class DataConfig(Section):
     """The nuScenes-format dataset and how samples are read."""
 
@@ -44,6 +71,16 @@ class DataConfig(Section):
     loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
     on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (data/skipped.py)
     skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
+    sensor: SensorConfig = SensorConfig()
+
+    @model_validator(mode="after")
+    def _check_rings(self) -> DataConfig:
+        if self.packed and self.sensor.lidar_beams < 32:
+            raise ValueError(
+                f"data.sensor.lidar_beams {self.sensor.lidar_beams} with data.packed {self.packed}: packs do not keep "
+                "the points' rings; read the dataset's files (data.packed empty), or thin by data.sensor.point_keep"
+            )
+        return self
 
 
 class LabelConfig(Section):
@@ -52,9 +89,28 @@ class LabelConfig(Section):
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
+    balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
+    no_boxes_of: tuple[ClassName, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
+    click_share: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of the point-labeled samples' objects that get a (simulated) click
+    )
     pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
     redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
     snap: bool = False  # a pseudo label that misses its click by a little is moved onto it instead of being rejected
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> LabelConfig:
+        if self.split_by == "prefix" and (self.balance or self.no_boxes_of):
+            raise ValueError(
+                f"label.balance {self.balance} and label.no_boxes_of {list(self.no_boxes_of)} choose among scenes or "
+                "keyframes, but label.split_by=prefix takes the first ones: set it to scene or keyframe"
+            )
+        return self
+
+    @property
+    def everywhere(self) -> LabelConfig:
+        """The same with boxes on all samples."""
+        return self.model_copy(update={"ratio": 1.0, "no_boxes_of": ()})
 
 
 class OptimConfig(Section):

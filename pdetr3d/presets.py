@@ -81,7 +81,6 @@ QUICKSTART = Config(
         heads=8,
         fpn_levels=3,
         image_backbone="small",
-        image_channels=(16, 32, 64),
         box_weight=1.0,
         decoder_layers=2,
         lidar_init="none",  # brings nothing to headings that start along the points, and would make others wait

@@ -378,7 +378,7 @@ class Stages:
         """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
         folder = self.run.path / "data" / f"manifest_{split}"
         if not (folder / "manifest.json").exists():  # written last
-            label = self.config.label.model_copy(update={"ratio": 1.0})
+            label = self.config.label.everywhere
             build_manifest(self.data.index, split, label, folder)
         return [r for r in self._kept(training_records(self.data.index, LabelManifest.open(folder))) if len(r.clicks)]
 

@@ -89,7 +89,7 @@ def disk_bytes(record: SampleRecord, num_sweeps: int, cameras: bool) -> int:
 def _records(config: Config, folder: Path) -> list[SampleRecord]:
     """All train samples with all their boxes and clicks."""
     index = Index.open(build_index(Path(config.data.dataroot), config.data.version, folder / "index.parquet"))
-    label = config.label.model_copy(update={"ratio": 1.0})
+    label = config.label.everywhere
     return training_records(index, build_manifest(index, config.data.train_split, label, folder / "manifest"))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.packed import open_pack
+from pdetr3d.data.sensor import BEAMS, keep_beams, keep_points, worsen_image
 from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import apply
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
@@ -26,6 +27,7 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as
     the devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
     ``data.image_size_px``, ``lidar2img`` scaled with them; none are read when ``cameras`` is False.
+    Both as the sensors of ``data.sensor`` would have seen them.
 
     A camera that the record lacks (None) is a masked view, in training and in prediction alike: black pixels and
     ``camera_valid`` False, which models multiply with. A camera whose file is missing is an error: data that should be
@@ -38,8 +40,11 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     if data.packed:
         points, jpegs = open_pack(data.packed).read(record.sample_token, data.num_sweeps, cameras)
     else:
-        points = np.concatenate(read_sweeps(record, data.num_sweeps))
+        points = np.concatenate(read_sweeps(record, data.num_sweeps, data.sensor.lidar_beams))
+    points = keep_points(points, data.sensor.point_keep, record.sample_token)
     images, lidar2img, valid = _read_cameras(record, data.image_size_px, cameras, jpegs)
+    if cameras and data.sensor.worse_images:
+        images = np.stack([worsen_image(image, data.sensor) for image in images])
     return Sample(
         record=record,
         points=points,
@@ -83,10 +88,11 @@ def read_file(path: Path, kind: str) -> bytes:
         raise DataError(f"{path}: cannot read {kind} file ({error.strerror}); copy it again") from error
 
 
-def read_sweeps(record: SampleRecord, num_sweeps: int) -> list[NDArray[np.float32]]:
-    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to num_sweeps - 1 sweeps, in the former's frame."""
-    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0)]
-    sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s) for s in record.sweeps[: num_sweeps - 1]]
+def read_sweeps(record: SampleRecord, num_sweeps: int, beams: int = BEAMS) -> list[NDArray[np.float32]]:
+    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to num_sweeps - 1 sweeps, in the former's frame; of
+    so many LiDAR beams (``sensor.keep_beams``)."""
+    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0, beams)]
+    sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s, beams) for s in record.sweeps[: num_sweeps - 1]]
     return sweeps
 
 
@@ -101,8 +107,8 @@ def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
         )
 
 
-def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float) -> NDArray[np.float32]:
-    points = read_lidar(path)
+def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, beams: int) -> NDArray[np.float32]:
+    points = keep_beams(read_lidar(path), beams)
     # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
     points = points[(np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)]
     result = np.empty((len(points), 5), np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -161,8 +161,10 @@ def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Tab
     out_dir = Path(out_dir)
     tokens = index.tokens(split)
     scenes = index.column("scene_token", tokens)
-    boxed = box_labeled(tokens, scenes, index.column("timestamp_us", tokens), config)
+    counts = _class_counts(index, tokens) if config.balance or config.no_boxes_of else None
+    boxed = box_labeled(tokens, scenes, index.column("timestamp_us", tokens), config, counts)
     roles = ["box" if token in boxed else "point" for token in tokens]
+    clicks = _leave_out(clicks, boxed, config)
     samples = pa.table(
         {"sample_token": tokens, "scene_token": scenes, "split": [split] * len(tokens), "role": roles},
         schema=SAMPLES_SCHEMA,
@@ -185,26 +187,79 @@ def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Tab
     return LabelManifest.open(out_dir)
 
 
+def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
+    """(N, 10): kept objects of each class in each sample."""
+    kept = ((index.annotations(token).label, index.annotations(token).kept) for token in tokens)
+    return np.stack([np.bincount(label[mask], minlength=len(CLASSES)) for label, mask in kept])
+
+
+def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Table:
+    """Without simulated clicks of point-labeled samples that ``label.click_share`` leaves out: drawn by (label.seed,
+    annotation token), so that those of a smaller share are among those of a larger one."""
+    if config.click_share == 1:
+        return clicks
+    names = zip(
+        *(clicks.column(name).to_pylist() for name in ("sample_token", "source", "annotation_token")), strict=True
+    )
+    kept = [
+        token in boxed or source != "sim" or keyed_rng(config.seed, 0, name, "clicked").random() < config.click_share
+        for token, source, name in names
+    ]
+    return clicks.filter(pa.array(kept))
+
+
+def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
+    """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
+    Among equals the first in ``order``."""
+    left = list(order)
+    have: NDArray[np.float64] = np.zeros(len(CLASSES))
+    counts = np.stack([totals[name] for name in left]) if left else np.zeros((0, len(CLASSES)))
+    while left:
+        best = int(np.argmax(np.log1p(have + counts).sum(1)))
+        have, counts = have + counts[best], np.delete(counts, best, axis=0)
+        yield left.pop(best)
+
+
 def box_labeled(
-    tokens: Sequence[str], scenes: Sequence[str], timestamps_us: Sequence[int], config: LabelConfig
+    tokens: Sequence[str],
+    scenes: Sequence[str],
+    timestamps_us: Sequence[int],
+    config: LabelConfig,
+    counts: NDArray[np.int64] | None = None,
 ) -> set[str]:
     """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
 
     ``scene``: smallest prefix of a seeded permutation of scenes that reaches ratio * N samples (at least one scene).
     ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
+
+    Args:
+        counts: (N, 10) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
+
+    Raises:
+        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``.
     """
     goal = config.ratio * len(tokens)
     if config.split_by == "prefix":
         ordered = [token for _, token in sorted(zip(timestamps_us, tokens, strict=True))]
         return set(ordered[: max(1, int(goal + 1e-9))])
     groups = scenes if config.split_by == "scene" else tokens
-    members: dict[str, list[str]] = {}
-    for group, token in zip(groups, tokens, strict=True):
-        members.setdefault(group, []).append(token)
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
     names = sorted(members)
+    order = [names[i] for i in keyed_rng(config.seed, 0, config.split_by, "split").permutation(len(names))]
+    totals: dict[str, NDArray[np.int64]] = {}
+    if counts is not None:
+        totals = {name: counts[places].sum(0) for name, places in members.items()}
+        barred = [CLASSES.index(name) for name in config.no_boxes_of]
+        order = [name for name in order if not totals[name][barred].any()]
     chosen: set[str] = set()
-    for position in keyed_rng(config.seed, 0, config.split_by, "split").permutation(len(names)):
-        chosen.update(members[names[position]])
+    for name in _balanced(order, totals) if config.balance else order:
+        chosen.update(tokens[place] for place in members[name])
         if len(chosen) >= math.ceil(goal - 1e-9):
-            break
-    return chosen
+            return chosen
+    raise DataError(
+        f"label.ratio {config.ratio:g} with label.no_boxes_of {list(config.no_boxes_of)}: only {len(chosen)} of "
+        f"{len(tokens)} samples are in a {config.split_by} that shows none of these classes; lower label.ratio to at "
+        f"most {len(chosen) / len(tokens):g}, name other classes, or set label.split_by=keyframe"
+    )

@@ -75,12 +75,12 @@ class ImageResNet(ResNet):
 
 
 def image_stages(config: Config) -> nn.Module:
-    """The last ``len(teacher.image_channels)`` stages of ``teacher.image_backbone``, finest first."""
+    """The last ``len(teacher.fpn_inputs)`` stages of ``teacher.image_backbone``, finest first."""
     teacher = config.teacher
     if teacher.image_backbone == "small":
-        return SmallBackbone(teacher.image_channels, config.model.norm, config.model.checkpoint_activations)
+        return SmallBackbone(teacher.fpn_inputs, config.model.norm, config.model.checkpoint_activations)
     depth = int(teacher.image_backbone.removeprefix("resnet"))
-    used = range(RESNET_STAGES - len(teacher.image_channels), RESNET_STAGES)
+    used = range(RESNET_STAGES - len(teacher.fpn_inputs), RESNET_STAGES)
     loaded = bool(teacher.image_weights)  # parts that start from nothing must learn
     return ImageResNet(
         depth,
@@ -100,12 +100,12 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        stages = len(config.teacher.image_channels)
+        stages = len(config.teacher.fpn_inputs)
         skipped = 0 if config.teacher.image_backbone == "small" else RESNET_STAGES - stages
         self.multiple = FINEST_STRIDE * 2 ** (skipped + max(stages, config.teacher.fpn_levels) - 1)
         self.backbone = image_stages(config)
         self.fpn = FPN(
-            config.teacher.image_channels,
+            config.teacher.fpn_inputs,
             config.teacher.channels,
             config.teacher.fpn_levels,
             config.model.norm,

@@ -97,20 +97,21 @@ def is_grid_of_two(sweep: Sweep) -> bool:
     return len(sweep.keys) == 2 and all(domain["values"] for domain in sweep.document["space"]["space"].values())
 
 
-def heat_cells(sweep: Sweep) -> NDArray[np.float64]:
-    """Mean figures, the first parameter's listed values down, the second's along; NaN where none is finished."""
+def heat_cells(sweep: Sweep, *path: str) -> NDArray[np.float64]:
+    """Mean figures at ``path`` in the judged stage's, the first parameter's listed values down, the second's along; NaN
+    where none is finished."""
     listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
     cells = np.full([len(values) for values in listed], np.nan)
     for row in sweep.rows:
         place = tuple(values.index(row.parameters[key]) for values, key in zip(listed, sweep.keys, strict=True))
-        mean = row.spread(sweep.judged, sweep.metric).mean
+        mean = row.spread(sweep.judged, *path).mean
         cells[place] = np.nan if mean is None else mean
     return cells
 
 
-def heat_map(sweep: Sweep) -> Chart:
-    """``heat_cells`` in colors, bright is good."""
-    cells, (down, along) = heat_cells(sweep), sweep.keys
+def heat_map(sweep: Sweep, where: str, *path: str) -> Chart:
+    """``heat_cells`` in colors, bright is good; ``where``: of which objects."""
+    cells, (down, along) = heat_cells(sweep, *path), sweep.keys
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
     listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
 
@@ -125,10 +126,11 @@ def heat_map(sweep: Sweep) -> Chart:
                 continue
             light = (mean > middle) == (sweep.mode == "max")  # viridis ends in yellow
             axes.text(j, i, f"{mean:.3f}", ha="center", va="center", color="black" if light else "white")
-        figure.colorbar(image, ax=axes, label=f"{sweep.metric} (val)")
+        figure.colorbar(image, ax=axes, label=f"{path[-1]} (val)")
+        axes.set_title(where)
 
     height = 1.5 + 0.5 * cells.shape[0]
-    return chart(f"{sweep.metric} by {down} and {along}", (3 + 0.9 * cells.shape[1], height), draw)
+    return chart(f"{path[-1]} by {down} and {along}, {where}", (3 + 0.9 * cells.shape[1], height), draw)
 
 
 def bars(shares: dict[str, float]) -> Chart:

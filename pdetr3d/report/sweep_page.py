@@ -152,7 +152,7 @@ def _parameters(sweep: Sweep) -> Iterator[Block]:
         return
     grid = charts.is_grid_of_two(sweep)
     yield Text(f"Means over seeds{'' if grid else ', with their standard deviation'}.")
-    yield charts.heat_map(sweep) if grid else charts.parameter_panels(sweep)
+    yield charts.heat_map(sweep, "all objects", sweep.metric) if grid else charts.parameter_panels(sweep)
     shares, reason = importances(sweep)
     if reason:
         yield Text(f"Importance of parameters: none. {reason}")
@@ -174,6 +174,8 @@ def _distance(sweep: Sweep, baseline: Row | None) -> Iterator[Block]:
     rows = list(sweep.lines(charts.SHOWN, baseline))
     yield Text(f"{sweep.judged} on the val split, by distance from the car [m]; up to {charts.SHOWN} rows, best first.")
     yield charts.distance_panels(sweep, keys, rows, bins)
+    for name in bins if charts.is_grid_of_two(sweep) else ():
+        yield charts.heat_map(sweep, f"{name} m", "by_distance", name, keys[0])
     for key in keys:
         yield Table(
             ["", *bins],

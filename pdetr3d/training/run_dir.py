@@ -121,9 +121,8 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)
     manifests = []
-    for name, ratio in (("manifest", config.label.ratio), ("manifest_full", 1.0)):
+    for name, label in (("manifest", config.label), ("manifest_full", config.label.everywhere)):
         target = folder / name
-        label = config.label.model_copy(update={"ratio": ratio})
         done = (target / "manifest.json").exists()  # written last
         manifests.append(
             LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from pdetr3d.config import LabelConfig
+from pdetr3d.config_sections import ClassName
 from pdetr3d.data.clicks import draw_click, place_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import (
@@ -93,6 +95,79 @@ def test_manifest_files(index: Index, manifest: LabelManifest, tmp_path: Path) -
 def test_clicks_do_not_depend_on_the_ratio(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
     full = build_manifest(index, "sim_train", LabelConfig(ratio=1.0, split_by="keyframe"), tmp_path)
     assert full.clicks.equals(manifest.clicks) and set(full.roles.values()) == {"box"}
+
+
+def test_fewer_clicks_are_drawn_by_object_and_those_of_boxes_stay(index: Index, tmp_path: Path) -> None:
+    whole, three, one = (
+        build_manifest(index, "sim_train", LabelConfig(ratio=0.3, click_share=share), tmp_path / str(share))
+        for share in (1.0, 0.75, 0.25)
+    )
+    assert whole.roles == three.roles == one.roles
+
+    def ids(manifest: LabelManifest, role: str) -> set[str]:
+        names, tokens = (manifest.clicks[name].to_pylist() for name in ("click_id", "sample_token"))
+        return {name for name, token in zip(names, tokens, strict=True) if manifest.roles[token] == role}
+
+    assert ids(one, "box") == ids(three, "box") == ids(whole, "box") != set()
+    assert ids(one, "point") < ids(three, "point") < ids(whole, "point")
+    shares = [len(ids(manifest, "point")) / len(ids(whole, "point")) for manifest in (three, one)]
+    deviation = (0.75 * 0.25 / len(ids(whole, "point"))) ** 0.5
+    np.testing.assert_allclose(shares, [0.75, 0.25], atol=3 * deviation)
+
+
+# Class counts of four scenes of one sample each; classes 0 (car), 6 (motorcycle) and 7 (bicycle).
+COUNTS = np.zeros((4, 10), np.int64)
+COUNTS[:, [0, 6, 7]] = [[9, 0, 0], [9, 1, 0], [2, 0, 2], [30, 0, 0]]
+
+
+def _choose(ratio: float, **choice: object) -> set[str]:
+    config = LabelConfig(ratio=ratio, **choice)  # type: ignore[arg-type]
+    return box_labeled(list("abcd"), list("wxyz"), [0, 1, 2, 3], config, COUNTS)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_balanced_scenes_bring_rare_classes_first(seed: int) -> None:
+    """Sums of log(1 + boxes): a 2.30, b 3.00, c 2.20, d 3.43: d is first. With d: a 3.69, b 4.38, c 4.60. With c, too:
+    a 4.84, b 5.53."""
+    assert _choose(0.25, balance=True, seed=seed) == {"d"}
+    assert _choose(0.5, balance=True, seed=seed) == {"d", "c"}
+    assert _choose(0.75, balance=True, seed=seed) == {"d", "c", "b"}
+
+
+def test_scenes_that_show_a_class_are_left_without_boxes() -> None:
+    assert _choose(0.5, no_boxes_of=("motorcycle", "bicycle")) == {"a", "d"}
+    assert _choose(0.75, no_boxes_of=("bicycle",)) == {"a", "b", "d"}
+    with pytest.raises(DataError, match=r"only 2 of 4 samples .* lower label.ratio to at most 0.5"):
+        _choose(0.75, no_boxes_of=("motorcycle", "bicycle"))
+
+
+def test_the_index_knows_the_classes_of_a_scene(index: Index, tmp_path: Path) -> None:
+    plain = build_manifest(index, "sim_train", LabelConfig(ratio=0.3), tmp_path / "plain")
+    seen = {
+        scene: {CLASSES[c] for t in tokens for c in index.annotations(t).label[index.annotations(t).kept]}
+        for scene, tokens in _by_scene(plain).items()
+    }
+    rare = next(name for name in CLASSES if 0 < sum(name in classes for classes in seen.values()) < len(seen))
+    config = LabelConfig(ratio=0.3, no_boxes_of=(rare,))  # type: ignore[arg-type]
+    without = build_manifest(index, "sim_train", config, tmp_path / "without")
+    boxed = {scene for scene, tokens in _by_scene(without).items() if without.roles[tokens[0]] == "box"}
+    assert boxed and all(rare not in seen[scene] for scene in boxed)
+
+
+def _by_scene(manifest: LabelManifest) -> dict[str, list[str]]:
+    scenes: dict[str, list[str]] = {}
+    for token, scene in zip(*(manifest.samples[n].to_pylist() for n in ("sample_token", "scene_token")), strict=True):
+        scenes.setdefault(scene, []).append(token)
+    return scenes
+
+
+def test_the_first_samples_are_not_chosen_by_class() -> None:
+    with pytest.raises(ValueError, match=r"label.split_by=prefix takes the first ones"):
+        LabelConfig(split_by="prefix", balance=True)
+
+
+def test_names_of_classes_are_those_of_the_schema() -> None:
+    assert get_args(ClassName) == CLASSES
 
 
 def test_interrupted_manifest_is_refused(index: Index, tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_two_lists_make_a_heat_map(tmp_path: Path) -> None:
     write_sweep(tmp_path, space)
     sweep = Sweep.open(tmp_path)
     assert charts.is_grid_of_two(sweep)
-    np.testing.assert_array_equal(charts.heat_cells(sweep), [[0.789, 0.456], [0.123, np.nan]])
-    texts = svg_texts(charts.heat_map(sweep).uri)
+    np.testing.assert_array_equal(charts.heat_cells(sweep, sweep.metric), [[0.789, 0.456], [0.123, np.nan]])
+    texts = svg_texts(charts.heat_map(sweep, "all objects", sweep.metric).uri)
     assert {"optim.lr", "student.guidance", "full", "none", "0.01", "0.02", "0.789", "0.456", "0.123"} <= set(texts)
     assert "nan" not in texts
 

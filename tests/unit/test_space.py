@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pdetr3d.schema import DataError
-from ray_jobs.space import SearchSpace, check_space, load_space, names, trial_config
+from ray_jobs.space import FOLDER, SearchSpace, check_space, load_space, names, trial_config
 
 SELECT = ["data.select_split=mini_val"]  # nuScenes has no split of its own to choose on
 
@@ -36,7 +37,8 @@ def test_every_space_applies_to_its_presets(name: str, preset: str) -> None:
 
 
 def test_there_are_the_spaces_that_the_readme_names() -> None:
-    assert {"mask_sigma", "roi_offsets", "label_ratio", "optimizer"} <= set(names())
+    readme = (FOLDER / "README.md").read_text().split("## Add one")[0]
+    assert set(re.findall(r"`(\w+)`", readme)) == set(names()) > {"mask_sigma", "roi_offsets", "label_ratio"}
     ratios = load_space("label_ratio").space["label.ratio"].values
     assert ratios == (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
