@@ -60,7 +60,8 @@ def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleR
     Returns:
         The folder, with ``TOKEN/bev_cameras.png`` of each.
     """
-    task = ray.remote(num_cpus=config.scaling.data_cpus)(_draw)
+    # Without a strategy the tasks of a sweep's trial would have to fit into its own, empty, placement group.
+    task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_draw)
     drawn = ray.get([task.remote(record, config.data, found) for record, found in boxes])
     for (record, _), png in zip(boxes, drawn, strict=True):
         with atomic_path(stage_dir / FOLDER / record.sample_token / FILE) as temporary:

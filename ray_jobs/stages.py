@@ -281,7 +281,7 @@ class Stages:
                 **ancestors(self, name),
             }
             with self.tracker(name, tags) as tracker, system_metrics(tracker):
-                training_begins(self, tracker, records)
+                training_begins(self, tracker)
                 tracking = (tracker.uri, tracker.run_id) if tracker.run_id else None
                 work = Stage(
                     name,

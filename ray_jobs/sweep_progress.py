@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
 
-from pdetr3d.exits import find_data_error
 from pdetr3d.tracking.runs import end_runs
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.space import SearchSpace
-from ray_jobs.sweep_results import RESULT, STATUS, groups, read_trial, trial_names, value_text
+from ray_jobs.sweep_results import ERROR, RESULT, STATUS, groups, read_trial, trial_names, value_text
 
 EVERY_S = 20.0  # between two lines of progress
 
@@ -63,7 +63,9 @@ class Progress(Callback):
         self._show(trials)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, "failed", _reason(trial.get_pickled_error(), trial.get_error()))
+        file = self.folder / "trials" / trial.trial_id / ERROR
+        died = "its process died; Ray's logs may say why"  # before it could say anything
+        self._end(trial, "failed", json.loads(file.read_text())["error"] if file.exists() else died)
         self._show(trials)
 
     def _end(self, trial: Any, status: str, error: str | None) -> None:
@@ -98,9 +100,3 @@ class Progress(Callback):
         done, spent = self._done(trials), time.monotonic() - self.began_s
         gained = done - self.before
         return f"{spent / gained * (self.space.size - done):.0f} s" if gained > 0 else "-"
-
-
-def _reason(error: BaseException | None, trace: str | None) -> str:
-    """Why a trial failed: the message of bad input, or else the trace's last line."""
-    known = None if error is None else find_data_error(error)
-    return str(known) if known is not None else ((trace or "").strip().splitlines() or ["unknown"])[-1]

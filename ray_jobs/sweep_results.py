@@ -14,6 +14,7 @@ from ray_jobs.study_report import plus_minus
 from ray_jobs.study_results import spread
 
 STATUS = "status.json"  # of a trial that has ended: {"status": "finished" | "stopped" | "failed", "error"}
+ERROR = "error.json"  # of a trial that failed: {"error"}
 RESULT = "trial"  # folder of the finished trial's figures in its run directory
 FILE = "trial.json"  # of every trial, from its start on: parameters, steps, curve
 UNFINISHED = "unfinished"

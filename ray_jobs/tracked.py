@@ -67,17 +67,20 @@ def ancestors(stages: Stages, name: str) -> dict[str, str]:
     return {}
 
 
-def training_begins(stages: Stages, tracker: Tracker, records: Sequence[SampleRecord]) -> None:
-    """Config, environment, git state and data of a training stage."""
+def training_begins(stages: Stages, tracker: Tracker) -> None:
+    """Config, environment, git state and data of a training stage.
+
+    Inputs are whole splits: MLflow keeps one entry for all runs whose dataset has the same digest. How many samples of
+    them a stage is trained on is its run's tag ``samples``.
+    """
     config, data = stages.config, stages.data
     log_provenance(tracker, config.to_json())
     manifest = data.manifest
     ratio = {"label_ratio": manifest.achieved_ratio, "label_seed": config.label.seed}
     source = config.data.packed or str(data.index.dataroot)
     digest = data_digest(data.index.digest, manifest.digest)
-    inputs = [
-        DataInput(f"{data.index.version} {config.data.train_split}", digest, source, "train", len(records), ratio)
-    ]
+    train, count = config.data.train_split, len(manifest.roles)
+    inputs = [DataInput(f"{data.index.version} {train}", digest, source, "train", count, ratio)]
     for context, split in (("select", config.data.select_split), ("val", config.data.val_split)):
         if split:
             count = len(data.index.tokens(split))

@@ -11,6 +11,7 @@ import ray
 from ray import tune
 
 from pdetr3d.config import Config, OptimConfig
+from pdetr3d.exits import find_data_error
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
@@ -19,7 +20,7 @@ from ray_jobs.shared_stages import SweepFolder, open_shared
 from ray_jobs.space import SearchSpace, trial_config
 from ray_jobs.stages import Stages, labels_key, pretraining_key
 from ray_jobs.stream import quiet_ray_data
-from ray_jobs.sweep_results import FILE, RESULT
+from ray_jobs.sweep_results import ERROR, FILE, RESULT
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
 
@@ -43,6 +44,24 @@ def run_trial(chosen: dict[str, Any], job: Job, shared: Any) -> None:
     quiet_ray_data()
     name = tune.get_context().get_trial_id()
     folder = job.sweep.path / "trials" / name
+    (folder / ERROR).unlink(missing_ok=True)
+    try:
+        _run(name, folder, chosen, job, shared)
+    except Exception as error:
+        # Kept here: where a sweep was restored, Tune does not find its own record of an error before it ends.
+        write_json(folder / ERROR, {"error": reason(error)})
+        raise
+
+
+def reason(error: Exception) -> str:
+    """Why a trial failed: the message of bad input, or the error's last line (remote ones begin with a traceback)."""
+    known = find_data_error(error)
+    if known is not None:
+        return str(known)
+    return (f"{type(error).__name__}: {error}".strip().splitlines() or ["unknown"])[-1]
+
+
+def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any) -> None:
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
         stages = job.sweep.stages(folder, config, tracker)

@@ -88,8 +88,8 @@ def test_every_combination_was_trained_to_its_end(swept: tuple[Path, dict[str, A
         assert [(row["step"], row["samples"]) for row in trial["curve"]] == [(2, 4), (3, 6)]
         assert trial["score"] == trial["curve"][-1]["mATE"]
         assert trial["data"]["keyframes"] == 6 and trial["data"]["box_keyframes"] == 2  # a scene of three
-        config = json.loads((run / trial["run_dir"] / "run.json").read_text())["config"]
-        assert config["student"]["mask_sigma_factor"] == trial["parameters"]["student.mask_sigma_factor"]
+        config = json.loads((run / trial["run_dir"] / "run.json").read_text())
+        assert config["student.mask_sigma_factor"] == trial["parameters"]["student.mask_sigma_factor"]
     assert len(document["groups"]) == 2 and document["space"]["question"] == "Does a killed sweep go on?"
     assert json.loads((run.parent / "out" / "mine.json").read_text()) == document
 

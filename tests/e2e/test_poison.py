@@ -45,8 +45,8 @@ def train_everything(stages: Stages) -> dict[str, Any]:
     seen["teacher"] = losses("teacher", stages, boxed, stages.run.path / "local")
     checkpoint = stages.run.path / "local" / f"step_{STEPS:07d}" / "checkpoint.pt"
     (stages.run.path / "teacher").mkdir()
-    shutil.copy(checkpoint, stages.run.path / "teacher" / "step.pt")
-    stages.run.finish("teacher", {"checkpoints": ["step.pt"]})
+    shutil.copy(checkpoint, stages.run.path / "teacher" / f"step_{STEPS:07d}.pt")
+    stages.run.finish("teacher", {"checkpoints": [f"step_{STEPS:07d}.pt"]})
     seen["quality"] = stages.pseudo_labels()
     seen["pseudo_labels"] = stages.pseudo_file.read_bytes()
     seen["boxes_only"] = losses("student", stages, boxed, stages.run.path / "boxes_only")
