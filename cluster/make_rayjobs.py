@@ -12,14 +12,18 @@ import yaml
 
 FOLDER = Path(__file__).parent / "kuberay"
 PRESET = "nuscenes-voxel"
+DATA = "data.dataroot=/data/nuscenes storage.path=/runs/ray"
+WORDS = f"--preset {PRESET} --run-dir /runs/{PRESET} {DATA}"
 # name -> entrypoint. One run directory: each job finds what the one before it finished, as a job that is retried does.
+# A sweep has its own; nuScenes has no split for choosing among its trials (tune_spaces/README.md).
 JOBS = {
-    "pipeline": "python -m ray_jobs.pipeline",
-    "teacher": "python -m ray_jobs.train_teacher",
-    "pseudo-label": "python -m ray_jobs.pseudo_label",
-    "student": "python -m ray_jobs.train_student",
+    "pipeline": f"python -m ray_jobs.pipeline {WORDS}",
+    "teacher": f"python -m ray_jobs.train_teacher {WORDS}",
+    "pseudo-label": f"python -m ray_jobs.pseudo_label {WORDS}",
+    "student": f"python -m ray_jobs.train_student {WORDS}",
+    "sweep": f"python -m ray_jobs.sweep mask_sigma --preset {PRESET} --run-dir /runs/sweep-mask_sigma "
+    f"--out /runs/results {DATA} data.select_split=mini_val",
 }
-WORDS = f"--preset {PRESET} --run-dir /runs/{PRESET} data.dataroot=/data/nuscenes storage.path=/runs/ray"
 HEADER = "# Written by cluster/make_rayjobs.py from raycluster.yaml: change these and run it again.\n"
 
 
@@ -30,7 +34,7 @@ def rayjob(name: str, entrypoint: str, spec: dict[str, Any]) -> dict[str, Any]:
         "kind": "RayJob",
         "metadata": {"name": f"pdetr3d-{name}", "labels": {"app.kubernetes.io/name": "pdetr3d"}},
         "spec": {
-            "entrypoint": f"{entrypoint} {WORDS}",
+            "entrypoint": entrypoint,
             "submissionMode": "K8sJobMode",
             "backoffLimit": 2,  # each retry is a new cluster, and continues the run directory
             "activeDeadlineSeconds": 7 * 24 * 3600,

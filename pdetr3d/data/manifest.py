@@ -55,7 +55,7 @@ class LabelManifest:
         self.path = path
         self.samples = samples
         self.clicks = clicks
-        self.config = LabelConfig.model_validate(info["config"])
+        self.config = LabelConfig.model_validate_json(json.dumps(info["config"]))  # tuples are lists there
         self.split: str = info["split"]
         self.index_digest: str = info["index_digest"]
         self.digest: str = info["digest"]
@@ -211,13 +211,12 @@ def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Tab
 def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
     """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
     Among equals the first in ``order``."""
-    left = list(order)
-    have: NDArray[np.float64] = np.zeros(len(CLASSES))
-    counts = np.stack([totals[name] for name in left]) if left else np.zeros((0, len(CLASSES)))
-    while left:
-        best = int(np.argmax(np.log1p(have + counts).sum(1)))
-        have, counts = have + counts[best], np.delete(counts, best, axis=0)
-        yield left.pop(best)
+    counts = np.array([totals[name] for name in order], np.int64).reshape(-1, len(CLASSES))
+    have, chosen = np.zeros(len(CLASSES), np.int64), np.zeros(len(order), bool)
+    for _ in order:
+        best = int(np.argmax(np.where(chosen, -1.0, np.log1p(have + counts).sum(1))))
+        have, chosen[best] = have + counts[best], True
+        yield order[best]
 
 
 def box_labeled(

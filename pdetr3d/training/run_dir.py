@@ -23,8 +23,9 @@ from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.schema import DataError
 
-# Where a run computes, how it is called, and how many broken files are put up with does not change what it computes.
-NOT_IDENTITY = ("scaling.", "storage.", "run.name", "data.skip_limit")
+# Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
+# does not change what it computes.
+NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit")
 
 
 class RunDir:

@@ -48,7 +48,10 @@ BAD = [
     (["model.lidar=voxel", "model.voxel_m=[0.1,0.1,1.0]"], "9 voxels along z are too few for the 4 stages"),
     (["model.voxel_channels=[]"], "config key model.voxel_channels"),
     (["model.max_voxels=[0,10]"], "config key model.max_voxels.0 = 0"),
-    (["teacher.image_backbone=resnet50"], "must be the last two, three or four of (256, 512, 1024, 2048)"),
+    (
+        ["teacher.image_backbone=resnet50", "teacher.image_channels=[16,32,64]"],
+        "must be the last two, three or four of (256, 512, 1024, 2048)",
+    ),
     (["student.neck_strides=[1,2]"], "need one entry for each stage of model.backbone_strides (2, 2, 2)"),
     (["student.neck_strides=[1,1,2]"], "must bring all stages of model.backbone_strides (2, 2, 2) to one grid"),
     (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),

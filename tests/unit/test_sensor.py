@@ -79,7 +79,7 @@ def test_blur_spreads_a_point_and_keeps_its_light() -> None:
 
 
 def test_compression_costs_detail_but_no_color() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    noise = np.repeat(np.random.default_rng(0).integers(0, 256, (64, 64, 1)).astype(np.uint8), 3, axis=2)
     good, bad = (np.abs(worsen_image(noise, SensorConfig(jpeg_quality=q)).astype(int) - noise).mean() for q in (95, 10))
     assert bad > 1.5 * good
     flat = np.full((16, 16, 3), (200, 40, 90), np.uint8)
