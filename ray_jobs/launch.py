@@ -46,8 +46,12 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
         body(stages)
 
 
-def init_ray(use_gpu: bool) -> None:
+def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     """Join the cluster of RAY_ADDRESS (set by ``ray job submit``), else start Ray on this machine for this run alone.
+
+    Args:
+        dashboard: start one, too (on loopback): a dozen processes. It carries the state API, by which Ray Train learns
+            that a training's controller is gone (a trial that ASHA ends), and frees its workers' CPUs.
 
     Raises:
         DataError: when ``scaling.use_gpu`` is set and the cluster has no GPU.
@@ -65,18 +69,32 @@ def init_ray(use_gpu: bool) -> None:
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
         address, local = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
         if address == "local":
-            # The dashboard (on loopback) carries the state API. Ray Train's cleaner asks it whether a training's
-            # controller is alive, to free its workers' CPUs when not (a trial that ASHA ends); told no address, it
-            # finds none where another Ray runs on this machine, and the CPUs stay taken.
-            port = free_port()
-            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-            local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": True, "dashboard_port": port}
-        ray.init(address=address, log_to_driver=True, **local)
+            local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": dashboard}
+            if dashboard:
+                local["dashboard_port"] = port = free_port()
+                # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
+                os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        start_ray(address=address, log_to_driver=True, **local)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
+
+
+def start_ray(**options: Any) -> None:
+    """``ray.init``, once more where the first try runs out of time: a node's processes have 15 s to import themselves,
+    which a machine with fewer cores than work does not always allow."""
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        print("warning: Ray did not start in time (a busy machine?); trying once more", file=sys.stderr)
+        ray.shutdown()
+        ray.init(**options)
 
 
 def free_port() -> int:

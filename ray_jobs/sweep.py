@@ -79,7 +79,7 @@ def run(arguments: list[str] | None = None) -> None:
     ) as parent:
         prepare(prepared)
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
-        init_ray(base.scaling.use_gpu)
+        init_ray(base.scaling.use_gpu, dashboard=True)
         job = Job(SweepFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
         try:
             failed = search(job, concurrency(args.concurrent, base.scaling, ray.cluster_resources()), args.budget)
