@@ -27,7 +27,7 @@ real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DA
 test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
-test-clusters: install ## servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL, a killed sweep (minutes)
+test-clusters: install ## killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
 	$(PYTEST) tests/clusters $(ARGS)
 
 lint: install ## ruff (rules and format) and mypy

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests import hosts
-from tests.e2e.test_interrupt import OVERRIDES, STEPS, is_worker, ray_checkpoint
+from tests.clusters.test_interrupt import OVERRIDES, STEPS, is_worker, ray_checkpoint
 from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from tests.e2e.test_interrupt import OVERRIDES, STEPS, ray_checkpoint
+from tests.clusters.test_interrupt import OVERRIDES, STEPS, ray_checkpoint
 from tests.ports import free_ports
 from tests.training_cases import world_arguments
 
