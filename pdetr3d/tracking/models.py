@@ -165,6 +165,8 @@ def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
     Runs that finish at once each add their version first and look again after every move: whoever moves last has seen
     all versions that were there, and those that come later look themselves.
     """
+    from mlflow.exceptions import MlflowException
+
     for _ in range(ROUNDS):
         versions, holder = _versions(client, name), _champion(client, name)
         data = _data(versions.get(holder or "", own))
@@ -174,7 +176,13 @@ def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
         best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # the earlier of equal ones
         if str(best.version) == holder:
             return
-        client.set_registered_model_alias(name, CHAMPION, str(best.version))
+        try:
+            client.set_registered_model_alias(name, CHAMPION, str(best.version))
+        except MlflowException as error:
+            # Two runs made the first alias at once: one of them is refused, and looks again.
+            if holder is not None or _champion(client, name) is None:
+                raise
+            logging.getLogger("pdetr3d.tracking").debug("%s: %s", name, error)
     logging.getLogger("pdetr3d.tracking").warning("%s: other runs keep moving the alias %s", name, CHAMPION)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from pdetr3d.tracking import models
 from pdetr3d.tracking.client import connect, tracking_uri
@@ -98,8 +100,6 @@ def test_a_run_that_finishes_again_is_one_version(tracking_dir: Path) -> None:
 
 def test_a_late_move_of_another_run_is_put_right(tracking_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see no champion; the better one moves the alias first, the other one after it, on what it had seen."""
-    from mlflow.tracking import MlflowClient
-
     real, others = MlflowClient.set_registered_model_alias, ["better"]
 
     def move(self: Any, name: str, alias: str, version: str) -> None:
@@ -111,6 +111,24 @@ def test_a_late_move_of_another_run_is_put_right(tracking_dir: Path, monkeypatch
     monkeypatch.setattr(MlflowClient, "set_registered_model_alias", move)
     said = finish(tracking_dir, "slow", 0.3)
     assert champion(tracking_dir) == "better" and "champion stays version 2: SPNDS 0.5" in said
+
+
+def test_of_two_first_aliases_at_once_the_better_stays(tracking_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database lets one of two inserts through: the other run's, here, of a worse version."""
+    real = MlflowClient.set_registered_model_alias
+    finish(tracking_dir, "worse", None)  # registered, and about to become champion
+    calls: list[str] = []
+
+    def refused_once(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        calls.append(version)
+        if len(calls) == 1:
+            real(self, name, alias, "1")
+            raise MlflowException("UNIQUE constraint failed")
+        real(self, name, alias, version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", refused_once)
+    assert "champion (SPNDS 0.5" in finish(tracking_dir, "better", 0.5)
+    assert champion(tracking_dir) == "better" and calls == ["2", "2"]
 
 
 def test_a_store_that_fails_says_nothing_and_raises_nothing(tracking_dir: Path) -> None:
