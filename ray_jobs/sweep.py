@@ -220,8 +220,7 @@ def scheduler(space: SearchSpace, base: Config) -> TrialScheduler:
     if not space.asha:
         return FIFOScheduler()
     first = 100 * (base.teacher.optim if space.trains == "teacher" else base.optim).checkpoints_from
-    # Above 100: ASHA ends trials that come to max_t, and trained ones have still to be scored on val.
-    return ASHAScheduler(PROGRESS, max_t=101, grace_period=max(1, int(first)), reduction_factor=REDUCTION)
+    return ASHAScheduler(PROGRESS, max_t=100, grace_period=max(1, int(first)), reduction_factor=REDUCTION)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ray_jobs.stream import quiet_ray_data
 from ray_jobs.sweep_results import ERROR, FILE, RESULT
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
+TRAINED = 99.0  # what Tune is told of a trained trial: at 100 ASHA would end it, and it has still to be scored on val
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ class Curve:
     def report(self) -> None:
         """Tell Tune the newest score."""
         if self.rows:
-            tune.report(self.rows[max(self.rows)])
+            newest = self.rows[max(self.rows)]
+            tune.report({**newest, PROGRESS: min(newest[PROGRESS], TRAINED)})
 
     def _write(self) -> None:
         rows = [self.rows[step] for step in sorted(self.rows)]

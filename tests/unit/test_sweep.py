@@ -5,10 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Float, Integer
@@ -21,6 +22,7 @@ from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
 from ray_jobs.stages import labels_key, pretraining_key
 from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher
 from ray_jobs.sweep_progress import BudgetSpent
+from ray_jobs.trial import Curve
 
 RANDOM = SearchSpace(
     name="r",
@@ -98,11 +100,39 @@ def test_what_tune_is_told() -> None:
     assert grid["seed"] == {"grid_search": [0, 1, 2]}
     base = trial_config(RANDOM, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
     asha = scheduler(RANDOM, base)
-    assert isinstance(asha, ASHAScheduler) and (asha._time_attr, asha._max_t) == ("progress", 101)
+    assert isinstance(asha, ASHAScheduler) and (asha._time_attr, asha._max_t) == ("progress", 100)
     assert isinstance(scheduler(RANDOM.model_copy(update={"asha": False}), base), FIFOScheduler)
     drawing = searcher(RANDOM, 2)
     assert isinstance(drawing, BasicVariantGenerator) and drawing.max_concurrent == 2
     assert isinstance(searcher(RANDOM.model_copy(update={"search": "optuna"}), 2), OptunaSearch)
+
+
+def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``Curve`` tells of four checkpoints each, as Tune hands it to the scheduler; less yaw error is better."""
+    base = trial_config(RANDOM, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
+    asha = scheduler(RANDOM, base)
+    assert asha.set_search_properties(RANDOM.metric, "min")
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray_jobs.trial.tune.report", told.append)
+
+    def decisions(name: str, errors: list[float]) -> list[str]:
+        (tmp_path / name).mkdir()
+        curve, trial = Curve(tmp_path / name, RANDOM, {}, 100, base.teacher.optim), SimpleNamespace(trial_id=name)
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        made = []
+        for step, error in zip((25, 50, 75, 100), errors, strict=True):
+            curve.add("teacher", step, {RANDOM.metric: error})
+            made.append(asha.on_trial_result(None, trial, told[-1]))  # type: ignore[arg-type]
+        assert [row["progress"] for row in curve.rows.values()] == [25, 50, 75, 100]
+        return made
+
+    go, stop = TrialScheduler.CONTINUE, TrialScheduler.STOP
+    assert decisions("good", [1.0, 0.8, 0.7, 0.6]) == [go] * 4
+    assert decisions("as good until its end", [1.0, 0.8, 0.7, 0.9]) == [go] * 4
+    assert decisions("worse from its first checkpoint on", [1.5, 1.5, 1.5, 1.5])[0] == stop
+    assert decisions("worse half-way", [0.9, 1.2, 1.2, 1.2])[:2] == [go, stop]
 
 
 def test_the_budget_counts_the_samples_of_all_trials() -> None:
