@@ -101,7 +101,9 @@ def print_sweep(document: dict[str, Any]) -> None:
     groups, metric = document["groups"], document["metric"]
     keys = list(groups[0]["parameters"]) if groups else []
     columns = [(stage, key) for stage in (groups[0]["final"] if groups else ()) for key in shown(stage)]
-    table = Table(*keys, f"{metric} (select)", *(f"{s.removeprefix('student_')} {k}" for s, k in columns), "trials")
+    table = Table(
+        *keys, f"{metric} (select)", *(f"{s.removeprefix('student_')} {k} (val)" for s, k in columns), "trials"
+    )
     for group in groups:
         cells = [value_text(group["parameters"][key]) for key in keys] + [plus_minus(group["score"])]
         cells += [plus_minus(group["final"][s][k]) if group["final"] else "-" for s, k in columns]

@@ -12,20 +12,25 @@ from PIL import Image
 from pdetr3d.report.page import Gallery
 from pdetr3d.schema import DataError
 
-PLACES = ("*.png", "pictures/*.png")  # of a run directory; one name is one sample in all of them
+# Of a run directory (``ray_jobs/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
+PLACES = ("*.png", "*/images/*/bev_cameras.png")
 RUNS, SAMPLES = 6, 8  # at most so many beside and below one another
 WIDTH_PX = 1000
 
 
 def galleries(runs: Mapping[str, Path]) -> list[Gallery]:
-    """One per picture that at least two of the (first RUNS) directories have under the same name. ``runs``: caption ->
-    run directory.
+    """One per picture that at least two of the (first RUNS) directories have at the same path.
+
+    Args:
+        runs: caption -> run directory.
 
     Raises:
         DataError: for a picture that cannot be read.
     """
     chosen = dict(list(runs.items())[:RUNS])
-    found = {name: {file.name: file for place in PLACES for file in run.glob(place)} for name, run in chosen.items()}
+    found = {
+        name: {str(f.relative_to(run)): f for place in PLACES for f in run.glob(place)} for name, run in chosen.items()
+    }
     shared = sorted({picture for files in found.values() for picture in files})
     rows = [
         (picture, {name: files[picture] for name, files in found.items() if picture in files}) for picture in shared

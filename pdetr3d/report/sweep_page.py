@@ -218,7 +218,7 @@ def _pictures(sweep: Sweep, baseline: Row | None) -> Iterator[Block]:
     if found:
         yield Text(f"The same val samples, by one trial each of up to {RUNS} rows.")
     else:
-        yield Text(f"None: no two run directories of rows hold {' or '.join(PLACES)} of one name.")
+        yield Text(f"None: no two run directories of rows hold {' or '.join(PLACES)} at one path.")
     yield from found
 
 

@@ -204,16 +204,17 @@ def picture(file: Path, size: tuple[int, int] = (1600, 400)) -> None:
     Image.new("RGB", size, (200, 10, 10)).save(file)
 
 
-def test_pictures_of_one_name_stand_side_by_side(tmp_path: Path) -> None:
+def test_pictures_at_one_path_stand_side_by_side(tmp_path: Path) -> None:
     runs = {name: tmp_path / name for name in "abcdefgh"}
     for name, run in runs.items():
-        picture(run / "pictures" / "one.png")
+        picture(run / "teacher" / "images" / "one" / "bev_cameras.png")
         picture(run / f"{name}.png")
+        picture(run / "teacher" / "images" / name / "bev_cameras.png")
     picture(runs["a"] / "two.png")
-    picture(runs["c"] / "pictures" / "two.png", (30, 20))
+    picture(runs["c"] / "two.png", (30, 20))
     made = galleries(runs)
     assert [(g.title, [name for name, _ in g.pictures]) for g in made] == [
-        ("one.png", ["a", "b", "c", "d", "e", "f"]),
+        ("teacher/images/one/bev_cameras.png", ["a", "b", "c", "d", "e", "f"]),
         ("two.png", ["a", "c"]),
     ]
     shown = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) for _, uri in made[1].pictures]
@@ -227,7 +228,7 @@ def test_rows_show_their_first_finished_trials_pictures(tmp_path: Path) -> None:
     for ratio in (0.02, 0.05):
         plant_trial(tmp_path, space, f"{ratio}a", {"label.ratio": ratio, "seed": 0}, 0.1, status="failed")
         plant_trial(tmp_path, space, f"{ratio}b", {"label.ratio": ratio, "seed": 1}, 0.1)
-        picture(tmp_path / "trials" / f"{ratio}b" / "pictures" / "sample.png", (8, 8))
+        picture(tmp_path / "trials" / f"{ratio}b" / "student_ours" / "images" / "sample" / "bev_cameras.png", (8, 8))
     write_sweep(tmp_path, space)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
