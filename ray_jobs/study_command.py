@@ -77,7 +77,7 @@ def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:
         args.kind: getattr(args, args.kind),
         "preset": args.preset,
         "seeds": args.seeds,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"ray_jobs.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "commit": commit(),
         "config": json.loads(config_json),
         "config_digest": hashlib.sha256(config_json.encode()).hexdigest()[:16],
