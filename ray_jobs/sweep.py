@@ -86,6 +86,9 @@ def run(arguments: list[str] | None = None) -> None:
         finally:
             for trial in (*folder.glob("trials/*"), *folder.glob("shared/*")):
                 end_runs(trial)
+        for file in folder.glob(f"trials/*/{STATUS}"):
+            if json.loads(file.read_text())["status"] == "stopped":  # being ended was an error to their own process
+                end_runs(file.parent, "KILLED", of=("FAILED",))
         document = provenance(args, base.to_json()) | {"space": asked, "budget": args.budget} | collect(folder, space)
         for file in (folder / "sweep.json", args.out / f"{space.name}.json"):
             write_json(file, document)

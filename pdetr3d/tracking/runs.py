@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -139,12 +139,16 @@ class Tracker:
             self._warned = True
 
 
-def end_runs(run_dir: Path, status: str = "KILLED") -> None:
-    """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing."""
+def end_runs(run_dir: Path, status: str = "KILLED", of: Collection[str] = ("RUNNING",)) -> None:
+    """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing.
+
+    Args:
+        of: runs of these states get the new one.
+    """
     for name, entry in read_run_file(run_dir).items():
         try:
             client = connect(entry["uri"])
-            if client.get_run(entry["run_id"]).info.status == "RUNNING":
+            if client.get_run(entry["run_id"]).info.status in of:
                 client.set_terminated(entry["run_id"], status)
         except Exception as error:  # tracking never stops work
             log.warning("MLflow at %s: run %r of %s cannot be ended: %s", entry["uri"], name, run_dir, error)

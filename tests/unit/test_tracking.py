@@ -15,7 +15,7 @@ import torch
 
 from pdetr3d.tracking import client as tracking_client
 from pdetr3d.tracking.client import flatten, tracking_uri
-from pdetr3d.tracking.runs import MetricLogger, Tracker, ui_command
+from pdetr3d.tracking.runs import MetricLogger, Tracker, end_runs, ui_command
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +204,19 @@ def test_an_experiment_that_another_job_makes_in_the_same_moment_is_used(store, 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
     second = start(store, tmp_path / "second")
     assert second.run_id and read(second).info.experiment_id == there and len(looked) == 2
+
+
+def test_runs_that_nobody_ended_are_ended_and_others_on_demand(tracking_dir: Path) -> None:
+    states = {
+        name: Tracker.start(tracking_dir, "experiment", name, {}, {}) for name in ("running", "failed", "finished")
+    }
+    states["failed"].finish("FAILED")
+    states["finished"].finish()
+
+    def seen() -> dict[str, str]:
+        return {name: read(tracker).info.status for name, tracker in states.items()}
+
+    end_runs(tracking_dir)
+    assert seen() == {"running": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
+    end_runs(tracking_dir, "KILLED", of=("FAILED",))
+    assert seen() == {"running": "KILLED", "failed": "KILLED", "finished": "FINISHED"}
