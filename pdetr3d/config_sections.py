@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pdetr3d.schema import CLASSES
 
 Positive = Annotated[int, Field(ge=1)]
 Meters = Annotated[float, Field(gt=0)]
-ClassName = Literal[
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-]  # pdetr3d.schema.CLASSES, a test compares
+
+
+def _known_class(name: str) -> str:
+    if name not in CLASSES:
+        raise ValueError(f"{name!r} is no class; allowed: {', '.join(CLASSES)}")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_known_class)]
 
 
 class Section(BaseModel):
@@ -92,7 +91,7 @@ class LabelConfig(Section):
     balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
     no_boxes_of: tuple[ClassName, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
     click_share: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # of the point-labeled samples' objects that get a (simulated) click
+        1.0  # of point-labeled samples' objects that get a (simulated) click
     )
     pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
     redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
@@ -109,8 +108,8 @@ class LabelConfig(Section):
 
     @property
     def everywhere(self) -> LabelConfig:
-        """The same with boxes on all samples."""
-        return self.model_copy(update={"ratio": 1.0, "no_boxes_of": ()})
+        """The same with boxes on all samples: nothing is left to choose."""
+        return self.model_copy(update={"ratio": 1.0, "balance": False, "no_boxes_of": ()})
 
 
 class OptimConfig(Section):

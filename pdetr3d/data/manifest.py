@@ -189,8 +189,8 @@ def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Tab
 
 def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
     """(N, 10): kept objects of each class in each sample."""
-    kept = ((index.annotations(token).label, index.annotations(token).kept) for token in tokens)
-    return np.stack([np.bincount(label[mask], minlength=len(CLASSES)) for label, mask in kept])
+    found = (index.annotations(token) for token in tokens)
+    return np.stack([np.bincount(each.label[each.kept], minlength=len(CLASSES)) for each in found])
 
 
 def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Table:

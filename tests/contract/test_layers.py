@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "schema": {"geometry"},
     "exits": {"schema"},
-    "config_sections": set(),
+    "config_sections": {"schema"},
     "config_models": {"config_sections"},
     "config": {"schema", "config_sections", "config_models"},
     "presets": {"schema", "config"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,6 @@ import pytest
 from scipy.stats import truncnorm
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.config_sections import ClassName
 from pdetr3d.data.clicks import draw_click, place_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import (
@@ -148,10 +146,11 @@ def test_the_index_knows_the_classes_of_a_scene(index: Index, tmp_path: Path) ->
         for scene, tokens in _by_scene(plain).items()
     }
     rare = next(name for name in CLASSES if 0 < sum(name in classes for classes in seen.values()) < len(seen))
-    config = LabelConfig(ratio=0.3, no_boxes_of=(rare,))  # type: ignore[arg-type]
+    lacking = {scene for scene, classes in seen.items() if rare not in classes}
+    config = LabelConfig(ratio=len(lacking) / len(seen), no_boxes_of=(rare,))  # scenes are equally long: all of them
     without = build_manifest(index, "sim_train", config, tmp_path / "without")
     boxed = {scene for scene, tokens in _by_scene(without).items() if without.roles[tokens[0]] == "box"}
-    assert boxed and all(rare not in seen[scene] for scene in boxed)
+    assert boxed == lacking
 
 
 def _by_scene(manifest: LabelManifest) -> dict[str, list[str]]:
@@ -166,8 +165,14 @@ def test_the_first_samples_are_not_chosen_by_class() -> None:
         LabelConfig(split_by="prefix", balance=True)
 
 
-def test_names_of_classes_are_those_of_the_schema() -> None:
-    assert get_args(ClassName) == CLASSES
+def test_an_unknown_class_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="'cyclist' is no class; allowed: car, truck, .*traffic_cone"):
+        LabelConfig(no_boxes_of=("cyclist",))
+
+
+def test_boxes_everywhere_leave_nothing_to_choose() -> None:
+    chosen = LabelConfig(seed=3, split_by="keyframe", balance=True, no_boxes_of=("bus",), click_share=0.5)
+    assert chosen.everywhere == LabelConfig(ratio=1.0, seed=3, split_by="keyframe", click_share=0.5)
 
 
 def test_interrupted_manifest_is_refused(index: Index, tmp_path: Path) -> None:
