@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pdetr3d
-from pdetr3d.config import Config
+from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
@@ -99,7 +99,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
             f"data.packed {packed} with data.dataroot {config.data.dataroot!r}: name the pack by a URI or an absolute "
             "path, since workers run in folders of their own, and the folder of its tables by data.dataroot"
         )
-    if like is not None and like.config.data == config.data and config.data.dataroot:
+    if like is not None and config.data.dataroot and _same_files(like.config.data, config.data):
         copy_missing(like.path / "data", folder, ("index.parquet", MEMORY, SKIPPED))
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
@@ -129,6 +129,11 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
             LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
         )
     return Data(index, manifests[0], manifests[1], skipped)
+
+
+def _same_files(one: DataConfig, other: DataConfig) -> bool:
+    """Whether the same files are read: ``data.sensor`` only says what becomes of them."""
+    return one == other.model_copy(update={"sensor": one.sensor})
 
 
 def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:

@@ -98,6 +98,7 @@ def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(
     second = stages(sim_world, tmp_path / "b", "label.seed=1", like=first)
     assert second.data.index.digest == first.data.index.digest
     assert second.data.manifest.digest != first.data.manifest.digest
+    stages(sim_world, tmp_path / "poorer", "data.sensor.lidar_beams=8", like=first)  # the same files
     with pytest.raises(pytest.fail.Exception, match="indexed again"):  # another dataset section: nothing is taken over
         stages(sim_world, tmp_path / "c", "data.num_sweeps=1", like=first)
 
