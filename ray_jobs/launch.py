@@ -74,27 +74,12 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
                 local["dashboard_port"] = port = free_port()
                 # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        start_ray(address=address, log_to_driver=True, **local)
+        ray.init(address=address, log_to_driver=True, **local)
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
-
-
-def start_ray(**options: Any) -> None:
-    """``ray.init``, once more where the first try runs out of time: a node's processes have 15 s to import themselves,
-    which a machine with fewer cores than work does not always allow."""
-    import ray
-
-    try:
-        ray.init(**options)
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        print("warning: Ray did not start in time (a busy machine?); trying once more", file=sys.stderr)
-        ray.shutdown()
-        ray.init(**options)
 
 
 def free_port() -> int:
