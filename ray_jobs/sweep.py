@@ -84,11 +84,9 @@ def run(arguments: list[str] | None = None) -> None:
         try:
             failed = search(job, concurrency(args.concurrent, base.scaling, ray.cluster_resources()), args.budget)
         finally:
-            for trial in (*folder.glob("trials/*"), *folder.glob("shared/*")):
-                end_runs(trial)
-        for file in folder.glob(f"trials/*/{STATUS}"):
-            if json.loads(file.read_text())["status"] == "stopped":  # being ended was an error to their own process
-                end_runs(file.parent, "KILLED", of=("FAILED",))
+            for place in (*folder.glob("trials/*"), *folder.glob("shared/*")):
+                # Being ended by ASHA was an error to the trial's own process.
+                end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
         document = provenance(args, base.to_json()) | {"space": asked, "budget": args.budget} | collect(folder, space)
         for file in (folder / "sweep.json", args.out / f"{space.name}.json"):
             write_json(file, document)
@@ -97,6 +95,12 @@ def run(arguments: list[str] | None = None) -> None:
     print(f"written: {folder / 'sweep.json'}\nwritten: {file}")
     if failed:
         raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+
+
+def was_stopped(trial: Path) -> bool:
+    """Whether ASHA or a spent budget ended it."""
+    file = trial / STATUS
+    return file.exists() and json.loads(file.read_text())["status"] == "stopped"
 
 
 def changed(space: SearchSpace, args: argparse.Namespace) -> SearchSpace:

@@ -20,7 +20,7 @@ from pdetr3d.schema import DataError
 from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
 from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
 from ray_jobs.stages import labels_key, pretraining_key
-from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher
+from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
 from ray_jobs.sweep_progress import BudgetSpent
 from ray_jobs.trial import Curve
 
@@ -133,6 +133,14 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
     assert decisions("as good until its end", [1.0, 0.8, 0.7, 0.9]) == [go] * 4
     assert decisions("worse from its first checkpoint on", [1.5, 1.5, 1.5, 1.5])[0] == stop
     assert decisions("worse half-way", [0.9, 1.2, 1.2, 1.2])[:2] == [go, stop]
+
+
+def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> None:
+    for status in ("stopped", "failed"):
+        (tmp_path / status).mkdir()
+        (tmp_path / status / "status.json").write_text(f'{{"status": "{status}", "error": null}}')
+    names = ("stopped", "failed", "still_running")
+    assert [was_stopped(tmp_path / name) for name in names] == [True, False, False]
 
 
 def test_the_budget_counts_the_samples_of_all_trials() -> None:
