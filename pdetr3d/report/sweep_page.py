@@ -175,7 +175,9 @@ def _distance(sweep: Sweep, baseline: Row | None) -> Iterator[Block]:
     yield Text(f"{sweep.judged} on the val split, by distance from the car [m]; up to {charts.SHOWN} rows, best first.")
     yield charts.distance_panels(sweep, keys, rows, bins)
     for name in bins if charts.is_grid_of_two(sweep) else ():
-        yield charts.heat_map(sweep, f"{name} m", "by_distance", name, keys[0])
+        path = ("by_distance", name, keys[0])
+        if any(row.spread(sweep.judged, *path).n for row in sweep.rows):
+            yield charts.heat_map(sweep, f"{name} m", *path)
     for key in keys:
         yield Table(
             ["", *bins],

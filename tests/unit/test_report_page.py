@@ -21,7 +21,7 @@ from pdetr3d.report.sweep_page import write_report
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.space import SearchSpace
-from tests.report_cases import cells, plant_trial, space_of, svg_of, svg_texts, write_sweep
+from tests.report_cases import BINS, cells, plant_trial, space_of, svg_of, svg_texts, write_sweep
 
 EVIL = "<script>alert(1)</script>"
 
@@ -131,6 +131,23 @@ def test_two_lists_make_a_heat_map(tmp_path: Path) -> None:
     texts = svg_texts(charts.heat_map(sweep, "all objects", sweep.metric).uri)
     assert {"optim.lr", "student.guidance", "full", "none", "0.01", "0.02", "0.789", "0.456", "0.123"} <= set(texts)
     assert "nan" not in texts
+    far = charts.heat_cells(sweep, "by_distance", BINS[2], "mAP")  # 0.05 less in each bin, see student_scores
+    np.testing.assert_allclose(far, [[0.689, 0.356], [0.023, np.nan]], atol=1e-9)
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert [f"mAP by optim.lr and student.guidance, {name} m" in page for name in BINS] == [True] * len(BINS)
+
+
+def test_distances_of_which_nothing_is_known_have_no_heat_map(tmp_path: Path) -> None:
+    kinds = {"optim.lr": {"values": [0.01, 0.02]}, "student.guidance": {"values": ["full", "none"]}}
+    space = space_of(kinds, metric="mAOE")
+    plant_trial(tmp_path, space, "t0", {"optim.lr": 0.01, "student.guidance": "full"}, 0.5)
+    write_sweep(tmp_path, space)
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert [f"AOE by optim.lr and student.guidance, {name} m" in page for name in BINS] == [
+        False, *[True] * (len(BINS) - 1)
+    ]  # fmt: skip
 
 
 def test_ranges_make_panels_and_importance_a_chart(tmp_path: Path) -> None:
