@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def test_they_can_be_turned_off(tracking_dir: Path, monkeypatch: pytest.MonkeyPa
     assert tracker.history("system/system_memory_usage_percentage") == []
 
 
-def test_without_tracking_nothing_happens() -> None:
-    with system_metrics(Tracker("sqlite:///nowhere", "", None)):
-        pass
+def test_without_tracking_nothing_runs_and_no_store_is_made(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with system_metrics(Tracker(f"sqlite:///{tmp_path}/mlflow.db", "", None)):
+        assert set(threading.enumerate()) == before
+    assert list(tmp_path.iterdir()) == []
