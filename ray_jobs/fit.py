@@ -23,9 +23,9 @@ from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, best_weights, load
-from pdetr3d.training.flow import stream_bytes
+from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import milestones, train
-from pdetr3d.training.plan import Plan
+from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.context import STATS, RayContext, checkpoint_uri, read_progress, set_threads
 from ray_jobs.early_stop import Watcher
@@ -102,7 +102,10 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()
-        return train_stream(ray.get(records), plan, loader, scaling.workers, read_progress(folder), scaling.data_cpus)
+        workers, done = scaling.workers, read_progress(folder)
+        return train_stream(
+            ray.get(records), plan, loader, workers, done, scaling.data_cpus, _task_steps(stage, loader)
+        )
 
     trainer = TorchTrainer(
         _worker,
@@ -150,6 +153,15 @@ def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[
     shared = config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
     storage = f"{shared.rstrip('/')}/{identity}" if shared else str((run_dir / "ray").resolve())
     return storage, f"{storage if '://' in storage else f'file://{storage}'}/{name}"
+
+
+def _task_steps(stage: Stage, loader: BatchLoader) -> int:
+    """``flow.steps_per_task`` on this cluster."""
+    config, scaling = stage.config, stage.config.scaling
+    cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.workers * scaling.cpus_per_worker
+    samples = stage.optim.batch_size // scaling.workers
+    size = batch_bytes(config.data, samples, loader.cameras, 1 + loader.weak_view)
+    return steps_per_task(size, scaling.workers, cpus / scaling.data_cpus)
 
 
 def _stream_options(workers: int) -> ExecutionOptions:

@@ -1,9 +1,9 @@
-"""Ray Data source of batches: one read task loads one local batch, so the driver never decodes a sample.
+"""Ray Data source of batches: read tasks load them, so the driver never decodes a sample.
 
 A row is one collated local batch: a column per array of ``Batch`` (raw bytes, zero-copy both ways) and a JSON header
-with dtypes, shapes, step and rank. Block i of an execution belongs to step ``i // world_size`` and rank
-``i % world_size``: with ``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks
-that it did.
+with dtypes, shapes, step and rank. A read task makes one block, one rank's batches of ``steps_per_task`` steps: a task
+costs about as much as reading a small batch does. Block i of an execution belongs to rank ``i % world_size``: with
+``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks that it did.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -54,18 +54,24 @@ def from_table(table: pa.Table, row: int = 0) -> tuple[dict[str, NDArray], dict[
     return arrays, header
 
 
+class Part(NamedTuple):
+    """What makes one local batch: its records, their pass numbers, and where it belongs."""
+
+    records: list[SampleRecord]
+    passes: list[int]
+    step: int
+    rank: int
+
+
 class BatchSource(Datasource):
-    """Deals ``tasks``: a function of the execution's number that gives, per read task, (records, passes, step, rank).
+    """Deals ``tasks``: a function of the execution's number that gives the parts of each read task.
 
     Args:
         tasks: called in the split coordinator once per execution (0, 1, 2, ...).
         load: reads, augments and collates one local batch.
-        data_cpus: logical CPUs of one read task.
     """
 
-    def __init__(
-        self, tasks: Callable[[int], Iterable[tuple[list[SampleRecord], list[int], int, int]]], load: LoadBatch
-    ) -> None:
+    def __init__(self, tasks: Callable[[int], Iterable[list[Part]]], load: LoadBatch) -> None:
         self.tasks, self.load = tasks, load
 
     def get_name(self) -> str:
@@ -79,34 +85,53 @@ class BatchSource(Datasource):
     ) -> list[ReadTask]:
         # The public interface has no epoch; this attribute is what Ray itself keys reshuffling by. -1: a schema probe.
         number = max(0, getattr(data_context, "_execution_idx", 0))
-        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(_Read(self.load, *task), metadata) for task in self.tasks(number)]
+        return [ReadTask(_Read(self.load, parts), _metadata(len(parts))) for parts in self.tasks(number)]
+
+
+def _metadata(rows: int) -> BlockMetadata:
+    return BlockMetadata(num_rows=rows, size_bytes=None, input_files=None, exec_stats=None)
 
 
 class _Read:
-    """The body of one read task; holds the records of one local batch only."""
+    """The body of one read task; holds the records of its batches only."""
 
-    def __init__(self, load: LoadBatch, records: list[SampleRecord], passes: list[int], step: int, rank: int) -> None:
-        self.load, self.records, self.passes, self.step, self.rank = load, records, passes, step, rank
+    def __init__(self, load: LoadBatch, parts: list[Part]) -> None:
+        self.load, self.parts = load, parts
 
     def __call__(self) -> Iterator[pa.Table]:
-        yield to_table(self.load(self.records, self.passes, self.step), step=self.step, rank=self.rank)
+        rows = (to_table(self.load(p.records, p.passes, p.step), step=p.step, rank=p.rank) for p in self.parts)
+        yield pa.concat_tables(rows)  # copies nothing
 
 
 def train_stream(
-    records: Sequence[SampleRecord], plan: Plan, load: LoadBatch, world_size: int, first_step: int, data_cpus: float
+    records: Sequence[SampleRecord],
+    plan: Plan,
+    load: LoadBatch,
+    world_size: int,
+    first_step: int,
+    data_cpus: float,
+    steps_per_task: int = 1,
 ) -> ray.data.Dataset:
-    """Dataset of the plan from ``first_step`` on, ``steps_per_execution`` steps per execution of it."""
+    """Dataset of the plan from ``first_step`` on, ``steps_per_execution`` steps per execution of it.
+
+    Args:
+        records: the stage's samples. plan: their order. load: reads a batch.
+        data_cpus: logical CPUs of one read task. steps_per_task: steps that it loads for one rank.
+    """
     span = steps_per_execution(world_size)
 
-    def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:
-        begin = first_step + number * span
-        for step in range(begin, min(begin + span, plan.steps)):
-            for rank in range(world_size):
-                share = plan.at(step, rank, world_size)
-                yield [records[i] for i, _ in share], [n for _, n in share], step, rank
+    def part(step: int, rank: int) -> Part:
+        share = plan.at(step, rank, world_size)
+        return Part([records[i] for i, _ in share], [n for _, n in share], step, rank)
 
-    blocks = min(span, plan.steps - first_step) * world_size
+    def tasks(number: int) -> Iterator[list[Part]]:
+        begin = first_step + number * span
+        steps = range(begin, min(begin + span, plan.steps))
+        for chunk in (steps[i : i + steps_per_task] for i in range(0, len(steps), steps_per_task)):
+            for rank in range(world_size):
+                yield [part(step, rank) for step in chunk]
+
+    blocks = -(-min(span, plan.steps - first_step) // steps_per_task) * world_size
     return ray.data.read_datasource(BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, blocks))
 
 
@@ -147,9 +172,9 @@ def inference_stream(
     every = [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
     chunks = {step: chunk for step, chunk in enumerate(every) if step not in done}
 
-    def tasks(number: int) -> Iterator[tuple[list[SampleRecord], list[int], int, int]]:
+    def tasks(number: int) -> Iterator[list[Part]]:
         for step, chunk in chunks.items():
-            yield chunk, [0] * len(chunk), step, 0
+            yield [Part(chunk, [0] * len(chunk), step, 0)]
 
     return ray.data.read_datasource(
         BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, len(chunks))

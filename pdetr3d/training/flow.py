@@ -1,5 +1,8 @@
 """How much a stage's stream keeps in flight: what the jobs (``ray_jobs``) set, and the capacity plan counts with."""
 
+from pdetr3d.config import DataConfig
+from pdetr3d.schema import CAMERAS
+
 PREFETCH = 2  # batches that each training worker works ahead
 # What a training stage's stream may hold in the object store for each of its workers (Ray Data takes half of the store
 # at most, whatever it is told): batches are small and the workers are slower than the decoders.
@@ -8,6 +11,25 @@ STREAM_BYTES = 256 * 1024**2
 # tests/benchmarks/bench_stream.py; fewer where it may hold more). One task always works.
 TASK_BATCHES = 3.0
 PREDICT_BATCH = 4  # samples of a batch of inference
+
+MAX_STEPS_PER_TASK = 8  # by then a task's own cost is shared out: tests/benchmarks/bench_loaders.py
+SWEEP_POINTS = 34_720  # of a nuScenes LiDAR: 32 beams, 1085 directions
+POINT_BYTES = 20  # five float32
+
+
+def batch_bytes(data: DataConfig, samples: int, cameras: bool, clouds: int = 1) -> int:
+    """About what a local batch of so many samples takes in the object store, from the settings alone: whole sweeps,
+    images of ``data.image_size_px`` with ``cameras``, each cloud ``clouds`` times (2: with the weak view)."""
+    width, height = data.image_size_px
+    images = len(CAMERAS) * width * height * 3 if cameras else 0
+    return samples * (images + clouds * data.num_sweeps * SWEEP_POINTS * POINT_BYTES)
+
+
+def steps_per_task(local_batch_bytes: int, workers: int, data_tasks: float) -> int:
+    """Steps that one loading task reads for a worker: the more, the less tasks cost (about as much as reading a
+    quickstart's batch, each), but no more than let ``data_tasks`` tasks work at once under the stream's limit."""
+    room = stream_bytes(workers) / (TASK_BATCHES * max(1.0, data_tasks))
+    return int(min(MAX_STEPS_PER_TASK, max(1, room // local_batch_bytes)))
 
 
 def stream_bytes(workers: int) -> int:

@@ -29,6 +29,7 @@ from pdetr3d.data.load import read_lidar
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
+from pdetr3d.training.flow import batch_bytes, steps_per_task
 from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.fit import _stream_options
@@ -98,7 +99,8 @@ def _bare_all(records: list[SampleRecord], config_json: str) -> None:
 def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
     """As a training worker gets them, through a split of one."""
     quiet_ray_data()
-    dataset = train_stream(records, plan, load, 1, 0, data_cpus=1.0)
+    size = batch_bytes(load.config.data, BATCH, cameras=True)
+    dataset = train_stream(records, plan, load, 1, 0, 1.0, steps_per_task(size, 1, CORES))
     dataset.context.execution_options = _stream_options(1)
     return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
 

@@ -80,12 +80,14 @@ def test_inference_delivers_every_record_once(records: int, batch: int, ray_loca
     assert len(tables) == -(-records // batch)
 
 
-def deliver(plan: Plan, ranks: int, first: int, starts: int) -> dict[int, list[list[tuple[int, int]]]]:
+def deliver(
+    plan: Plan, ranks: int, first: int, starts: int, steps_per_task: int = 1
+) -> dict[int, list[list[tuple[int, int]]]]:
     """rank -> batches of (sample, pass) pairs, through ``streaming_split`` as in Ray Train; one thread per rank."""
     context = DataContext.get_current()
     before, context.execution_options.preserve_order = context.execution_options.preserve_order, True
     try:
-        dataset = train_stream(make_records(plan.samples), plan, load, ranks, first, data_cpus=0.5)
+        dataset = train_stream(make_records(plan.samples), plan, load, ranks, first, 0.5, steps_per_task)
         shards = dataset.streaming_split(ranks, equal=True)
     finally:
         context.execution_options.preserve_order = before
@@ -116,29 +118,29 @@ def planned(plan: Plan, ranks: int, start: int) -> dict[int, list[list[tuple[int
     return {rank: [plan.at(step, rank, ranks) for step in range(start, plan.steps)] for rank in range(ranks)}
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_ranks_get_the_plan_in_order(ranks: int, ray_local: None) -> None:
+@pytest.mark.parametrize(("ranks", "steps_per_task"), [(1, 1), (2, 1), (1, 4), (2, 4)])  # 6 steps: 4 and the rest
+def test_ranks_get_the_plan_in_order(ranks: int, steps_per_task: int, ray_local: None) -> None:
     plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
-    got = deliver(plan, ranks, 0, 0)
+    got = deliver(plan, ranks, 0, 0, steps_per_task)
     assert got == planned(plan, ranks, 0)
     for step in range(plan.steps):  # the global batch does not depend on the number of ranks
         assert [pair for rank in range(ranks) for pair in got[rank][step]] == plan.at(step, 0, 1)
 
 
-@pytest.mark.parametrize(("ranks", "first", "start"), [(2, 3, 3), (1, 2, 4), (1, 6, 6)])
-def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, ray_local: None) -> None:
+@pytest.mark.parametrize(("ranks", "first", "start", "steps_per_task"), [(2, 3, 3, 1), (1, 2, 4, 3), (1, 6, 6, 2)])
+def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, steps_per_task: int, ray_local: None) -> None:
     """Also when the stream began at an older checkpoint than the trainer's, and when nothing is left to do."""
     plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
-    assert deliver(plan, ranks, first, start) == planned(plan, ranks, start)
+    assert deliver(plan, ranks, first, start, steps_per_task) == planned(plan, ranks, start)
 
 
-@pytest.mark.parametrize(("ranks", "first"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("ranks", "first", "steps_per_task"), [(1, 0, 3), (2, 1, 1)])
 def test_several_executions_continue_the_plan(
-    ranks: int, first: int, ray_local: None, monkeypatch: pytest.MonkeyPatch
+    ranks: int, first: int, steps_per_task: int, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MAX_TASKS", 4)  # 4 steps an execution on one rank, 2 on two
     plan = Plan(samples=5, batch_size=2, steps=7, seed=1)
-    assert deliver(plan, ranks, first, first) == planned(plan, ranks, first)
+    assert deliver(plan, ranks, first, first, steps_per_task) == planned(plan, ranks, first)
 
 
 class OneBlock:

@@ -1,0 +1,32 @@
+"""What streams keep in flight, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdetr3d.config import DataConfig
+from pdetr3d.training import flow
+
+MIB = 1024**2
+
+
+def test_batch_bytes_by_hand() -> None:
+    data = DataConfig(num_sweeps=3, image_size_px=(256, 144))
+    images, cloud = 6 * 256 * 144 * 3, 3 * 34_720 * 5 * 4
+    assert flow.batch_bytes(data, 2, cameras=True) == 2 * (images + cloud)
+    assert flow.batch_bytes(data, 4, cameras=False, clouds=2) == 4 * 2 * cloud
+
+
+@pytest.mark.parametrize(
+    ("batch_mib", "workers", "tasks", "steps"),
+    [
+        (8, 1, 2, 5),  # 256 MiB / (3 * 2 * 8) = 5.3
+        (8, 2, 2, 8),  # twice the room: 10.7, but no more than eight
+        (8, 1, 5, 2),
+        (32, 1, 2, 1),
+        (32, 1, 100, 1),  # one at least, even where not all tasks find room
+        (8, 1, 0, 8),  # no CPU left for loading: one task works all the same
+    ],
+)
+def test_steps_per_task_leave_room_for_all_tasks(batch_mib: int, workers: int, tasks: float, steps: int) -> None:
+    assert flow.steps_per_task(batch_mib * MIB, workers, tasks) == steps
