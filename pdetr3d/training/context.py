@@ -48,13 +48,16 @@ class LocalContext:
 
     Args:
         records: the stage's samples. plan: their order. load: reads a batch. folder: where checkpoints stay.
+        device: that trains.
     """
 
     rank, world_size = 0, 1
 
-    def __init__(self, records: list[SampleRecord], plan: Plan, load: LoadBatch, folder: Path) -> None:
+    def __init__(
+        self, records: list[SampleRecord], plan: Plan, load: LoadBatch, folder: Path, device: str = "cpu"
+    ) -> None:
         self.records, self.plan, self.load, self.folder = records, plan, load, folder
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self.history: list[tuple[int, dict[str, float]]] = []
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:

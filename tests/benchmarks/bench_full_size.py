@@ -1,12 +1,13 @@
 """A training step by part: the quickstart, and the full-size presets on the real keyframe. Asserts no time.
 
 Each case runs in a process of its own, whose peak memory is the case's. Without PDETR3D_REAL_DATA only the quickstart.
+Where there is a GPU it trains, on as many copies of the keyframe as a worker of the preset takes at a time, and the
+memory is that of its allocator; a CPU takes one.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,10 +29,11 @@ from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.models.fusion import Fusion
+from pdetr3d.models.recompute import compile_dense
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import Task, build
 from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import train_step
+from pdetr3d.training.loop import peak_memory_bytes, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
 from tests.benchmarks.bench_steps import realistic_batch
@@ -49,12 +51,14 @@ KEYFRAME = [
 # Six whole pictures' activations fill 20 GB; recomputing them is how a teacher fits into small memories.
 SMALL_MEMORY = ["model.checkpoint_activations=true"]
 STUDENT, TEACHER = "student", "teacher"
+GPU = torch.cuda.is_available()
 CASES = [  # preset, stage, amp, steps that are counted
     ("quickstart", TEACHER, "fp32", 5),
     ("quickstart", TEACHER, "bf16", 5),
     *[(f"nuscenes-{lidar}", STUDENT, amp, 3) for lidar in ("pillar", "voxel") for amp in ("fp32", "bf16")],
-    *[(f"nuscenes-{lidar}", TEACHER, "bf16", 1) for lidar in ("pillar", "voxel")],
+    *[(f"nuscenes-{lidar}", TEACHER, "bf16", 5 if GPU else 1) for lidar in ("pillar", "voxel")],
 ]
+COMPILED = [("nuscenes-pillar", STUDENT, "bf16", 3)] if GPU else []  # these again with torch.compile
 
 
 def measured_parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -65,14 +69,21 @@ def measured_parts(model: nn.Module) -> dict[str, nn.Module]:
     return {**dict(model.named_children()), **nested, **fusions}
 
 
+def now() -> float:
+    """Time [s]; all that was asked of the GPU is done by then."""
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Clock:
     """Seconds per name, of every call of the hooked modules since the last ``take``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         for name, module in measured_parts(model).items():
-            module.register_forward_pre_hook(lambda *_, n=name: self._add(n, -time.perf_counter()))
-            module.register_forward_hook(lambda *_, n=name: self._add(n, time.perf_counter()))
+            module.register_forward_pre_hook(lambda *_, n=name: self._add(n, -now()))
+            module.register_forward_hook(lambda *_, n=name: self._add(n, now()))
 
     def _add(self, name: str, seconds: float) -> None:
         self.seconds[name] += seconds
@@ -85,53 +96,63 @@ class Clock:
 
 def time_steps(task: Task, batch: Batch, steps: int, folder: Path) -> dict[str, float]:
     """Median seconds of the parts, of the whole step and of ("losses, backward, optimizer") what is no forward pass."""
-    context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder)
-    optimizer, clock, taken = make_optimizer(task.model, task.optim), Clock(task.model.train()), []
+    context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder, "cuda" if GPU else "cpu")
+    model, batch = task.model.to(context.device).train(), batch.to(context.device)
+    if task.optim.compile:
+        compile_dense(model)
+    optimizer, clock, taken = make_optimizer(model, task.optim), Clock(model), []
     for _ in range(steps + 1):  # the first is not counted
-        begin = time.perf_counter()
-        train_step(task.model, optimizer, task, batch, context, 1e-6)
-        step, parts = time.perf_counter() - begin, clock.take()
+        begin = now()
+        train_step(model, optimizer, task, batch, context, 1e-6)
+        step, parts = now() - begin, clock.take()
         forward = sum(seconds for name, seconds in parts.items() if not name.startswith(" "))
         taken.append({**parts, "losses, backward, optimizer": step - forward, "step": step})
     return {name: statistics.median(one[name] for one in taken[1:]) for name in taken[0]}
 
 
 def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> tuple[Task, Batch]:
-    """The preset's task and a batch of one, the real keyframe."""
+    """The preset's task and a batch of the real keyframe: one, or what a GPU takes of it."""
     config = presets.load(preset, overrides)
     index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.parquet"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "manifest"))[0]
     task = build(stage, config, prior_size_m([record])[0])
-    return task, Batch.from_arrays(task.loader([record], [0], 0))
+    count = task.optim.batch_size // config.scaling.workers if GPU else 1
+    return task, Batch.from_arrays(task.loader([record] * count, list(range(count)), 0))
 
 
-def measure(preset: str, stage: str, amp: str, steps: int) -> None:
-    """Print one line per part (name, seconds), then the peak memory [bytes] of this process."""
+def measure(preset: str, stage: str, amp: str, steps: int, compiled: bool) -> None:
+    """Print a line per part (name, seconds), the batch's size, then the peak memory [bytes] of this process or GPU."""
     torch.set_num_threads(2)
-    precision = f"{'teacher.' if stage == TEACHER else ''}optim.amp={amp}"
+    optim = f"{'teacher.' if stage == TEACHER else ''}optim"
+    chosen = [f"{optim}.amp={amp}", f"{optim}.compile={str(compiled).lower()}"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if preset == "quickstart":
-            task, batch = build(stage, presets.load(preset, [precision]), FALLBACK_SIZE_M), realistic_batch()
+            task, batch = build(stage, presets.load(preset, chosen), FALLBACK_SIZE_M), realistic_batch()
         else:
-            memory = SMALL_MEMORY if stage == TEACHER else []
-            task, batch = real_batch(preset, stage, [*KEYFRAME, precision, *memory], folder)
+            memory = SMALL_MEMORY if stage == TEACHER and not GPU else []
+            task, batch = real_batch(preset, stage, [*KEYFRAME, *chosen, *memory], folder)
         for part, seconds in time_steps(task, batch, steps, folder).items():
             print(f"PART\t{part}\t{seconds}")
-    print(f"PEAK\t{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}")
+    print(f"BATCH\t{len(batch)}")
+    print(f"PEAK\t{peak_memory_bytes()}")
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("preset", "stage", "amp", "steps"), CASES)
-def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("preset", "stage", "amp", "steps", "compiled"),
+    [*((*case, False) for case in CASES), *((*case, True) for case in COMPILED)],
+)
+def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int, compiled: bool) -> None:
     """One table per case."""
     if preset != "quickstart" and not os.environ.get("PDETR3D_REAL_DATA"):
         pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
-    command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps)]
+    command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps), *(["compiled"] if compiled else [])]
     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     parts = {name: float(s) for name, s in (line.split("\t")[1:] for line in lines if line.startswith("PART\t"))}
-    peak = float(lines[-1].removeprefix("PEAK\t"))
-    table = Table("part", "ms", "share", title=f"{preset} {stage}, {amp}: peak {peak / 2**30:.1f} GiB")
+    batch, peak = lines[-2].removeprefix("BATCH\t"), float(lines[-1].removeprefix("PEAK\t"))
+    what = f"{preset} {stage}, {amp}{', compiled' if compiled else ''}, batch {batch}"
+    table = Table("part", "ms", "share", title=f"{what}: peak {peak / 2**30:.1f} GiB")
     for name, seconds in parts.items():
         table.add_row(name, f"{1000 * seconds:.0f}", f"{seconds / parts['step']:.2f}")
     Console(width=100).print(table)
@@ -139,4 +160,4 @@ def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int) -> No
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), "compiled" in sys.argv[5:])
