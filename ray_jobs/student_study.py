@@ -49,14 +49,15 @@ def run(arguments: list[str] | None = None) -> None:
         wanted = {(name, seed): runs[names[name], seed] for seed in args.seeds for name in chosen}
         at_once = base.scaling.concurrent_stages
         make_labels([stages for (name, _), stages in wanted.items() if chosen[name].arm == NEEDS_LABELS], at_once)
-        run_lanes([partial(wanted[n, s].student, chosen[n].arm) for n, s in wanted], at_once)
+        found = run_lanes([partial(figures, wanted[n, s], chosen[n]) for n, s in wanted], at_once)
+        results = dict(zip(wanted, found, strict=True))
         document = {
             **provenance(args, base.to_json()),
             "variants": {
                 name: {
                     "arm": variant.arm,
                     "overrides": list(variant.overrides),
-                    "runs": {str(seed): figures(wanted[name, seed], variant) for seed in args.seeds},
+                    "runs": {str(seed): results[name, seed] for seed in args.seeds},
                 }
                 for name, variant in chosen.items()
             },
@@ -83,7 +84,8 @@ def make_labels(runs: list[Stages], at_once: int) -> None:
 
 
 def figures(stages: Stages, variant: Variant) -> dict[str, Any]:
-    """Scores of the variant's student on the val split, and the quality of the labels that it learned from."""
+    """Trains the variant's student: its scores on the val split, and the quality of the labels that it learned from."""
+    stages.student(variant.arm)
     scores = stages.evaluate([variant.arm])[variant.arm]
     labels = stages.run.result("pseudo_labels") if variant.arm == NEEDS_LABELS else None
     return {

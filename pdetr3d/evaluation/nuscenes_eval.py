@@ -8,6 +8,7 @@ import io
 import json
 import math
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from pdetr3d.evaluation.results_format import (
     write_results,
 )
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
+
+_STDERR = threading.Lock()  # jobs score in several threads
 
 
 def load_tables(dataroot: Path | str, version: str) -> NuScenes:
@@ -180,8 +183,8 @@ def _load_boxes(nusc: NuScenes, config: DetectionConfig, split: str, results: Pa
             results = Path(scratch) / "results.json"
             write_results(results, {token: [out_of_range_entry(token)] for token in tokens})
         try:
-            # load_gt draws a tqdm bar even when it is not verbose.
-            with contextlib.redirect_stderr(io.StringIO()):
+            # load_gt draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
+            with _STDERR, contextlib.redirect_stderr(io.StringIO()):
                 loaded = DetectionEval(nusc, config, str(results), split, scratch, verbose=False)
         except AssertionError as error:
             raise DataError(
