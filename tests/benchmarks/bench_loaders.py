@@ -1,7 +1,8 @@
 """How fast samples arrive: Ray Data against torch's DataLoader, and what reading the files alone costs.
 
-Reads the data of a finished run (PDETR3D_RUN, default runs/quickstart) and prints a table; skips without one. The
-consumer does nothing, so both loaders have all cores; every way reads the teacher's samples, six images and all sweeps.
+Of the data of a run with a trained teacher (PDETR3D_RUN, default runs/quickstart), and of the real keyframe
+(PDETR3D_REAL_DATA) as many times over; each prints tables, and skips without its data. The consumer does nothing, so
+both loaders have all cores. The teacher's samples have six images and all sweeps, the student's all sweeps.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,9 +26,11 @@ from rich.table import Table
 
 from pdetr3d.config import Config
 from pdetr3d.data.index import Index
-from pdetr3d.data.label_manifest import training_records
+from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.data.load import read_lidar
 from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.presets import load as load_preset
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import batch_bytes, steps_per_task
@@ -99,26 +103,21 @@ def _bare_all(records: list[SampleRecord], config_json: str) -> None:
 def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
     """As a training worker gets them, through a split of one."""
     quiet_ray_data()
-    size = batch_bytes(load.config.data, BATCH, cameras=True)
+    size = batch_bytes(load.config.data, BATCH, load.cameras, 1 + load.weak_view)
     dataset = train_stream(records, plan, load, 1, 0, 1.0, steps_per_task(size, 1, CORES))
     dataset.context.execution_options = _stream_options(1)
     return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
 
 
-def test_print_loaders() -> None:
-    """One table."""
-    files = sorted((RUN / "teacher").glob("step_*.pt"))
-    if not files:
-        pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
-    config = Config.from_json(checkpoint.load(files[-1])["config"])
-    records = training_records(
-        Index.open(RUN / "data" / "index.parquet"), LabelManifest.open(RUN / "data" / "manifest")
-    )
-    load = BatchLoader(config, "teacher", cameras=True)
-    plan = Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
+def compare(title: str, records: list[SampleRecord], load: BatchLoader) -> None:
+    """Print one table."""
+    config, plan = load.config, Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
     mine = [records[i] for step in range(WARM_UP, WARM_UP + COUNTED) for i, _ in plan.at(step, 0, 1)]
-
-    table = Table("way", "samples/s", escape("first batch [s]"), "of bare", title=f"{len(mine)} samples, {CORES} cores")
+    if not load.cameras:
+        mine = [replace(record, cameras=()) for record in mine]
+    table = Table(
+        "way", "samples/s", escape("first batch [s]"), "of bare", title=f"{title}: {len(mine)}, {CORES} cores"
+    )
     limit = bare_rate(mine, config)
     table.add_row("files read and decoded, nothing else", f"{limit:.1f}", "", "1.00")
     best = 0.0
@@ -133,7 +132,36 @@ def test_print_loaders() -> None:
         ray.shutdown()
     table.add_row("Ray Data", f"{speed:.1f}", f"{first_s:.1f}", f"{speed / limit:.2f}")
     Console(width=100).print(table)
-    sample, decode = cpu_s(lambda r: load([r], [0]), mine[:50]), cpu_s(full_decode, mine[:50])
     print(f"Ray Data / best torch: {speed / best:.2f}")
-    print(f"CPU per sample: {1000 * sample:.0f} ms, {sample / decode:.2f} of a full decode of its images")
+    sample = cpu_s(lambda r: load([r], [0]), mine[:50])
+    print(f"CPU per sample: {1000 * sample:.1f} ms")
+    if load.cameras:
+        print(f"... {sample / cpu_s(full_decode, mine[:50]):.2f} of a decode of its images at their own size")
     assert speed > 0 and best > 0
+
+
+def test_print_loaders() -> None:
+    """The run's teacher."""
+    files = sorted((RUN / "teacher").glob("step_*.pt"))
+    if not files:
+        pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
+    config = Config.from_json(checkpoint.load(files[-1])["config"])
+    records = training_records(
+        Index.open(RUN / "data" / "index.parquet"), LabelManifest.open(RUN / "data" / "manifest")
+    )
+    compare(f"{config.preset} teacher", records, BatchLoader(config, "teacher", cameras=True))
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_print_loaders_of_real_keyframes(kind: str, tmp_path: Path) -> None:
+    """Images of 1600 x 900 made 704 x 396; one sweep, and the student's without the weak view: what one pass reads."""
+    if not os.environ.get("PDETR3D_REAL_DATA"):
+        pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
+    config = load_preset(
+        "nuscenes-pillar",
+        ["data.image_size_px=[704,396]", "data.num_sweeps=1", "label.ratio=1.0", "data.train_split=mini_train"]
+        + ["student.gt_sampling=[]", "student.guidance=none"],
+    )
+    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", tmp_path / "index.parquet"))
+    record = training_records(index, build_manifest(index, "mini_train", config.label, tmp_path / "manifest"))[0]
+    compare(f"real keyframe, {kind}", [record] * 300, BatchLoader(config, kind, cameras=kind == "teacher"))
