@@ -21,6 +21,7 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 
+from pdetr3d.data.load import one_thread
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
@@ -99,6 +100,7 @@ class _Read:
         self.load, self.parts = load, parts
 
     def __call__(self) -> Iterator[pa.Table]:
+        one_thread()
         rows = (to_table(self.load(p.records, p.passes, p.step), step=p.step, rank=p.rank) for p in self.parts)
         yield pa.concat_tables(rows)  # copies nothing
 

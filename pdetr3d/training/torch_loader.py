@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pdetr3d.data.load import one_thread
 from pdetr3d.schema import DataError, SampleRecord
 from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
@@ -59,11 +60,16 @@ def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str,
         num_workers=processes,
         prefetch_factor=PREFETCH if processes else None,
         collate_fn=_unchanged,
+        worker_init_fn=_begin,
     )
     for arrays in loader:
         if isinstance(arrays, DataError):
             raise arrays
         yield {k: v.numpy() if isinstance(v, Tensor) else v for k, v in arrays.items()}
+
+
+def _begin(_worker: int) -> None:
+    one_thread()
 
 
 def _unchanged(item: object) -> object:

@@ -27,7 +27,7 @@ from rich.table import Table
 from pdetr3d.config import Config
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import build_manifest, training_records
-from pdetr3d.data.load import read_lidar
+from pdetr3d.data.load import one_thread, read_lidar
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.presets import load as load_preset
@@ -75,7 +75,7 @@ def full_decode(record: SampleRecord) -> None:
 
 def cpu_s(body: Callable[[SampleRecord], object], records: list[SampleRecord]) -> float:
     """CPU seconds per sample in this process."""
-    cv2.setNumThreads(1)
+    one_thread()
     body(records[0])
     began = time.process_time()
     for record in records:
@@ -94,7 +94,7 @@ def bare_rate(records: list[SampleRecord], config: Config) -> float:
 
 
 def _bare_all(records: list[SampleRecord], config_json: str) -> None:
-    cv2.setNumThreads(1)
+    one_thread()
     data = Config.from_json(config_json).data
     for record in records:
         bare(record, data.num_sweeps, data.image_size_px)
