@@ -72,14 +72,14 @@ def simulate(
 def index(
     dataroot: Dataroot,
     version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
-    out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.parquet, here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe (Parquet)."""
     from pdetr3d.data.index import Index
     from pdetr3d.data.nuscenes import build_index
 
     # Not beside the tables: datasets are often read-only and shared.
-    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.parquet")
+    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow")
     made = Index.open(path)
     rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
     _say(

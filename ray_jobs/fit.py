@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from pdetr3d.config import Config, OptimConfig
 from pdetr3d.data.files import atomic_path
+from pdetr3d.data.record_list import boxed
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
@@ -65,10 +66,10 @@ class Stage:
     def plan(self) -> Plan:
         """The order of its samples."""
         repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
-        boxed = sum(record.role == "box" for record in self.records)
+        whole = int(boxed(self.records).sum())
         # Stages of box-labeled samples alone have nothing to mix, and mean teacher's records are half and half already.
-        mixes = self.kind == "student" and boxed < len(self.records) and not self.mean_teacher
-        order = (self.steps, self.config.run.seed, repeats, boxed, self.config.box_slots if mixes else 0)
+        mixes = self.kind == "student" and whole < len(self.records) and not self.mean_teacher
+        order = (self.steps, self.config.run.seed, repeats, whole, self.config.box_slots if mixes else 0)
         return Plan(len(self.records), self.optim.batch_size, *order)
 
     @property
@@ -94,8 +95,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         Ray Data says of the stage's stream, ``STATS``.
     """
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
-    samples: Sequence[SampleRecord] = list(stage.records)
-    records, plan, scaling = ray.put(samples), stage.plan, stage.config.scaling
+    records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
     if stage.gt_database is not None:
         loader = loader.pasting(stage.gt_database, stage.steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def _self_labels(stages: Stages) -> Path:
 def mean_teacher_records(stages: Stages) -> list[SampleRecord]:
     """As many box-labeled as point-labeled samples, some repeated, without clicks; ``student.cbgs`` for the former."""
     records = without_clicks(stages.records)
-    labeled = [r for r in records if r.role == "box"]
+    labeled: Sequence[SampleRecord] = [r for r in records if r.role == "box"]
     if stages.config.student.cbgs:
         labeled = class_balanced(labeled, stages.config.run.seed)
     return half_labeled(labeled, [r for r in records if r.role == "point"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pdetr3d.config import Config
@@ -24,6 +25,7 @@ from pdetr3d.data.label_manifest import (
     training_records,
     write_pseudo_labels,
 )
+from pdetr3d.data.record_list import Records, boxed, pick
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.nuscenes_eval import score
@@ -103,7 +105,7 @@ class Stages:
         self.observe: Callable[[str, int, dict[str, Any]], None] | None = None
         self.data: Data = prepare(run, like)
         self.records = self._kept(training_records(self.data.index, self.data.manifest))
-        if not any(record.role == "box" for record in self.records):
+        if not self.records.boxed.any():
             raise DataError(
                 f"{self.run.path}: all box-labeled samples read broken files (see data/{SKIPPED} there) and are left "
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
@@ -132,7 +134,7 @@ class Stages:
     def teacher(self) -> Path:
         """Train the teacher on the box-labeled samples (after the student it starts from); returns its checkpoint."""
         first = self.student("boxes_only")[-1] if self.config.teacher.lidar_init == "boxes_only" else None
-        records = [r for r in self.records if r.role == "box"]
+        records = self.records.select(self.records.boxed)
         steps = total_steps(self.config.teacher.optim.epochs, len(records), self.config.teacher.optim.batch_size)
         return self._train("teacher", "teacher", records, steps, guidance=False, lidar_init=first)[-1]
 
@@ -144,7 +146,7 @@ class Stages:
         began = time.monotonic()
         teacher = self.checkpoints("teacher")[-1]
         everywhere = self.config.label.pseudo_for == "all"
-        records = [r for r in self.records if (everywhere or r.role == "point") and len(r.clicks)]
+        records = self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
         batches = self.pseudo_file.with_name("batches")
         shown = [clicked(record) for record in pictured_records(self)]  # for pictures alone: of the val split
         boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *shown], batches)[0]
@@ -187,7 +189,7 @@ class Stages:
             copy_missing(other.path / stage, self.run.path / stage, files)
             self.run.finish(stage, result)
 
-    def _pseudo_table(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
+    def _pseudo_table(self, records: Sequence[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
         """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
         range_m, snap = self.config.model.range_m, self.config.label.snap
         tables = [
@@ -202,18 +204,18 @@ class Stages:
         return self.run.path / "pseudo_labels" / "pseudo_labels.parquet"
 
     @cached_property
-    def known_records(self) -> list[SampleRecord]:
+    def known_records(self) -> Records:
         """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
         return self._kept(training_records(self.data.index, self.data.everything))
 
-    def _kept(self, records: list[SampleRecord]) -> list[SampleRecord]:
+    def _kept(self, records: Records) -> Records:
         return without(records, self.data.skipped)
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
         """The true boxes of the records' clicks, for reports only."""
         return KnownClicks(records, {r.sample_token: r for r in self.known_records})
 
-    def _quality(self, records: list[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
+    def _quality(self, records: Sequence[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""
         known = self.known_clicks(records)
         return {"teacher": known.quality(boxes), **floors(known, self.config, self.prior)}
@@ -230,9 +232,9 @@ class Stages:
             f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
         )
 
-    def _arm_records(self, arm: str) -> list[SampleRecord]:
+    def _arm_records(self, arm: str) -> Sequence[SampleRecord]:
         if arm == "boxes_only":
-            return [r for r in self.records if r.role == "box"]
+            return self.records.select(self.records.boxed)
         if arm == "full":
             return self.known_records
         if arm in RIVALS:
@@ -255,7 +257,7 @@ class Stages:
         self,
         name: str,
         kind: str,
-        records: list[SampleRecord],
+        records: Sequence[SampleRecord],
         steps: int,
         *,
         guidance: bool,
@@ -269,9 +271,8 @@ class Stages:
                     self.timing[name] = 0.0
                 return self.checkpoints(name)
             began = time.monotonic()
-            records = (
-                sorted(records, key=lambda record: record.role != "box") if self.config.student.box_share else records
-            )
+            if self.config.student.box_share:
+                records = pick(records, np.argsort(~boxed(records), kind="stable"))  # box-labeled ones first
             pastes = kind == "student" and self.config.student.gt_sampling
             tags = {
                 **self.lineage(),
@@ -374,13 +375,14 @@ class Stages:
 
         return score_of
 
-    def clicked_records(self, split: str) -> list[SampleRecord]:
+    def clicked_records(self, split: str) -> Records:
         """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
         folder = self.run.path / "data" / f"manifest_{split}"
         if not (folder / "manifest.json").exists():  # written last
             label = self.config.label.everywhere
             build_manifest(self.data.index, split, label, folder)
-        return [r for r in self._kept(training_records(self.data.index, LabelManifest.open(folder))) if len(r.clicks)]
+        records = self._kept(training_records(self.data.index, LabelManifest.open(folder)))
+        return records.select(records.clicked)
 
     def teacher_scores(self, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
         """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""

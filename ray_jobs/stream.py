@@ -171,16 +171,14 @@ def inference_stream(
     done: Collection[int] = (),
 ) -> ray.data.Dataset:
     """Dataset that delivers every record exactly once, in batches of up to ``batch_size``, but those of ``done``."""
-    every = [list(records[i : i + batch_size]) for i in range(0, len(records), batch_size)]
-    chunks = {step: chunk for step, chunk in enumerate(every) if step not in done}
+    todo = [step for step in range(-(-len(records) // batch_size)) if step not in done]
 
     def tasks(number: int) -> Iterator[list[Part]]:
-        for step, chunk in chunks.items():
+        for step in todo:
+            chunk = list(records[step * batch_size : (step + 1) * batch_size])
             yield [Part(chunk, [0] * len(chunk), step, 0)]
 
-    return ray.data.read_datasource(
-        BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, len(chunks))
-    )
+    return ray.data.read_datasource(BatchSource(tasks, load), num_cpus=data_cpus, override_num_blocks=max(1, len(todo)))
 
 
 class RankBatches:

@@ -57,7 +57,7 @@ def _begin(folder: Path, dataroot: Path, overrides: tuple[str, ...]) -> tuple[Co
     config = presets.load("quickstart", ["label.ratio=0.3", *overrides])
     (folder / "data").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(config.flat()))
-    return config, Index.open(build_index(dataroot, "v1.0-sim", folder / "data" / "index.parquet"))
+    return config, Index.open(build_index(dataroot, "v1.0-sim", folder / "data" / "index.arrow"))
 
 
 def _finish(folder: Path, config: Config, index: Index, manifest: LabelManifest) -> RunLabels:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
+from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
@@ -105,4 +104,4 @@ def poison(index: Index, tokens: set[str], file: Path) -> None:
             box[:, 6] = rng.uniform(-3, 3, n)
             row["ann_box"], row["ann_velocity_m_s"] = box.tolist(), rng.uniform(-9, 9, (n, 2)).tolist()
             row["ann_num_lidar_pts"] = [9 * count for count in row["ann_num_lidar_pts"]]
-    pq.write_table(pa.Table.from_pylist(rows, schema=index.table.schema), file)
+    write_index(file, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), index.dataroot, index.version)

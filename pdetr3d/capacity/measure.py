@@ -22,10 +22,12 @@ import torch
 from pdetr3d.capacity.costs import Measurement, StageCost, depends_on
 from pdetr3d.config import Config
 from pdetr3d.data.gt_sampling import database_of
+from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import build_manifest, prior_size_m, training_records
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.record_list import Records
 from pdetr3d.schema import DataError, SampleRecord, SweepRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task, build
@@ -86,9 +88,9 @@ def disk_bytes(record: SampleRecord, num_sweeps: int, cameras: bool) -> int:
     return sum(os.path.getsize(file) for file in files)
 
 
-def _records(config: Config, folder: Path) -> list[SampleRecord]:
+def _records(config: Config, folder: Path) -> Records:
     """All train samples with all their boxes and clicks."""
-    index = Index.open(build_index(Path(config.data.dataroot), config.data.version, folder / "index.parquet"))
+    index = Index.open(build_index(Path(config.data.dataroot), config.data.version, folder / INDEX))
     label = config.label.everywhere
     return training_records(index, build_manifest(index, config.data.train_split, label, folder / "manifest"))
 
@@ -151,7 +153,7 @@ def sample_cost(loader: BatchLoader, records: Sequence[SampleRecord], local_batc
         "cpu_s": cpu,
         "disk_bytes": sum(disk_bytes(record, data.num_sweeps, cameras) for record in records) / len(records),
         "batch_bytes": sum(a.nbytes for one in arrays for a in one.values()) / len(batch),
-        "record_bytes": len(pickle.dumps(list(records), protocol=5)) / len(records),
+        "record_bytes": len(pickle.dumps(records, protocol=5)) / len(records),
     }
 
 

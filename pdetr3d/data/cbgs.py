@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.record_list import pick
 from pdetr3d.schema import CLASSES, SampleRecord
 
 
-def class_balanced(records: Sequence[SampleRecord], seed: int) -> list[SampleRecord]:
+def class_balanced(records: Sequence[SampleRecord], seed: int) -> Sequence[SampleRecord]:
     """Draw samples so that every class is asked for equally often: D samples, D = the sum over classes of its samples.
 
     Of each class that occurs, D / (number of classes that occur) samples are drawn with replacement from those that
@@ -28,10 +29,8 @@ def class_balanced(records: Sequence[SampleRecord], seed: int) -> list[SampleRec
     counts = holds.reshape(-1, len(CLASSES)).sum(0)
     present = np.nonzero(counts)[0]
     if len(present) == 0:
-        return list(records)
+        return records
     share = int(counts.sum()) // len(present)
-    drawn: list[SampleRecord] = []
-    for label in present:
-        rng = keyed_rng(seed, 0, CLASSES[label], "cbgs")
-        drawn += [records[i] for i in rng.choice(np.nonzero(holds[:, label])[0], share)]
-    return drawn
+    rngs = {label: keyed_rng(seed, 0, CLASSES[label], "cbgs") for label in present}
+    drawn = [rng.choice(np.nonzero(holds[:, label])[0], share) for label, rng in rngs.items()]
+    return pick(records, np.concatenate(drawn))

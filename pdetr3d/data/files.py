@@ -1,4 +1,8 @@
-"""Atomic output and content digests: what every file of the data layer goes through."""
+"""Atomic output and content digests: what every file of the data layer goes through.
+
+Parquet for what is read whole, and travels; Arrow files for tables of one row per keyframe or click: they are mapped
+into memory, so that opening a million rows reads none of them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pdetr3d.schema import DataError
+
+CHUNK_ROWS = 16_384  # of an Arrow file: texts of one chunk must stay below 2 GiB
 
 
 @contextmanager
@@ -64,9 +70,7 @@ def read_parquet(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         DataError: when the file is missing, is no Parquet file, or lacks a column of ``schema``.
     """
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; it is written by an earlier stage (pdetr3d index, pdetr3d label, pseudo_label)"
-        )
+        raise DataError(f"{path}: no such file; it is written by an earlier stage (pseudo_label)")
     try:
         table = pq.read_table(path).combine_chunks()
         if schema is None:
@@ -81,6 +85,42 @@ def read_parquet(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         raise DataError(
             f"{path}: not readable as the expected Parquet file ({error}); delete it and run the stage again"
         ) from error
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    """Write ``table`` to ``path`` as an Arrow file, atomically, in chunks of CHUNK_ROWS rows."""
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        for chunk in _chunks(table):
+            writer.write_table(chunk)
+
+
+def open_arrow(path: Path, schema: pa.Schema) -> pa.Table:
+    """Map an Arrow file of exactly this schema (but for metadata) into memory: nothing is read but where it lies.
+
+    Raises:
+        DataError: when the file is missing, is no Arrow file, or has other columns.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; it is written by pdetr3d index or pdetr3d label")
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: no Arrow file ({error}); write it again with this version") from error
+    if not table.schema.equals(schema):
+        raise DataError(
+            f"{path}: columns {_named(table.schema)} instead of {_named(schema)}; write it again with this version"
+        )
+    return table
+
+
+def _named(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _chunks(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows in order, CHUNK_ROWS at a time, however ``table`` is chunked."""
+    for start in range(0, table.num_rows, CHUNK_ROWS):
+        yield table.slice(start, CHUNK_ROWS).combine_chunks()
 
 
 class _HashSink:
@@ -106,8 +146,9 @@ def table_digest(*tables: pa.Table) -> str:
     """Hex digest (16 digits) of schema and values of the tables, independent of file paths and schema metadata."""
     sink = _HashSink()
     for table in tables:
-        bare = table.combine_chunks().replace_schema_metadata(None)
+        bare = table.replace_schema_metadata(None)
         with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), bare.schema) as writer:
-            writer.write_table(bare)
+            for chunk in _chunks(bare):  # copied: bytes of a slice depend on what it is a slice of
+                writer.write_table(chunk.take(pa.array(range(len(chunk)))))
         sink.closed = False
     return sink.hash.hexdigest()[:16]

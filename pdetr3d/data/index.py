@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pdetr3d.data.files import read_parquet, table_digest
+from pdetr3d.data.files import open_arrow, table_digest, write_arrow
+from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.schema import (
     CAMERAS,
     Boxes3D,
@@ -24,8 +26,9 @@ from pdetr3d.schema import (
     SweepRecord,
 )
 
-LAYOUT = "1"  # of the columns; changes with INDEX_SCHEMA
-ESCAPES = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"  # an absolute path, a drive, or a step up
+FILE = "index.arrow"  # in a run directory
+LAYOUT = "2"  # of the columns and the file; changes with INDEX_SCHEMA
+ESCAPES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a drive, or a step up
 
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
 # One row per keyframe. Paths are relative to the dataroot. Lists named alike have equal lengths:
@@ -90,45 +93,99 @@ class Annotations:
         )
 
 
-class _Lists:
-    """A list column (primitives, strings, fixed-size lists) as flat values and offsets: no Python object per item."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        array = column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # a table of zero rows
-            array = pa.array([], column.type)
-        self.offsets = array.offsets.to_numpy(zero_copy_only=False)
-        values = array.values
-        width = 0
-        if pa.types.is_fixed_size_list(values.type):
-            width, values = values.type.list_size, values.values
-        self.values = values.to_numpy(zero_copy_only=False)
-        if width:
-            self.values = self.values.reshape(-1, width)
-
-    def __getitem__(self, row: int) -> NDArray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+# What a record is made of: nothing of an annotation.
+RECORD_COLUMNS = [
+    "sample_token",
+    "scene_token",
+    "timestamp_us",
+    "lidar_path",
+    "lidar2ego",
+    "ego2global",
+    "sweep_path",
+    "sweep2lidar",
+    "sweep_dt_s",
+    "camera_path",
+    "camera_size_px",
+    "lidar2img",
+]
 
 
-def _refuse_escapes(file: Path, table: pa.Table) -> None:
-    """``build_index`` writes no such path; an index that came from elsewhere, or in a pack, may."""
-    for name in ("lidar_path", "sweep_path", "camera_path"):
-        paths = table.column(name)
-        paths = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
-        bad = paths.filter(pc.match_substring_regex(paths, ESCAPES))
-        if len(bad):
+class RecordTable:
+    """The rows of an index that records are made of.
+
+    Attributes:
+        rows: with RECORD_COLUMNS, or more. dataroot: that its paths are relative to. source: file named in messages.
+    """
+
+    def __init__(self, rows: RowTable, dataroot: Path, source: Path) -> None:
+        self.rows, self.dataroot, self.source = rows, dataroot, source
+
+    def record(self, row: int, role: str, boxes: Boxes3D, clicks: PointLabels) -> SampleRecord:
+        """The record of a row.
+
+        Raises:
+            DataError: when it names a file outside the dataroot: ``build_index`` writes no such path; an index that
+                came from elsewhere, or in a pack, may.
+        """
+        rows = self.rows
+        return SampleRecord(
+            sample_token=rows.value("sample_token", row),
+            scene_token=rows.value("scene_token", row),
+            timestamp_us=rows.value("timestamp_us", row),
+            role=role,
+            lidar_path=self._file("lidar_path", rows.value("lidar_path", row)),
+            sweeps=self._sweeps(row),
+            cameras=self._cameras(row),
+            lidar2ego=rows.matrix("lidar2ego", row),
+            ego2global=rows.matrix("ego2global", row),
+            boxes=boxes,
+            clicks=clicks,
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> RecordTable:
+        """A copy of ascending rows, without annotations."""
+        return RecordTable(self.rows.take(rows, RECORD_COLUMNS), self.dataroot, self.source)
+
+    def _file(self, name: str, path: str) -> str:
+        if ESCAPES.search(path):
             raise DataError(
-                f"{file}: {name} {bad[0].as_py()!r}: path escapes dataroot; names must be relative to it, without '..';"
-                " make the index anew by pdetr3d index"
+                f"{self.source}: {name} {path!r}: path escapes dataroot; names must be relative to it, without '..'; "
+                "make the index anew by pdetr3d index"
             )
+        return f"{self.dataroot}/{path}"
+
+    def _sweeps(self, row: int) -> tuple[SweepRecord, ...]:
+        columns = (self.rows.items(name, row) for name in ("sweep_path", "sweep2lidar", "sweep_dt_s"))
+        return tuple(
+            SweepRecord(self._file("sweep_path", path), matrix.reshape(4, 4), float(dt))
+            for path, matrix, dt in zip(*columns, strict=True)
+        )
+
+    def _cameras(self, row: int) -> tuple[CameraRecord | None, ...]:
+        columns = (self.rows.items(name, row) for name in ("camera_path", "camera_size_px", "lidar2img"))
+        cameras = tuple(
+            None
+            if path is None
+            else CameraRecord(self._file("camera_path", path), int(size[0]), int(size[1]), matrix.reshape(4, 4))
+            for path, size, matrix in zip(*columns, strict=True)
+        )
+        assert len(cameras) == len(CAMERAS)
+        return cameras
+
+
+def write_index(path: Path, table: pa.Table, dataroot: Path, version: str) -> None:
+    """Write an index of INDEX_SCHEMA's columns, atomically; its digest is stored with it, since it reads all of it."""
+    digest = table_digest(table)
+    metadata = {"dataroot": str(dataroot), "version": version, "layout": LAYOUT, "digest": digest}
+    write_arrow(path, table.replace_schema_metadata(metadata))
 
 
 class Index:
     """Read-only view of an index file.
 
     Attributes:
-        path: the file. digest: hex digest of its content (independent of where dataroot lies).
-        dataroot, version: as given to ``build_index``.
+        path: the file. digest: 16 hex digits of its content (independent of where dataroot lies), taken when written.
+        dataroot, version: as given to ``build_index``. table: all columns. records: what records are made of.
     """
 
     def __init__(self, path: Path, table: pa.Table) -> None:
@@ -138,44 +195,37 @@ class Index:
                 f"{path}: not an index of this version (layout {metadata.get('layout')}, need {LAYOUT}); "
                 "run pdetr3d index again"
             )
-        self.path = path
-        self.dataroot = Path(metadata["dataroot"])
-        self.version = metadata["version"]
-        self.table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA.with_metadata(table.schema.metadata))
-        _refuse_escapes(path, self.table)
-        self._row = {token: row for row, token in enumerate(table.column("sample_token").to_pylist())}
-        self._lists: dict[str, Any] = {}
+        self.path, self.table = path, table
+        self.dataroot, self.version = Path(metadata["dataroot"]), metadata["version"]
+        self.digest = metadata["digest"]
+        self.records = RecordTable(RowTable(table), self.dataroot, path)
 
     @staticmethod
     def open(path: Path) -> Index:
-        """Open what ``build_index`` wrote.
+        """Open what ``build_index`` wrote; its rows are read when they are asked for.
 
         Raises:
-            DataError: when the file is missing, is not an index of this layout, or names files outside the dataroot.
+            DataError: when the file is missing or is not an index of this layout.
         """
-        return Index(Path(path), read_parquet(Path(path)))
-
-    @cached_property
-    def digest(self) -> str:
-        """16 hex digits over all columns."""
-        return table_digest(self.table)
+        return Index(Path(path), open_arrow(Path(path), INDEX_SCHEMA))
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     @cached_property
-    def _split_tokens(self) -> dict[str, list[str]]:
-        result: dict[str, list[str]] = {}
-        tokens, splits = self.table.column("sample_token").to_pylist(), self.table.column("splits").to_pylist()
-        for token, names in zip(tokens, splits, strict=True):
-            for name in names:
-                result.setdefault(name, []).append(token)
-        return result
+    def _split_rows(self) -> dict[str, NDArray[np.int64]]:
+        splits = self.table.column("splits")
+        names, rows = pc.list_flatten(splits), pc.list_parent_indices(splits).to_numpy()
+        return {name: rows[pc.equal(names, name).to_numpy()] for name in pc.unique(names).to_pylist()}
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {token: row for row, token in enumerate(self.table.column("sample_token").to_pylist())}
 
     @property
     def splits(self) -> list[str]:
         """Names of the splits that have samples here, sorted."""
-        return sorted(self._split_tokens)
+        return sorted(self._split_rows)
 
     def tokens(self, split: str) -> list[str]:
         """Sample tokens of a split, in index order.
@@ -183,15 +233,27 @@ class Index:
         Raises:
             DataError: when the split has no samples here; names those that have.
         """
-        if split not in self._split_tokens:
-            available = {name: len(tokens) for name, tokens in sorted(self._split_tokens.items())}
+        return self.table.column("sample_token").take(pa.array(self.rows(split))).to_pylist()
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Row numbers of a split, ascending.
+
+        Raises:
+            DataError: as ``tokens``.
+        """
+        if split not in self._split_rows:
+            available = {name: len(rows) for name, rows in sorted(self._split_rows.items())}
             close = difflib.get_close_matches(split, available, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DataError(
                 f"split {split!r} has no samples in {self.path} ({self.version}): {hint}"
                 f"available (samples): {available}"
             )
-        return list(self._split_tokens[split])
+        return self._split_rows[split]
+
+    def rows_of(self, tokens: pa.ChunkedArray) -> NDArray[np.int64]:
+        """Row number of each of many samples; -1: unknown here."""
+        return places(tokens, self.table.column("sample_token"))
 
     def row(self, token: str) -> int:
         """Row number of a sample.
@@ -216,63 +278,29 @@ class Index:
         """One column for many samples, in the order of ``tokens``."""
         return self.table.column(name).take([self.row(token) for token in tokens]).to_pylist()
 
-    def _list(self, name: str, row: int) -> NDArray:
-        if name not in self._lists:
-            self._lists[name] = _Lists(self.table.column(name))
-        return self._lists[name][row]
-
-    def _matrix(self, name: str, row: int) -> NDArray[np.float64]:
-        if name not in self._lists:
-            self._lists[name] = (
-                self.table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4, 4)
-            )
-        return self._lists[name][row]
-
     def annotations(self, token: str) -> Annotations:
         """All annotations of a sample. For labeling and scoring; training sees only ``training_records``."""
-        row = self.row(token)
+        return self.annotations_of_row(self.row(token))
+
+    def annotations_of_row(self, row: int) -> Annotations:
+        """``annotations`` by row number."""
+        items = self.records.rows.items
         return Annotations(
-            token=self._list("ann_token", row),
-            label=self._list("ann_label", row),
-            box=self._list("ann_box", row),
-            velocity_m_s=self._list("ann_velocity_m_s", row),
-            num_lidar_pts=self._list("ann_num_lidar_pts", row),
-            num_radar_pts=self._list("ann_num_radar_pts", row),
+            token=items("ann_token", row),
+            label=items("ann_label", row),
+            box=items("ann_box", row),
+            velocity_m_s=items("ann_velocity_m_s", row),
+            num_lidar_pts=items("ann_num_lidar_pts", row),
+            num_radar_pts=items("ann_num_radar_pts", row),
         )
 
     def record(
         self, token: str, role: str = "unlabeled", boxes: Boxes3D | None = None, clicks: PointLabels | None = None
     ) -> SampleRecord:
-        """Files and poses of a sample, with the labels given (none by default: annotations are never read here)."""
-        row = self.row(token)
-        return SampleRecord(
-            sample_token=token,
-            scene_token=self.table.column("scene_token")[row].as_py(),
-            timestamp_us=self.table.column("timestamp_us")[row].as_py(),
-            role=role,
-            lidar_path=str(self.dataroot / self.table.column("lidar_path")[row].as_py()),
-            sweeps=self._sweeps(row),
-            cameras=self._cameras(row),
-            lidar2ego=self._matrix("lidar2ego", row),
-            ego2global=self._matrix("ego2global", row),
-            boxes=Boxes3D.empty() if boxes is None else boxes,
-            clicks=PointLabels.empty() if clicks is None else clicks,
-        )
+        """Files and poses of a sample, with the labels given (none by default: annotations are never read here).
 
-    def _sweeps(self, row: int) -> tuple[SweepRecord, ...]:
-        columns = (self._list("sweep_path", row), self._list("sweep2lidar", row), self._list("sweep_dt_s", row))
-        return tuple(
-            SweepRecord(str(self.dataroot / path), matrix.reshape(4, 4), float(dt))
-            for path, matrix, dt in zip(*columns, strict=True)
-        )
-
-    def _cameras(self, row: int) -> tuple[CameraRecord | None, ...]:
-        columns = (self._list("camera_path", row), self._list("camera_size_px", row), self._list("lidar2img", row))
-        cameras = tuple(
-            None
-            if path is None
-            else CameraRecord(str(self.dataroot / path), int(size[0]), int(size[1]), matrix.reshape(4, 4))
-            for path, size, matrix in zip(*columns, strict=True)
-        )
-        assert len(cameras) == len(CAMERAS)
-        return cameras
+        Raises:
+            DataError: for an unknown token, or paths outside the dataroot.
+        """
+        boxes = Boxes3D.empty() if boxes is None else boxes
+        return self.records.record(self.row(token), role, boxes, PointLabels.empty() if clicks is None else clicks)

@@ -1,6 +1,6 @@
 """The label manifest: which train samples are box-labeled, and one stored click per kept object of every train sample.
 
-A folder of samples.parquet, clicks.parquet and manifest.json (written last: without it the folder is no manifest).
+A folder of samples.arrow, clicks.arrow and manifest.json (written last: without it the folder is no manifest).
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.clicks import place_clicks
-from pdetr3d.data.files import atomic_path, read_parquet, table_digest, write_parquet
+from pdetr3d.data.files import atomic_path, open_arrow, table_digest, write_arrow
 from pdetr3d.data.index import Index
+from pdetr3d.data.row_table import places
 from pdetr3d.schema import CLASSES, DataError
 
+# clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples.
 SAMPLES_SCHEMA = pa.schema(
-    [("sample_token", pa.string()), ("scene_token", pa.string()), ("split", pa.string()), ("role", pa.string())]
+    [
+        ("sample_token", pa.string()),
+        ("scene_token", pa.string()),
+        ("split", pa.string()),
+        ("role", pa.string()),
+        ("clicks", pa.int64()),
+    ]
 )
 # x, y, z: LIDAR_TOP [m]. source: sim | human. annotation_token: of simulated clicks only. track_id: of people's clicks,
 # where they gave one.
@@ -41,6 +50,9 @@ CLICKS_SCHEMA = pa.schema(
         ("track_id", pa.string()),
     ]
 )
+
+
+VERIFIED_CLICKS = 5_000_000  # the tables of up to so many are read whole when opened; of more, only counted
 
 
 class LabelManifest:
@@ -73,17 +85,21 @@ class LabelManifest:
             info = json.loads((path / "manifest.json").read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"{path / 'manifest.json'}: no label manifest here ({error}); {again}") from error
-        samples = read_parquet(path / "samples.parquet", SAMPLES_SCHEMA)
-        clicks = read_parquet(path / "clicks.parquet", CLICKS_SCHEMA)
-        if table_digest(samples, clicks) != info["digest"]:
+        samples = open_arrow(path / "samples.arrow", SAMPLES_SCHEMA)
+        clicks = open_arrow(path / "clicks.arrow", CLICKS_SCHEMA)
+        counted = (samples.num_rows, clicks.num_rows, pc.sum(samples["clicks"], min_count=0).as_py())
+        same = counted == (info.get("samples"), info.get("clicks"), info.get("clicks"))
+        if same and clicks.num_rows <= VERIFIED_CLICKS:
+            same = table_digest(samples, clicks) == info["digest"]
+        if not same:
             raise DataError(
-                f"{path}: samples.parquet and clicks.parquet differ from manifest.json (interrupted or edited); {again}"
+                f"{path}: samples.arrow and clicks.arrow differ from manifest.json (interrupted or edited); {again}"
             )
         return LabelManifest(path, samples, clicks, info)
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """sample_token -> "box" | "point", every train sample, in manifest order."""
+        """sample_token -> "box" | "point", every train sample, in manifest order: an object for each."""
         return dict(
             zip(self.samples.column("sample_token").to_pylist(), self.samples.column("role").to_pylist(), strict=True)
         )
@@ -91,26 +107,24 @@ class LabelManifest:
     @property
     def achieved_ratio(self) -> float:
         """Share of the train samples that are box-labeled."""
-        return sum(role == "box" for role in self.roles.values()) / len(self.roles)
+        return float(self.boxed.mean())
+
+    @cached_property
+    def boxed(self) -> NDArray[np.bool_]:
+        """(N,): which train samples are box-labeled, in manifest order."""
+        return pc.equal(self.samples["role"], "box").to_numpy()
+
+    @cached_property
+    def click_range(self) -> NDArray[np.int64]:
+        """(N, 2): each train sample's clicks are rows ``begin .. end - 1`` of ``clicks``."""
+        end = np.cumsum(self.samples["clicks"].to_numpy())
+        return np.stack([end - self.samples["clicks"].to_numpy(), end], 1)
 
     @cached_property
     def track_of(self) -> dict[str, str]:
         """click_id -> track_id of the clicks that carry one (people's, where they gave it): one object of a scene."""
         names, tracks = (self.clicks.column(name).to_pylist() for name in ("click_id", "track_id"))
         return {name: track for name, track in zip(names, tracks, strict=True) if track is not None}
-
-    @cached_property
-    def clicks_of(self) -> dict[str, NDArray[np.int64]]:
-        """sample_token -> row numbers of its clicks, in table order; a sample without clicks is absent."""
-        tokens = self.clicks.column("sample_token").to_numpy(zero_copy_only=False)
-        return {str(token): np.asarray(rows, np.int64) for token, rows in _group(tokens).items()}
-
-
-def _group(tokens: NDArray[np.object_]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for row, token in enumerate(tokens):
-        groups.setdefault(token, []).append(row)
-    return groups
 
 
 def build_manifest(index: Index, split: str, config: LabelConfig, out_dir: Path) -> LabelManifest:
@@ -165,8 +179,18 @@ def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Tab
     boxed = box_labeled(tokens, scenes, index.column("timestamp_us", tokens), config, counts)
     roles = ["box" if token in boxed else "point" for token in tokens]
     clicks = _leave_out(clicks, boxed, config)
+    sample = places(clicks["sample_token"], pa.chunked_array([tokens], pa.string()))
+    if (np.diff(sample) < 0).any():
+        clicks = clicks.take(pa.array(np.argsort(sample, kind="stable")))
+    counts_of = np.bincount(sample, minlength=len(tokens))
     samples = pa.table(
-        {"sample_token": tokens, "scene_token": scenes, "split": [split] * len(tokens), "role": roles},
+        {
+            "sample_token": tokens,
+            "scene_token": scenes,
+            "split": [split] * len(tokens),
+            "role": roles,
+            "clicks": counts_of,
+        },
         schema=SAMPLES_SCHEMA,
     )
     info = {
@@ -180,8 +204,8 @@ def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Tab
         "digest": table_digest(samples, clicks),
     }
     (out_dir / "manifest.json").unlink(missing_ok=True)
-    write_parquet(out_dir / "samples.parquet", samples)
-    write_parquet(out_dir / "clicks.parquet", clicks)
+    write_arrow(out_dir / "samples.arrow", samples)
+    write_arrow(out_dir / "clicks.arrow", clicks)
     with atomic_path(out_dir / "manifest.json") as temporary:
         temporary.write_text(json.dumps(info, indent=1) + "\n")
     return LabelManifest.open(out_dir)

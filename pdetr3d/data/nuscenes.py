@@ -1,4 +1,4 @@
-"""From the nuScenes tables to the index: one Parquet row per keyframe, made once, by the devkit.
+"""From the nuScenes tables to the index: one row per keyframe, made once, by the devkit.
 
 Every field is in the keyframe's LIDAR_TOP frame; transforms are composed in float64 through each sensor's own ego pose.
 """
@@ -17,8 +17,7 @@ from nuscenes import NuScenes
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.splits import create_splits_scenes
 
-from pdetr3d.data.files import write_parquet
-from pdetr3d.data.index import INDEX_SCHEMA, LAYOUT
+from pdetr3d.data.index import INDEX_SCHEMA, write_index
 from pdetr3d.data.load import check_lidar_size
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
@@ -36,7 +35,7 @@ MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts
 
 
 def build_index(dataroot: Path, version: str, out: Path, *, whole: bool = True) -> Path:
-    """Read the tables of ``dataroot/version`` and write the index to ``out`` (Parquet, atomic).
+    """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
 
     The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out;
     those without LiDAR and radar points stay, told by their counts. Checked here, for every file a row names: it lies
@@ -63,9 +62,7 @@ def build_index(dataroot: Path, version: str, out: Path, *, whole: bool = True) 
         log.warning(
             "%d sweep files are missing under %s; these sweeps are left out", len(reader.missing_sweeps), dataroot
         )
-    metadata = {"dataroot": str(dataroot), "version": version, "layout": LAYOUT}
-    table = pa.Table.from_batches(batches, schema=INDEX_SCHEMA).replace_schema_metadata(metadata)
-    write_parquet(Path(out), table)
+    write_index(Path(out), pa.Table.from_batches(batches, schema=INDEX_SCHEMA), dataroot, version)
     return Path(out)
 
 

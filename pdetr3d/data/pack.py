@@ -76,9 +76,16 @@ def pack(
         for _ in track(pool.map(work, jobs), "packing shards", total=len(jobs)):
             pass
     shards = [json.loads(_read(filesystem, f"{path}/{_note(number)}")) for number in range(len(chunks))]
-    _write(filesystem, f"{path}/{INDEX}", index_file.read_bytes())
+    _put_index(index, filesystem, path)
     _write(filesystem, f"{path}/{MANIFEST}", json.dumps({**plan, "shards": shards}).encode())
     return Pack(uri)
+
+
+def _put_index(index: Index, filesystem: FileSystem, path: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / INDEX
+        pq.write_table(index.table, local)
+        copy_files(str(local), f"{path}/{INDEX}", destination_filesystem=filesystem)
 
 
 def verify(uri: str) -> Pack:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from pdetr3d.data.files import write_parquet
+from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
 from pdetr3d.schema import DataError
 
 # points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,
@@ -125,10 +125,16 @@ def _footer(uri: str, file: str) -> pq.FileMetaData:
 
 
 def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
-    """Write the pack's index to ``out``, for tables at ``dataroot``: of the dataset's files nothing need be there."""
-    table = pq.read_table(pa.BufferReader(pack.read_bytes(INDEX)))
-    metadata = {**table.schema.metadata, b"dataroot": str(dataroot.absolute()).encode()}
-    write_parquet(out, table.replace_schema_metadata(metadata))
+    """Write the pack's index to ``out``, for tables at ``dataroot``: of the dataset's files nothing need be there.
+
+    Raises:
+        DataError: when it is not the index that was packed.
+    """
+    table = pq.read_table(pa.BufferReader(pack.read_bytes(INDEX)), schema=INDEX_SCHEMA)
+    write_index(out, table, dataroot.absolute(), pack.info["version"])
+    if Index.open(out).digest != pack.info["index"]:
+        out.unlink()
+        raise DataError(f"{pack.uri}/{INDEX} is not what {MANIFEST} says; copy it again, or pack the dataset again")
 
 
 def check_pack(pack: Pack, version: str, tokens: list[str], num_sweeps: int) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pdetr3d.data.index import Annotations, Index
-from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
+from pdetr3d.data.record_list import CLICK_COLUMNS, ROLES, Records, boxed, pick, ranges
+from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import (
     CLASSES,
@@ -17,15 +23,16 @@ from pdetr3d.schema import (
     SOURCE_HUMAN,
     Boxes3D,
     DataError,
-    PointLabels,
     SampleRecord,
 )
+
+ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
 
 
 def training_records(
     index: Index, manifest: LabelManifest, pseudo: Path | None = None, *, pseudo_everywhere: bool = False
-) -> list[SampleRecord]:
-    """Records of every train sample, in manifest order.
+) -> Records:
+    """Records of every train sample, in manifest order, each made when it is asked for.
 
     Box-labeled: human boxes of the kept objects, clicks with ``box_index``. Point-labeled: no field of any annotation;
     ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused).
@@ -35,36 +42,48 @@ def training_records(
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
             pseudo label disagrees with its click about sample or class.
     """
-    unknown = [token for token in manifest.roles if token not in index]
-    if unknown:
+    row = index.rows_of(manifest.samples["sample_token"])
+    unknown = np.nonzero(row < 0)[0]
+    if len(unknown):
         raise DataError(
-            f"{manifest.path}: {len(unknown)} samples are not in {index.path}, e.g. {unknown[0]!r}; "
-            "run pdetr3d label again"
+            f"{manifest.path}: {len(unknown)} samples are not in {index.path}, e.g. "
+            f"{manifest.samples['sample_token'][unknown[0]].as_py()!r}; run pdetr3d label again"
         )
-    clicks = _Clicks(manifest)
-    labels = {} if pseudo is None else _pseudo_boxes(Path(pseudo), manifest)
-    records = []
-    for token, manifest_role in manifest.roles.items():
-        role = "point" if pseudo_everywhere else manifest_role
-        rows = manifest.clicks_of.get(token, np.zeros(0, np.int64))
-        if role == "box":
-            annotations = index.annotations(token)
-            boxes = annotations.boxes()
-            box_index = clicks.match(rows, annotations, boxes)
-        else:
-            boxes = labels.get(token, Boxes3D.empty())
-            box_index = np.full(len(rows), -1, np.int64)
-        records.append(index.record(token, role, boxes, clicks.points(rows, box_index)))
-    return records
+    whole = np.zeros(len(row), bool) if pseudo_everywhere else manifest.boxed
+    records = _human_labels(index, manifest, row, np.nonzero(whole)[0])
+    if pseudo is not None:
+        made, made_range = _pseudo_boxes(Path(pseudo), manifest)
+        records = replace(
+            records,
+            boxes=Boxes3D.concatenate([records.boxes, made]),
+            box_range=np.where(whole[:, None], records.box_range, made_range + len(records.boxes)),
+        )
+    return replace(records, role=_roles(whole))
 
 
-def eval_records(index: Index, split: str) -> list[SampleRecord]:
+def _roles(whole: NDArray[np.bool_]) -> NDArray[np.int8]:
+    return np.where(whole, ROLES.index("box"), ROLES.index("point")).astype(np.int8)
+
+
+def eval_records(index: Index, split: str) -> Records:
     """Records of a split for inference: role "unlabeled", no boxes, no clicks.
 
     Raises:
         DataError: when the split has no samples.
     """
-    return [index.record(token) for token in index.tokens(split)]
+    row = index.rows(split)
+    nothing = np.zeros((len(row), 2), np.int64)
+    return Records(
+        table=index.records,
+        row=row,
+        role=np.zeros(len(row), np.int8),
+        boxes=Boxes3D.empty(),
+        box_range=nothing,
+        clicks=RowTable(CLICKS_SCHEMA.empty_table()),
+        click_range=nothing,
+        click_box=np.zeros(0, np.int64),
+        click_box_of=np.full(len(row), -1),
+    )
 
 
 def inspection_record(index: Index, token: str, manifest: LabelManifest | None = None) -> SampleRecord:
@@ -75,25 +94,24 @@ def inspection_record(index: Index, token: str, manifest: LabelManifest | None =
 def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest | None = None) -> list[SampleRecord]:
     """Samples as people and reports see them, never for training: all kept annotations as boxes, whatever the role, and
     the manifest's clicks with the ``box_index`` of their own (-1: a person clicked where no box is known)."""
-    clicks = None if manifest is None else _Clicks(manifest)
-    records = []
-    for token in tokens:
-        annotations = index.annotations(token)
-        role, boxes, points = "unlabeled", annotations.boxes(), PointLabels.empty()
-        if manifest is not None and clicks is not None and token in manifest.roles:
-            role, rows = manifest.roles[token], manifest.clicks_of.get(token, np.zeros(0, np.int64))
-            points = clicks.points(rows, clicks.match(rows, annotations, boxes))
-        records.append(index.record(token, role, boxes, points))
-    return records
+    if manifest is None:
+        return [index.record(token, boxes=index.annotations(token).boxes()) for token in tokens]
+    found = places(pa.chunked_array([tokens], pa.string()), manifest.samples["sample_token"])
+    row = index.rows_of(manifest.samples["sample_token"])
+    shown = _human_labels(index, manifest, row, np.unique(found[found >= 0]))
+    return [
+        shown[place] if place >= 0 else index.record(token, boxes=index.annotations(token).boxes())
+        for token, place in zip(tokens, found, strict=True)
+    ]
 
 
-def prior_size_m(records: list[SampleRecord]) -> tuple[NDArray[np.float32], list[str]]:
+def prior_size_m(records: Sequence[SampleRecord]) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
     Returns:
         (10, 3) float32, and the names of the classes without a box there, which hold FALLBACK_SIZE_M.
     """
-    labeled = Boxes3D.concatenate([record.boxes for record in records if record.role == "box"])
+    labeled = Boxes3D.concatenate([record.boxes for record in pick(records, boxed(records))])
     labeled = labeled[labeled.source == SOURCE_HUMAN]
     prior, absent = FALLBACK_SIZE_M.copy(), []
     for label, name in enumerate(CLASSES):
@@ -105,37 +123,76 @@ def prior_size_m(records: list[SampleRecord]) -> tuple[NDArray[np.float32], list
     return prior, absent
 
 
-class _Clicks:
-    """The manifest's clicks as arrays."""
+def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64], chosen: NDArray[np.int64]) -> Records:
+    """Records of every train sample, with human boxes at those numbered ``chosen`` alone: no other annotation is read.
 
-    def __init__(self, manifest: LabelManifest) -> None:
-        table = manifest.clicks
-        self.path = manifest.path
-        self.click_id = table.column("click_id").to_numpy(zero_copy_only=False)
-        self.xyz_m = np.stack([table.column(axis).to_numpy() for axis in "xyz"], 1)
-        self.label = np.array([CLASSES.index(name) for name in table.column("class").to_pylist()], np.int64)
-        self.human = np.array([source == "human" for source in table.column("source").to_pylist()], bool)
-        self.annotation = table.column("annotation_token").to_numpy(zero_copy_only=False)
+    Args:
+        row: (N,) of the samples in the index.
+    """
+    order = chosen[np.argsort(row[chosen])]
+    ann = index.records.rows.take(row[order], list(ANNOTATION_COLUMNS)).table
+    counts = {name: pc.list_flatten(ann[f"ann_{name}"]).to_numpy() for name in ("num_lidar_pts", "num_radar_pts")}
+    kept = counts["num_lidar_pts"] + counts["num_radar_pts"] > 0  # as ``Annotations.kept``
+    box, velocity = (_wide(ann[name], width)[kept] for name, width in (("ann_box", 7), ("ann_velocity_m_s", 2)))
+    label = pc.list_flatten(ann["ann_label"]).to_numpy()[kept]
+    boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, velocity_m_s=velocity)
+    sample = np.repeat(order, pc.list_value_length(ann["ann_label"]).to_numpy())[kept]
+    box_range = np.zeros((len(row), 2), np.int64)
+    end = np.cumsum(np.bincount(sample, minlength=len(row))[order])
+    box_range[order] = np.stack([np.concatenate([[0], end[:-1]]), end], 1) if len(order) else 0
+    tokens = pc.list_flatten(ann["ann_token"]).filter(pa.array(kept))
+    click_box_of = np.full(len(row), -1)
+    mine = np.sort(chosen)
+    lengths = manifest.click_range[mine, 1] - manifest.click_range[mine, 0]
+    click_box_of[mine] = np.cumsum(lengths) - lengths
+    return Records(
+        table=index.records,
+        row=row,
+        role=_roles(manifest.boxed),
+        boxes=boxes,
+        box_range=box_range,
+        clicks=RowTable(manifest.clicks),
+        click_range=manifest.click_range,
+        click_box=_click_boxes(manifest, mine, boxes, box_range, tokens),
+        click_box_of=click_box_of,
+    )
 
-    def points(self, rows: NDArray[np.int64], box_index: NDArray[np.int64]) -> PointLabels:
-        """The clicks of one sample."""
-        return PointLabels(self.click_id[rows], self.xyz_m[rows], self.label[rows], box_index)
 
-    def match(self, rows: NDArray[np.int64], annotations: Annotations, boxes: Boxes3D) -> NDArray[np.int64]:
-        """Index into ``boxes`` of each click: a simulated one by its annotation token, a person's by place, class."""
-        position = {token: place for place, token in enumerate(annotations.token[annotations.kept])}
-        result = np.full(len(rows), -1, np.int64)
-        for place, row in enumerate(rows):
-            if self.human[row]:
-                result[place] = match_click(self.xyz_m[row], int(self.label[row]), boxes)
-            elif self.annotation[row] in position:
-                result[place] = position[self.annotation[row]]
-            else:
-                raise DataError(
-                    f"{self.path}: click {self.click_id[row]} names annotation {self.annotation[row]}, which the "
-                    "index does not hold as an object with points; the index has changed: run pdetr3d label again"
-                )
-        return result
+def _wide(column: pa.ChunkedArray, width: int) -> NDArray[np.float64]:
+    """All items of a list column of fixed-size lists, (n, width)."""
+    items = pc.list_flatten(pc.list_flatten(column))
+    return items.to_numpy().reshape(-1, width)
+
+
+def _click_boxes(
+    manifest: LabelManifest,
+    chosen: NDArray[np.int64],
+    boxes: Boxes3D,
+    box_range: NDArray[np.int64],
+    tokens: pa.ChunkedArray,
+) -> NDArray[np.int64]:
+    """For every click of the samples ``chosen``, one after the other, which box of its sample it belongs to, or -1: a
+    simulated one by its annotation token (``tokens``: of ``boxes``), a person's by place and class."""
+    flat = ranges(manifest.click_range[chosen])
+    columns = [*CLICK_COLUMNS, "source", "annotation_token"]
+    clicks = RowTable(manifest.clicks).take(flat, columns).table
+    sample = np.repeat(chosen, manifest.click_range[chosen, 1] - manifest.click_range[chosen, 0])
+    begin, end = box_range[sample].T
+    position = places(clicks["annotation_token"], tokens)
+    human = pc.equal(clicks["source"], "human").to_numpy()
+    strange = np.nonzero(~human & ((position < begin) | (position >= end)))[0]
+    if len(strange):
+        click = {name: clicks[name][strange[0]].as_py() for name in ("click_id", "annotation_token")}
+        raise DataError(
+            f"{manifest.path}: click {click['click_id']} names annotation {click['annotation_token']}, which the "
+            "index does not hold as an object with points; the index has changed: run pdetr3d label again"
+        )
+    result = position - begin
+    for place in np.nonzero(human)[0]:
+        xyz = np.array([clicks[axis][place].as_py() for axis in "xyz"])
+        label = CLASSES.index(clicks["class"][place].as_py())
+        result[place] = match_click(xyz, label, boxes[begin[place] : end[place]])
+    return result
 
 
 def match_click(xyz_m: NDArray, label: int, boxes: Boxes3D) -> int:
@@ -152,8 +209,8 @@ def match_click(xyz_m: NDArray, label: int, boxes: Boxes3D) -> int:
     return int(same[order[0]]) if reach[order[0]] else -1
 
 
-def _pseudo_boxes(path: Path, manifest: LabelManifest) -> dict[str, Boxes3D]:
-    """sample_token -> accepted pseudo labels in the order of the sample's clicks."""
+def _pseudo_boxes(path: Path, manifest: LabelManifest) -> tuple[Boxes3D, NDArray[np.int64]]:
+    """The accepted pseudo labels in the order of the clicks, and (N, 2) which of them are each train sample's."""
     labels = read_pseudo_labels(path).to_pandas()
     clicks = manifest.clicks.select(["click_id", "sample_token", "class"]).to_pandas()
     clicks["order"] = np.arange(len(clicks))
@@ -174,4 +231,5 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest) -> dict[str, Boxes3D]:
             f"click in {manifest.path} has {row['sample_token_click']!r}, {row['class_click']!r}"
         )
     accepted = joined[joined["accepted"].astype(bool)].sort_values("order")
-    return {str(token): to_boxes(rows) for token, rows in accepted.groupby("sample_token", sort=False)}
+    bounds = np.searchsorted(accepted["order"].to_numpy(), manifest.click_range)
+    return to_boxes(accepted), bounds.astype(np.int64)

@@ -71,6 +71,6 @@ def self_labeled(records: Sequence[SampleRecord], labels: dict[str, Boxes3D]) ->
 
 def half_labeled(labeled: Sequence[SampleRecord], others: Sequence[SampleRecord]) -> list[SampleRecord]:
     """As many labeled as other records, the fewer repeated in turn: a mean teacher's batches are half supervised."""
-    count = max(len(labeled), len(others)) if labeled and others else 0
+    count = max(len(labeled), len(others)) if len(labeled) and len(others) else 0
     repeated = [group[i % len(group)] for group in (labeled, others) for i in range(count)]
     return repeated or [*labeled, *others]

@@ -9,11 +9,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from pdetr3d.config import DataConfig
 from pdetr3d.data.check import broken_files, files_of, listed
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
-from pdetr3d.schema import DataError, SampleRecord
+from pdetr3d.data.record_list import Records
+from pdetr3d.schema import DataError
 
 FILE = "skipped.json"  # beside the index
 
@@ -52,10 +55,10 @@ def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skip
     return [Skipped(**entry) for entry in json.loads(file.read_text())]
 
 
-def without(records: Iterable[SampleRecord], skipped: Iterable[Skipped]) -> list[SampleRecord]:
+def without(records: Records, skipped: Iterable[Skipped]) -> Records:
     """The records that are not left out, in order."""
     tokens = {s.sample_token for s in skipped}
-    return [record for record in records if record.sample_token not in tokens]
+    return records.select(np.array([token not in tokens for token in records.tokens], bool)) if tokens else records
 
 
 def _of_split(index: Index, split: str, num_sweeps: int, broken: dict[str, str]) -> list[Skipped]:

@@ -72,7 +72,7 @@ def fusion(run: Run, other: Run | None) -> Result:
     if iou >= iou_without + IOU_MARGIN or yaw <= yaw_without - YAW_MARGIN_RAD:
         return Result("ok", seen)
     advice = (
-        f"calibration: `pdetr3d inspect 0 --index {run.path}/data/index.parquet` draws boxes into images; they must "
+        f"calibration: `pdetr3d inspect 0 --index {run.path}/data/index.arrow` draws boxes into images; they must "
         "lie on the objects",
         f"far objects are few pixels: {change(run, 'raise', 'data.image_size_px')}",
         f"few boxes train no image branch: {change(run, 'raise', 'label.ratio')}, or name pretrained "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels
@@ -135,7 +136,7 @@ class Run:
     @cached_property
     def index(self) -> Index:
         """Of the dataset."""
-        return Index.open(self.path / "data" / "index.parquet")
+        return Index.open(self.path / "data" / INDEX)
 
     @cached_property
     def manifest(self) -> LabelManifest:

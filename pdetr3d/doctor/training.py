@@ -69,7 +69,7 @@ def clicks(run: Run, other: Run | None) -> Result:
         )
     worst, data = facts.token[facts.outside_m.argmax()], run.path / "data"
     advice = (
-        f"look at one: `pdetr3d inspect {worst} --index {data}/index.parquet --manifest {data}/manifest`",
+        f"look at one: `pdetr3d inspect {worst} --index {data}/index.arrow --manifest {data}/manifest`",
         "all off alike: the column `frame` of the imported clicks is wrong; another class: compare the class names",
         "then import them again: `pdetr3d label --import`",
     )

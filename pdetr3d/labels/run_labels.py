@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels
@@ -33,7 +35,7 @@ class RunLabels:
     index: Index
     manifest: LabelManifest
     table: pd.DataFrame
-    records: list[SampleRecord]
+    records: Sequence[SampleRecord]
 
     @staticmethod
     def open(run_dir: Path) -> RunLabels:
@@ -50,7 +52,7 @@ class RunLabels:
             )
         config = json.loads(file.read_text())
         data = run_dir / "data"
-        index, manifest = Index.open(data / "index.parquet"), LabelManifest.open(data / "manifest")
+        index, manifest = Index.open(data / INDEX), LabelManifest.open(data / "manifest")
         if not (index.dataroot / index.version).is_dir():
             raise DataError(f"{index.path}: its dataset {index.dataroot} is gone (the run directory was moved?)")
         everywhere = config["label.pseudo_for"] == "all"

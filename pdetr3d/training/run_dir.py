@@ -14,6 +14,7 @@ import pdetr3d
 from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.files import atomic_path
+from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
 from pdetr3d.data.nuscenes import build_index
@@ -100,11 +101,11 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
             "path, since workers run in folders of their own, and the folder of its tables by data.dataroot"
         )
     if like is not None and config.data.dataroot and _same_files(like.config.data, config.data):
-        copy_missing(like.path / "data", folder, ("index.parquet", MEMORY, SKIPPED))
+        copy_missing(like.path / "data", folder, (INDEX, MEMORY, SKIPPED))
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
         simulate(dataroot, config.sim, config.data.version)
-    file = folder / "index.parquet"
+    file = folder / INDEX
     if not file.exists():
         if config.data.packed:
             index_of_pack(open_pack(config.data.packed), dataroot, file)

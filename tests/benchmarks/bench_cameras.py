@@ -56,7 +56,7 @@ def test_print_what_cameras_are_worth() -> None:
         pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
     state = checkpoint.load(files[-1])
     config = Config.from_json(state["config"])
-    index = Index.open(RUN / "data" / "index.parquet")
+    index = Index.open(RUN / "data" / "index.arrow")
     labeled = training_records(index, LabelManifest.open(RUN / "data" / "manifest"))
     unseen = [record.sample_token for record in labeled if record.role == "point"][::EVERY]
     everything = training_records(index, LabelManifest.open(RUN / "data" / "manifest_full"))

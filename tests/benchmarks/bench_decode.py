@@ -38,7 +38,7 @@ def cloud(config: Config, folder: Path) -> Tensor:
     root = os.environ.get("PDETR3D_REAL_DATA", "")
     if not root:
         return make_batch(1, points=35_000).points * torch.tensor([4.0, 4, 1, 1, 1])
-    index = Index.open(build_index(Path(root), "v1.0-mini", folder / "index.parquet"))
+    index = Index.open(build_index(Path(root), "v1.0-mini", folder / "index.arrow"))
     token = str(index.table.column("sample_token")[0].as_py())
     return torch.from_numpy(load_sample(index.record(token, role="unlabeled"), config.data, cameras=False).points)
 

@@ -113,7 +113,7 @@ def time_steps(task: Task, batch: Batch, steps: int, folder: Path) -> dict[str, 
 def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> tuple[Task, Batch]:
     """The preset's task and a batch of the real keyframe: one, or what a GPU takes of it."""
     config = presets.load(preset, overrides)
-    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.parquet"))
+    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.arrow"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "manifest"))[0]
     task = build(stage, config, prior_size_m([record])[0])
     count = task.optim.batch_size // config.scaling.workers if GPU else 1

@@ -146,9 +146,7 @@ def test_print_loaders() -> None:
     if not files:
         pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
     config = Config.from_json(checkpoint.load(files[-1])["config"])
-    records = training_records(
-        Index.open(RUN / "data" / "index.parquet"), LabelManifest.open(RUN / "data" / "manifest")
-    )
+    records = training_records(Index.open(RUN / "data" / "index.arrow"), LabelManifest.open(RUN / "data" / "manifest"))
     compare(f"{config.preset} teacher", records, BatchLoader(config, "teacher", cameras=True))
 
 
@@ -162,6 +160,6 @@ def test_print_loaders_of_real_keyframes(kind: str, tmp_path: Path) -> None:
         ["data.image_size_px=[704,396]", "data.num_sweeps=1", "label.ratio=1.0", "data.train_split=mini_train"]
         + ["student.gt_sampling=[]", "student.guidance=none"],
     )
-    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", tmp_path / "index.parquet"))
+    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", tmp_path / "index.arrow"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, tmp_path / "manifest"))[0]
     compare(f"real keyframe, {kind}", [record] * 300, BatchLoader(config, kind, cameras=kind == "teacher"))

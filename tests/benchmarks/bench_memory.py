@@ -33,7 +33,7 @@ KEYFRAMES, STEPS = (200, 2_000, 20_000), 1_000
 def measure(keyframes: int) -> int:
     """Peak PSS [bytes] of streaming STEPS batches of so many keyframes."""
     config = Config.from_json(checkpoint.load(sorted((RUN / "teacher").glob("step_*.pt"))[-1])["config"])
-    found = training_records(Index.open(RUN / "data" / "index.parquet"), LabelManifest.open(RUN / "data" / "manifest"))
+    found = training_records(Index.open(RUN / "data" / "index.arrow"), LabelManifest.open(RUN / "data" / "manifest"))
     found = [found[i % len(found)] for i in range(keyframes)]
     records = [replace(record, sample_token=f"{record.sample_token}{i}") for i, record in enumerate(found)]
     load = BatchLoader(config, "teacher", cameras=True)

@@ -63,7 +63,7 @@ def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path, ray_loca
     point = {record.sample_token for record in clean.records if record.role == "point"}
     assert point and any(len(record.clicks) for record in clean.records if record.role == "point")
     shutil.copytree(tmp_path / "clean" / "data", tmp_path / "dirty" / "data")  # the manifest was made before
-    poison(clean.data.index, point, tmp_path / "dirty" / "data" / "index.parquet")
+    poison(clean.data.index, point, tmp_path / "dirty" / "data" / "index.arrow")
     dirty = Stages(RunDir(tmp_path / "dirty", config), Tracker("", "", None))
     assert all_bits(dirty._arm_records("full")) != all_bits(clean._arm_records("full"))  # the poison is there
 

@@ -120,7 +120,7 @@ def test_ratios_by_hand() -> None:
 def test_every_val_sample_is_scored_whatever_the_number_of_workers(
     done: tuple[Path, str, list[dict[str, Any]]],
 ) -> None:
-    index = Index.open(done[0] / "data" / "index.parquet")
+    index = Index.open(done[0] / "data" / "index.arrow")
     for arm in ARMS:
         (scored,) = (done[0] / f"evaluate_{arm}").glob("sim_val_*/results_nusc.json")
         assert json.loads(scored.read_text())["results"].keys() == set(index.tokens("sim_val"))
@@ -204,7 +204,7 @@ def test_models_and_champions_point_to_the_checkpoints(done: tuple[Path, str, li
 
 
 def test_every_model_is_pictured_on_the_same_val_samples(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
-    index = Index.open(done[0] / "data" / "index.parquet")
+    index = Index.open(done[0] / "data" / "index.arrow")
     expected = {f"images/{token}/bev_cameras.png" for token in index.tokens("sim_val")}  # four, all of them
     for name, run in runs_by_name(done[0]).items():
         if name:

@@ -263,7 +263,7 @@ def test_parquet_makes_no_objects(tmp_path: Path) -> None:
     """Ray Data, once imported, reads tensor columns of any Parquet file; older versions unpickled their metadata."""
     import ray.data  # noqa: F401
 
-    flag, file = tmp_path / "it_ran", tmp_path / "index.parquet"
+    flag, file = tmp_path / "it_ran", tmp_path / "index.arrow"
     crafted = {
         "ARROW:extension:name": "ray.data.arrow_tensor_v2",
         "ARROW:extension:metadata": pickle.dumps(Payload(flag)),

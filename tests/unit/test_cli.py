@@ -7,16 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from pdetr3d.cli import main
+from pdetr3d.data.files import open_arrow
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
 from pdetr3d.presets import QUICKSTART
 
 
 @pytest.fixture(scope="module")
 def index_file(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cli") / "index.parquet"
+    path = tmp_path_factory.mktemp("cli") / "index.arrow"
     assert main(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim", "--out", str(path)]) == 0
     return path
 
@@ -78,7 +80,7 @@ def test_index_goes_to_runs_by_default_and_tells_what_it_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim"]) == 0
-    assert pq.read_metadata(tmp_path / "runs/index/v1.0-sim/index.parquet").num_rows == 12  # 6 scenes of 2 keyframes
+    assert len(Index.open(tmp_path / "runs/index/v1.0-sim/index.arrow")) == 12  # 6 scenes of 2 keyframes
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "scenes 6" in lines and "keyframes 12" in lines and "split sim_train 6 keyframes" in lines
 
@@ -97,7 +99,7 @@ def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_pat
         str(tmp_path / "labels"),
     ]
     assert main(arguments) == 0
-    roles = pq.read_table(tmp_path / "labels/samples.parquet").column("role").to_pylist()
+    roles = open_arrow(tmp_path / "labels/samples.arrow", SAMPLES_SCHEMA).column("role").to_pylist()
     assert sorted(roles) == ["box"] * 4 + ["point"] * 2
     info = json.loads((tmp_path / "labels/manifest.json").read_text())
     assert info["split"] == "sim_train" and info["config"]["seed"] == 3
@@ -106,7 +108,7 @@ def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_pat
 def test_label_defaults_beside_the_index(index_file: Path) -> None:
     assert main(["label", "--index", str(index_file), "label.ratio=0.02", "--split", "sim_val"]) == 0
     folder = index_file.parent / "labels" / "sim_val-sim-scene-0.02-seed0"
-    assert pq.read_metadata(folder / "samples.parquet").num_rows == 4
+    assert open_arrow(folder / "samples.arrow", SAMPLES_SCHEMA).num_rows == 4
 
 
 def test_label_refuses_a_split_that_is_not_there(index_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +123,7 @@ def test_label_imports_peoples_clicks(index_file: Path, tmp_path: Path, capsys: 
     folder = tmp_path / "labels"
     arguments = ["label", "--index", str(index_file), "--import", str(clicks), "--out", str(folder)]
     assert main(arguments) == 0
-    row = pq.read_table(folder / "clicks.parquet").to_pylist()
+    row = open_arrow(folder / "clicks.arrow", CLICKS_SCHEMA).to_pylist()
     assert [(r["sample_token"], r["class"], r["x"], r["y"], r["z"], r["source"]) for r in row] == [
         (token, "car", 5.0, 1.0, 0.0, "human")
     ]
@@ -138,7 +140,7 @@ def test_inspect_draws_a_sample_by_token_or_number(
     import cv2
 
     monkeypatch.chdir(tmp_path)
-    token = pq.read_table(index_file).column("sample_token")[1].as_py()
+    token = Index.open(index_file).table.column("sample_token")[1].as_py()
     assert main(["label", "--index", str(index_file), "--out", "labels"]) == 0
     assert main(["inspect", token, "--index", str(index_file), "--manifest", "labels", "--out", "by_token.png"]) == 0
     assert main(["inspect", "1", "--index", str(index_file)]) == 0
@@ -151,5 +153,5 @@ def test_inspect_draws_a_sample_by_token_or_number(
 
 
 def _tokens(index_file: Path, split: str) -> list[str]:
-    table = pq.read_table(index_file, columns=["sample_token", "splits"]).to_pylist()
+    table = Index.open(index_file).table.select(["sample_token", "splits"]).to_pylist()
     return [row["sample_token"] for row in table if split in row["splits"]]

@@ -43,7 +43,7 @@ def model(saved: Path) -> Any:
 @pytest.fixture(scope="module")
 def record(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleRecord:
     """A simulated keyframe with earlier sweeps."""
-    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
     records = [index.record(str(token.as_py()), role="unlabeled") for token in index.table.column("sample_token")]
     return max(records, key=lambda r: len(r.sweeps))
 

@@ -26,7 +26,7 @@ def test_distance_from_boxes() -> None:
 
 
 def test_facts_of_clicks(sim_world: Path, tmp_path: Path) -> None:
-    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "index.parquet"))
+    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "index.arrow"))
     token = index.tokens("sim_train")[0]
     places = np.array([[10, 0, 0.5], [10, 3, 0], [12, 0, 0], [-10, 0, 0], [0, 0, 0], [-9, 0, 0]], float)
     labels = np.array([CAR, CAR, CAR, CAR, CONE, BUS])

@@ -37,7 +37,7 @@ OVERRIDES = [
 @pytest.fixture(scope="module")
 def keyframe(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleRecord:
     folder = tmp_path_factory.mktemp("real")
-    index = Index.open(build_index(real_data, "v1.0-mini", folder / "index.parquet"))
+    index = Index.open(build_index(real_data, "v1.0-mini", folder / "index.arrow"))
     label = presets.load("nuscenes-pillar", OVERRIDES).label
     return training_records(index, build_manifest(index, "mini_train", label, folder / "manifest"))[0]
 

@@ -243,7 +243,7 @@ def test_both_views_hold_the_same_objects_and_no_click_is_added(world: World) ->
 
 
 def test_poisoned_boxes_of_point_labeled_samples_change_no_bit(world: World, tmp_path: Path) -> None:
-    config, path = world.run.config, tmp_path / "index.parquet"
+    config, path = world.run.config, tmp_path / "index.arrow"
     tokens = {r.sample_token for r in world.records if r.role == "point"}
     poison(world.data.index, tokens, path)
     dirty, manifest = Index.open(path), world.data.manifest

@@ -22,7 +22,7 @@ CONFIG = LabelConfig(ratio=1.0)
 
 @pytest.fixture(scope="module")
 def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
 
 
 @pytest.fixture(scope="module")

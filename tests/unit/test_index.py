@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from nuscenes import NuScenes
 from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 
-from pdetr3d.data.index import Index
+from pdetr3d.data.check import check_files
+from pdetr3d.data.files import write_arrow
+from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.rigid import yaw_of
 from pdetr3d.schema import CAMERAS, CLASSES, DataError
@@ -25,7 +26,7 @@ from pdetr3d.schema import CAMERAS, CLASSES, DataError
 
 @pytest.fixture(scope="module")
 def sim_index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
 
 
 def _assert_boxes_equal_devkit(index: Index, nusc: NuScenes) -> int:
@@ -56,7 +57,7 @@ def _assert_boxes_equal_devkit(index: Index, nusc: NuScenes) -> int:
 
 
 def test_real_keyframe(real_data: Path, tmp_path: Path) -> None:
-    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.parquet"))
+    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.arrow"))
     assert _assert_boxes_equal_devkit(index, NuScenes("v1.0-mini", str(real_data), verbose=False)) == 68
     (token,) = index.tokens("mini_train")
     assert index.tokens("train") == [token]  # scene-0061 is in both
@@ -98,12 +99,12 @@ def test_rows(sim_index: Index) -> None:
 def test_digest_is_of_the_content(sim_index: Index, sim_world: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(sim_world, moved)
-    again = Index.open(build_index(moved, "v1.0-sim", tmp_path / "again.parquet"))
+    again = Index.open(build_index(moved, "v1.0-sim", tmp_path / "again.arrow"))
     assert again.digest == sim_index.digest and again.dataroot != sim_index.dataroot
     column = sim_index.table.column("timestamp_us").to_numpy() + np.eye(1, len(sim_index), 3, dtype=np.int64)[0]
     changed = sim_index.table.set_column(6, "timestamp_us", pa.array(column))
-    pq.write_table(changed, tmp_path / "changed.parquet")
-    assert Index.open(tmp_path / "changed.parquet").digest != sim_index.digest
+    write_index(tmp_path / "changed.arrow", changed, sim_index.dataroot, sim_index.version)
+    assert Index.open(tmp_path / "changed.arrow").digest != sim_index.digest
 
 
 def test_unknown_split_and_token(sim_index: Index) -> None:
@@ -114,14 +115,17 @@ def test_unknown_split_and_token(sim_index: Index) -> None:
 
 
 def test_not_an_index(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing\.parquet: no such file"):
-        Index.open(tmp_path / "nothing.parquet")
-    (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(DataError, match=r"text\.parquet: not readable"):
-        Index.open(tmp_path / "text.parquet")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"other\.parquet: not an index"):
-        Index.open(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"nothing\.arrow: no such file"):
+        Index.open(tmp_path / "nothing.arrow")
+    (tmp_path / "text.arrow").write_text("hello")
+    with pytest.raises(DataError, match=r"text\.arrow: no Arrow file"):
+        Index.open(tmp_path / "text.arrow")
+    write_arrow(tmp_path / "other.arrow", pa.table({"a": [1]}))
+    with pytest.raises(DataError, match=r"other\.arrow: columns a: int64 instead of sample_token: string, "):
+        Index.open(tmp_path / "other.arrow")
+    write_arrow(tmp_path / "old.arrow", INDEX_SCHEMA.empty_table())
+    with pytest.raises(DataError, match=r"old\.arrow: not an index of this version \(layout None"):
+        Index.open(tmp_path / "old.arrow")
 
 
 def _edit(table: str, change: Callable[[list], None]) -> Callable[[Path], None]:
@@ -206,7 +210,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) -> None:
     damage, message = DAMAGES[name]
-    root, out = tmp_path / "world", tmp_path / "out" / "index.parquet"
+    root, out = tmp_path / "world", tmp_path / "out" / "index.arrow"
     shutil.copytree(sim_world, root)
     damage(root)
     with pytest.raises(DataError, match=message):
@@ -220,16 +224,20 @@ def test_an_index_from_elsewhere_reads_no_other_files(
     column: str, escape: str, sim_index: Index, tmp_path: Path
 ) -> None:
     """Nobody has checked its paths against the tables; dots within names are fine."""
-    file, table = tmp_path / "index.parquet", sim_index.table
+    file, table = tmp_path / "index.arrow", sim_index.table
     rows = table[column].to_pylist()
     for last in ("samples/a..b/..c.bin", escape):
         changed = [*rows[:-1], last if column == "lidar_path" else [*rows[-1][:-1], last]]
         place = table.schema.get_field_index(column)
-        pq.write_table(table.set_column(place, table.schema.field(column), [changed]), file)
+        changed_table = table.set_column(place, table.schema.field(column), [changed])
+        write_index(file, changed_table, sim_index.dataroot, sim_index.version)
+        index, token = Index.open(file), table["sample_token"][-1].as_py()
         if last != escape:
-            assert len(Index.open(file)) == len(sim_index)
+            assert "a..b" in str(index.record(token))
     with pytest.raises(DataError, match=re.escape(f"{file}: {column} {escape!r}: path escapes dataroot")):
-        Index.open(file)
+        index.record(token)
+    with pytest.raises(DataError, match="path escapes dataroot"):  # before anything is trained
+        check_files(index, ["sim_val"], 10, cameras=True)
 
 
 def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -> None:
@@ -246,9 +254,9 @@ def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -
 
 def test_wrong_folder_or_version(sim_world: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder; a nuScenes dataroot holds"):
-        build_index(tmp_path / "nowhere", "v1.0-sim", tmp_path / "i.parquet")
+        build_index(tmp_path / "nowhere", "v1.0-sim", tmp_path / "i.arrow")
     with pytest.raises(DataError, match="data.version 'v1.0-mini'.*available: v1.0-sim"):
-        build_index(sim_world, "v1.0-mini", tmp_path / "i.parquet")
+        build_index(sim_world, "v1.0-mini", tmp_path / "i.arrow")
 
 
 def test_missing_sweep_and_camera_are_left_out(
@@ -256,7 +264,7 @@ def test_missing_sweep_and_camera_are_left_out(
 ) -> None:
     root = tmp_path / "world"
     shutil.copytree(sim_world, root)
-    before = Index.open(build_index(root, "v1.0-sim", tmp_path / "before.parquet"))
+    before = Index.open(build_index(root, "v1.0-sim", tmp_path / "before.arrow"))
     token = before.tokens("sim_train")[1]
     gone = before.record(token).sweeps[1]
     Path(gone.path).unlink()
@@ -266,7 +274,7 @@ def test_missing_sweep_and_camera_are_left_out(
         _edit(
             table, lambda rows: [row.update(prev="", next="") for row in rows if "CAM_FRONT_LEFT" in row["filename"]]
         )(root)
-    record = Index.open(build_index(root, "v1.0-sim", tmp_path / "after.parquet")).record(token)
+    record = Index.open(build_index(root, "v1.0-sim", tmp_path / "after.arrow")).record(token)
     assert "1 sweep files are missing" in caplog.text
     expected = [sweep.path for sweep in before.record(token).sweeps if sweep.path != gone.path]
     assert [sweep.path for sweep in record.sweeps] == expected

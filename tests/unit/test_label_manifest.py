@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy.stats import truncnorm
 
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.clicks import draw_click, place_clicks
-from pdetr3d.data.index import Index
+from pdetr3d.data.files import open_arrow, write_arrow
+from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
 from pdetr3d.data.label_manifest import (
     LabelManifest,
     build_manifest,
@@ -26,7 +26,7 @@ from pdetr3d.data.label_manifest import (
     training_records,
     write_pseudo_labels,
 )
-from pdetr3d.data.manifest import box_labeled
+from pdetr3d.data.manifest import SAMPLES_SCHEMA, box_labeled
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.records import match_click
 from pdetr3d.geometry.boxes import points_in_boxes
@@ -35,7 +35,7 @@ from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_HUMAN, SOURCE_PSEUDO
 
 @pytest.fixture(scope="module")
 def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_boxes_everywhere_leave_nothing_to_choose() -> None:
 def test_interrupted_manifest_is_refused(index: Index, tmp_path: Path) -> None:
     config = LabelConfig(ratio=0.3)
     build_manifest(index, "sim_train", config, tmp_path)
-    samples = pq.read_table(tmp_path / "samples.parquet")
-    pq.write_table(samples.slice(1), tmp_path / "samples.parquet")
+    samples = open_arrow(tmp_path / "samples.arrow", SAMPLES_SCHEMA)
+    write_arrow(tmp_path / "samples.arrow", samples.slice(1))
     with pytest.raises(DataError, match=r"differ from manifest\.json"):
         LabelManifest.open(tmp_path)
     (tmp_path / "manifest.json").unlink()
@@ -256,7 +256,7 @@ def _poison(index: Index, tokens: set[str], path: Path) -> Index:
             row["ann_box"] = box.tolist()
             row["ann_velocity_m_s"] = rng.uniform(-9, 9, (n, 2)).tolist()
             row["ann_num_lidar_pts"] = [7 * count for count in row["ann_num_lidar_pts"]]
-    pq.write_table(pa.Table.from_pylist(rows, schema=index.table.schema), path)
+    write_index(path, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), index.dataroot, index.version)
     return Index.open(path)
 
 
@@ -269,7 +269,7 @@ def test_poisoned_boxes_of_point_labeled_samples_reach_nothing(
 ) -> None:
     pseudo = write_pseudo_labels(tmp_path / "pseudo.parquet", _pseudo_rows(manifest))
     point = {token for token, role in manifest.roles.items() if role == "point"}
-    poisoned = _poison(index, point, tmp_path / "poisoned.parquet")
+    poisoned = _poison(index, point, tmp_path / "poisoned.arrow")
     token = min(point)
     assert not np.allclose(poisoned.annotations(token).box, index.annotations(token).box)
     for file in (None, pseudo):
@@ -281,7 +281,7 @@ def test_poisoned_boxes_of_point_labeled_samples_reach_nothing(
         for a, b in zip(clean, dirty, strict=True):
             np.testing.assert_array_equal(redraw_clicks(a, 0, 1).xyz_m, redraw_clicks(b, 0, 1).xyz_m)
     # The detector of this test: poison in a box-labeled sample does show.
-    everything = _poison(index, set(manifest.roles), tmp_path / "everything.parquet")
+    everything = _poison(index, set(manifest.roles), tmp_path / "everything.arrow")
     assert _bytes(training_records(everything, manifest)) != _bytes(training_records(index, manifest))
 
 
@@ -394,9 +394,9 @@ def test_bad_pseudo_labels(index: Index, manifest: LabelManifest, tmp_path: Path
 
 
 def test_manifest_of_another_index(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
-    pq.write_table(index.table.slice(1), tmp_path / "part.parquet")
+    write_index(tmp_path / "part.arrow", index.table.slice(1), index.dataroot, index.version)
     with pytest.raises(DataError, match="1 samples are not in"):
-        training_records(Index.open(tmp_path / "part.parquet"), manifest)
+        training_records(Index.open(tmp_path / "part.arrow"), manifest)
 
 
 def test_match_click() -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
-from pdetr3d.data.files import table_digest, write_parquet
+from pdetr3d.data.files import table_digest, write_arrow
 from pdetr3d.data.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
 from pdetr3d.labels import efficiency
 from pdetr3d.labels.budget import Dataset, Planner, Prices, plan_budget, predict
@@ -226,13 +226,21 @@ def write_run(
     tokens = [f"s{i}" for i in range(10)]
     roles = ["box" if i < boxed else "point" for i in range(10)]
     samples = pa.table(
-        {"sample_token": tokens, "scene_token": tokens, "split": ["train"] * 10, "role": roles}, schema=SAMPLES_SCHEMA
+        {
+            "sample_token": tokens,
+            "scene_token": tokens,
+            "split": ["train"] * 10,
+            "role": roles,
+            "clicks": [2] * 9 + [0],
+        },
+        schema=SAMPLES_SCHEMA,
     )
     rows = [{"click_id": f"c{i}", "sample_token": f"s{i // 2}", "class": "car", "source": "sim"} for i in range(18)]
     clicks = pa.Table.from_pylist([{"x": 0.0, "y": 0.0, "z": 0.0} | row for row in rows], schema=CLICKS_SCHEMA)
     info = {"config": {}, "split": "train", "index_digest": index, "digest": table_digest(samples, clicks)}
-    write_parquet(folder / "data/manifest/samples.parquet", samples)
-    write_parquet(folder / "data/manifest/clicks.parquet", clicks)
+    info |= {"samples": 10, "clicks": 18}
+    write_arrow(folder / "data/manifest/samples.arrow", samples)
+    write_arrow(folder / "data/manifest/clicks.arrow", clicks)
     (folder / "data/manifest/manifest.json").write_text(json.dumps(info))
     config = {
         "label.ratio": boxed / 10,

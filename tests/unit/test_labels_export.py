@@ -146,7 +146,7 @@ def test_the_devkit_draws_and_our_index_reads_the_exported_tables(exported: Expo
         after.render_sample_data(data[channel], out_path=str(tmp_path / f"{channel}.png"), verbose=False)
         assert (tmp_path / f"{channel}.png").stat().st_size > 10_000
     after.render_annotation(after.get("sample", token)["anns"][0], out_path=str(tmp_path / "one.png"))
-    assert build_index(Path(after.dataroot), "v1.0-sim", tmp_path / "index.parquet").is_file()
+    assert build_index(Path(after.dataroot), "v1.0-sim", tmp_path / "index.arrow").is_file()
 
 
 def test_an_existing_place_is_never_written_to(

@@ -25,7 +25,7 @@ from pdetr3d.schema import CAMERAS, CameraRecord, DataError, SampleRecord
 
 @pytest.fixture(scope="module")
 def sim_index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_sweeps_equal_the_devkits_with_a_turning_ego(sim_world: Path, sim_index:
 
 
 def test_real_keyframe_points_and_projection(real_data: Path, tmp_path: Path) -> None:
-    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.parquet"))
+    index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.arrow"))
     nusc = NuScenes("v1.0-mini", str(real_data), verbose=False)
     (token,) = index.tokens("mini_train")
     record = index.record(token)

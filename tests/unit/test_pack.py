@@ -15,7 +15,7 @@ import pytest
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
 from pdetr3d.data import packed
-from pdetr3d.data.index import Index
+from pdetr3d.data.index import Index, write_index
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.pack import pack, verify
@@ -33,7 +33,7 @@ ONE = {"num_sweeps": 3, "shard_samples": 5, "processes": 1}
 
 @pytest.fixture(scope="module")
 def index_file(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("pack") / "index.parquet")
+    return build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("pack") / "index.arrow")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_float16_rounds_by_at_most_half_its_spacing(index_file: Path, tmp_path: 
 def test_an_interrupted_pack_continues(sim_world: Path, whole: Pack, tmp_path: Path) -> None:
     """The second of three shards meets a broken file; the same call goes on once that is mended."""
     shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
-    file = build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.parquet")
+    file = build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
     index, uri = Index.open(file), str(tmp_path / "pack")
     path = Path(index.record(tokens(index)[6]).lidar_path)
     content = path.read_bytes()
@@ -174,11 +174,13 @@ def test_samples_that_are_not_in_it_are_named(index_file: Path, tmp_path: Path) 
 
 
 def test_a_missing_camera_stays_missing(index_file: Path, tmp_path: Path) -> None:
-    table = pq.read_table(index_file)
+    index = Index.open(index_file)
+    table = index.table
     paths = [[None, *names[1:]] for names in table["camera_path"].to_pylist()]
     column = table.schema.get_field_index("camera_path")
-    file = tmp_path / "index.parquet"
-    pq.write_table(table.set_column(column, table.schema.field("camera_path"), [paths]), file)
+    file = tmp_path / "index.arrow"
+    changed = table.set_column(column, table.schema.field("camera_path"), [paths])
+    write_index(file, changed, index.dataroot, index.version)
     index, made = Index.open(file), pack(file, ["sim_val"], str(tmp_path / "pack"), **ONE)
     record = index.record(index.tokens("sim_val")[0])
     assert record.cameras[0] is None

@@ -121,7 +121,7 @@ def test_prepared_data_is_opened_not_made_again(
 
     # Killed while the manifest was written: manifest.json comes last, without it the folder is made again.
     (tmp_path / "data" / "manifest" / "manifest.json").unlink()
-    (tmp_path / "data" / "manifest" / "clicks.parquet").write_bytes(b"half")
+    (tmp_path / "data" / "manifest" / "clicks.arrow").write_bytes(b"half")
 
     def not_again(*arguments: object) -> None:
         raise AssertionError("the index exists")

@@ -20,7 +20,7 @@ SIZE = (160, 90)
 
 @pytest.fixture(scope="module")
 def record(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleRecord:
-    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
     return index.record(index.tokens("sim_train")[1])
 
 

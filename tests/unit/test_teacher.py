@@ -210,7 +210,7 @@ def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
 
     points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.parquet"))
+        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.arrow"))
         record = index.record(index.tokens("mini_train")[0])
     matrices = np.stack([camera.lidar2img for camera in record.cameras])
     assert len(matrices) == len(CAMERAS)
@@ -232,7 +232,7 @@ def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> No
 
     nusc = NuScenes("v1.0-mini", str(real_data), verbose=False)
     with tempfile.TemporaryDirectory() as folder:
-        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.parquet"))
+        index = Index.open(build_index(real_data, "v1.0-mini", Path(folder) / "index.arrow"))
         record = index.record(index.tokens("mini_train")[0])
     sample = nusc.get("sample", record.sample_token)
     click = {box.token: box.center for box in nusc.get_sample_data(sample["data"]["LIDAR_TOP"])[1]}

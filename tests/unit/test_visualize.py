@@ -20,7 +20,7 @@ from pdetr3d.visualize import COLORS, inspect_sample
 
 @pytest.fixture(scope="module")
 def sample(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.parquet"))
+    index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
     record = inspection_record(index, index.tokens("sim_train")[1])
     return load_sample(record, DataConfig(num_sweeps=2, image_size_px=(160, 90)), cameras=True)
 

@@ -1,0 +1,131 @@
+"""Records of many samples that are made one at a time, from tables mapped into memory: a million cost no more to hold
+than their row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pdetr3d.data.index import RecordTable
+from pdetr3d.data.row_table import RowTable
+from pdetr3d.schema import CLASSES, Boxes3D, PointLabels, SampleRecord
+
+ROLES = ("unlabeled", "box", "point")
+CLICK_COLUMNS = ("click_id", "x", "y", "z", "class")
+_LABEL_OF = {name: label for label, name in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True)
+class Records(Sequence[SampleRecord]):
+    """N records.
+
+    Attributes:
+        table: files and poses. row: (N,) int64, row of each there. role: (N,) int8, index into ROLES.
+        boxes: of all records. box_range: (N, 2) int64, those of a record are ``begin .. end - 1``.
+        clicks: columns CLICK_COLUMNS. click_range: (N, 2) int64, alike.
+        click_box: (M,) int64: which of its record's boxes a click belongs to, or -1, from the row of ``clicks`` on that
+            ``click_box_of`` (N,) int64 gives as the place of a record's first click; -1: of all its clicks unknown.
+    """
+
+    table: RecordTable
+    row: NDArray[np.int64]
+    role: NDArray[np.int8]
+    boxes: Boxes3D
+    box_range: NDArray[np.int64]
+    clicks: RowTable
+    click_range: NDArray[np.int64]
+    click_box: NDArray[np.int64]
+    click_box_of: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @overload
+    def __getitem__(self, place: int) -> SampleRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> Records: ...
+    def __getitem__(self, place: int | slice) -> SampleRecord | Records:
+        if isinstance(place, slice):
+            return self.select(np.arange(len(self))[place])
+        begin, end = self.box_range[place]
+        boxes = self.boxes[begin:end] if end > begin else Boxes3D.empty()
+        return self.table.record(int(self.row[place]), ROLES[self.role[place]], boxes, self._clicks(place))
+
+    def __iter__(self) -> Iterator[SampleRecord]:
+        return (self[place] for place in range(len(self)))
+
+    def _clicks(self, place: int) -> PointLabels:
+        begin, end = (int(bound) for bound in self.click_range[place])
+        if begin == end:
+            return PointLabels.empty()
+        columns = self.clicks.span(CLICK_COLUMNS, begin, end)
+        first = self.click_box_of[place]
+        return PointLabels(
+            click_id=np.array(columns["click_id"].to_pylist(), object),
+            xyz_m=np.stack([columns[axis].to_numpy() for axis in "xyz"], 1),
+            label=np.array([_LABEL_OF[name] for name in columns["class"].to_pylist()], np.int64),
+            box_index=np.full(end - begin, -1) if first < 0 else self.click_box[first : first + end - begin],
+        )
+
+    @property
+    def tokens(self) -> list[str]:
+        """Sample tokens, in order."""
+        return self.table.rows.table["sample_token"].take(pa.array(self.row)).to_pylist()
+
+    @property
+    def boxed(self) -> NDArray[np.bool_]:
+        """(N,): which are box-labeled."""
+        return self.role == ROLES.index("box")
+
+    @property
+    def clicked(self) -> NDArray[np.bool_]:
+        """(N,): which have clicks."""
+        return self.click_range[:, 1] > self.click_range[:, 0]
+
+    def select(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Records:
+        """Some of them, by number or mask; any may come several times."""
+        each = {name: getattr(self, name)[places] for name in ("row", "role", "box_range", "click_range")}
+        return replace(self, **each, click_box_of=self.click_box_of[places])
+
+    def __reduce__(self) -> tuple[type[Records], tuple[Any, ...]]:
+        """Pickled, they are a copy of their rows and clicks alone: other nodes have no such files."""
+        rows, row = np.unique(self.row, return_inverse=True)
+        chosen = np.unique(self.click_range[self.clicked], axis=0)
+        flat = ranges(chosen)
+        moved = np.searchsorted(flat, self.click_range[:, 0])  # clicks stay neighbors
+        length = self.click_range[:, 1] - self.click_range[:, 0]
+        return Records, (
+            self.table.take(rows),
+            row.reshape(-1),
+            self.role,
+            self.boxes,
+            self.box_range,
+            self.clicks.take(flat, list(CLICK_COLUMNS)),
+            np.stack([moved, moved + length], 1),
+            self.click_box,
+            self.click_box_of,
+        )
+
+
+def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """begin .. end - 1 of every row, joined."""
+    length = bounds[:, 1] - bounds[:, 0]
+    shift = np.repeat(bounds[:, 0] - np.cumsum(length) + length, length)
+    return np.arange(length.sum()) + shift
+
+
+def boxed(records: Sequence[SampleRecord]) -> NDArray[np.bool_]:
+    """(N,): which are box-labeled."""
+    return records.boxed if isinstance(records, Records) else np.array([r.role == "box" for r in records], bool)
+
+
+def pick(records: Sequence[SampleRecord], places: NDArray[np.int64] | NDArray[np.bool_]) -> Sequence[SampleRecord]:
+    """Some of the records, by number or mask, in that order."""
+    if isinstance(records, Records):
+        return records.select(places)
+    return [records[place] for place in np.arange(len(records))[places]]

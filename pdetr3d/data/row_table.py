@@ -1,0 +1,101 @@
+"""Rows of a large Arrow table, one at a time: no Python object exists for a row that nobody asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+class RowTable:
+    """Random access to a table whose columns share their chunks, as those of mapped Arrow files do.
+
+    Attributes:
+        table: the table; pickles with its buffers, which Ray keeps and maps without copying.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        lengths = [len(chunk) for chunk in table.column(0).chunks]
+        self._starts = np.cumsum([0, *lengths])
+        self._views: dict[tuple[str, int], Any] = {}
+
+    def __reduce__(self) -> tuple[type[RowTable], tuple[pa.Table]]:
+        return RowTable, (self.table,)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def value(self, name: str, row: int) -> Any:
+        """A number or text."""
+        chunk, place = self._place(row)
+        return self.table.column(name).chunk(chunk)[place].as_py()
+
+    def items(self, name: str, row: int) -> NDArray:
+        """The items of a list: (n,) or, of fixed-size lists, (n, width); texts are objects."""
+        chunk, place = self._place(row)
+        offsets, values = self._list(name, chunk)
+        begin, end = offsets[place], offsets[place + 1]
+        if isinstance(values, np.ndarray):
+            return values[begin:end]
+        return np.array(values.slice(begin, end - begin).to_pylist(), object)
+
+    def matrix(self, name: str, row: int) -> NDArray[np.float64]:
+        """A (4, 4) matrix: a row-major fixed-size list of 16."""
+        chunk, place = self._place(row)
+        if (name, chunk) not in self._views:
+            flat = self.table.column(name).chunk(chunk).flatten()
+            self._views[name, chunk] = flat.to_numpy(zero_copy_only=False).reshape(-1, 4, 4)
+        return self._views[name, chunk][place]
+
+    def span(self, names: tuple[str, ...], begin: int, end: int) -> pa.Table:
+        """Some columns of the rows begin .. end - 1, which lie in one or two chunks."""
+        first, place = self._place(begin)
+        parts = []
+        while begin < end:
+            taken = min(end, int(self._starts[first + 1])) - begin
+            parts.append(self._batch(first).select(names).slice(place, taken))
+            begin, first, place = begin + taken, first + 1, 0
+        return pa.Table.from_batches(parts, schema=pa.schema([self.table.schema.field(name) for name in names]))
+
+    def take(self, rows: NDArray[np.int64], names: list[str]) -> RowTable:
+        """A copy of some columns of ascending rows."""
+        bounds = np.searchsorted(rows, self._starts)
+        parts = [
+            self._batch(chunk).select(names).take(pa.array(rows[begin:end] - self._starts[chunk]))
+            for chunk, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+            if end > begin
+        ]
+        schema = pa.schema([self.table.schema.field(name) for name in names])
+        return RowTable(pa.Table.from_batches(parts, schema=schema))
+
+    def _place(self, row: int) -> tuple[int, int]:
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return chunk, row - int(self._starts[chunk])
+
+    def _batch(self, chunk: int) -> pa.RecordBatch:
+        if ("", chunk) not in self._views:
+            columns = [self.table.column(name).chunk(chunk) for name in self.table.column_names]
+            self._views["", chunk] = pa.RecordBatch.from_arrays(columns, schema=self.table.schema)
+        return self._views["", chunk]
+
+    def _list(self, name: str, chunk: int) -> tuple[NDArray[np.int32], NDArray | pa.Array]:
+        if (name, chunk) not in self._views:
+            array = self.table.column(name).chunk(chunk)
+            offsets, values, width = array.offsets.to_numpy(), array.values, 0
+            if pa.types.is_fixed_size_list(values.type):
+                width, values = values.type.list_size, values.flatten()
+            if not pa.types.is_string(values.type):
+                values = values.to_numpy(zero_copy_only=False)
+                values = values.reshape(-1, width) if width else values
+            self._views[name, chunk] = (offsets, values)
+        return self._views[name, chunk]
+
+
+def places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where each of ``values`` (texts) is in ``among``, which has each once; -1: it is not."""
+    found = pc.index_in(values, value_set=among)
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
