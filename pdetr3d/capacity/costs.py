@@ -27,7 +27,7 @@ class StageCost(Section):
     Attributes:
         cpu_s: core seconds of loading by part; they add up to those of a whole batch. disk_bytes: of the files read.
         batch_bytes: of the arrays in the object store, which is also what travels to the training worker.
-        record_bytes: of the pickled ``SampleRecord``: all samples' lie in the object store of the driver's node.
+        record_bytes: of its row in ``Records``: all samples' lie in the object store of the driver's node.
         flops: of all passes of a training step, or of a prediction. parameters: of the model.
         gradient_bytes: all-reduced in every step. checkpoint_bytes: of a file. checkpoint_s: to write it to a disk.
     """

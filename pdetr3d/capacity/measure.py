@@ -38,6 +38,7 @@ from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import BatchLoader
 
 SAMPLES, ROUNDS = 8, 5  # samples that are measured, at most; medians of so many rounds
+SWEEP_BYTES = 140  # of a sweep in a record beside its path: matrix, time, offset of the path
 BACKWARD = 2  # times the FLOPs of a forward pass: gradients of what comes in, and of the weights
 
 
@@ -58,7 +59,7 @@ def measure(config: Config) -> Measurement:
         every = _records(config, Path(name))
         found = every[:: max(1, len(every) // SAMPLES)][:SAMPLES]
         records = [with_all_sweeps(record, config.data.num_sweeps) for record in found]
-        stages = _stages(config, records, Path(name))
+        stages = _stages(config, records, Path(name), record_bytes(every, config.data.num_sweeps))
     stand_ins = [max(0, config.data.num_sweeps - 1 - len(record.sweeps)) for record in found]
     return Measurement(
         preset=config.preset,
@@ -81,6 +82,16 @@ def with_all_sweeps(record: SampleRecord, num_sweeps: int) -> SampleRecord:
     return replace(record, sweeps=sweeps + (stand_in,) * (num_sweeps - 1 - len(sweeps)))
 
 
+def record_bytes(records: Records, num_sweeps: int) -> float:
+    """Mean of a sample's share of what travels to the workers (``Records.__reduce__``), as if none lacked a sweep."""
+    nothing = len(pickle.dumps(records.select(np.zeros(0, np.int64)), protocol=5))
+    whole = len(pickle.dumps(records, protocol=5)) - nothing
+    for record in records:
+        absent = max(0, num_sweeps - 1 - len(record.sweeps))
+        whole += absent * (len(record.lidar_path) + SWEEP_BYTES)
+    return whole / len(records)
+
+
 def disk_bytes(record: SampleRecord, num_sweeps: int, cameras: bool) -> int:
     """Bytes of the files that loading the record reads."""
     files = [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]
@@ -95,7 +106,7 @@ def _records(config: Config, folder: Path) -> Records:
     return training_records(index, build_manifest(index, config.data.train_split, label, folder / "manifest"))
 
 
-def _stages(config: Config, records: list[SampleRecord], folder: Path) -> dict[str, StageCost]:
+def _stages(config: Config, records: list[SampleRecord], folder: Path, bytes_of_record: float) -> dict[str, StageCost]:
     prior, workers = prior_size_m(records)[0], config.scaling.workers
     teacher, student = build("teacher", config, prior, guidance=False), build("student", config, prior)
     pasting = student.loader
@@ -107,16 +118,19 @@ def _stages(config: Config, records: list[SampleRecord], folder: Path) -> dict[s
     return {
         "teacher": StageCost(
             **sample_cost(teacher.loader, records, config.teacher.optim.batch_size // workers),
+            record_bytes=bytes_of_record,
             **model_cost(teacher, config, folder),
             flops=training_flops("teacher", config, forward["teacher"]),
         ),
         "pseudo_labels": StageCost(
             **sample_cost(predict, records, PREDICT_BATCH),
+            record_bytes=bytes_of_record,
             parameters=parameters,
             flops=sum(forward["teacher"].values()),
         ),
         "student": StageCost(
             **sample_cost(pasting, records, config.optim.batch_size // workers),
+            record_bytes=bytes_of_record,
             **model_cost(student, config, folder),
             flops=training_flops("student", config, forward["student"]),
         ),
@@ -137,7 +151,7 @@ def training_flops(stage: str, config: Config, forward: dict[str, int]) -> float
 
 
 def sample_cost(loader: BatchLoader, records: Sequence[SampleRecord], local_batch: int) -> dict[str, Any]:
-    """``cpu_s``, ``disk_bytes``, ``batch_bytes``, ``record_bytes`` of a sample in batches of ``local_batch``."""
+    """``cpu_s``, ``disk_bytes``, ``batch_bytes`` of a sample in batches of ``local_batch``."""
     data, cameras = loader.config.data, loader.cameras
     batch = [records[i % len(records)] for i in range(-(-len(records) // local_batch) * local_batch)]
     groups = [batch[i : i + local_batch] for i in range(0, len(batch), local_batch)]
@@ -153,7 +167,6 @@ def sample_cost(loader: BatchLoader, records: Sequence[SampleRecord], local_batc
         "cpu_s": cpu,
         "disk_bytes": sum(disk_bytes(record, data.num_sweeps, cameras) for record in records) / len(records),
         "batch_bytes": sum(a.nbytes for one in arrays for a in one.values()) / len(batch),
-        "record_bytes": len(pickle.dumps(records, protocol=5)) / len(records),
     }
 
 

@@ -147,7 +147,7 @@ class RecordTable:
         return RecordTable(self.rows.take(rows, RECORD_COLUMNS), self.dataroot, self.source)
 
     def _file(self, name: str, path: str) -> str:
-        if ESCAPES.search(path):
+        if (".." in path or path[:1] in "/\\" or ":" in path) and ESCAPES.search(path):
             raise DataError(
                 f"{self.source}: {name} {path!r}: path escapes dataroot; names must be relative to it, without '..'; "
                 "make the index anew by pdetr3d index"

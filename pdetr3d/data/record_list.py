@@ -53,8 +53,8 @@ class Records(Sequence[SampleRecord]):
         if isinstance(place, slice):
             return self.select(np.arange(len(self))[place])
         begin, end = self.box_range[place]
-        boxes = self.boxes[begin:end] if end > begin else Boxes3D.empty()
-        return self.table.record(int(self.row[place]), ROLES[self.role[place]], boxes, self._clicks(place))
+        boxes, role = self.boxes[begin:end], ROLES[self.role[place]]
+        return self.table.record(int(self.row[place]), role, boxes, self._clicks(place))
 
     def __iter__(self) -> Iterator[SampleRecord]:
         return (self[place] for place in range(len(self)))

@@ -26,6 +26,7 @@ from pdetr3d.schema import (
     SampleRecord,
 )
 
+PIECE = 2048  # box-labeled samples whose labels are made at a time: bounds what is held meanwhile
 ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
 
 
@@ -127,70 +128,86 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
     """Records of every train sample, with human boxes at those numbered ``chosen`` alone: no other annotation is read.
 
     Args:
-        row: (N,) of the samples in the index.
+        row: (N,) of the samples in the index. chosen: ascending.
     """
-    order = chosen[np.argsort(row[chosen])]
-    ann = index.records.rows.take(row[order], list(ANNOTATION_COLUMNS)).table
-    counts = {name: pc.list_flatten(ann[f"ann_{name}"]).to_numpy() for name in ("num_lidar_pts", "num_radar_pts")}
-    kept = counts["num_lidar_pts"] + counts["num_radar_pts"] > 0  # as ``Annotations.kept``
-    box, velocity = (_wide(ann[name], width)[kept] for name, width in (("ann_box", 7), ("ann_velocity_m_s", 2)))
-    label = pc.list_flatten(ann["ann_label"]).to_numpy()[kept]
-    boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, velocity_m_s=velocity)
-    sample = np.repeat(order, pc.list_value_length(ann["ann_label"]).to_numpy())[kept]
-    box_range = np.zeros((len(row), 2), np.int64)
-    end = np.cumsum(np.bincount(sample, minlength=len(row))[order])
-    box_range[order] = np.stack([np.concatenate([[0], end[:-1]]), end], 1) if len(order) else 0
-    tokens = pc.list_flatten(ann["ann_token"]).filter(pa.array(kept))
-    click_box_of = np.full(len(row), -1)
-    mine = np.sort(chosen)
-    lengths = manifest.click_range[mine, 1] - manifest.click_range[mine, 0]
-    click_box_of[mine] = np.cumsum(lengths) - lengths
+    clicks = RowTable(manifest.clicks)
+    lengths = manifest.click_range[chosen, 1] - manifest.click_range[chosen, 0]
+    click_box_of, box_range = np.full(len(row), -1), np.zeros((len(row), 2), np.int64)
+    click_box_of[chosen] = np.cumsum(lengths) - lengths
+    parts, click_boxes, count = [Boxes3D.empty()], [np.zeros(0, np.int64)], 0
+    for start in range(0, len(chosen), PIECE):
+        piece = chosen[start : start + PIECE]
+        boxes, bounds, tokens = _annotations_of(index, row[piece])
+        click_boxes.append(_click_boxes(manifest, clicks, piece, boxes, bounds, tokens))
+        box_range[piece] = bounds + count
+        parts.append(boxes)
+        count += len(boxes)
     return Records(
         table=index.records,
         row=row,
         role=_roles(manifest.boxed),
-        boxes=boxes,
+        boxes=Boxes3D.concatenate(parts),
         box_range=box_range,
-        clicks=RowTable(manifest.clicks),
+        clicks=clicks,
         click_range=manifest.click_range,
-        click_box=_click_boxes(manifest, mine, boxes, box_range, tokens),
+        click_box=np.concatenate(click_boxes),
         click_box_of=click_box_of,
     )
 
 
+def _annotations_of(
+    index: Index, rows: NDArray[np.int64]
+) -> tuple[Boxes3D, NDArray[np.int64], pa.Array | pa.ChunkedArray]:
+    """Kept annotations of n rows as human boxes, (n, 2) which of them are each row's, and their tokens."""
+    order = np.argsort(rows)
+    ann = index.records.rows.take(rows[order], list(ANNOTATION_COLUMNS)).table
+    counts = [pc.list_flatten(ann[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
+    kept = counts[0] + counts[1] > 0  # as ``Annotations.kept``
+    box, velocity = (_wide(ann[name], width)[kept] for name, width in (("ann_box", 7), ("ann_velocity_m_s", 2)))
+    label = pc.list_flatten(ann["ann_label"]).to_numpy()[kept]
+    of_row = np.repeat(np.arange(len(rows)), pc.list_value_length(ann["ann_label"]).to_numpy())[kept]
+    bounds = np.empty((len(rows), 2), np.int64)
+    bounds[order] = np.searchsorted(of_row, np.stack([np.arange(len(rows)), np.arange(1, len(rows) + 1)], 1))
+    boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, velocity_m_s=velocity)
+    return boxes, bounds, pc.list_flatten(ann["ann_token"]).filter(pa.array(kept))
+
+
 def _wide(column: pa.ChunkedArray, width: int) -> NDArray[np.float64]:
     """All items of a list column of fixed-size lists, (n, width)."""
-    items = pc.list_flatten(pc.list_flatten(column))
-    return items.to_numpy().reshape(-1, width)
+    return pc.list_flatten(pc.list_flatten(column)).to_numpy().reshape(-1, width)
 
 
 def _click_boxes(
     manifest: LabelManifest,
+    clicks: RowTable,
     chosen: NDArray[np.int64],
     boxes: Boxes3D,
-    box_range: NDArray[np.int64],
-    tokens: pa.ChunkedArray,
+    bounds: NDArray[np.int64],
+    tokens: pa.Array | pa.ChunkedArray,
 ) -> NDArray[np.int64]:
     """For every click of the samples ``chosen``, one after the other, which box of its sample it belongs to, or -1: a
-    simulated one by its annotation token (``tokens``: of ``boxes``), a person's by place and class."""
-    flat = ranges(manifest.click_range[chosen])
+    simulated one by its annotation token, a person's by place and class.
+
+    Args:
+        clicks: of the manifest. bounds: which of ``boxes`` are each sample's. tokens: of the boxes.
+    """
     columns = [*CLICK_COLUMNS, "source", "annotation_token"]
-    clicks = RowTable(manifest.clicks).take(flat, columns).table
-    sample = np.repeat(chosen, manifest.click_range[chosen, 1] - manifest.click_range[chosen, 0])
-    begin, end = box_range[sample].T
-    position = places(clicks["annotation_token"], tokens)
-    human = pc.equal(clicks["source"], "human").to_numpy()
+    table = clicks.take(ranges(manifest.click_range[chosen]), columns).table
+    lengths = manifest.click_range[chosen, 1] - manifest.click_range[chosen, 0]
+    begin, end = np.repeat(bounds, lengths, axis=0).T
+    position = places(table["annotation_token"], tokens)
+    human = pc.equal(table["source"], "human").to_numpy()
     strange = np.nonzero(~human & ((position < begin) | (position >= end)))[0]
     if len(strange):
-        click = {name: clicks[name][strange[0]].as_py() for name in ("click_id", "annotation_token")}
+        click = {name: table[name][strange[0]].as_py() for name in ("click_id", "annotation_token")}
         raise DataError(
             f"{manifest.path}: click {click['click_id']} names annotation {click['annotation_token']}, which the "
             "index does not hold as an object with points; the index has changed: run pdetr3d label again"
         )
     result = position - begin
     for place in np.nonzero(human)[0]:
-        xyz = np.array([clicks[axis][place].as_py() for axis in "xyz"])
-        label = CLASSES.index(clicks["class"][place].as_py())
+        xyz = np.array([table[axis][place].as_py() for axis in "xyz"])
+        label = CLASSES.index(table["class"][place].as_py())
         result[place] = match_click(xyz, label, boxes[begin[place] : end[place]])
     return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,7 @@ class RowTable:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
-        lengths = [len(chunk) for chunk in table.column(0).chunks]
-        self._starts = np.cumsum([0, *lengths])
+        self._starts = [0, *accumulate(len(chunk) for chunk in table.column(0).chunks)]
         self._views: dict[tuple[str, int], Any] = {}
 
     def __reduce__(self) -> tuple[type[RowTable], tuple[pa.Table]]:
@@ -56,7 +57,7 @@ class RowTable:
         first, place = self._place(begin)
         parts = []
         while begin < end:
-            taken = min(end, int(self._starts[first + 1])) - begin
+            taken = min(end, self._starts[first + 1]) - begin
             parts.append(self._batch(first).select(names).slice(place, taken))
             begin, first, place = begin + taken, first + 1, 0
         return pa.Table.from_batches(parts, schema=pa.schema([self.table.schema.field(name) for name in names]))
@@ -73,8 +74,8 @@ class RowTable:
         return RowTable(pa.Table.from_batches(parts, schema=schema))
 
     def _place(self, row: int) -> tuple[int, int]:
-        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return chunk, row - int(self._starts[chunk])
+        chunk = bisect_right(self._starts, row) - 1
+        return chunk, row - self._starts[chunk]
 
     def _batch(self, chunk: int) -> pa.RecordBatch:
         if ("", chunk) not in self._views:

@@ -13,6 +13,7 @@ import pytest
 from pdetr3d.config import LabelConfig
 from pdetr3d.data import files
 from pdetr3d.data import manifest as manifests
+from pdetr3d.data import records as record_module
 from pdetr3d.data.files import open_arrow, write_arrow
 from pdetr3d.data.index import Index, RecordTable, write_index
 from pdetr3d.data.label_manifest import eval_records, training_records, write_pseudo_labels
@@ -99,7 +100,11 @@ def pseudo_file(manifest: LabelManifest, folder: Path) -> tuple[Path, dict[str, 
     return write_pseudo_labels(folder / "pseudo.parquet", list(rows.values())), rows
 
 
-def test_records_are_what_the_tables_say(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", [1, 2048])
+def test_records_are_what_the_tables_say(
+    piece: int, index: Index, manifest: LabelManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_module, "PIECE", piece)
     file, labels = pseudo_file(manifest, tmp_path)
     for records, expected in (
         (training_records(index, manifest), by_hand(index, manifest)),
