@@ -126,7 +126,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
         datasets={"train": source} if stage.config.data.loader == "ray" else None,
-        dataset_config=DataConfig(execution_options=_stream_options(scaling.workers)),
+        dataset_config=DataConfig(execution_options=stream_options(scaling.workers, _batch_bytes(stage, loader))),
     )
     steps = milestones(stage.optim, stage.steps)
 
@@ -157,15 +157,19 @@ def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[
 
 def _task_steps(stage: Stage, loader: BatchLoader) -> int:
     """``flow.steps_per_task`` on this cluster."""
-    config, scaling = stage.config, stage.config.scaling
+    scaling = stage.config.scaling
     cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.workers * scaling.cpus_per_worker
-    samples = stage.optim.batch_size // scaling.workers
-    size = batch_bytes(config.data, samples, loader.cameras, 1 + loader.weak_view)
-    return steps_per_task(size, scaling.workers, cpus / scaling.data_cpus)
+    return steps_per_task(_batch_bytes(stage, loader), scaling.workers, cpus / scaling.data_cpus)
 
 
-def _stream_options(workers: int) -> ExecutionOptions:
-    limits = ExecutionResources(object_store_memory=stream_bytes(workers))
+def _batch_bytes(stage: Stage, loader: BatchLoader) -> int:
+    samples = stage.optim.batch_size // stage.config.scaling.workers
+    return batch_bytes(stage.config.data, samples, loader.cameras, 1 + loader.weak_view)
+
+
+def stream_options(workers: int, local_batch_bytes: int) -> ExecutionOptions:
+    """How Ray Data runs a training stage's stream."""
+    limits = ExecutionResources(object_store_memory=stream_bytes(workers, local_batch_bytes))
     return ExecutionOptions(preserve_order=True, resource_limits=limits)
 
 

@@ -26,6 +26,7 @@ from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
+from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
 from ray_jobs.stream import from_table, inference_stream
@@ -91,7 +92,8 @@ def predict(
     scaling = config.scaling
     actors = 1 if beside else scaling.inference_workers or scaling.workers
     finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, [r.sample_token for r in records])
-    rows = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys()).map_batches(
+    stream = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys(), PREDICT_STEPS)
+    rows = stream.map_batches(
         Predictor,
         fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep),
         batch_size=1,

@@ -126,7 +126,7 @@ def loading_cores(config: Config, cluster: Cluster) -> float:
 
 def stream_tasks(gpus: int, batch_bytes: float) -> float:
     """Loading tasks that a training stage's stream lets work at once: ``stream_bytes`` / (TASK_BATCHES * a batch's)."""
-    return max(1.0, stream_bytes(gpus) / (TASK_BATCHES * batch_bytes))
+    return max(1.0, stream_bytes(gpus, batch_bytes) / (TASK_BATCHES * batch_bytes))
 
 
 def estimate(
@@ -150,7 +150,7 @@ def estimate(
             whole * network_bytes(cost, work, cluster) * 8 / GIGA, cluster.network_gbit_s, "Gbit/s a node"
         ),
         STREAM: Resource(whole * cpu_s, stream_tasks(cluster.gpus, batch), "tasks at once"),
-        STORE: Resource((ahead + stream_bytes(on_node)) / GIGA, cluster.object_store_gb, "GB a node"),
+        STORE: Resource((ahead + stream_bytes(on_node, batch)) / GIGA, cluster.object_store_gb, "GB a node"),
         HEAD: Resource(work.records * cost.record_bytes / GIGA, cluster.head_object_store_gb, "GB"),
         CHECKPOINTS: Resource(write_s / 3600, compute_s / 3600, "h"),
     }

@@ -4,13 +4,15 @@ from pdetr3d.config import DataConfig
 from pdetr3d.schema import CAMERAS
 
 PREFETCH = 2  # batches that each training worker works ahead
-# What a training stage's stream may hold in the object store for each of its workers (Ray Data takes half of the store
-# at most, whatever it is told): batches are small and the workers are slower than the decoders.
-STREAM_BYTES = 256 * 1024**2
+# What a training stage's stream may hold in the object store for each of its workers: STREAM_BATCHES batches, within
+# these bounds (and Ray Data takes half of the store at most, whatever it is told). The end of a task is noticed at the
+# next step of Ray Data's scheduling, up to 0.2 s later: more or longer tasks must be at work meanwhile.
+STREAM_BATCHES, STREAM_BYTES, MAX_STREAM_BYTES = 64, 256 * 1024**2, 2 * 1024**3
 # Room there that a loading task at work counts for, in batches, where the stream may hold eight of them (Ray 2.60:
 # tests/benchmarks/bench_stream.py; fewer where it may hold more). One task always works.
 TASK_BATCHES = 3.0
 PREDICT_BATCH = 4  # samples of a batch of inference
+PREDICT_STEPS = 4  # its batches that a loading task reads
 
 MAX_STEPS_PER_TASK = 8  # by then a task's own cost is shared out: tests/benchmarks/bench_loaders.py
 SWEEP_POINTS = 34_720  # of a nuScenes LiDAR: 32 beams, 1085 directions
@@ -28,10 +30,10 @@ def batch_bytes(data: DataConfig, samples: int, cameras: bool, clouds: int = 1) 
 def steps_per_task(local_batch_bytes: int, workers: int, data_tasks: float) -> int:
     """Steps that one loading task reads for a worker: the more, the less tasks cost (about as much as reading a
     quickstart's batch, each), but no more than let ``data_tasks`` tasks work at once under the stream's limit."""
-    room = stream_bytes(workers) / (TASK_BATCHES * max(1.0, data_tasks))
+    room = stream_bytes(workers, local_batch_bytes) / (TASK_BATCHES * max(1.0, data_tasks))
     return int(min(MAX_STEPS_PER_TASK, max(1, room // local_batch_bytes)))
 
 
-def stream_bytes(workers: int) -> int:
+def stream_bytes(workers: int, local_batch_bytes: float) -> int:
     """What a stage of so many workers may hold: more workers ask for more batches in the same time."""
-    return STREAM_BYTES * workers
+    return workers * round(min(MAX_STREAM_BYTES, max(STREAM_BYTES, STREAM_BATCHES * local_batch_bytes)))

@@ -36,7 +36,7 @@ from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import batch_bytes, steps_per_task
 from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
-from ray_jobs.fit import _stream_options
+from ray_jobs.fit import stream_options
 from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
@@ -104,8 +104,9 @@ def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> I
     """As a training worker gets them, through a split of one."""
     quiet_ray_data()
     size = batch_bytes(load.config.data, BATCH, load.cameras, 1 + load.weak_view)
-    dataset = train_stream(records, plan, load, 1, 0, 1.0, steps_per_task(size, 1, CORES))
-    dataset.context.execution_options = _stream_options(1)
+    data_cpus = load.config.scaling.data_cpus
+    dataset = train_stream(records, plan, load, 1, 0, data_cpus, steps_per_task(size, 1, CORES / data_cpus))
+    dataset.context.execution_options = stream_options(1, size)
     return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
 
 

@@ -82,7 +82,7 @@ def test_network_by_hand() -> None:
 def test_every_resource_by_hand() -> None:
     """800 samples/s in all; 320,000 samples take 400 s; a checkpoint 0.5 s and 0.4 GB at 2 GB/s, two of them."""
     resources = student().resources
-    batch, stream = 8e6, flow.STREAM_BYTES
+    batch, stream = 8e6, 64 * 8e6
     expected = {
         model.GPU: (800, 800),
         model.CPU: (32, 2 * 64 - 16 * 4),
@@ -110,7 +110,12 @@ SCARCE = [
     (model.CPU, {"cpu_s": {"points": 0.4}}, {"storage_gb_s": 1000}, 5.0),  # 320 of 64 cores
     (model.STORAGE, {}, {"storage_gb_s": 0.4}, 4.0),
     (model.NETWORK, {}, {"network_gbit_s": 36.4}, 2.0),
-    (model.STREAM, {"batch_bytes": flow.STREAM_BYTES / 6}, {"network_gbit_s": 1000}, 2.0),  # a task a GPU, of 2 cores
+    (
+        model.STREAM,
+        {"batch_bytes": flow.MAX_STREAM_BYTES / 6},
+        {"network_gbit_s": 1000},
+        2.0,
+    ),  # one a GPU
 ]
 
 
@@ -127,7 +132,7 @@ def test_what_does_not_fit_is_named_and_spills_but_slows_nothing() -> None:
     made = student(object_store_gb=1, head_object_store_gb=0.02)
     assert made.bottlenecks[:2] == [model.HEAD, model.STORE]
     assert made.head_spill_gb == pytest.approx(0.3)
-    assert made.spill_gb == pytest.approx(0.192 + 8 * flow.STREAM_BYTES / 1e9 - 1)
+    assert made.spill_gb == pytest.approx(0.192 + 8 * 64 * 8e6 / 1e9 - 1)
     assert made.samples_per_s == 800
 
 

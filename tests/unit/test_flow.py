@@ -20,11 +20,12 @@ def test_batch_bytes_by_hand() -> None:
 @pytest.mark.parametrize(
     ("batch_mib", "workers", "tasks", "steps"),
     [
-        (8, 1, 2, 5),  # 256 MiB / (3 * 2 * 8) = 5.3
-        (8, 2, 2, 8),  # twice the room: 10.7, but no more than eight
-        (8, 1, 5, 2),
-        (32, 1, 2, 1),
-        (32, 1, 100, 1),  # one at least, even where not all tasks find room
+        (8, 1, 4, 5),  # 64 batches: 512 MiB / (3 * 4 * 8) = 5.3
+        (8, 2, 4, 8),  # twice the room: 10.7, but no more than eight
+        (8, 1, 10, 2),
+        (64, 1, 4, 2),  # not 64 batches, but 2 GiB / (3 * 4 * 64) = 2.7
+        (1, 1, 64, 1),  # more than 64 batches: 256 MiB / (3 * 64 * 1) = 1.3
+        (64, 1, 100, 1),  # one at least, even where not all tasks find room
         (8, 1, 0, 8),  # no CPU left for loading: one task works all the same
     ],
 )
