@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,7 +52,7 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
     points[:, :3] = rigid.apply(lidar2augmented, points[:, :3])
     images, lidar2img = sample.images, sample.lidar2img @ rigid.inverse(lidar2augmented)
     if len(images) and np.linalg.det(lidar2augmented[:3, :3]) < 0:
-        images = np.ascontiguousarray(images[:, :, ::-1])
+        images = np.stack([cv2.flip(image, 1) for image in images])
         lidar2img[:, 0] = images.shape[2] * lidar2img[:, 2] - lidar2img[:, 0]  # u becomes width - u
     return replace(
         sample,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,9 @@ def grid_mask(images: NDArray[np.uint8], probability: float, rng: np.random.Gene
     first_row, first_column = rng.integers(0, period, 2)
     row = (np.arange(height) - first_row) % period >= kept
     column = (np.arange(width) - first_column) % period >= kept
-    masked = images.copy()
-    masked[:, row[:, None] & column] = FILL
+    masked, fill = images.copy(), np.empty_like(images[0])
+    fill[:] = FILL
+    hidden = (row[:, None] & column).astype(np.uint8)
+    for image in masked:
+        cv2.copyTo(fill, hidden, image)
     return masked

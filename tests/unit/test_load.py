@@ -180,11 +180,34 @@ def test_broken_lidar_files(tmp_path: Path, record: SampleRecord) -> None:
     load_sample(broken, _config(1), cameras=False)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_decoding_gives_the_pixels_of_pil(scale: int, mode: str, tmp_path: Path) -> None:
+    """Also of a file that says it should be turned: the tables mean the image as the camera made it."""
+    noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise).convert(mode).save(path, quality=90, exif=turned)
+    with Image.open(path) as image:
+        image.draft("RGB", (240 // scale, 160 // scale))
+        expected = np.asarray(image.convert("RGB"))
+    assert expected.shape == (160 // scale, 240 // scale, 3)
+    size = (240 // scale, 160 // scale)
+    found = decode_image(CameraRecord(str(path), 240, 160, np.eye(4)), path.read_bytes(), size)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     camera = record.cameras[0]
     assert camera is not None
     content = Path(camera.path).read_bytes()
-    for name, data in {"cut": content[: len(content) // 2], "text": b"no image", "empty": b""}.items():
+    for name, data in {
+        "cut": content[: len(content) // 2],
+        "end": content[:-1],
+        "text": b"no image",
+        "empty": b"",
+    }.items():
         path = tmp_path / f"{name}.jpg"
         path.write_bytes(data)
         with pytest.raises(DataError, match=rf"{name}\.jpg: missing or broken JPEG"):
