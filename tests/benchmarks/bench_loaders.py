@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pdetr3d.config import Config
+from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.data.load import one_thread, read_lidar
@@ -42,6 +42,7 @@ from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
 BATCH, WARM_UP, COUNTED = 2, 20, int(os.environ.get("PDETR3D_BENCH_BATCHES", "150"))
 CORES = os.cpu_count() or 1
+DATA_CPUS = ScalingConfig().data_cpus  # not the preset's, which leaves the cores to training
 
 
 def rate(batches: Iterator[Any]) -> tuple[float, float]:
@@ -73,7 +74,7 @@ def full_decode(record: SampleRecord) -> None:
         assert camera is None or cv2.imread(camera.path) is not None
 
 
-def cpu_s(body: Callable[[SampleRecord], object], records: list[SampleRecord]) -> float:
+def cpu_s(body: Callable[[SampleRecord], object], records: Sequence[SampleRecord]) -> float:
     """CPU seconds per sample in this process."""
     one_thread()
     body(records[0])
@@ -83,34 +84,33 @@ def cpu_s(body: Callable[[SampleRecord], object], records: list[SampleRecord]) -
     return (time.process_time() - began) / len(records)
 
 
-def bare_rate(records: list[SampleRecord], config: Config) -> float:
+def bare_rate(records: Sequence[SampleRecord], config: Config) -> float:
     """Samples per second of ``bare`` on all cores, one process each."""
     shares = [records[i::CORES] for i in range(CORES)]
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_bare_all, [share[:2] for share in shares], [config.to_json()] * CORES))  # processes have started
+        list(pool.map(_bare_all, shares, [config.to_json()] * CORES))  # processes have started, files are in memory
         began = time.perf_counter()
         list(pool.map(_bare_all, shares, [config.to_json()] * CORES))
         return len(records) / (time.perf_counter() - began)
 
 
-def _bare_all(records: list[SampleRecord], config_json: str) -> None:
+def _bare_all(records: Sequence[SampleRecord], config_json: str) -> None:
     one_thread()
     data = Config.from_json(config_json).data
     for record in records:
         bare(record, data.num_sweeps, data.image_size_px)
 
 
-def ray_batches(records: list[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
+def ray_batches(records: Sequence[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
     """As a training worker gets them, through a split of one."""
     quiet_ray_data()
     size = batch_bytes(load.config.data, BATCH, load.cameras, 1 + load.weak_view)
-    data_cpus = load.config.scaling.data_cpus
-    dataset = train_stream(records, plan, load, 1, 0, data_cpus, steps_per_task(size, 1, CORES / data_cpus))
+    dataset = train_stream(records, plan, load, 1, 0, DATA_CPUS, steps_per_task(size, 1, CORES / DATA_CPUS))
     dataset.context.execution_options = stream_options(1, size)
     return RankBatches(dataset.streaming_split(1, equal=True)[0], plan, 0, 1).from_step(0)
 
 
-def compare(title: str, records: list[SampleRecord], load: BatchLoader) -> None:
+def compare(title: str, records: Sequence[SampleRecord], load: BatchLoader) -> None:
     """Print one table."""
     config, plan = load.config, Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
     mine = [records[i] for step in range(WARM_UP, WARM_UP + COUNTED) for i, _ in plan.at(step, 0, 1)]
