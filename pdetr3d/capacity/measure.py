@@ -86,9 +86,10 @@ def record_bytes(records: Records, num_sweeps: int) -> float:
     """Mean of a sample's share of what travels to the workers (``Records.__reduce__``), as if none lacked a sweep."""
     nothing = len(pickle.dumps(records.select(np.zeros(0, np.int64)), protocol=5))
     whole = len(pickle.dumps(records, protocol=5)) - nothing
+    root = len(f"{records.table.dataroot}/")
     for record in records:
         absent = max(0, num_sweeps - 1 - len(record.sweeps))
-        whole += absent * (len(record.lidar_path) + SWEEP_BYTES)
+        whole += absent * (len(record.lidar_path) - root + SWEEP_BYTES)
     return whole / len(records)
 
 
