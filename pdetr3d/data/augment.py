@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,6 +18,16 @@ def keyed_rng(seed: int, epoch: int, token: str, purpose: str) -> np.random.Gene
     """The generator of one random draw: a function of its key only, never of worker or call order."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{token}/{purpose}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def keyed_uniform(seed: int, epoch: int, tokens: Iterable[str], purpose: str, count: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), (len(tokens), count <= 8), a row a function of its key only.
+
+    For draws of a few numbers each, too many to make a generator for: the digests themselves are the numbers.
+    """
+    keys = [f"{seed}/{epoch}/{token}/{purpose}".encode() for token in tokens]
+    bits = [hashlib.blake2b(key, digest_size=8 * count).digest() for key in keys]
+    return (np.frombuffer(b"".join(bits), "<u8").reshape(-1, count) >> 11) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,12 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
     images turn left to right with it, or they would show headings that no box has.
     """
     points = sample.points.copy()
-    points[:, :3] = rigid.apply(lidar2augmented, points[:, :3])
+    rigid.move_points(lidar2augmented, points)
     images, lidar2img = sample.images, sample.lidar2img @ rigid.inverse(lidar2augmented)
     if len(images) and np.linalg.det(lidar2augmented[:3, :3]) < 0:
-        images = np.stack([cv2.flip(image, 1) for image in images])
+        images = np.empty_like(images)
+        for image, mirrored in zip(sample.images, images, strict=True):
+            cv2.flip(image, 1, dst=mirrored)
         lidar2img[:, 0] = images.shape[2] * lidar2img[:, 2] - lidar2img[:, 0]  # u becomes width - u
     return replace(
         sample,

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
-from pdetr3d.data.load import check_lidar_size, read_lidar
+from pdetr3d.data.load import check_lidar_size, decode_image, read_file, read_lidar
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 
 MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
@@ -89,16 +90,17 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
     """Raise DataError unless the JPEG exists, has the size of the tables and is complete.
 
     Args:
-        camera: the image. decode: decode it (at an eighth of its size: all data is still gone through).
+        camera: the image. decode: decode it as the loader does (at a small size: all data is still gone through).
     """
     path, expected = Path(camera.path), (camera.width_px, camera.height_px)
+    if decode:
+        small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
+        decode_image(camera, read_file(path, "JPEG"), small)
+        return
     try:
         with Image.open(path, formats=["JPEG"]) as image:
             if image.size != expected:
                 raise DataError(f"{path}: image is {image.size}, but sample_data.json says {expected}")
-            if decode:
-                image.draft("RGB", (image.width // 8, image.height // 8))
-                image.load()
         with path.open("rb") as file:
             file.seek(-min(JPEG_TAIL_BYTES, path.stat().st_size), os.SEEK_END)
             if JPEG_END not in file.read():

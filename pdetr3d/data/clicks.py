@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.augment import keyed_uniform
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.schema import PointLabels, SampleRecord
 
@@ -52,7 +52,7 @@ def redraw_clicks(record: SampleRecord, seed: int, epoch: int) -> PointLabels:
     if not known.any():
         return clicks
     boxes = record.boxes[clicks.box_index[known]]
-    uniform = np.array([keyed_rng(seed, epoch, name, "redraw_click").random(3) for name in clicks.click_id[known]])
+    uniform = keyed_uniform(seed, epoch, clicks.click_id[known], "redraw_click", 3)
     xyz = clicks.xyz_m.copy()
     xyz[known] = place_clicks(boxes.center_m, boxes.size_m, boxes.yaw_rad, uniform)
     return dataclasses.replace(clicks, xyz_m=xyz)

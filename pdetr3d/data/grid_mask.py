@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +32,12 @@ def grid_mask(images: NDArray[np.uint8], probability: float, rng: np.random.Gene
     first_row, first_column = rng.integers(0, period, 2)
     row = (np.arange(height) - first_row) % period >= kept
     column = (np.arange(width) - first_column) % period >= kept
-    masked, fill = images.copy(), np.empty_like(images[0])
-    fill[:] = FILL
-    hidden = (row[:, None] & column).astype(np.uint8)
+    masked, hidden = images.copy(), (row[:, None] & column).view(np.uint8)
     for image in masked:
-        cv2.copyTo(fill, hidden, image)
+        cv2.copyTo(_fill(height, width), hidden, image)
     return masked
+
+
+@functools.lru_cache(maxsize=1)
+def _fill(height: int, width: int) -> NDArray[np.uint8]:
+    return np.tile(np.array(FILL, np.uint8), (height, width, 1))

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import functools
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.packed import open_pack
 from pdetr3d.data.sensor import BEAMS, keep_beams, keep_points, worsen_image
 from pdetr3d.geometry.camera import resize_lidar2img
-from pdetr3d.geometry.rigid import apply
+from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
 
 CLOSE_M = 1.0  # half side of the square round the sensor whose points are the car's own (devkit: min_distance)
-REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
 POINT_BYTES = 20  # float32 x, y, z, intensity, ring
 
 
@@ -126,12 +119,12 @@ def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
 def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, beams: int) -> NDArray[np.float32]:
     points = keep_beams(read_lidar(path), beams)
     # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
-    points = points[(np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)]
-    result = np.empty((len(points), 5), np.float32)
-    result[:, :3] = points[:, :3] if sweep2lidar is None else apply(sweep2lidar, points[:, :3])
-    result[:, 3] = points[:, 3]
-    result[:, 4] = dt_s
-    return result
+    far = (np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)
+    points = np.compress(far, points, axis=0)  # a copy, in a third of the time of points[far]
+    if sweep2lidar is not None:
+        move_points(sweep2lidar, points)
+    points[:, 4] = dt_s
+    return points
 
 
 def _read_cameras(
@@ -148,41 +141,38 @@ def _read_cameras(
         lidar2img[slot] = resize_lidar2img(camera.lidar2img, width / camera.width_px, height / camera.height_px)
         if cameras:
             jpeg = read_file(Path(camera.path), "JPEG") if jpegs is None else jpegs[slot]
-            images[slot] = decode_image(camera, jpeg or b"", size_px)
+            decode_image(camera, jpeg or b"", images[slot])
     return images, lidar2img, valid
 
 
-def decode_image(camera: CameraRecord, jpeg: bytes, size_px: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode a camera's JPEG file to RGB (H, W, 3) uint8 of ``size_px`` = (width, height).
+def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8]) -> None:
+    """Decode a camera's JPEG file into ``image``, RGB (H, W, 3) uint8, scaled to its size.
 
     When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
     that pixels stay where ``lidar2img`` says), which saves most of the time.
 
-    A file that is damaged within decodes to wrong pixels from there on, and libjpeg warns on stderr; ``data/check.py``
-    finds more of these, where it decodes.
-
     Raises:
-        DataError: when it is no image, cut, or of another size than the tables say.
+        DataError: when it is no JPEG, cut, damaged within, or of another size than the tables say.
     """
-    path = Path(camera.path)
+    height, width = image.shape[:2]
+    whole = (camera.width_px, camera.height_px)
     try:
-        with Image.open(io.BytesIO(jpeg)) as image:
-            if image.size != (camera.width_px, camera.height_px):
-                raise DataError(
-                    f"{path}: image is {image.size}, but sample_data.json says {(camera.width_px, camera.height_px)}"
-                )
-    except OSError as error:  # PIL: no image
-        raise DataError(f"{path}: missing or broken JPEG ({error}); copy the file again") from error
-    # The same pixels as PIL's, in two thirds of its time. What the tables say is in the camera's own orientation.
-    flag = REDUCED[_reduction((camera.width_px, camera.height_px), size_px)] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
-    if pixels is None:
-        raise DataError(f"{path}: missing or broken JPEG (truncated); copy the file again")
-    if pixels.shape[:2] != (size_px[1], size_px[0]):
-        # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
-        halves = pixels.shape[1] <= 2 * size_px[0] and pixels.shape[0] <= 2 * size_px[1]
-        pixels = cv2.resize(pixels, size_px, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+        found = simplejpeg.decode_jpeg_header(jpeg)[1::-1]
+        if found != whole:
+            raise DataError(f"{camera.path}: image is {found}, but sample_data.json says {whole}")
+        scale = _reduction(whole, (width, height))
+        least = {"min_width": whole[0] // scale, "min_height": whole[1] // scale, "min_factor": 1}
+        if (width * scale, height * scale) == whole:
+            simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, **least)
+            return
+        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **least)
+    except DataError:
+        raise
+    except ValueError as error:  # libjpeg's errors and warnings
+        raise DataError(f"{camera.path}: missing or broken JPEG ({error}); copy the file again") from error
+    # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
+    halves = pixels.shape[1] <= 2 * width and pixels.shape[0] <= 2 * height
+    cv2.resize(pixels, (width, height), dst=image, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
 
 
 def _reduction(size_px: tuple[int, int], target_px: tuple[int, int]) -> int:

@@ -19,7 +19,8 @@ from pdetr3d.training import checkpoint
 
 # What prediction imports. No Ray, no devkit.
 REQUIREMENTS = """
-mlflow torch numpy scipy shapely pandas pyarrow pydantic omegaconf pyyaml pyquaternion pillow opencv-python-headless
+mlflow torch numpy scipy shapely pandas pyarrow pydantic omegaconf pyyaml pyquaternion pillow simplejpeg
+opencv-python-headless
 """.split()
 
 

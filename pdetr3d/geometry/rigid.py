@@ -50,6 +50,13 @@ def apply(src2dst: NDArray[np.float64], points_m: NDArray[np.floating]) -> NDArr
     return (src2dst[:3, :3] @ rows + src2dst[:3, 3:]).T.reshape(points.shape)
 
 
+def move_points(src2dst: NDArray[np.float64], points: NDArray[np.float32]) -> None:
+    """Transform the first three columns [m] of a cloud ``(P, C)`` in place, in float32: coordinates must be a sensor's
+    (some 100 m), not a map's. A third of the time of ``apply``."""
+    rows = np.ascontiguousarray(points[:, :3].T)
+    points[:, :3] = (src2dst[:3, :3].astype(np.float32) @ rows + src2dst[:3, 3:].astype(np.float32)).T
+
+
 def yaw_of(src2dst: NDArray[np.float64]) -> float:
     """Heading [rad] of the source frame's +x axis in the destination's x-y plane, in [-pi, pi)."""
     return float(wrap_angle(np.arctan2(src2dst[1, 0], src2dst[0, 0])))

@@ -1,11 +1,13 @@
 """Augmentation moves everything together: values by hand, and projections do not change."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
-from pdetr3d.data.augment import AugmentRange, augment, keyed_rng, move_boxes
+from pdetr3d.data.augment import AugmentRange, augment, keyed_rng, keyed_uniform, move_boxes
 from pdetr3d.geometry import rigid
 from pdetr3d.geometry.boxes import corners
 from pdetr3d.schema import Boxes3D, PointLabels, Sample, SampleRecord
@@ -109,6 +111,21 @@ def test_draws_depend_on_their_key_only() -> None:
         keyed_rng(0, 1, "token", "clicks"),
     ]
     assert all(rng.random() != first for rng in others)
+
+
+def test_keyed_uniform_is_uniform_and_a_row_is_its_keys() -> None:
+    tokens = [f"click-{number}" for number in range(20_000)]
+    numbers = keyed_uniform(0, 1, tokens, "redraw_click", 3)
+    assert numbers.shape == (20_000, 3) and 0 <= numbers.min() and numbers.max() < 1
+    for column in numbers.T:
+        assert kstest(column, "uniform").pvalue > 0.01
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.03  # 4 of 1 / sqrt(20,000)
+    # By hand: the digest's first 53 of 64 bits, as a fraction.
+    digest = hashlib.blake2b(b"0/1/click-7/redraw_click", digest_size=24).digest()
+    assert numbers[7, 1] == (int.from_bytes(digest[8:16], "little") >> 11) / 2**53
+    np.testing.assert_array_equal(keyed_uniform(0, 1, tokens[7:6:-1], "redraw_click", 3), numbers[7:8])
+    assert keyed_uniform(0, 1, [], "redraw_click", 3).shape == (0, 3)
+    assert not np.isin(keyed_uniform(0, 2, tokens[:5], "redraw_click", 3), numbers).any()
 
 
 def test_a_range_of_nothing_draws_identity() -> None:

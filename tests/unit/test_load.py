@@ -147,9 +147,9 @@ def test_reduced_decoding_shows_the_same_picture_in_the_same_place(size: tuple[i
     pixels = np.stack(waves, -1).astype(np.uint8)
     path = tmp_path / "a.jpg"
     Image.fromarray(pixels).save(path, quality=95)
-    image = decode_image(CameraRecord(str(path), 1600, 900, np.eye(4)), path.read_bytes(), size)
+    image = np.empty((size[1], size[0], 3), np.uint8)
+    decode_image(CameraRecord(str(path), 1600, 900, np.eye(4)), path.read_bytes(), image)
     expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(float)
-    assert image.shape == (size[1], size[0], 3)
     # Half a pixel of shift at the smallest size would be 4 of 80 gray levels and more; channels differ by far more.
     assert np.abs(image - expected).mean() < 1.5
 
@@ -193,8 +193,8 @@ def test_decoding_gives_the_pixels_of_pil(scale: int, mode: str, tmp_path: Path)
         image.draft("RGB", (240 // scale, 160 // scale))
         expected = np.asarray(image.convert("RGB"))
     assert expected.shape == (160 // scale, 240 // scale, 3)
-    size = (240 // scale, 160 // scale)
-    found = decode_image(CameraRecord(str(path), 240, 160, np.eye(4)), path.read_bytes(), size)
+    found = np.empty_like(expected)
+    decode_image(CameraRecord(str(path), 240, 160, np.eye(4)), path.read_bytes(), found)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -202,18 +202,22 @@ def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     camera = record.cameras[0]
     assert camera is not None
     content = Path(camera.path).read_bytes()
+    image = np.empty((90, 160, 3), np.uint8)
+    middle = len(content) // 2
     for name, data in {
-        "cut": content[: len(content) // 2],
+        "cut": content[:middle],
         "end": content[:-1],
+        "lost_within": content[:middle] + content[middle + 200 :],
+        "zeros_within": content[:middle] + bytes(200) + content[middle + 200 :],
         "text": b"no image",
         "empty": b"",
     }.items():
         path = tmp_path / f"{name}.jpg"
         path.write_bytes(data)
         with pytest.raises(DataError, match=rf"{name}\.jpg: missing or broken JPEG"):
-            decode_image(dataclasses.replace(camera, path=str(path)), data, (160, 90))
+            decode_image(dataclasses.replace(camera, path=str(path)), data, image)
     gone = dataclasses.replace(camera, path=str(tmp_path / "none.jpg"))
     with pytest.raises(DataError, match=r"none\.jpg: cannot read JPEG file \(No such file"):
         load_sample(dataclasses.replace(record, cameras=(gone, *record.cameras[1:])), _config(1), cameras=True)
     with pytest.raises(DataError, match=r"image is \(160, 90\), but sample_data.json says \(320, 90\)"):
-        decode_image(dataclasses.replace(camera, width_px=320), content, (160, 90))
+        decode_image(dataclasses.replace(camera, width_px=320), content, image)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 
-from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, wrap_angle, yaw_of
+from pdetr3d.geometry.rigid import apply, chain, inverse, move_points, rigid, wrap_angle, yaw_of
 
 QUARTER_TURN = [np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)]  # 90 degrees about +z, as (w, x, y, z)
 numbers = st.floats(-1e3, 1e3)
@@ -47,6 +47,16 @@ def test_apply_keeps_float64_where_float32_would_lose_centimeters() -> None:
 def test_apply_takes_no_points_and_any_leading_shape() -> None:
     assert apply(np.eye(4), np.zeros((0, 3))).shape == (0, 3)
     assert apply(np.eye(4), np.zeros((2, 7, 3))).shape == (2, 7, 3)
+
+
+def test_move_points_equals_apply_and_leaves_the_other_columns() -> None:
+    src2dst = rigid([0.9, 0.1, -0.2, 0.3], [3.0, -40.0, 1.5]) @ np.diag([1.05, -1.05, 1.05, 1.0])
+    cloud = np.random.default_rng(0).uniform(-100, 100, (1000, 5)).astype(np.float32)
+    moved = cloud.copy()
+    move_points(src2dst, moved)
+    np.testing.assert_allclose(moved[:, :3], apply(src2dst, cloud[:, :3].astype(np.float64)), atol=5e-5)
+    np.testing.assert_array_equal(moved[:, 3:], cloud[:, 3:])
+    move_points(src2dst, np.empty((0, 5), np.float32))
 
 
 def test_chain_reads_left_to_right() -> None:
