@@ -223,6 +223,9 @@ class StudentConfig(Section):
     self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # of the losses on point-labeled samples
+    mean_teacher_warmup: Annotated[float, Field(ge=0, le=1)] = (
+        0.5  # share of the steps on which that weight rises from 0
+    )
     mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # takes the place of optim.ema_decay
 
     @model_validator(mode="after")

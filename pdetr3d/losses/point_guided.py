@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean
-from pdetr3d.config import Config, StudentConfig
+from pdetr3d.config import Config
 from pdetr3d.losses.guidance_masks import Grid, box_mask, click_mask, drawn_clicks, foreground_mask
 
 
@@ -30,9 +30,9 @@ def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, half_range_m: f
     return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def guidance_ramp(config: StudentConfig, share: float) -> float:
-    """Factor on the guidance weight after ``share`` of the steps: linear from 0 to 1 over ``guidance_warmup``."""
-    return 1.0 if share >= config.guidance_warmup else share / config.guidance_warmup
+def ramp_of(warmup: float, share: float) -> float:
+    """Factor on a loss weight after ``share`` of the steps: linear from 0 to 1 over the share ``warmup``."""
+    return 1.0 if share >= warmup else share / warmup
 
 
 class PointGuidance:
@@ -42,7 +42,7 @@ class PointGuidance:
         config: guidance choice and weight.
         sigma_m: (10,) Gaussian sigma per class [m] (``config.sigma_m`` of the class prior).
         rank_mean: mean of a scalar over ranks.
-        ramp: factor on the weight (``guidance_ramp``).
+        ramp: factor on the weight (``ramp_of``).
     """
 
     def __init__(self, config: Config, sigma_m: Tensor, rank_mean: RankMean, ramp: float = 1.0) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pdetr3d.batch import Batch, RankMean, StudentOutput, TeacherOutput
 from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
-from pdetr3d.losses.point_guided import PointGuidance, guidance_ramp
+from pdetr3d.losses.point_guided import PointGuidance, ramp_of
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
@@ -140,7 +140,7 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
 
     def before_step(step: int, steps: int) -> None:
         nonlocal ramp
-        ramp = guidance_ramp(config.student, step / steps)
+        ramp = ramp_of(config.student.guidance_warmup, step / steps)
         if model.guidance is not None:
             model.guidance.follow(model, step)
 
@@ -173,4 +173,6 @@ def _mean_teacher(config: Config, student: Task) -> Task:
     rival = MeanTeacher(config, student.predict)
     optim = config.optim.model_copy(update={"ema_decay": config.student.mean_teacher_decay})
     loader = replace(student.loader, weak_view=True)
-    return replace(student, losses=rival.losses, optim=optim, loader=loader, teach=rival.teach)
+    return replace(
+        student, losses=rival.losses, optim=optim, loader=loader, before_step=rival.before_step, teach=rival.teach
+    )

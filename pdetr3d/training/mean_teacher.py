@@ -3,7 +3,8 @@
 Each step the moving average of the student's weights, the teacher, sees the weak view of the point-labeled samples: the
 cloud before augmentation. Its boxes above ``student.mean_teacher_threshold``, moved by the augmentation, are targets of
 the student's strong view. Box-labeled samples are supervised as ever. A point-labeled sample without such a box teaches
-nothing, not even background: so targets come in by themselves as the teacher learns, without another warm-up.
+nothing, not even background; the weight of the others rises over ``student.mean_teacher_warmup``, for where a young
+teacher misses objects it would teach background.
 
 Legend: B samples, N boxes (padded).
 """
@@ -22,6 +23,7 @@ from pdetr3d.batch import Batch, Cells, RankMean, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.data.augment import move_boxes
 from pdetr3d.losses.center_criterion import CenterCriterion
+from pdetr3d.losses.point_guided import ramp_of
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
@@ -33,7 +35,11 @@ class MeanTeacher:
     """
 
     def __init__(self, config: Config, predict: Callable[[object, Batch], list[Boxes3D]]) -> None:
-        self.config, self.predict = config, predict
+        self.config, self.predict, self.ramp = config, predict, 1.0
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Sets the weight of the losses on point-labeled samples for step ``step`` of ``steps``, from 0."""
+        self.ramp = ramp_of(self.config.student.mean_teacher_warmup, step / steps)
 
     @torch.no_grad()
     def teach(self, average: nn.Module, batch: Batch) -> Batch:
@@ -60,7 +66,7 @@ class MeanTeacher:
         criterion, taught = CenterCriterion(self.config, rank_mean), ~batch.box_labeled & batch.box_valid.any(1)
         terms = criterion(select_tasks(output.tasks, batch.box_labeled), batch.select(batch.box_labeled))
         extra = criterion(select_tasks(output.tasks, taught), batch.select(taught))
-        weight = self.config.student.mean_teacher_weight
+        weight = self.config.student.mean_teacher_weight * self.ramp
         return terms | {f"unlabeled_{name}": weight * value for name, value in extra.items()}
 
 

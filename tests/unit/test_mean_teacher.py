@@ -100,19 +100,22 @@ def test_more_targets_than_the_batch_has_room_for() -> None:
     assert with_boxes(empty, [0, 2], [many[:0], many[:0]]).box.shape == (3, 0, 7)
 
 
-def losses_of(config: Config, batch: Batch) -> tuple[dict[str, torch.Tensor], nn.Module]:
+def losses_of(config: Config, batch: Batch, step: int = 20) -> tuple[dict[str, torch.Tensor], nn.Module]:
+    """The loss terms at a step of 40, and the model."""
     task = build("student", config, PRIOR, mean_teacher=True)
+    task.before_step(step, 40)
     return task.losses(task.model.train()(batch), batch, same_on_all_ranks), task.model
 
 
 def test_labeled_and_taught_samples_have_losses_of_their_own() -> None:
-    """Samples do not see one another (group norm): each part is the loss of its samples alone."""
-    config = tiny_config("student.mean_teacher_weight=0.5")
+    """Samples do not see one another (group norm): each part is the loss of its samples alone. After an eighth of the
+    steps the weight of the taught part has risen to a quarter of what it becomes at half of them."""
+    config = tiny_config("student.mean_teacher_weight=0.5", "student.mean_teacher_warmup=0.5")
     batch = with_boxes(mixed_batch(), [0], [boxes((3, 2, 0, 4, 2, 1.5, 0.3), score=[0.9])])
     batch = replace(batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0])
-    terms, model = losses_of(config, batch)
+    terms, model = losses_of(config, batch, step=5)
     assert terms.keys() == {"heatmap", "box", "unlabeled_heatmap", "unlabeled_box"}
-    for sample, prefix, weight in ((1, "", 1.0), (0, "unlabeled_", 0.5)):
+    for sample, prefix, weight in ((1, "", 1.0), (0, "unlabeled_", 0.125)):
         alone = batch.select(torch.arange(3) == sample)
         expected = CenterCriterion(config, same_on_all_ranks)(model(alone).tasks, alone)
         for name in ("heatmap", "box"):
