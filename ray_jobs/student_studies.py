@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdetr3d.config import Config
@@ -44,15 +45,18 @@ STUDENT_STUDIES: dict[str, dict[str, Variant]] = {
 }
 
 
-def student_study(name: str) -> dict[str, Variant]:
-    """The variants of a study.
+def student_study(name: str, only: Sequence[str] | None = None) -> dict[str, Variant]:
+    """The variants of a study, or ``only`` these.
 
     Raises:
         DataError: when there is none of this name.
     """
     if name not in STUDENT_STUDIES:
         raise DataError(f"unknown study {name!r}: allowed {', '.join(STUDENT_STUDIES)}")
-    return STUDENT_STUDIES[name]
+    variants = STUDENT_STUDIES[name]
+    for wrong in set(only or ()) - set(variants):
+        raise DataError(f"--variant {wrong!r} is not of study {name}: allowed {', '.join(map(repr, variants))}")
+    return {key: variant for key, variant in variants.items() if not only or key in only}
 
 
 def variant_config(preset: str, overrides: list[str], variant: Variant, seed: int) -> Config:

@@ -1,6 +1,6 @@
 """Train and compare students: variants x seeds of one study on one world.
 
-python -m ray_jobs.student_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [key=value ...]
+python -m ray_jobs.student_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [--variant NAME] [key=value ...]
 
 Variants that differ in the student alone share the teacher and its pseudo labels; arms of equal settings share a run
 directory. A rerun continues. Writes results/STUDY.json and a picture.
@@ -30,10 +30,12 @@ def run(arguments: list[str] | None = None) -> None:
     """The job.
 
     Raises:
-        DataError: for an unknown study, preset or override, or a run directory of another run.
+        DataError: for an unknown study, variant, preset or override, or a run directory of another run.
     """
-    args = parse_words(parser(__doc__ or "", STUDENT_STUDIES), arguments)
-    chosen = student_study(args.study)
+    command = parser(__doc__ or "", STUDENT_STUDIES)
+    command.add_argument("--variant", action="append", metavar="NAME", help="only this one of the study; repeatable")
+    args = parse_words(command, arguments)
+    chosen = student_study(args.study, args.variant)
     base, folder, overrides = open_world(args)
     names = {name: folder_name(args.preset, variant) for name, variant in chosen.items()}
     with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:

@@ -14,7 +14,7 @@ from pdetr3d.schema import CLASSES, DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs import student_study
+from ray_jobs import student_studies, student_study
 from ray_jobs.stages import ARMS, Stages, labels_key
 from ray_jobs.student_report import draw_students, print_students, summarize_students
 from ray_jobs.student_studies import STUDENT_STUDIES, Variant, folder_name, variant_config
@@ -156,3 +156,12 @@ def test_summary_by_hand_printed_and_drawn(tmp_path: Path, capsys: pytest.Captur
 def test_an_unknown_study_is_the_users_error() -> None:
     with pytest.raises(DataError, match="allowed guidance, headline"):
         student_study.run(["guidence", "--preset", "quickstart"])
+    with pytest.raises(
+        DataError, match="--variant 'partly' is not of study guidance: allowed 'none', 'full', 'partial'"
+    ):
+        student_study.run(["guidance", "--preset", "quickstart", "--variant", "partly"])
+
+
+def test_chosen_variants_come_in_the_studys_order() -> None:
+    assert list(student_studies.student_study("headline", ["ours", "mean teacher"])) == ["mean teacher", "ours"]
+    assert student_studies.student_study("headline") == STUDENT_STUDIES["headline"]
