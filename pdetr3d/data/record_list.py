@@ -124,6 +124,13 @@ def boxed(records: Sequence[SampleRecord]) -> NDArray[np.bool_]:
     return records.boxed if isinstance(records, Records) else np.array([r.role == "box" for r in records], bool)
 
 
+def boxes_of(records: Sequence[SampleRecord]) -> Boxes3D:
+    """The boxes of all the records, joined in order."""
+    if isinstance(records, Records):
+        return records.boxes[ranges(records.box_range)]
+    return Boxes3D.concatenate([record.boxes for record in records])
+
+
 def pick(records: Sequence[SampleRecord], places: NDArray[np.int64] | NDArray[np.bool_]) -> Sequence[SampleRecord]:
     """Some of the records, by number or mask, in that order."""
     if isinstance(records, Records):

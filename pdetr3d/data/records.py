@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
-from pdetr3d.data.record_list import CLICK_COLUMNS, ROLES, Records, boxed, pick, ranges
+from pdetr3d.data.record_list import CLICK_COLUMNS, ROLES, Records, boxed, boxes_of, pick, ranges
 from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import (
@@ -112,7 +112,7 @@ def prior_size_m(records: Sequence[SampleRecord]) -> tuple[NDArray[np.float32], 
     Returns:
         (10, 3) float32, and the names of the classes without a box there, which hold FALLBACK_SIZE_M.
     """
-    labeled = Boxes3D.concatenate([record.boxes for record in pick(records, boxed(records))])
+    labeled = boxes_of(pick(records, boxed(records)))
     labeled = labeled[labeled.source == SOURCE_HUMAN]
     prior, absent = FALLBACK_SIZE_M.copy(), []
     for label, name in enumerate(CLASSES):

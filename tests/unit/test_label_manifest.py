@@ -319,6 +319,9 @@ def test_prior_is_the_mean_of_box_labeled_boxes(index: Index, manifest: LabelMan
         np.testing.assert_allclose(
             prior[label], np.mean(sizes[label], 0) if sizes[label] else FALLBACK_SIZE_M[label], rtol=1e-5
         )
+    listed, missing = prior_size_m(list(records))
+    np.testing.assert_array_equal(listed, prior)
+    assert missing == absent
     prior, absent = prior_size_m([])
     np.testing.assert_array_equal(prior, FALLBACK_SIZE_M)
     assert absent == list(CLASSES)
