@@ -316,6 +316,7 @@ class Stages:
             tags,
             self.parent.run_id or None,
             tracking_dir=self.tracking_dir,
+            title=f"{name} {self.config.run.name}".strip(),  # else all are alike in a study
         )
 
     def checkpoints(self, name: str) -> list[Path]:

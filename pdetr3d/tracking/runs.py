@@ -58,6 +58,7 @@ class Tracker:
         tags: Mapping[str, Any],
         parent_run_id: str | None = None,
         tracking_dir: Path | None = None,
+        title: str = "",
     ) -> Tracker:
         """Start a run, or continue the one that ``run_dir`` had under this name in the same store.
 
@@ -67,11 +68,12 @@ class Tracker:
         Args:
             run_dir: the job's run directory.
             experiment: MLflow experiment, created when missing.
-            name: of the run.
+            name: of the run, one of its kind in ``run_dir``.
             config_flat: dotted key -> value (``Config.flat()``), logged as params.
             tags: e.g. lineage (``teacher_run_id``), digests, stage.
             parent_run_id: makes it a nested run in the UI.
             tracking_dir: where ``mlflow.db`` and ``artifacts/`` are, default ``run_dir``; MLFLOW_TRACKING_URI wins.
+            title: what the UI calls it, default ``name``.
         """
         folder = tracking_dir or run_dir
         uri = tracking_uri(folder)
@@ -79,7 +81,8 @@ class Tracker:
             client = connect(uri)
             run_id = _continue_run(client, run_dir, name, uri)
             if run_id is None:
-                run_id = client.create_run(_experiment_id(client, experiment, folder, uri), run_name=name).info.run_id
+                place = _experiment_id(client, experiment, folder, uri)
+                run_id = client.create_run(place, run_name=title or name).info.run_id
                 _remember(run_dir, name, uri, run_id)
             known = client.get_run(run_id).data.params
             params = {key: value for key, value in as_params(config_flat).items() if key not in known}

@@ -78,6 +78,12 @@ def test_addresses(tmp_path, monkeypatch):
     assert tracking_uri(Path("elsewhere")) == f"sqlite:///{tmp_path}/own.db"
 
 
+def test_a_title_is_what_people_see_and_not_what_the_run_is_known_by(store, tmp_path):
+    first = start(store, tmp_path, title="teacher of seed 1")
+    assert read(first).info.run_name == "teacher of seed 1"
+    assert start(store, tmp_path, title="teacher of seed 2").run_id == first.run_id  # continued
+
+
 def test_a_run_from_start_to_end(store, tmp_path):
     config = {f"section.key{i}": i for i in range(150)} | {"long": "x" * 7000}
     (tmp_path / "plot.txt").write_text("plot")
