@@ -3,7 +3,7 @@
 python -m ray_jobs.student_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [--variant NAME] [key=value ...]
 
 Variants that differ in the student alone share the teacher and its pseudo labels; arms of equal settings share a run
-directory. A rerun continues. Writes results/STUDY.json and a picture.
+directory. A rerun continues. Writes results/STUDY.json, or STUDY-VARIANT.json, and a picture.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def run(arguments: list[str] | None = None) -> None:
         make_labels([stages for (name, _), stages in wanted.items() if chosen[name].arm == NEEDS_LABELS], at_once)
         found = run_lanes([partial(figures, wanted[n, s], chosen[n]) for n, s in wanted], at_once)
         results = dict(zip(wanted, found, strict=True))
+        only = [name.replace(" ", "_") for name in chosen if args.variant]
         document = {
             **provenance(args, base.to_json()),
+            "study": "-".join([args.study, *only]),  # some variants do not take the place of all
             "variants": {
                 name: {
                     "arm": variant.arm,
@@ -65,7 +67,7 @@ def run(arguments: list[str] | None = None) -> None:
             },
         }
         document["summary"] = summarize_students({n: v["runs"] for n, v in document["variants"].items()})
-        file = args.out / f"{args.study}.json"
+        file = args.out / f"{document['study']}.json"
         write_json(file, document)
         picture = draw_students(document, args.out)
         for path in (file, picture):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
-from pdetr3d.data.load import check_lidar_size, decode_image, read_file, read_lidar
+from pdetr3d.data.load import JPEG_END, JPEG_TAIL_BYTES, check_lidar_size, decode_image, read_file, read_lidar
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 
 MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
@@ -27,8 +27,6 @@ SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only 
 IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are looked at
 THREADS = 16  # the work is mostly waiting for the disk, or in libraries that release the GIL
 CHUNK = 64  # files per task
-JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
-JPEG_TAIL_BYTES = 64  # some writers pad after the end marker
 
 # A file, and a check that raises DataError for its argument, or is content.
 Job = tuple[str, Callable[[Any], object], Any]
@@ -95,7 +93,7 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
     path, expected = Path(camera.path), (camera.width_px, camera.height_px)
     if decode:
         small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
-        decode_image(camera, read_file(path, "JPEG"), small)
+        decode_image(camera, read_file(path, "JPEG"), small, strict=True)
         return
     try:
         with Image.open(path, formats=["JPEG"]) as image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,9 @@ from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
 
 CLOSE_M = 1.0  # half side of the square round the sensor whose points are the car's own (devkit: min_distance)
+JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
+JPEG_TAIL_BYTES = 64  # some writers pad after the end marker
+PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning: some bytes before the end
 POINT_BYTES = 20  # float32 x, y, z, intensity, ring
 
 
@@ -145,14 +149,17 @@ def _read_cameras(
     return images, lidar2img, valid
 
 
-def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8]) -> None:
+def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *, strict: bool = False) -> None:
     """Decode a camera's JPEG file into ``image``, RGB (H, W, 3) uint8, scaled to its size.
 
     When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
     that pixels stay where ``lidar2img`` says), which saves most of the time.
 
+    A whole file that is damaged within decodes to wrong pixels from there on, as libraries do; where ``strict`` it is
+    refused: before a training there is something to be done about it.
+
     Raises:
-        DataError: when it is no JPEG, cut, damaged within, or of another size than the tables say.
+        DataError: when it is no JPEG, cut, or of another size than the tables say.
     """
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
@@ -162,14 +169,20 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8]) ->
             raise DataError(f"{camera.path}: image is {found}, but sample_data.json says {whole}")
         scale = _reduction(whole, (width, height))
         least = {"min_width": whole[0] // scale, "min_height": whole[1] // scale, "min_factor": 1}
-        if (width * scale, height * scale) == whole:
-            simplejpeg.decode_jpeg(jpeg, "RGB", buffer=image, **least)
-            return
-        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **least)
+        place = image if (width * scale, height * scale) == whole else None
+        try:
+            pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, **least)
+        except ValueError as warning:  # or an error, which comes again
+            if JPEG_END not in jpeg[-JPEG_TAIL_BYTES:] or (strict and not PADDED.search(str(warning))):
+                raise
+            pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, strict=False, **least)
     except DataError:
         raise
-    except ValueError as error:  # libjpeg's errors and warnings
-        raise DataError(f"{camera.path}: missing or broken JPEG ({error}); copy the file again") from error
+    except (ValueError, KeyError) as error:  # libjpeg's, and of a sampling of colors that simplejpeg has no name for
+        advice = "copy the file again, or write it anew if it is whole, with colors sampled 4:2:0 or 4:4:4"
+        raise DataError(f"{camera.path}: missing or broken JPEG ({error}); {advice}") from error
+    if place is not None:
+        return
     # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
     halves = pixels.shape[1] <= 2 * width and pixels.shape[0] <= 2 * height
     cv2.resize(pixels, (width, height), dst=image, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)

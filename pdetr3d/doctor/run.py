@@ -21,7 +21,7 @@ from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import History, read_histories
 
-METRICS = ("loss", "feature_std", "stall_share", "data_s", "step_s")
+METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
 # What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, a teacher study.
 SOURCES = {"pseudo_labels/done.json": "teacher", "study/done.json": "final"}
 

@@ -102,6 +102,9 @@ def _trouble(history: History) -> str:
     """What is wrong with a stage's loss, if anything."""
     curve = history.curves.get("loss")
     steps, values = (curve.steps, np.array(curve.values)) if curve else ((0,), np.zeros(1))
+    for name, part in history.curves.items():  # a mean teacher's own labels come in later
+        if name.startswith("unlabeled_") and len(part.values) == len(values):
+            values = values - part.values
     jumps = np.flatnonzero(~(values[1:] <= SPIKE * np.minimum.accumulate(values)[:-1]))  # NaN, too
     if len(jumps):
         at = int(jumps[0])

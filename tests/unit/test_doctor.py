@@ -256,6 +256,13 @@ def test_a_loss_may_rise_a_little(sick: PlantedRun, store: Path) -> None:
     assert diagnose(Run(sick.path))["losses"].verdict == "ok"
 
 
+@pytest.mark.parametrize(("last", "verdict"), [(5.5, "ok"), (7.5, "problem")])
+def test_a_mean_teachers_own_labels_come_in_later(sick: PlantedRun, store: Path, last: float, verdict: str) -> None:
+    parts = {"unlabeled_heatmap": [0, 0.2, 1.5], "unlabeled_box": [0, 0.3, 1.0]}
+    sick.write_curves("student_mean_teacher", store, loss=[4.0, 3.5, last], **parts)  # the rest: 4, 3, last - 2.5
+    assert diagnose(Run(sick.path))["losses"].verdict == verdict
+
+
 def test_collapsed_features(sick: PlantedRun, store: Path) -> None:
     (sick.path / "mlflow_run.json").unlink()
     sick.write_curves("student_boxes_only", store)

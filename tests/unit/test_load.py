@@ -198,6 +198,38 @@ def test_decoding_gives_the_pixels_of_pil(scale: int, mode: str, tmp_path: Path)
     np.testing.assert_array_equal(found, expected)
 
 
+def _with_sampling(jpeg: bytes, code: int) -> bytes:
+    """The file saying that its luma is sampled so: high and low half byte, across and down."""
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 11] + bytes([code]) + jpeg[frame + 12 :]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "a jump"])
+def test_damage_within_is_refused_where_it_can_be_mended(damage: str, record: SampleRecord) -> None:
+    camera = record.cameras[0]
+    assert camera is not None
+    content, image = Path(camera.path).read_bytes(), np.zeros((90, 160, 3), np.uint8)
+    middle = len(content) // 2
+    damaged = content[:middle] + (bytes(200) if damage == "zeros" else b"") + content[middle + 200 :]
+    with pytest.raises(DataError, match=r"broken JPEG \(Corrupt JPEG data: .*copy the file again"):
+        decode_image(camera, damaged, image, strict=True)
+    decode_image(camera, damaged, image)
+    whole = np.empty_like(image)
+    decode_image(camera, content, whole, strict=True)
+    assert np.array_equal(image[:20], whole[:20]) and not np.array_equal(image, whole)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_padding_is_no_damage(strict: bool, record: SampleRecord) -> None:
+    camera = record.cameras[0]
+    assert camera is not None
+    content, image, whole = Path(camera.path).read_bytes(), *np.empty((2, 90, 160, 3), np.uint8)
+    decode_image(camera, content, whole, strict=True)
+    for odd in (content[:-2] + bytes(3) + content[-2:], content + bytes(10)):
+        decode_image(camera, odd, image, strict=strict)
+        np.testing.assert_array_equal(image, whole)
+
+
 def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     camera = record.cameras[0]
     assert camera is not None
@@ -207,8 +239,8 @@ def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     for name, data in {
         "cut": content[:middle],
         "end": content[:-1],
-        "lost_within": content[:middle] + content[middle + 200 :],
-        "zeros_within": content[:middle] + bytes(200) + content[middle + 200 :],
+        "sampling": _with_sampling(content, 0x14),
+        "strange": _with_sampling(content, 0x42),
         "text": b"no image",
         "empty": b"",
     }.items():
