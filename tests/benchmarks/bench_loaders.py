@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,9 @@ from ray_jobs.fit import stream_options
 from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
-BATCH, WARM_UP, COUNTED = 2, 20, int(os.environ.get("PDETR3D_BENCH_BATCHES", "150"))
+BATCH, LIMIT = 2, 300  # samples a batch; of so many samples the bare limit is measured
+# Ray starts its processes one by one, which takes seconds, and its batches come in bursts.
+SECONDS = float(os.environ.get("PDETR3D_BENCH_S", "10"))  # of warming up, and of counting
 CORES = os.cpu_count() or 1
 DATA_CPUS = ScalingConfig().data_cpus  # not the preset's, which leaves the cores to training
 
@@ -50,11 +51,18 @@ def rate(batches: Iterator[Any]) -> tuple[float, float]:
     began = time.perf_counter()
     next(batches)
     first_s = time.perf_counter() - began
-    for _ in islice(batches, WARM_UP):
-        pass
-    began = time.perf_counter()
-    count = sum(1 for _ in islice(batches, COUNTED))
-    return BATCH * count / (time.perf_counter() - began), first_s
+    counted(batches)
+    count, passed_s = counted(batches)
+    return BATCH * count / passed_s, first_s
+
+
+def counted(batches: Iterator[Any]) -> tuple[int, float]:
+    """How many batches come in SECONDS, and how long the last of them took to come."""
+    began, count, passed_s = time.perf_counter(), 0, 0.0
+    while passed_s < SECONDS:
+        next(batches)
+        count, passed_s = count + 1, time.perf_counter() - began
+    return count, passed_s
 
 
 def bare(record: SampleRecord, num_sweeps: int, size_px: tuple[int, int]) -> None:
@@ -113,8 +121,8 @@ def ray_batches(records: Sequence[SampleRecord], plan: Plan, load: BatchLoader) 
 
 def compare(title: str, records: Sequence[SampleRecord], load: BatchLoader) -> None:
     """Print one table."""
-    config, plan = load.config, Plan(len(records), BATCH, 1 + WARM_UP + COUNTED + 1, 0)
-    mine = [records[i] for step in range(WARM_UP, WARM_UP + COUNTED) for i, _ in plan.at(step, 0, 1)]
+    config, plan = load.config, Plan(len(records), BATCH, 1_000_000, 0)  # no loader comes to its end
+    mine = [records[i] for step in range(LIMIT // BATCH) for i, _ in plan.at(step, 0, 1)]
     if not load.cameras:
         mine = [replace(record, cameras=()) for record in mine]
     table = Table(
