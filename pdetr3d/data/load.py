@@ -173,7 +173,9 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
         try:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, **least)
         except ValueError as warning:  # or an error, which comes again
-            if JPEG_END not in jpeg[-JPEG_TAIL_BYTES:] or (strict and not PADDED.search(str(warning))):
+            if JPEG_END not in jpeg[-JPEG_TAIL_BYTES:]:
+                raise ValueError(f"truncated: {warning}") from warning
+            if strict and not PADDED.search(str(warning)):
                 raise
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, strict=False, **least)
     except DataError:
