@@ -109,6 +109,21 @@ class Config(Section):
                 f"student.neck_strides {necks} must bring all stages of model.backbone_strides {strides} to one grid: "
                 f"positive, each proportional to the product of the strides up to its stage"
             )
+        odd = [neck for neck in necks if not math.isclose(max(neck, 1 / neck), round(max(neck, 1 / neck)))]
+        if odd:
+            raise ValueError(
+                f"student.neck_strides {necks}: {odd[0]} is neither whole (enlarges) nor one by a whole number"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_center(self) -> Config:
+        low, high = self.model.range_m[:2], self.model.range_m[3:5]
+        if self.student.guidance != "none" and not all(math.isclose(-a, b) for a, b in zip(low, high, strict=True)):
+            raise ValueError(
+                f"model.range_m {self.model.range_m} is not centered on the sensor in x and y, but the student's views "
+                "are turned about it: set minima to the maxima's negatives, or student.guidance=none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray.train import Checkpoint
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from pdetr3d.training.plan import Plan
 from ray_jobs.stream import RankBatches
 
 STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
+RESUME = "resume_"  # starts the names of files that are there to continue from alone
 
 
 class RayContext:
@@ -80,7 +81,9 @@ class RayContext:
         if step == 0:
             return None
         self.restored.mkdir(exist_ok=True)
-        filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(self.folder, step)}/{FILE}")
+        filesystem, path = FileSystem.from_uri(resume_uri(self.folder, step))
+        if filesystem.get_file_info(path).type == FileType.NotFound:  # a kept checkpoint
+            filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(self.folder, step)}/{FILE}")
         with filesystem.open_input_stream(path) as source, (self.restored / FILE).open("wb") as sink:
             shutil.copyfileobj(source, sink)
         return self.restored / FILE
@@ -92,6 +95,23 @@ class RayContext:
         if checkpoint is not None:
             write_progress(self.folder, step)
             shutil.rmtree(checkpoint)
+            self._forget_saves()
+
+    def save(self, file: Path, step: int) -> None:
+        filesystem, path = FileSystem.from_uri(resume_uri(self.folder, step))
+        filesystem.create_dir(str(Path(path).parent), recursive=True)
+        with file.open("rb") as source, filesystem.open_output_stream(path) as sink:
+            shutil.copyfileobj(source, sink)
+        write_progress(self.folder, step)  # from now on it counts: a file that was cut does not
+        shutil.rmtree(file.parent)
+        self._forget_saves(but=Path(path).name)
+
+    def _forget_saves(self, but: str = "") -> None:
+        """Delete what ``save`` stored, but for one file."""
+        filesystem, path = FileSystem.from_uri(self.folder)
+        for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
+            if info.base_name.startswith(RESUME) and info.base_name != but:
+                filesystem.delete_file(info.path)
 
     def stop(self) -> bool:
         asked = self.rank == 0 and stop_asked(self.folder)
@@ -117,6 +137,11 @@ def checkpoint_name(step: int) -> str:
 def checkpoint_uri(folder: str, step: int) -> str:
     """Where the stage's checkpoint of a step lies in storage."""
     return f"{folder}/{checkpoint_name(step)}"
+
+
+def resume_uri(folder: str, step: int) -> str:
+    """Where a file to continue from lies in storage, unless the step's checkpoint is kept (``checkpoint_uri``)."""
+    return f"{folder}/{RESUME}{step:07d}.pt"
 
 
 def write_progress(folder: str, step: int) -> None:

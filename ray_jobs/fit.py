@@ -25,8 +25,8 @@ from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
-from pdetr3d.training.loop import milestones, train
-from pdetr3d.training.plan import BatchLoader, Plan
+from pdetr3d.training.loop import train
+from pdetr3d.training.plan import BatchLoader, Plan, milestones
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.context import STATS, RayContext, checkpoint_uri, read_progress, set_threads
 from ray_jobs.early_stop import Watcher
@@ -98,7 +98,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
     if stage.gt_database is not None:
-        loader = loader.pasting(stage.gt_database, stage.steps)
+        # A mean teacher's boxes take the place of all that a point-labeled sample has: those of pasted objects, too.
+        loader = loader.pasting(stage.gt_database, stage.steps, everywhere=not stage.mean_teacher)
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()

@@ -12,7 +12,7 @@ from pdetr3d.capacity.costs import Cluster, Measurement, StageCost
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training.flow import PREDICT_BATCH, PREFETCH, TASK_BATCHES, stream_bytes
-from pdetr3d.training.plan import total_steps
+from pdetr3d.training.plan import milestones, total_steps
 
 GIGA = 1e9
 GPU, CPU, STORAGE, NETWORK, STREAM = "GPU compute", "CPU loading", "storage reads", "network", "stream limit"
@@ -24,13 +24,14 @@ MOST_GPUS, SAMPLES = 512, (1_000_000, 10_000_000, 100_000_000)  # of the sweep
 @dataclass(frozen=True)
 class Work:
     """What a stage has to do: ``records`` different samples, ``delivered`` in all, ``local_batch`` of them a step and
-    GPU, ``steps``, ``checkpoints`` kept."""
+    GPU, ``steps``, ``checkpoints`` kept, ``saves``: how often one is written, to be kept or to continue from."""
 
     records: int
     delivered: int
     local_batch: int
     steps: int
     checkpoints: int
+    saves: int
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ def work_of(stage: str, config: Config, samples: int, gpus: int) -> Work:
     boxed = max(1, round(config.label.ratio * samples))
     if stage == "pseudo_labels":
         records = max(1, samples - boxed if config.label.pseudo_for == "point" else samples)
-        return Work(records, records, PREDICT_BATCH, -(-records // (PREDICT_BATCH * gpus)), 0)
+        return Work(records, records, PREDICT_BATCH, -(-records // (PREDICT_BATCH * gpus)), 0, 0)
     optim, records = (config.teacher.optim, boxed) if stage == "teacher" else (config.optim, samples)
     local = optim.batch_size // config.scaling.workers
     steps = total_steps(optim.epochs, records, local * gpus)
-    return Work(records, steps * local * gpus, local, steps, min(optim.checkpoints, steps))
+    kept = set(milestones(optim, steps))
+    between = set(range(optim.save_every, steps, optim.save_every)) if optim.save_every else set()
+    return Work(records, steps * local * gpus, local, steps, len(kept), len(kept | between))
 
 
 def gpu_pace(cost: StageCost, cluster: Cluster) -> float:
@@ -141,7 +144,7 @@ def estimate(
     on_node = min(cluster.gpus, cluster.gpus_per_node)
     ahead = on_node * (PREFETCH + 1) * batch  # one that is trained on, the others wait
     compute_s = work.delivered / whole
-    write_s = work.checkpoints * (cost.checkpoint_s + cost.checkpoint_bytes / (cluster.storage_gb_s * GIGA))
+    write_s = work.saves * (cost.checkpoint_s + cost.checkpoint_bytes / (cluster.storage_gb_s * GIGA))
     resources = {
         GPU: Resource(whole, whole, "samples/s"),
         CPU: Resource(whole * cpu_s, cores, "cores"),

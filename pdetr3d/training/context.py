@@ -36,6 +36,9 @@ class TrainContext(Protocol):
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         """Hand over a finished checkpoint folder (rank 0; None elsewhere). Every rank calls it equally often."""
 
+    def save(self, file: Path, step: int) -> None:
+        """Rank 0: store a checkpoint file to continue from; it takes the place of the one before."""
+
     def stop(self) -> bool:
         """Whether training ends here (``optim.patience``). Every rank calls it equally often and is told the same."""
 
@@ -72,12 +75,19 @@ class LocalContext:
         return value.detach()
 
     def resume_file(self) -> Path | None:
-        files = sorted(self.folder.glob("step_*/checkpoint.pt"))
-        return files[-1] if files else None
+        files = {int(file.stem.split("_")[1]): file for file in self.folder.glob("resume_*.pt")}
+        files |= {int(file.parent.name.split("_")[1]): file for file in self.folder.glob("step_*/checkpoint.pt")}
+        return files[max(files)] if files else None
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         if checkpoint is not None:
             checkpoint.rename(self.folder / checkpoint.name)
+
+    def save(self, file: Path, step: int) -> None:
+        old = list(self.folder.glob("resume_*.pt"))
+        file.rename(self.folder / f"resume_{step:07d}.pt")
+        for earlier in old:
+            earlier.unlink()
 
     def stop(self) -> bool:
         return False

@@ -20,15 +20,9 @@ from pdetr3d.training.build import Task
 from pdetr3d.training.context import TrainContext
 from pdetr3d.training.ema import averaged
 from pdetr3d.training.optim import learning_rate, make_optimizer, set_learning_rate
+from pdetr3d.training.plan import milestones
 
 LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow below it are not the scale's fault
-
-
-def milestones(optim: OptimConfig, steps: int) -> list[int]:
-    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly from a share on."""
-    first = steps * optim.checkpoints_from if optim.checkpoints > 1 else steps
-    span = max(1, optim.checkpoints - 1)
-    return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} - {0} | {steps})
 
 
 def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:
@@ -67,10 +61,13 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
             metrics = meter.flush(done, rate, context.rank_mean)
             if context.rank == 0:
                 context.log(metrics, done)
+        folder = scratch / f"step_{done:07d}"
+        saves = task.optim.save_every > 0 and done % task.optim.save_every == 0
+        if context.rank == 0 and (saves or done in keep):
+            file = checkpoint.save(folder, model, optimizer, done, config_json, scaler, average)
+            if done not in keep:
+                context.save(file, done)
         if done in keep:
-            folder = scratch / f"step_{done:07d}"
-            if context.rank == 0:
-                checkpoint.save(folder, model, optimizer, done, config_json, scaler, average)
             context.report({"step": float(done)}, folder if context.rank == 0 else None)
             if task.optim.patience and context.stop():
                 break

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.config import Config
+from pdetr3d.config import Config, OptimConfig
 from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
 from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.collate import collate
@@ -96,7 +96,8 @@ class BatchLoader:
         stage: "teacher", "student" or "predict" (no augmentation, no second view; here ``config.corruption`` applies).
         cameras: whether images are read.
         weak_view: whether the unaugmented cloud is delivered too.
-        gt_database: file of the objects that are pasted in steps before ``gt_until`` (``pasting``).
+        gt_database: file of the objects that are pasted in steps before ``gt_until`` (``pasting``), into box-labeled
+            samples alone unless ``paste_everywhere``.
     """
 
     config: Config
@@ -105,12 +106,13 @@ class BatchLoader:
     weak_view: bool = False
     gt_database: Path | None = None
     gt_until: int = 0
+    paste_everywhere: bool = True
 
-    def pasting(self, database: Path, steps: int) -> BatchLoader:
-        """The loader with GT sampling from ``database``, but for the last ``gt_sampling_fade_out`` of ``steps``."""
-        return replace(
-            self, gt_database=database, gt_until=steps - round(self.config.student.gt_sampling_fade_out * steps)
-        )
+    def pasting(self, database: Path, steps: int, everywhere: bool = True) -> BatchLoader:
+        """The loader with GT sampling from ``database``, but for the last ``gt_sampling_fade_out`` of ``steps``;
+        ``everywhere``: not into box-labeled samples alone."""
+        until = steps - round(self.config.student.gt_sampling_fade_out * steps)
+        return replace(self, gt_database=database, gt_until=until, paste_everywhere=everywhere)
 
     def __call__(self, records: Sequence[SampleRecord], passes: Sequence[int], step: int = 0) -> dict[str, NDArray]:
         pairs = [self._load(record, number, step) for record, number in zip(records, passes, strict=True)]
@@ -128,7 +130,7 @@ class BatchLoader:
             return sample, sample
         if self.stage == "teacher" and self.config.label.redraw_clicks:
             sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})
-        if self.gt_database is not None and step < self.gt_until:
+        if self.gt_database is not None and step < self.gt_until and (self.paste_everywhere or record.role == "box"):
             rng = keyed_rng(seed, number, record.sample_token, "gt_sampling")
             sample = paste(sample, open_database(self.gt_database), self.config.student.gt_sampling, rng)
         moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
@@ -143,6 +145,13 @@ class BatchLoader:
             return AugmentRange(t.augment_flip, t.augment_rotation_rad, t.augment_scale)
         s = self.config.student
         return AugmentRange(s.augment_flip, s.augment_rotation_rad, s.augment_scale, s.augment_translation_m)
+
+
+def milestones(optim: OptimConfig, steps: int) -> list[int]:
+    """Finished-step counts at which a checkpoint is kept: the last one, the others evenly from a share on."""
+    first = steps * optim.checkpoints_from if optim.checkpoints > 1 else steps
+    span = max(1, optim.checkpoints - 1)
+    return sorted({round(first + (steps - first) * i / span) for i in range(optim.checkpoints)} - {0} | {steps})
 
 
 def total_steps(epochs: float, train_samples: int, batch_size: int) -> int:

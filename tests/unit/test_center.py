@@ -139,6 +139,8 @@ def test_decoding_inverts_encoding() -> None:
         expected = batch.box[b][batch.box[b][:, 0].argsort()].numpy()
         got = boxes[b].rows[order]
         np.testing.assert_allclose(got, expected, atol=1e-4)
+        velocity = batch.velocity[b][batch.box[b][:, 0].argsort()].numpy()
+        np.testing.assert_allclose(boxes[b].velocity_m_s[order], velocity, atol=1e-4)
         assert sorted(boxes[b].label.tolist()) == sorted(batch.box_label[b].tolist())
 
 

@@ -227,6 +227,15 @@ def test_the_last_steps_are_without(world: World) -> None:
     assert replace(load, gt_database=None)([point], [0], 0)["box_valid"].sum() == 0
 
 
+def test_a_mean_teachers_point_labeled_samples_get_nothing(world: World) -> None:
+    """Its boxes would take the place of the pasted ones' labels: their points would be taught as background."""
+    whole, (box, point) = loader(world), boxed_and_pointed(world)
+    alone = BatchLoader(world.run.config, "student", cameras=False, weak_view=True)
+    pasted = alone.pasting(whole.gt_database, 10, everywhere=False)
+    assert one(pasted([point], [0], 0), 0) == one(alone([point], [0], 0), 0)
+    assert one(pasted([box], [0], 0), 0) == one(whole([box], [0], 0), 0) != one(alone([box], [0], 0), 0)
+
+
 def test_both_views_hold_the_same_objects_and_no_click_is_added(world: World) -> None:
     load, (_, point) = loader(world), boxed_and_pointed(world)
     arrays = load([point], [0], 0)

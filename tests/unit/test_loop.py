@@ -17,7 +17,7 @@ from pdetr3d.config import OptimConfig, override
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Losses, Task, watch_features
 from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import LEAST_SCALE, autocast, milestones, train, train_step
+from pdetr3d.training.loop import LEAST_SCALE, autocast, train, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
 from tests.model_cases import make_batch
@@ -79,6 +79,21 @@ def test_an_interrupted_training_ends_with_the_same_bits(kind: str, world: World
         assert equal(one["model"], two["model"]) and equal(one["optimizer"], two["optimizer"])
     before, after = (checkpoint.load(tmp_path / "straight" / f"step_000000{n}" / "checkpoint.pt") for n in (3, 6))
     assert not equal(before["model"], after["model"])  # steps 4 to 6 did something
+
+
+def test_a_point_between_kept_checkpoints_is_continued_from(world: World, tmp_path: Path) -> None:
+    """Only the last of six steps is kept; what is saved every second one brings the third to sixth the same bits."""
+    config = override(world.run.config, ["optim.checkpoints=1", "optim.save_every=2"])
+    run_locally("student", config, world.records, tmp_path / "straight", 6)
+    with pytest.raises(KeyboardInterrupt):
+        run_locally("student", config, world.records, tmp_path / "resumed", 6, Interrupted)
+    assert [f.name for f in (tmp_path / "resumed").iterdir() if f.name != "scratch"] == ["resume_0000002.pt"]
+    resumed = run_locally("student", config, world.records, tmp_path / "resumed", 6)
+    assert [step for step, _ in resumed.history] == [3, 4, 5, 6]
+    one, two = (checkpoint.load(tmp_path / run / "step_0000006" / "checkpoint.pt") for run in ("straight", "resumed"))
+    assert equal(one["model"], two["model"]) and equal(one["optimizer"], two["optimizer"])
+    # Step 4 took the place of step 2; step 6 is kept and needs no such file.
+    assert [f.name for f in (tmp_path / "resumed").glob("resume_*")] == ["resume_0000004.pt"]
 
 
 def test_guidance_with_an_averaged_branch_resumes_with_the_same_bits(world: World, tmp_path: Path) -> None:
