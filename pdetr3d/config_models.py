@@ -180,7 +180,14 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
 
-    tasks: tuple[tuple[Annotated[int, Field(ge=0, le=9)], ...], ...] = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))
+    tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=1)], ...] = (
+        (0,),
+        (1, 2),
+        (3, 4),
+        (5,),
+        (6, 7),
+        (8, 9),
+    )
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64

@@ -81,6 +81,15 @@ class DataConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_skip(self) -> DataConfig:
+        if self.packed and self.on_error == "skip":
+            raise ValueError(
+                f"data.on_error skip with data.packed {self.packed}: pdetr3d pack keeps whole samples alone, so there "
+                "is nothing to skip: set data.on_error=raise (or read the dataset's files: data.packed empty)"
+            )
+        return self
+
 
 class LabelConfig(Section):
     """Which samples are box-labeled, and the clicks."""
@@ -123,6 +132,7 @@ class OptimConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
     checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
     checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
+    save_every: Annotated[int, Field(ge=0)] = 500  # steps between points to continue from, kept ones apart; 0: none
     patience: Annotated[int, Field(ge=0)] = 0  # kept checkpoints without a better SPNDS that end training; 0: none do
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, which predicts; 0: none
     log_every: Positive = 10  # steps

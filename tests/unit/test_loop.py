@@ -19,7 +19,7 @@ from pdetr3d.training.build import Losses, Task, watch_features
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import LEAST_SCALE, autocast, train, train_step
 from pdetr3d.training.optim import make_optimizer
-from pdetr3d.training.plan import Plan
+from pdetr3d.training.plan import Plan, milestones
 from tests.model_cases import make_batch
 from tests.training_cases import World, one_thread, open_world, run_locally, task_of
 
