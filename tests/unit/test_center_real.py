@@ -1,4 +1,4 @@
-"""CenterPoint's targets for the real keyframe with the six tasks of full size: the devkit's boxes, and a truck by hand."""
+"""CenterPoint's targets for the real keyframe, six tasks as at full size: the devkit's boxes, and a truck by hand."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
     """Ahead on the left at (-4.50, 15.25, 0.40), 10.20 x 2.88 x 3.60 m, heading 1.595 (nearly +y).
 
     Column (-4.50 + 51.2) / 0.8 = 58.375, row (15.25 + 51.2) / 0.8 = 83.06: cell (83, 58). In cells it is 12.75 x 3.6.
-    With corners moved inwards by r it keeps (12.75 - 2r)(3.6 - 2r) / 45.9, which is 0.1 at r = 1.56: less than the least
-    radius, 2. Sigma is 5 / 6: exp(-1 / (2 * 25 / 36)) = exp(-0.72) beside the peak.
+    With corners moved inwards by r it keeps (12.75 - 2r)(3.6 - 2r) / 45.9, which is 0.1 at r = 1.56: less than the
+    least radius, 2. Sigma is 5 / 6: exp(-1 / (2 * 25 / 36)) = exp(-0.72) beside the peak.
     """
     truck = targets(batch, config, monkeypatch)[1][0]
     assert truck[83, 58] == 1 and truck[83, 59] == truck[82, 58] == pytest.approx(np.exp(-0.72))
