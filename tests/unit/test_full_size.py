@@ -1,4 +1,5 @@
-"""The presets for 8 GPUs on a CPU, whole architecture: a training step and an inference of the real keyframe each."""
+"""The presets for 8 GPUs on a CPU, whole architecture: a training step and an inference of the real keyframe each, and
+the pillar student's export."""
 
 from __future__ import annotations
 
@@ -10,24 +11,27 @@ import torch
 
 from pdetr3d import presets
 from pdetr3d.batch import Batch
+from pdetr3d.data.collate import collate
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
+from pdetr3d.data.load import load_sample
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.deploy.source import TrainedStudent
+from pdetr3d.deploy.torchscript import TOLERANCE, ExportedDetector, ExportedStudent, export_torchscript
 from pdetr3d.schema import SampleRecord
+from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
+from tests.model_cases import shaken
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-# Images at a quarter of the scale; a backbone without its file of weights, so nothing of it is frozen.
+# Images at a quarter of the scale; the image backbone without its file of weights, so nothing of it is frozen.
 OVERRIDES = [
     "data.image_size_px=[400,225]",
-    "teacher.image_frozen_stages=0",
-    "teacher.image_norm_frozen=false",
-    "teacher.optim.lr_multipliers=[]",
     "student.gt_sampling=[]",
     "label.ratio=1.0",
     "data.train_split=mini_train",
@@ -62,3 +66,18 @@ def test_a_step_and_an_inference(preset: str, kind: str, keyframe: SampleRecord,
         np.testing.assert_array_equal(boxes.label, batch.click_label[0][batch.click_valid[0]].numpy())
         assert len(boxes) == len(keyframe.clicks)
     assert np.isfinite(boxes.rows).all() and len(boxes) <= 500
+
+
+def test_the_exported_student_equals_the_student(keyframe: SampleRecord, tmp_path: Path) -> None:
+    config = presets.load("nuscenes-pillar", OVERRIDES)
+    model = shaken(build("student", config, prior_size_m([keyframe])[0], guidance=False).model)
+    trained = TrainedStudent.load(checkpoint.save(tmp_path / "student_ours", model, None, 1, config.to_json()))
+    export_torchscript(trained, tmp_path / "out", torch.device("cpu"))
+    points = torch.from_numpy(collate([load_sample(keyframe, config.data, cameras=False)])["points"])
+    with torch.no_grad():
+        (maps, *rest), (their_maps, *their_rest) = (
+            net(points) for net in (ExportedStudent(trained.model), ExportedDetector.load(tmp_path / "out").model)
+        )
+    assert [tuple(task.shape) for task in maps] == [(1, n, 128, 128) for n in (1, 2, 2, 1, 2, 2)]
+    for ours, theirs in zip([*maps, *rest], [*their_maps, *their_rest], strict=True):
+        torch.testing.assert_close(theirs, ours, atol=TOLERANCE, rtol=0)
