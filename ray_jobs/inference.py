@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import ray
 import torch
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
-from pdetr3d.config import Config
-from pdetr3d.data.files import read_parquet, write_parquet
+from pdetr3d.config import Config, ScalingConfig
+from pdetr3d.data.files import atomic_path, read_parquet, write_parquet
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
@@ -29,6 +30,7 @@ from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
+from ray_jobs.context import STATS
 from ray_jobs.stream import from_table, inference_stream
 
 COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
@@ -38,11 +40,17 @@ class Predictor:
     """Actor: loads every checkpoint once, predicts batches; output rows in box order. ``keep``: see ``predict``."""
 
     def __init__(
-        self, kind: str, config_json: str, prior_size_m: NDArray[np.float32], states: list[dict], keep: Path | None
+        self,
+        kind: str,
+        config_json: str,
+        prior_size_m: NDArray[np.float32],
+        states: list[dict],
+        keep: Path | None,
+        device: str,
     ) -> None:
         config, self.keep = Config.from_json(config_json), keep
         torch.set_num_threads(config.scaling.threads_per_worker)
-        self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self.device = torch.device(device)
         self.tasks = []
         for state in states:
             task = build(kind, config, prior_size_m, guidance=False)
@@ -83,32 +91,60 @@ def predict(
 
     The teacher's boxes are in the order of ``record.clicks``. ``keep``: folder of finished batches, one Parquet file
     each; what is there of the same models and records is not predicted again, anything else there is removed. Its
-    maker removes it once the result is in place. ``beside``: while the same run trains: one actor, on the CPUs that it
-    has reserved, so that actors of several runs can never hold all CPUs while the tasks that feed them wait for one.
+    maker removes it once the result is in place. Beside it goes what Ray Data says of the stream, ``STATS``.
+    ``beside``: while the same run trains: one actor, on the CPUs that it has reserved, so that actors of several runs
+    can never hold all CPUs while the tasks that feed them wait for one; and on the GPU that ``gpu_beside`` tells of.
     """
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
     actors = 1 if beside else scaling.inference_workers or scaling.workers
+    gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
+    if gpus and beside:
+        gpus = gpu_beside(scaling, ray.cluster_resources().get("GPU", 0.0))
     finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, [r.sample_token for r in records])
     stream = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys(), PREDICT_STEPS)
     rows = stream.map_batches(
         Predictor,
-        fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep),
+        fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep, "cuda" if gpus else "cpu"),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside another stage
         num_cpus=0 if beside else scaling.cpus_per_worker,
-        num_gpus=scaling.gpus_per_worker if scaling.use_gpu else None,
+        num_gpus=gpus or None,
     )
     parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
     before = [read_parquet(file, _SCHEMA) for file in finished.values()]
     table = pa.concat_tables([_SCHEMA.empty_table(), *before, *(part.cast(_SCHEMA) for part in parts)]).to_pandas()
+    if keep is not None and len(finished) < -(-len(records) // BATCH_SIZE):  # else the stream delivered nothing
+        with atomic_path(keep.with_name(STATS)) as temporary:
+            temporary.write_text(rows.stats())
     results: list[dict[str, Boxes3D]] = [{r.sample_token: Boxes3D.empty() for r in records} for _ in checkpoints]
     for (number, token), group in table.groupby(["checkpoint", "sample_token"], sort=False):
         results[int(number)][str(token)] = _from_frame(group)
     return results
+
+
+def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
+    """What an actor asks for of a GPU, on a cluster of ``gpus``, while the run's workers hold theirs; 0: the CPU is to
+    do, since an actor that waits for a GPU until the training ends can stop no training.
+
+    A worker's share is of one GPU: of shares of 0.8, each GPU holds one, and has 0.2 left.
+    """
+    share, workers = scaling.gpus_per_worker, scaling.workers * scaling.concurrent_stages
+    per_gpu = int(1 / share + 1e-6)
+    if gpus * per_gpu >= workers + 1:
+        return share
+    left = max(0.0, round(1 - per_gpu * share, 4))  # Ray counts in 1/10000
+    if not left:
+        print(
+            f"scoring a checkpoint on the CPU: {workers} workers of scaling.gpus_per_worker={share:g} hold all "
+            f"{gpus:g} GPUs; to score on one, leave a part of each to it (scaling.gpus_per_worker=0.8, e.g.), or train "
+            "with fewer workers",
+            flush=True,
+        )
+    return left
 
 
 def kept_batches(

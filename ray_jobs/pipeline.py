@@ -34,7 +34,7 @@ def body(stages: Stages) -> None:
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
-    stages.parent.log_metrics({"skipped_samples": len(stages.data.skipped), "ratios": report["ratios"]})
+    stages.parent.log_metrics({"ratios": report["ratios"]})
     for name in ("teacher", *FLOORS):
         stages.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
     for file in (stages.run.path / "report.json", picture):

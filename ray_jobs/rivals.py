@@ -31,16 +31,16 @@ def self_training_records(stages: Stages) -> list[SampleRecord]:
 def _self_labels(stages: Stages) -> Path:
     """The table of the boxes-only student's confident boxes; made (after that student) where it is not there yet."""
     file = stages.run.path / "self_training" / "self_labels.parquet"
+    batches = file.with_name("batches")
     if stages.run.result("self_training") is None:
         student = stages.student("boxes_only")[-1]
         began = time.monotonic()
         records = without_clicks([r for r in stages.records if r.role == "point"])
-        batches = file.with_name("batches")
         boxes = predict("student", stages.config, stages.prior, [student], records, batches)[0] if records else {}
         count = write_self_labels(file, boxes, stages.config.student.self_training_threshold)
-        shutil.rmtree(batches, ignore_errors=True)
         stages.timing["self_training"] = time.monotonic() - began
         stages.run.finish("self_training", {"boxes": count, "samples": len(records)})
+    shutil.rmtree(batches, ignore_errors=True)  # only now: a job killed before predicts none of them again
     return file
 
 

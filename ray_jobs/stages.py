@@ -44,7 +44,7 @@ from ray_jobs.lanes import run_lanes
 from ray_jobs.pictures import clicked, confident, pictured_records
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
-from ray_jobs.tracked import ancestors, evaluated, labels_made, step_of, training_begins, training_ends
+from ray_jobs.tracked import ancestors, evaluated, labels_made, left_out, step_of, training_begins, training_ends
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
@@ -104,6 +104,7 @@ class Stages:
         self.config: Config = run.config
         self.observe: Callable[[str, int, dict[str, Any]], None] | None = None
         self.data: Data = prepare(run, like)
+        left_out(self)
         self.records = self._kept(training_records(self.data.index, self.data.manifest))
         if not self.records.boxed.any():
             raise DataError(
@@ -140,19 +141,21 @@ class Stages:
 
     def pseudo_labels(self) -> dict[str, Any]:
         """Turn every click of the point-labeled samples into a box; returns the quality report."""
-        done = self.run.result("pseudo_labels")
-        if done is not None:
-            return done
+        batches = self.pseudo_file.with_name("batches")
+        done = self.run.result("pseudo_labels") or self._make_labels(batches)
+        shutil.rmtree(batches, ignore_errors=True)  # only now: a job killed before predicts none of them again
+        return done
+
+    def _make_labels(self, batches: Path) -> dict[str, Any]:
+        """Body of ``pseudo_labels``. ``batches``: folder of predictions, kept until the stage is finished."""
         began = time.monotonic()
         teacher = self.checkpoints("teacher")[-1]
         everywhere = self.config.label.pseudo_for == "all"
         records = self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
-        batches = self.pseudo_file.with_name("batches")
         shown = [clicked(record) for record in pictured_records(self)]  # for pictures alone: of the val split
         boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *shown], batches)[0]
         table = self._pseudo_table(records, boxes)
         write_pseudo_labels(self.pseudo_file, table)
-        shutil.rmtree(batches)
         labels_made(self, teacher)
         report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
         pictures = [(record, boxes[record.sample_token]) for record in shown]

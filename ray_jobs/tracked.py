@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdetr3d.config import Config, CorruptionConfig
 from pdetr3d.data.files import read_parquet, table_digest
+from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.tracking.datasets import DataInput, data_digest, log_inputs
 from pdetr3d.tracking.models import Score, log_checkpoint, log_model_metrics, register
@@ -65,6 +66,18 @@ def ancestors(stages: Stages, name: str) -> dict[str, str]:
     if name == "teacher" and stages.config.teacher.lidar_init != "none":
         return {f"initial_{key}": value for key, value in first.items()}
     return {}
+
+
+def left_out(stages: Stages) -> None:
+    """The samples that ``data.on_error=skip`` leaves out: how many, and the list of them.
+
+    Told when they are known, so that a job that fails has told, too; once per MLflow run, which a study's runs share
+    and a rerun continues.
+    """
+    name, parent = "skipped_samples", stages.parent
+    if stages.config.data.on_error == "skip" and not parent.history(name):
+        parent.log_artifact(stages.run.path / "data" / SKIPPED, "data")
+        parent.log_metrics({name: len(stages.data.skipped)})
 
 
 def training_begins(stages: Stages, tracker: Tracker) -> None:

@@ -88,12 +88,11 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
     """Raise DataError unless the JPEG exists, has the size of the tables and is complete.
 
     Args:
-        camera: the image. decode: decode it as the loader does (at a small size: all data is still gone through).
+        camera: the image. decode: see ``check_jpeg``; else only header and end marker are looked at.
     """
     path, expected = Path(camera.path), (camera.width_px, camera.height_px)
     if decode:
-        small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
-        decode_image(camera, read_file(path, "JPEG"), small, strict=True)
+        check_jpeg(camera, read_file(path, "JPEG"))
         return
     try:
         with Image.open(path, formats=["JPEG"]) as image:
@@ -105,6 +104,13 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
                 raise DataError(f"{path}: truncated JPEG (no end marker); copy the file again")
     except OSError as error:  # PIL: no image, truncated; also a missing file
         raise DataError(f"{path}: missing or broken JPEG ({error.strerror or error}); copy the file again") from error
+
+
+def check_jpeg(camera: CameraRecord, jpeg: bytes) -> None:
+    """Raise DataError unless a camera's file is whole and of the tables' size: it is decoded as the loader does, at a
+    small size (all data is still gone through)."""
+    small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
+    decode_image(camera, jpeg, small, strict=True)
 
 
 def _check_size(path: Path) -> None:

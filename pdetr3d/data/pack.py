@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType, copy_files
 from rich.progress import track
 
+from pdetr3d.data.check import check_jpeg
 from pdetr3d.data.index import Index
 from pdetr3d.data.load import read_file, read_sweeps
 from pdetr3d.data.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
-from pdetr3d.schema import DataError
+from pdetr3d.schema import CameraRecord, DataError
 
 PLAN = "plan.json"  # what the pack is made of; another one is not mixed into it
 
@@ -132,9 +133,9 @@ def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: 
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / name
         # Uncompressed: JPEG does not shrink, and reading is what the pack is for. Statistics would put the smallest and
-        # largest values, whole images, into the footer.
+        # largest values, whole images, into the footer. The pages' checksums are compared at each reading.
         plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-        with pq.ParquetWriter(local, PACK_SCHEMA, **plain) as writer:
+        with pq.ParquetWriter(local, PACK_SCHEMA, write_page_checksum=True, **plain) as writer:
             for token in tokens:
                 writer.write_table(_row(index, token, num_sweeps, points))  # a row group of its own
         with local.open("rb") as stream:
@@ -154,7 +155,7 @@ def _open_index(index_file: Path) -> Index:
 def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
     record = index.record(token)
     sweeps = read_sweeps(record, num_sweeps)
-    images = [None if camera is None else read_file(Path(camera.path), "JPEG") for camera in record.cameras]
+    images = [None if camera is None else _whole_jpeg(camera) for camera in record.cameras]
     row = {
         "sample_token": token,
         "points": b"".join(sweep.astype(points).tobytes() for sweep in sweeps),
@@ -162,6 +163,13 @@ def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
         "images": images,
     }
     return pa.Table.from_pylist([row], PACK_SCHEMA)
+
+
+def _whole_jpeg(camera: CameraRecord) -> bytes:
+    """The image's file, decoded once: of what is in a pack, nothing need be looked at again or left out."""
+    jpeg = read_file(Path(camera.path), "JPEG")
+    check_jpeg(camera, jpeg)
+    return jpeg
 
 
 def _note(number: int) -> str:

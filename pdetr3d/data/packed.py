@@ -32,7 +32,7 @@ PACK_SCHEMA = pa.schema(
         ("images", pa.list_(pa.large_binary())),
     ]
 )
-LAYOUT = 1
+LAYOUT = 2  # since 2 pages carry checksums, and images were decoded before they were packed
 MANIFEST, INDEX = "pack.json", "index.parquet"
 OPEN_SHARDS = 1024  # whose footers a process keeps (4 kB a sample): samples come in random order
 
@@ -77,23 +77,31 @@ class Pack:
         ``cameras``.
 
         Raises:
-            DataError: when the pack lacks the sample or the shard cannot be read.
+            DataError: when the pack lacks the sample, or the shard cannot be read or is not what was written.
         """
         if token not in self.places:
             raise DataError(f"data.packed {self.uri}: sample {token!r} is not in it; pack this split, too")
         file, row = self.places[token]
         columns = ["points", "sweep_points", *(["images"] if cameras else [])]
         try:
-            shard = pq.ParquetFile(self._open(file), metadata=_footer(self.uri, file), pre_buffer=True)
+            shard = pq.ParquetFile(
+                self._open(file), metadata=_footer(self.uri, file), pre_buffer=True, page_checksum_verification=True
+            )
             table = shard.read_row_group(row, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            return self._points(table, num_sweeps), table["images"][0].as_py() if cameras else None
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # the last three: of a damaged footer
             raise DataError(
                 f"{self.uri}/{file}: cannot read ({error}); see pdetr3d pack --verify {self.uri}"
             ) from error
-        used = sum(table["sweep_points"][0].as_py()[:num_sweeps])
+
+    def _points(self, table: pa.Table, num_sweeps: int) -> NDArray[np.float32]:
+        """Points (P, 5) of the first sweeps; ValueError when there are not as many in all as the sweeps say."""
+        sweeps, values = table["sweep_points"][0].as_py(), table["points"][0].as_buffer()
         dtype = np.dtype(self.info["points"])
-        points = np.frombuffer(table["points"][0].as_buffer(), dtype, count=5 * used).reshape(-1, 5)
-        return points.astype(np.float32), table["images"][0].as_py() if cameras else None
+        if values.size != 5 * dtype.itemsize * sum(sweeps):
+            raise ValueError(f"{values.size} bytes of points, but its sweeps have {sum(sweeps)} points")
+        used = sum(sweeps[:num_sweeps])
+        return np.frombuffer(values, dtype, count=5 * used).reshape(-1, 5).astype(np.float32)
 
     def _open(self, file: str) -> pa.NativeFile:
         return self.filesystem.open_input_file(f"{self.path}/{file}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.training_cases import world_arguments
@@ -27,17 +30,33 @@ OVERRIDES = [
     "scaling.threads_per_worker=1",
     "run.arms=[full]",
 ]
+LABELS = [
+    "teacher.optim.batch_size=2",
+    "teacher.optim.epochs=1",
+    "teacher.fusion=none",
+    "label.pseudo_for=all",
+    "scaling.cpus_per_worker=0.5",
+    "scaling.threads_per_worker=1",
+    "run.arms=[ours]",
+]
 
 
 class Job:
-    """A training job in a process group of its own, with its output and everything it started."""
+    """A job in a process group of its own, with its output and everything it started."""
 
-    def __init__(self, run_dir: Path, dataroot: Path, output: Path) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        dataroot: Path,
+        output: Path,
+        module: str = "ray_jobs.train_student",
+        overrides: Sequence[str] = OVERRIDES,
+    ) -> None:
         self.output = output
-        command = [sys.executable, "-m", "ray_jobs.train_student", "--preset", "quickstart", "--run-dir", str(run_dir)]
+        command = [sys.executable, "-m", module, "--preset", "quickstart", "--run-dir", str(run_dir)]
         with output.open("w") as stream:
             self.process = subprocess.Popen(
-                [*command, *world_arguments(dataroot, *OVERRIDES)],
+                [*command, *world_arguments(dataroot, *overrides)],
                 cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
@@ -136,3 +155,41 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
     assert committed < second.steps()[0] <= committed + 2  # progress.txt is written just after the checkpoint
     assert (run_dir / "student_full" / "done.json").exists()
     assert (run_dir / "student_full" / f"step_{STEPS:07d}.pt").exists()
+
+
+def test_a_killed_job_labels_no_batch_twice(sim_world: Path, tmp_path: Path, jobs: list[Job]) -> None:
+    def start(run_dir: Path, what: str, output: str) -> Job:
+        jobs.append(Job(run_dir, sim_world, tmp_path / output, f"ray_jobs.{what}", LABELS))
+        return jobs[-1]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    trained = start(whole, "train_teacher", "teacher.txt")
+    assert trained.finish() == 0, trained.text()
+    shutil.copytree(whole, killed)
+    uninterrupted = start(whole, "pseudo_label", "whole.txt")
+    assert uninterrupted.finish() == 0, uninterrupted.text()
+
+    batches = killed / "pseudo_labels" / "batches"
+    first = start(killed, "pseudo_label", "first.txt")
+    first.wait_for(batches / "*.parquet")
+    first.process.kill()
+    assert first.finish() == -9 and not first.left_behind()
+    assert not (killed / "pseudo_labels" / "done.json").exists()
+    kept, *later = sorted(batches.glob("*.parquet"))
+    for file in later:  # its actor may have gone on for a moment
+        file.unlink()
+    before = (kept.name, kept.stat().st_mtime_ns)
+
+    second = start(killed, "pseudo_label", "second.txt")
+    seen: set[tuple[str, int]] = set()
+    while second.process.poll() is None:
+        second.note_family()
+        with contextlib.suppress(FileNotFoundError):  # at its end they are removed
+            seen |= {(file.name, file.stat().st_mtime_ns) for file in batches.glob("*.parquet")}
+        time.sleep(0.05)
+    assert second.finish() == 0, second.text()
+    assert before in seen
+    assert [name for name, _ in sorted(seen)] == [f"{number:08d}.parquet" for number in range(3)]  # each written once
+    tables = [pq.read_table(run / "pseudo_labels" / "pseudo_labels.parquet") for run in (whole, killed)]
+    assert tables[0].num_rows > 10 and tables[1].equals(tables[0])
+    assert not batches.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pdetr3d.config import ScalingConfig
 from pdetr3d.schema import Boxes3D
-from ray_jobs.inference import BATCH_SIZE, kept_batches, predict
-from tests.training_cases import World, open_world, run_locally
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.run_dir import RunDir
+from ray_jobs import stages as stages_module
+from ray_jobs.context import STATS
+from ray_jobs.inference import BATCH_SIZE, gpu_beside, kept_batches, predict
+from ray_jobs.stages import Stages
+from tests.training_cases import World, open_world, run_locally, world_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUICK = ("scaling.cpus_per_worker=0.5", "scaling.data_cpus=0.25", "scaling.threads_per_worker=1", "label.ratio=1.0")
+TEACHER = (*QUICK, "teacher.optim.batch_size=2", "teacher.fusion=none")
 
 
 @pytest.fixture(scope="module")
 def trained(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
     """The tests' world and a teacher of one step."""
     folder = tmp_path_factory.mktemp("inference")
-    world = open_world(sim_world, folder / "run", *QUICK, "teacher.optim.batch_size=2", "teacher.fusion=none")
+    world = open_world(sim_world, folder / "run", *TEACHER)
     local = run_locally("teacher", world.run.config, world.boxed, folder / "fit", 1)
     return world, sorted(local.folder.glob("step_*/checkpoint.pt"))[-1]
 
@@ -54,6 +62,62 @@ def test_a_killed_job_goes_on_and_predicts_nothing_twice(
         np.testing.assert_allclose(b.score, expected.score + (10 if i < BATCH_SIZE else 0), rtol=1e-6)
         np.testing.assert_array_equal(b.rows, expected.rows)
     assert files[0].stat().st_mtime_ns == before and files[1].exists()
+
+
+def test_labels_that_were_never_finished_are_not_predicted_again(
+    trained: tuple[World, Path], ray_local: None, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that ends between its predictions and ``done.json``, where it measures their quality for minutes."""
+    run = RunDir(tmp_path / "run", world_config(sim_world, *TEACHER, "label.pseudo_for=all"))
+    run.finish("teacher", {"checkpoints": ["step_0000001.pt"]})
+    shutil.copyfile(trained[1], run.path / "teacher" / "step_0000001.pt")
+    stages = Stages(run, Tracker("", "", None))
+    batches = run.path / "pseudo_labels" / "batches"
+    seen: list[dict[str, int]] = []
+
+    def quality(*_: object) -> dict[str, dict[str, float]]:
+        seen.append({file.name: file.stat().st_mtime_ns for file in batches.glob("*.parquet")})
+        if len(seen) == 1:
+            raise RuntimeError("killed")
+        return {"teacher": {"bev_iou": 0.5}}
+
+    monkeypatch.setattr(stages, "_quality", quality)
+    monkeypatch.setattr(stages_module, "evaluated", lambda *_: None)
+    with pytest.raises(RuntimeError, match="killed"):
+        stages.pseudo_labels()
+    stats = (run.path / "pseudo_labels" / STATS).read_text()
+    assert "ReadSamples" in stats and "Predictor" in stats
+    report = stages.pseudo_labels()
+    assert seen[0] == seen[1] and len(seen[0]) == 3  # 6 train samples, 4 for pictures: nothing was written anew
+    assert run.result("pseudo_labels") == report and report["teacher"] == {"bev_iou": 0.5}
+    assert (run.path / "pseudo_labels" / STATS).read_text() == stats and not batches.exists()
+    batches.mkdir()  # killed just after it was finished
+    assert stages.pseudo_labels() == report and len(seen) == 2 and not batches.exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "gpus", "expected"),
+    [
+        (1.0, 7, 8, 1.0),  # one GPU is free
+        (1.0, 8, 8, 0.0),
+        (1.0, 1, 1, 0.0),
+        (0.8, 8, 8, 0.2),  # 1.6 GPUs are free, but 0.2 of each
+        (0.8, 7, 8, 0.8),
+        (0.5, 15, 8, 0.5),
+        (0.5, 16, 8, 0.0),
+        (0.1, 10, 1, 0.0),  # in floating point, ten times 0.1 is not quite 1
+        (0.1, 9, 1, 0.1),
+    ],
+)
+def test_what_is_left_of_the_gpus_beside_a_training(
+    share: float, workers: int, gpus: float, expected: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu_beside(ScalingConfig(use_gpu=True, gpus_per_worker=share, workers=workers), gpus) == expected
+    said = capsys.readouterr().out
+    assert ("on the CPU" in said and "scaling.gpus_per_worker=0.8" in said) == (expected == 0)
+    if workers % 2 == 0:  # two stages at once, each with workers of its own
+        halves = ScalingConfig(use_gpu=True, gpus_per_worker=share, workers=workers // 2, concurrent_stages=2)
+        assert gpu_beside(halves, gpus) == expected
 
 
 def test_batches_of_another_model_config_or_sample_are_removed(trained: tuple[World, Path], tmp_path: Path) -> None:

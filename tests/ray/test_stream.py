@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext
 
+from pdetr3d.data.pack import pack
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
-from pdetr3d.training.plan import Plan
+from pdetr3d.training.plan import BatchLoader, Plan
 from ray_jobs import stream
 from ray_jobs.stream import RankBatches, from_table, inference_stream, to_table, train_stream
+from tests.training_cases import open_world, world_config
 
 pytestmark = pytest.mark.ray
 
@@ -118,13 +122,41 @@ def planned(plan: Plan, ranks: int, start: int) -> dict[int, list[list[tuple[int
     return {rank: [plan.at(step, rank, ranks) for step in range(start, plan.steps)] for rank in range(ranks)}
 
 
-@pytest.mark.parametrize(("ranks", "steps_per_task"), [(1, 1), (2, 1), (1, 4), (2, 4)])  # 6 steps: 4 and the rest
-def test_ranks_get_the_plan_in_order(ranks: int, steps_per_task: int, ray_local: None) -> None:
-    plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
+@pytest.mark.parametrize(
+    ("ranks", "batch", "steps_per_task"),  # 6 steps: 4 and the rest
+    [(1, 4, 1), (2, 4, 1), (3, 6, 1), (1, 4, 4), (2, 4, 4), (3, 6, 4)],
+)
+def test_ranks_get_the_plan_in_order(ranks: int, batch: int, steps_per_task: int, ray_local: None) -> None:
+    plan = Plan(samples=7, batch_size=batch, steps=6, seed=0)
     got = deliver(plan, ranks, 0, 0, steps_per_task)
     assert got == planned(plan, ranks, 0)
     for step in range(plan.steps):  # the global batch does not depend on the number of ranks
         assert [pair for rank in range(ranks) for pair in got[rank][step]] == plan.at(step, 0, 1)
+    # No multiple of 7 is a multiple of the batch: passes end within batches. Each gives every sample just once.
+    times = Counter(pair for batches in got.values() for pairs in batches for pair in pairs)
+    whole = 6 * batch // 7
+    assert all(times[sample, number] == 1 for sample in range(7) for number in range(whole))
+    assert set(times.values()) == {1} and times.total() == 6 * batch and max(n for _, n in times) == whole
+
+
+def test_a_pack_streams_the_batches_of_the_files(sim_world: Path, tmp_path: Path, ray_local: None) -> None:
+    world = open_world(sim_world, tmp_path / "run")
+    index = tmp_path / "run" / "data" / "index.arrow"
+    packed = f"data.packed={pack(index, ['sim_train'], str(tmp_path / 'pack'), num_sweeps=2, processes=1).uri}"
+    plan = Plan(len(world.records), batch_size=2, steps=4, seed=0)
+
+    def batches(records: Sequence[SampleRecord], *overrides: str) -> list[dict[str, NDArray]]:
+        loader = BatchLoader(world_config(sim_world, *overrides), "teacher", cameras=True)
+        tables = train_stream(records, plan, loader, 1, 0, 0.5, 2).iter_batches(batch_size=1, batch_format="pyarrow")
+        return [arrays for arrays, header in sorted(map(from_table, tables), key=lambda found: found[1]["step"])]
+
+    files = batches(world.records)
+    shards = batches([replace(record, lidar_path="none", sweeps=()) for record in world.records], packed)
+    assert len(files) == len(shards) == 4
+    for one, other in zip(files, shards, strict=True):
+        assert one.keys() == other.keys() and one["images"].any() and len(one["points"]) > 200
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.mark.parametrize(("ranks", "first", "start", "steps_per_task"), [(2, 3, 3, 1), (1, 2, 4, 3), (1, 6, 6, 2)])

@@ -57,6 +57,7 @@ BAD = [
     (["student.neck_strides=[-1,-2,-4]"], "to one grid: positive"),
     (["data.loader=tf"], "should be 'ray' or 'torch'"),
     (["data.on_error=ignore"], "should be 'raise' or 'skip'"),
+    (["data.packed=s3://b/p", "data.on_error=skip"], "data.packed s3://b/p: pdetr3d pack keeps whole samples alone"),
     (["optim.amp=fp8"], "should be 'fp32', 'bf16', 'fp16' or 'auto'"),
     (["optim.lr_multipliers=[[backbone,0]]"], "config key optim.lr_multipliers.0.1 = 0"),
     (["optim.lr_multipliers=[[a,0.1],[a,0.2]]"], "names a prefix twice"),

@@ -16,7 +16,7 @@ from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
-from pdetr3d.data.load import decode_image, load_sample, read_lidar
+from pdetr3d.data.load import _reduction, decode_image, load_sample, read_lidar
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import yaw_of
@@ -152,6 +152,23 @@ def test_reduced_decoding_shows_the_same_picture_in_the_same_place(size: tuple[i
     expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(float)
     # Half a pixel of shift at the smallest size would be 4 of 80 gray levels and more; channels differ by far more.
     assert np.abs(image - expected).mean() < 1.5
+
+
+@pytest.mark.parametrize("size", [(1600, 900), (1600, 896), (160, 90), (161, 91)])
+def test_the_decode_scale_is_the_largest_that_stays_above_the_target(size: tuple[int, int]) -> None:
+    found = set()
+    edges = [sorted({side // scale + step for scale in (1, 2, 4, 8) for step in (-1, 0, 1)}) for side in size]
+    for width in (*edges[0], *range(1, size[0], 77)):
+        for height in (*edges[1], *range(1, size[1], 55)):
+            expected = 1
+            for scale in (2, 4, 8):
+                decoded = (size[0] / scale, size[1] / scale)
+                if decoded[0] % 1 == decoded[1] % 1 == 0 and decoded[0] >= width and decoded[1] >= height:
+                    expected = scale
+            assert _reduction(size, (width, height)) == expected, (width, height)
+            found.add(expected)
+    assert found == {(1600, 900): {1, 2, 4}, (1600, 896): {1, 2, 4, 8}, (160, 90): {1, 2}, (161, 91): {1}}[size]
+    assert _reduction((1600, 896), (200, 112)) == 8 and _reduction((1600, 896), (201, 112)) == 4
 
 
 def _broken_lidar(path: Path, value: float) -> None:

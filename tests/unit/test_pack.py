@@ -14,6 +14,7 @@ import pytest
 
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
+from pdetr3d.data import pack as pack_module
 from pdetr3d.data import packed
 from pdetr3d.data.index import Index, write_index
 from pdetr3d.data.load import load_sample
@@ -125,6 +126,43 @@ def test_damage_is_found_and_named(whole: Pack, tmp_path: Path) -> None:
         check_pack(Pack(str(tmp_path / "pack")), "v1.0-sim", [], 3)
     with pytest.raises(DataError, match=r"shard-00001.parquet: cannot read .*--verify"):
         Pack(str(tmp_path / "pack")).read(whole.info["shards"][1]["samples"][0], 3, False)
+
+
+@pytest.mark.parametrize("column", ["points", "images.list.element"])
+def test_a_damaged_page_is_not_read(column: str, whole: Pack, tmp_path: Path) -> None:
+    """Of a shard whose size is right, too: nobody need have called --verify."""
+    shutil.copytree(whole.uri, tmp_path / "pack")
+    file, tokens_there = tmp_path / "pack" / "shard-00000.parquet", whole.info["shards"][0]["samples"]
+    group = pq.read_metadata(file).row_group(1)
+    (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    content = bytearray(file.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
+    file.write_bytes(content)
+    damaged = Pack(str(tmp_path / "pack"))
+    check_pack(damaged, "v1.0-sim", tokens_there, 3)
+    with pytest.raises(DataError, match=r"shard-00000.parquet: cannot read .*CRC checksum .*pdetr3d pack --verify"):
+        damaged.read(tokens_there[1], 3, cameras=True)
+    for token in (tokens_there[0], tokens_there[2]):
+        points, images = damaged.read(token, 3, cameras=True)
+        expected, expected_images = whole.read(token, 3, cameras=True)
+        np.testing.assert_array_equal(points, expected)
+        assert images == expected_images
+
+
+def test_a_broken_image_is_not_packed(index_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the loader would take, too: whole, but damaged within."""
+    index, real = Index.open(index_file), pack_module.read_file
+    token = index.tokens("sim_val")[0]
+    camera = index.record(token).cameras[3]
+    assert camera is not None
+    content = real(Path(camera.path), "JPEG")
+    middle = len(content) // 2
+    damaged = {camera.path: content[:middle] + bytes(200) + content[middle + 200 :]}
+    monkeypatch.setattr(pack_module, "read_file", lambda path, kind: damaged.get(str(path)) or real(path, kind))
+    with pytest.raises(DataError, match=rf"{Path(camera.path).name}: missing or broken JPEG .*copy the file again"):
+        pack_module._row(index, token, 1, "float32")
+    damaged.clear()
+    assert pack_module._row(index, token, 1, "float32")["images"][0].as_py()[3] == content
 
 
 @pytest.mark.parametrize("name", ["../shard-00000.parquet", "/etc/passwd", "a/shard.parquet", "shard", ""])

@@ -7,8 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +16,13 @@ from pdetr3d.data.check import files_of
 from pdetr3d.data.index import Index
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.skipped import FILE
+from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import Boxes3D, CameraRecord, DataError, SampleRecord
+from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import Data, RunDir, prepare
 from ray_jobs import stages as stages_module
+from ray_jobs.report import build_report
 from ray_jobs.stages import Stages
 from tests.training_cases import world_config
 from tests.unit.test_bad_input import poison, replace
@@ -152,6 +154,27 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
         make_stages(broken, tmp_path / "none", "data.skip_limit=1.0")
 
 
+def test_report_and_mlflow_have_their_count_and_list(broken: Path, tmp_path: Path, tracking_dir: Path) -> None:
+    """Whatever becomes of the job, and once: also where a rerun or a study's other runs find the same ones."""
+    index = open_run(broken, tmp_path / "whole")[1].index
+    token = index.tokens("sim_val")[1]
+    broken_file = Path(camera_of(index.record(token)).path)
+    replace(broken_file, b"")
+    run = RunDir(tmp_path / "run", world_config(broken, *SKIP))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ends early"):
+            with Tracker.start(run.path, "test", "job", {}, {}, tracking_dir=tracking_dir) as parent:
+                stages = Stages(run, parent)
+                Stages(RunDir(tmp_path / "other", run.config), parent, like=run)
+                raise RuntimeError("ends early")
+    quality = {"teacher": {}, "accepted": 0, **dict.fromkeys(FLOORS)}
+    listed = build_report(stages, {}, quality, 0, 0.0)["data"]["skipped_samples"]
+    assert [(entry["sample_token"], entry["file"]) for entry in listed] == [(token, str(broken_file))]
+    client = connect(parent.uri)
+    assert [point.value for point in client.get_metric_history(parent.run_id, "skipped_samples")] == [1.0]
+    artifacts = Path(client.get_run(parent.run_id).info.artifact_uri.removeprefix("file://"))
+    assert json.loads((artifacts / "data" / FILE).read_text()) == listed
+
+
 def make_stages(dataroot: Path, folder: Path, *overrides: str) -> Stages:
-    parent: Any = SimpleNamespace(run_id="")
-    return Stages(RunDir(folder, world_config(dataroot, *SKIP, *overrides)), parent)
+    return Stages(RunDir(folder, world_config(dataroot, *SKIP, *overrides)), Tracker("", "", None))
