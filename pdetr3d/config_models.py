@@ -116,7 +116,7 @@ class TeacherConfig(Section):
     fusion: Literal["none", "concat", "d_roi"] = "d_roi"
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
     free_points: Annotated[int, Field(ge=0, le=64)] = 16
-    decoder_layers: Positive = 1
+    decoder_layers: Positive = 1  # with query_init=implicit only the first one's boxes are relative to the click
     channels: Positive = 256
     heads: Positive = 8
     fpn_levels: Positive = 4

@@ -13,7 +13,7 @@ from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 
 # No student is trained, and curves need checkpoints from early on; the user's overrides may change these two counts.
-COMMON = ("teacher.optim.checkpoints=8", "teacher.optim.checkpoints_from=0.125")
+COMMON = ("teacher.optim.checkpoints=12", "teacher.optim.checkpoints_from=0.02")
 ALWAYS = ("teacher.lidar_init=none",)
 
 
@@ -28,8 +28,9 @@ class Study:
 
 
 def _queries(init: str, matching: str) -> tuple[str, ...]:
-    """As in the paper: what a query knows of its click is where it is, and its class."""
-    return (f"teacher.query_init={init}", f"teacher.matching={matching}", "teacher.point_crop=false")
+    """As in the paper: what a query knows of its click is where it is, and its class; nothing of the points there."""
+    alone = ("teacher.point_crop=false", "teacher.heading_start=forward")
+    return (f"teacher.query_init={init}", f"teacher.matching={matching}", *alone)
 
 
 _OURS = ("teacher.query_init=explicit", "teacher.matching=direct", "teacher.point_crop=true")
@@ -55,6 +56,9 @@ STUDIES = {
                 ("group", "direct"),
             )
         }
+        # Boxes of its only layer are relative to the click, those of a later one to where the query looked, which is
+        # learned (method.md 8). Shows what is lost by looking elsewhere, and what by answering from there.
+        | {"implicit-direct-one-layer": (*_queries("implicit", "direct"), "teacher.decoder_layers=1")}
         | {"explicit-direct-crop": _OURS},
     ),
     "fusion": Study("d_roi", {f: (*_OURS, f"teacher.fusion={f}") for f in ("none", "concat", "d_roi")}),

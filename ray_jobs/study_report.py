@@ -29,7 +29,8 @@ def print_study(document: dict[str, Any]) -> None:
     for name, row in summary.items():
         cells = [plus_minus(row[key]) for key in (*QUALITY, "ece", "rank_correlation")]
         memory = {k: v / 2**20 if v is not None and k != "n" else v for k, v in row["peak_memory_bytes"].items()}
-        cost = [plus_minus(row["steps_to_share"], 0), plus_minus(row["step_s"]), plus_minus(memory, 0)]
+        reached = ("<= " if row["steps_to_share"]["at_most"] else "") + plus_minus(row["steps_to_share"], 0)
+        cost = [reached, plus_minus(row["step_s"]), plus_minus(memory, 0)]
         table.add_row(name, *cells, *cost, f"{document['variants'][name]['parameters']:,}")
     floors = summary[reference]["floors"] if reference in summary else {}
     for key, row in floors.items():

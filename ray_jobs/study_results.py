@@ -1,8 +1,8 @@
 """From the runs of a study to its summary: mean and standard deviation over seeds, steps to a threshold. No Ray.
 
-A run is a dict: ``steps``, ``curve`` [[step, BEV IoU], ...], ``final`` (``pseudo_label_quality`` of the last
-checkpoint), ``step_s``, ``peak_memory_bytes``, ``troubles`` {name: {value: quality}}, and of the reference's runs the
-floors ``class_mean`` and ``class_mean_pca``. Runs of a variant are keyed by the seed (a string, as in JSON).
+A run is a dict: ``steps``, ``curve`` [[step, BEV IoU], ...] from step 0 on, ``final`` (``pseudo_label_quality`` of the
+last checkpoint), ``step_s``, ``peak_memory_bytes``, ``troubles`` {name: {value: quality}}, and of the reference's runs
+the floors ``class_mean`` and ``class_mean_pca``. Runs of a variant are keyed by the seed (a string, as in JSON).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def spread(values: Iterable[float | None]) -> dict[str, Any]:
 def steps_to(curve: Sequence[Sequence[float]], threshold: float) -> float | None:
     """Where a curve [[step, value], ...] with rising steps first reaches ``threshold``, interpolated between points.
 
-    The first step itself when the curve begins at or above it (it was reached there or before); None when it is never
+    The first step itself when the curve begins at or above it (``there_from_the_start``); None when it is never
     reached.
     """
     before: Sequence[float] | None = None
@@ -47,6 +47,14 @@ def steps_to(curve: Sequence[Sequence[float]], threshold: float) -> float | None
     return None
 
 
+def there_from_the_start(curve: Sequence[Sequence[float]], threshold: float) -> bool:
+    """Whether a curve begins at or above ``threshold`` after some training: reached then, or at an unknown step before.
+
+    False for one that begins at step 0.
+    """
+    return bool(curve) and curve[0][0] > 0 and curve[0][1] >= threshold
+
+
 def summarize(variants: dict[str, Runs], reference: str) -> dict[str, dict[str, Any]]:
     """Per variant: ``spread`` over seeds of every figure; the threshold is SHARE of the same seed's reference run."""
     return {name: _summary(runs, variants.get(reference, {})) for name, runs in variants.items()}
@@ -54,9 +62,8 @@ def summarize(variants: dict[str, Runs], reference: str) -> dict[str, dict[str, 
 
 def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
     finals = [run["final"] for run in runs.values()]
-    reached = [
-        steps_to(run["curve"], SHARE * reference[seed]["curve"][-1][1]) if seed in reference else None
-        for seed, run in runs.items()
+    curves = [
+        (run["curve"], SHARE * reference[seed]["curve"][-1][1]) for seed, run in runs.items() if seed in reference
     ]
     troubles = next(iter(runs.values()))["troubles"] if runs else {}
     return {
@@ -64,7 +71,11 @@ def _summary(runs: Runs, reference: Runs) -> dict[str, Any]:
         "ece": spread(final["calibration"]["ece"] for final in finals),
         "rank_correlation": spread(final["calibration"]["rank_correlation"] for final in finals),
         "floors": {floor: _quality([run[floor] for run in runs.values()]) for floor in FLOORS if _have(runs, floor)},
-        "steps_to_share": spread(reached),
+        # at_most: of some seed only a step is known by which it was there.
+        "steps_to_share": {
+            **spread(steps_to(*curve) for curve in curves),
+            "at_most": any(there_from_the_start(*curve) for curve in curves),
+        },
         "step_s": spread(run["step_s"] for run in runs.values()),
         "peak_memory_bytes": spread(run["peak_memory_bytes"] for run in runs.values()),
         "troubles": {

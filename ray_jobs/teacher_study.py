@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import numpy as np
 
 from pdetr3d.config import Config, override
 from pdetr3d.exits import guarded
-from pdetr3d.schema import DataError
+from pdetr3d.pseudo_labels import FLOORS
+from pdetr3d.schema import DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
-from pdetr3d.training.build import build
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import build, image_weights, initialize_images
 from pdetr3d.training.run_dir import RunDir, write_json
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
@@ -64,6 +67,7 @@ def run(arguments: list[str] | None = None) -> None:
                 config = variant_config(args.preset, overrides, changes, name, seed)
                 first = next((stages.run for stages in runs.values()), None)
                 runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), parent, folder, like=first)
+                untrained(runs[name, seed])
         init_ray(base.scaling.use_gpu)
         lanes = [
             partial(one_run, stages, chosen, args.clicks_from, args.final_from, with_floors=name == chosen.reference)
@@ -103,39 +107,69 @@ def one_run(stages: Stages, chosen: Study, clicks_from: int, final_from: int, *,
     troubles = {name: [key, list(values)] for name, (key, values) in chosen.troubles.items()}
     asked = {"clicks_from": clicks_from, "final_from": final_from, "troubles": troubles}
     done = stages.run.result(STAGE)
-    if done is not None and done["asked"] == asked:
-        return done
+    if done is None or done["asked"] != asked:
+        done = stages.run.finish(STAGE, {"asked": asked, **evaluated(stages, chosen, clicks_from, final_from)})
+    # Another study may have evaluated this teacher before, as a variant that is not its reference.
+    if with_floors and not done.keys() >= set(FLOORS):
+        known = stages.known_clicks(clicked(stages)[: final_from or None])
+        done = stages.run.finish(STAGE, {**done, **floors(known, stages.config, stages.prior)})
+    return done
+
+
+def evaluated(stages: Stages, chosen: Study, clicks_from: int, final_from: int) -> dict[str, Any]:
+    """What ``study_results`` calls a run, without floors."""
     files, config, prior = stages.checkpoints("teacher"), stages.config, stages.prior
-    records = [r for r in stages.records if r.role == "point" and len(r.clicks)]
-    if not records:
-        raise DataError(f"{stages.run.path}: no point-labeled sample has clicks; label.ratio must leave some")
+    records = clicked(stages)
     few, many = records[:clicks_from], records[: final_from or None]
-    known_few, known_many = stages.known_clicks(few), stages.known_clicks(many)
-    curve = [known_few.quality(boxes)["bev_iou"] for boxes in predict("teacher", config, prior, files, few)]
-    final = known_many.quality(predict("teacher", config, prior, files[-1:], many)[0])
+    curve = learning_curve(stages, files, few)
+    final = stages.known_clicks(many).quality(predict("teacher", config, prior, files[-1:], many)[0])
     with stages.tracker("teacher", {}) as tracker:
         tracker.log_metrics(score_metrics("point_labeled", final))
         step_s, memory = tracker.history("step_s"), tracker.history("peak_memory_bytes")
-    return stages.run.finish(
-        STAGE,
-        {
-            "asked": asked,
-            "run": stages.run.digest,
-            "steps": step_of(files[-1]),
-            "curve": [[step_of(file), iou] for file, iou in zip(files, curve, strict=True)],
-            "final": final,
-            **(floors(known_many, config, prior) if with_floors else {}),
-            "step_s": float(np.median(step_s)) if step_s else None,
-            "peak_memory_bytes": max(memory) if memory else None,
-            "troubles": under_trouble(stages, chosen, files[-1], clicks_from),
-        },
-    )
+    return {
+        "run": stages.run.digest,
+        "steps": step_of(files[-1]),
+        "curve": curve,
+        "final": final,
+        "step_s": float(np.median(step_s)) if step_s else None,
+        "peak_memory_bytes": max(memory) if memory else None,
+        "troubles": under_trouble(stages, chosen, files[-1], clicks_from),
+    }
+
+
+def clicked(stages: Stages) -> list[SampleRecord]:
+    """The point-labeled samples with clicks."""
+    records = [r for r in stages.records if r.role == "point" and len(r.clicks)]
+    if not records:
+        raise DataError(f"{stages.run.path}: no point-labeled sample has clicks; label.ratio must leave some")
+    return records
+
+
+def learning_curve(stages: Stages, files: Sequence[Path], records: Sequence[SampleRecord]) -> list[list[float]]:
+    """[[step, BEV IoU], ...] on ``records`` of the teacher before training and of its checkpoints."""
+    known, files = stages.known_clicks(records), [untrained(stages), *files]
+    found = predict("teacher", stages.config, stages.prior, files, records)
+    return [[step_of(file), known.quality(boxes)["bev_iou"]] for file, boxes in zip(files, found, strict=True)]
+
+
+def untrained(stages: Stages) -> Path:
+    """A checkpoint, of step 0, of the teacher that training begins with; made once, in the run directory.
+
+    First called before lanes start: they share this process's random numbers. Studies use no student's weights.
+    """
+    target = stages.run.path / STAGE / "step_0000000.pt"
+    if not target.exists():
+        model, images = build("teacher", stages.config, stages.prior).model, image_weights(stages.config)
+        if images is not None:
+            initialize_images(model, images)
+        checkpoint.save(target.parent, model, None, 0, stages.config.to_json()).rename(target)
+    return target
 
 
 def under_trouble(stages: Stages, chosen: Study, file: Path, clicks_from: int) -> dict[str, dict[str, Any]]:
     """Trouble -> its value (as text) -> quality of the checkpoint. Clicks are moved from the true boxes."""
     boxed = {r.sample_token: r for r in stages.known_records}
-    records = [boxed[r.sample_token] for r in stages.records if r.role == "point" and len(r.clicks)][:clicks_from]
+    records = [boxed[r.sample_token] for r in clicked(stages)[:clicks_from]]
     known, done = stages.known_clicks(records), {}
 
     def quality(config: Config) -> dict[str, Any]:

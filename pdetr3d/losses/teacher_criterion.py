@@ -27,7 +27,9 @@ class TeacherCriterion:
     """``(output, batch) -> {"box": ..., "quality": ...}``, and "class" of learned queries.
 
     Terms are weighted, summed over layers, and means over the assigned queries of all ranks. A query's target code says
-    the box of its assigned click relative to the query's own anchor, which may be learned and gets a gradient, too.
+    the box of its assigned click relative to the layer's own anchor of that query (``Decoder``): the click, or a
+    reference. The first layer's of learned queries is a parameter and gets a gradient through this target; references
+    that a layer before refined are detached and get none.
 
     Args:
         config: weights and matching.

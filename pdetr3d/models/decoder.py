@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pdetr3d.config import TeacherConfig
 from pdetr3d.models.fusion import Fusion
 from pdetr3d.models.point_query import Queries
+from pdetr3d.models.roi_fusion import Views
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
 FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
@@ -143,8 +144,12 @@ class Decoded:
 class Decoder(nn.Module):
     """``teacher.decoder_layers`` layers; each predicts a box per query, which is the next layer's RoI (detached).
 
-    A layer's box code is relative to its anchor. Where ``Queries.refined`` is set, the next layer's anchor is the RoI's
-    center, as in Point-DETR's 3D form (method.md 8); a query that starts at its click stays anchored there.
+    A layer's box code is relative to its anchor. A query that starts at its click stays anchored there. Where
+    ``Queries.refined`` is set, only the first layer's anchor is ``Queries.anchor``; those of later layers are the RoI's
+    center, the refined reference, as in Point-DETR's 3D form (method.md 8: "only the first layer's box residual uses
+    the true point"). So of ``query_init=implicit`` the boxes that answer, the last layer's, are relative to the click
+    only with ``teacher.decoder_layers=1``. RoIs are detached, as in Deformable DETR: a reference learns from what is
+    sampled there, a learned query's also from what the first layer should have said of it (``TeacherCriterion``).
 
     Args:
         classes: predicted per query by class heads; 0 where queries are told their class.
@@ -175,7 +180,7 @@ class Decoder(nn.Module):
         bev: Sequence[Tensor],
         range_m: Tensor,
         images: Sequence[Tensor] | None,
-        views: tuple[Tensor, Tensor, Tensor] | None,
+        views: Views | None,
     ) -> list[Decoded]:
         """One entry per layer."""
         reference, prior = queries.reference, queries.prior_size

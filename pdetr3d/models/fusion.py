@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdetr3d.config import TeacherConfig
-from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, mean_over_views, project_visible
+from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, Views, mean_over_views, project_visible
 
 
 class CameraPoint(nn.Module):
@@ -25,13 +25,11 @@ class CameraPoint(nn.Module):
         super().__init__()
         self.output = nn.Linear(levels * channels, channels)
 
-    def forward(
-        self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
+    def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: Views) -> Tensor:
         """As ``CameraRoI``: (B, K, C), the mean over the views that see the center; zero where none does."""
         pixel, visible = project_visible(views, roi[..., :3])
         # A place out of view is never used; 0 keeps far ones finite in half precision, too.
-        place = torch.where(visible[..., None], 2 * pixel / views[2] - 1, torch.zeros_like(pixel))
+        place = torch.where(visible[..., None], 2 * pixel / views.covered - 1, torch.zeros_like(pixel))
         b, v = visible.shape[:2]
         grid = place.flatten(0, 1)[:, :, None]  # (B * V, K, 1, 2)
         sampled = [
@@ -64,9 +62,9 @@ class Fusion(nn.Module):
         bev: Sequence[Tensor],
         range_m: Tensor,
         images: Sequence[Tensor] | None,
-        views: tuple[Tensor, Tensor, Tensor] | None,
+        views: Views | None,
     ) -> Tensor:
-        """(B, K, C) queries, (B, K, 7) RoI boxes; maps and views as ``LidarRoI`` and ``CameraRoI`` take them."""
+        """(B, K, C) queries, (B, K, 7) RoI boxes; maps as ``LidarRoI`` and ``CameraRoI`` take them."""
         parts = [self.lidar(query, roi, bev, range_m)]
         if self.camera is not None:
             assert images is not None and views is not None

@@ -125,8 +125,9 @@ class ImplicitQuery(RangeBuffers):
     """Point-DETR's queries in 3D (method.md 2.1, 8), the baseline: where a query looks is learned from its code.
 
     Content = position = sinusoids of the click's x and y + class embedding. Reference: a sigmoid of a linear layer of
-    the position, over the range. As there, the first layer's box code is relative to the true click, later ones to the
-    refined learned reference. Here references have a height too: the RoI is a 3D box.
+    the position, over the range. As there, only the first layer's box code is relative to the true click, later ones to
+    the refined learned reference, at first a place far from the click (``Decoder``): so one layer and several are very
+    different baselines. Here references have a height too: the RoI is a 3D box.
     """
 
     def __init__(self, channels: int, prior_size_m: Tensor, range_m: tuple[float, ...]) -> None:

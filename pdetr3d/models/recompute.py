@@ -19,6 +19,11 @@ def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
     """``stage(x)``; with ``recompute`` its activations are dropped and computed again in the backward pass."""
     if not (recompute and stage.training and torch.is_grad_enabled()):
         return stage(x)
+    return _recomputed(stage, x)
+
+
+@torch.compiler.disable  # dynamo traces no contexts of ours: a compiled model leaves its graph for such a stage
+def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(stage)))
 
 
@@ -38,7 +43,10 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def compile_dense(model: nn.Module, backend: str = "inductor") -> list[str]:
-    """torch.compile the parts of DENSE in place (names in the state dict stay); returns the names of those parts."""
+    """torch.compile the parts of DENSE in place (names in the state dict stay); returns the names of those parts.
+
+    Stages that are computed again (``run_stage``) run as they are: less memory or less time, not both, in a backbone.
+    """
     done: list[str] = []
     for name, module in model.named_modules():
         if name in DENSE or name.rpartition(".")[0] in DENSE and isinstance(module, nn.Sequential):

@@ -18,6 +18,7 @@ from pdetr3d.models.image_backbone import ImageEncoder
 from pdetr3d.models.lidar import LidarModel
 from pdetr3d.models.point_crop import PointCrop
 from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, Queries, click_axes
+from pdetr3d.models.roi_fusion import Views
 
 
 class Teacher(LidarModel):
@@ -46,8 +47,9 @@ class Teacher(LidarModel):
         images, views = None, None
         if self.images is not None:
             images = self.images(batch.images)
-            size = batch.lidar2img.new_tensor(self.images.padded_size(batch.images))
-            views = (batch.lidar2img, batch.camera_valid, size)
+            height, width = batch.images.shape[2:4]
+            size, covered = map(batch.lidar2img.new_tensor, ((width, height), self.images.padded_size(batch.images)))
+            views = Views(batch.lidar2img, batch.camera_valid, size, covered)
         queries = self.query(batch.click, batch.click_label, click_axes(batch, self.query.prior_size_m, self.start))
         if self.crop is not None:
             queries = add_per_click(queries, self.crop(*batch.crops))

@@ -16,10 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pdetr3d.batch import Cells
 from pdetr3d.config import Config
+from pdetr3d.models.crop_regressor import CropRegressor
+from pdetr3d.models.point_crop import PointCrop
 from pdetr3d.models.point_query import Queries
+from pdetr3d.models.roi_fusion import Views
 from pdetr3d.models.student import Student
 from pdetr3d.models.teacher import Teacher
-from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M, DataError
+from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
 from pdetr3d.training.build import build
 
 SWEEP_POINTS = 30_000  # of a 32-beam sweep; the cloud has ``data.num_sweeps`` of them
@@ -47,17 +50,16 @@ def measure(stage: str, config: Config) -> list[Part]:
     """The parts of the "teacher" or the "student", in the order of the data; inference mode, batch size one."""
     # FlopCounterMode hooks into the graph of what requires a gradient, and views of parameters have none here.
     model = build(stage, config, FALLBACK_SIZE_M).model.eval().requires_grad_(False)
-    if not isinstance(model, Teacher | Student):
-        raise DataError("the parts of teacher.model=crop are not counted: use teacher.model=point_detr3d")
-    encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     points, sample = _cloud(config)
+    if isinstance(model, CropRegressor):
+        heads: list[nn.Module] = [model.box_head, model.quality_head]
+        return [_point_crop(model.crop, points, sample), _heads(heads, OBJECTS, config.teacher.channels)]
+    assert isinstance(model, Teacher | Student)
+    encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
     bev_shape = (1, config.model.bev_channels, *[round(_span_m(config) / config.model.bev_cell_m)] * 2)
     if isinstance(model, Teacher) and model.crop is not None:
-        click = points[None, :: len(points) // OBJECTS, :3][:, :OBJECTS]
-        label = torch.zeros(click.shape[:2], dtype=torch.long)
-        crop = model.crop
-        parts.append(count("point crop", [crop], lambda: crop(points, sample, click, label, label == 0)))
+        parts.append(_point_crop(model.crop, points, sample))
     model.to(META)
     stages: list[Tensor] = []
     parts.append(
@@ -93,7 +95,8 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
         neck = Part("image neck", whole.parameters - backbone.parameters, whole.flops - backbone.flops)
         parts += [backbone, neck]
         cameras = torch.empty(1, len(CAMERAS), 4, 4, device=META)
-        images, views = levels, (cameras, cameras[..., 0, 0] > 0, torch.empty(2, device=META))
+        size = torch.empty(2, device=META)
+        images, views = levels, Views(cameras, cameras[..., 0, 0] > 0, size, size)
     click, label = torch.empty(1, OBJECTS, 3, device=META), torch.zeros(1, OBJECTS, dtype=torch.long, device=META)
     query: list[Queries] = []
     axis = torch.zeros_like(click[..., :2])
@@ -101,9 +104,21 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
     decoder = model.decoder
     whole = count("decoder", [decoder], lambda: decoder(query[0], bev, model.range_m, images, views))
     heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]
-    hidden = torch.empty(1, query[0].content.shape[1], config.teacher.channels, device=META)
-    head = count("heads", heads, lambda: [module(hidden) for module in heads])
+    head = _heads(heads, query[0].content.shape[1], config.teacher.channels)
     return [*parts, Part("decoder", whole.parameters - head.parameters, whole.flops - head.flops), head]
+
+
+def _point_crop(crop: PointCrop, points: Tensor, sample: Tensor) -> Part:
+    click = points[None, :: len(points) // OBJECTS, :3][:, :OBJECTS]
+    label = torch.zeros(click.shape[:2], dtype=torch.long)
+    return count("point crop", [crop], lambda: crop(points, sample, click, label, label == 0))
+
+
+def _heads(heads: list[nn.Module], queries: int, channels: int) -> Part:
+    for module in heads:
+        module.to(META)
+    hidden = torch.empty(1, queries, channels, device=META)
+    return count("heads", heads, lambda: [module(hidden) for module in heads])
 
 
 def _student(model: Student, config: Config, stages: list[Tensor]) -> list[Part]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pdetr3d import presets
+from pdetr3d.config import TeacherConfig
 from pdetr3d.models.deformable import deformable_sample
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
@@ -21,7 +24,8 @@ from tests.benchmarks.bench_steps import CONFIG, median_s, realistic_batch, step
 from tests.model_cases import same_on_all_ranks
 from tests.reference.mmcv_deformable import flatten_maps, mmcv_deformable
 
-CLICKS = (1, 10, 100, 300)
+CLICKS = (1, 100, 150, 200, 250, 300)
+FULL = presets.NUSCENES_PILLAR.teacher  # 65 samples, 256 channels, 4 levels
 SELF = "tests.benchmarks.bench_fusion"
 
 
@@ -33,9 +37,10 @@ def show(title: str, header: list[str], rows: list[list[str]]) -> None:
     Console(width=100).print(table)
 
 
-def sampling_case(maps: int, queries: int, shapes: list[tuple[int, int]]) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Values, location and weight as the preset's teacher has them, all with gradients."""
-    teacher = CONFIG.teacher
+def sampling_case(
+    teacher: TeacherConfig, maps: int, queries: int, shapes: list[tuple[int, int]]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Values, location and weight as a teacher has them, all with gradients."""
     samples = teacher.roi_grid**2 + teacher.free_points
     values = [torch.randn(maps, teacher.channels, *shape, requires_grad=True) for shape in shapes]
     location = torch.rand(maps, queries, teacher.heads, len(shapes), samples, 2, requires_grad=True)
@@ -45,24 +50,28 @@ def sampling_case(maps: int, queries: int, shapes: list[tuple[int, int]]) -> tup
 
 def test_print_sampling_against_mmcv() -> None:
     """The sampling inside D-RoI, forward and backward, at the same number of samples: ratio <= 1 is wanted."""
-    reference, heads, rows = mmcv_deformable(), CONFIG.teacher.heads, []
+    reference, rows = mmcv_deformable(), []
+    # At full size one sample: a BEV map of 102.4 m at 0.4 m, images of 832 x 512 px at strides 8 to 64.
     cases = {
-        "LiDAR": sampling_case(2, 20, [(100, 100), (50, 50), (25, 25)]),
-        "cameras": sampling_case(12, 20, [(36, 64), (18, 32), (9, 16)]),
+        "LiDAR": (CONFIG.teacher, 2, 20, [(100, 100), (50, 50), (25, 25)]),
+        "cameras": (CONFIG.teacher, 12, 20, [(36, 64), (18, 32), (9, 16)]),
+        "LiDAR, full size": (FULL, 1, 40, [(side, side) for side in (256, 128, 64, 32)]),
+        "cameras, full size": (FULL, 6, 40, [(512 // stride, 832 // stride) for stride in (8, 16, 32, 64)]),
     }
-    for name, (values, location, weight) in cases.items():
+    for name, case in cases.items():
+        (values, location, weight), heads = sampling_case(*case), case[0].heads
 
         def ours(values=values, location=location, weight=weight) -> None:
             deformable_sample(values, location, weight).sum().backward()
 
-        def theirs(values=values, location=location, weight=weight) -> None:
+        def theirs(values=values, location=location, weight=weight, heads=heads) -> None:
             value, shapes = flatten_maps(values, heads)
             reference(value, shapes, location, weight).sum().backward()
 
         got, expected = median_s(ours), median_s(theirs)
         rows.append([name, f"{1000 * got:.1f}", f"{1000 * expected:.1f}", f"{got / expected:.2f}"])
     show("deformable sampling, forward + backward", ["maps", "ours [ms]", "mmcv [ms]", "ratio"], rows)
-    assert len(rows) == 2
+    assert len(rows) == 4
 
 
 def test_print_fusions(tmp_path: Path) -> None:
@@ -77,14 +86,23 @@ def test_print_fusions(tmp_path: Path) -> None:
 
 
 def test_print_cost_by_clicks() -> None:
-    """Forward + backward and peak memory of a fresh process, by clicks per sample."""
-    rows = []
+    """Forward + backward and peak memory of a fresh process, by clicks per sample: memory should be a straight line."""
+    rows, peaks = [], []
     for clicks in CLICKS:
         command = [sys.executable, "-m", SELF, str(clicks)]
         seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
         rows.append([str(clicks), f"{1000 * float(seconds):.0f}", f"{float(peak):.0f}"])
+        peaks.append(float(peak))
     show("teacher by clicks per sample", ["clicks", "forward + backward [ms]", "peak RSS [MiB]"], rows)
+    slope, off = straight_line(CLICKS, peaks)
+    print(f"peak RSS: {slope:.2f} MiB a click, at most {off:.0f} MiB off that straight line")
     assert len(rows) == len(CLICKS)
+
+
+def straight_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope of the least-squares line through points, and the farthest that one of them is above or below it."""
+    slope, start = np.polyfit(x, y, 1)
+    return float(slope), float(np.abs(np.array(y) - start - slope * np.array(x)).max())
 
 
 def measure(clicks: int) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pdetr3d.models.fusion import CameraPoint
+from pdetr3d.models.roi_fusion import Views
 from tests.model_cases import ring_cameras
 from tests.reference.model_oracles import bilinear
 
@@ -23,7 +24,8 @@ def branch() -> CameraPoint:
 
 def look(lidar2img: torch.Tensor, valid: torch.Tensor, maps: list[torch.Tensor]) -> np.ndarray:
     roi = torch.cat([POINTS, torch.ones(1, 3, 4)], -1)
-    return branch()(torch.zeros(1, 3, 3), roi, maps, (lidar2img[None], valid[None], SIZE)).detach().numpy()[0]
+    views = Views(lidar2img[None], valid[None], SIZE, SIZE)
+    return branch()(torch.zeros(1, 3, 3), roi, maps, views).detach().numpy()[0]
 
 
 def case() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:

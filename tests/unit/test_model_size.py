@@ -29,6 +29,16 @@ def test_the_parts_have_all_parameters(stage: str, init: str) -> None:
     assert all(part.flops > 0 for part in parts if part.name != "query")
 
 
+def test_the_parts_of_the_crop_regressor() -> None:
+    """Two linear heads on 24 channels: 16 numbers of a box and its quality, of 40 clicks."""
+    config = tiny_config("teacher.model=crop")
+    crop, heads = measure("teacher", config)
+    whole = build("teacher", config, FALLBACK_SIZE_M).model
+    assert crop.parameters + heads.parameters == sum(p.numel() for p in whole.parameters())
+    assert (heads.parameters, heads.flops) == (17 * 25, 2 * 40 * 24 * 17)
+    assert crop.flops > 0
+
+
 def test_the_backbone_by_hand() -> None:
     """TINY: 32 x 32 cells of 8 channels; 3x3 convolutions 8-8 (stride 1), 8-8 (2), 8-16 (2), 16-16."""
     backbone = {part.name: part for part in measure("student", tiny_config())}["backbone"]

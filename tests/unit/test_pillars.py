@@ -1,6 +1,7 @@
 """Pillar assignment and features against plain loops."""
 
 import numpy as np
+import pytest
 import torch
 
 from pdetr3d.models.pillars import PillarEncoder, thinned
@@ -38,6 +39,22 @@ def test_features_equal_a_plain_loop() -> None:
         features = model.norm(model.linear(torch.tensor(np.array(rows), dtype=torch.float32))).relu()
         expected[sample, :, row, column] = features.max(0).values.detach().numpy()
     np.testing.assert_allclose(bev, expected, atol=2e-5)
+
+
+@pytest.mark.compiled_ops
+def test_pillars_equal_mmcvs_voxelization() -> None:
+    """The same cells with the same points, some of the cloud out of range; none has more points than both keep."""
+    from mmcv.ops import Voxelization
+
+    points = make_batch(samples=1, points=5000).points * torch.tensor([1.2, 1.2, 1, 1, 1])
+    rows, cells, count = Voxelization([0.8, 0.8, 8], [-12.8, -12.8, -5, 12.8, 12.8, 3], 100, 2000)(points)
+    place, order = (cells[:, 1].long() * 32 + cells[:, 2]).sort()  # z, y, x
+    model = encoder("model.pillar_points=100")
+    kept, pillar, filled = model.group(*model.assign(points, torch.zeros(len(points), dtype=torch.long)))
+    assert torch.equal(filled, place) and torch.equal(torch.bincount(pillar), count[order].long())
+    assert 2500 < len(kept) < 5000 and count.max() < 100
+    sums = torch.zeros(len(filled), 5).index_add_(0, pillar, kept)
+    torch.testing.assert_close(sums, rows.sum(1)[order], atol=1e-3, rtol=1e-5)
 
 
 def test_full_pillars_are_thinned_out_evenly() -> None:

@@ -16,10 +16,14 @@ from tests.model_cases import make_batch, same_on_all_ranks, tiny_config
 RESNET = ["teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]"]
 
 
-def gradients_and_state(stage: str, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def gradients_and_state(
+    stage: str, *overrides: str, compiled: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     config = tiny_config("model.norm=batch", *overrides)
     task, batch = build(stage, config, FALLBACK_SIZE_M), make_batch()
     task.model.train()
+    if compiled:
+        assert compile_dense(task.model, backend="eager")
     torch.manual_seed(0)
     torch.stack(list(task.losses(task.model(batch), batch, same_on_all_ranks).values())).sum().backward()
     gradients = {name: p.grad for name, p in task.model.named_parameters() if p.grad is not None}
@@ -27,11 +31,24 @@ def gradients_and_state(stage: str, *overrides: str) -> tuple[dict[str, torch.Te
 
 
 @pytest.mark.parametrize(
-    ("stage", "overrides"), [("teacher", ()), ("teacher", RESNET), ("student", ())], ids=["small", "resnet", "student"]
+    ("stage", "overrides", "compiled"),
+    [
+        ("teacher", (), False),
+        ("teacher", RESNET, False),
+        ("student", (), False),
+        pytest.param("teacher", (), True, marks=pytest.mark.slow),
+        pytest.param("student", (), True, marks=pytest.mark.slow),
+    ],
+    ids=["small", "resnet", "student", "small-compiled", "student-compiled"],
 )
-def test_recomputation_changes_neither_gradients_nor_statistics(stage: str, overrides: tuple[str, ...]) -> None:
+def test_recomputation_changes_neither_gradients_nor_statistics(
+    stage: str, overrides: tuple[str, ...], compiled: bool
+) -> None:
+    """Nor does it with ``optim.compile`` beside it."""
     plain, state = gradients_and_state(stage, *overrides)
-    again, again_state = gradients_and_state(stage, *overrides, "model.checkpoint_activations=true")
+    again, again_state = gradients_and_state(
+        stage, *overrides, "model.checkpoint_activations=true", compiled=compiled
+    )
     assert plain.keys() == again.keys() and len(plain) > 10
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)

@@ -9,10 +9,12 @@ import torch
 
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
+from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.geometry.camera import project as project_numpy
-from pdetr3d.models.roi_fusion import CameraRoI, box_corners, project
+from pdetr3d.models.roi_fusion import CameraRoI, Views, box_corners, project
 from pdetr3d.models.teacher import Teacher, add_per_click
-from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
+from pdetr3d.presets import load
+from pdetr3d.schema import CAMERAS, CLASSES, FALLBACK_SIZE_M
 from pdetr3d.training.build import build, click_boxes
 from tests.model_cases import (
     FUSIONS,
@@ -20,7 +22,6 @@ from tests.model_cases import (
     change,
     make_batch,
     one_sample,
-    ring_cameras,
     same_on_all_ranks,
     shaken,
     tiny_config,
@@ -190,18 +191,22 @@ def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_refer
     assert (queries.reference - batch.click).norm(dim=-1).min() > 0.1
 
 
-def test_roi_grid_center_is_the_projected_click() -> None:
-    """A grid of one sample lies at the middle of the box's bounding rectangle; far away that is the click."""
-    fusion = CameraRoI(24, 2, 3, roi_grid=1, free_points=0)
-    roi = torch.tensor([[[40.0, 3.0, 0.0, 0.1, 0.1, 0.1, 0.3]]])
-    views = ring_cameras()[None]
-    center, depth = project(views, roi[..., :3])
-    size = torch.tensor([64.0, 32.0])
-    place = fusion._roi_places(views, roi, center, size) * size
-    assert depth[0, 0, 0].item() == pytest.approx(40)
-    torch.testing.assert_close(place[0, 0, 0, 0], center[0, 0, 0], atol=2e-3, rtol=0)
-    focal = 32 / np.tan(np.pi / 6)
-    np.testing.assert_allclose(center[0, 0, 0], [32 - focal * 3 / 40, 16], atol=1e-4)
+@pytest.mark.parametrize(
+    ("init", "layers", "clicked", "learning"),
+    [
+        ("explicit", 2, [True, True], [False, False]),
+        ("implicit", 1, [True], [False]),
+        ("implicit", 2, [True, False], [False, False]),
+        ("learned", 2, [False, False], [True, False]),
+    ],
+)
+def test_what_a_layers_code_is_relative_to(init: str, layers: int, clicked: list[bool], learning: list[bool]) -> None:
+    """The click, a reference that its own loss moves, or (neither) one that the layer before has refined."""
+    config = tiny_config(*QUERY_INITS[init], f"teacher.decoder_layers={layers}", "teacher.fusion=none")
+    batch = make_batch(clicks=9)  # as many as learned queries
+    output = teacher(config)(batch)
+    assert [torch.equal(anchor, batch.click) for anchor in output.anchor] == clicked
+    assert [anchor.requires_grad for anchor in output.anchor] == learning
 
 
 def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
@@ -223,8 +228,10 @@ def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
 
 
 def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> None:
-    """Through global poses, as the devkit goes, for every object of the real keyframe that a camera shows."""
+    """Through global poses, as the devkit goes, for every object of the real keyframe that a camera shows, with a box
+    of its class's mean size. Where the image cuts the grid's rectangle, what is left is centered."""
     from nuscenes import NuScenes
+    from nuscenes.eval.detection.utils import category_to_detection_name
     from nuscenes.utils.geometry_utils import view_points
 
     from pdetr3d.data.index import Index
@@ -236,20 +243,47 @@ def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> No
         record = index.record(index.tokens("mini_train")[0])
     sample = nusc.get("sample", record.sample_token)
     click = {box.token: box.center for box in nusc.get_sample_data(sample["data"]["LIDAR_TOP"])[1]}
-    fusion, size, seen = CameraRoI(24, 2, 3, roi_grid=1, free_points=0), torch.tensor([1600.0, 900.0]).double(), 0
+    fusion, image, whole, cut, apart = CameraRoI(24, 2, 3, roi_grid=1, free_points=0), np.array([1600.0, 900]), 0, 0, []
     for name, camera in zip(CAMERAS, record.cameras, strict=True):
-        view = torch.tensor(camera.lidar2img)[None, None]
+        size = torch.tensor(image)
+        views = Views(torch.tensor(camera.lidar2img)[None, None], torch.ones(1, 1, dtype=torch.bool), size, size)
         _, boxes, intrinsic = nusc.get_sample_data(sample["data"][name])  # those in view
         for box in boxes:
             expected = view_points(box.center[:, None], intrinsic, normalize=True)[:2, 0]
-            if not ((expected > 0) & (expected < [1600, 900])).all():
+            label = category_to_detection_name(box.name)
+            if label is None or not ((expected > 0) & (expected < image)).all():
                 continue
-            roi = torch.tensor([[[*click[box.token], 1e-3, 1e-3, 1e-3, 0.0]]], dtype=torch.double)
-            center, _ = project(view, roi[..., :3])
-            place = fusion._roi_places(view, roi, center, size) * size
-            np.testing.assert_allclose(place[0, 0, 0, 0], expected, atol=0.05)
-            seen += 1
-    assert seen > 40
+            roi = torch.tensor([[[*click[box.token], *FALLBACK_SIZE_M[CLASSES.index(label)], 0.0]]], dtype=torch.double)
+            center, _ = project(views.lidar2img, roi[..., :3])
+            place = (fusion._roi_places(views, roi, center) * size)[0, 0, 0, 0].numpy()
+            pixel, depth = project_numpy(camera.lidar2img, box_corners(roi)[0, 0].numpy())
+            pixel = np.where((depth > MIN_DEPTH_M)[:, None], pixel, expected)
+            half = (pixel.max(0) - pixel.min(0)) / 2
+            low, high = expected - half, expected + half
+            np.testing.assert_allclose(place, (low.clip(0) + np.minimum(high, image)) / 2, atol=0.05)
+            if (low >= 0).all() and (high <= image).all():
+                np.testing.assert_allclose(place, expected, atol=0.05)
+                apart.append(np.abs((pixel.min(0) + pixel.max(0)) / 2 - expected).max())
+                whole += 1
+            else:
+                cut += 1
+    assert whole > 40 and cut > 0
+    assert max(apart) > 5  # so far the corners' own middle is from the click: the test can tell one from the other
+
+
+@pytest.mark.parametrize(
+    ("preset", "bev", "sides"),
+    [
+        ("nuscenes-pillar", (1, 64, 512, 512), (256, 128, 64, 32)),
+        ("nuscenes-voxel", (1, 256, 128, 128), (128, 64, 32, 16)),
+    ],
+)
+def test_bev_levels_at_full_size(preset: str, bev: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    """method.md 2.2, 2.3; ``bev`` is what the LiDAR encoder gives."""
+    with torch.device("meta"):
+        model = Teacher(load(preset, ["teacher.fusion=none"]), torch.ones(10, 3))
+        levels = model.fpn(model.backbone(torch.empty(bev)))
+    assert [tuple(level.shape) for level in levels] == [(1, 256, side, side) for side in sides]
 
 
 def test_corners_by_hand() -> None:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pdetr3d import presets
-from pdetr3d.config import override
+from pdetr3d.config import Config, override
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
-from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.pseudo_labels import FLOORS
+from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import build
+from pdetr3d.training.run_dir import RunDir
+from ray_jobs import teacher_study
 from ray_jobs.studies import STUDIES, study, variant_config
 from ray_jobs.study_command import commit
 from ray_jobs.study_report import draw_study, print_study
-from ray_jobs.study_results import mean_curve, spread, steps_to, summarize
+from ray_jobs.study_results import mean_curve, spread, steps_to, summarize, there_from_the_start
 from ray_jobs.teacher_study import parse
+from tests.model_cases import tiny_config
 
 EVERY = [(name, variant) for name, which in STUDIES.items() for variant in which.variants]
 
@@ -28,7 +36,7 @@ EVERY = [(name, variant) for name, which in STUDIES.items() for variant in which
 def test_every_variant_is_a_valid_config(name: str, variant: str, preset: str) -> None:
     config = variant_config(preset, [], STUDIES[name].variants[variant], variant, 7)
     assert (config.run.seed, config.label.seed, config.run.name) == (7, 7, f"{variant}-seed7")
-    assert config.teacher.lidar_init == "none" and config.teacher.optim.checkpoints == 8
+    assert config.teacher.lidar_init == "none" and config.teacher.optim.checkpoints == 12
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -62,6 +70,15 @@ def test_a_variant_wins_over_the_users_overrides_which_win_over_the_studys() -> 
     assert config.teacher.lidar_init == "none" and config.run.seed == 1
 
 
+def test_queries_of_the_paper_see_nothing_of_the_points_at_their_click() -> None:
+    variants = {**STUDIES["initialization"].variants, **STUDIES["baselines"].variants}
+    configs = {name: variant_config("quickstart", [], v, name, 0).teacher for name, v in variants.items()}
+    plain = {name for name, c in configs.items() if (c.heading_start, c.point_crop) == ("forward", False)}
+    assert variants.keys() - plain == {"explicit-direct-crop", "crop"}
+    one, two = configs["implicit-direct-one-layer"], configs["implicit-direct"]
+    assert two.decoder_layers == 2 and one == two.model_copy(update={"decoder_layers": 1})
+
+
 def test_an_unknown_study_is_the_users_error() -> None:
     with pytest.raises(DataError, match="allowed initialization, fusion, robustness, baselines"):
         study("fusoin")
@@ -80,6 +97,8 @@ def test_steps_to_a_threshold_are_interpolated() -> None:
     assert steps_to(curve, 0.5) == pytest.approx(40 + 40 * 2 / 3)
     assert steps_to(curve, 0.1) == 10  # there from the start
     assert steps_to(curve, 0.61) is None and steps_to([], 0.1) is None
+    assert there_from_the_start(curve, 0.2) and not there_from_the_start(curve, 0.21)
+    assert not there_from_the_start([[0, 0.2], *curve], 0.2) and not there_from_the_start([], 0.1)
 
 
 def boxes(shift: float) -> Boxes3D:
@@ -119,7 +138,12 @@ def test_summary_by_hand() -> None:
     assert summary["good"]["bev_iou"]["std"] == pytest.approx(0.4 / np.sqrt(2))
     assert summary["bad"]["bev_iou"]["mean"] == 0 and summary["bad"]["center_error_m"]["mean"] == pytest.approx(4)
     # 90 % of the same seed's last point of "good": 0.45 for seed 0, 0.9 (never reached by "bad") for seed 1.
-    assert summary["bad"]["steps_to_share"] == {"mean": pytest.approx(10 + 10 * 0.25 / 0.4), "std": None, "n": 1}
+    assert summary["bad"]["steps_to_share"] == {
+        "mean": pytest.approx(10 + 10 * 0.25 / 0.4),
+        "std": None,
+        "n": 1,
+        "at_most": False,
+    }
     assert summary["good"]["steps_to_share"]["mean"] == pytest.approx((10 + 10 * 0.35 / 0.4 + 18) / 2)
     assert summary["good"]["by_distance"]["0-10"]["bev_iou"]["n"] == 2
     assert summary["good"]["by_distance"]["10-20"]["bev_iou"]["mean"] is None
@@ -127,6 +151,8 @@ def test_summary_by_hand() -> None:
     assert summary["good"]["step_s"] == {"mean": 0.5, "std": 0.0, "n": 2}
     assert summary["good"]["peak_memory_bytes"]["mean"] is None and summary["good"]["troubles"] == {}
     assert summarize(variants(), "absent")["good"]["steps_to_share"]["n"] == 0
+    early = {"good": variants()["good"], "other": {"0": figures(1.0, [[10, 0.46], [20, 0.5]])}}
+    assert summarize(early, "good")["other"]["steps_to_share"] == {"mean": 10, "std": None, "n": 1, "at_most": True}
 
 
 def test_troubles_are_summarized_by_name_and_value() -> None:
@@ -146,6 +172,7 @@ def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.Captu
     parts = variants()
     for run in parts["good"].values():
         run["troubles"] = {"blur [px]": {"0": run["final"], "2": parts["bad"]["0"]["final"]}}
+    parts["bad"]["0"]["curve"] = [[10, 0.46], [20, 0.6]]  # 0.45 is asked for
     document = {
         "study": "robustness",
         "seeds": [0, 1],
@@ -158,9 +185,8 @@ def test_document_is_json_printed_and_drawn(tmp_path: Path, capsys: pytest.Captu
     assert again == document
     print_study(again)
     shown = capsys.readouterr().out
-    assert (
-        "0.800 +- 0.283" in shown and "1,234,567" in shown and "PCA heading" in shown and "bev_iou: blur [px]" in shown
-    )
+    for words in ("0.800 +- 0.283", "<= 10", "1,234,567", "PCA heading", "bev_iou: blur [px]"):
+        assert words in shown
     files = draw_study(again, tmp_path)
     assert [f.name for f in files] == [f"robustness_{what}.png" for what in ("curves", "distance", "troubles")]
     assert all(f.read_bytes()[:4] == b"\x89PNG" for f in files) and len(list(tmp_path.iterdir())) == 3
@@ -174,6 +200,59 @@ def test_overrides_may_follow_the_seeds() -> None:
     for words in (["--seeds", "one"], ["--seeds", "a=b"], ["--clicks-from", "0"], ["--seeds", "-1"]):
         with pytest.raises((DataError, SystemExit)):
             parse(["fusion", "--preset", "quickstart", *words])
+
+
+class OneTeacher:
+    """Stands for the stages of one trained teacher whose run directory is real."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.run, self.config, self.prior = RunDir(folder, config), config, FALLBACK_SIZE_M
+        self.records = [SimpleNamespace(role="point", clicks=[1], name=n) for n in "abc"]
+
+    def teacher(self) -> None:
+        """Is trained."""
+
+    def known_clicks(self, records: list[Any]) -> list[str]:
+        return [record.name for record in records]
+
+
+def test_floors_are_added_to_what_another_study_has_evaluated_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And kept for a study that does not ask for them; nothing is evaluated again."""
+    asked: list[Any] = []
+    monkeypatch.setattr(teacher_study, "evaluated", lambda *_: asked.append("evaluated") or {"final": 0.5})
+    monkeypatch.setattr(teacher_study, "floors", lambda known, *_: asked.append(known) or dict.fromkeys(FLOORS, 0.4))
+    stages: Any = OneTeacher(tmp_path, presets.load("quickstart"))
+
+    def once(name: str, with_floors: bool, final_from: int = 2) -> dict[str, Any]:
+        return teacher_study.one_run(stages, STUDIES[name], 100, final_from, with_floors=with_floors)
+
+    first = once("initialization", False)
+    assert first["final"] == 0.5 and not first.keys() & set(FLOORS)
+    second = once("baselines", True)
+    assert second == {**first, "class_mean": 0.4, "class_mean_pca": 0.4} == stages.run.result("study")
+    assert asked == ["evaluated", ["a", "b"]]
+    assert once("baselines", True) == once("initialization", False) == second and len(asked) == 2
+    assert once("baselines", True, 0)["asked"]["final_from"] == 0 and asked[2:] == ["evaluated", ["a", "b", "c"]]
+
+
+def test_a_curve_begins_with_the_teacher_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, loaded = tiny_config("run.seed=3"), []
+
+    def predict(kind: str, config: Config, prior: Any, files: list[Path], records: list[Any]) -> list[float]:
+        loaded.append(files[0].read_bytes())
+        return [0.1 * n for n in range(len(files))]
+
+    monkeypatch.setattr(teacher_study, "predict", predict)
+    known = SimpleNamespace(quality=lambda boxes: {"bev_iou": boxes})
+    stages: Any = OneTeacher(tmp_path, config)
+    stages.known_clicks = lambda records: known
+    first, files = teacher_study.untrained(stages), [Path("step_0000006.pt"), Path("step_0000294.pt")]
+    assert teacher_study.learning_curve(stages, files, []) == [[0, 0], [6, 0.1], [294, 0.2]]
+    assert loaded == [first.read_bytes()]
+    weights, expected = checkpoint.load(first)["model"], build("teacher", config, FALLBACK_SIZE_M).model.state_dict()
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], v) for name, v in expected.items())
 
 
 def test_the_commit_is_named() -> None:
