@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pdetr3d.exits import guarded
@@ -35,6 +38,7 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
         "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
     )
     args = parser.parse_args(arguments)
+    stop_like_ctrl_c()
     config = load(args.preset, args.overrides)
     run = RunDir(args.run_dir or Path("runs") / config.preset, config)
     with Tracker.start(
@@ -75,11 +79,22 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
                 # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         ray.init(address=address, log_to_driver=True, **local)
+        stop_like_ctrl_c()  # Ray has a handler of its own, which makes a SystemExit of it: to MLflow a failure
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
+
+
+def stop_like_ctrl_c() -> None:
+    """SIGTERM (``ray job stop``, a machine that is taken away) becomes a KeyboardInterrupt: runs end as KILLED."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # Python allows no other to do it
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def free_port() -> int:

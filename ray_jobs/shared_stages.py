@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from pdetr3d.config import Config, override
+from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages import EXPERIMENT, Stages, labels_key, pretraining_key
@@ -34,7 +35,9 @@ class SweepFolder:
     def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
         """The MLflow run of a trial or of something shared, nested in the sweep's."""
         tags = {"sweep": self.path.name}
-        return Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
+        tracker = Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
+        log_provenance(tracker, config.to_json())
+        return tracker
 
 
 def shared_config(base: Config, config: Config, key: dict[str, object]) -> Config:

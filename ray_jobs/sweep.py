@@ -26,15 +26,16 @@ from ray.tune.search.optuna import OptunaSearch
 from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.exits import guarded
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
-from ray_jobs.launch import init_ray
+from ray_jobs.launch import init_ray, stop_like_ctrl_c
 from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
 from ray_jobs.space import SEED, SearchSpace, check_space, load_space, names
 from ray_jobs.stages import EXPERIMENT
 from ray_jobs.study_command import open_world, parse_words, parser, provenance
-from ray_jobs.sweep_progress import BudgetSpent, Progress
-from ray_jobs.sweep_results import STATUS, collect, print_sweep, trial_names
+from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
+from ray_jobs.sweep_results import STATUS, collect, label_efficiency, print_sweep, trial_names
 from ray_jobs.trial import PROGRESS, Job, run_trial
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory
@@ -65,18 +66,21 @@ def run(arguments: list[str] | None = None) -> None:
         SystemExit: with code 1 when trials failed; a rerun tries them again.
     """
     args = parse(arguments)
+    stop_like_ctrl_c()
     space = changed(load_space(args.space), args)
     check_space(space, args.preset, args.overrides)
     args.run_dir = args.run_dir or Path("runs") / f"sweep-{space.name}-{args.preset}"
     _, folder, overrides = open_world(args, space.settings)
     base = check_space(space, args.preset, overrides)
     asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
-    check_same(folder / "asked.json", asked)
+    # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
+    check_same(folder / "asked.json", asked | {"budget": args.budget, "concurrent": args.concurrent})
     prepared = RunDir(folder / BASE, base)
     name = f"sweep {space.name}"
     with Tracker.start(
         folder, EXPERIMENT, name, base.flat(), {"sweep": folder.name, "question": space.question}
     ) as parent:
+        log_provenance(parent, base.to_json())
         prepare(prepared)
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
         init_ray(base.scaling.use_gpu, dashboard=True)
@@ -91,10 +95,17 @@ def run(arguments: list[str] | None = None) -> None:
         for file in (folder / "sweep.json", args.out / f"{space.name}.json"):
             write_json(file, document)
             parent.log_artifact(file)
+        log_label_efficiency(parent, document)
     print_sweep(document)
     print(f"written: {folder / 'sweep.json'}\nwritten: {file}")
     if failed:
         raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+
+
+def log_label_efficiency(parent: Tracker, document: dict[str, Any]) -> None:
+    """Curves ``label_efficiency/STAGE/SPNDS`` of the sweep's run; a step is a box-labeled keyframe."""
+    for boxed, scores in label_efficiency(document):
+        parent.log_metrics({"label_efficiency": scores}, boxed)
 
 
 def was_stopped(trial: Path) -> bool:
@@ -123,7 +134,10 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
     differing = [f"  {k}: {before.get(k)} there, {v} now" for k, v in asked.items() if before.get(k) != v]
     if differing:
         lines = "\n".join(differing)
-        raise DataError(f"{file.parent} holds another sweep; it differs in\n{lines}\nChoose another --run-dir.")
+        raise DataError(
+            f"{file.parent} holds another sweep; it differs in\n{lines}\n"
+            "Give what it was begun with to go on with it, or choose another --run-dir."
+        )
     write_json(file, asked)
 
 
@@ -170,7 +184,7 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
     actor = ray.remote(SharedStages).options(**on_head, max_concurrency=SHARED_AT_ONCE)
     bound = tune.with_parameters(run_trial, job=job, shared=actor.remote(job.sweep))
     trainable = tune.with_resources(bound, {"CPU": 0, HEAD: 0.001})
-    if tune.Tuner.can_restore(str(folder / TUNE)):  # concurrency, budget and progress are those of the first call
+    if tune.Tuner.can_restore(str(folder / TUNE)):  # with the concurrency and the budget that it began with
         tuner = tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
     else:
         tuner = tune.Tuner(
@@ -188,11 +202,12 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 name=TUNE,
                 storage_path=str(folder),
                 verbose=0,
-                stop=BudgetSpent(budget) if budget else None,
+                stop=BudgetSpent(budget, folder) if budget else None,
                 callbacks=[Progress(folder, space)],
             ),
         )
     trials = tuner.fit()
+    note_stopped(folder, space, budget)
     if any(not (folder / "trials" / name / STATUS).exists() for name in trial_names(folder)):
         raise KeyboardInterrupt
     return trials.num_errors

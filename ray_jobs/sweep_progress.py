@@ -3,32 +3,64 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from rich.console import Console
+from rich.table import Table
 
 from pdetr3d.tracking.runs import end_runs
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.space import SearchSpace
-from ray_jobs.sweep_results import ERROR, RESULT, STATUS, groups, read_trial, trial_names, value_text
+from ray_jobs.space import SEED, SearchSpace
+from ray_jobs.sweep_results import ERROR, RESULT, STATUS, UNFINISHED, groups, read_trial, trial_names, value_text
+from ray_jobs.trial import PROGRESS, TRAINED
 
-EVERY_S = 20.0  # between two lines of progress
+EVERY_S = 20.0  # between two tables of progress
 
 
 class BudgetSpent(Stopper):
-    """Ends the whole sweep once its trials have trained on so many samples together."""
+    """Ends the whole sweep once its trials have trained on so many samples together: each at its next checkpoint, and
+    all at once as soon as none is trained that has still to be scored on val.
 
-    def __init__(self, samples: int) -> None:
-        self.samples, self.used = samples, dict[str, int]()
+    Args:
+        samples: of all trials. folder: of the sweep.
+    """
+
+    def __init__(self, samples: int, folder: Path) -> None:
+        self.samples, self.folder = samples, folder
+        self.used, self.trained = dict[str, int](), set[str]()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         self.used[trial_id] = result["samples"]
-        return self.stop_all()
+        if result[PROGRESS] >= TRAINED:
+            self.trained.add(trial_id)
+        return self._spent() and trial_id not in self.trained
 
     def stop_all(self) -> bool:
+        return self._spent() and all((self.folder / "trials" / name / STATUS).exists() for name in self.trained)
+
+    def _spent(self) -> bool:
         return sum(self.used.values()) >= self.samples
+
+
+def note_stopped(folder: Path, space: SearchSpace, budget: int | None) -> None:
+    """Write ``status.json`` of the trials that a spent budget ended: ``stop_all`` makes Tune end them without a word to
+    callbacks."""
+    rows = [read_trial(folder, name, space) for name in trial_names(folder)]
+    if budget is None or sum(row["samples"] for row in rows) < budget:
+        return
+    for row in rows:
+        if row["status"] == UNFINISHED:
+            place = folder / "trials" / row["name"]
+            write_json(place / STATUS, {"status": how_ended(place), "error": None})
+
+
+def how_ended(trial: Path) -> str:
+    """Of a trial that did not fail: "finished", or "stopped" before it was."""
+    return "finished" if (trial / RESULT / "done.json").exists() else "stopped"
 
 
 class Progress(Callback):
@@ -58,8 +90,7 @@ class Progress(Callback):
             self._show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        finished = (self.folder / "trials" / trial.trial_id / RESULT / "done.json").exists()
-        self._end(trial, "finished" if finished else "stopped", None)
+        self._end(trial, how_ended(self.folder / "trials" / trial.trial_id), None)
         self._show(trials)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -79,20 +110,28 @@ class Progress(Callback):
         return sum(share)
 
     def _show(self, trials: list[Any]) -> None:
+        """Print the trials that run and the best so far, how the others ended, and the time left."""
         self.shown_s = time.monotonic()
         rows = [read_trial(self.folder, name, self.space) for name in trial_names(self.folder)]
-        best = next((g for g in groups([r for r in rows if r["score"] is not None], self.space)), None)
         ends = [row["status"] for row in rows]
-        left = self._left_s(trials)
         over = ", ".join(f"{ends.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in ends)
-        running = " ".join(f"{r['name']} {r['progress']:.0f}%" for r in rows if r["status"] == "unfinished")
         print(
-            f"sweep {self.space.name}: {over or 'none over'} of {self.space.size} trials | running: {running or '-'}",
-            flush=True,
+            f"sweep {self.space.name}: {over or 'none over'} of {self.space.size} trials | ETA {self._left_s(trials)}"
         )
+        best = next((g for g in groups([r for r in rows if r["score"] is not None], self.space)), None)
+        keys = list(self.space.space)
+        table = Table("", *keys, SEED, "trained", f"{self.space.metric} (select)")
         if best is not None:
-            chosen = " ".join(f"{key}={value_text(value)}" for key, value in best["parameters"].items())
-            print(f"  best {self.space.metric} {best['score']['mean']:.4g}: {chosen} | ETA {left}", flush=True)
+            cells = [value_text(best["parameters"][key]) for key in keys]
+            table.add_row("best", *cells, "", "", f"{best['score']['mean']:.4g}")
+        for row in rows:
+            if row["status"] == UNFINISHED:
+                cells = [value_text(row["parameters"][key]) for key in (*keys, SEED)]
+                score = "-" if row["score"] is None else f"{row['score']:.4g}"
+                table.add_row(row["name"], *cells, f"{row['progress']:.0f}%", score)
+        if table.row_count:
+            Console(width=180).print(table)
+        sys.stdout.flush()
 
     def _left_s(self, trials: list[Any]) -> str:
         if self.began_s is None:

@@ -96,6 +96,22 @@ def shown(stage: str) -> tuple[str, ...]:
     )
 
 
+def label_efficiency(document: dict[str, Any]) -> list[tuple[int, dict[str, dict[str, float | None]]]]:
+    """What boxes buy, where the space varies ``label.ratio``: box-labeled keyframes (mean over the finished seeds) and
+    mean SPNDS by stage; whatever else the space varies is part of that figure's name."""
+    data = {trial["name"]: trial["data"] for trial in document["trials"]}
+    points = []
+    for group in document["groups"]:
+        others = dict(group["parameters"])
+        boxed = [data[name]["box_keyframes"] for name in group["trials"] if data[name] is not None]
+        if others.pop("label.ratio", None) is None or not boxed:
+            continue
+        name = " ".join(["SPNDS", *(f"{key}={value_text(value)}" for key, value in others.items())])
+        scores = {stage: {name: f["SPNDS"]["mean"]} for stage, f in group["final"].items() if "SPNDS" in f}
+        points.append((round(sum(boxed) / len(boxed)), scores))
+    return points
+
+
 def print_sweep(document: dict[str, Any]) -> None:
     """Table of the groups, best first, and how the trials ended."""
     groups, metric = document["groups"], document["metric"]

@@ -78,10 +78,12 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
     config, space = stages.config, job.space
     if space.trains == "teacher":
         if config.teacher.lidar_init == "boxes_only":
-            made = ray.get(shared.pretraining.remote(config.to_json()))
-            stages.adopt("student_boxes_only", open_shared(made, config, pretraining_key, job.sweep))
+            _adopt_pretraining(stages, job, shared)
         final = {"teacher": stages.teacher_scores(stages.teacher(), config.data.val_split)}
     else:
+        # The judged student is scored while it trains, and is each trial's own.
+        if space.arms[0] != "boxes_only" and {"boxes_only", "self_training"} & {*space.arms}:
+            _adopt_pretraining(stages, job, shared)
         if "ours" in space.arms:
             made = ray.get(shared.labels.remote(config.to_json()))
             stages.adopt("pseudo_labels", open_shared(made, config, labels_key, job.sweep))
@@ -103,6 +105,12 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
             "clicks": sum(len(record.clicks) for record in stages.records if record.role == "point"),
         },
     }
+
+
+def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
+    """Take over the student of the boxes alone from the trials that share it."""
+    made = ray.get(shared.pretraining.remote(stages.config.to_json()))
+    stages.adopt("student_boxes_only", open_shared(made, stages.config, pretraining_key, job.sweep))
 
 
 def judged_optim(config: Config, space: SearchSpace) -> OptimConfig:

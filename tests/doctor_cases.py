@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pdetr3d import presets
+from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.pseudo_table import write_pseudo_labels
 from pdetr3d.data.records import inspection_records, prior_size_m, training_records
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou, pseudo_label_quality
@@ -45,8 +46,11 @@ class PlantedRun:
         self.data = prepare(self.run)
         manifest = self.data.manifest
         point = [token for token, role in manifest.roles.items() if role == "point"]
-        self.records: list[SampleRecord] = inspection_records(self.data.index, point, manifest)
         self.prior = prior_size_m(training_records(self.data.index, manifest))[0]
+        self._measure_at(inspection_records(self.data.index, point, manifest))
+
+    def _measure_at(self, records: list[SampleRecord]) -> None:
+        self.records = records
         self.truth = Boxes3D.concatenate([r.boxes[r.clicks.box_index] for r in self.records])
         self.floor = Boxes3D.concatenate([class_mean_boxes(r.clicks, self.prior) for r in self.records])
 
@@ -54,6 +58,16 @@ class PlantedRun:
     def path(self) -> Path:
         """The run directory."""
         return self.run.path
+
+    def on_val(self, folder: Path) -> PlantedRun:
+        """A copy whose records are those of the val split with the clicks that ``Stages.clicked_records`` draws there,
+        as trials of sweeps and train_teacher have it; without pseudo labels."""
+        run, config = self.copy(folder), self.run.config
+        shutil.rmtree(run.path / "pseudo_labels", ignore_errors=True)
+        place = run.path / "data" / f"manifest_{config.data.val_split}"
+        manifest = build_manifest(run.data.index, config.data.val_split, config.label.everywhere, place)
+        run._measure_at(inspection_records(run.data.index, list(manifest.roles), manifest))
+        return run
 
     def copy(self, folder: Path) -> PlantedRun:
         """The same run in another place."""

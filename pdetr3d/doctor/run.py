@@ -22,8 +22,15 @@ from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import History, read_histories
 
 METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
-# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, a teacher study.
-SOURCES = {"pseudo_labels/done.json": "teacher", "study/done.json": "final"}
+# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, a teacher study, a
+# sweep's trial, train_teacher.
+SOURCES = {
+    "pseudo_labels/done.json": ("teacher",),
+    "study/done.json": ("final",),
+    "trial/done.json": ("final", "teacher"),
+    "evaluate_teacher/done.json": (),
+}
+ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of the val split, which is not trained on
 
 
 class Run:
@@ -50,7 +57,7 @@ class Run:
         """The file under the run directory that holds what was measured of the teacher's boxes."""
         found = [name for name in SOURCES if (self.path / name).is_file()]
         if not found:
-            raise DataError(f"{' and '.join(SOURCES)} are missing: the teacher's boxes were not measured yet")
+            raise DataError(f"none of {', '.join(SOURCES)} is there: the teacher's boxes were not measured yet")
         return found[0]
 
     @cached_property
@@ -60,8 +67,13 @@ class Run:
 
     @cached_property
     def teacher(self) -> dict[str, Any]:
-        """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples."""
-        quality = self.measured[SOURCES[self.source]]
+        """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples, or of the val split
+        (``ON_VAL``)."""
+        quality = self.measured
+        for key in SOURCES[self.source]:
+            if key not in quality:
+                raise DataError(f"{self.source}: no teacher was trained there, so that none can be judged")
+            quality = quality[key]
         if not quality["n"]:
             raise DataError(f"{self.source}: no click's true box is known there, so quality cannot be measured")
         return dict(quality)
@@ -73,13 +85,23 @@ class Run:
             return dict(self.measured[FLOORS[0]])
         records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
         prior, _ = prior_size_m(records)
-        clicked = [r for r in records if r.role == "point" and len(r.clicks)]
+        if self.source in ON_VAL:
+            manifest = LabelManifest.open(self.path / "data" / f"manifest_{self.config['data.val_split']}")
+            clicked = [r for r in inspection_records(self.index, list(manifest.roles), manifest) if len(r.clicks)]
+        else:
+            clicked = [r for r in records if r.role == "point" and len(r.clicks)]
+            clicked = clicked[: self.measured["asked"]["final_from"] or None]  # those of ray_jobs.teacher_study
         boxes, truth = [], []
-        for record in clicked[: self.measured["asked"]["final_from"] or None]:  # those of ray_jobs.teacher_study
+        for record in clicked:
             own = record.clicks.box_index
             boxes.append(class_mean_boxes(record.clicks[own >= 0], prior))
             truth.append(record.boxes[own[own >= 0]])
         true = Boxes3D.concatenate(truth)
+        if len(true) != self.teacher["n"]:  # e.g. without samples that read broken files
+            raise DataError(
+                f"the class-mean box at the clicks is not known: {self.source} measured {self.teacher['n']} clicks, "
+                f"of {len(true)} whose true box is known"
+            )
         return pseudo_label_quality(Boxes3D.concatenate(boxes), true, np.linalg.norm(true.center_m[:, :2], axis=1))
 
     @cached_property
@@ -156,11 +178,15 @@ def check_comparable(run: Run, other: Run) -> None:
             f"{other.config['teacher.fusion']} there; compare a run of a teacher with images to one with "
             "teacher.fusion=none"
         )
-    (mine, here), (its, there) = ((r.manifest.digest, r.teacher["n"]) for r in (run, other))
-    if (mine, here) != (its, there):
+    here, there = (
+        f"{r.teacher['n']} of the {'val split' if r.source in ON_VAL else 'train split'}, label manifest "
+        f"{r.manifest.digest}"
+        for r in (run, other)
+    )
+    if here != there:
         raise DataError(
-            f"--against {other.path}: its teacher was measured on other clicks ({there} of label manifest {its}; here "
-            f"{here} of {mine}); compare runs with the same data.*, label.* and sim.* keys"
+            f"--against {other.path}: its teacher was measured on other clicks ({there}; here {here}); compare runs of "
+            "one job with the same data.*, label.* and sim.* keys"
         )
 
 

@@ -84,7 +84,7 @@ def _read(path: Path) -> MeasuredRun:
         raise DataError(f"{path}: no run here (run.json is missing); name run directories or the folder of a sweep")
     config = _json(file)
     spnds = _scores(path)
-    missing = [arm for arm in config.get("run.arms", ARMS[:1]) if arm in ARMS and arm not in spnds]
+    missing = [arm for arm in _trained(path, config) if arm not in spnds]
     if missing or not spnds:
         raise DataError(
             f"{path}: this run is not finished: no SPNDS of {', '.join(missing) or 'any student'} in report.json or "
@@ -106,14 +106,19 @@ def _read(path: Path) -> MeasuredRun:
     )
 
 
+def _trained(path: Path, config: dict[str, Any]) -> list[str]:
+    """Arms that the run has begun to train, and are therefore to be scored. The student that a teacher's weights start
+    from need not be one."""
+    first = "boxes_only" if config.get("teacher.lidar_init") == "boxes_only" else ""
+    return [arm for arm in ARMS if arm != first and (path / f"student_{arm}").is_dir()]
+
+
 def _scores(path: Path) -> dict[str, float]:
-    """Arm -> SPNDS by the pipeline's report; without one, by what the evaluation stored of each arm."""
+    """Arm -> SPNDS by the pipeline's report, and by what the evaluation stored of each arm."""
     report = path / "report.json"
-    if report.is_file():
-        found = _json(report).get("arms", {})
-    else:
-        files = {arm: path / f"evaluate_{arm}" / "done.json" for arm in ARMS}
-        found = {arm: _json(file) for arm, file in files.items() if file.is_file()}
+    files = {arm: path / f"evaluate_{arm}" / "done.json" for arm in ARMS}
+    found = _json(report).get("arms", {}) if report.is_file() else {}
+    found |= {arm: _json(file) for arm, file in files.items() if file.is_file()}
     try:
         return {arm: float(found[arm]["SPNDS"]) for arm in ARMS if arm in found}
     except (KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pdetr3d.report.page import Chart
 from pdetr3d.report.spread import Spread
 from pdetr3d.report.sweep import Row, Sweep, value_text
+from pdetr3d.tracking.history import Curve
 
 SHOWN = 8  # rows with a color of their own; more cannot be told apart
 COLORS = matplotlib.color_sequences["tab10"]
@@ -64,6 +65,32 @@ def curves(sweep: Sweep) -> Chart:
         _legend(figure, axes, columns, reverse=True)  # the best first
 
     return chart(f"{sweep.metric} on the select split by training samples", (10, 4.2 + height), draw)
+
+
+def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
+    """A metric of several runs by step, a line each."""
+    columns, height = _legend_size(list(lines))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="optimizer step", ylabel=metric)
+        for place, (name, curve) in enumerate(lines.items()):
+            axes.plot(curve.steps, curve.values, color=COLORS[place % len(COLORS)], label=name)
+        _legend(figure, axes, columns)
+
+    return chart(f"{metric} by step", (10, 3.6 + height), draw)
+
+
+def convergence(sweep: Sweep, reached: Sequence[Spread]) -> Chart:
+    """Training samples that each row took to a score (``sweep_page.samples_to``), best row on top."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="training samples")
+        names, means = [row.name for row in sweep.rows][::-1], [spread.mean for spread in reached][::-1]
+        drawn = axes.barh(names, [mean or 0 for mean in means], color=COLORS[0])
+        axes.bar_label(drawn, ["not reached" if mean is None else f"{mean:.0f}" for mean in means], padding=3)
+        axes.set_xlim(0, 1.15 * max((mean for mean in means if mean), default=1))
+
+    return chart("training samples until a score is reached", (8, 1.0 + 0.4 * len(reached)), draw)
 
 
 def parameter_panels(sweep: Sweep) -> Chart:

@@ -11,16 +11,21 @@ from rich.markup import escape
 from rich.table import Table as Terminal
 from rich.text import Text as Plain
 
-from pdetr3d.report.page import Section, Table, Text, write_page
+from pdetr3d.report import charts
+from pdetr3d.report.page import Block, Command, Section, Table, Text, write_page
 from pdetr3d.report.pictures import galleries
+from pdetr3d.report.reproduce import run_command
 from pdetr3d.report.runs import DATA, Run, differing
 from pdetr3d.report.spread import number
 from pdetr3d.report.sweep import compact, value_at
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.history import Curve, read_histories
 
 SCORES = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 BY_DISTANCE = ("bev_iou", "yaw_error_rad")  # of boxes at clicks
 ABSENT = "absent"
+CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -102,11 +107,34 @@ def write_comparison(runs: Sequence[Run], file: Path) -> Path:
     pictures = galleries({run.name: run.path for run in runs})
     sections = [
         Section("Figures", [*map(Text, notes(runs, shown)), *shown]),
+        Section("Learning curves", _curves(runs)),
         Section("Config", [config] if config.rows else [Text("No key differs.")]),
         Section("Pictures", pictures or [Text("No two of the runs hold a picture of the same name.")]),
+        Section("Every run again", [_again(run) for run in runs]),
     ]
     title = f"{len(runs)} runs side by side"
     return write_page(file, title, [f"{run.name}: {run.path}" for run in runs], sections)
+
+
+def _curves(runs: Sequence[Run]) -> list[Block]:
+    """A chart per metric of CURVES, with a line per run and stage; what could not be read."""
+    lines: dict[str, dict[str, Curve]] = {key: {} for key in CURVES}
+    unread = []
+    for run in runs:
+        histories, problems = read_histories(run.path, CURVES)
+        unread += [f"{run.name}: {problem}" for problem in problems.values()]
+        for stage, history in histories.items():
+            for key, curve in history.curves.items():
+                lines[key][f"{run.name} {stage}"] = curve
+    made: list[Block] = [charts.histories(key, by_name) for key, by_name in lines.items() if by_name]
+    return [*(made or [Text("None: no run logged any in MLflow.")]), *map(Text, unread)]
+
+
+def _again(run: Run) -> Block:
+    try:
+        return Command(f"{run.name} (its sources had the digest {run.identity.get('code')})", run_command(run))
+    except DataError as error:
+        return Text(f"{run.name}: {error}")
 
 
 def _figures(

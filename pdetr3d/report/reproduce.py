@@ -1,10 +1,12 @@
-"""The command that trains a row of a sweep again, by itself: what its trials trained, under the same config."""
+"""The command that trains a run, or a row of a sweep, again: the same stages under the same config."""
 
 from __future__ import annotations
 
 import json
 import shlex
 
+from pdetr3d.presets import load
+from pdetr3d.report.runs import Run
 from pdetr3d.report.sweep import SEED, Row, Sweep
 
 
@@ -25,6 +27,27 @@ def command(sweep: Sweep, row: Row) -> str:
     rest += f" {words} run.seed={seed} label.seed={seed}"
     line = " && ".join(f"python -m ray_jobs.{job} {rest}" for job in jobs(space["trains"]))
     return line if len(seeds) == 1 else f"for seed in {' '.join(map(str, seeds))}; do {line}; done"
+
+
+def run_command(run: Run) -> str:
+    """Shell lines that train and score in another run directory what is finished in this one: its preset, and the keys
+    of ``run.json`` that differ from it.
+
+    Raises:
+        DataError: when there is no such preset (any more).
+    """
+    preset = str(run.identity.get("preset"))
+    known = json.loads(json.dumps(load(preset).flat()))
+    words = [f"{k}={json.dumps(v)}" for k, v in run.identity.items() if k in known and k != "preset" and v != known[k]]
+    arms, labels = [arm for arm in run.arms if arm != "teacher"], bool(run.stage("pseudo_labels"))
+    if arms:
+        words.append(f"run.arms={json.dumps(arms)}")
+        names = ("pipeline",) if labels else ("train_student", "evaluate")
+    else:
+        names = ("train_teacher", "pseudo_label") if labels else ("train_teacher",)
+    place = shlex.quote(f"runs/{run.name.replace('/', '-')}-again")
+    rest = f"--preset {shlex.quote(preset)} --run-dir {place} {shlex.join(words)}".rstrip()
+    return " && ".join(f"python -m ray_jobs.{name} {rest}" for name in names)
 
 
 def jobs(trains: str | list[str]) -> tuple[str, ...]:

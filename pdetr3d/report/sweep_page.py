@@ -13,13 +13,15 @@ from pdetr3d.report.importance import importances
 from pdetr3d.report.page import Block, Command, Section, Table, Text, write_page
 from pdetr3d.report.pictures import PLACES, RUNS, galleries
 from pdetr3d.report.reproduce import command
-from pdetr3d.report.spread import difference, number
+from pdetr3d.report.spread import Spread, difference, number
 from pdetr3d.report.sweep import SEED, Row, Sweep, short_keys, value_at, value_text
 
 # Of a stage: final figures; figures of a distance bin; the figure by class.
 TEACHER = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
 STUDENT = ("mAP", "NDS", "SPNDS")
 STUDENT_BINS = ("mAP", "ATE", "ASE", "AOE")
+NEAR = 0.9  # of the best score: where a row counts as converged
+UNSEEN = "label.no_boxes_of"
 ENDS = {
     "finished": "trained to the end and scored on the val split",
     "stopped": "ended early: it lagged behind others (ASHA), or the budget was spent",
@@ -81,9 +83,9 @@ def sections(sweep: Sweep, baseline: Row | None, why: str) -> list[Section]:
     return [
         Section("Result", list(_result(sweep, baseline, why))),
         Section("Parameters", list(_parameters(sweep))),
-        Section("Learning curves", [Text(_CURVES), charts.curves(sweep)]),
+        Section("Learning curves", [Text(_CURVES), charts.curves(sweep), *_convergence(sweep)]),
         Section("By distance", list(_distance(sweep, baseline))),
-        Section("By class", list(_classes(sweep))),
+        Section("By class", [*_classes(sweep), *_unseen(sweep)]),
         Section("Pictures", list(_pictures(sweep, baseline))),
         Section("Trials", list(_trials(sweep))),
         Section("Shared stages", list(_shared(sweep))),
@@ -95,6 +97,30 @@ _CURVES = (
     "Scores of the kept checkpoints on the select split. Colors: rows, best first; gray: the others. "
     "Dashed: trials that were not trained to the end."
 )
+
+
+def _convergence(sweep: Sweep) -> Iterator[Block]:
+    """Of teachers, whose queries differ in how soon they find their objects."""
+    scores = [row.score.mean for row in sweep.rows if row.finished and row.score.mean is not None]
+    if sweep.judged != "teacher" or not scores:
+        return
+    best = max(scores) if sweep.mode == "max" else min(scores)
+    target = best * NEAR if sweep.mode == "max" else best / NEAR
+    reached = [Spread.of(samples_to(sweep, row, target)) for row in sweep.rows]
+    yield Text(
+        f"Training samples until {sweep.metric} (select) first is {target:.3g} ({NEAR:g} of the best row's last score) "
+        "at a kept checkpoint; means over the seeds that get there."
+    )
+    yield charts.convergence(sweep, reached)
+    rows = [[r.name, number(s.mean, 0), f"{s.n}/{len(r.trials)}"] for r, s in zip(sweep.rows, reached, strict=True)]
+    yield Table(["", "samples", "reached"], rows, folded=True)
+
+
+def samples_to(sweep: Sweep, row: Row, target: float) -> list[int]:
+    """Training samples at the first kept checkpoint as good as ``target``, of the row's trials that reach it."""
+    sign = 1 if sweep.mode == "max" else -1
+    good = [[p["samples"] for p in t["curve"] if sign * p[sweep.metric] >= sign * target] for t in row.trials]
+    return [samples[0] for samples in good if samples]
 
 
 def _ends(sweep: Sweep) -> str:
@@ -202,6 +228,26 @@ def _classes(sweep: Sweep) -> Iterator[Block]:
     yield Text(f"{key} of {sweep.judged} on the val split.")
     rows = [[r.name, *(str(r.spread(sweep.judged, "per_class", c, key)) for c in classes)] for r in _known(sweep)]
     yield Table(["", *(name.replace("_", " ") for name in classes)], rows)
+
+
+def _unseen(sweep: Sweep) -> Iterator[Block]:
+    """Of spaces that leave classes without boxes, which are clicked alone."""
+    if UNSEEN not in sweep.keys or sweep.judged == "teacher":
+        return
+    classes = _names(sweep, "per_class")
+    rows = []
+    for row in _known(sweep):
+        without = [name for name in classes if name in row.parameters[UNSEEN]]
+        others = [name for name in classes if name not in without]
+        rows.append([row.name, *(str(mean_ap(sweep, row, names)) for names in (without, others))])
+    yield Table(["", "classes without boxes", "the others"], rows, f"Mean AP of {sweep.judged}: classes by {UNSEEN}")
+
+
+def mean_ap(sweep: Sweep, row: Row, classes: Sequence[str]) -> Spread:
+    """AP averaged over classes, spread over the seeds that have all of them."""
+    found = [row.by_seed(sweep.judged, "per_class", name, "AP") for name in classes]
+    seeds = set.intersection(*map(set, found)) if found else set()
+    return Spread.of([sum(of_class[seed] for of_class in found) / len(found) for seed in sorted(seeds)])
 
 
 def _names(sweep: Sweep, part: str) -> list[str]:

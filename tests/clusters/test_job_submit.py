@@ -19,6 +19,8 @@ import psutil
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
+from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.runs import read_run_file
 from tests.clusters.test_interrupt import OVERRIDES, STEPS, ray_checkpoint
 from tests.ports import free_ports
 from tests.training_cases import world_arguments
@@ -113,10 +115,19 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
     assert head.ray("stop", "first").returncode == 0
     reached = int(ray_checkpoint(run_dir).read_text())
     assert 15 <= reached < STEPS and "STOPPED" in head.ray("status", "first").stdout.upper()
+    assert mlflow_states(run_dir) == {"KILLED"}
     second = submit("second")
     assert second.returncode == 0, second.stdout
     steps = [int(line.split(" step ")[1].split("/")[0]) for line in second.stdout.splitlines() if f"/{STEPS} " in line]
     assert steps[0] == reached + 1 and steps[-1] == STEPS
+    assert mlflow_states(run_dir) == {"FINISHED"}
+
+
+def mlflow_states(run_dir: Path) -> set[str]:
+    """Of the job's run and its stage's."""
+    runs = list(read_run_file(run_dir).values())
+    assert len(runs) == 2
+    return {connect(one["uri"]).get_run(one["run_id"]).info.status for one in runs}
 
 
 def test_an_upload_is_small(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ import pytest
 import yaml
 
 from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.datasets import DataInput, log_inputs
+from pdetr3d.tracking.models import CHAMPION, Score, log_checkpoint, log_model_metrics, register
 from pdetr3d.tracking.runs import Tracker
 from tests import postgres
 from tests.ports import free_ports
@@ -118,6 +120,10 @@ def loss(run: str, step: int) -> float:
     return (step + RUNS.index(run) * 1000) / 8
 
 
+def spnds(run: str) -> float:
+    return 0.25 + RUNS.index(run) / 4
+
+
 def write(run: str, folder: Path, together: Barrier) -> None:
     """A run in a process of its own: half of its steps before the server is killed, half while it is down."""
     os.environ |= dict(zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), JOBS, strict=True))  # as in a pod
@@ -130,6 +136,10 @@ def write(run: str, folder: Path, together: Barrier) -> None:
     logger.flush()
     (run_dir / "note.txt").write_text(run)
     tracker.log_artifact(run_dir / "note.txt")
+    log_inputs(tracker, [DataInput("v1.0 train", "i-m", "/data", "train", 5)])
+    model = log_checkpoint(tracker, "student", f"student_{run}", STEPS, {"run.seed": 3}, {"checkpoint": run})
+    log_model_metrics(tracker, model, {"val/SPNDS": spnds(run)}, STEPS)
+    register(tracker, "student", model, Score("SPNDS", spnds(run), "i-m", "val"), {"stage": run})
     together.wait()  # the test kills the server ...
     together.wait()
     for step in range(STEPS // 2 + 1, STEPS + 1):
@@ -178,13 +188,22 @@ def test_nothing_is_lost_when_the_server_is_killed(database: dict[str, str], ser
         assert [(p.step, p.value) for p in history] == [(s, loss(name, s)) for s in range(1, STEPS + 1)]
         assert run.data.params == {"run.seed": "3"} and run.data.tags["stage"] == name
         assert run.info.status == "FINISHED"
+        assert [found.dataset.digest for found in run.inputs.dataset_inputs] == ["i-m"]
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert (model.name, model.status, model.tags["checkpoint"]) == (f"student_{name}", "READY", name)
+        assert [(m.key, m.value) for m in model.metrics] == [("val/SPNDS", spnds(name))]
         copy = client.download_artifacts(run.info.run_id, "note.txt", str(tmp_path))
         assert Path(copy).read_text() == name
+    versions = client.search_model_versions("name='pdetr3d-student'")
+    assert sorted(version.tags["stage"] for version in versions) == sorted(RUNS)
+    best = client.get_model_version_by_alias("pdetr3d-student", CHAMPION)
+    assert best.tags["stage"] == max(RUNS, key=spnds) and best.run_id == found[best.tags["stage"]].info.run_id
     assert len(list((tmp_path / "bucket").rglob("note.txt"))) == len(RUNS)  # the server keeps them, clients do not
 
     with contextlib.closing(psycopg2.connect(dbname="mlflow", **{k[2:].lower(): v for k, v in database.items()})) as db:
         cursor = db.cursor()
         cursor.execute("select count(*) from metrics")
-        assert cursor.fetchone() == (len(RUNS) * STEPS,)
+        assert cursor.fetchone() == (len(RUNS) * (STEPS + 1),)  # a loss each, and the score
         cursor.execute("select username, is_admin from users order by username")
         assert cursor.fetchall() == [("admin", True), ("jobs", False)]  # users survive, too

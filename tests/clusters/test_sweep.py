@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,11 +23,21 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = """
 question: Does a killed sweep go on?
-trains: [ours]
+trains: [ours, boxes_only]
 metric: mATE
 settings: [optim.checkpoints=2]
 space:
   student.mask_sigma_factor: {values: [0.25, 1.0]}
+"""
+# The second image weights are not there: its trials fail as soon as they start.
+ENDS = """
+question: How do trials end?
+trains: [boxes_only]
+metric: mATE
+settings: [optim.checkpoints=2]
+space:
+  label.seed: {values: [0, 1]}
+  teacher.image_weights: {values: ["", missing.pth]}
 """
 OVERRIDES = [
     "optim.batch_size=2",
@@ -40,14 +51,16 @@ OVERRIDES = [
 ]
 
 
-def start(folder: Path, dataroot: Path, output: Path) -> subprocess.Popen[bytes]:
-    """The sweep, in a process group of its own."""
-    (folder / "mine.yaml").write_text(SPACE)
+def start(
+    folder: Path, dataroot: Path, output: Path, space: str = SPACE, words: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """The sweep, in a process group of its own. ``words``: more of its command."""
+    (folder / "mine.yaml").write_text(space)
     command = [sys.executable, "-m", "ray_jobs.sweep", str(folder / "mine.yaml"), "--preset", "quickstart"]
     with output.open("wb") as stream:
         return subprocess.Popen(
             [*command, "--run-dir", str(folder / "run"), "--out", str(folder / "out"), "--concurrent", "2",
-             *world_arguments(dataroot, *OVERRIDES)],
+             *world_arguments(dataroot, *OVERRIDES), *words],
             cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -96,10 +109,13 @@ def test_every_combination_was_trained_to_its_end(swept: tuple[Path, dict[str, A
 
 def test_what_trials_share_was_trained_once(swept: tuple[Path, dict[str, Any], str]) -> None:
     run, document, _ = swept
-    assert len(document["shared"]) == 1
-    assert len(list(run.rglob("teacher/step_*.pt"))) - len(list(run.glob("trials/*/teacher/step_*.pt"))) == 1
+    assert [name.split("-")[0] for name in document["shared"]] == ["shared/boxes_only", "shared/labels"]
+    assert len(list(run.glob("shared/*/teacher/step_*.pt"))) == 1 and not list(run.glob("trials/*/ray/teacher"))
+    assert [file.parent.parent.parent.name for file in run.rglob("ray/student_boxes_only")] == ["shared"]
+    boxes_only = {file.read_bytes() for file in run.rglob("student_boxes_only/step_*.pt")}
+    assert len(boxes_only) == len(list(run.glob("shared/*/student_boxes_only/step_*.pt")))
     labels = {(run / t["run_dir"] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes() for t in document["trials"]}
-    assert labels == {(run / document["shared"][0] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes()}
+    assert labels == {(run / document["shared"][1] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes()}
 
 
 def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None:
@@ -113,15 +129,43 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
     names = [one.info.run_name for one in runs]
     # One teacher for two students: the killed process's runs were continued, not started anew.
     assert sorted(names, key=str.lower) == sorted(
-        ["sweep mine", "teacher", Path(document["shared"][0]).name]
-        + [f"{what} {trial['name']}" for trial in document["trials"] for what in ("trial", "student_ours")],
+        ["sweep mine", "teacher", "student_boxes_only", *(Path(name).name for name in document["shared"])]
+        + [
+            f"{what} {t['name']}"
+            for t in document["trials"]
+            for what in ("trial", "student_ours", "student_boxes_only")
+        ],
         key=str.lower,
     )
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent["run_id"]]
-    assert len(children) == 3  # two trials and what they share
+    assert len(children) == 4  # two trials and what they share
+    provenance = [one.data.tags["env.ray"] for one in runs if one.info.run_id == parent["run_id"] or one in children]
+    assert len(provenance) == 5 and all(provenance)
 
 
 def test_progress_says_what_is_best(swept: tuple[Path, dict[str, Any], str]) -> None:
     output = swept[2]
-    assert "sweep mine: 2 finished of 2 trials | running: -" in output
-    assert "best mATE" in output and "student.mask_sigma_factor=" in output and "written:" in output
+    assert re.search(r"sweep mine: 2 finished of 2 trials \| ETA \d+ s", output) and "written:" in output
+    best = [line.split("│")[-2].strip() for line in output.splitlines() if line.startswith("│ best")]
+    assert best[-1] == f"{swept[1]['groups'][0]['score']['mean']:.4g}"
+
+
+def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path) -> None:
+    """One or two fail as they start. Two workers each train the others, which together spend the budget before both are
+    trained: one is ended, or both, of which Tune tells nobody but of the one that has just reported."""
+    output = tmp_path / "log"
+    # 6 samples each, told after 4 and 6. The tests' small image backbone takes no weights.
+    words = ("scaling.workers=2", "teacher.image_backbone=resnet18", "--budget", "7")
+    job = start(tmp_path, sim_world, output, ENDS, words)
+    assert job.wait(timeout=400) == 1, output.read_text()
+    assert "trials failed" in output.read_text() and "missing.pth" in output.read_text()
+    document = json.loads((tmp_path / "run" / "sweep.json").read_text())
+    ends = {trial["name"]: trial["status"] for trial in document["trials"]}
+    assert {"failed", "stopped"} <= set(ends.values()) <= {"failed", "stopped", "finished"}, ends
+    entry = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())["sweep mine"]
+    client = connect(entry["uri"])
+    runs = client.search_runs([client.get_run(entry["run_id"]).info.experiment_id])
+    status = {one.info.run_name: one.info.status for one in runs}
+    as_ended = {"failed": "FAILED", "stopped": "KILLED", "finished": "FINISHED"}
+    assert {name: status[f"trial {name}"] for name in ends} == {name: as_ended[end] for name, end in ends.items()}
+    assert set(status.values()) == {"FINISHED", "KILLED", "FAILED"} and status["sweep mine"] == "FINISHED"

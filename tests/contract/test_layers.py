@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "labels": CORE | {"data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
-    "report": CORE | {"data"},
+    "report": CORE | {"data", "presets", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
     "cli": PARTS | {"deploy", "capacity", "presets", "exits", "report", "doctor"},

@@ -1,6 +1,6 @@
 """cluster/mlflow: compose file and Kubernetes manifests start one server, with passwords, for those who may reach it.
 
-No secret is written there. tests/e2e/test_mlflow_postgres.py starts it."""
+No secret is written there. tests/clusters/test_mlflow_postgres.py starts it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +114,47 @@ def test_the_floor_is_worked_out_where_only_the_teacher_was_measured(sick: Plant
     sick.write_study(sick.good_boxes(), {}, {})
     assert Run(sick.path).class_mean == sick.quality(sick.floor)
     assert diagnose(Run(sick.path))["teacher"].verdict == "ok"
+
+
+IN_SOURCE: dict[str, Callable[[Any], Any]] = {
+    "trial": lambda quality: {"final": {"teacher": quality}, "data": {}},  # of a sweep
+    "evaluate_teacher": lambda quality: quality,  # of train_teacher
+}
+
+
+@pytest.mark.parametrize("stage", IN_SOURCE)
+def test_teachers_of_sweeps_and_of_train_teacher_are_judged(
+    stage: str, healthy: PlantedRun, lidar_only: PlantedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, other = healthy.on_val(tmp_path / "images"), lidar_only.on_val(tmp_path / "lidar")
+    assert len(run.truth) != len(healthy.truth)
+    for one, yaw_error_rad in ((run, 0.1), (other, 0.4)):
+        one.run.finish(stage, IN_SOURCE[stage](one.quality(one.good_boxes(yaw_error_rad))))
+    assert Run(run.path).class_mean == run.quality(run.floor)
+    results = diagnose(Run(run.path), Run(other.path))
+    assert {n: results[n].verdict for n in ("teacher", "fusion", "score")} == dict.fromkeys(
+        ("teacher", "fusion", "score"), "ok"
+    )
+    assert f"({len(run.truth)} clicks; {stage}/done.json)" in results["teacher"].text
+    run.run.finish(stage, IN_SOURCE[stage](run.quality(scored(run.floor, run.good_boxes().score))))
+    assert diagnose(Run(run.path))["teacher"].verdict == "problem"
+    with pytest.raises(DataError, match="measured on other clicks .* of the train split"):
+        check_comparable(Run(run.path), Run(lidar_only.path))
+    assert main(["doctor", str(run.path), "--against", str(other.path)]) == 0 and "PROBLEM" in capfd.readouterr().out
+
+
+def test_a_floor_of_other_clicks_is_no_floor(healthy: PlantedRun, tmp_path: Path) -> None:
+    run = healthy.on_val(tmp_path / "run")
+    quality = run.quality(run.good_boxes())
+    run.run.finish("evaluate_teacher", quality | {"n": quality["n"] - 1})  # e.g. a sample was left out
+    found = diagnose(Run(run.path))["teacher"]
+    assert found.verdict == "unknown" and f"{quality['n'] - 1} clicks, of {quality['n']} whose" in found.text
+
+
+def test_a_trial_of_students_alone_has_no_teacher_to_judge(healthy: PlantedRun, tmp_path: Path) -> None:
+    run = healthy.on_val(tmp_path / "run")
+    run.run.finish("trial", {"final": {"student_boxes_only": {}}})
+    assert "no teacher was trained" in diagnose(Run(run.path))["teacher"].text
 
 
 def test_fusion_that_adds_nothing_far_away(sick: PlantedRun, lidar_only: PlantedRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pdetr3d.labels.budget import Dataset, Planner, Prices, plan_budget, predict
 from pdetr3d.labels.efficiency import Curve, fit_curves, points, resampled_curves
 from pdetr3d.labels.measured_runs import MeasuredRun, read_runs
 from pdetr3d.schema import DataError
+from pdetr3d.training.run_dir import write_json
 
 N, OBJECTS = 100, 4  # keyframes, objects on each
 RATIOS = (10, 20, 50)
@@ -242,14 +244,10 @@ def write_run(
     write_arrow(folder / "data/manifest/samples.arrow", samples)
     write_arrow(folder / "data/manifest/clicks.arrow", clicks)
     (folder / "data/manifest/manifest.json").write_text(json.dumps(info))
-    config = {
-        "label.ratio": boxed / 10,
-        "run.seed": seed,
-        "run.arms": ["ours", "boxes_only"],
-        "optim.lr": 0.1,
-        **changes,
-    }
+    config = {"label.ratio": boxed / 10, "run.seed": seed, "optim.lr": 0.1, **changes}
     (folder / "run.json").write_text(json.dumps(config))
+    for arm in ("ours", "boxes_only"):
+        write_json(folder / f"student_{arm}" / "done.json", {})
     scores = {"ours": {"SPNDS": 0.1 * boxed, "mAP": 0.9}, "boxes_only": {"SPNDS": 0.05 * boxed, "mAP": 0.9}}
     if report:
         (folder / "report.json").write_text(json.dumps({"arms": scores}))
@@ -267,6 +265,32 @@ def test_a_run_directory_is_counted(tmp_path: Path) -> None:
         assert (
             found.seed == 5 and found.index == "i" and found.spnds == pytest.approx({"ours": 0.3, "boxes_only": 0.15})
         )
+
+
+def test_arms_are_those_that_were_trained(tmp_path: Path) -> None:
+    """Whatever ``run.arms`` is: run.json does not hold it."""
+    alone = write_run(tmp_path / "alone", 3, report=False)
+    for stage in ("student_ours", "evaluate_ours"):
+        shutil.rmtree(alone / stage)
+    assert read_runs([alone])[0].spnds == pytest.approx({"boxes_only": 0.15})
+    begun = write_run(tmp_path / "begun", 3, report=False)  # killed while it trained a third arm
+    (begun / "student_full" / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match="is not finished: no SPNDS of full"):
+        read_runs([begun])
+
+
+def test_the_student_that_a_teacher_starts_from_need_not_be_scored(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 3, report=False, **{"teacher.lidar_init": "boxes_only"})
+    shutil.rmtree(run / "evaluate_boxes_only")
+    assert read_runs([run])[0].spnds == pytest.approx({"ours": 0.3})
+
+
+def test_an_arm_that_was_added_to_a_pipelines_run_counts(tmp_path: Path) -> None:
+    """By train_student and evaluate, which write no report."""
+    run = write_run(tmp_path, 3)
+    for stage in ("student_full", "evaluate_full"):
+        write_json(run / stage / "done.json", {"SPNDS": 0.6})
+    assert read_runs([run])[0].spnds == pytest.approx({"ours": 0.3, "boxes_only": 0.15, "full": 0.6})
 
 
 def test_a_sweep_gives_its_finished_trials_each_once(tmp_path: Path) -> None:

@@ -46,9 +46,7 @@ def test_recomputation_changes_neither_gradients_nor_statistics(
 ) -> None:
     """Nor does it with ``optim.compile`` beside it."""
     plain, state = gradients_and_state(stage, *overrides)
-    again, again_state = gradients_and_state(
-        stage, *overrides, "model.checkpoint_activations=true", compiled=compiled
-    )
+    again, again_state = gradients_and_state(stage, *overrides, "model.checkpoint_activations=true", compiled=compiled)
     assert plain.keys() == again.keys() and len(plain) > 10
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 
 from pdetr3d.cli import main
 from pdetr3d.presets import load
-from pdetr3d.report.compare import config_table, notes, tables, warning
-from pdetr3d.report.page import Table
+from pdetr3d.report.compare import _curves, config_table, notes, tables, warning, write_comparison
+from pdetr3d.report.page import Chart, Table, Text
+from pdetr3d.report.reproduce import run_command
 from pdetr3d.report.runs import differing, open_runs, short_names
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
-from tests.report_cases import cells, plant_trial, space_of, student_scores, teacher_scores
+from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, teacher_scores
 
 
 def plant_run(folder: Path, overrides: list[str], stages: dict[str, Any], **identity: Any) -> Path:
@@ -129,6 +132,50 @@ def test_the_command_prints_and_writes_the_same(
     assert "optim.lr_multipliers" in said and '[["x",0.5]]' in said, "brackets are no styles"
     assert said.count("may not be comparable") == text.count("may not be comparable") == 1
     assert str(page) in said and all(str(run) in text for run in runs)
+
+
+def test_every_run_has_its_command(runs: list[Path], tmp_path: Path) -> None:
+    """Its words make the same config of the preset; its jobs make what is finished."""
+    finished = {"evaluate_teacher": teacher_scores(0.5)}
+    teacher = plant_run(tmp_path / "my run", ["teacher.roi_grid=3"], finished)
+    expected = [
+        (["pipeline"], ['run.arms=["ours"]']),
+        (["train_student", "evaluate"], ['run.arms=["full", "ours"]']),
+        (["train_teacher"], []),
+    ]
+    for run, (jobs, arms) in zip(open_runs([*runs[:2], teacher]), expected, strict=True):
+        lines = [shlex.split(line) for line in run_command(run).split(" && ")]
+        assert [line[:3] for line in lines] == [["python", "-m", f"ray_jobs.{job}"] for job in jobs]
+        for line in lines:
+            assert line[3:6] == ["--preset", "quickstart", "--run-dir"]
+            flat = json.loads(json.dumps(load("quickstart", line[7:]).flat()))
+            assert {key: flat[key] for key in run.identity if key in flat} == {
+                key: value for key, value in run.identity.items() if key in flat
+            }
+            assert [word for word in line if word.startswith("run.arms")] == arms
+    page = tmp_path / "page.html"
+    write_comparison(open_runs(runs), page)
+    assert page.read_text().count("python -m ray_jobs.") == 4
+
+
+def test_a_run_of_a_preset_that_is_gone_has_no_command(runs: list[Path], tmp_path: Path) -> None:
+    gone = plant_run(tmp_path / "x", [], {}, preset="gone")
+    write_comparison(open_runs([gone, runs[0]]), tmp_path / "page.html")
+    assert "gone" in (tmp_path / "page.html").read_text().split("Every run again")[-1]
+
+
+def test_curves_of_runs_lie_in_one_chart(tmp_path: Path) -> None:
+    folders = [plant_run(tmp_path / name, [], {}) for name in ("a", "b")]
+    for place, folder in enumerate(folders):
+        with Tracker.start(folder, "e", "teacher", {}, {}, tracking_dir=tmp_path) as tracker:
+            for step in (1, 2):
+                tracker.log_metrics({"loss": step + place}, step)
+    made = _curves(open_runs(folders))
+    assert [block.alt for block in made if isinstance(block, Chart)] == ["loss by step"]
+    assert {"a teacher", "b teacher", "loss", "optimizer step"} <= set(svg_texts(made[0].uri))  # type: ignore[union-attr]
+    (tmp_path / "mlflow.db").unlink()
+    lost = _curves(open_runs(folders))
+    assert [type(block) for block in lost] == [Text] * 3 and "no run logged any" in lost[0].text  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

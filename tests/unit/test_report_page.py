@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from pdetr3d.cli import main
 from pdetr3d.report import charts
 from pdetr3d.report.page import Chart, Section, Table, Text, write_page
 from pdetr3d.report.pictures import galleries
+from pdetr3d.report.spread import Spread
 from pdetr3d.report.sweep import Sweep
-from pdetr3d.report.sweep_page import write_report
+from pdetr3d.report.sweep_page import samples_to, write_report
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.space import SearchSpace
@@ -117,6 +119,56 @@ def test_curves_have_a_line_per_trial_dashed_where_it_is_unfinished(ratios: Path
     lines = re.findall(r'<g id="line2d_\d+">\s*<path d="[^"]*" clip-path="[^"]*" style="([^"]*)"', svg_of(drawn))
     own = [style for style in lines if "#b0b0b0" not in style]  # without the grid
     assert len(own) == 9 and sum("stroke-dasharray: 5" in style for style in own) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "samples"),
+    [
+        ("bev_iou", 0.45, {"explicit": [30], "implicit": []}),
+        ("yaw_error_rad", 0.5 / 0.9, {"explicit": [10], "implicit": [20]}),
+    ],
+)
+def test_how_soon_teachers_converge(metric: str, target: float, samples: dict[str, list[int]], tmp_path: Path) -> None:
+    """0.9 of the best row's last score, 0.5; of errors, where less is better, 0.5 / 0.9."""
+    curves = {
+        "bev_iou": {"explicit": (0.1, 0.44, 0.46, 0.5), "implicit": (0.0, 0.1, 0.2, 0.3)},
+        "yaw_error_rad": {"explicit": (0.55, 0.6, 0.5, 0.5), "implicit": (0.9, 0.55, 0.6, 0.7)},
+    }
+    space = space_of({"teacher.query_init": {"values": ["explicit", "implicit"]}}, trains="teacher", metric=metric)
+    for name, values in curves[metric].items():
+        plant_trial(tmp_path, space, name, {"teacher.query_init": name}, 0.5)
+        file = tmp_path / "trials" / name / "trial.json"
+        rows = [{"step": i, "progress": 25.0 * i, "samples": 10 * i, metric: v} for i, v in enumerate(values, start=1)]
+        write_json(file, json.loads(file.read_text()) | {"curve": rows})
+    write_sweep(tmp_path, space)
+    sweep = Sweep.open(tmp_path)
+    assert {row.parameters["teacher.query_init"]: samples_to(sweep, row, target) for row in sweep.rows} == samples
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert f"first is {target:.3g} (0.9 of" in page and 'alt="training samples until a score is reached"' in page
+    rows = cells(page)
+    table = rows[rows.index(["", "samples", "reached"]) + 1 :][:2]
+    assert table == [[f"query_init={n}", str(s[0]) if s else "–", f"{len(s)}/1"] for n, s in samples.items()]
+    drawn = charts.convergence(sweep, [Spread.of(samples[row.parameters["teacher.query_init"]]) for row in sweep.rows])
+    assert ("not reached" in svg_texts(drawn.uri)) == (not samples["implicit"])
+
+
+def test_classes_without_boxes_stand_beside_the_others(tmp_path: Path) -> None:
+    """AP of car is the trial's value, of pedestrian 0.1 more (student_scores)."""
+    space = space_of({"label.no_boxes_of": {"values": [[], ["pedestrian"], ["car", "pedestrian"]]}}, seeds=[0, 1])
+    for place, (left_out, seed, value) in enumerate(
+        [([], 0, 0.6), (["pedestrian"], 0, 0.3), (["pedestrian"], 1, 0.5), (["car", "pedestrian"], 0, 0.2)]
+    ):
+        plant_trial(tmp_path, space, f"t{place}", {"label.no_boxes_of": left_out, "seed": seed}, value)
+    write_sweep(tmp_path, space)
+    write_report(tmp_path)
+    rows = cells((tmp_path / "report.html").read_text())
+    table = rows[rows.index(["", "classes without boxes", "the others"]) + 1 :][:3]
+    assert table == [
+        ["no_boxes_of=[]", "–", "0.650"],
+        ['no_boxes_of=["pedestrian"]', "0.500 ± 0.141", "0.400 ± 0.141"],
+        ['no_boxes_of=["car","pedestrian"]', "0.250", "–"],
+    ]
 
 
 def test_two_lists_make_a_heat_map(tmp_path: Path) -> None:

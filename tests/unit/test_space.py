@@ -11,8 +11,6 @@ import yaml
 from pdetr3d.schema import DataError
 from ray_jobs.space import FOLDER, SearchSpace, check_space, load_space, names, trial_config
 
-SELECT = ["data.select_split=mini_val"]  # nuScenes has no split of its own to choose on
-
 
 def space_file(folder: Path, **changes: object) -> str:
     """A valid grid of student keys, changed."""
@@ -30,9 +28,8 @@ def space_file(folder: Path, **changes: object) -> str:
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("preset", ["quickstart", "nuscenes-pillar", "nuscenes-voxel"])
 def test_every_space_applies_to_its_presets(name: str, preset: str) -> None:
-    overrides = [] if preset == "quickstart" else SELECT
     space = load_space(name)
-    base = check_space(space, preset, overrides)
+    base = check_space(space, preset, [])
     assert base.preset == preset and space.space.keys() <= base.flat().keys()
 
 
@@ -111,7 +108,7 @@ def test_refused_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="mask_sigma_factor: the space mine varies this key"):
         check_space(space, "quickstart", ["student.mask_sigma_factor=1"])
     with pytest.raises(DataError, match="no data.select_split"):
-        check_space(space, "nuscenes-voxel", [])
+        check_space(space, "nuscenes-voxel", ['data.select_split=""'])
     with pytest.raises(DataError, match="did you mean 'mask_sigma'"):
         load_space("mask_sigm")
     (tmp_path / "list.yaml").write_text("- a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +18,17 @@ from ray.tune.search.sample import Float, Integer
 from pdetr3d.config import ScalingConfig, override
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
+from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.run_dir import write_json
+from ray_jobs import sweep, trial
 from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
 from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
 from ray_jobs.stages import labels_key, pretraining_key
 from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
-from ray_jobs.sweep_progress import BudgetSpent
-from ray_jobs.trial import Curve
+from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
+from ray_jobs.trial import PROGRESS, TRAINED, Curve
+from tests.training_cases import world_arguments
 
 RANDOM = SearchSpace(
     name="r",
@@ -64,8 +70,29 @@ def test_the_command_line_changes_trials_and_seeds() -> None:
 def test_a_run_directory_holds_one_sweep(tmp_path: Path) -> None:
     check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
     check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
-    with pytest.raises(DataError, match="trials: 3 there, 4 now"):
+    with pytest.raises(DataError, match="trials: 3 there, 4 now\n.*or choose another --run-dir"):
         check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 4})
+
+
+@pytest.mark.parametrize("more", [["--budget", "200"], ["--concurrent", "2"], []])
+def test_a_rerun_that_tune_would_not_heed_is_refused(
+    more: list[str], sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune goes on with the budget and the concurrency that it began with."""
+    calls: list[object] = []
+    monkeypatch.setattr(sweep, "init_ray", lambda *_, **__: calls.append("Ray"))
+    monkeypatch.setattr(sweep.ray, "cluster_resources", dict)
+    monkeypatch.setattr(sweep, "search", lambda job, concurrent, budget: calls.append((concurrent, budget)) or 0)
+    monkeypatch.setattr(sweep.Tracker, "start", lambda *_, **__: Tracker("", "", None))
+    words = ["mask_sigma", "--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "--out", str(tmp_path)]
+    world = world_arguments(sim_world)
+    sweep.run([*words, "--budget", "100", "--concurrent", "1", *world])
+    assert calls == ["Ray", (1, 100)]
+    same = [] if "--budget" in more else ["--budget", "100"]
+    key, there, now = ("budget", 100, 200) if "--budget" in more else ("concurrent", 1, 2 if more else None)
+    with pytest.raises(DataError, match=f"  {key}: {there} there, {now} now"):
+        sweep.run([*words, *same, *more, *world])
+    assert len(calls) == 2
 
 
 def test_room_is_what_a_trial_s_larger_half_takes() -> None:
@@ -89,11 +116,11 @@ def test_more_at_once_than_there_is_room_for(
 
 
 def test_what_tune_is_told() -> None:
-    told = parameters(RANDOM)
-    assert told["teacher.roi_grid"].categories == [1, 3] and told["seed"] == 0
-    drawn = told["teacher.free_points"]
+    given = parameters(RANDOM)
+    assert given["teacher.roi_grid"].categories == [1, 3] and given["seed"] == 0
+    drawn = given["teacher.free_points"]
     assert isinstance(drawn, Integer) and (drawn.lower, drawn.upper) == (0, 9)  # Tune leaves the upper one out
-    rate = told["optim.lr"]
+    rate = given["optim.lr"]
     assert isinstance(rate, Float) and (rate.lower, rate.upper) == (0.1, 1.0)
     grid = parameters(load_space("label_ratio"))
     assert grid["label.ratio"] == {"grid_search": [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]}
@@ -114,17 +141,17 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
     base = trial_config(RANDOM, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
     asha = scheduler(RANDOM, base)
     assert asha.set_search_properties(RANDOM.metric, "min")
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray_jobs.trial.tune.report", told.append)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray_jobs.trial.tune.report", reports.append)
 
     def decisions(name: str, errors: list[float]) -> list[str]:
         (tmp_path / name).mkdir()
-        curve, trial = Curve(tmp_path / name, RANDOM, {}, 100, base.teacher.optim), SimpleNamespace(trial_id=name)
-        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        curve, one = Curve(tmp_path / name, RANDOM, {}, 100, base.teacher.optim), SimpleNamespace(trial_id=name)
+        asha.on_trial_add(None, one)  # type: ignore[arg-type]
         made = []
         for step, error in zip((25, 50, 75, 100), errors, strict=True):
             curve.add("teacher", step, {RANDOM.metric: error})
-            made.append(asha.on_trial_result(None, trial, told[-1]))  # type: ignore[arg-type]
+            made.append(asha.on_trial_result(None, one, reports[-1]))  # type: ignore[arg-type]
         assert [row["progress"] for row in curve.rows.values()] == [25, 50, 75, 100]
         return made
 
@@ -143,11 +170,41 @@ def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> N
     assert [was_stopped(tmp_path / name) for name in names] == [True, False, False]
 
 
-def test_the_budget_counts_the_samples_of_all_trials() -> None:
-    stop = BudgetSpent(100)
-    assert not stop("a", {"samples": 30}) and not stop("b", {"samples": 30})
-    assert not stop("a", {"samples": 60}) and not stop.stop_all()  # 60 + 30: a trial's newest count replaces its last
-    assert stop("b", {"samples": 40}) and stop.stop_all()
+def told(samples: int, progress: float = 50.0) -> dict[str, float]:
+    """What a trial tells Tune, as far as the budget reads it."""
+    return {"samples": samples, PROGRESS: progress}
+
+
+def test_the_budget_counts_the_samples_of_all_trials(tmp_path: Path) -> None:
+    stop = BudgetSpent(100, tmp_path)
+    assert not stop("a", told(30)) and not stop("b", told(30))
+    assert not stop("a", told(60)) and not stop.stop_all()  # 60 + 30: a trial's newest count replaces its last
+    assert stop("b", told(40)) and stop.stop_all()
+
+
+def test_a_spent_budget_waits_for_the_scores_of_trained_trials(tmp_path: Path) -> None:
+    stop = BudgetSpent(100, tmp_path)
+    assert not stop("trained", told(60, TRAINED)) and stop("half-way", told(40))
+    assert not stop.stop_all()
+    assert not stop("trained", told(60, TRAINED)), "told again once it is scored"
+    write_json(tmp_path / "trials" / "trained" / "status.json", {"status": "finished", "error": None})
+    assert stop.stop_all()
+
+
+@pytest.mark.parametrize(("budget", "ended"), [(10, "stopped"), (11, None), (None, None)])
+def test_trials_that_a_spent_budget_ended_are_stopped(tmp_path: Path, budget: int | None, ended: str | None) -> None:
+    """4 + 6 samples were trained on; "scored" was finished when it was ended, "failed" has its own word."""
+    rows = {"silent": 4, "scored": 6, "failed": 0}
+    for name, samples in rows.items():
+        row = {"step": 1, PROGRESS: 50.0, "samples": samples, "yaw_error_rad": 1.0}
+        write_json(tmp_path / "trials" / name / "trial.json", {"parameters": {}, "steps": 3, "curve": [row]})
+    write_json(tmp_path / "trials" / "scored" / "trial" / "done.json", {})
+    write_json(tmp_path / "trials" / "failed" / "status.json", {"status": "failed", "error": "broke"})
+    note_stopped(tmp_path, RANDOM, budget)
+    files = {name: tmp_path / "trials" / name / "status.json" for name in rows}
+    found = {name: json.loads(file.read_text())["status"] for name, file in files.items() if file.exists()}
+    assert found == {"failed": "failed"} | ({} if ended is None else {"silent": "stopped", "scored": "finished"})
+    assert was_stopped(tmp_path / "trials" / "silent") == (ended == "stopped")
 
 
 def test_trials_share_what_their_parameters_do_not_touch() -> None:
@@ -191,3 +248,79 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
         folders = list(pool.map(lambda c: stages._once("labels", c, labels_key, make), configs))
     assert len(set(folders)) == 2 and folders[0] == folders[1] != folders[2]
     assert seen == [1] * 12
+
+
+def test_trials_and_what_they_share_say_with_what_they_were_made(tmp_path: Path) -> None:
+    base = load("quickstart")
+    with SweepFolder(tmp_path, base, "").tracker(tmp_path / "trials" / "t0", base, "trial t0") as tracker:
+        run = connect(tracker.uri).get_run(tracker.run_id)
+    assert run.data.tags["env.ray"] and run.data.tags["sweep"] == tmp_path.name
+    (config,) = tmp_path.rglob("artifacts/config.json")
+    assert config.read_text() == base.to_json()
+
+
+def test_progress_is_a_table_of_running_trials_and_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plant(name: str, grid: int, curve: list[tuple[int, float]], status: str | None) -> SimpleNamespace:
+        rows = [{"step": s, PROGRESS: float(s), "samples": s, "yaw_error_rad": v} for s, v in curve]
+        chosen = {"teacher.roi_grid": grid, "teacher.free_points": 4, "optim.lr": 0.25, "seed": 7}
+        write_json(tmp_path / "trials" / name / "trial.json", {"parameters": chosen, "steps": 100, "curve": rows})
+        if status is not None:
+            write_json(tmp_path / "trials" / name / "status.json", {"status": status, "error": None})
+        last = {PROGRESS: rows[-1][PROGRESS]} if rows else {}
+        return SimpleNamespace(trial_id=name, last_result=last, is_finished=lambda: status is not None)
+
+    progress, clock = Progress(tmp_path, RANDOM), iter((100.0, 160.0, 160.0, 160.0))
+    monkeypatch.setattr("ray_jobs.sweep_progress.time.monotonic", lambda: next(clock))
+    fresh = plant("fresh", 3, [], None)
+    progress.on_trial_start(0, [fresh], fresh)
+    half = plant("half", 1, [(50, 0.5)], None)
+    progress.on_trial_result(0, [fresh, half], half, {})
+    lines = capsys.readouterr().out.splitlines()
+    # Half of one of three trainings took 60 s; two and a half are left.
+    assert lines[0] == "sweep r: none over of 3 trials | ETA 300 s"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert cells == [
+        ["best", "1", "4", "0.25", "", "", "0.5"],
+        ["fresh", "3", "4", "0.25", "7", "0%", "-"],
+        ["half", "1", "4", "0.25", "7", "50%", "0.5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arms", "lidar_init", "adopted"),
+    [
+        (("ours", "boxes_only"), "none", ["pretraining student_boxes_only", "labels pseudo_labels"]),
+        (("self_training",), "none", ["pretraining student_boxes_only"]),
+        (("boxes_only",), "none", []),  # judged: scored while it trains
+        (("ours", "full"), "boxes_only", ["labels pseudo_labels"]),
+        ("teacher", "boxes_only", ["pretraining student_boxes_only"]),
+        ("teacher", "none", []),
+    ],
+)
+def test_a_trial_takes_over_what_others_need_too(
+    arms: str | tuple[str, ...], lidar_init: str, adopted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = override(load("quickstart"), [f"teacher.lidar_init={lidar_init}"])
+    space = SimpleNamespace(trains=arms, arms=() if arms == "teacher" else arms)
+    job: Any = SimpleNamespace(space=space, sweep=SweepFolder(tmp_path, base, ""))
+    made: list[str] = []
+    monkeypatch.setattr(trial.ray, "get", lambda name: tmp_path / name)
+    shared: Any = SimpleNamespace(
+        **{name: SimpleNamespace(remote=lambda config, name=name: name) for name in ("labels", "pretraining")}
+    )
+    stages: Any = SimpleNamespace(
+        config=base,
+        adopt=lambda stage, run: made.append(f"{run.path.name} {stage}"),
+        student=lambda arm: None,
+        teacher=lambda: None,
+        teacher_scores=lambda file, split: {},
+        evaluate=lambda arms: {},
+        lineage=dict,
+        timing={},
+        records=[],
+        data=SimpleNamespace(manifest=SimpleNamespace(achieved_ratio=0.5)),
+    )
+    trial._train(stages, job, shared, Tracker("", "", None))
+    assert made == adopted

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.space import Domain, SearchSpace
-from ray_jobs.sweep_results import collect, print_sweep, read_trial, trial_names
+from ray_jobs.sweep import log_label_efficiency
+from ray_jobs.sweep_results import collect, label_efficiency, print_sweep, read_trial, trial_names
 
 SPACE = SearchSpace(
     name="s",
@@ -36,7 +40,11 @@ def trial(folder: Path, name: str, ratio: float, seed: int, score: float | None,
         final = {"mAP": score, "NDS": score / 2, "SPNDS": score, "car": 1.0}  # type: ignore[operator]
         write_json(
             place / "trial" / "done.json",
-            {"final": {"student_ours": final, "student_boxes_only": final}, "data": {}, "timing_s": {}},
+            {
+                "final": {"student_ours": final, "student_boxes_only": {**final, "SPNDS": score / 4}},  # type: ignore[operator]
+                "data": {"box_keyframes": round(100 * ratio) + seed},
+                "timing_s": {},
+            },
         )
 
 
@@ -74,6 +82,29 @@ def test_groups_are_mean_and_deviation_over_the_finished_seeds(folder: Path) -> 
     # Unfinished ones come last, however good they look.
     assert [group["parameters"]["label.ratio"] for group in document["groups"]] == [0.2, 0.1, 0.3, 0.4]
     assert document["shared"] == ["shared/labels-1"] and document["judged"] == "student_ours"
+
+
+def test_what_boxes_buy_is_a_curve_of_the_sweeps_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """0.1: seeds with 10 and 11 box-labeled keyframes scored 0.2 and 0.4; 0.2: one seed was finished, with 20."""
+    with Tracker.start(tmp_path_factory.mktemp("store"), "e", "sweep", {}, {}) as parent:
+        log_label_efficiency(parent, collect(folder, SPACE))
+    client = connect(parent.uri)
+
+    def curve(key: str) -> list[tuple[int, float]]:
+        return sorted((p.step, p.value) for p in client.get_metric_history(parent.run_id, key))
+
+    assert curve("label_efficiency/student_ours/SPNDS") == [(10, pytest.approx(0.3)), (20, 0.5)]
+    assert curve("label_efficiency/student_boxes_only/SPNDS") == [(10, pytest.approx(0.075)), (20, 0.125)]
+
+
+def test_what_boxes_buy_is_told_apart_by_whatever_else_varies(tmp_path: Path) -> None:
+    for name, chosen in (("a", {"label.ratio": 0.1, "optim.lr": 0.5}), ("b", {"optim.lr": 0.5})):
+        trial(tmp_path, name, 0.1, 0, 0.4, "finished")
+        file = tmp_path / "trials" / name / "trial.json"
+        write_json(file, json.loads(file.read_text()) | {"parameters": {**chosen, "seed": 0}})
+    assert label_efficiency(collect(tmp_path, SPACE)) == [
+        (10, {"student_ours": {"SPNDS optim.lr=0.5": 0.4}, "student_boxes_only": {"SPNDS optim.lr=0.5": 0.1}})
+    ]
 
 
 def test_less_is_better_where_the_metric_says_so(folder: Path) -> None:
