@@ -61,6 +61,7 @@ def head() -> Iterator[Head]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # default 3: then a job is killed that has not told MLflow yet
     }
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={scratch}"]

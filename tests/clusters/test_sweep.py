@@ -29,7 +29,7 @@ settings: [optim.checkpoints=2]
 space:
   student.mask_sigma_factor: {values: [0.25, 1.0]}
 """
-# The second image weights are not there: its trials fail as soon as they start.
+# The first image weights are not there: trials with them, the first two, fail as soon as they start.
 ENDS = """
 question: How do trials end?
 trains: [boxes_only]
@@ -37,7 +37,7 @@ metric: mATE
 settings: [optim.checkpoints=2]
 space:
   label.seed: {values: [0, 1]}
-  teacher.image_weights: {values: ["", missing.pth]}
+  teacher.image_weights: {values: [missing.pth, ""]}
 """
 OVERRIDES = [
     "optim.batch_size=2",
@@ -151,11 +151,12 @@ def test_progress_says_what_is_best(swept: tuple[Path, dict[str, Any], str]) -> 
 
 
 def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path) -> None:
-    """One or two fail as they start. Two workers each train the others, which together spend the budget before both are
+    """Two fail as they start. Two workers each train the others, which together spend the budget before both are
     trained: one is ended, or both, of which Tune tells nobody but of the one that has just reported."""
     output = tmp_path / "log"
     # 6 samples each, told after 4 and 6. The tests' small image backbone takes no weights.
-    words = ("scaling.workers=2", "teacher.image_backbone=resnet18", "--budget", "7")
+    images = ("teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]")
+    words = ("scaling.workers=2", *images, "--budget", "7")
     job = start(tmp_path, sim_world, output, ENDS, words)
     assert job.wait(timeout=400) == 1, output.read_text()
     assert "trials failed" in output.read_text() and "missing.pth" in output.read_text()
