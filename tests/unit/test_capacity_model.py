@@ -37,6 +37,8 @@ CLUSTER = Cluster(
 )
 # 8 workers of 4 cores; 2 samples of a batch each.
 KEYS = ["optim.batch_size=16", "optim.epochs=10", "optim.checkpoints=2", "label.ratio=0.25", "teacher.optim.epochs=4"]
+KEYS += ["optim.save_every=0", "teacher.optim.save_every=0"]  # checkpoints are written to be kept alone
+SAVES = ["optim.save_every=500", "teacher.optim.save_every=500"]
 
 
 def config(*overrides: str) -> Config:
@@ -54,11 +56,12 @@ def with_cost(**changes: object) -> StageCost:
 def test_work_by_hand() -> None:
     """16 GPUs: 32 of a student's batch, 16 of a teacher's (8 over 8 workers), 64 of inference; a file every 500 steps,
     the kept ones (half-way and last; last) among them."""
-    assert model.work_of("student", config(), 32_000, 16) == model.Work(32_000, 320_000, 2, 10_000, 2, 20)
-    assert model.work_of("teacher", config(), 32_000, 16) == model.Work(8_000, 32_000, 1, 2_000, 1, 4)
+    assert model.work_of("student", config(*SAVES), 32_000, 16) == model.Work(32_000, 320_000, 2, 10_000, 2, 20)
+    assert model.work_of("teacher", config(*SAVES), 32_000, 16) == model.Work(8_000, 32_000, 1, 2_000, 1, 4)
     assert model.work_of("pseudo_labels", config(), 32_000, 16) == model.Work(24_000, 24_000, 4, 375, 0, 0)
     assert model.work_of("pseudo_labels", config("label.pseudo_for=all"), 32_000, 16).records == 32_000
-    short = model.work_of("student", config(), 1, 512)
+    assert model.work_of("student", config(), 32_000, 16).saves == 2
+    short = model.work_of("student", config(*SAVES), 1, 512)
     assert (short.steps, short.checkpoints, short.saves) == (1, 1, 1)  # never none, and no more checkpoints than steps
 
 
