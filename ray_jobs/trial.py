@@ -64,6 +64,8 @@ def reason(error: Exception) -> str:
 
 def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any) -> None:
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
+    if not (folder / FILE).exists():  # one that fails as it starts is a trial of the sweep, too
+        write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
         stages = job.sweep.stages(folder, config, tracker)
         curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), judged_optim(config, job.space))

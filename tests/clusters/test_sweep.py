@@ -158,7 +158,7 @@ def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path)
     images = ("teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]")
     words = ("scaling.workers=2", *images, "--budget", "7")
     job = start(tmp_path, sim_world, output, ENDS, words)
-    assert job.wait(timeout=400) == 1, output.read_text()
+    assert job.wait(timeout=800) == 1, output.read_text()
     assert "trials failed" in output.read_text() and "missing.pth" in output.read_text()
     document = json.loads((tmp_path / "run" / "sweep.json").read_text())
     ends = {trial["name"]: trial["status"] for trial in document["trials"]}
