@@ -53,9 +53,10 @@ def test_every_spelling_fills_the_backbone(kind: str, tmp_path: Path) -> None:
     weights = image_weights(with_weights)
     assert weights is not None
     initialize_images(model, weights)
+    expected = state()
     for name, value in model.get_submodule("images.backbone").state_dict().items():
         if not name.endswith("num_batches_tracked"):
-            assert torch.equal(value, state()[name]), name
+            assert torch.equal(value, expected[name]), name
 
 
 def test_missing_unexpected_and_misshaped_weights_are_named(tmp_path: Path) -> None:
