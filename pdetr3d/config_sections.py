@@ -136,7 +136,7 @@ class OptimConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0  # kept checkpoints without a better SPNDS that end training; 0: none do
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, which predicts; 0: none
     log_every: Positive = 10  # steps
-    # fp16 scales the loss (GradScaler); auto is bf16 on devices that compute in it, fp32 on others.
+    # fp16 scales the loss (GradScaler); auto is bf16 where that is faster, fp32 elsewhere.
     amp: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     compile: bool = False  # torch.compile of the dense parts
     # (prefix of parameter names, factor on lr) each, e.g. [[images.backbone,0.1]]; the longest prefix counts.

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean, StudentOutput
 from pdetr3d.config import OptimConfig, override
-from pdetr3d.training import checkpoint
+from pdetr3d.training import checkpoint, loop
 from pdetr3d.training.build import Losses, Task, watch_features
 from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import LEAST_SCALE, autocast, train, train_step
+from pdetr3d.training.loop import AMD, LEAST_SCALE, autocast, cpu_vendor, train, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan, milestones
 from tests.model_cases import make_batch
@@ -148,12 +148,30 @@ def test_half_precision_resumes_with_the_same_bits(kind: str, amp: str, world: W
     assert all(np.isfinite(metrics["loss"]) for _, metrics in straight.history)
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_auto_precision_is_bf16_where_the_device_computes_in_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+@pytest.mark.parametrize(
+    ("amx", "avx512", "vendor", "native"),
+    [
+        (False, False, "AuthenticAMD", False),
+        (False, True, "AuthenticAMD", True),
+        (False, True, "GenuineIntel", False),  # has the instructions, and is faster without them
+        (True, True, "GenuineIntel", True),
+    ],
+)
+def test_auto_precision_is_bf16_where_that_is_faster(
+    amx: bool, avx512: bool, vendor: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(loop, "cpu_vendor", lambda: vendor)
     with autocast("auto", torch.device("cpu")):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if native else torch.float32)
+
+
+def test_the_maker_of_the_cpu(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 17\n")
+    assert cpu_vendor(tmp_path / "cpuinfo") == AMD
+    assert cpu_vendor(tmp_path / "missing") == ""
 
 
 def test_fp16_overflow_skips_the_step_until_the_scale_is_not_to_blame(world: World, tmp_path: Path) -> None:
