@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -42,6 +43,7 @@ from pdetr3d.evaluation.results_format import (
 )
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 
+MINI_SPLITS = ("mini_train", "mini_val")
 _STDERR = threading.Lock()  # jobs score in several threads
 
 
@@ -185,12 +187,22 @@ def _load_boxes(nusc: NuScenes, config: DetectionConfig, split: str, results: Pa
         try:
             # load_gt draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
             with _STDERR, contextlib.redirect_stderr(io.StringIO()):
-                loaded = DetectionEval(nusc, config, str(results), split, scratch, verbose=False)
+                loaded = DetectionEval(_for_split(nusc, split), config, str(results), split, scratch, verbose=False)
         except AssertionError as error:
             raise DataError(
                 f"the devkit refuses split {split!r} of {nusc.version} in {nusc.dataroot}: {error}"
             ) from error
     return loaded.gt_boxes, loaded.pred_boxes
+
+
+def _for_split(nusc: NuScenes, split: str) -> NuScenes:
+    """The tables under a name that lets the devkit score a mini split of v1.0-trainval: its ten scenes are there, but
+    the devkit asserts a version of theirs. Everything else it asks of the tables themselves."""
+    if split not in MINI_SPLITS or not nusc.version.endswith("trainval"):
+        return nusc
+    renamed = copy.copy(nusc)
+    renamed.version = "v1.0-mini"
+    return renamed
 
 
 def _report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:

@@ -272,7 +272,13 @@ def test_bad_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "split"), [("v1.0-trainval", "val"), ("v1.0-mini", "mini_val"), ("v1.0-trainval", "train_track")]
+    ("version", "split"),
+    [
+        ("v1.0-trainval", "val"),
+        ("v1.0-mini", "mini_val"),
+        ("v1.0-trainval", "mini_val"),  # the full-size presets choose checkpoints on it
+        ("v1.0-trainval", "train_track"),
+    ],
 )
 def test_predefined_split_of_a_dataset_with_one_of_its_scenes(tmp_path, version, split):
     scene = {"val": "scene-0003", "mini_val": "scene-0103", "train_track": "scene-0004"}[split]
