@@ -40,14 +40,7 @@ from tests.benchmarks.bench_steps import realistic_batch
 
 SELF = "tests.benchmarks.bench_full_size"
 # As tests/unit/test_full_size.py, at the presets' full image size.
-KEYFRAME = [
-    "teacher.image_frozen_stages=0",
-    "teacher.image_norm_frozen=false",
-    "teacher.optim.lr_multipliers=[]",
-    "student.gt_sampling=[]",
-    "label.ratio=1.0",
-    "data.train_split=mini_train",
-]
+KEYFRAME = ["student.gt_sampling=[]", "label.ratio=1.0", "data.train_split=mini_train"]
 # Six whole pictures' activations fill 20 GB; recomputing them is how a teacher fits into small memories.
 SMALL_MEMORY = ["model.checkpoint_activations=true"]
 STUDENT, TEACHER = "student", "teacher"

@@ -49,7 +49,6 @@ def test_the_newest_file_takes_the_place_of_the_one_before(tmp_path: Path) -> No
         file = written(scratch, step)
         context.save(file, step)
         assert not file.exists() and read_progress(context.folder) == step
-        scratch.joinpath("restored").mkdir(exist_ok=True)
         resumed = new_context(stage, scratch).resume_file()
         assert resumed is not None and resumed.read_bytes() == b"%d" % step
     assert sorted(f.name for f in stage.iterdir()) == ["progress.txt", "resume_0001000.pt"]
