@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pdetr3d.capacity.costs import Cluster, Measurement, StageCost
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
-from pdetr3d.training.flow import PREDICT_BATCH, PREFETCH, TASK_BATCHES, stream_bytes
+from pdetr3d.training.flow import PREDICT_BATCH, PREFETCH, TASK_BATCHES, steps_per_task, stream_bytes
 from pdetr3d.training.plan import milestones, total_steps
 
 GIGA = 1e9
@@ -142,7 +142,8 @@ def estimate(
     cores = loading_cores(config, cluster)
     batch = work.local_batch * cost.batch_bytes
     on_node = min(cluster.gpus, cluster.gpus_per_node)
-    ahead = on_node * (PREFETCH + 1) * batch  # one that is trained on, the others wait
+    block = batch * steps_per_task(int(batch), cluster.gpus, cores / config.scaling.data_cpus)
+    ahead = on_node * (PREFETCH + 1) * block  # one that is trained on, the others wait
     compute_s = work.delivered / whole
     write_s = work.saves * (cost.checkpoint_s + cost.checkpoint_bytes / (cluster.storage_gb_s * GIGA))
     resources = {

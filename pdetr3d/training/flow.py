@@ -3,7 +3,7 @@
 from pdetr3d.config import DataConfig
 from pdetr3d.schema import CAMERAS
 
-PREFETCH = 2  # batches that each training worker works ahead
+PREFETCH = 2  # blocks that each training worker fetches ahead: what one loading task made, ``steps_per_task`` batches
 # What a training stage's stream may hold in the object store for each of its workers: STREAM_BATCHES batches, within
 # these bounds (and Ray Data takes half of the store at most, whatever it is told). The end of a task is noticed at the
 # next step of Ray Data's scheduling, up to 0.2 s later: more or longer tasks must be at work meanwhile.

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from pdetr3d.data.load import one_thread
 from pdetr3d.schema import DataError, SampleRecord
-from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
 
 
@@ -58,7 +57,6 @@ def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str,
         batches,
         batch_size=None,
         num_workers=processes,
-        prefetch_factor=PREFETCH if processes else None,
         collate_fn=_unchanged,
         worker_init_fn=_begin,
     )

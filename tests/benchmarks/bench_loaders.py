@@ -36,6 +36,7 @@ from pdetr3d.training.flow import batch_bytes, steps_per_task
 from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.fit import stream_options
+from ray_jobs.launch import init_ray
 from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
@@ -135,7 +136,7 @@ def compare(title: str, records: Sequence[SampleRecord], load: BatchLoader) -> N
         speed, first_s = rate(torch_batches(PlannedBatches(records, plan, load, 0, 1, 0), processes))
         best = max(best, speed)
         table.add_row(f"torch, {processes} processes", f"{speed:.1f}", f"{first_s:.1f}", f"{speed / limit:.2f}")
-    ray.init(address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False)
+    init_ray(use_gpu=False)  # with the jobs' settings
     try:
         speed, first_s = rate(ray_batches(records, plan, load))
     finally:

@@ -23,6 +23,7 @@ from pdetr3d.data.label_manifest import training_records
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.training import checkpoint
 from pdetr3d.training.plan import BatchLoader, Plan
+from ray_jobs.launch import init_ray
 from ray_jobs.memory import PeakMemory
 from tests.benchmarks.bench_loaders import BATCH, RUN, ray_batches
 from tests.benchmarks.bench_million import write
@@ -37,7 +38,7 @@ def measure(folder: Path) -> tuple[int, int]:
     load = BatchLoader(config, "teacher", cameras=True)
     with PeakMemory() as memory:
         records = training_records(Index.open(folder / FILE), LabelManifest.open(folder))
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=1024**3)
+        init_ray(use_gpu=False)  # with the jobs' settings
         count = sum(1 for _ in ray_batches(records, Plan(len(records), BATCH, STEPS, 0), load))
         ray.shutdown()
     assert count == STEPS

@@ -1,0 +1,63 @@
+"""What the sensors show of objects, by distance: whether a teacher could know more of a far one than its click."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.load import load_sample
+from pdetr3d.evaluation.pseudo_label_quality import BINS_M
+from pdetr3d.geometry.boxes import corners, points_in_each_box
+from pdetr3d.geometry.camera import in_image, project
+from pdetr3d.schema import SampleRecord
+
+
+def visibility(records: Iterable[SampleRecord], data: DataConfig) -> pd.DataFrame:
+    """Of the boxes of ``records``, by BEV distance from the LiDAR (BINS_M; farther ones are left out).
+
+    Returns:
+        One row a bin, index ``"30-40"``: ``objects``; ``points``: median number of LiDAR points within a box, of all
+        sweeps that are read; ``in_view``: share whose center a camera shows; ``width_px``, ``height_px``: of these the
+        median extents of the box in images of ``data.image_size_px``, in the view where it is widest (occlusion is
+        not looked at). NaN in a bin without objects.
+    """
+    rows = [row for record in records for row in _rows(record, data)]
+    table = pd.DataFrame(rows, columns=["distance", "points", "width_px", "height_px"])
+    table["in_view"] = table.width_px.notna()
+    return pd.DataFrame(
+        {
+            f"{low}-{high}": {
+                "objects": len(mine := table[(table.distance >= low) & (table.distance < high)]),
+                "points": mine.points.median(),
+                "in_view": mine.in_view.mean(),
+                "width_px": mine.width_px.median(),
+                "height_px": mine.height_px.median(),
+            }
+            for low, high in BINS_M
+        }
+    ).T
+
+
+def _rows(record: SampleRecord, data: DataConfig) -> list[tuple[float, ...]]:
+    """Distance [m], points, width and height [px] (NaN: in no view) of each box."""
+    sample, boxes = load_sample(record, data, cameras=False), record.boxes
+    geometry = boxes.center_m, boxes.size_m, boxes.yaw_rad
+    counts = [len(inside) for inside in points_in_each_box(sample.points, *geometry)]
+    extents = np.full((len(boxes), 2), np.nan)
+    for lidar2img in sample.lidar2img[sample.camera_valid]:
+        seen = in_image(project(lidar2img, boxes.center_m)[0], data.image_size_px)
+        found = _extents(lidar2img, corners(*geometry))
+        wider = seen & ~(extents[:, 0] >= found[:, 0])
+        extents[wider] = found[wider]
+    distance = np.hypot(boxes.center_m[:, 0], boxes.center_m[:, 1])
+    return list(zip(distance, counts, *extents.T, strict=True))
+
+
+def _extents(lidar2img: NDArray[np.float64], corners_m: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Width and height [px], (N, 2), of boxes with corners (N, 8, 3); NaN where a corner is behind the camera."""
+    uv = project(lidar2img, corners_m)[0]
+    return uv.max(1) - uv.min(1)
