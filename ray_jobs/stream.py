@@ -222,6 +222,11 @@ class RankBatches:
 
     def _rows(self) -> Iterator[tuple[dict[str, NDArray], dict[str, Any]]]:
         """One execution's batches, from whole blocks: to have Ray cut them into rows takes as long again, here."""
-        for block in self.shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCH):
+        blocks: Iterable[pa.Table] = self.shard.iter_batches(
+            batch_size=None,  # type: ignore[arg-type]  # documented, typed as int
+            batch_format="pyarrow",
+            prefetch_batches=PREFETCH,
+        )
+        for block in blocks:
             for row in range(block.num_rows):
                 yield from_table(block, row)
