@@ -8,24 +8,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pdetr3d.config import DataConfig
-from pdetr3d.data.load import load_sample
 from pdetr3d.evaluation.pseudo_label_quality import BINS_M
 from pdetr3d.geometry.boxes import corners, points_in_each_box
 from pdetr3d.geometry.camera import in_image, project
-from pdetr3d.schema import SampleRecord
+from pdetr3d.schema import Sample
 
 
-def visibility(records: Iterable[SampleRecord], data: DataConfig) -> pd.DataFrame:
-    """Of the boxes of ``records``, by BEV distance from the LiDAR (BINS_M; farther ones are left out).
+def visibility(samples: Iterable[Sample], size_px: tuple[int, int]) -> pd.DataFrame:
+    """Of the samples' boxes, by BEV distance from the LiDAR (BINS_M; farther ones are left out).
+
+    Args:
+        samples: not augmented; images are not looked at. size_px: their (width, height), which ``lidar2img`` maps to.
 
     Returns:
         One row a bin, index ``"30-40"``: ``objects``; ``points``: median number of LiDAR points within a box, of all
-        sweeps that are read; ``in_view``: share whose center a camera shows; ``width_px``, ``height_px``: of these the
-        median extents of the box in images of ``data.image_size_px``, in the view where it is widest (occlusion is
+        the sample's sweeps; ``in_view``: share whose center a camera shows; ``width_px``, ``height_px``: of these the
+        median extents of the box, in the view where it is widest (occlusion is
         not looked at). NaN in a bin without objects.
     """
-    rows = [row for record in records for row in _rows(record, data)]
+    rows = [row for sample in samples for row in _rows(sample, size_px)]
     table = pd.DataFrame(rows, columns=["distance", "points", "width_px", "height_px"])
     table["in_view"] = table.width_px.notna()
     return pd.DataFrame(
@@ -42,14 +43,14 @@ def visibility(records: Iterable[SampleRecord], data: DataConfig) -> pd.DataFram
     ).T
 
 
-def _rows(record: SampleRecord, data: DataConfig) -> list[tuple[float, ...]]:
+def _rows(sample: Sample, size_px: tuple[int, int]) -> list[tuple[float, ...]]:
     """Distance [m], points, width and height [px] (NaN: in no view) of each box."""
-    sample, boxes = load_sample(record, data, cameras=False), record.boxes
+    boxes = sample.boxes
     geometry = boxes.center_m, boxes.size_m, boxes.yaw_rad
     counts = [len(inside) for inside in points_in_each_box(sample.points, *geometry)]
     extents = np.full((len(boxes), 2), np.nan)
     for lidar2img in sample.lidar2img[sample.camera_valid]:
-        seen = in_image(project(lidar2img, boxes.center_m)[0], data.image_size_px)
+        seen = in_image(project(lidar2img, boxes.center_m)[0], size_px)
         found = _extents(lidar2img, corners(*geometry))
         wider = seen & ~(extents[:, 0] >= found[:, 0])
         extents[wider] = found[wider]

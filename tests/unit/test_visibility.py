@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.load import load_sample
 from pdetr3d.evaluation.visibility import visibility
 from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, CameraRecord, PointLabels, SampleRecord
 from tests.unit.test_camera import LIDAR2IMG
@@ -47,7 +48,8 @@ def test_visibility_by_hand(tmp_path: Path) -> None:
         [0, 60, 0, 4, 2, 2, 0],  # farther than any bin
     ]
     points = [[0, 20.5, 0], [1.9, 21.9, 0.9], [-1, 21, 0], [0, 45, 0.5], [0, 60, 0], [5, 5, 0]]
-    found = visibility([record(tmp_path, boxes, points)], DataConfig(num_sweeps=1, image_size_px=(100, 50)))
+    data = DataConfig(num_sweeps=1, image_size_px=(100, 50))
+    found = visibility([load_sample(record(tmp_path, boxes, points), data, cameras=False)], data.image_size_px)
     assert found.objects.to_dict() == {"0-10": 0, "10-20": 0, "20-30": 2, "30-40": 0, "40-52": 1}
     near, far = found.loc["20-30"], found.loc["40-52"]
     assert (near.points, near.in_view) == (1.5, 0.5)  # 3 and 0
