@@ -161,16 +161,25 @@ def test_print_loaders() -> None:
     compare(f"{config.preset} teacher", records, BatchLoader(config, "teacher", cameras=True))
 
 
-@pytest.mark.parametrize("kind", ["teacher", "student"])
-def test_print_loaders_of_real_keyframes(kind: str, tmp_path: Path) -> None:
-    """Images of 1600 x 900 made 704 x 396; one sweep, and the student's without the weak view: what one pass reads."""
+@pytest.mark.parametrize(
+    ("kind", "width", "height"),
+    [("teacher", 704, 396), ("teacher", 800, 450), ("student", 704, 396)],  # 800 x 450 is decoded, not resized
+)
+def test_print_loaders_of_real_keyframes(kind: str, width: int, height: int, tmp_path: Path) -> None:
+    """Images of 1600 x 900 made smaller; one sweep, and the student's without the weak view: what one pass reads."""
     if not os.environ.get("PDETR3D_REAL_DATA"):
         pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
     config = load_preset(
         "nuscenes-pillar",
-        ["data.image_size_px=[704,396]", "data.num_sweeps=1", "label.ratio=1.0", "data.train_split=mini_train"]
+        [
+            f"data.image_size_px=[{width},{height}]",
+            "data.num_sweeps=1",
+            "label.ratio=1.0",
+            "data.train_split=mini_train",
+        ]
         + ["student.gt_sampling=[]", "student.guidance=none"],
     )
     index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", tmp_path / "index.arrow"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, tmp_path / "manifest"))[0]
-    compare(f"real keyframe, {kind}", [record] * 300, BatchLoader(config, kind, cameras=kind == "teacher"))
+    title = f"real keyframe, {kind}, {width} x {height}"
+    compare(title, [record] * 300, BatchLoader(config, kind, cameras=kind == "teacher"))
