@@ -23,8 +23,8 @@ def visibility(samples: Iterable[Sample], size_px: tuple[int, int]) -> pd.DataFr
     Returns:
         One row a bin, index ``"30-40"``: ``objects``; ``points``: median number of LiDAR points within a box, of all
         the sample's sweeps; ``in_view``: share whose center a camera shows; ``width_px``, ``height_px``: of these the
-        median extents of the box, in the view where it is widest (occlusion is
-        not looked at). NaN in a bin without objects.
+        median extents of the box, in the view where it is widest (occlusion is not looked at). NaN in a bin without
+        objects.
     """
     rows = [row for sample in samples for row in _rows(sample, size_px)]
     table = pd.DataFrame(rows, columns=["distance", "points", "width_px", "height_px"])

@@ -17,15 +17,13 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.config import Config
 from pdetr3d.data.index import FILE, Index
 from pdetr3d.data.label_manifest import training_records
 from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.training import checkpoint
 from pdetr3d.training.plan import BatchLoader, Plan
 from ray_jobs.launch import init_ray
 from ray_jobs.memory import PeakMemory
-from tests.benchmarks.bench_loaders import BATCH, RUN, ray_batches
+from tests.benchmarks.bench_loaders import BATCH, RUN, ray_batches, run_data
 from tests.benchmarks.bench_million import write
 
 SELF = "tests.benchmarks.bench_memory"
@@ -34,8 +32,7 @@ COPIES, STEPS = (1, 10, 100), 1_000
 
 def measure(folder: Path) -> tuple[int, int]:
     """Peak PSS [bytes] of streaming STEPS batches of a folder's index and manifest, and the number of keyframes."""
-    config = Config.from_json(checkpoint.load(sorted((RUN / "teacher").glob("step_*.pt"))[-1])["config"])
-    load = BatchLoader(config, "teacher", cameras=True)
+    load = BatchLoader(run_data()[0], "teacher", cameras=True)
     with PeakMemory() as memory:
         records = training_records(Index.open(folder / FILE), LabelManifest.open(folder))
         init_ray(use_gpu=False)  # with the jobs' settings
@@ -48,8 +45,7 @@ def measure(folder: Path) -> tuple[int, int]:
 @pytest.mark.timeout(1800)
 def test_print_memory_by_keyframes(tmp_path: Path) -> None:
     """One table."""
-    if not list((RUN / "teacher").glob("step_*.pt")):
-        pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")
+    run_data()  # skips without one
     table = Table("keyframes", "peak PSS [GiB]".replace("[", r"\["), "of the first", title=f"{STEPS} steps of {BATCH}")
     first = 0.0
     index = Index.open(RUN / "data" / "index.arrow")

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.pack import pack, verify
 from pdetr3d.data.packed import Pack
 from pdetr3d.schema import DataError
+from tests.unit.test_pack import DATA, ONE, SPLITS, tokens
 
-URI, SPLITS = "s3://bucket/packs/one", ["sim_train", "sim_select", "sim_val"]
-HOW = {"num_sweeps": 3, "shard_samples": 5, "processes": 1}
+URI = "s3://bucket/packs/one"
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.resource]:
 def test_a_pack_on_s3(bucket: boto3.resource, sim_world: Path, tmp_path: Path) -> None:
     """Written, interrupted and continued, read sample by sample, verified; damage is named."""
     index_file = build_index(sim_world, "v1.0-sim", tmp_path / "index.arrow")
-    pack(index_file, SPLITS, URI, **HOW)
+    pack(index_file, SPLITS, URI, **ONE)
     keys = {"index.parquet", "pack.json", "plan.json"} | {
         f"shard-{i:05d}.{e}" for i in range(3) for e in ("json", "parquet")
     }
@@ -53,15 +52,15 @@ def test_a_pack_on_s3(bucket: boto3.resource, sim_world: Path, tmp_path: Path) -
     written = bucket.Object("packs/one/shard-00000.parquet").last_modified
     with pytest.raises(DataError, match="no finished pack here"):
         Pack(URI)
-    pack(index_file, SPLITS, URI, **HOW)
+    pack(index_file, SPLITS, URI, **ONE)
     assert bucket.Object("packs/one/shard-00000.parquet").last_modified == written
     assert len(verify(URI).places) == 12
 
-    index, data = Index.open(index_file), DataConfig(num_sweeps=3, image_size_px=(80, 45))
-    for token in (token for split in SPLITS for token in index.tokens(split)):
+    index = Index.open(index_file)
+    for token in tokens(index):
         record = index.record(token)
-        files = load_sample(record, data, cameras=True)
-        shards = load_sample(record, data.model_copy(update={"packed": URI}), cameras=True)
+        files = load_sample(record, DATA, cameras=True)
+        shards = load_sample(record, DATA.model_copy(update={"packed": URI}), cameras=True)
         np.testing.assert_array_equal(files.points, shards.points)
         np.testing.assert_array_equal(files.images, shards.images)
 
