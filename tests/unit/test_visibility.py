@@ -45,15 +45,17 @@ def test_visibility_by_hand(tmp_path: Path) -> None:
         [0, 21, 0, 4, 2, 2, 0],  # its near face, 20 m away: 4 * 50 / 20 = 10 px wide, 2 * 50 / 20 = 5 px high
         [0, -21, 0, 4, 2, 2, 0],  # behind the camera
         [0, 45, 0, 2, 4, 2, np.pi / 2],  # turned: 4 m wide at 44 m
+        [30, 25, 0, 4, 2, 2, 0],  # before the camera, its center 10 px right of the image
         [0, 60, 0, 4, 2, 2, 0],  # farther than any bin
     ]
     points = [[0, 20.5, 0], [1.9, 21.9, 0.9], [-1, 21, 0], [0, 45, 0.5], [0, 60, 0], [5, 5, 0]]
     data = DataConfig(num_sweeps=1, image_size_px=(100, 50))
     found = visibility([load_sample(record(tmp_path, boxes, points), data, cameras=False)], data.image_size_px)
-    assert found.objects.to_dict() == {"0-10": 0, "10-20": 0, "20-30": 2, "30-40": 0, "40-52": 1}
+    assert found.objects.to_dict() == {"0-10": 0, "10-20": 0, "20-30": 2, "30-40": 1, "40-52": 1}
     near, far = found.loc["20-30"], found.loc["40-52"]
     assert (near.points, near.in_view) == (1.5, 0.5)  # 3 and 0
     assert (near.width_px, near.height_px) == pytest.approx((10, 5))
     assert (far.points, far.in_view) == (1, 1)
     assert (far.width_px, far.height_px) == pytest.approx((4 * 50 / 44, 2 * 50 / 44))
+    assert found.loc["30-40", "in_view"] == 0
     assert found.loc["0-10", ["points", "in_view", "width_px"]].isna().all()
