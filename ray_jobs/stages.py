@@ -29,7 +29,7 @@ from pdetr3d.data.record_list import Records, boxed, pick
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.nuscenes_eval import score
-from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels, with_track_velocity
+from pdetr3d.pseudo_labels import COLUMNS, FLOORS, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
@@ -148,10 +148,12 @@ class Stages:
 
     def _make_labels(self, batches: Path) -> dict[str, Any]:
         """Body of ``pseudo_labels``. ``batches``: folder of predictions, kept until the stage is finished."""
-        began = time.monotonic()
+        began, records = time.monotonic(), self.unlabeled
+        if not records:
+            write_pseudo_labels(self.pseudo_file, self._pseudo_table([], {}))
+            nothing = self.known_clicks([]).quality({})
+            return self.run.finish("pseudo_labels", {**dict.fromkeys(("teacher", *FLOORS), nothing), "accepted": 0})
         teacher = self.checkpoints("teacher")[-1]
-        everywhere = self.config.label.pseudo_for == "all"
-        records = self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
         shown = [clicked(record) for record in pictured_records(self)]  # for pictures alone: of the val split
         boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *shown], batches)[0]
         table = self._pseudo_table(records, boxes)
@@ -164,9 +166,16 @@ class Stages:
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)
 
+    @property
+    def unlabeled(self) -> Records:
+        """The samples whose clicks get pseudo labels."""
+        everywhere = self.config.label.pseudo_for == "all"
+        return self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
+
     def labels(self) -> None:
-        """The teacher, then its pseudo labels."""
-        self.teacher()
+        """The teacher, then its pseudo labels; no teacher where all samples have boxes."""
+        if self.unlabeled:
+            self.teacher()
         self.pseudo_labels()
 
     def adopt_labels(self, other: Stages) -> None:
@@ -179,7 +188,7 @@ class Stages:
         if mine != theirs or self.lineage()["manifest"] != other.lineage()["manifest"]:
             differing = sorted(k for k in mine if mine[k] != theirs[k])
             raise ValueError(f"{other.run.path} has other labels than {self.run.path}: {differing or 'other clicks'}")
-        for stage in ("teacher", "pseudo_labels"):
+        for stage in ("teacher", "pseudo_labels") if self.unlabeled else ("pseudo_labels",):
             self.adopt(stage, other.run)
 
     def adopt(self, stage: str, other: RunDir) -> None:

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pdetr3d import presets
 from pdetr3d.config import override
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import CLASSES, SOURCE_HUMAN, DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import student_studies, student_study
+from ray_jobs.report import print_quality
 from ray_jobs.stages import ARMS, Stages, labels_key
 from ray_jobs.student_report import draw_students, print_students, summarize_students
 from ray_jobs.student_studies import STUDENT_STUDIES, Variant, folder_name, variant_config
@@ -65,6 +67,22 @@ def finish_labels(run: Stages) -> None:
         (run.run.path / stage).mkdir()
         (run.run.path / stage / file).write_text(stage)
         run.run.finish(stage, {"checkpoints": [file], "of": run.run.digest})
+
+
+def test_boxes_everywhere_need_no_teacher(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stages, "teacher", lambda self: pytest.fail("a teacher of no use is trained"))
+    first, second = (stages(sim_world, tmp_path / name, "label.ratio=1.0") for name in "ab")
+    first.labels()
+    second.adopt_labels(first)
+    assert second.run.result("pseudo_labels") == first.run.result("pseudo_labels")
+    quality = first.pseudo_labels()  # finished: what it said
+    assert quality["accepted"] == quality["teacher"]["n"] == 0 and quality["teacher"]["bev_iou"] is None
+    print_quality(quality)
+    learned = list(first._arm_records("ours"))
+    assert len(learned) == len(first.records) > 0
+    for record, known in zip(learned, first.known_records, strict=True):
+        assert record.role == "box" and np.array_equal(record.boxes.rows, known.boxes.rows)
+        assert (record.boxes.source == SOURCE_HUMAN).all()
 
 
 def test_labels_are_adopted_from_a_run_of_another_student(sim_world: Path, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""What a sweep costs beside its trainings: eight trials, one after another, against the same eight run alone.
+
+Simulated world of the quickstart, teachers trained for EPOCHS of its 14 passes: the shorter the trainings, the more a
+sweep's own work weighs. Both train and score the same; seconds are wall time of whole commands. Asserts no size.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pdetr3d.data.simulate import simulate
+from pdetr3d.presets import load
+from ray_jobs.space import SEED, load_space
+
+TRIALS, EPOCHS = int(os.environ.get("PDETR3D_TRIALS", 8)), float(os.environ.get("PDETR3D_EPOCHS", 4))
+SPACE = {
+    "question": "Does a sweep cost more than its trials?",
+    "trains": "teacher",
+    "metric": "bev_iou",
+    "seeds": list(range(TRIALS)),
+    "settings": [f"teacher.optim.epochs={EPOCHS}"],
+    "space": {"teacher.query_init": {"values": ["explicit"]}},
+}
+
+
+def seconds(folder: Path, words: Sequence[str]) -> float:
+    """Wall time of ``python -m WORDS`` with its own folder for ``results/``."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+@pytest.mark.timeout(7200)
+def test_print_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One table."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    base = load("quickstart")
+    simulate(tmp_path / "world", base.sim, base.data.version)
+    file = tmp_path / "eight.yaml"
+    file.write_text(yaml.safe_dump(SPACE))
+    space, given = load_space(str(file)), ["--preset", "quickstart", f"data.dataroot={tmp_path / 'world'}"]
+    alone = []
+    for chosen in space.combinations():
+        seeded = [f"run.seed={chosen[SEED]}", f"label.seed={chosen[SEED]}", "--run-dir", f"alone{chosen[SEED]}"]
+        alone.append(seconds(tmp_path, ["ray_jobs.train_teacher", *given, *space.settings, *seeded]))
+    sweep = seconds(tmp_path, ["ray_jobs.sweep", str(file), *given, "--concurrent", "1", "--run-dir", "sweep"])
+    table = Table("trials", "passes", "alone, sum", "sweep", "ratio", title="wall time, s")
+    table.add_row(str(TRIALS), f"{EPOCHS:g}", f"{sum(alone):.0f}", f"{sweep:.0f}", f"{sweep / sum(alone):.2f}")
+    Console(width=100).print(table)
