@@ -173,7 +173,7 @@ class Stages:
         return self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
 
     def labels(self) -> None:
-        """The teacher, then its pseudo labels; no teacher where all samples have boxes."""
+        """The teacher, then its pseudo labels; no teacher where there is no click to label."""
         if self.unlabeled:
             self.teacher()
         self.pseudo_labels()

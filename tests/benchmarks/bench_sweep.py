@@ -1,11 +1,13 @@
 """What a sweep costs beside its trainings: eight trials, one after another, against the same eight run alone.
 
 Simulated world of the quickstart, teachers trained for EPOCHS of its 14 passes: the shorter the trainings, the more a
-sweep's own work weighs. Both train and score the same; seconds are wall time of whole commands. Asserts no size.
+sweep's own work weighs. Both score the val split; a trial also the select split. Seconds are wall time of
+whole commands. Asserts no size.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +56,8 @@ def test_print_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         seeded = [f"run.seed={chosen[SEED]}", f"label.seed={chosen[SEED]}", "--run-dir", f"alone{chosen[SEED]}"]
         alone.append(seconds(tmp_path, ["ray_jobs.train_teacher", *given, *space.settings, *seeded]))
     sweep = seconds(tmp_path, ["ray_jobs.sweep", str(file), *given, "--concurrent", "1", "--run-dir", "sweep"])
+    ended = [trial["status"] for trial in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["trials"]]
+    assert ended == ["finished"] * TRIALS
     table = Table("trials", "passes", "alone, sum", "sweep", "ratio", title="wall time, s")
     table.add_row(str(TRIALS), f"{EPOCHS:g}", f"{sum(alone):.0f}", f"{sweep:.0f}", f"{sweep / sum(alone):.2f}")
     Console(width=100).print(table)
