@@ -14,7 +14,7 @@ from pdetr3d.config import Config, override
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.stages import EXPERIMENT, Stages, labels_key, pretraining_key
+from ray_jobs.stages import EXPERIMENT, Stages, labels_key, pretraining_key, teacher_key
 from ray_jobs.stream import quiet_ray_data
 
 BASE = "base"  # run directory of a sweep's untouched config, prepared by the driver; it trains nothing
@@ -56,16 +56,26 @@ class SharedStages:
         self.locks: dict[Path, Lock] = defaultdict(Lock)
 
     def labels(self, config_json: str) -> Path:
-        """Run directory with the teacher and the pseudo labels that a trial of this config needs."""
+        """Run directory with the pseudo labels that a trial of this config needs, and the teacher that wrote them."""
+
+        def make(stages: Stages) -> None:
+            if stages.unlabeled:
+                stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, teacher_key, self.sweep))
+            stages.pseudo_labels()
+
+        return self._once("labels", Config.from_json(config_json), labels_key, make)
+
+    def teacher(self, config_json: str) -> Path:
+        """Run directory with the teacher that pseudo labels of this config need; other labels may need it, too."""
         config = Config.from_json(config_json)
 
         def make(stages: Stages) -> None:
             if config.teacher.lidar_init == "boxes_only":
                 pretrained = self.pretraining(config_json)
                 stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, pretraining_key, self.sweep))
-            stages.labels()
+            stages.teacher()
 
-        return self._once("labels", config, labels_key, make)
+        return self._once("teacher", config, teacher_key, make)
 
     def pretraining(self, config_json: str) -> Path:
         """Run directory with the student that teachers' LiDAR weights start from."""

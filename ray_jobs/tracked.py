@@ -102,8 +102,9 @@ def training_begins(stages: Stages, tracker: Tracker) -> None:
 
 
 def training_ends(stages: Stages, tracker: Tracker, name: str, file: Path) -> None:
-    """Keep which run and checkpoint others will descend from."""
-    remember(stages.run.path / name, run_id=tracker.run_id, checkpoint=file_digest(file))
+    """Keep which run and checkpoint others will descend from, and where in shared storage its checkpoints lie."""
+    folder = stage_uri(stages.config, stages.run.digest, name, stages.run.path)[1] if stages.config.storage.path else ""
+    remember(stages.run.path / name, run_id=tracker.run_id, checkpoint=file_digest(file), storage=folder)
 
 
 def labels_made(stages: Stages, teacher: Path) -> None:
@@ -138,6 +139,7 @@ def evaluated(
         "stage": name,
         "checkpoint": file_digest(file),
         "checkpoint_uri": _address(stages, name, file),
+        "trained_by": recall(stages.run.path / name).get("run_id", ""),
     }
     flat = stages.config.flat()
     data = data_digest(stages.data.index.digest, stages.data.manifest.digest)
@@ -156,10 +158,8 @@ def evaluated(
 
 def _address(stages: Stages, name: str, file: Path) -> str:
     """Where a kept checkpoint lies: in shared storage if there is one, else in the run directory."""
-    if not stages.config.storage.path:
-        return file.resolve().as_uri()
-    folder = stage_uri(stages.config, stages.run.digest, name, stages.run.path)[1]
-    return f"{checkpoint_uri(folder, step_of(file))}/{FILE}"
+    folder = recall(stages.run.path / name).get("storage")  # of the run that trained it, which may be another
+    return f"{checkpoint_uri(folder, step_of(file))}/{FILE}" if folder else file.resolve().as_uri()
 
 
 def _circumstances(config: Config, measured_on: str) -> str:

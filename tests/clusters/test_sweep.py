@@ -109,8 +109,11 @@ def test_every_combination_was_trained_to_its_end(swept: tuple[Path, dict[str, A
 
 def test_what_trials_share_was_trained_once(swept: tuple[Path, dict[str, Any], str]) -> None:
     run, document, _ = swept
-    assert [name.split("-")[0] for name in document["shared"]] == ["shared/boxes_only", "shared/labels"]
-    assert len(list(run.glob("shared/*/teacher/step_*.pt"))) == 1 and not list(run.glob("trials/*/ray/teacher"))
+    kinds = ["shared/boxes_only", "shared/labels", "shared/teacher"]
+    assert [name.split("-")[0] for name in document["shared"]] == kinds
+    assert [file.parent.parent.parent.name for file in run.rglob("ray/teacher")] == ["shared"]
+    assert len({file.read_bytes() for file in run.glob("shared/*/teacher/step_*.pt")}) == 1
+    assert not list(run.glob("trials/*/teacher/step_*.pt"))
     assert [file.parent.parent.parent.name for file in run.rglob("ray/student_boxes_only")] == ["shared"]
     boxes_only = {file.read_bytes() for file in run.rglob("student_boxes_only/step_*.pt")}
     assert len(boxes_only) == len(list(run.glob("shared/*/student_boxes_only/step_*.pt")))
@@ -127,9 +130,10 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
     runs = client.search_runs([experiment])
     assert {one.info.status for one in runs} == {"FINISHED"}
     names = [one.info.run_name for one in runs]
-    # One teacher for two students: the killed process's runs were continued, not started anew.
+    # One teacher for two students, trained in one run, scored at the clicks that it labeled in another: the killed
+    # process's runs were continued, not started anew.
     assert sorted(names, key=str.lower) == sorted(
-        ["sweep mine", "teacher", "student_boxes_only", *(Path(name).name for name in document["shared"])]
+        ["sweep mine", "teacher", "teacher", "student_boxes_only", *(Path(name).name for name in document["shared"])]
         + [
             f"{what} {t['name']}"
             for t in document["trials"]
@@ -137,10 +141,15 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
         ],
         key=str.lower,
     )
+    teachers = [one for one in runs if one.info.run_name == "teacher"]
+    trained, scored = sorted(teachers, key=lambda one: one.info.start_time)
+    assert scored.data.tags["trained_by"] == trained.info.run_id
+    students = [one for one in runs if one.info.run_name.startswith("student_ours")]
+    assert {one.data.tags["teacher_run_id"] for one in students} == {trained.info.run_id}
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent["run_id"]]
-    assert len(children) == 4  # two trials and what they share
+    assert len(children) == 5  # two trials and what they share
     provenance = [one.data.tags["env.ray"] for one in runs if one.info.run_id == parent["run_id"] or one in children]
-    assert len(provenance) == 5 and all(provenance)
+    assert len(provenance) == 6 and all(provenance)
 
 
 def test_progress_says_what_is_best(swept: tuple[Path, dict[str, Any], str]) -> None:

@@ -15,7 +15,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Float, Integer
 
-from pdetr3d.config import ScalingConfig, override
+from pdetr3d.config import Config, ScalingConfig, override
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
@@ -24,7 +24,7 @@ from pdetr3d.training.run_dir import write_json
 from ray_jobs import sweep, trial
 from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
 from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
-from ray_jobs.stages import labels_key, pretraining_key
+from ray_jobs.stages import labels_key, pretraining_key, teacher_key
 from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
 from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.trial import PROGRESS, TRAINED, Curve
@@ -218,6 +218,12 @@ def test_trials_share_what_their_parameters_do_not_touch() -> None:
     assert shared_config(base, other, labels_key(other)).teacher.roi_grid == 3
     assert labels_key(other) != labels_key(wide) and pretraining_key(other) == pretraining_key(wide)
     assert pretraining_key(override(base, ["optim.lr=1"])) != pretraining_key(base)
+    for word in ("label.click_share=0.5", "label.snap=true", "label.pseudo_for=all"):
+        fewer = override(base, [word])
+        assert labels_key(fewer) != labels_key(base) and teacher_key(fewer) == teacher_key(base), word
+        assert pretraining_key(fewer) == pretraining_key(base), word
+    for word in ("label.ratio=0.2", "label.redraw_clicks=false", "teacher.roi_grid=3", "run.seed=3"):
+        assert teacher_key(override(base, [word])) != teacher_key(base), word
 
 
 class OneAtATime(SweepFolder):
@@ -248,6 +254,52 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
         folders = list(pool.map(lambda c: stages._once("labels", c, labels_key, make), configs))
     assert len(set(folders)) == 2 and folders[0] == folders[1] != folders[2]
     assert seen == [1] * 12
+
+
+class Noted(OneAtATime):
+    """A sweep whose stages note what is asked of them, and where."""
+
+    def stages(self, folder: Path, config: Config, tracker: object) -> Any:
+        def note(what: str) -> None:
+            (self.path / "notes").open("a").write(f"{folder.name.split('-')[0]}: {what}\n")
+
+        return SimpleNamespace(
+            config=config,
+            unlabeled=[1] if config.label.ratio < 1 else [],
+            adopt=lambda stage, run: note(f"adopt {stage} of {run.path.name.split('-')[0]}"),
+            student=lambda arm: note(f"train {arm}"),
+            teacher=lambda: note("train teacher"),
+            pseudo_labels=lambda: note("write labels"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["teacher: train teacher", "labels: adopt teacher of teacher", "labels: write labels"]),
+        (
+            ["teacher.lidar_init=boxes_only"],
+            ["boxes_only: train boxes_only", "teacher: adopt student_boxes_only of boxes_only"]
+            + ["teacher: train teacher", "labels: adopt teacher of teacher", "labels: write labels"],
+        ),
+        (["label.ratio=1"], ["labels: write labels"]),  # no click to label: no teacher
+    ],
+)
+def test_labels_come_of_a_teacher_that_other_labels_may_need(
+    words: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    base = override(load("quickstart"), words)
+    shared = SharedStages(Noted(tmp_path, base, ""))
+    shared.labels(base.to_json())
+    assert (tmp_path / "notes").read_text().splitlines() == expected
+
+
+def test_half_the_clicks_are_other_labels_of_the_same_teacher(tmp_path: Path) -> None:
+    base = load("quickstart")
+    half, other = override(base, ["label.click_share=0.5"]), override(base, ["teacher.roi_grid=3"])
+    shared = SharedStages(Noted(tmp_path, base, ""))
+    assert shared.teacher(base.to_json()) == shared.teacher(half.to_json()) != shared.teacher(other.to_json())
+    assert len({shared.labels(config.to_json()) for config in (base, half, other)}) == 3
 
 
 def test_trials_and_what_they_share_say_with_what_they_were_made(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import Boxes3D
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training.run_dir import copy_missing
 from ray_jobs import tracked
 from ray_jobs.pictures import clicked, confident, pictured
-from ray_jobs.tracked import ancestors, file_digest, recall, remember, step_of
+from ray_jobs.tracked import ancestors, file_digest, recall, remember, step_of, training_ends
 from tests.training_cases import open_world
 
 
@@ -100,4 +102,11 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
         update={"storage": stages.config.storage.model_copy(update={"path": shared})}
     )
     file = tmp_path / "student_ours" / "step_0000300.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"abc")
+    training_ends(stages, Tracker("", "run", None), "student_ours", file)
     assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
+    taker = stages_in(tmp_path / "other")  # a run that took the stage over; there is no such folder of its own digest
+    taker.run.digest, copy = "r2", taker.run.path / "student_ours"
+    copy_missing(file.parent, copy, [file.name, "lineage.json"])
+    assert tracked._address(taker, "student_ours", copy / file.name) == address.format(folder=taker.run.path)
