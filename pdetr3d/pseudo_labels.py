@@ -121,7 +121,7 @@ def to_pseudo_labels(
         record: the sample; its clicks are used.
         boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
         prior_size_m: (10, 3) mean (l, w, h) [m] per class.
-        teacher_digest: names the teacher that made the boxes.
+        teacher_digest: names the teacher that made the boxes: digest of the run that trained it.
         range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
         snap: ``label.snap``.
 

@@ -53,7 +53,7 @@ class SharedStages:
     def __init__(self, sweep: SweepFolder) -> None:
         quiet_ray_data()
         self.sweep = sweep
-        self.locks: dict[Path, Lock] = defaultdict(Lock)
+        self.locks: dict[str, Lock] = defaultdict(Lock)
 
     def labels(self, config_json: str) -> Path:
         """Run directory with the pseudo labels that a trial of this config needs, and the teacher that wrote them."""
@@ -89,7 +89,7 @@ class SharedStages:
         key = key_of(config)
         name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
         folder = self.sweep.path / "shared" / name
-        with self.locks[folder]:
+        with self.locks[name]:
             mine = shared_config(self.sweep.base, config, key)
             with self.sweep.tracker(folder, mine, name) as tracker:
                 make(self.sweep.stages(folder, mine, tracker))

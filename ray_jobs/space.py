@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import tune_spaces
-from pdetr3d.config import Config, override, unknown_key
+from pdetr3d.config import Config, OptimConfig, override, unknown_key
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from ray_jobs.studies import seeded
@@ -124,6 +124,10 @@ class SearchSpace(_Strict):
         """What the metric should become."""
         return "min" if (TEACHER_METRICS | STUDENT_METRICS)[self.metric] else "max"
 
+    def optim(self, config: Config) -> OptimConfig:
+        """The schedule of the stage that is judged."""
+        return config.teacher.optim if self.trains == "teacher" else config.optim
+
     def combinations(self) -> Iterator[dict[str, Any]]:
         """The parameters of a grid's trials, seeds innermost, in the order they are trained."""
         lists = [[(key, value) for value in domain.values or ()] for key, domain in self.space.items()]
@@ -177,11 +181,20 @@ def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config
     fixed = {word.partition("=")[0] for word in overrides} & space.space.keys()
     if fixed:
         raise DataError(f"{', '.join(sorted(fixed))}: the space {space.name} varies this key; it cannot be set, too")
+    seeded_keys = {word.partition("=")[0] for word in (*overrides, *space.settings)} & {"run.seed", "label.seed"}
+    if seeded_keys:
+        raise DataError(f"{', '.join(sorted(seeded_keys))}: trials are seeded by --seeds, or by seeds: in the space")
+    if space.asha and space.optim(base).checkpoints == 1:
+        raise DataError(
+            f"search space {space.name}: asha compares trials at kept checkpoints before the last one, but "
+            f"{'teacher.' if space.trains == 'teacher' else ''}optim.checkpoints is 1: set it to 2 or more"
+        )
     for key, domain in space.space.items():
         if key not in known:
             raise DataError(f"search space {space.name}: {unknown_key(key, list(known))}")
-        if key.startswith(("sim.", "scaling.", "storage.", "data.dataroot", "run.")):
-            raise DataError(f"search space {space.name}: {key} is the sweep's, not a trial's: set it for all of them")
+        if key.startswith(("sim.", "scaling.", "storage.", "data.dataroot", "run.", "label.seed")):
+            how = "give seeds: instead" if key.endswith(".seed") else "set it for all of them"
+            raise DataError(f"search space {space.name}: {key} is the sweep's, not a trial's: {how}")
         for value in domain.extremes:
             trial_config(space, preset, overrides, {key: value})
     for chosen in space.combinations() if space.search == "grid" else ():

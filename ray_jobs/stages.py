@@ -44,7 +44,16 @@ from ray_jobs.lanes import run_lanes
 from ray_jobs.pictures import clicked, confident, pictured_records
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
-from ray_jobs.tracked import ancestors, evaluated, labels_made, left_out, step_of, training_begins, training_ends
+from ray_jobs.tracked import (
+    ancestors,
+    evaluated,
+    labels_made,
+    left_out,
+    step_of,
+    trained_in,
+    training_begins,
+    training_ends,
+)
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
@@ -179,8 +188,10 @@ class Stages:
         return self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
 
     def labels(self) -> None:
-        """The teacher, then its pseudo labels; no teacher where there is no click to label."""
-        if self.unlabeled:
+        """The teacher, then its pseudo labels; no teacher where there is no click to label, or labels were taken over
+        without theirs."""
+        taken_over = self.run.result("pseudo_labels") is not None and self.run.result("teacher") is None
+        if self.unlabeled and not taken_over:
             self.teacher()
         self.pseudo_labels()
 
@@ -209,10 +220,8 @@ class Stages:
 
     def _pseudo_table(self, records: Sequence[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
         """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
-        range_m, snap = self.config.model.range_m, self.config.label.snap
-        tables = [
-            to_pseudo_labels(r, boxes[r.sample_token], self.prior, self.run.digest, range_m, snap=snap) for r in records
-        ]
+        range_m, snap, teacher = self.config.model.range_m, self.config.label.snap, trained_in(self, "teacher")
+        tables = [to_pseudo_labels(r, boxes[r.sample_token], self.prior, teacher, range_m, snap=snap) for r in records]
         whole = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
         return with_track_velocity(whole, self.data.manifest.track_of, records)
 

@@ -19,28 +19,29 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from pdetr3d.config import Config, ScalingConfig
+from pdetr3d.config import ScalingConfig
 from pdetr3d.exits import guarded
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from ray_jobs.halving import Halving
 from ray_jobs.launch import init_ray, stop_like_ctrl_c
 from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
 from ray_jobs.space import SEED, SearchSpace, check_space, load_space, names
 from ray_jobs.stages import EXPERIMENT
 from ray_jobs.study_command import open_world, parse_words, parser, provenance
 from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
-from ray_jobs.sweep_results import STATUS, collect, label_efficiency, print_sweep, trial_names
-from ray_jobs.trial import PROGRESS, Job, run_trial
+from ray_jobs.sweep_results import STATUS, collect, label_efficiency, print_sweep
+from ray_jobs.trial import Job, run_trial
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory
 HEAD = "node:__internal_head__"  # a resource of the head node alone: drivers of trials stay off spot machines
-REDUCTION = 2  # ASHA: half of the trials go on at each rung; scores of short trainings are too noisy for fewer
+ASKED = "asked.json"  # what a sweep was begun with
 SHARED_AT_ONCE = 64  # threads of the actor that trains what trials share; nearly all of them wait
 
 
@@ -74,7 +75,8 @@ def run(arguments: list[str] | None = None) -> None:
     base = check_space(space, args.preset, overrides)
     asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
     # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
-    check_same(folder / "asked.json", asked | {"budget": args.budget, "concurrent": args.concurrent})
+    begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
+    check_same(folder / ASKED, begun)
     prepared = RunDir(folder / BASE, base)
     name = f"sweep {space.name}"
     with Tracker.start(
@@ -84,9 +86,11 @@ def run(arguments: list[str] | None = None) -> None:
         prepare(prepared)
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
         init_ray(base.scaling.use_gpu, dashboard=True)
+        concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())
+        write_json(folder / ASKED, begun)  # not before: what was refused began nothing, and may be asked otherwise
         job = Job(SweepFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
         try:
-            failed = search(job, concurrency(args.concurrent, base.scaling, ray.cluster_resources()), args.budget)
+            failed = search(job, concurrent, args.budget)
         finally:
             for place in (*folder.glob("trials/*"), *folder.glob("shared/*")):
                 # Being ended by ASHA was an error to the trial's own process.
@@ -125,7 +129,7 @@ def changed(space: SearchSpace, args: argparse.Namespace) -> SearchSpace:
 
 
 def check_same(file: Path, asked: dict[str, Any]) -> None:
-    """Remember what is searched.
+    """Go on with nothing but what was begun, if anything was.
 
     Raises:
         DataError: when the run directory holds another sweep (names what differs).
@@ -138,7 +142,6 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
             f"{file.parent} holds another sweep; it differs in\n{lines}\n"
             "Give what it was begun with to go on with it, or choose another --run-dir."
         )
-    write_json(file, asked)
 
 
 def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
@@ -196,7 +199,7 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 num_samples=space.trials or 1,
                 max_concurrent_trials=concurrent,
                 search_alg=searcher(space, concurrent),
-                scheduler=scheduler(space, job.sweep.base),
+                scheduler=scheduler(job),
             ),
             run_config=tune.RunConfig(
                 name=TUNE,
@@ -207,8 +210,8 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
             ),
         )
     trials = tuner.fit()
-    note_stopped(folder, space, budget)
-    if any(not (folder / "trials" / name / STATUS).exists() for name in trial_names(folder)):
+    spent = note_stopped(folder, space, budget)
+    if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune says nothing of a Ctrl-C
         raise KeyboardInterrupt
     return trials.num_errors
 
@@ -237,12 +240,11 @@ def searcher(space: SearchSpace, concurrent: int) -> Searcher | BasicVariantGene
     return BasicVariantGenerator(max_concurrent=concurrent, random_state=space.seeds[0])
 
 
-def scheduler(space: SearchSpace, base: Config) -> TrialScheduler:
-    """ASHA on the share of a trial's own training (Tune's own count of reports starts anew on a restore), or none."""
-    if not space.asha:
+def scheduler(job: Job) -> TrialScheduler:
+    """What ends trials early, if the space asks for it."""
+    if not job.space.asha:
         return FIFOScheduler()
-    first = 100 * (base.teacher.optim if space.trains == "teacher" else base.optim).checkpoints_from
-    return ASHAScheduler(PROGRESS, max_t=100, grace_period=max(1, int(first)), reduction_factor=REDUCTION)
+    return Halving(job.sweep.path, 100 * job.space.optim(job.sweep.base).checkpoints_from)
 
 
 if __name__ == "__main__":

@@ -46,16 +46,17 @@ class BudgetSpent(Stopper):
         return sum(self.used.values()) >= self.samples
 
 
-def note_stopped(folder: Path, space: SearchSpace, budget: int | None) -> None:
-    """Write ``status.json`` of the trials that a spent budget ended: ``stop_all`` makes Tune end them without a word to
-    callbacks."""
+def note_stopped(folder: Path, space: SearchSpace, budget: int | None) -> bool:
+    """Whether the budget is spent. If so, write ``status.json`` of the trials that it ended: ``stop_all`` makes Tune
+    end them without a word to callbacks."""
     rows = [read_trial(folder, name, space) for name in trial_names(folder)]
     if budget is None or sum(row["samples"] for row in rows) < budget:
-        return
+        return False
     for row in rows:
         if row["status"] == UNFINISHED:
             place = folder / "trials" / row["name"]
             write_json(place / STATUS, {"status": how_ended(place), "error": None})
+    return True
 
 
 def how_ended(trial: Path) -> str:

@@ -60,7 +60,8 @@ def ancestors(stages: Stages, name: str) -> dict[str, str]:
     """Tags that lead from a stage's run to what it learned from: run ids and digests."""
     if name == "student_ours":  # teacher_run_id, teacher_checkpoint, pseudo_labels
         return recall(stages.run.path / "pseudo_labels")
-    first = recall(stages.run.path / "student_boxes_only")
+    known = recall(stages.run.path / "student_boxes_only")
+    first = {key: known[key] for key in ("run_id", "checkpoint") if key in known}
     if name == "student_self_training":
         return {f"labels_{key}": value for key, value in first.items()}
     if name == "teacher" and stages.config.teacher.lidar_init != "none":
@@ -102,9 +103,14 @@ def training_begins(stages: Stages, tracker: Tracker) -> None:
 
 
 def training_ends(stages: Stages, tracker: Tracker, name: str, file: Path) -> None:
-    """Keep which run and checkpoint others will descend from, and where in shared storage its checkpoints lie."""
-    folder = stage_uri(stages.config, stages.run.digest, name, stages.run.path)[1] if stages.config.storage.path else ""
-    remember(stages.run.path / name, run_id=tracker.run_id, checkpoint=file_digest(file), storage=folder)
+    """Keep which run and checkpoint others will descend from, and what this one descends from."""
+    known = {"run_id": tracker.run_id, "run": stages.run.digest, "checkpoint": file_digest(file)}
+    remember(stages.run.path / name, **known, **ancestors(stages, name))
+
+
+def trained_in(stages: Stages, name: str) -> str:
+    """Digest of the run that trained a stage: another one where the stage was taken over."""
+    return recall(stages.run.path / name).get("run", stages.run.digest)
 
 
 def labels_made(stages: Stages, teacher: Path) -> None:
@@ -133,13 +139,14 @@ def evaluated(
             split by name of the checkpoint file, where nobody wrote them down during training.
     """
     kind, step = name.split("_")[0], step_of(file)
+    known = recall(stages.run.path / name)
     tags = {
+        "trained_by": known.pop("run_id", ""),
+        **known,
         **stages.lineage(),
-        **ancestors(stages, name),
         "stage": name,
         "checkpoint": file_digest(file),
         "checkpoint_uri": _address(stages, name, file),
-        "trained_by": recall(stages.run.path / name).get("run_id", ""),
     }
     flat = stages.config.flat()
     data = data_digest(stages.data.index.digest, stages.data.manifest.digest)
@@ -158,8 +165,10 @@ def evaluated(
 
 def _address(stages: Stages, name: str, file: Path) -> str:
     """Where a kept checkpoint lies: in shared storage if there is one, else in the run directory."""
-    folder = recall(stages.run.path / name).get("storage")  # of the run that trained it, which may be another
-    return f"{checkpoint_uri(folder, step_of(file))}/{FILE}" if folder else file.resolve().as_uri()
+    if not stages.config.storage.path:
+        return file.resolve().as_uri()
+    folder = stage_uri(stages.config, trained_in(stages, name), name, stages.run.path)[1]
+    return f"{checkpoint_uri(folder, step_of(file))}/{FILE}"
 
 
 def _circumstances(config: Config, measured_on: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from pdetr3d.config import Config, OptimConfig
+from pdetr3d.config import OptimConfig
 from pdetr3d.exits import find_data_error
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
@@ -23,7 +23,7 @@ from ray_jobs.stream import quiet_ray_data
 from ray_jobs.sweep_results import ERROR, FILE, RESULT
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
-TRAINED = 99.0  # what Tune is told of a trained trial: at 100 ASHA would end it, and it has still to be scored on val
+TRAINED = 100.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def reason(error: Exception) -> str:
 
 
 def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any) -> None:
-    config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     if not (folder / FILE).exists():  # one that fails as it starts is a trial of the sweep, too
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
+    config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
         stages = job.sweep.stages(folder, config, tracker)
-        curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), judged_optim(config, job.space))
+        curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), job.space.optim(config))
         stages.observe = curve.add
         if stages.run.result(RESULT) is None:
             stages.run.finish(RESULT, _train(stages, job, shared, tracker))
@@ -115,14 +115,9 @@ def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
     stages.adopt("student_boxes_only", open_shared(made, stages.config, pretraining_key, job.sweep))
 
 
-def judged_optim(config: Config, space: SearchSpace) -> OptimConfig:
-    """The schedule of the stage that is judged."""
-    return config.teacher.optim if space.trains == "teacher" else config.optim
-
-
 def judged_steps(stages: Stages, space: SearchSpace) -> int:
     """Optimizer steps of its whole training."""
-    optim = judged_optim(stages.config, space)
+    optim = space.optim(stages.config)
     teacher = [record for record in stages.records if record.role == "box"]
     return total_steps(optim.epochs, len(teacher if space.trains == "teacher" else stages.records), optim.batch_size)
 
@@ -165,8 +160,7 @@ class Curve:
     def report(self) -> None:
         """Tell Tune the newest score."""
         if self.rows:
-            newest = self.rows[max(self.rows)]
-            tune.report({**newest, PROGRESS: min(newest[PROGRESS], TRAINED)})
+            tune.report(self.rows[max(self.rows)])
 
     def _write(self) -> None:
         rows = [self.rows[step] for step in sorted(self.rows)]

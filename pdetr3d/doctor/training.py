@@ -23,9 +23,12 @@ STARVED = 0.2  # share of a step; the quickstart's stages: 0.003 to 0.010 (READM
 
 def losses(run: Run, other: Run | None) -> Result:
     """No loss may jump, no training fail."""
-    bad = {stage: trouble for stage, history in run.histories.items() if (trouble := _trouble(history))}
+    judged = {s: h for s, h in run.histories.items() if "loss" in h.curves or h.status == "FAILED"}
+    if not judged:
+        raise DataError("no stage logged a loss: none was trained here, or it was ended before its first log")
+    bad = {stage: trouble for stage, history in judged.items() if (trouble := _trouble(history))}
     if not bad:
-        return Result("ok", f"no loss rose above {SPIKE} times its least before ({', '.join(run.histories)})")
+        return Result("ok", f"no loss rose above {SPIKE} times its least before ({', '.join(judged)})")
     advice = []
     for section in dict.fromkeys("teacher.optim" if stage == "teacher" else "optim" for stage in bad):
         lower = ", ".join(change(run, "lower", f"{section}.{key}") for key in ("lr", "clip_norm"))

@@ -50,8 +50,8 @@ def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
     """The runs of all ``paths`` (run directories, sweep folders), each once, by ratio and seed.
 
     Raises:
-        DataError: when a path holds no run, a run is not finished, or runs differ in the dataset or in a key that is no
-            matter of labels.
+        DataError: when a path holds no run, a run is not finished, its point-labeled keyframes are clicked in part, or
+            runs differ in the dataset or in a key that is no matter of labels.
     """
     folders = dict.fromkeys(folder.resolve() for path in paths for folder in _run_folders(path))
     runs = sorted((_read(folder) for folder in folders), key=lambda run: (run.boxed, run.seed, str(run.path)))
@@ -83,6 +83,12 @@ def _read(path: Path) -> MeasuredRun:
     if not file.is_file():
         raise DataError(f"{path}: no run here (run.json is missing); name run directories or the folder of a sweep")
     config = _json(file)
+    share = config.get("label.click_share", 1)
+    if share != 1:
+        raise DataError(
+            f"{path}: label.click_share is {share} there, but plans are of keyframes on which every object is clicked: "
+            "name runs with 1"
+        )
     spnds = _scores(path)
     missing = [arm for arm in _trained(path, config) if arm not in spnds]
     if missing or not spnds:

@@ -36,7 +36,7 @@ trains: [boxes_only]
 metric: mATE
 settings: [optim.checkpoints=2]
 space:
-  label.seed: {values: [0, 1]}
+  optim.lr: {values: [1.0e-3, 2.0e-3]}
   teacher.image_weights: {values: [missing.pth, ""]}
 """
 OVERRIDES = [

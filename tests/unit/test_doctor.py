@@ -299,6 +299,17 @@ def test_a_loss_may_rise_a_little(sick: PlantedRun, store: Path) -> None:
     assert diagnose(Run(sick.path))["losses"].verdict == "ok"
 
 
+def test_a_run_that_only_scored_has_no_loss_to_judge(sick: PlantedRun, store: Path) -> None:
+    """In a sweep's folder of pseudo labels a teacher that was trained elsewhere is only scored."""
+    (sick.path / "mlflow_run.json").unlink()
+    sick.write_curves("teacher", store, **dict.fromkeys(CURVES, []))
+    result = diagnose(Run(sick.path))["losses"]
+    assert result.verdict == "unknown" and "no stage logged a loss" in result.text
+    sick.write_curves("student_ours", store)
+    result = diagnose(Run(sick.path))["losses"]
+    assert result.verdict == "ok" and "student_ours" in result.text and "teacher" not in result.text
+
+
 @pytest.mark.parametrize(("last", "verdict"), [(5.5, "ok"), (7.5, "problem")])
 def test_a_mean_teachers_own_labels_come_in_later(sick: PlantedRun, store: Path, last: float, verdict: str) -> None:
     parts = {"unlabeled_heatmap": [0, 0.2, 1.5], "unlabeled_box": [0, 0.3, 1.0]}

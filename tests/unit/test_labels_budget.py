@@ -332,6 +332,11 @@ def _edited(folder: Path) -> None:
     (folder / "data/manifest/manifest.json").write_text(json.dumps({"config": {}, "digest": "other"}))
 
 
+def _half_clicked(folder: Path) -> None:
+    config = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(config | {"label.click_share": 0.5}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -341,6 +346,7 @@ def _edited(folder: Path) -> None:
         (_broken, "report.json: not readable as JSON"),
         (_no_run, "no run here"),
         (_edited, "differ from manifest.json"),
+        (_half_clicked, "label.click_share is 0.5 there, but plans are of keyframes on which every object is clicked"),
     ],
 )
 def test_unfinished_and_broken_runs_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:

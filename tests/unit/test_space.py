@@ -93,6 +93,9 @@ WRONG = {
     "unknown word": ({"budget": 3}, r"budget"),
     "nothing": ({"space": None}, r"space: Field required"),
     "the sweep's own": ({"space": {"scaling.workers": {"values": [1, 2]}}}, r"scaling.workers is the sweep's"),
+    "seeds": ({"space": {"label.seed": {"values": [0, 1]}}}, r"label.seed is the sweep's.*give seeds: instead"),
+    "seeds for all": ({"settings": ["label.seed=3"]}, r"label.seed: trials are seeded by --seeds"),
+    "nothing to compare": ({"asha": True, "settings": ["optim.checkpoints=1"]}, r"optim.checkpoints is 1: set it to 2"),
 }
 
 
@@ -107,6 +110,8 @@ def test_refused_words(tmp_path: Path) -> None:
     space = load_space(space_file(tmp_path))
     with pytest.raises(DataError, match="mask_sigma_factor: the space mine varies this key"):
         check_space(space, "quickstart", ["student.mask_sigma_factor=1"])
+    with pytest.raises(DataError, match="label.seed, run.seed: trials are seeded by --seeds"):
+        check_space(space, "quickstart", ["run.seed=1", "label.seed=1"])
     with pytest.raises(DataError, match="no data.select_split"):
         check_space(space, "nuscenes-voxel", ['data.select_split=""'])
     with pytest.raises(DataError, match="did you mean 'mask_sigma'"):

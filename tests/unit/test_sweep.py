@@ -68,10 +68,16 @@ def test_the_command_line_changes_trials_and_seeds() -> None:
 
 
 def test_a_run_directory_holds_one_sweep(tmp_path: Path) -> None:
-    check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
+    check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})  # none yet
+    write_json(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
     check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
     with pytest.raises(DataError, match="trials: 3 there, 4 now\n.*or choose another --run-dir"):
         check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 4})
+
+
+def job_of(space: SearchSpace, folder: Path) -> trial.Job:
+    base = trial_config(space, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
+    return trial.Job(SweepFolder(folder, base, ""), space, "quickstart", ())
 
 
 @pytest.mark.parametrize("more", [["--budget", "200"], ["--concurrent", "2"], []])
@@ -86,7 +92,11 @@ def test_a_rerun_that_tune_would_not_heed_is_refused(
     monkeypatch.setattr(sweep.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     words = ["mask_sigma", "--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "--out", str(tmp_path)]
     world = world_arguments(sim_world)
-    sweep.run([*words, "--budget", "100", "--concurrent", "1", *world])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(DataError, match="--concurrent 99: there is room for 1"):
+        sweep.run([*words, "--concurrent", "99", *world])
+    calls.clear()
+    sweep.run([*words, "--budget", "100", "--concurrent", "1", *world])  # what was refused began nothing
     assert calls == ["Ray", (1, 100)]
     same = [] if "--budget" in more else ["--budget", "100"]
     key, there, now = ("budget", 100, 200) if "--budget" in more else ("concurrent", 1, 2 if more else None)
@@ -125,41 +135,90 @@ def test_what_tune_is_told() -> None:
     grid = parameters(load_space("label_ratio"))
     assert grid["label.ratio"] == {"grid_search": [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]}
     assert grid["seed"] == {"grid_search": [0, 1, 2]}
-    base = trial_config(RANDOM, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
-    asha = scheduler(RANDOM, base)
+    asha = scheduler(job_of(RANDOM, Path("nowhere")))
     assert isinstance(asha, ASHAScheduler) and (asha._time_attr, asha._max_t) == ("progress", 100)
-    assert isinstance(scheduler(RANDOM.model_copy(update={"asha": False}), base), FIFOScheduler)
+    assert [milestone for milestone, _ in asha._brackets[0]._rungs] == [100, 50, 25]
+    assert isinstance(scheduler(job_of(RANDOM.model_copy(update={"asha": False}), Path("nowhere"))), FIFOScheduler)
     drawing = searcher(RANDOM, 2)
     assert isinstance(drawing, BasicVariantGenerator) and drawing.max_concurrent == 2
     assert isinstance(searcher(RANDOM.model_copy(update={"search": "optuna"}), 2), OptunaSearch)
 
 
+class Asha:
+    """ASHA, which ``Curve`` tells of checkpoints as it tells Tune; less yaw error is better. A second one on the same
+    folder is what a restored sweep has."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.job = job_of(RANDOM, folder)
+        self.scheduler: Any = scheduler(self.job)
+        assert self.scheduler.set_search_properties(RANDOM.metric, "min")
+        self.reports: list[dict[str, Any]] = []
+        monkeypatch.setattr("ray_jobs.trial.tune.report", self.reports.append)
+
+    def add(self, name: str) -> None:
+        self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
+
+    def decisions(self, name: str, errors: dict[int, float]) -> list[str]:
+        """What it decides at each step of 100."""
+        folder = self.job.sweep.path / "trials" / name
+        curve = Curve(folder, RANDOM, {}, 100, self.job.sweep.base.teacher.optim)
+        made = []
+        for step, error in errors.items():
+            curve.add("teacher", step, {RANDOM.metric: error})
+            made.append(self.scheduler.on_trial_result(None, SimpleNamespace(trial_id=name), self.reports[-1]))
+        return made
+
+
+GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
 def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ``Curve`` tells of four checkpoints each, as Tune hands it to the scheduler; less yaw error is better."""
-    base = trial_config(RANDOM, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
-    asha = scheduler(RANDOM, base)
-    assert asha.set_search_properties(RANDOM.metric, "min")
-    reports: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray_jobs.trial.tune.report", reports.append)
+    asha = Asha(tmp_path, monkeypatch)
+    for name in ("good", "as good until its end", "worse at first", "worse half-way", "trained at once"):
+        asha.add(name)
+    assert asha.decisions("good", {25: 1.0, 50: 0.8, 75: 0.7, 100: 0.6}) == [GO] * 4
+    assert asha.decisions("as good until its end", {25: 1.0, 50: 0.8, 75: 0.7, 100: 0.9}) == [GO] * 4
+    assert asha.decisions("worse at first", {25: 1.5}) == [STOP]
+    assert asha.decisions("worse half-way", {25: 0.9, 50: 1.2}) == [GO, STOP]
+    assert asha.decisions("trained at once", {100: 2.0}) == [GO]
 
-    def decisions(name: str, errors: list[float]) -> list[str]:
-        (tmp_path / name).mkdir()
-        curve, one = Curve(tmp_path / name, RANDOM, {}, 100, base.teacher.optim), SimpleNamespace(trial_id=name)
-        asha.on_trial_add(None, one)  # type: ignore[arg-type]
-        made = []
-        for step, error in zip((25, 50, 75, 100), errors, strict=True):
-            curve.add("teacher", step, {RANDOM.metric: error})
-            made.append(asha.on_trial_result(None, one, reports[-1]))  # type: ignore[arg-type]
-        assert [row["progress"] for row in curve.rows.values()] == [25, 50, 75, 100]
-        return made
 
-    go, stop = TrialScheduler.CONTINUE, TrialScheduler.STOP
-    assert decisions("good", [1.0, 0.8, 0.7, 0.6]) == [go] * 4
-    assert decisions("as good until its end", [1.0, 0.8, 0.7, 0.9]) == [go] * 4
-    assert decisions("worse from its first checkpoint on", [1.5, 1.5, 1.5, 1.5])[0] == stop
-    assert decisions("worse half-way", [0.9, 1.2, 1.2, 1.2])[:2] == [go, stop]
+def test_a_restored_sweep_compares_trials_at_what_they_told_at_the_same_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: two trials at 75 %. After: both tell their newest score as often as they have kept checkpoints. A trial
+    that begins now is compared with what they had at 25 % (1.0), not with it (0.5)."""
+    before = Asha(tmp_path, monkeypatch)
+    for name in ("a", "b"):
+        before.add(name)
+        assert before.decisions(name, {25: 1.0, 50: 0.8, 75: 0.5}) == [GO] * 3
+    after = Asha(tmp_path, monkeypatch)
+    for name in ("a", "b", "new"):
+        after.add(name)
+    for name in ("a", "b", "a", "b"):
+        assert after.decisions(name, {75: 0.5}) == [GO]
+    assert after.decisions("new", {25: 0.9, 50: 0.9}) == [GO, STOP]
+
+
+@pytest.mark.parametrize(("ended", "samples", "whole"), [(2, 10, False), (3, 10, True), (0, 10, False), (0, 100, True)])
+def test_an_interrupted_sweep_is_none_that_ended(
+    ended: int, samples: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials, a budget of 50 samples. Tune returns from a Ctrl-C as it does from its end."""
+    for name in range(ended):
+        write_json(tmp_path / "trials" / f"t{name}" / "status.json", {"status": "finished", "error": None})
+    row = {"step": 1, PROGRESS: 50.0, "samples": samples, "yaw_error_rad": 1.0}
+    write_json(tmp_path / "trials" / "t0" / "trial.json", {"parameters": {}, "steps": 3, "curve": [row]})
+    tuner = SimpleNamespace(fit=lambda: SimpleNamespace(num_errors=0))
+    fake = SimpleNamespace(can_restore=lambda folder: True, restore=lambda *_, **__: tuner)
+    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda sweep: None))
+    monkeypatch.setattr(sweep.ray, "remote", lambda body: actor)
+    for name, value in {"Tuner": fake, "with_parameters": lambda f, **_: f, "with_resources": lambda f, _: f}.items():
+        monkeypatch.setattr(sweep.tune, name, value)
+    with nullcontext() if whole else pytest.raises(KeyboardInterrupt):
+        assert sweep.search(job_of(RANDOM, tmp_path), 1, 50) == 0
 
 
 def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> None:

@@ -106,7 +106,30 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
     file.write_bytes(b"abc")
     training_ends(stages, Tracker("", "run", None), "student_ours", file)
     assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
-    taker = stages_in(tmp_path / "other")  # a run that took the stage over; there is no such folder of its own digest
-    taker.run.digest, copy = "r2", taker.run.path / "student_ours"
+    taker = stages_in(tmp_path / "other")  # a run that took the stage over: nothing is stored by its own digest
+    taker.config, taker.run.digest, copy = stages.config, "r2", taker.run.path / "student_ours"
     copy_missing(file.parent, copy, [file.name, "lineage.json"])
     assert tracked._address(taker, "student_ours", copy / file.name) == address.format(folder=taker.run.path)
+
+
+def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher that began with a student, scored in a run that took over the teacher alone."""
+    first, file = stages_in(tmp_path / "first", lidar_init="boxes_only"), tmp_path / "first/teacher/step_0000001.pt"
+    remember(first.run.path / "student_boxes_only", run_id="b", run="r0", checkpoint="d")
+    file.parent.mkdir()
+    file.write_bytes(b"abc")
+    training_ends(first, Tracker("", "t", None), "teacher", file)
+    taker = stages_in(tmp_path / "other", lidar_init="boxes_only")
+    taker.run.digest, copy = "r2", taker.run.path / "teacher"
+    copy_missing(file.parent, copy, [file.name, "lineage.json"])
+    assert tracked.trained_in(taker, "teacher") == "r1" and tracked.trained_in(taker, "student_ours") == "r2"
+    told: list[dict[str, str]] = []
+    taker.lineage = lambda: {"run": "r2", "index": "i", "manifest": "m"}
+    taker.data = SimpleNamespace(index=SimpleNamespace(digest="i"), manifest=SimpleNamespace(digest="m"))
+    taker.tracker = lambda name, tags: told.append(tags) or Tracker("", "", None)
+    for name in ("draw_pictures", "log_checkpoint", "log_model_metrics", "register"):
+        monkeypatch.setattr(tracked, name, lambda *_: None)
+    tracked.evaluated(taker, "teacher", copy / file.name, {"bev_iou": 0.5}, "val", "clicks", [])
+    beginning = {"initial_run_id": "b", "initial_checkpoint": "d", "trained_by": "t", "checkpoint": "ba7816bf8f01cfea"}
+    expected = {**beginning, "run": "r2", "index": "i", "manifest": "m", "stage": "teacher"}
+    assert told == [{**expected, "checkpoint_uri": (copy / file.name).as_uri()}]
