@@ -176,6 +176,12 @@ def concurrency(asked: int | None, scaling: ScalingConfig, cluster: dict[str, fl
     return asked or fits
 
 
+def head_share(concurrent: int) -> float:
+    """What a trial takes of the head node's resource of 1, so that no more than ``concurrent`` fit (far above 50 a few
+    more): the one limit that Tune heeds on a restore. Ray counts in 1/10000; its own actors there take 1/1000 each."""
+    return int(0.99 / concurrent * 10_000) / 10_000
+
+
 def search(job: Job, concurrent: int, budget: int | None) -> int:
     """Run the trials, or what an interrupted sweep left of them; returns how many failed.
 
@@ -186,7 +192,7 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
     on_head = {"num_cpus": 0, "resources": {HEAD: 0.001}}
     actor = ray.remote(SharedStages).options(**on_head, max_concurrency=SHARED_AT_ONCE)
     bound = tune.with_parameters(run_trial, job=job, shared=actor.remote(job.sweep))
-    trainable = tune.with_resources(bound, {"CPU": 0, HEAD: 0.001})
+    trainable = tune.with_resources(bound, {"CPU": 0, HEAD: head_share(concurrent)})
     if tune.Tuner.can_restore(str(folder / TUNE)):  # with the concurrency and the budget that it began with
         tuner = tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
     else:

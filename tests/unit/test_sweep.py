@@ -125,6 +125,13 @@ def test_more_at_once_than_there_is_room_for(
     assert concurrency(3, scaling, machine) == 3 and "warning: --concurrent 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("concurrent", [1, 2, 3, 7, 32, 50])
+def test_no_more_trials_fit_than_are_asked_for(concurrent: int) -> None:
+    share = sweep.head_share(concurrent)
+    assert round(share * 10_000) == pytest.approx(share * 10_000)  # Ray's unit
+    assert concurrent * share <= 0.99 < 0.999 < (concurrent + 1) * share
+
+
 def test_what_tune_is_told() -> None:
     given = parameters(RANDOM)
     assert given["teacher.roi_grid"].categories == [1, 3] and given["seed"] == 0
