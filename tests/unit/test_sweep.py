@@ -24,7 +24,7 @@ from pdetr3d.training.run_dir import write_json
 from ray_jobs import sweep, trial
 from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
 from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
-from ray_jobs.stages import labels_key, pretraining_key, teacher_key
+from ray_jobs.stages import Stages, labels_key, pretraining_key, teacher_key
 from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
 from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.trial import PROGRESS, TRAINED, Curve
@@ -442,3 +442,27 @@ def test_a_trial_takes_over_what_others_need_too(
     )
     trial._train(stages, job, shared, Tracker("", "", None))
     assert made == adopted
+
+
+@pytest.mark.parametrize(
+    ("finished", "clicks", "expected"),
+    [
+        ((), 3, ["teacher", "labels"]),
+        (("teacher",), 3, ["teacher", "labels"]),  # says that it is finished
+        (("teacher", "pseudo_labels"), 3, ["teacher", "labels"]),
+        (("pseudo_labels",), 3, ["labels"]),  # a trial's run directory: a job on it trains no teacher anew
+        ((), 0, ["labels"]),
+    ],
+)
+def test_labels_that_were_taken_over_need_no_teacher(
+    finished: tuple[str, ...], clicks: int, expected: list[str]
+) -> None:
+    done: list[str] = []
+    stages: Any = SimpleNamespace(
+        run=SimpleNamespace(result=lambda stage: {} if stage in finished else None),
+        unlabeled=range(clicks),
+        teacher=lambda: done.append("teacher"),
+        pseudo_labels=lambda: done.append("labels"),
+    )
+    Stages.labels(stages)
+    assert done == expected
