@@ -2,12 +2,13 @@
 
 from ray_jobs.launch import main
 from ray_jobs.report import print_arms
+from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
 
 
 def body(stages: Stages) -> None:
     """The job, once Ray runs."""
-    print_arms(stages.evaluate(stages.config.run.arms))
+    print_arms(evaluate(stages, stages.config.run.arms))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ray_jobs.launch import main
 from ray_jobs.memory import PeakMemory
 from ray_jobs.pictures import confident
 from ray_jobs.report import build_report, print_arms, print_quality
+from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
 
 
@@ -30,7 +31,7 @@ def body(stages: Stages) -> None:
     with PeakMemory() as memory:
         stages.train(stages.config.run.arms)
         quality = stages.pseudo_labels()
-        arms = stages.evaluate(stages.config.run.arms)
+        arms = evaluate(stages, stages.config.run.arms)
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)

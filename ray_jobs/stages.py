@@ -1,4 +1,4 @@
-"""The stages of a run, each finished once per run directory: teacher, pseudo labels, student arms, their scores."""
+"""The stages of a run, each finished once per run directory: teacher, pseudo labels, student arms."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import (
-    LabelManifest,
-    build_manifest,
-    eval_records,
     prior_size_m,
     training_records,
     write_pseudo_labels,
@@ -28,11 +25,9 @@ from pdetr3d.data.label_manifest import (
 from pdetr3d.data.record_list import Records, boxed, pick
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import without
-from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.pseudo_labels import COLUMNS, FLOORS, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.tracking.system import system_metrics
 from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
@@ -41,15 +36,16 @@ from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
-from ray_jobs.pictures import clicked, confident, pictured_records
+from ray_jobs.pictures import clicked, pictured_records
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
+from ray_jobs.scoring import checkpoint_score
+from ray_jobs.stage_keys import labels_key
 from ray_jobs.tracked import (
     ancestors,
     evaluated,
     labels_made,
     left_out,
-    step_of,
     trained_in,
     training_begins,
     training_ends,
@@ -58,41 +54,6 @@ from ray_jobs.tracked import (
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
-
-
-# Keys that neither the teacher nor its pseudo labels depend on, nor the student that it may start from.
-NOT_IN_LABELS = ("scaling.", "storage.", "run.name", "run.arms")
-OF_POINT_LABELS = ("label.click_share", "label.snap", "label.pseudo_for")  # unknown to who learns from boxes alone
-STUDENT_KEYS = ("student.", "optim.")  # they count for a teacher that starts from a student, but for these:
-NOT_IN_PRETRAINING = (
-    "student.guidance",
-    "student.mask_sigma",
-    "student.pseudo_weight",
-    "student.score_power",
-    "student.box_share",
-    "student.gt_sampling_pseudo_score",
-    "student.self_training",
-    "student.mean_teacher",
-)
-
-
-def labels_key(config: Config) -> dict[str, object]:
-    """What teacher and pseudo labels of a dataset depend on, by flat key."""
-    return _without_keys(config, STUDENT_KEYS if config.teacher.lidar_init == "none" else NOT_IN_PRETRAINING)
-
-
-def teacher_key(config: Config) -> dict[str, object]:
-    """What a teacher depends on, by flat key: of ``labels_key`` what box-labeled samples know."""
-    return {key: value for key, value in labels_key(config).items() if key not in OF_POINT_LABELS}
-
-
-def pretraining_key(config: Config) -> dict[str, object]:
-    """What the student that a teacher's LiDAR weights start from (arm "boxes_only") depends on, by flat key."""
-    return _without_keys(config, (*NOT_IN_PRETRAINING, "teacher.", *OF_POINT_LABELS))
-
-
-def _without_keys(config: Config, skip: tuple[str, ...]) -> dict[str, object]:
-    return {key: value for key, value in config.flat().items() if not key.startswith((*NOT_IN_LABELS, *skip))}
 
 
 class Stages:
@@ -120,7 +81,7 @@ class Stages:
         self.observe: Callable[[str, int, dict[str, Any]], None] | None = None
         self.data: Data = prepare(run, like)
         left_out(self)
-        self.records = self._kept(training_records(self.data.index, self.data.manifest))
+        self.records = self.kept(training_records(self.data.index, self.data.manifest))
         if not self.records.boxed.any():
             raise DataError(
                 f"{self.run.path}: all box-labeled samples read broken files (see data/{SKIPPED} there) and are left "
@@ -233,9 +194,10 @@ class Stages:
     @cached_property
     def known_records(self) -> Records:
         """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
-        return self._kept(training_records(self.data.index, self.data.everything))
+        return self.kept(training_records(self.data.index, self.data.everything))
 
-    def _kept(self, records: Records) -> Records:
+    def kept(self, records: Records) -> Records:
+        """Without what is left out for its broken files."""
         return without(records, self.data.skipped)
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
@@ -271,7 +233,7 @@ class Stages:
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
             )
         everywhere = self.config.label.pseudo_for == "all"
-        return self._kept(
+        return self.kept(
             training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
         )
 
@@ -325,7 +287,7 @@ class Stages:
                     gt_database=self.gt_database(records) if pastes else None,
                     mean_teacher=mean_teacher,
                 )
-                files = fit(work, self.run.path, self._checkpoint_score(work, tracker))
+                files = fit(work, self.run.path, checkpoint_score(self, work, tracker))
                 training_ends(self, tracker, name, files[-1])
                 if (stats := self.run.path / name / STATS).exists():
                     tracker.log_artifact(stats)
@@ -352,101 +314,3 @@ class Stages:
         if done is None:
             raise DataError(f"{self.run.path / name} is not trained: run its training job with this --run-dir first")
         return [self.run.path / name / file for file in done["checkpoints"]]
-
-    def evaluate(self, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Choose each arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; arm -> M.
-
-        All arms at once: a split is read once, and the actors that hold the models start once.
-        """
-        done = {arm: self.run.result(f"evaluate_{arm}") for arm in arms}
-        todo = [arm for arm, result in done.items() if result is None]
-        if todo:
-            began = time.monotonic()
-            chosen, selection = self._choose({arm: self.checkpoints(f"student_{arm}") for arm in todo})
-            split, shown = self.config.data.val_split, pictured_records(self)
-            found = self._predict_split(chosen, split)
-            for arm, file, boxes, metrics in zip(todo, chosen, found, self._devkit(chosen, found, split), strict=True):
-                pictures = [(record, confident(boxes[record.sample_token])) for record in shown]
-                unseen = None if self.config.optim.patience or self.observe else selection[arm]
-                evaluated(self, f"student_{arm}", file, metrics, "val", split, pictures, unseen)
-                curve = {name: report["SPNDS"] for name, report in selection[arm].items()}
-                result = {**metrics, "checkpoint": file.name, "selection": curve}
-                done[arm] = self.run.finish(f"evaluate_{arm}", result)
-            self.timing["evaluate"] = time.monotonic() - began
-        return {arm: result for arm, result in done.items() if result is not None}
-
-    def _choose(self, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
-        """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice), and the
-        reports of all there, by file name."""
-        split, every = self.config.data.select_split, [file for mine in files.values() for file in mine]
-        if not split or len(every) == len(files):
-            return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
-        scores = dict(zip(every, self._score(every, split), strict=True))
-        chosen = [max(mine, key=lambda file: scores[file]["SPNDS"]) for mine in files.values()]
-        return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
-
-    def _checkpoint_score(self, stage: Stage, tracker: Tracker) -> Callable[[Path], float] | None:
-        """What a kept checkpoint is worth, where somebody asks while training goes on."""
-        if not (stage.optim.patience or self.observe):
-            return None
-
-        def score_of(file: Path) -> float:
-            split = self.config.data.select_split
-            if stage.kind == "teacher":
-                scores = self.teacher_scores(file, split, beside=True)
-            else:
-                scores = self._score([file], split, beside=True)[0]
-            tracker.log_metrics(score_metrics("select", scores), step_of(file))
-            if self.observe is not None:
-                self.observe(stage.name, step_of(file), scores)
-            return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
-
-        return score_of
-
-    def clicked_records(self, split: str) -> Records:
-        """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
-        folder = self.run.path / "data" / f"manifest_{split}"
-        if not (folder / "manifest.json").exists():  # written last
-            label = self.config.label.everywhere
-            build_manifest(self.data.index, split, label, folder)
-        records = self._kept(training_records(self.data.index, LabelManifest.open(folder)))
-        return records.select(records.clicked)
-
-    def teacher_scores(self, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
-        """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
-        records = self.clicked_records(split)
-        known = KnownClicks(records, {r.sample_token: r for r in records})
-        boxes = predict("teacher", self.config, self.prior, [file], records, beside=beside)[0]
-        scores = known.quality(boxes)
-        if split == self.config.data.val_split != self.config.data.select_split:  # not of each checkpoint
-            shown = {record.sample_token for record in pictured_records(self)}
-            pictures = [(record, boxes[record.sample_token]) for record in records if record.sample_token in shown]
-            evaluated(self, "teacher", file, scores, "val", f"clicks of {split}", pictures)
-        return scores
-
-    def _score(self, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
-        return self._devkit(files, self._predict_split(files, split, beside), split)
-
-    def _predict_split(self, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Boxes3D]]:
-        """Per student checkpoint, the boxes of every sample of a split."""
-        records = eval_records(self.data.index, split)
-        unread = [skipped for skipped in self.data.skipped if not skipped.image]  # students look at LiDAR alone
-        results = predict("student", self.config, self.prior, files, without(records, unread), beside=beside)
-        # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
-        return [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
-
-    def _devkit(self, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
-        records, data = eval_records(self.data.index, split), self.data.index
-        poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
-        return [
-            score(
-                data.dataroot,
-                data.version,
-                split,
-                boxes,
-                poses,
-                self.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
-                bins=split == self.config.data.val_split,
-            )
-            for file, boxes in zip(files, results, strict=True)
-        ]

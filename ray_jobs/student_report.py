@@ -1,6 +1,6 @@
 """From the runs of a student study to its summary, its table and its picture. Imports no Ray.
 
-A run is what ``Stages.evaluate`` returns for an arm; runs of a variant are keyed by the seed (a string, as in JSON).
+A run is what ``scoring.evaluate`` returns for an arm; runs of a variant are keyed by the seed (a string, as in JSON).
 """
 
 from __future__ import annotations

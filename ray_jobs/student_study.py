@@ -17,7 +17,9 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, write_json
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
-from ray_jobs.stages import EXPERIMENT, Stages, labels_key
+from ray_jobs.scoring import evaluate
+from ray_jobs.stage_keys import labels_key
+from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.student_report import draw_students, print_students, summarize_students
 from ray_jobs.student_studies import STUDENT_STUDIES, Variant, folder_name, student_study, variant_config
 from ray_jobs.study_command import open_world, parse_words, parser, provenance
@@ -90,7 +92,7 @@ def make_labels(runs: list[Stages], at_once: int) -> None:
 def figures(stages: Stages, variant: Variant) -> dict[str, Any]:
     """Trains the variant's student: its scores on the val split, and the quality of the labels that it learned from."""
     stages.student(variant.arm)
-    scores = stages.evaluate([variant.arm])[variant.arm]
+    scores = evaluate(stages, [variant.arm])[variant.arm]
     labels = stages.run.result("pseudo_labels") if variant.arm == NEEDS_LABELS else None
     return {
         "run": stages.run.digest,

@@ -5,6 +5,7 @@ python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 
 from ray_jobs.launch import main
 from ray_jobs.report import QUALITY
+from ray_jobs.scoring import teacher_scores
 from ray_jobs.stages import Stages
 
 SCORED = "evaluate_teacher"  # stage of the scores
@@ -15,7 +16,7 @@ def body(stages: Stages) -> None:
     file = stages.teacher()
     scores = stages.run.result(SCORED)
     if scores is None:
-        scores = stages.run.finish(SCORED, stages.teacher_scores(file, stages.config.data.val_split))
+        scores = stages.run.finish(SCORED, teacher_scores(stages, file, stages.config.data.val_split))
     known = {key: scores[key] for key in QUALITY if scores[key] is not None}
     print("teacher, val split: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
     print(f"teacher: {file}")

@@ -16,9 +16,11 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import write_json
+from ray_jobs.scoring import evaluate, teacher_scores
 from ray_jobs.shared_stages import SweepFolder, open_shared
 from ray_jobs.space import SearchSpace, trial_config
-from ray_jobs.stages import Stages, labels_key, pretraining_key
+from ray_jobs.stage_keys import labels_key, pretraining_key
+from ray_jobs.stages import Stages
 from ray_jobs.stream import quiet_ray_data
 from ray_jobs.sweep_results import ERROR, FILE, RESULT
 
@@ -81,7 +83,7 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
     if space.trains == "teacher":
         if config.teacher.lidar_init == "boxes_only":
             _adopt_pretraining(stages, job, shared)
-        final = {"teacher": stages.teacher_scores(stages.teacher(), config.data.val_split)}
+        final = {"teacher": teacher_scores(stages, stages.teacher(), config.data.val_split)}
     else:
         # The judged student is scored while it trains, and is each trial's own.
         if space.arms[0] != "boxes_only" and {"boxes_only", "self_training"} & {*space.arms}:
@@ -91,7 +93,7 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
             stages.adopt("pseudo_labels", open_shared(made, config, labels_key, job.sweep))
         for arm in space.arms:
             stages.student(arm)
-        final = {f"student_{arm}": scores for arm, scores in stages.evaluate(space.arms).items()}
+        final = {f"student_{arm}": scores for arm, scores in evaluate(stages, space.arms).items()}
     tracker.log_metrics({"final": final})
     manifest = stages.data.manifest
     boxed = [record for record in stages.records if record.role == "box"]

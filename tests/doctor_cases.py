@@ -60,7 +60,7 @@ class PlantedRun:
         return self.run.path
 
     def on_val(self, folder: Path) -> PlantedRun:
-        """A copy whose records are those of the val split with the clicks that ``Stages.clicked_records`` draws there,
+        """A copy whose records are those of the val split with the clicks that ``teacher_scores`` draws there,
         as trials of sweeps and train_teacher have it; without pseudo labels."""
         run, config = self.copy(folder), self.run.config
         shutil.rmtree(run.path / "pseudo_labels", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""cli.py: each verb on a small world, default places, and the exit codes of good and bad input."""
+"""The command line: each verb on a small world, default places, and the exit codes of good and bad input."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pdetr3d.schema import Boxes3D, CameraRecord, DataError, SampleRecord
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import Data, RunDir, prepare
-from ray_jobs import stages as stages_module
+from ray_jobs import scoring
 from ray_jobs.report import build_report
 from ray_jobs.stages import Stages
 from tests.training_cases import world_config
@@ -144,9 +144,9 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
     assert {r.sample_token for r in stages.known_records} == set(train) - {lost}
     one = Boxes3D.build([[1, 2, 0]], [[4, 2, 1]], [0.0], [0])
     scored: list[dict[str, Boxes3D]] = []
-    monkeypatch.setattr(stages_module, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
-    monkeypatch.setattr(stages_module, "score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
-    assert stages._score([tmp_path / "student_x" / "step_1.pt"], "sim_val") == [{"SPNDS": 0.5}]
+    monkeypatch.setattr(scoring, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
+    monkeypatch.setattr(scoring, "score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
+    assert scoring._score(stages, [tmp_path / "student_x" / "step_1.pt"], "sim_val") == [{"SPNDS": 0.5}]
     assert {token: len(boxes) for token, boxes in scored[0].items()} == {t: int(t != val[2]) for t in val}
     for token in boxed:
         replace(Path(index.record(token).lidar_path), b"")

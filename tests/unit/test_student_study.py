@@ -17,7 +17,8 @@ from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import student_studies, student_study
 from ray_jobs.report import print_quality
-from ray_jobs.stages import ARMS, Stages, labels_key
+from ray_jobs.stage_keys import labels_key
+from ray_jobs.stages import ARMS, Stages
 from ray_jobs.student_report import draw_students, print_students, summarize_students
 from ray_jobs.student_studies import STUDENT_STUDIES, Variant, folder_name, variant_config
 from tests.training_cases import world_config

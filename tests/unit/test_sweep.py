@@ -24,7 +24,8 @@ from pdetr3d.training.run_dir import write_json
 from ray_jobs import sweep, trial
 from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
 from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
-from ray_jobs.stages import Stages, labels_key, pretraining_key, teacher_key
+from ray_jobs.stage_keys import labels_key, pretraining_key, teacher_key
+from ray_jobs.stages import Stages
 from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
 from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.trial import PROGRESS, TRAINED, Curve
@@ -425,6 +426,8 @@ def test_a_trial_takes_over_what_others_need_too(
     job: Any = SimpleNamespace(space=space, sweep=SweepFolder(tmp_path, base, ""))
     made: list[str] = []
     monkeypatch.setattr(trial.ray, "get", lambda name: tmp_path / name)
+    monkeypatch.setattr(trial, "teacher_scores", lambda stages, file, split: {})
+    monkeypatch.setattr(trial, "evaluate", lambda stages, arms: {})
     shared: Any = SimpleNamespace(
         **{name: SimpleNamespace(remote=lambda config, name=name: name) for name in ("labels", "pretraining")}
     )
@@ -433,8 +436,6 @@ def test_a_trial_takes_over_what_others_need_too(
         adopt=lambda stage, run: made.append(f"{run.path.name} {stage}"),
         student=lambda arm: None,
         teacher=lambda: None,
-        teacher_scores=lambda file, split: {},
-        evaluate=lambda arms: {},
         lineage=dict,
         timing={},
         records=[],

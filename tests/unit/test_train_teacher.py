@@ -11,21 +11,24 @@ import pytest
 
 from pdetr3d.presets import load
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.train_teacher import body
+from ray_jobs import train_teacher
 from tests.report_cases import teacher_scores
 
 
-def test_the_job_scores_its_teacher_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_job_scores_its_teacher_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, asked = load("quickstart"), []
 
-    def scores(file: Path, split: str) -> dict[str, Any]:
+    def scores(stages: object, file: Path, split: str) -> dict[str, Any]:
         asked.append((file.name, split))
         return teacher_scores(0.25) | {"size_error": None}
 
     run, file = RunDir(tmp_path, config), tmp_path / "teacher" / "step_3.pt"
-    stages: Any = SimpleNamespace(run=run, config=config, teacher=lambda: file, teacher_scores=scores)
+    stages: Any = SimpleNamespace(run=run, config=config, teacher=lambda: file)
+    monkeypatch.setattr(train_teacher, "teacher_scores", scores)
     for _ in range(2):
-        body(stages)
+        train_teacher.body(stages)
         said = capsys.readouterr().out
         assert "teacher, val split: n 9, bev_iou 0.6" in said and "yaw_error_rad 0.25" in said and str(file) in said
     assert asked == [("step_3.pt", "sim_val")]

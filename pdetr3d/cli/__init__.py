@@ -1,0 +1,14 @@
+"""The ``pdetr3d`` command: what needs no Ray. Each verb imports its heavy modules itself, so that --help is quick."""
+
+from __future__ import annotations
+
+from pdetr3d.cli import dataset, model, runs  # noqa: F401  # their verbs join the app
+from pdetr3d.cli.app import app
+from pdetr3d.exits import guarded
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code (see exits.py)."""
+    return guarded(lambda: app(arguments, prog_name="pdetr3d"))

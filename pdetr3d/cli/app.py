@@ -1,0 +1,29 @@
+"""The Typer app, and what several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pdetr3d.presets import PRESETS
+
+app = typer.Typer(
+    name="pdetr3d",
+    help="Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
+
+
+def say(**rows: object) -> None:
+    """One line per item; long values are not wrapped, so that paths and commands can be copied."""
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        Console().print(Text(f"{name:>{width}}", style="bold"), Text(str(value)), soft_wrap=True)

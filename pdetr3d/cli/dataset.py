@@ -1,0 +1,186 @@
+"""Verbs on datasets: simulate, index, label, inspect, pack."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pdetr3d.cli.app import Overrides, Preset, app, say
+from pdetr3d.config import DataConfig, override
+from pdetr3d.presets import PRESETS, load
+from pdetr3d.schema import DataError
+
+if TYPE_CHECKING:
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import LabelManifest
+
+IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
+Dataroot = Annotated[Path, typer.Option(help="Folder in nuScenes format (samples/, sweeps/, maps/, VERSION/).")]
+
+# The train split of a version, as the presets have it: v1.0-trainval -> train, v1.0-mini -> mini_train ...
+TRAIN_SPLITS = {preset.data.version: preset.data.train_split for preset in PRESETS.values()}
+
+
+@app.command()
+def simulate(
+    dataroot: Annotated[Path, typer.Option(help="Folder to write the simulated nuScenes dataset to.")],
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+) -> None:
+    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
+    config = load(preset, overrides)
+    from pdetr3d.data.simulate import simulate as write_world
+
+    write_world(dataroot, config.sim)
+    say(simulated=dataroot, next=f"pdetr3d index --dataroot {dataroot} --version v1.0-sim")
+
+
+@app.command()
+def index(
+    dataroot: Dataroot,
+    version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
+    out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
+) -> None:
+    """Read the tables of a dataset once and write the index: one row per keyframe (Parquet)."""
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.nuscenes import build_index
+
+    # Not beside the tables: datasets are often read-only and shared.
+    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow")
+    made = Index.open(path)
+    rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
+    say(
+        index=path,
+        digest=made.digest,
+        scenes=len(set(rows["scene_token"])),
+        keyframes=len(made),
+        objects=sum(len(labels) for labels in rows["ann_label"]),
+        **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in made.splits},
+        next=f"pdetr3d label --index {path}",
+    )
+
+
+@app.command()
+def label(
+    index_file: IndexFile,
+    split: Annotated[str | None, typer.Option(help="Default: the version's train split.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of box-labeled samples, in (0, 1]: label.ratio.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split and the simulated clicks: label.seed.")] = None,
+    split_by: Annotated[str | None, typer.Option(help="scene, keyframe or prefix: label.split_by.")] = None,
+    import_file: Annotated[
+        Path | None, typer.Option("--import", help="People's clicks (.csv, .json, .parquet) instead of simulated ones.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: labels/SPLIT-... beside the index.")] = None,
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+) -> None:
+    """Write the label manifest: which samples are box-labeled, and one click per object of every train sample."""
+    given = {"ratio": ratio, "seed": seed, "split_by": split_by}
+    shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
+    config = override(load(preset, overrides), shortcuts).label
+    from pdetr3d.data.human_clicks import import_clicks
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import build_manifest
+
+    opened = Index.open(index_file)
+    split = split or _train_split(opened)
+    kind = "human" if import_file else "sim"
+    name = f"{split}-{kind}-{config.split_by}-{config.ratio:g}-seed{config.seed}"
+    folder = out or index_file.parent / "labels" / name
+    if import_file:
+        manifest = import_clicks(opened, split, config, import_file, folder)
+    else:
+        manifest = build_manifest(opened, split, config, folder)
+    _describe(manifest)
+
+
+def _train_split(index: Index) -> str:
+    if index.version not in TRAIN_SPLITS:
+        raise DataError(f"{index.path}: no train split is known for version {index.version!r}; name one with --split")
+    return TRAIN_SPLITS[index.version]
+
+
+def _describe(manifest: LabelManifest) -> None:
+    samples = len(manifest.roles)
+    boxed = sum(role == "box" for role in manifest.roles.values())
+    say(
+        manifest=manifest.path,
+        digest=manifest.digest,
+        split=manifest.split,
+        samples=samples,
+        **{"box-labeled": f"{boxed} ({manifest.achieved_ratio:.2%}; asked for {manifest.config.ratio:.2%})"},
+        clicks=manifest.clicks.num_rows,
+    )
+
+
+@app.command()
+def inspect(
+    sample: Annotated[str, typer.Argument(help="Sample token, or row number in the index (from 0).")],
+    index_file: IndexFile,
+    manifest: Annotated[Path | None, typer.Option(help="Label manifest folder: draws its clicks, too.")] = None,
+    sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps, the keyframe included.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="PNG file. Default: runs/inspect/TOKEN.png, here.")] = None,
+) -> None:
+    """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import LabelManifest, inspection_record
+    from pdetr3d.data.load import load_sample
+    from pdetr3d.visualize import inspect_sample
+
+    opened = Index.open(index_file)
+    token = _sample_token(opened, sample)
+    record = inspection_record(opened, token, LabelManifest.open(manifest) if manifest else None)
+    sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
+    data = DataConfig(num_sweeps=sweeps, image_size_px=sizes[0] if sizes else (1, 1))
+    path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
+    say(sample=token, picture=path)
+
+
+def _sample_token(index: Index, sample: str) -> str:
+    """The token itself, or that of the row with this number."""
+    if sample in index or not sample.isdecimal():
+        index.row(sample)  # an unknown token gets its message here
+        return sample
+    if int(sample) >= len(index):
+        raise DataError(f"sample number {sample}: {index.path} has {len(index)} samples, 0..{len(index) - 1}")
+    return str(index.table.column("sample_token")[int(sample)].as_py())
+
+
+class PointType(StrEnum):
+    """What ``pdetr3d pack`` keeps points in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+@app.command()
+def pack(
+    out: Annotated[str, typer.Option(help="Folder, s3://... or gs://...: what data.packed is set to.")],
+    index_file: Annotated[Path | None, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="May be given several times. Default: all of them.")] = None,
+    num_sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps kept, the keyframe included.")] = 10,
+    points: Annotated[PointType, typer.Option(help="float16: half the size; rounds by up to 1/64 m.")] = (
+        PointType.FLOAT32
+    ),
+    shard_samples: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 64,
+    processes: Annotated[int, typer.Option(min=0, help="0: one per CPU core.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Only read what is there and compare checksums.")] = False,
+) -> None:
+    """Write a dataset's samples as Parquet shards for object storage; the same call continues an interrupted one."""
+    from pdetr3d.data.pack import pack as write
+    from pdetr3d.data.pack import verify as compare
+
+    out = out if "://" in out else str(Path(out).resolve())  # as data.packed wants it
+    if verify:
+        made = compare(out)
+    elif index_file is None:
+        raise DataError("pdetr3d pack needs --index FILE, what pdetr3d index wrote (or --verify)")
+    else:
+        sizes = {"num_sweeps": num_sweeps, "shard_samples": shard_samples, "processes": processes}
+        made = write(index_file, split, out, points=points.value, **sizes)
+    shards = made.info["shards"]
+    size_gb = sum(shard["bytes"] for shard in shards) / 1e9
+    say(pack=out, samples=len(made.places), shards=len(shards), size=f"{size_gb:.3f} GB", next=f"data.packed={out}")

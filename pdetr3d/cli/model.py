@@ -1,0 +1,113 @@
+"""Verbs on configs and models: show-config, plan, export."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pdetr3d.cli.app import Overrides, Preset, app, say
+from pdetr3d.presets import load
+
+
+@app.command()
+def show_config(
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+    model: Annotated[bool, typer.Option("--model", help="Parameters and FLOPs of every part instead.")] = False,
+) -> None:
+    """Print the resolved configuration as JSON: every key that an override may change."""
+    config = load(preset, overrides)
+    if not model:
+        Console().print_json(config.to_json())
+        return
+    from pdetr3d.training.model_size import measure, size_table
+
+    for stage in ("teacher", "student"):
+        Console().print(size_table(stage, measure(stage, config)))
+
+
+@app.command()
+def plan(
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(help="Measure the preset's costs on data.dataroot, here, and write them to this file."),
+    ] = None,
+    measured: Annotated[Path | None, typer.Option(help="File of costs that --measure wrote.")] = None,
+    workers: Annotated[int | None, typer.Option(help="GPUs, one a worker. Default: scaling.workers.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Train samples. Default: the measured dataset's.")] = None,
+    samples_per_s: Annotated[
+        list[str] | None, typer.Option(help="STAGE=NUMBER, of one GPU, measured elsewhere; instead of --tflops.")
+    ] = None,
+    from_run: Annotated[Path | None, typer.Option(help="Run directory whose samples/s a worker are taken.")] = None,
+    tflops: Annotated[float, typer.Option(help="Peak of one GPU [1e12 FLOP/s]: an assumption.")] = 400.0,
+    mfu: Annotated[float, typer.Option(help="Share of it that training reaches: an assumption.")] = 0.35,
+    gpus_per_node: Annotated[int, typer.Option(help="Of a GPU node.")] = 8,
+    cores_per_node: Annotated[float, typer.Option(help="Of a GPU node; workers take theirs, the rest loads.")] = 64.0,
+    object_store_gb: Annotated[float, typer.Option(help="Of a GPU node.")] = 137.4,
+    head_object_store_gb: Annotated[float, typer.Option(help="Of the driver's node: it holds all records.")] = 8.6,
+    network_gbit_s: Annotated[float, typer.Option(help="Of a GPU node, each way.")] = 100.0,
+    storage_gb_s: Annotated[float, typer.Option(help="Of the shared storage, in all.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+) -> None:
+    """Capacity: hours, cores, network, memory and the first bottleneck, of measured costs; swept up to 512 GPUs."""
+    from pdetr3d.capacity.costs import make_cluster
+    from pdetr3d.capacity.plan import costs, print_plan
+    from pdetr3d.capacity.rates import given_rates, rates_of_run
+
+    config = load(preset, overrides)
+    cluster = make_cluster(
+        gpus=config.scaling.workers if workers is None else workers,
+        gpus_per_node=gpus_per_node,
+        cores_per_node=cores_per_node,
+        object_store_gb=object_store_gb,
+        head_object_store_gb=head_object_store_gb,
+        network_gbit_s=network_gbit_s,
+        storage_gb_s=storage_gb_s,
+        tflops=tflops,
+        mfu=mfu,
+    )
+    rates = (rates_of_run(from_run, config) if from_run else {}) | given_rates(samples_per_s or [])
+    print_plan(costs(config, measure, measured), config, cluster, samples, rates, json_file)
+
+
+class ExportFormat(StrEnum):
+    """What ``pdetr3d export`` writes."""
+
+    TORCHSCRIPT = "torchscript"
+    MLFLOW = "mlflow"
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory with a trained student.")],
+    out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],
+    arm: Annotated[str, typer.Option(help="Which student: ours, boxes_only, full, ...")] = "ours",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint file. Default: the one the evaluation chose, else the last.")
+    ] = None,
+    kind: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="TorchScript with a JSON that says how to use it, or an MLflow model."),
+    ] = ExportFormat.TORCHSCRIPT,
+    device: Annotated[str, typer.Option(help="Where the TorchScript model will run: cpu, cuda.")] = "cpu",
+) -> None:
+    """Export a trained student: LiDAR points in, boxes out, without clicks or images."""
+    from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
+
+    trained = TrainedStudent.load(checkpoint or chosen_checkpoint(run_dir, arm))
+    if kind is ExportFormat.MLFLOW:
+        from pdetr3d.deploy.mlflow_export import export_mlflow
+
+        export_mlflow(trained, out)
+        say(exported=trained.file, to=out, next=f"mlflow models serve -m {out} --env-manager local")
+        return
+    from pdetr3d.deploy.torchscript import export_torchscript, known_device
+
+    info = export_torchscript(trained, out, known_device(device))
+    say(exported=trained.file, to=out, **{"largest difference to eager": info["max_difference_to_eager"]})

@@ -1,0 +1,130 @@
+"""What checkpoints are worth: students by the devkit's scorer on whole splits, teachers by their boxes at clicks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_records, training_records
+from pdetr3d.data.record_list import Records
+from pdetr3d.data.skipped import without
+from pdetr3d.evaluation.nuscenes_eval import score
+from pdetr3d.schema import Boxes3D
+from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.scores import score_metrics
+from ray_jobs.fit import Stage
+from ray_jobs.inference import predict
+from ray_jobs.pictures import confident, pictured_records
+from ray_jobs.quality import KnownClicks
+from ray_jobs.tracked import evaluated, step_of
+
+if TYPE_CHECKING:
+    from ray_jobs.stages import Stages
+
+
+def evaluate(stages: Stages, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Choose each arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; arm -> M.
+
+    All arms at once: a split is read once, and the actors that hold the models start once.
+    """
+    done = {arm: stages.run.result(f"evaluate_{arm}") for arm in arms}
+    todo = [arm for arm, result in done.items() if result is None]
+    if todo:
+        began = time.monotonic()
+        chosen, selection = _choose(stages, {arm: stages.checkpoints(f"student_{arm}") for arm in todo})
+        split, shown = stages.config.data.val_split, pictured_records(stages)
+        found = _predict_split(stages, chosen, split)
+        for arm, file, boxes, metrics in zip(todo, chosen, found, _devkit(stages, chosen, found, split), strict=True):
+            pictures = [(record, confident(boxes[record.sample_token])) for record in shown]
+            unseen = None if stages.config.optim.patience or stages.observe else selection[arm]
+            evaluated(stages, f"student_{arm}", file, metrics, "val", split, pictures, unseen)
+            curve = {name: report["SPNDS"] for name, report in selection[arm].items()}
+            result = {**metrics, "checkpoint": file.name, "selection": curve}
+            done[arm] = stages.run.finish(f"evaluate_{arm}", result)
+        stages.timing["evaluate"] = time.monotonic() - began
+    return {arm: result for arm, result in done.items() if result is not None}
+
+
+def _choose(stages: Stages, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
+    """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice), and the
+    reports of all there, by file name."""
+    split, every = stages.config.data.select_split, [file for mine in files.values() for file in mine]
+    if not split or len(every) == len(files):
+        return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
+    scores = dict(zip(every, _score(stages, every, split), strict=True))
+    chosen = [max(mine, key=lambda file: scores[file]["SPNDS"]) for mine in files.values()]
+    return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
+
+
+def checkpoint_score(stages: Stages, stage: Stage, tracker: Tracker) -> Callable[[Path], float] | None:
+    """What a kept checkpoint is worth, where somebody asks while training goes on."""
+    if not (stage.optim.patience or stages.observe):
+        return None
+
+    def score_of(file: Path) -> float:
+        split = stages.config.data.select_split
+        if stage.kind == "teacher":
+            scores = teacher_scores(stages, file, split, beside=True)
+        else:
+            scores = _score(stages, [file], split, beside=True)[0]
+        tracker.log_metrics(score_metrics("select", scores), step_of(file))
+        if stages.observe is not None:
+            stages.observe(stage.name, step_of(file), scores)
+        return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
+
+    return score_of
+
+
+def _clicked_records(stages: Stages, split: str) -> Records:
+    """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
+    folder = stages.run.path / "data" / f"manifest_{split}"
+    if not (folder / "manifest.json").exists():  # written last
+        label = stages.config.label.everywhere
+        build_manifest(stages.data.index, split, label, folder)
+    records = stages.kept(training_records(stages.data.index, LabelManifest.open(folder)))
+    return records.select(records.clicked)
+
+
+def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
+    """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
+    records = _clicked_records(stages, split)
+    known = KnownClicks(records, {r.sample_token: r for r in records})
+    boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]
+    scores = known.quality(boxes)
+    if split == stages.config.data.val_split != stages.config.data.select_split:  # not of each checkpoint
+        shown = {record.sample_token for record in pictured_records(stages)}
+        pictures = [(record, boxes[record.sample_token]) for record in records if record.sample_token in shown]
+        evaluated(stages, "teacher", file, scores, "val", f"clicks of {split}", pictures)
+    return scores
+
+
+def _score(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
+    return _devkit(stages, files, _predict_split(stages, files, split, beside), split)
+
+
+def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Boxes3D]]:
+    """Per student checkpoint, the boxes of every sample of a split."""
+    records = eval_records(stages.data.index, split)
+    unread = [skipped for skipped in stages.data.skipped if not skipped.image]  # students look at LiDAR alone
+    results = predict("student", stages.config, stages.prior, files, without(records, unread), beside=beside)
+    # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
+    return [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
+
+
+def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
+    records, data = eval_records(stages.data.index, split), stages.data.index
+    poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
+    return [
+        score(
+            data.dataroot,
+            data.version,
+            split,
+            boxes,
+            poses,
+            stages.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
+            bins=split == stages.config.data.val_split,
+        )
+        for file, boxes in zip(files, results, strict=True)
+    ]
