@@ -15,7 +15,9 @@ from pdetr3d.presets import PRESETS, QUICKSTART
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [
-    path for path in sorted(ROOT.rglob("README.md")) if not {".venv", "runs"} & set(path.relative_to(ROOT).parts)
+    path
+    for path in sorted(ROOT.rglob("README.md"))
+    if not {".venv", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
 ]
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
