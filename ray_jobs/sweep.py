@@ -207,7 +207,8 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 search_alg=searcher(space, concurrent),
                 scheduler=scheduler(job),
                 # A process that trained one trial to its end starts the next at once, its imports done. Not where
-                # trials are ended early: Tune would keep the process, in which the ended training goes on.
+                # trials are ended early: Tune would keep the process, in which the ended training goes on, and fail
+                # the next trial for it.
                 reuse_actors=not (space.asha or budget),
             ),
             run_config=tune.RunConfig(
