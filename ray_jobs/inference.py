@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -94,7 +95,13 @@ def predict(
     maker removes it once the result is in place. Beside it goes what Ray Data says of the stream, ``STATS``.
     ``beside``: while the same run trains: one actor, on the CPUs that it has reserved, so that actors of several runs
     can never hold all CPUs while the tasks that feed them wait for one; and on the GPU that ``gpu_beside`` tells of.
+
+    Raises:
+        ValueError: when a sample comes twice: its boxes would come twice, too.
     """
+    tokens = [record.sample_token for record in records]
+    if repeated := [token for token, count in Counter(tokens).items() if count > 1]:
+        raise ValueError(f"{len(repeated)} samples are to be predicted more than once, the first is {repeated[0]}")
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
@@ -103,7 +110,7 @@ def predict(
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
     if gpus and beside:
         gpus = gpu_beside(scaling, ray.cluster_resources().get("GPU", 0.0))
-    finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, [r.sample_token for r in records])
+    finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, tokens)
     stream = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys(), PREDICT_STEPS)
     rows = stream.map_batches(
         Predictor,
@@ -120,7 +127,7 @@ def predict(
     if keep is not None and len(finished) < -(-len(records) // BATCH_SIZE):  # else the stream delivered nothing
         with atomic_path(keep.with_name(STATS)) as temporary:
             temporary.write_text(rows.stats())
-    results: list[dict[str, Boxes3D]] = [{r.sample_token: Boxes3D.empty() for r in records} for _ in checkpoints]
+    results: list[dict[str, Boxes3D]] = [{token: Boxes3D.empty() for token in tokens} for _ in checkpoints]
     for (number, token), group in table.groupby(["checkpoint", "sample_token"], sort=False):
         results[int(number)][str(token)] = _from_frame(group)
     return results

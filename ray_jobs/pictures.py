@@ -17,6 +17,7 @@ from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
+from pdetr3d.data.record_list import Records
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from pdetr3d.visualize import inspect_sample
 
@@ -52,6 +53,28 @@ def clicked(record: SampleRecord) -> SampleRecord:
     clicks = PointLabels(names, record.boxes.center_m.astype(np.float64), record.boxes.label, np.arange(count))
     record = dataclasses.replace(record, clicks=clicks)
     return dataclasses.replace(record, clicks=redraw_clicks(record, 0, 0))
+
+
+def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecord], list[SampleRecord]]:
+    """What ``pictured_records`` become for a teacher's pictures, which show its boxes at clicks.
+
+    Args:
+        records: samples that the teacher predicts anyway.
+
+    Returns:
+        The pictured samples with true boxes and clicks; and those of them that ``records`` lacks. A sample that it has
+        (the val split may be the train split) keeps the clicks it has there: it is predicted once, and the boxes are
+        those of these clicks.
+    """
+    places = {token: place for place, token in enumerate(records.tokens)}
+    shown, others = [], []
+    for record in pictured_records(stages):
+        if (place := places.get(record.sample_token)) is not None:
+            shown.append(dataclasses.replace(record, clicks=records[place].clicks))
+        else:
+            others.append(clicked(record))
+            shown.append(others[-1])
+    return shown, others
 
 
 def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:

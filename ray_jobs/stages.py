@@ -36,7 +36,7 @@ from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
-from ray_jobs.pictures import clicked, pictured_records
+from ray_jobs.pictures import clicked_pictures
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
 from ray_jobs.scoring import checkpoint_score
@@ -130,8 +130,8 @@ class Stages:
             nothing = self.known_clicks([]).quality({})
             return self.run.finish("pseudo_labels", {**dict.fromkeys(("teacher", *FLOORS), nothing), "accepted": 0})
         teacher = self.checkpoints("teacher")[-1]
-        shown = [clicked(record) for record in pictured_records(self)]  # for pictures alone: of the val split
-        boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *shown], batches)[0]
+        shown, others = clicked_pictures(self, records)  # for pictures alone: of the val split
+        boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *others], batches)[0]
         table = self._pseudo_table(records, boxes)
         write_pseudo_labels(self.pseudo_file, table)
         labels_made(self, teacher)

@@ -19,7 +19,8 @@ from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import copy_missing
 from ray_jobs import tracked
-from ray_jobs.pictures import clicked, confident, pictured
+from ray_jobs.inference import predict
+from ray_jobs.pictures import clicked, clicked_pictures, confident, pictured
 from ray_jobs.tracked import ancestors, file_digest, recall, remember, step_of, training_ends
 from tests.training_cases import open_world
 
@@ -50,6 +51,34 @@ def test_pictured_clicks_lie_in_their_boxes_and_stay(sim_world: Path, tmp_path: 
     assert (np.linalg.norm(first.xyz_m - boxes.center_m, axis=1) > 0.005).all()  # not the centers themselves
     np.testing.assert_array_equal(first.xyz_m, again.xyz_m)
     assert len(set(first.click_id)) == len(first)
+
+
+def test_a_pictured_sample_that_is_predicted_anyway_keeps_its_clicks(sim_world: Path, tmp_path: Path) -> None:
+    """Where the val split is the train split every pictured sample is among the records, and none is added."""
+    world = open_world(sim_world, tmp_path / "run", "data.val_split=sim_train")
+    stages: Any = SimpleNamespace(data=world.data, config=world.run.config)
+    shown, others = clicked_pictures(stages, world.records)
+    known = {record.sample_token: record for record in world.records}
+    assert others == [] and [record.sample_token for record in shown] == pictured(world.data.index.tokens("sim_train"))
+    for record in shown:
+        clicks = known[record.sample_token].clicks
+        np.testing.assert_array_equal(record.clicks.xyz_m, clicks.xyz_m)
+        assert record.clicks.click_id.tolist() == clicks.click_id.tolist() and len(record.boxes) >= len(clicks) > 0
+
+    first = shown[0].sample_token  # and with records that lack all but one of them
+    one = world.records.select(np.array([token == first for token in world.records.tokens]))
+    shown_again, others = clicked_pictures(stages, one)
+    assert [r.sample_token for r in shown_again] == [r.sample_token for r in shown]
+    assert [r.sample_token for r in others] == [r.sample_token for r in shown[1:]]
+    assert all(a is b for a, b in zip(shown_again[1:], others, strict=True))
+    assert all(len(record.clicks) == len(record.boxes) for record in others)
+
+
+def test_a_sample_is_never_predicted_twice(sim_world: Path, tmp_path: Path) -> None:
+    world = open_world(sim_world, tmp_path / "run")
+    twice = world.records.select(np.array([0, 1, 1]))
+    with pytest.raises(ValueError, match=f"1 samples .* the first is {world.records[1].sample_token}"):
+        predict("student", world.run.config, world.prior_size_m, [], twice)
 
 
 def test_students_show_what_they_are_sure_of() -> None:
