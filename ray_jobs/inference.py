@@ -24,9 +24,9 @@ from ray.data import ActorPoolStrategy
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.data.files import atomic_path, read_parquet, write_parquet
+from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
-from pdetr3d.training.build import build
 from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
@@ -51,21 +51,14 @@ class Predictor:
     ) -> None:
         config, self.keep = Config.from_json(config_json), keep
         torch.set_num_threads(config.scaling.threads_per_worker)
-        self.device = torch.device(device)
-        self.tasks = []
-        for state in states:
-            task = build(kind, config, prior_size_m, guidance=False)
-            task.model.load_state_dict(state)
-            task.model.to(self.device).eval()
-            self.tasks.append(task)
+        self.detectors = [Detector.of(kind, config, state, torch.device(device), prior_size_m) for state in states]
 
-    @torch.no_grad()
     def __call__(self, table: pa.Table) -> pa.Table:
         arrays, header = from_table(table)
-        batch = Batch.from_arrays(arrays).to(self.device)
+        batch = Batch.from_arrays(arrays)
         frames = []
-        for number, task in enumerate(self.tasks):
-            for token, boxes in zip(batch.token, task.predict(task.model(batch), batch), strict=True):
+        for number, detector in enumerate(self.detectors):
+            for token, boxes in zip(batch.token, detector(batch), strict=True):
                 frames.append(_to_frame(boxes).assign(sample_token=token.decode(), checkpoint=number))
         boxes_table = pa.Table.from_pandas(pd.concat(frames), schema=_SCHEMA, preserve_index=False)
         if self.keep is not None:

@@ -48,10 +48,11 @@ ALLOWED: dict[str, set[str]] = {
     "labels": CORE | {"data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
+    "inference": CORE | {"data", "models", "training", "deploy", "evaluation", "visualize"},
     "report": CORE | {"data", "presets", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
-    "cli": PARTS | {"deploy", "capacity", "presets", "exits", "report", "doctor"},
+    "cli": PARTS | {"deploy", "inference", "capacity", "presets", "exits", "report", "doctor"},
 }
 # Which distribution packages only some parts may import.
 ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}}

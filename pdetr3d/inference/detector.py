@@ -1,0 +1,72 @@
+"""A trained model that turns batches into boxes: what Ray's actors, the command line and the click page share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pdetr3d.batch import Batch
+from pdetr3d.config import Config
+from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import Task, build
+
+
+@dataclass(frozen=True)
+class Detector:
+    """``detector(batch) -> one Boxes3D per sample``, in the frame of the batch's points.
+
+    Attributes:
+        kind: "teacher" (row k answers for click k) or "student" (boxes by falling score).
+        config: that the model was trained with. task: its model in evaluation mode on ``device``.
+    """
+
+    kind: str
+    config: Config
+    task: Task
+    device: torch.device
+
+    @staticmethod
+    def of(
+        kind: str,
+        config: Config,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        prior_size_m: NDArray[np.floating] = FALLBACK_SIZE_M,
+    ) -> Detector:
+        """A model of these weights; a teacher's class sizes come with them, so that any ``prior_size_m`` will do."""
+        task = build(kind, config, prior_size_m, guidance=False)
+        task.model.load_state_dict(weights)
+        task.model.to(device).eval()
+        return Detector(kind, config, task, device)
+
+    @staticmethod
+    def load(kind: str, file: Path, device: torch.device) -> Detector:
+        """The model of a checkpoint file (read weights-only).
+
+        Raises:
+            DataError: when the file is no checkpoint, or one of the other kind of model.
+        """
+        state = checkpoint.load(file)
+        try:
+            return Detector.of(kind, Config.from_json(state["config"]), checkpoint.best_weights(state), device)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"checkpoint {file} does not hold a {kind} of its own config ({reason})") from error
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> list[Boxes3D]:
+        """Boxes of every sample of the batch, in order."""
+        batch = batch.to(self.device)
+        return self.task.predict(self.task.model(batch), batch)
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

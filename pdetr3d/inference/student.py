@@ -1,0 +1,110 @@
+"""The trained student as a function of points or of a record, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pdetr3d.batch import Batch
+from pdetr3d.config import Config, DataConfig
+from pdetr3d.data.collate import collate
+from pdetr3d.data.load import load_sample
+from pdetr3d.deploy.source import chosen_checkpoint
+from pdetr3d.deploy.sweeps import to_sample
+from pdetr3d.deploy.torchscript import INFO_FILE, ExportedDetector
+from pdetr3d.inference.detector import Detector, best_device
+from pdetr3d.schema import Boxes3D, DataError, SampleRecord
+
+
+@dataclass(frozen=True)
+class StudentPredictor:
+    """Points -> boxes, both in the keyframe's LIDAR_TOP frame (x right, y forward, z up); meters, radians, m/s.
+
+    Attributes:
+        config: that the student was trained with (``config.data.num_sweeps``: how many sweeps it is used to).
+        file: the checkpoint, or the exported folder. detect: a batch -> boxes of each of its samples.
+    """
+
+    config: Config
+    file: Path
+    detect: Callable[[Batch], list[Boxes3D]]
+
+    @staticmethod
+    def load(path: Path, arm: str = "ours", device: torch.device | None = None) -> StudentPredictor:
+        """The student of a run directory, of a folder that ``pdetr3d export`` wrote, or of a checkpoint file.
+
+        Args:
+            arm: which student of a run directory; the checkpoint is the one its evaluation chose, else the last.
+            device: default: a GPU where there is one; an exported student runs where its export says.
+
+        Raises:
+            DataError: when there is no student at ``path``; names what is allowed.
+        """
+        path = Path(path)
+        file = student_file(path, arm)
+        if file.is_dir():
+            exported = ExportedDetector.load(file)
+            return StudentPredictor(exported.config, file, _one_by_one(exported))
+        detector = Detector.load("student", file, device or best_device())
+        return StudentPredictor(detector.config, file, detector)
+
+    def predict(self, points: NDArray[np.float32]) -> Boxes3D:
+        """Boxes of one sample by falling score, at most ``student.max_boxes``; not below ``student.score_threshold``.
+
+        Args:
+            points: (P, 5) float32, P >= 0: x, y, z [m], intensity [0..255], age [s] >= 0 (keyframe time - sweep time).
+
+        Raises:
+            DataError: for another shape, or numbers that are not finite.
+        """
+        sample = to_sample({"points": points}, "points", self.config.data)
+        return self.detect(Batch.from_arrays(collate([sample])))[0]
+
+    def boxes(self, record: SampleRecord) -> Boxes3D:
+        """``predict`` of a sample's files: the keyframe and ``data.num_sweeps - 1`` sweeps, as in training.
+
+        Raises:
+            DataError: for a missing or broken file.
+        """
+        sample = load_sample(record, unpacked(self.config), cameras=False)
+        return self.detect(Batch.from_arrays(collate([sample])))[0]
+
+
+def student_file(path: Path, arm: str = "ours") -> Path:
+    """The checkpoint file, or exported folder, that ``path`` stands for (see ``StudentPredictor.load``).
+
+    Raises:
+        DataError: when there is none.
+    """
+    if path.is_file() or (path / INFO_FILE).is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: no such file or folder; allowed are a run directory, a folder that pdetr3d export wrote, and a "
+            "checkpoint file (.pt)"
+        )
+    if (path / "MLmodel").is_file():
+        raise DataError(
+            f"{path} is an MLflow model: use mlflow to predict with it, or name the run directory, a checkpoint file, "
+            "or an export made with --format torchscript"
+        )
+    return chosen_checkpoint(path, arm)
+
+
+def unpacked(config: Config) -> DataConfig:
+    """``config.data`` for samples that are read from their own files, and from no pack of the training's."""
+    return config.data.model_copy(update={"packed": ""})
+
+
+def _one_by_one(exported: ExportedDetector) -> Callable[[Batch], list[Boxes3D]]:
+    """An exported student, which knows one sample at a time, as a function of batches."""
+
+    def detect(batch: Batch) -> list[Boxes3D]:
+        return [exported(batch.points[batch.point_sample == number]) for number in range(len(batch))]
+
+    return detect

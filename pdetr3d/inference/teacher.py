@@ -1,0 +1,96 @@
+"""The trained teacher as a function of a sample and its clicks: one box for each click, without training anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pdetr3d.batch import Batch
+from pdetr3d.config import Config
+from pdetr3d.data.collate import collate
+from pdetr3d.data.load import load_sample
+from pdetr3d.inference.detector import Detector, best_device
+from pdetr3d.inference.student import unpacked
+from pdetr3d.schema import Boxes3D, DataError, PointLabels, Sample, SampleRecord
+
+
+class TeacherPredictor:
+    """Clicks -> boxes, both in the sample's LIDAR_TOP frame (x right, y forward, z up); meters, radians.
+
+    The last sample stays decoded, so that click after click on it costs the model alone.
+
+    Attributes:
+        config: that the teacher was trained with. file: its checkpoint.
+    """
+
+    def __init__(self, detector: Detector, file: Path) -> None:
+        self.detector, self.file = detector, file
+        self.config: Config = detector.config
+        self._last: tuple[SampleRecord, Sample] | None = None
+
+    @staticmethod
+    def load(path: Path, device: torch.device | None = None) -> TeacherPredictor:
+        """The teacher of a run directory (its last checkpoint), or of a checkpoint file.
+
+        Args:
+            device: default: a GPU where there is one.
+
+        Raises:
+            DataError: when there is no teacher at ``path``; names what is allowed.
+        """
+        file = teacher_file(Path(path))
+        return TeacherPredictor(Detector.load("teacher", file, device or best_device()), file)
+
+    def boxes(self, record: SampleRecord, clicks: NDArray[np.floating], labels: NDArray[np.integer]) -> Boxes3D:
+        """One box per click, in the order of the clicks; ``score`` is the quality (BEV IoU) that the teacher expects.
+
+        Args:
+            record: the sample; its own boxes and clicks are not looked at.
+            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into CLASSES.
+
+        Raises:
+            DataError: for a missing or broken file of the sample.
+        """
+        if not len(labels):
+            return Boxes3D.empty()
+        sample = dataclasses.replace(self._sample(record), boxes=Boxes3D.empty(), clicks=point_labels(clicks, labels))
+        return self.detector(Batch.from_arrays(collate([sample])))[0]
+
+    def _sample(self, record: SampleRecord) -> Sample:
+        if self._last is None or self._last[0] is not record and not _same(self._last[0], record):
+            self._last = record, load_sample(record, unpacked(self.config), self.config.teacher.cameras)
+        return self._last[1]
+
+
+def point_labels(clicks: NDArray[np.floating], labels: NDArray[np.integer]) -> PointLabels:
+    """K clicks (K, 3) [m] of classes (K,) as ``PointLabels``, whose boxes nobody knows; their ids are their places."""
+    xyz, label = np.asarray(clicks, np.float64).reshape(-1, 3), np.asarray(labels, np.int64).reshape(-1)
+    return PointLabels(np.arange(len(label)).astype(str).astype(object), xyz, label, np.full(len(label), -1))
+
+
+def teacher_file(path: Path) -> Path:
+    """The checkpoint file that ``path``, a run directory or a checkpoint file, stands for.
+
+    Raises:
+        DataError: when there is none.
+    """
+    if path.is_file():
+        return path
+    done = path / "teacher" / "done.json"
+    if not done.is_file():
+        state = "no such file or folder" if not path.exists() else "no teacher is trained there"
+        raise DataError(
+            f"{path}: {state}; allowed are a run directory whose teacher is trained (python -m "
+            "ray_jobs.train_teacher --run-dir DIR), and a teacher's checkpoint file (.pt)"
+        )
+    return path / "teacher" / str(json.loads(done.read_text())["checkpoints"][-1])
+
+
+def _same(one: SampleRecord, other: SampleRecord) -> bool:
+    """Whether they are read from the same files."""
+    return (one.sample_token, one.lidar_path) == (other.sample_token, other.lidar_path)
