@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,9 +42,8 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     stop_like_ctrl_c()
     config = load(args.preset, args.overrides)
     run = RunDir(args.run_dir or Path("runs") / config.preset, config)
-    with Tracker.start(
-        run.path, EXPERIMENT, f"{config.run.name or config.preset} {run.digest}", config.flat(), {"run": run.digest}
-    ) as parent:
+    name = f"{config.run.name or config.preset} {run.digest}"
+    with closing(run), Tracker.start(run.path, EXPERIMENT, name, config.flat(), {"run": run.digest}) as parent:
         log_provenance(parent, config.to_json())
         stages = Stages(run, parent)
         init_ray(config.scaling.use_gpu)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,7 @@ from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.stream import quiet_ray_data
 
 BASE = "base"  # run directory of a sweep's untouched config, prepared by the driver; it trains nothing
+WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,10 @@ class SweepFolder:
     parent: str
 
     def stages(self, folder: Path, config: Config, tracker: Tracker) -> Stages:
-        """Stages of a run directory on the sweep's dataset."""
-        return Stages(RunDir(folder, config), tracker, self.path, like=RunDir(self.path / BASE, self.base))
+        """Stages of a run directory on the sweep's dataset. A process of the sweep that was killed may live on for some
+        seconds, or be seen as dead only after a minute: it is waited for."""
+        prepared = RunDir(self.path / BASE, self.base, reading=True)
+        return Stages(RunDir(folder, config, wait_s=WAIT_S), tracker, self.path, like=prepared)
 
     def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
         """The MLflow run of a trial or of something shared, nested in the sweep's."""
@@ -93,7 +97,9 @@ class SharedStages:
         with self.locks[name]:
             mine = shared_config(self.sweep.base, config, key)
             with self.sweep.tracker(folder, mine, name) as tracker:
-                make(self.sweep.stages(folder, mine, tracker))
+                stages = self.sweep.stages(folder, mine, tracker)
+                with closing(stages.run):
+                    make(stages)
         return folder
 
 
@@ -101,4 +107,4 @@ def open_shared(
     folder: Path, config: Config, key_of: Callable[[Config], dict[str, object]], sweep: SweepFolder
 ) -> RunDir:
     """The run directory of something shared, as the trial of ``config`` knows it."""
-    return RunDir(folder, shared_config(sweep.base, config, key_of(config)))
+    return RunDir(folder, shared_config(sweep.base, config, key_of(config)), reading=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,12 @@ def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any)
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
         stages = job.sweep.stages(folder, config, tracker)
-        curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), job.space.optim(config))
-        stages.observe = curve.add
-        if stages.run.result(RESULT) is None:
-            stages.run.finish(RESULT, _train(stages, job, shared, tracker))
-        curve.report()  # a trial that was finished before tells its score, too
+        with closing(stages.run):  # this process goes on with other trials
+            curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), job.space.optim(config))
+            stages.observe = curve.add
+            if stages.run.result(RESULT) is None:
+                stages.run.finish(RESULT, _train(stages, job, shared, tracker))
+            curve.report()  # a trial that was finished before tells its score, too
 
 
 def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str, Any]:

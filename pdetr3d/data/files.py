@@ -6,9 +6,11 @@ into memory, so that opening a million rows reads none of them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +25,40 @@ CHUNK_ROWS = 16_384  # of an Arrow file: texts of one chunk must stay below 2 Gi
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; renamed to ``path`` on success, removed on any exception, Ctrl-C too."""
+    """Yield a temporary name beside ``path``; renamed to ``path`` on success, removed on any exception, Ctrl-C too.
+
+    The content is on the disk before it gets its name: after a power cut there is the old file or the whole new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process has, on this host or another one."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk (``fsync``).
+
+    Raises:
+        OSError: when it cannot be written (disk full, quota): some file systems tell only here.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -41,10 +69,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         DataError: when ``path`` exists (``refuse_existing``).
     """
     refuse_existing(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for made in sorted(temporary.rglob("*")):
+            if not made.is_symlink():
+                sync(made)
         refuse_existing(path)  # made by someone else in the meantime
         os.rename(temporary, path)
     finally:

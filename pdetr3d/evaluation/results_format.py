@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def write_results(path: Path, results: dict[str, list[dict[str, Any]]], **meta: 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under a temporary name in the same folder and rename it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_text(json.dumps(content))
     os.replace(temporary, path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -184,7 +185,7 @@ def read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
 def _remember(run_dir: Path, name: str, uri: str, run_id: str) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with _remembering:  # stages start in threads of the driver
-        temporary = run_dir / f"{RUN_FILE}.{os.getpid()}.tmp"
+        temporary = run_dir / f"{RUN_FILE}.{uuid.uuid4().hex}.tmp"
         temporary.write_text(json.dumps(read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
         os.replace(temporary, run_dir / RUN_FILE)
 

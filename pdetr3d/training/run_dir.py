@@ -23,6 +23,7 @@ from pdetr3d.data.simulate import simulate
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.schema import DataError
+from pdetr3d.training import lease
 
 # Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
 # does not change what it computes.
@@ -30,18 +31,23 @@ NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit
 
 
 class RunDir:
-    """A directory that holds all one run writes.
+    """A directory that holds all one run writes. It belongs to this process until ``close`` or the process's end.
 
     Args:
         path: created when missing. config: of the run.
+        reading: the directory is another process's, and what is finished there is read: it is not held.
+        wait_s: for how long to wait for another process that holds the directory.
 
     Raises:
-        DataError: when the directory holds a run of another config, dataset or code version (names the differing keys).
+        DataError: when the directory holds a run of another config, dataset or code version (names the differing keys),
+            or another process holds it (``lease``).
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0) -> None:
         self.path, self.config = path.resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)
+        if not reading:
+            lease.hold(self.path, wait_s)
         identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
         identity |= {"code": code_digest(), "tables": tables_digest(config)}
         self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -60,6 +66,10 @@ class RunDir:
             raise DataError(
                 f"{self.path} holds another run; it differs in\n{lines}\nChoose another --run-dir, or remove this one."
             )
+
+    def close(self) -> None:
+        """Let other processes have the directory."""
+        lease.release(self.path)
 
     def result(self, stage: str) -> dict[str, Any] | None:
         """What ``finish`` stored, or None while the stage is unfinished."""

@@ -25,6 +25,7 @@ def begin(path: Path, config: Config) -> RunDir:
     """A run that has started to work: its data folder exists."""
     run = RunDir(path, config)
     (path / "data").mkdir(exist_ok=True)
+    run.close()
     return run
 
 

@@ -1,0 +1,237 @@
+"""Who writes into a run directory: one process at a time, by a lease file (``run.lock``) in it.
+
+A lease file instead of a lock of the operating system (``flock``, as ``filelock`` takes): one mechanism then serves
+local disks and shared storage, where such locks are often not passed on to other hosts and are still granted. The file
+is created exclusively, names its owner, and is renewed (its time of change) every PERIOD_S seconds.
+
+Whether an owner still lives: on its own machine its process is looked up. On another machine the lease is watched for
+up to EXPIRES_S seconds: an owner that renews it lives. No two clocks are compared.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import getpass
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pdetr3d.schema import DataError
+
+FILE = "run.lock"
+PERIOD_S = 10.0  # between renewals
+EXPIRES_S = 60.0  # a lease of another host that was not renewed for so long is nobody's
+POLL_S = 1.0  # between looks at somebody else's lease
+
+_held: dict[Path, str] = {}  # folder -> token of this process's lease on it
+_guard = threading.RLock()
+_renewing: list[threading.Thread] = []
+
+
+def hold(folder: Path, wait_s: float = 0.0) -> None:
+    """Hold ``folder`` (which exists) until ``release`` or the end of this process; holding it again changes nothing.
+
+    Args:
+        wait_s: for how long to wait for a living owner to let go.
+
+    Raises:
+        DataError: when another process holds it (names user, process, host, time, command).
+    """
+    folder = folder.resolve()
+    with _guard:
+        if folder in _held:
+            return
+        deadline = time.monotonic() + wait_s
+        while (token := _create(folder)) is None:
+            owner = _read(folder)
+            if owner is not None and _alive(folder, owner):
+                if time.monotonic() < deadline:
+                    time.sleep(POLL_S)
+                    continue
+                raise DataError(
+                    f"{folder} is in use by {_described(owner)}: two runs would write over each other. Wait until it "
+                    "ends, end it, or name another directory with --run-dir"
+                )
+            if owner is not None and _remove(folder, owner):
+                print(f"{folder}: its owner is gone ({_described(owner)}); its lock is taken over", flush=True)
+        _held[folder] = token
+        if not _renewing:
+            _renewing.append(threading.Thread(target=_renew_forever, name="lease", daemon=True))
+            _renewing[0].start()
+
+
+def release(folder: Path) -> None:
+    """Let go of ``folder``; nothing happens where this process does not hold it."""
+    folder = folder.resolve()
+    with _guard:
+        token = _held.pop(folder, None)
+        owner = _read(folder) if token else None
+        if owner is not None and owner.get("token") == token and owner.get("pid") == os.getpid():
+            (folder / FILE).unlink(missing_ok=True)
+
+
+def _create(folder: Path) -> str | None:
+    """Make the lease file; its token, or None where there is one already."""
+    me, token = psutil.Process(), uuid.uuid4().hex
+    owner = {
+        "user": _user(),
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": me.pid,
+        "process_start": me.create_time(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv)[:300],
+        "folder": str(folder),
+        "token": token,
+    }
+    try:
+        descriptor = os.open(folder / FILE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return None
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(json.dumps(owner, indent=1))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:  # disk full: an empty lease would be in everybody's way
+        (folder / FILE).unlink(missing_ok=True)
+        raise
+    return token
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The owner that the lease names; None without a lease, {} when it names none (cut, or just being written)."""
+    try:
+        owner = json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _alive(folder: Path, owner: dict[str, Any]) -> bool:
+    if owner.get("machine") == _machine():
+        if owner["folder"] != str(folder):  # the directory was copied, or moved, with the lease in it
+            return False
+        try:
+            process = psutil.Process(owner["pid"])
+            same = abs(process.create_time() - owner["process_start"]) < 2.0  # process ids are used again
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+    print(
+        f"{folder}: held by {_described(owner)}; watching whether it still lives, {EXPIRES_S:g} s at most", flush=True
+    )
+    first, end = _version(folder), time.monotonic() + EXPIRES_S
+    while time.monotonic() < end:
+        if _version(folder) != first:
+            return _read(folder) is not None  # renewed or new: alive; released: free
+        time.sleep(POLL_S)
+    return False
+
+
+def _version(folder: Path) -> tuple[int, str] | None:
+    """Changes with every renewal. The file is opened: NFS looks up a file's time anew then."""
+    try:
+        with (folder / FILE).open() as stream:
+            return os.fstat(stream.fileno()).st_mtime_ns, stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def _remove(folder: Path, dead: dict[str, Any]) -> bool:
+    """Remove the lease of a dead owner. Of several who try, one succeeds; a lease made since is put back."""
+    aside = folder / f"{FILE}.{uuid.uuid4().hex}"
+    try:
+        (folder / FILE).rename(aside)
+    except FileNotFoundError:
+        return False
+    moved = json.loads(aside.read_text() or "{}") if dead else dead
+    if moved.get("token") != dead.get("token"):
+        with contextlib.suppress(OSError):
+            aside.rename(folder / FILE)
+        return False
+    aside.unlink(missing_ok=True)
+    return True
+
+
+def _renew_forever() -> None:
+    while True:
+        time.sleep(PERIOD_S)
+        renew()
+
+
+def renew() -> None:
+    """Renew this process's leases; a process that lost one to another (it had stood still for long) is interrupted."""
+    with _guard:
+        for folder, token in list(_held.items()):
+            owner = _read(folder)
+            if owner is None or not owner:  # the directory was removed, or storage is away for a moment
+                continue
+            if owner.get("token") == token:
+                with contextlib.suppress(OSError):
+                    os.utime(folder / FILE)
+                continue
+            del _held[folder]
+            print(
+                f"{folder} was taken over by {_described(owner)}, since this process had stood still for more than "
+                f"{EXPIRES_S:g} s: this process stops",
+                file=sys.stderr,
+                flush=True,
+            )
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _described(owner: dict[str, Any]) -> str:
+    if not owner:
+        return f"an unknown process ({FILE} cannot be read)"
+    return (
+        f"process {owner.get('pid')} of {owner.get('user')} on host {owner.get('host')} since {owner.get('since')} "
+        f"({owner.get('command')})"
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _machine() -> str:
+    """Equal for two processes that can see each other's process ids: host, boot, process namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in list(_held):
+        with contextlib.suppress(OSError):
+            release(folder)
+
+
+def _after_fork() -> None:
+    """A forked child holds nothing."""
+    global _guard
+    _guard = threading.RLock()
+    _held.clear()
+    _renewing.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

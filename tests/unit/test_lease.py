@@ -1,0 +1,156 @@
+"""A run directory belongs to one process: others are refused and told whose it is, a dead owner's is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdetr3d.exits import BAD_INPUT
+from pdetr3d.schema import DataError
+from pdetr3d.training import lease
+from ray_jobs.launch import launch
+from tests.training_cases import world_arguments
+
+HOLD = "import sys, time; from pathlib import Path; from pdetr3d.training import lease; lease.hold(Path(sys.argv[1])); "
+SECOND = HOLD + "print('held')"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_held() -> Iterator[None]:
+    yield
+    for folder in list(lease._held):
+        lease.release(folder)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds ``tmp_path``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD + "print('held', flush=True); time.sleep(60)", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def foreign(folder: Path, /, **changes: object) -> None:
+    """A lease that a process of another host left."""
+    owner = {"user": "ann", "host": "far", "machine": "far 1", "pid": 7, "process_start": 1.0, "token": "a"}
+    (folder / lease.FILE).write_text(json.dumps(owner | changes))
+
+
+def test_a_second_process_is_refused_and_told_whose_it_is(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"{tmp_path} is in use by process {holder.pid} of .* on host .*--run-dir"):
+            lease.hold(tmp_path)
+    assert json.loads((tmp_path / lease.FILE).read_text())["pid"] == holder.pid
+
+
+def test_a_job_ends_with_2_and_touches_nothing(
+    tmp_path: Path, sim_world: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path), *world_arguments(sim_world)]
+    assert launch(lambda stages: None, "test", arguments) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"process {holder.pid}" in error and "Traceback" not in error
+    assert [f.name for f in tmp_path.iterdir()] == [lease.FILE]
+
+
+def test_a_killed_owners_lease_is_taken_over(
+    tmp_path: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder.kill()  # not yet reaped: a zombie, whose process id is still there
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    lease.hold(tmp_path)
+    assert f"its owner is gone (process {holder.pid} of" in capsys.readouterr().out
+    assert json.loads((tmp_path / lease.FILE).read_text())["pid"] == os.getpid()
+    assert [f.name for f in tmp_path.iterdir()] == [lease.FILE]
+
+
+def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> None:
+    foreign(tmp_path, machine=lease._machine(), pid=os.getppid(), process_start=1.0, folder=str(tmp_path))
+    lease.hold(tmp_path)
+
+
+def test_a_copied_directory_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / lease.FILE).write_bytes((tmp_path / lease.FILE).read_bytes())
+    lease.hold(tmp_path / "copy")
+
+
+def test_waiting_for_an_owner_to_end(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    lease.hold(tmp_path, wait_s=30)
+
+
+def test_the_holder_may_hold_again_and_lets_go(tmp_path: Path) -> None:
+    lease.hold(tmp_path)
+    lease.hold(tmp_path)
+    command = [sys.executable, "-c", SECOND, str(tmp_path)]
+    assert "DataError" in subprocess.run(command, capture_output=True, text=True).stderr
+    lease.release(tmp_path)
+    assert not (tmp_path / lease.FILE).exists()
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "held\n"
+    assert not (tmp_path / lease.FILE).exists()  # let go at its end
+
+
+def test_a_lease_of_another_host_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL_S", 0.01)
+    monkeypatch.setattr(lease, "EXPIRES_S", 30.0)
+    foreign(tmp_path)
+    looks: list[int] = []
+    version = lease._version
+
+    def renewed_at_the_third_look(folder: Path) -> tuple[int, str] | None:
+        looks.append(1)
+        if len(looks) == 3:
+            os.utime(folder / lease.FILE, ns=(1, 1))
+        return version(folder)
+
+    monkeypatch.setattr(lease, "_version", renewed_at_the_third_look)
+    with pytest.raises(DataError, match="process 7 of ann on host far"):
+        lease.hold(tmp_path)
+    assert len(looks) == 3
+    monkeypatch.setattr(lease, "_version", version)
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.05)
+    lease.hold(tmp_path)  # it was not renewed
+
+
+def test_a_lease_that_cannot_be_read_is_nobodys_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.05)
+    (tmp_path / lease.FILE).write_text("")  # its owner was killed between making and writing it
+    lease.hold(tmp_path)
+
+
+def test_a_lease_made_in_the_meantime_is_put_back(tmp_path: Path) -> None:
+    foreign(tmp_path, token="new")
+    assert not lease._remove(tmp_path, {"token": "old"})
+    assert json.loads((tmp_path / lease.FILE).read_text())["token"] == "new"
+    assert lease._remove(tmp_path, {"token": "new"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_lost_its_lease_is_interrupted(tmp_path: Path) -> None:
+    lease.hold(tmp_path)
+    before = (tmp_path / lease.FILE).stat().st_mtime_ns
+    os.utime(tmp_path / lease.FILE, ns=(1, 1))
+    lease.renew()
+    assert (tmp_path / lease.FILE).stat().st_mtime_ns >= before
+    foreign(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        lease.renew()
+        time.sleep(5)
+    lease.release(tmp_path)
+    assert json.loads((tmp_path / lease.FILE).read_text())["host"] == "far"
