@@ -48,16 +48,24 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         if not reading:
             lease.hold(self.path, wait_s)
-        identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
-        identity |= {"code": code_digest(), "tables": tables_digest(config)}
-        self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        self._check(identity)
+        try:
+            self.digest = self._check(self._identity())
+        except DataError:
+            self.close()
+            raise
 
-    def _check(self, identity: dict[str, Any]) -> None:
+    def _identity(self) -> dict[str, Any]:
+        """What decides the run's numbers: config keys, code, data."""
+        identity = {k: v for k, v in self.config.flat().items() if not k.startswith(NOT_IDENTITY)}
+        return identity | {"code": code_digest(), "tables": tables_digest(self.config)}
+
+    def _check(self, identity: dict[str, Any]) -> str:
+        """Compare with the run that is there, or begin one; returns the digest."""
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         file = self.path / "run.json"
         if not (file.exists() and (self.path / "data").exists()):  # new, or its input was refused before any work
             write_json(file, identity)
-            return
+            return digest
         before = json.loads(file.read_text())
         now = json.loads(json.dumps(identity))
         differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
@@ -66,6 +74,7 @@ class RunDir:
             raise DataError(
                 f"{self.path} holds another run; it differs in\n{lines}\nChoose another --run-dir, or remove this one."
             )
+        return digest
 
     def close(self) -> None:
         """Let other processes have the directory."""
