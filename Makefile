@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test test-clusters lint format audit bench lock clean
+.PHONY: help install quickstart real-smoke test test-clusters lint format audit bench lock golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: install ## measurements (minutes; on an idle machine)
 lock: ## write constraints.txt from what .venv holds; run `make test` before committing it
 	bash tools/lock.sh $(VENV) > constraints.txt.new
 	mv constraints.txt.new constraints.txt
+
+golden: install ## write tests/golden/STAGE.json of stages whose version was changed (training/stage_versions.py)
+	$(PY) -m tests.golden_cases
 
 clean: ## remove what tools leave behind (not .venv, not runs/)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

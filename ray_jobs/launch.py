@@ -36,12 +36,17 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--run-dir", type=Path, help="everything the run writes; default runs/PRESET")
     parser.add_argument(
+        "--fresh", action="store_true", help="begin anew in DIR-2, DIR-3, ... where DIR exists; nothing is overwritten"
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
     )
     args = parser.parse_args(arguments)
     stop_like_ctrl_c()
     config = load(args.preset, args.overrides)
-    run = RunDir(args.run_dir or Path("runs") / config.preset, config)
+    run = RunDir(args.run_dir or Path("runs") / config.preset, config, fresh=args.fresh)
+    if args.fresh:
+        print(f"run directory: {run.path}", flush=True)
     name = f"{config.run.name or config.preset} {run.digest}"
     with closing(run), Tracker.start(run.path, EXPERIMENT, name, config.flat(), {"run": run.digest}) as parent:
         log_provenance(parent, config.to_json())

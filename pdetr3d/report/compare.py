@@ -132,7 +132,7 @@ def _curves(runs: Sequence[Run]) -> list[Block]:
 
 def _again(run: Run) -> Block:
     try:
-        return Command(f"{run.name} (its sources had the digest {run.identity.get('code')})", run_command(run))
+        return Command(f"{run.name} (its code: {run.identity.get('code')})", run_command(run))
     except DataError as error:
         return Text(f"{run.name}: {error}")
 

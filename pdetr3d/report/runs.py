@@ -12,6 +12,7 @@ from pdetr3d.report.sweep import value_at
 from pdetr3d.schema import DataError
 
 NOT_CONFIG = ("code", "tables")  # beside the config's keys in run.json
+NO_DIFFERENCE = "fresh"  # an entry there that only keeps runs begun anew apart
 DATA = ("data.version", "data.val_split", "tables", "sim.")  # what runs are scored on
 
 
@@ -21,8 +22,8 @@ class Run:
 
     Attributes:
         name: unlike that of any other run beside it. path: the directory.
-        identity: of ``run.json``: flat config without what does not change a run's results, digest of the sources
-            ("code") and of the dataset's tables ("tables").
+        identity: of ``run.json``: flat config without what does not change a run's results, versions of the
+            stages' formats ("code") and the digest of the dataset's tables ("tables").
     """
 
     name: str
@@ -76,7 +77,8 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
                 "sweep are SWEEP/trials/NAME)"
             )
     names = short_names(resolved)
-    return [Run(name, path, read(path / "run.json")) for name, path in zip(names, resolved, strict=True)]
+    found = [(name, path, read(path / "run.json")) for name, path in zip(names, resolved, strict=True)]
+    return [Run(name, path, {k: v for k, v in it.items() if k != NO_DIFFERENCE}) for name, path, it in found]
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

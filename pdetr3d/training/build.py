@@ -41,6 +41,7 @@ class Task:
         optim: schedule. loader: reads training batches.
         before_step: called with (step, steps) before each training step 0 .. steps - 1.
         watch: model output -> numbers to log beside the loss terms, without gradients.
+        seed: of dropout.
         teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``), or None.
     """
 
@@ -51,6 +52,7 @@ class Task:
     loader: BatchLoader
     before_step: Callable[[int, int], None] = lambda step, steps: None
     watch: Callable[[object], dict[str, Tensor]] = lambda output: {}
+    seed: int = 0
     teach: Callable[[nn.Module, Batch], Batch] | None = None
 
 
@@ -67,11 +69,10 @@ def build(
     torch.manual_seed(config.run.seed)
     prior = torch.tensor(np.asarray(prior_size_m), dtype=torch.float32)
     if stage == "teacher":
-        return _teacher(config, prior)
+        return replace(_teacher(config, prior), seed=config.run.seed)
     if stage == "student":
-        if mean_teacher:
-            return _mean_teacher(config, _student(config, prior, False))
-        return _student(config, prior, guidance and config.student.guidance != "none")
+        student = _student(config, prior, guidance and config.student.guidance != "none" and not mean_teacher)
+        return replace(_mean_teacher(config, student) if mean_teacher else student, seed=config.run.seed)
     raise ValueError(f"stage {stage!r}: allowed teacher, student")
 
 

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pdetr3d.batch import Batch, RankMean
 from pdetr3d.config import OptimConfig
+from pdetr3d.data.augment import keyed_rng
 from pdetr3d.models.recompute import compile_dense
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task
@@ -48,7 +49,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
     for step, arrays in enumerate(context.batches(start), start=start):
         meter.wait_ends()
         batch = Batch.from_arrays(arrays).to(context.device)
-        torch.manual_seed(1_000_003 * step + context.rank)  # dropout: the same after a resume
+        torch.manual_seed(dropout_seed(task.seed, step, context.rank))  # the same after a resume
         if task.teach is not None and average is not None:
             batch = task.teach(average.module, batch)
         rate = learning_rate(task.optim, step, steps)
@@ -73,6 +74,11 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
             if task.optim.patience and context.stop():
                 break
         meter.wait_begins()
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Of the masks of one step on one rank, of one ``run.seed``."""
+    return int(keyed_rng(seed, step, str(rank), "dropout").integers(2**63))
 
 
 def _resume(

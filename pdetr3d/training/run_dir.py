@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pdetr3d
 from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.files import atomic_path
@@ -24,10 +25,14 @@ from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.schema import DataError
 from pdetr3d.training import lease
+from pdetr3d.training.stage_versions import code_version
 
 # Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
 # does not change what it computes.
 NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit")
+
+FRESH = "fresh"  # entry of run.json that makes a run begun anew another one than the run beside it
+ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
 
 
 class RunDir:
@@ -37,44 +42,52 @@ class RunDir:
         path: created when missing. config: of the run.
         reading: the directory is another process's, and what is finished there is read: it is not held.
         wait_s: for how long to wait for another process that holds the directory.
+        fresh: begin anew in ``free_path(path)``, with a digest of its own: shared storage is not continued from either.
 
     Raises:
-        DataError: when the directory holds a run of another config, dataset or code version (names the differing keys),
-            or another process holds it (``lease``).
+        DataError: when the directory holds a run of another config, dataset or version of a stage (names the differing
+            keys), or another process holds it (``lease``).
     """
 
-    def __init__(self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0) -> None:
-        self.path, self.config = path.resolve(), config
+    def __init__(
+        self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0, fresh: bool = False
+    ) -> None:
+        self.path, self.config = (free_path(path) if fresh else path).resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)
         if not reading:
             lease.hold(self.path, wait_s)
         try:
-            self.digest = self._check(self._identity())
+            self.digest = self._check(self._identity(), fresh)
         except DataError:
             self.close()
             raise
 
     def _identity(self) -> dict[str, Any]:
-        """What decides the run's numbers: config keys, code, data."""
+        """What decides the run's numbers: config keys, versions of the stages' formats, data."""
         identity = {k: v for k, v in self.config.flat().items() if not k.startswith(NOT_IDENTITY)}
-        return identity | {"code": code_digest(), "tables": tables_digest(self.config)}
+        return json.loads(json.dumps(identity | {"code": code_version(), "tables": tables_digest(self.config)}))
 
-    def _check(self, identity: dict[str, Any]) -> str:
-        """Compare with the run that is there, or begin one; returns the digest."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    def _check(self, now: dict[str, Any], fresh: bool) -> str:
+        """Compare with the run that is there, or begin one; returns the run's digest."""
         file = self.path / "run.json"
         if not (file.exists() and (self.path / "data").exists()):  # new, or its input was refused before any work
-            write_json(file, identity)
-            return digest
-        before = json.loads(file.read_text())
-        now = json.loads(json.dumps(identity))
-        differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-        if differing:
-            lines = "\n".join(f"  {k}: {before.get(k)} there, {now.get(k)} now" for k in differing)
-            raise DataError(
-                f"{self.path} holds another run; it differs in\n{lines}\nChoose another --run-dir, or remove this one."
-            )
-        return digest
+            before = now | ({FRESH: uuid.uuid4().hex} if fresh else {})
+            write_json(file, before)
+        else:
+            before = self._begun(file)
+            unset = Config(preset="").flat()  # a key that came after the run began: it matters when it is set
+            keys = sorted((before.keys() | now.keys()) - {FRESH})
+            differing = [k for k in keys if before.get(k, unset.get(k)) != now.get(k)]
+            if differing:
+                lines = "\n".join(f"  {k}: {before.get(k)} there, {now.get(k)} now" for k in differing)
+                raise DataError(f"{self.path} holds another run; it differs in\n{lines}\n{ANEW}")
+        return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _begun(self, file: Path) -> dict[str, Any]:
+        try:
+            return dict(json.loads(file.read_text()))
+        except ValueError as error:
+            raise DataError(f"{file} cannot be read ({error}), so what run it is of is unknown. {ANEW}") from error
 
     def close(self) -> None:
         """Let other processes have the directory."""
@@ -90,6 +103,19 @@ class RunDir:
         (self.path / stage).mkdir(exist_ok=True)
         write_json(self.path / stage / "done.json", result)
         return result
+
+
+def free_path(path: Path) -> Path:
+    """The first of PATH, PATH-2, PATH-3, ... that does not exist; made, so that no other process takes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            continue
+    raise AssertionError("endless")
 
 
 @dataclass(frozen=True)
@@ -163,15 +189,6 @@ def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
             target.mkdir(parents=True, exist_ok=True)
             with atomic_path(target / name) as temporary:
                 shutil.copyfile(source / name, temporary)
-
-
-def code_digest() -> str:
-    """Digest of the sources, jobs included: results of other code are not continued."""
-    root = Path(pdetr3d.__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(file for package in ("pdetr3d", "ray_jobs") for file in (root / package).rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def tables_digest(config: Config) -> str:

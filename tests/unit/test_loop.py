@@ -14,13 +14,14 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean, StudentOutput
 from pdetr3d.config import OptimConfig, override
+from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training import checkpoint, loop
-from pdetr3d.training.build import Losses, Task, watch_features
+from pdetr3d.training.build import Losses, Task, build, watch_features
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import AMD, LEAST_SCALE, autocast, cpu_vendor, train, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan, milestones
-from tests.model_cases import make_batch
+from tests.model_cases import make_batch, tiny_config
 from tests.training_cases import World, one_thread, open_world, run_locally, task_of
 
 OPTIM = [
@@ -60,6 +61,12 @@ def equal(first: object, second: object) -> bool:
     if isinstance(first, list):
         return isinstance(second, list) and len(first) == len(second) and all(map(equal, first, second))
     return first == second
+
+
+def test_dropout_depends_on_the_runs_seed() -> None:
+    seeds = {loop.dropout_seed(*key) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    assert len(seeds) == 4 and loop.dropout_seed(1, 2, 3) == loop.dropout_seed(1, 2, 3)
+    assert build("teacher", tiny_config("run.seed=5"), FALLBACK_SIZE_M).seed == 5
 
 
 @pytest.mark.parametrize("kind", STAGES)

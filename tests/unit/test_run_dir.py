@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import pdetr3d
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
 from ray_jobs.launch import launch
 from tests.model_cases import tiny_config
 from tests.training_cases import world_arguments, world_config
@@ -74,21 +74,49 @@ def test_where_a_run_computes_may_differ(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "run", other).digest == first.digest
 
 
-def test_other_code_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = tmp_path / "code" / "ray_jobs"  # the jobs are code, too
-    (sources / "inner").mkdir(parents=True)
-    (sources / "inner" / "code.py").write_text("x = 1\n")
-    monkeypatch.setattr(pdetr3d, "__file__", str(tmp_path / "code" / "pdetr3d" / "__init__.py"))
+def test_another_version_of_a_stage_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = begin(tmp_path / "run", tiny_config())
-    (sources / "notes.txt").write_text("not code")
     assert RunDir(tmp_path / "run", tiny_config()).digest == first.digest
-    (sources / "inner" / "code.py").write_text("x = 2\n")
-    with pytest.raises(DataError, match="differs in\n  code: "):
+    monkeypatch.setitem(STAGE_VERSIONS, "teacher", STAGE_VERSIONS["teacher"] + 1)
+    with pytest.raises(DataError, match="differs in\n  code: .*teacher 1 there, .*teacher 2 now"):
         RunDir(tmp_path / "run", tiny_config())
-    (sources / "inner" / "code.py").write_text("x = 1\n")
-    (sources / "inner" / "code.py").rename(sources / "code.py")  # same text under another name
-    with pytest.raises(DataError, match="differs in\n  code: "):
-        RunDir(tmp_path / "run", tiny_config())
+
+
+def test_no_file_of_the_code_is_part_of_the_identity(tmp_path: Path) -> None:
+    """An edit of a comment, a report or the README ends no run: nothing of the sources but the versions counts."""
+    begin(tmp_path / "run", tiny_config())
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    known = {key for key in tiny_config().flat() if not key.startswith(run_dir.NOT_IDENTITY)}
+    assert identity.keys() - known == {"code", "tables"} and identity["code"] == code_version()
+
+
+def test_a_key_that_came_later_counts_only_when_it_is_set(tmp_path: Path) -> None:
+    first = begin(tmp_path, tiny_config())
+    before = json.loads((tmp_path / "run.json").read_text())
+    del before["optim.weight_decay"]  # as a run of earlier code: its default was what was done
+    write_json(tmp_path / "run.json", before)
+    digest = RunDir(tmp_path, tiny_config()).digest
+    assert digest != first.digest and RunDir(tmp_path, tiny_config()).digest == digest
+    with pytest.raises(DataError, match="differs in\n  optim.weight_decay: None there, 0.5 now"):
+        RunDir(tmp_path, tiny_config("optim.weight_decay=0.5"))
+
+
+def test_fresh_begins_anew_beside_and_overwrites_nothing(tmp_path: Path) -> None:
+    first = begin(tmp_path / "run", tiny_config())
+    (tmp_path / "run-2").mkdir()  # somebody else's
+    second = RunDir(tmp_path / "run", tiny_config(), fresh=True)
+    (second.path / "data").mkdir()
+    assert second.path == tmp_path / "run-3" and not list((tmp_path / "run-2").iterdir())
+    assert second.digest != first.digest  # names the run's folder in shared storage
+    assert RunDir(second.path, tiny_config()).digest == second.digest  # later without --fresh: it continues
+    assert RunDir(tmp_path / "new", tiny_config(), fresh=True).path == tmp_path / "new"
+
+
+def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path, tiny_config())
+    (tmp_path / "run.json").write_text('{"preset": "qui')
+    with pytest.raises(DataError, match=f"{tmp_path / 'run.json'} cannot be read.*--fresh"):
+        RunDir(tmp_path, tiny_config())
 
 
 def test_another_dataset_in_the_same_folder_is_another_run(tmp_path: Path) -> None:
