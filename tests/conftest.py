@@ -1,7 +1,7 @@
 """Fixtures for all tests, and the rules of a full run: who may skip, and that no folder is silently empty.
 
-* ``gpu``, ``compiled_ops``, ``hosts``, ``postgres`` and ``root_only`` tests skip by themselves where the machine lacks
-  what they need.
+* ``gpu``, ``compiled_ops``, ``hosts``, ``postgres``, ``browser`` and ``root_only`` tests skip by themselves where the
+  machine lacks what they need.
 * With CI=true every other skip fails the run, except for inputs that this clone was not given (``OPTIONAL_INPUTS``).
 * In a full run (no paths, no -k, no -m) every folder under tests/ that should hold tests must collect some.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "root_only"}
+MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "browser", "root_only"}
 OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KUBERAY_SCHEMAS")
 HOLD_NO_TESTS = {
     "reference",
@@ -144,6 +144,10 @@ def _missing(marker: str) -> str:
         from tests.postgres import missing
 
         return missing()
+    if marker == "browser":
+        from tests.browser import missing as missing_for_browser
+
+        return missing_for_browser()
     if marker == "hosts":
         from tests.hosts import missing as missing_for_hosts
 

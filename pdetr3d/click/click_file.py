@@ -1,0 +1,167 @@
+"""The files of a session: clicks as CSV, done frames as JSON, a lock beside them. All are replaced whole."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pdetr3d.data.files import atomic_path
+from pdetr3d.data.human_clicks import FRAMES, read_rows
+from pdetr3d.data.index import Index
+from pdetr3d.geometry.rigid import apply, chain, inverse
+from pdetr3d.schema import CLASSES, DataError
+
+IGNORE = "ignore"  # instead of a class: nobody can tell what is there
+COLUMNS = ("sample_token", "x", "y", "z", "class", "frame", "radius_m", "track_id")
+DONE = ".done.json"
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click (or region), in the LIDAR_TOP frame of its keyframe.
+
+    Attributes:
+        xyz_m: [m]. name: one of CLASSES, or IGNORE. radius_m: of a region of IGNORE [m]; None for clicks.
+        track_id: kept as the file had it; clicks made here have none ("").
+    """
+
+    sample_token: str
+    xyz_m: tuple[float, float, float]
+    name: str
+    radius_m: float | None = None
+    track_id: str = ""
+
+
+def read_clicks(file: Path, index: Index) -> list[Click]:
+    """The clicks of a CSV file, in its order; none where there is no file. Other frames than LIDAR_TOP are converted.
+
+    Raises:
+        DataError: with every bad row in one message; and for columns that would be lost when the file is written.
+    """
+    if file.suffix.lower() != ".csv":
+        raise DataError(f"--out {file}: clicks are written as CSV; name a file that ends with .csv")
+    if not file.exists():
+        return []
+    rows = read_rows(file)
+    surplus = sorted({name for row in rows for name in row} - set(COLUMNS))
+    if surplus:
+        raise DataError(
+            f"--out {file}: column(s) {surplus} would be lost, known are {list(COLUMNS)}; name another file with --out"
+        )
+    found: list[Click] = []
+    problems: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            found.append(_click(row, index))
+        except DataError as error:
+            problems.append(f"  row {number}: {error}")
+    if problems:
+        raise DataError("\n".join([f"--out {file}: {len(problems)} of {len(rows)} rows are no clicks:", *problems]))
+    return found
+
+
+def _click(row: dict[str, Any], index: Index) -> Click:
+    token, name, frame = row["sample_token"], row["class"], row["frame"]
+    if token not in index:
+        raise DataError(f"sample_token {token!r} is not in {index.path}")
+    if name not in CLASSES and name != IGNORE:
+        raise DataError(f"class {name!r} is neither {IGNORE} nor one of {', '.join(CLASSES)}")
+    if frame not in FRAMES:
+        raise DataError(f"frame {frame!r} is not allowed: {', '.join(FRAMES)}")
+    try:
+        xyz = np.array([float(row[axis]) for axis in "xyz"])
+        radius = float(row.get("radius_m") or 2.0) if name == IGNORE else None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"x, y, z and radius_m must be numbers [m] ({error})") from error
+    if not np.isfinite(xyz).all():
+        raise DataError(f"x, y, z must be finite, got {xyz.tolist()}")
+    if frame != "lidar":
+        record = index.record(token)
+        lidar2frame = record.lidar2ego if frame == "ego" else chain(record.lidar2ego, record.ego2global)
+        xyz = apply(inverse(lidar2frame), xyz)
+    x, y, z = xyz.tolist()
+    return Click(token, (x, y, z), name, radius, row.get("track_id") or "")
+
+
+def write_clicks(file: Path, clicks: list[Click]) -> None:
+    """Replace the CSV file; numbers are written so that reading gives the same ones."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for click in clicks:
+        radius = "" if click.radius_m is None else repr(click.radius_m)
+        place = (repr(value) for value in click.xyz_m)
+        writer.writerow([click.sample_token, *place, click.name, "lidar", radius, click.track_id])
+    _replace(file, text.getvalue())
+
+
+def read_done(file: Path, index: Index) -> list[str]:
+    """Tokens of the frames that are done; none where there is no file.
+
+    Raises:
+        DataError: when the file is not what ``write_done`` writes, or names samples that the index does not hold.
+    """
+    beside = file.with_name(file.name + DONE)
+    if not beside.exists():
+        return []
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        tokens = [*found["done"], *found["empty"]]
+        unknown = [token for token in tokens if token not in index]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error!r}); correct or remove it'
+        ) from error
+    if unknown:
+        raise DataError(f"{beside}: {len(unknown)} tokens are not in {index.path}, the first is {unknown[0]!r}")
+    return tokens
+
+
+def write_done(file: Path, done: list[str], empty: list[str]) -> None:
+    """Replace FILE.done.json."""
+    _replace(file.with_name(file.name + DONE), json.dumps({"done": done, "empty": empty}, indent=1) + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def only_annotator(file: Path) -> Iterator[None]:
+    """Hold the click file for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        DataError: when another process holds it; names who and since when.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock, holder = (file.with_name(f".{file.name}.{ending}") for ending in ("lock", "annotator"))
+    try:
+        with FileLock(lock, timeout=0):
+            since = time.strftime("%Y-%m-%d %H:%M")
+            _replace(holder, f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}, since {since}")
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise DataError(
+            f"--out {file}: is being clicked by {who}; two annotators cannot share a file: give each an --out of their "
+            "own (and a split of their own), or wait until the other has ended"
+        ) from error

@@ -1,0 +1,336 @@
+"""The page: one browser tab, shown with viser. It turns keys, buttons and pointer events into acts of the session.
+
+All handlers are coroutines: viser runs them one after the other on its event loop, in the order they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import html
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import viser
+
+from pdetr3d.click.click_file import IGNORE, Click
+from pdetr3d.click.desk import Desk, Frame
+from pdetr3d.click.drawing import FAINT, Drawing
+from pdetr3d.click.rays import Ray, cut, nearest
+from pdetr3d.click.sheet import Tile, through
+from pdetr3d.click.views import above, beside, over
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.visualize import COLORS
+
+NOTICE_S = 6.0
+SUGGESTED_M = 2.0  # a suggestion nearer than this to a click of any class is taken as clicked
+KEYS = (
+    "0-9 class of the next click (of the chosen one) · click: new · Shift+click: choose one · M, then click: move it · "
+    "X delete · I, then click: not sure · U undo · D done / not done · N next · P previous · "
+    "B from above · V 3D · C next camera · Esc: choose nothing"
+)
+
+
+class Page:
+    """One tab: which frame, class, click and view it has."""
+
+    def __init__(self, client: viser.ClientHandle, desk: Desk, changed: Callable[[], None]) -> None:
+        """``changed`` is called after each act, so that other tabs follow."""
+        self.client, self.desk, self.session, self.changed = client, desk, desk.session, changed
+        self.drawing = Drawing(client)
+        self.token = desk.token
+        self.frame: Frame | None = None
+        self.label = 0
+        self.chosen: Click | None = None
+        self.mode = ""  # "move", "ignore": what the next click does
+        self.view = "above"
+        self.canvas_px = (0, 0)
+        self.boxes, self.suggestions = Boxes3D.empty(), Boxes3D.empty()
+        self.asked: tuple[Click, ...] | None = None  # the clicks that ``boxes`` are of
+        self.skipped: set[int] = set()  # suggestions, by row
+        self.tasks: set[asyncio.Task] = set()
+        self._build()
+        self.go(self.token)
+
+    # -- what is on the page ------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        gui = self.client.gui
+        self.status = gui.add_html("")
+        for number, name in enumerate(CLASSES):
+            self._on(f"class {name}", str(number), functools.partial(self.choose_class, number))
+        buttons = [
+            ("Done / not done", "D", self.toggle_done),
+            ("Next frame", "N", lambda: self.step(1)),
+            ("Previous frame", "P", lambda: self.step(-1)),
+            ("Undo", "U", self.undo),
+            ("Delete chosen", "X", self.delete),
+            ("Move chosen", "M", lambda: self.set_mode("move")),
+            ("Not sure", "I", lambda: self.set_mode("ignore")),
+            ("From above", "B", lambda: self.look("above")),
+            ("3D", "V", lambda: self.look("3d")),
+            ("Next camera", "C", self.next_camera),
+        ]
+        if self.desk.student is not None:
+            buttons += [("Accept suggestion", "A", self.accept), ("Skip suggestion", "S", self.skip)]
+        for label, key, act in buttons:
+            self._on(label, key, act, button=True)
+        self._on("choose nothing", "escape", lambda: self.set_mode(""))
+        self.radius = gui.add_slider("Radius of not sure [m]", 0.5, 10.0, 0.5, 2.0)
+        self.point_size = gui.add_slider("Point size [m]", 0.05, 0.6, 0.05, 0.2)
+        self.point_size.on_update(self._resize_points)
+        gui.add_markdown(KEYS)
+        scene = self.client.scene
+        scene.on_click()(self._clicked)  # type: ignore[arg-type]  # viser takes coroutines here, too
+        scene.on_click(modifier="shift")(self._choose_at)  # type: ignore[arg-type]
+        self.client.camera.on_update(self._canvas_changed)
+
+    def _on(self, label: str, key: Any, act: Callable[[], None], button: bool = False) -> None:
+        async def run(_: Any) -> None:
+            self.guarded(act)
+
+        self.client.gui.add_command(label, hotkey=key).on_trigger(run)
+        if button:
+            self.client.gui.add_button(f"{label} ({key})").on_click(run)
+
+    def guarded(self, act: Callable[[], None]) -> None:
+        """Run an act; what it refuses is said on the page."""
+        try:
+            act()
+        except (DataError, OSError) as error:
+            self.say("Not done", str(error))
+
+    def say(self, title: str, text: str) -> None:
+        """A message that goes by itself."""
+        self.client.add_notification(title, text, auto_close_seconds=NOTICE_S, color="orange")
+
+    # -- acts ---------------------------------------------------------------------------------------------------------
+
+    def go(self, token: str) -> None:
+        """Show a frame."""
+        self.token = self.desk.token = token
+        self.chosen, self.mode, self.asked, self.skipped = None, "", None, set()
+        self.boxes, self.suggestions = Boxes3D.empty(), Boxes3D.empty()
+        try:
+            self.frame = self.desk.load(token)
+        except DataError as error:
+            self.frame = None
+            self.say("This frame cannot be shown", str(error))
+        self.drawing.frame(self.frame, self.session.earlier(token), float(self.point_size.value))
+        self.look(self.view)
+        if self.desk.student is not None and self.frame is not None:
+            self._start(self._propose())
+
+    def step(self, by: int) -> None:
+        """Go to the next frame (1) or the previous (-1); the ends stay."""
+        place = self.session.tokens.index(self.token) + by
+        if 0 <= place < len(self.session.tokens):
+            self.go(self.session.tokens[place])
+        else:
+            self.say("No frame there", "This is the last frame." if by > 0 else "This is the first frame.")
+
+    def choose_class(self, label: int) -> None:
+        """The class of the next clicks; where a click is chosen, of that one."""
+        self.label = label
+        if self.chosen is not None:
+            self.chosen = self.session.rename(self.chosen, CLASSES[label])
+            self.changed()
+        self.refresh()
+
+    def set_mode(self, mode: str) -> None:
+        """What the next click does; "" also gives up the choice."""
+        if mode == "move" and self.chosen is None:
+            raise DataError("choose a click first: Shift+click on it")
+        self.mode = mode
+        if not mode:
+            self.chosen = None
+        self.refresh()
+
+    def toggle_done(self) -> None:
+        """Say that the frame is done and go on with the next; or take that back."""
+        done = not self.session.done(self.token)
+        self.session.set_done(self.token, done)
+        self.changed()
+        if done and self.token != self.session.tokens[-1]:
+            self.step(1)
+        else:
+            self.refresh()
+
+    def undo(self) -> None:
+        """Take the last act back, in whatever frame it was."""
+        token = self.session.undo()
+        if token is None:
+            raise DataError("there is nothing to undo: earlier acts were made before this start")
+        self.chosen, self.mode = None, ""
+        self.changed()
+        if token != self.token:
+            self.go(token)
+        else:
+            self.refresh()
+
+    def delete(self) -> None:
+        """Take the chosen click away."""
+        if self.chosen is None:
+            raise DataError("choose a click first: Shift+click on it")
+        self.session.delete(self.chosen)
+        self.chosen, self.mode = None, ""
+        self.changed()
+        self.refresh()
+
+    def click(self, ray: Ray) -> None:
+        """What a click into the scene does: a new click, a region, or the chosen click's new place."""
+        if self.frame is None:
+            return
+        hit = cut(self._meant(ray)[0], self.frame.points, self.frame.record.lidar2ego)
+        if hit is None:
+            raise DataError("there is neither a LiDAR point nor ground where you clicked")
+        if self.mode == "move" and self.chosen is not None:
+            self.session.move(self.chosen, hit.xyz_m)
+            self.chosen = None
+        elif self.mode == "ignore":
+            self.session.add(self.token, hit.xyz_m, IGNORE, float(self.radius.value))
+        else:
+            self.session.add(self.token, hit.xyz_m, CLASSES[self.label])
+        self.mode = ""
+        self.changed()
+        self.refresh()
+
+    def choose(self, ray: Ray) -> None:
+        """Choose the click that a ray means."""
+        clicks = self.session.clicks(self.token)
+        found = nearest(self._meant(ray)[0], np.array([click.xyz_m for click in clicks]).reshape(-1, 3))
+        self.chosen = None if found is None else clicks[found]
+        self.refresh()
+
+    def accept(self) -> None:
+        """Click the most confident suggestion."""
+        row = self._suggested()
+        if row is None:
+            raise DataError("there is no suggestion left in this frame")
+        self.session.add(self.token, self.suggestions.center_m[row], CLASSES[self.suggestions.label[row]])
+        self.changed()
+        self.refresh()
+
+    def skip(self) -> None:
+        """Put the most confident suggestion aside."""
+        row = self._suggested()
+        if row is not None:
+            self.skipped.add(row)
+        self.refresh()
+
+    def _suggested(self) -> int | None:
+        """The row of the best suggestion that is neither skipped nor clicked."""
+        rows = self._open_suggestions()
+        return rows[0] if rows else None
+
+    def _open_suggestions(self) -> list[int]:
+        places = np.array([click.xyz_m for click in self.session.clicks(self.token)]).reshape(-1, 3)
+        found = []
+        for row in np.argsort(-self.suggestions.score, kind="stable"):
+            away = np.linalg.norm(places[:, :2] - self.suggestions.center_m[row, :2], axis=1)
+            if int(row) not in self.skipped and not (away < SUGGESTED_M).any():
+                found.append(int(row))
+        return found
+
+    def _meant(self, ray: Ray) -> tuple[Ray, Tile | None]:
+        return through(ray, self.drawing.shown_tiles)
+
+    async def _clicked(self, event: viser.SceneClickEvent) -> None:
+        self.guarded(lambda: self.click(Ray.of(event.ray_origin, event.ray_direction)))
+
+    async def _choose_at(self, event: viser.SceneClickEvent) -> None:
+        self.guarded(lambda: self.choose(Ray.of(event.ray_origin, event.ray_direction)))
+
+    # -- views --------------------------------------------------------------------------------------------------------
+
+    def look(self, name: str) -> None:
+        """Take a view: "above" (points and images), "3d" (points alone), or a camera's name (its image)."""
+        camera, tiles = self.client.camera, self.drawing.tiles
+        self.canvas_px = (camera.image_width, camera.image_height)
+        aspect = camera.image_width / max(1, camera.image_height)
+        tile = next((tile for tile in tiles if tile.name == name), None)
+        self.view = name if tile is not None or name == "3d" else "above"
+        view = beside() if name == "3d" else above(tiles, aspect) if tile is None else over(tile, aspect)
+        self.drawing.look(view, self.view != "3d", float(self.point_size.value))
+        self.refresh()
+
+    def next_camera(self) -> None:
+        """The images one after the other, large."""
+        names = [tile.name for tile in self.drawing.tiles]
+        if names:
+            self.look(names[(names.index(self.view) + 1) % len(names)] if self.view in names else names[0])
+
+    async def _canvas_changed(self, camera: viser.CameraHandle) -> None:
+        """The panel or the window has another size: what is shown must fit again."""
+        if (camera.image_width, camera.image_height) != self.canvas_px:
+            self.look(self.view)
+
+    async def _resize_points(self, _: Any) -> None:
+        self.drawing.point_size(float(self.point_size.value))
+
+    def refresh(self) -> None:
+        """Draw the marks and the panel anew, as the session says."""
+        clicks = self.session.clicks(self.token)
+        if self.chosen is not None and self.chosen not in clicks:
+            self.chosen = None  # another tab took it away
+        self.drawing.clicks(clicks, self.chosen)
+        self.drawing.boxes("boxes", self.boxes)
+        rows = np.array(self._open_suggestions(), np.int64)
+        self.drawing.boxes("suggestions", self.suggestions[rows[1:]], strength=FAINT)
+        self.drawing.boxes("next_suggestion", self.suggestions[rows[:1]], white=True)
+        self.status.content = self._panel(len(rows))
+        objects = tuple(click for click in clicks if click.radius_m is None)
+        if self.desk.teacher is not None and self.frame is not None and objects != self.asked:
+            self._start(self._ask_teacher(objects))
+
+    def _panel(self, suggestions: int) -> str:
+        session, clicks = self.session, self.session.clicks(self.token)
+        place = session.tokens.index(self.token)
+        scene = html.escape(str(session.index.value(self.token, "scene_name")))
+        what = {"move": "Click where the chosen click should be.", "ignore": "Click what you are not sure of."}
+        chosen = "" if self.chosen is None else f"Chosen: {self.chosen.name}. "
+        rows = [
+            f"Frame {place + 1} of {len(session.tokens)}, {scene}{' (done)' if session.done(self.token) else ''}",
+            f"{session.done_count()} frames done · {session.per_minute():.1f} clicks per minute",
+            f"{sum(c.radius_m is None for c in clicks)} clicks, {sum(c.radius_m is not None for c in clicks)} not sure",
+            f"{chosen}{what.get(self.mode, '')}",
+        ]
+        if self.desk.student is not None:
+            rows.insert(3, f"{suggestions} suggestions without a click (the white one is next)")
+        legend = "".join(
+            f'<div style="color:{COLORS[i]};{"outline:1px solid;" if i == self.label else ""}padding:0 4px">'
+            f"{i} {name}{' ◀' if i == self.label else ''}</div>"
+            for i, name in enumerate(CLASSES)
+        )
+        lines = "".join(f"<div>{row or '&nbsp;'}</div>" for row in rows)
+        return f'<div id="pdetr3d-status" style="padding:0 12px;font-size:14px">{lines}{legend}</div>'
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)  # the loop itself keeps no task alive
+        task.add_done_callback(self.tasks.discard)
+
+    async def _ask_teacher(self, clicks: tuple[Click, ...]) -> None:
+        """The teacher's boxes of the clicks, shown when they come if the clicks are still these."""
+        self.asked = clicks
+        frame, teacher = self.frame, self.desk.teacher
+        assert frame is not None and teacher is not None
+        boxes = Boxes3D.empty()
+        if clicks:
+            places = np.array([click.xyz_m for click in clicks])
+            labels = np.array([CLASSES.index(click.name) for click in clicks])
+            boxes = await asyncio.to_thread(teacher, frame.record, places, labels)
+        if self.frame is frame and self.asked == clicks:
+            self.boxes = boxes
+            self.refresh()
+
+    async def _propose(self) -> None:
+        frame, student = self.frame, self.desk.student
+        assert frame is not None and student is not None
+        boxes = await asyncio.to_thread(student, frame.record)
+        if self.frame is frame:
+            self.suggestions = boxes
+            self.refresh()
