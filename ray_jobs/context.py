@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,17 +12,17 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSystem, FileType
 from ray.train import Checkpoint
 from torch import Tensor, nn
 
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
+from ray_jobs.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
 from ray_jobs.stream import RankBatches
 
 STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
-RESUME = "resume_"  # starts the names of files that are there to continue from alone
 
 
 class RayContext:
@@ -76,15 +75,13 @@ class RayContext:
 
     def resume_file(self) -> Path | None:
         # Ray's own record of checkpoints is written by its controller some time after ``report`` returns; a driver that
-        # dies in between would resume from an older one than the stream. So our own record decides, for both.
-        step = read_progress(self.folder)
-        if step == 0:
+        # dies in between would resume from an older one than the stream. So the files decide, for both.
+        point = resume_point(self.folder, say=self.rank == 0)
+        if point is None:
             return None
         self.restored.mkdir(exist_ok=True)
-        filesystem, path = FileSystem.from_uri(resume_uri(self.folder, step))
-        if filesystem.get_file_info(path).type == FileType.NotFound:  # a kept checkpoint
-            filesystem, path = FileSystem.from_uri(f"{checkpoint_uri(self.folder, step)}/{FILE}")
-        with filesystem.open_input_stream(path) as source, (self.restored / FILE).open("wb") as sink:
+        filesystem, _ = FileSystem.from_uri(self.folder)
+        with filesystem.open_input_stream(point.path) as source, (self.restored / FILE).open("wb") as sink:
             shutil.copyfileobj(source, sink)
         return self.restored / FILE
 
@@ -95,23 +92,17 @@ class RayContext:
         if checkpoint is not None:
             write_progress(self.folder, step)
             shutil.rmtree(checkpoint)
-            self._forget_saves()
+            forget(self.folder)
 
     def save(self, file: Path, step: int) -> None:
-        filesystem, path = FileSystem.from_uri(resume_uri(self.folder, step))
-        filesystem.create_dir(str(Path(path).parent), recursive=True)
-        with file.open("rb") as source, filesystem.open_output_stream(path) as sink:
+        filesystem, path = FileSystem.from_uri(f"{self.folder}/{RESUME}{step:07d}.pt")
+        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with file.open("rb") as source, filesystem.open_output_stream(f"{path}.tmp") as sink:
             shutil.copyfileobj(source, sink)
-        write_progress(self.folder, step)  # from now on it counts: a file that was cut does not
+        filesystem.move(f"{path}.tmp", path)
+        write_progress(self.folder, step)
         shutil.rmtree(file.parent)
-        self._forget_saves(but=Path(path).name)
-
-    def _forget_saves(self, but: str = "") -> None:
-        """Delete what ``save`` stored, but for one file."""
-        filesystem, path = FileSystem.from_uri(self.folder)
-        for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
-            if info.base_name.startswith(RESUME) and info.base_name != but:
-                filesystem.delete_file(info.path)
+        forget(self.folder)
 
     def stop(self) -> bool:
         asked = self.rank == 0 and stop_asked(self.folder)
@@ -127,38 +118,6 @@ class RayContext:
         )
         if self.logger is not None:
             self.logger.log(metrics, step)
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder of a checkpoint under the stage's folder."""
-    return f"step_{step:07d}"
-
-
-def checkpoint_uri(folder: str, step: int) -> str:
-    """Where the stage's checkpoint of a step lies in storage."""
-    return f"{folder}/{checkpoint_name(step)}"
-
-
-def resume_uri(folder: str, step: int) -> str:
-    """Where a file to continue from lies in storage, unless the step's checkpoint is kept (``checkpoint_uri``)."""
-    return f"{folder}/{RESUME}{step:07d}.pt"
-
-
-def write_progress(folder: str, step: int) -> None:
-    """Remember the step of the newest checkpoint that is complete in storage."""
-    filesystem, path = FileSystem.from_uri(f"{folder}/progress.txt")
-    filesystem.create_dir(str(Path(path).parent), recursive=True)
-    with filesystem.open_output_stream(f"{path}.tmp") as stream:
-        stream.write(str(step).encode())
-    filesystem.move(f"{path}.tmp", path)
-
-
-def read_progress(folder: str) -> int:
-    """The step of the newest complete checkpoint, 0 without one."""
-    filesystem, path = FileSystem.from_uri(f"{folder}/progress.txt")
-    with contextlib.suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(path) as stream:
-        return int(stream.read().decode())
-    return 0
 
 
 def write_stop(folder: str) -> None:

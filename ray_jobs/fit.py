@@ -28,9 +28,10 @@ from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
-from ray_jobs.context import STATS, RayContext, checkpoint_uri, read_progress, set_threads
+from ray_jobs.context import STATS, RayContext, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
+from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
 from ray_jobs.stream import quiet_ray_data, train_stream
 
 MAX_FAILURES = 2
@@ -103,11 +104,14 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
 
     def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
         quiet_ray_data()
-        workers, done = scaling.workers, read_progress(folder)
+        workers, point = scaling.workers, resume_point(folder)
+        done = 0 if point is None else point.step
         return train_stream(
             ray.get(records), plan, loader, workers, done, scaling.data_cpus, _task_steps(stage, loader)
         )
 
+    resume_point(folder)  # raises here, before any worker starts, where there is nothing whole to continue from
+    forget_rays_record(folder)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},

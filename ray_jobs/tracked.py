@@ -23,9 +23,9 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.context import checkpoint_uri
 from ray_jobs.fit import stage_uri
 from ray_jobs.pictures import FOLDER, draw_pictures
+from ray_jobs.resume import checkpoint_uri
 
 if TYPE_CHECKING:
     from ray_jobs.stages import Stages

@@ -11,8 +11,9 @@ import torch
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.early_stop import stop_after
 from ray_jobs import early_stop
-from ray_jobs.context import RayContext, read_progress, stop_asked, write_progress
+from ray_jobs.context import RayContext, stop_asked
 from ray_jobs.early_stop import Watcher
+from ray_jobs.resume import read_progress, write_progress
 from tests.training_cases import open_world, run_locally
 
 SCORES = {10: 0.2, 20: 0.3, 30: 0.3, 40: 0.1, 50: 0.9}

@@ -1,0 +1,132 @@
+"""What a stage's storage folder holds to continue from: the newest whole checkpoint counts, whatever is written of it.
+
+A checkpoint is a ZIP file with a checksum of every part (as ``torch.save`` writes it), so each is checked by itself: a
+file that was cut, or whose bits changed, is told from a whole one. ``progress.txt`` names the newest complete one for
+those who wait for it; a resume looks at the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from typing import NamedTuple
+
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from pdetr3d.schema import DataError
+from pdetr3d.training.checkpoint import FILE
+
+RESUME = "resume_"  # starts the names of files that are there to continue from alone
+KEPT = "step_"  # starts the names of folders of kept checkpoints
+PROGRESS = "progress.txt"
+RAYS_RECORD = "checkpoint_manager_snapshot.json"
+SPARE = 2  # newest checkpoints that stay, kept ones counted: where one is broken, there is the one before
+
+
+class Point(NamedTuple):
+    """A checkpoint to continue from: finished steps, and its path in the folder's file system."""
+
+    step: int
+    path: str
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder of a kept checkpoint under the stage's folder."""
+    return f"{KEPT}{step:07d}"
+
+
+def checkpoint_uri(folder: str, step: int) -> str:
+    """Where the stage's kept checkpoint of a step lies in storage."""
+    return f"{folder}/{checkpoint_name(step)}"
+
+
+def points(filesystem: FileSystem, path: str) -> list[Point]:
+    """Everything in a stage's folder that is named like a checkpoint, newest first."""
+    found = []
+    for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
+        name = info.base_name
+        with contextlib.suppress(ValueError):  # a temporary name
+            if name.startswith(RESUME) and name.endswith(".pt"):
+                found.append(Point(int(name.removeprefix(RESUME).removesuffix(".pt")), info.path))
+            elif name.startswith(KEPT) and info.type == FileType.Directory:
+                file = f"{info.path}/{FILE}"
+                if filesystem.get_file_info(file).type == FileType.File:
+                    found.append(Point(int(name.removeprefix(KEPT)), file))
+    return sorted(found, reverse=True)
+
+
+def broken(filesystem: FileSystem, path: str) -> str:
+    """What is wrong with a checkpoint file; empty when nothing is. Reads all of it."""
+    try:
+        with filesystem.open_input_file(path) as stream, zipfile.ZipFile(stream) as archive:
+            part = archive.testzip()
+            return f"its part {part} does not match its checksum" if part else ""
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        return str(error) or type(error).__name__
+
+
+def resume_point(folder: str, say: bool = False) -> Point | None:
+    """The newest whole checkpoint of a stage, or None where the stage has none because it never made one.
+
+    Args:
+        folder: URI of the stage's folder. say: print what is broken and what is used instead; broken files that were
+            there to continue from alone are removed, and ``progress.txt`` is put right.
+
+    Raises:
+        DataError: when there are checkpoints, or ``progress.txt`` tells of one, but none is whole: a stage that had
+            begun never begins again without a word.
+    """
+    filesystem, path = FileSystem.from_uri(folder)
+    there, written = points(filesystem, path), read_progress(folder)
+    for point in there:
+        if problem := broken(filesystem, point.path):
+            if say:
+                print(f"checkpoint {point.path} is broken ({problem}): the one before is used", flush=True)
+                if point.path.rsplit("/", 1)[-1].startswith(RESUME):
+                    filesystem.delete_file(point.path)
+            continue
+        if say and point.step != written:
+            told = f"names step {written}" if written else "is missing or cannot be read"
+            print(f"{path}/{PROGRESS} {told}; the newest whole checkpoint is of step {point.step}", flush=True)
+            write_progress(folder, point.step)
+        return point
+    if there or written:
+        raise DataError(
+            f"{path} holds no whole checkpoint ({len(there)} broken ones; {PROGRESS} names step {written}), so this "
+            "stage cannot be continued: copy a checkpoint back from elsewhere, or remove this folder to train the "
+            "stage from its beginning"
+        )
+    return None
+
+
+def forget(folder: str) -> None:
+    """Delete files to continue from but those among the SPARE newest checkpoints."""
+    filesystem, path = FileSystem.from_uri(folder)
+    for point in points(filesystem, path)[SPARE:]:
+        if point.path.rsplit("/", 1)[-1].startswith(RESUME):
+            filesystem.delete_file(point.path)
+
+
+def forget_rays_record(folder: str) -> None:
+    """Delete Ray Train's own record of checkpoints before it starts: a resume does not look at it, and one that was cut
+    (full disk), or that another version of Ray wrote, would end the training."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/{RAYS_RECORD}")
+    if filesystem.get_file_info(path).type == FileType.File:
+        filesystem.delete_file(path)
+
+
+def write_progress(folder: str, step: int) -> None:
+    """Tell the step of the newest checkpoint that is complete in storage."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/{PROGRESS}")
+    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    with filesystem.open_output_stream(f"{path}.tmp") as stream:
+        stream.write(str(step).encode())
+    filesystem.move(f"{path}.tmp", path)
+
+
+def read_progress(folder: str) -> int:
+    """The step that ``progress.txt`` names; 0 where it is missing or cannot be read."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/{PROGRESS}")
+    with contextlib.suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(path) as stream:
+        return max(0, int(stream.read().decode()))
+    return 0
