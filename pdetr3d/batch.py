@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pdetr3d.geometry.center_code import CODE
+
 # Sums a scalar over ranks and divides by their number: with DDP's averaged gradients, dividing a rank's summed loss by
 # this gives exactly the loss of the whole global batch.
 RankMean = Callable[[Tensor], Tensor]
 
-# CenterPoint's regression code. offset: center (x, y) from the cell's low corner [cells]; height: z of the gravity
-# center [m]; size: log (l, w, h) [m]; heading: (sin, cos) of yaw; velocity: (vx, vy) [m/s].
-REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
-REGRESSION_CHANNELS = sum(REGRESSION.values())
+# What the center head says of a box: its code, and the logit of the BEV IoU that the decoded box reaches.
+REGRESSION = {**CODE, "quality": 1}
 
 
 _NOT_PER_SAMPLE = {"token", "points", "point_sample", "weak_points", "weak_point_sample"}
@@ -142,6 +142,10 @@ class Cells:
     row: Tensor
     column: Tensor
 
+    def corners(self, low_m: tuple[float, ...], cell_m: float) -> Tensor:
+        """(N, 2) float32 x, y [m] of the cells' low corners on a grid that begins at ``low_m``."""
+        return torch.stack([self.column, self.row], 1) * cell_m + torch.tensor(low_m[:2], device=self.row.device)
+
 
 @dataclass(frozen=True)
 class TaskMaps:
@@ -150,7 +154,7 @@ class TaskMaps:
     Attributes:
         heatmap: (B, T, H, W) logits.
         cells: N cells where boxes are regressed: the task's objects in training, the heatmap's peaks otherwise.
-        regression: (N, 10) in the order of REGRESSION.
+        regression: (N, 13) in the order of REGRESSION.
     """
 
     heatmap: Tensor

@@ -110,7 +110,11 @@ class RayContext:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         apart = ("eta_s", "step_s", "data_s", "stall_share", "samples_per_s", "peak_memory_bytes")
-        shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in apart)
+        shown = " ".join(
+            f"{k} {v:.4g}" + (f" ({metrics[f'share_{k}']:.1%})" if f"share_{k}" in metrics else "")
+            for k, v in metrics.items()
+            if k not in apart and not k.startswith("share_")
+        )
         print(
             f"{self.label} step {step}/{self.plan.steps} {shown} | {metrics['samples_per_s']:.1f} samples/s "
             f"step {metrics['step_s']:.2f} s (data {metrics['stall_share']:.0%}) ETA {metrics['eta_s']:.0f} s",

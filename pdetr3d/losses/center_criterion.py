@@ -8,13 +8,19 @@ Legend: B samples, N boxes (padded), T classes of a task, H rows (y), W columns 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pdetr3d.batch import REGRESSION_CHANNELS, Batch, RankMean, TaskMaps
+from pdetr3d.batch import Batch, RankMean, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.schema import SOURCE_PSEUDO
+from pdetr3d.geometry.boxes import bev_iou_aligned
+from pdetr3d.geometry.center_code import CODE_CHANNELS, decode, encode, part
+from pdetr3d.schema import CLASSES, SOURCE_PSEUDO
 
 MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the heatmap Gaussian, in cells (method.md 5.1)
+BOX_TERMS = ("box", "direction", "quality")
+DIRECTION_WEIGHT, QUALITY_WEIGHT = 0.5, 1.0
+BARRIER, CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")  # without direction; the cone without axis
 
 
 def gaussian_radius(length: Tensor, width: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
@@ -84,7 +90,7 @@ def heatmap_weights(target: Tensor, cells: tuple[Tensor, Tensor, Tensor], weight
 
 def heatmap_focal_loss(logits: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """Gaussian focal loss (CornerNet; alpha 2, gamma 4), times ``weight``, summed: peaks (target = 1) are positives."""
-    log_p, log_not_p = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     p = logits.sigmoid()
     positive = target == 1
     loss = torch.where(positive, -((1 - p) ** 2) * log_p, -(p**2) * (1 - target) ** 4 * log_not_p)
@@ -92,7 +98,10 @@ def heatmap_focal_loss(logits: Tensor, target: Tensor, weight: Tensor | float = 
 
 
 class CenterCriterion:
-    """``(tasks, batch) -> {"heatmap": ..., "box": ...}``: weighted loss terms.
+    """``(tasks, batch) -> {"heatmap", "box", "direction", "quality"}``: weighted loss terms.
+
+    The box term is L1 on the code but for the direction, which is learned as a choice between the two headings along
+    the true axis; the quality is the BEV IoU that the decoded box reaches.
 
     Args:
         config: range, tasks and weights of the student.
@@ -104,7 +113,7 @@ class CenterCriterion:
         self.cell_m, self.low = config.student_cell_m, config.model.range_m[:2]
 
     def __call__(self, tasks: list[TaskMaps], batch: Batch) -> dict[str, Tensor]:
-        heat_sum, box_sum, objects, places = batch.box.new_zeros(()), batch.box.new_zeros(()), 0, 0
+        heat_sum, box_sums, objects, places = batch.box.new_zeros(()), batch.box.new_zeros(len(BOX_TERMS)), 0, 0
         for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
             grid = maps.heatmap.shape[-1]
             cells, index = batch.objects(self.low, self.cell_m, grid, classes)
@@ -117,10 +126,11 @@ class CenterCriterion:
             target = drawn(gaussians, shape)
             weights = heatmap_weights(target, gaussians, weight).view_as(maps.heatmap)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap), weights)
-            box_sum = box_sum + self._box_loss(maps, batch, classes)
+            box_sums = box_sums + self._box_losses(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)
         per_object, per_place = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
-        return {"heatmap": heat_sum / per_object, "box": self.config.student.box_weight * box_sum / per_place}
+        box_terms = self.config.student.box_weight * box_sums / per_place
+        return {"heatmap": heat_sum / per_object, **dict(zip(BOX_TERMS, box_terms.unbind(), strict=True))}
 
     def label_weights(self, batch: Batch) -> Tensor:
         """(B, N) float32: ``human_weight``, or ``pseudo_weight * score ** score_power`` for pseudo labels."""
@@ -128,22 +138,31 @@ class CenterCriterion:
         pseudo = student.pseudo_weight * batch.box_score**student.score_power
         return torch.where(batch.box_source == SOURCE_PSEUDO, pseudo, student.human_weight)
 
-    @staticmethod
-    def encode(box: Tensor, velocity: Tensor, offset: Tensor) -> Tensor:
-        """Boxes (N, 7), velocities (N, 2), centers from their cells' low corners (N, 2) [cells] -> code (N, 10) in the
-        order of ``REGRESSION``."""
-        heading = torch.stack([box[:, 6].sin(), box[:, 6].cos()], 1)
-        return torch.cat([offset, box[:, 2:3], box[:, 3:6].log(), heading, velocity], 1)
-
-    def _box_loss(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
+    def _box_losses(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
+        """(3,) sums over the places where boxes are regressed, in the order of BOX_TERMS."""
         cells, index = batch.surroundings(
             self.low, self.cell_m, maps.heatmap.shape[-1], classes, self.config.student.regression_reach
         )
         box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
-        offset = (box[:, :2] - box.new_tensor(self.low)) / self.cell_m - torch.stack([cells.column, cells.row], 1)
-        code, predicted = self.encode(box, velocity, offset), maps.regression.float()
+        label, corner = batch.box_label[cells.sample, index], cells.corners(self.low, self.cell_m)
+        code, predicted = encode(box, velocity, corner, self.cell_m), maps.regression.float()
+        said, logit = predicted[:, :CODE_CHANNELS], predicted[:, CODE_CHANNELS]
+        weight = torch.ones_like(code)
+        part(weight, "direction").zero_()  # not by L1
+        part(weight, "velocity").fill_(self.config.student.velocity_weight)
+        part(weight, "axis")[label == CONE] = 0
         known = torch.isfinite(code)  # only velocity may be unknown
-        weight = code.new_ones(REGRESSION_CHANNELS)
-        weight[8:] = self.config.student.velocity_weight
-        weight = weight * self.label_weights(batch)[cells.sample, index, None]
-        return ((predicted - torch.where(known, code, predicted.detach())).abs() * weight).sum()
+        error = ((said - torch.where(known, code, said.detach())).abs() * weight).sum(1)
+        odds = (part(said, "direction") * part(code, "direction")).sum(1)
+        undirected = torch.isin(label, label.new_tensor([BARRIER, CONE]))
+        turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
+        reached = bev_iou(decode(said.detach(), corner, self.cell_m), box)
+        judged = QUALITY_WEIGHT * F.binary_cross_entropy_with_logits(logit, reached, reduction="none")
+        terms = torch.stack([error, turned, judged], 1)
+        return (terms * self.label_weights(batch)[cells.sample, index, None]).sum(0)
+
+
+def bev_iou(one: Tensor, other: Tensor) -> Tensor:
+    """(N,) float32 BEV IoU of row-parallel boxes (N, 7), without gradient."""
+    iou = bev_iou_aligned(one.double().cpu().numpy(), other.double().cpu().numpy())
+    return torch.from_numpy(iou).to(one)

@@ -38,6 +38,10 @@ def ramp_of(warmup: float, share: float) -> float:
 class PointGuidance:
     """``(strong, weak, batch) -> loss``: weighted squared distance of L2-normalized features under a mask.
 
+    Summed over the Gaussians of the clicks and divided by the number of clicks (method.md 7.2 no. 15): an object counts
+    as it does in the detection losses. Other masks weigh as much in all as these Gaussians would, so that kinds of
+    guidance differ in where they look alone.
+
     Args:
         config: guidance choice and weight.
         sigma_m: (10,) Gaussian sigma per class [m] (``config.sigma_m`` of the class prior).
@@ -59,10 +63,16 @@ class PointGuidance:
             return box_mask(batch, grid)
         if kind == "segmentation":
             return foreground_mask(batch, grid)
-        drawn = batch.click_valid
         if kind == "partial":
-            drawn = drawn & drawn_clicks(batch.click, self.config.student.guidance_click_share)
-        return click_mask(batch, drawn, self.sigma_m, grid)
+            drawn = batch.click_valid & drawn_clicks(batch.click, self.config.student.guidance_click_share)
+            return click_mask(batch, drawn, self.sigma_m, grid)
+        return self.gaussians(batch, rows, columns)
+
+    def gaussians(self, batch: Batch, rows: int, columns: int) -> Tensor:
+        """(B, H, W) float32 in [0, 1], canonical frame: the Gaussians of all clicks."""
+        low = self.config.model.range_m
+        grid = Grid((low[0], low[1]), self.config.student_cell_m, rows, columns)
+        return click_mask(batch, batch.click_valid, self.sigma_m, grid)
 
     def __call__(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
         # In half precision the places that the warp samples would be off by up to a quarter of a cell.
@@ -74,7 +84,8 @@ class PointGuidance:
         half_range = self.config.model.range_m[3]
         aligned = warp_to_canonical(strong, batch.augmentation, half_range)
         seen = warp_to_canonical(torch.ones_like(strong[:, :1]), batch.augmentation, half_range)[:, 0] > 0.999
-        mask = self.mask(batch, rows, columns) * seen
+        mask, gaussians = self.mask(batch, rows, columns) * seen, self.gaussians(batch, rows, columns) * seen
         distance = 2 - 2 * (F.normalize(aligned, dim=1) * F.normalize(weak, dim=1)).sum(1)
         mass = self.rank_mean(mask.sum()).clamp(min=1e-6)
-        return self.weight * (mask * distance).sum() / mass
+        per_click = self.rank_mean(gaussians.sum()) / self.rank_mean(batch.click_valid.sum().float()).clamp(min=1e-6)
+        return self.weight * per_click * (mask * distance).sum() / mass

@@ -19,7 +19,7 @@ HEATMAP_PRIOR = -2.19  # bias: sigmoid(-2.19) = 0.1
 
 
 class Regression(nn.Module):
-    """The five regression branches, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 10)``.
+    """A branch per entry of REGRESSION, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 13)``.
 
     The branches' first convolutions are one wide convolution: the same function in fewer kernels.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
+from pdetr3d.geometry.center_code import decode, part
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
 from pdetr3d.models.guidance_branch import GuidanceBranch
 from pdetr3d.models.lidar import StudentFeatures
@@ -99,21 +100,19 @@ class CenterDecoder:
         results = []
         for b in range(len(maps.heatmap)):
             mine = cells.sample[cell] == b
-            at, code = cell[mine], maps.regression[cell[mine]].float()
-            results.append(self._boxes(code, cells.row[at], cells.column[at], label[mine.cpu().numpy()], score[mine]))
+            results.append(self._boxes(maps, cell[mine], label[mine.cpu().numpy()], score[mine]))
         return results
 
-    def _boxes(self, code: Tensor, row: Tensor, column: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:
-        low, cell_m = self.config.model.range_m, self.config.student_cell_m
-        x = (column + code[:, 0]) * cell_m + low[0]
-        y = (row + code[:, 1]) * cell_m + low[1]
-        center = torch.stack([x, y, code[:, 2]], 1).cpu().numpy()
+    def _boxes(self, maps: TaskMaps, cell: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:
+        corner = maps.cells.corners(self.config.model.range_m, self.config.student_cell_m)[cell]
+        code = maps.regression[cell].float()
+        rows = decode(code, corner, self.config.student_cell_m).cpu().numpy()
         return Boxes3D.build(
-            center,
-            code[:, 3:6].clamp(-4, 4).exp().cpu().numpy(),
-            torch.atan2(code[:, 6], code[:, 7]).cpu().numpy(),
+            rows[:, :3],
+            rows[:, 3:6],
+            rows[:, 6],
             label,
-            velocity_m_s=code[:, 8:10].cpu().numpy(),
+            velocity_m_s=part(code, "velocity").cpu().numpy(),
             score=score.cpu().numpy(),
             source=SOURCE_PSEUDO,
         )

@@ -110,7 +110,8 @@ def train_step(
     rate: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step; returns the detached loss terms, "loss", "grad_norm" and what the task watches.
+    """One optimizer step; returns the detached loss terms, the share of the loss that each is ("share_..."), "loss",
+    "grad_norm" and what the task watches.
 
     In fp16 a gradient that overflows lowers the scale and skips the step (``skipped`` = 1), as GradScaler does.
     """
@@ -135,7 +136,8 @@ def train_step(
     skipped = {"skipped": norm.new_tensor(float(overflow))} if scaler.is_enabled() else {}
     norm = torch.zeros_like(norm) if overflow else norm.detach()
     detached = {k: v.detach() for k, v in terms.items()}
-    return {**detached, "loss": loss.detach(), "grad_norm": norm, **skipped, **task.watch(output)}
+    shares = {f"share_{k}": v / loss.detach().clamp(min=1e-9) for k, v in detached.items()}
+    return {**detached, **shares, "loss": loss.detach(), "grad_norm": norm, **skipped, **task.watch(output)}
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

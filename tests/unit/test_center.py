@@ -6,8 +6,12 @@ import torch
 
 from pdetr3d.batch import Batch, Cells, TaskMaps
 from pdetr3d.geometry.boxes import bev_iou_aligned
+from pdetr3d.geometry.center_code import encode, part
 from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.losses.center_criterion import (
+    BOX_TERMS,
+    DIRECTION_WEIGHT,
+    QUALITY_WEIGHT,
     CenterCriterion,
     gaussian_cells,
     gaussian_maps,
@@ -57,7 +61,14 @@ def perfect_maps(config, batch) -> list[TaskMaps]:
     cells, index = batch.objects((-12.8, -12.8), 0.8, grid, tuple(range(10)))
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
     heat[cells.sample, batch.box_label[cells.sample, index], cells.row, cells.column] = 6.0
-    return [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, (box[:, :2] + 12.8) / 0.8 % 1))]
+    return [TaskMaps(heat, cells, perfect_code(box, velocity, cells))]
+
+
+def perfect_code(box: torch.Tensor, velocity: torch.Tensor, cells: Cells) -> torch.Tensor:
+    """What the heads should say at cells of 0.8 m from -12.8 m on: all but sure of direction and quality."""
+    code = encode(box, velocity, cells.corners((-12.8, -12.8), 0.8), 0.8)
+    part(code, "direction").mul_(30)
+    return torch.cat([code, torch.full((len(box), 1), 30.0)], 1)
 
 
 def test_cells_of_objects_by_hand() -> None:
@@ -94,10 +105,10 @@ def test_a_box_is_decoded_from_any_cell_in_reach() -> None:
     config, batch = tiny_config("student.regression_reach=1"), make_batch(clicks=1, seed=2)
     cells, index = batch.surroundings((-12.8, -12.8), 0.8, 32, tuple(range(10)), 1)
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
-    offset = (box[:, :2] + 12.8) / 0.8 - torch.stack([cells.column, cells.row], 1)
     heat = torch.full((2, 10, 32, 32), -12.0)
-    maps = [TaskMaps(heat, cells, CenterCriterion.encode(box, velocity, offset))]
-    assert CenterCriterion(config, same_on_all_ranks)(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
+    maps = [TaskMaps(heat, cells, perfect_code(box, velocity, cells))]
+    terms = CenterCriterion(config, same_on_all_ranks)(maps, batch)
+    assert all(terms[name].item() == pytest.approx(0, abs=1e-5) for name in BOX_TERMS)
     for chosen in range(9):  # the peak stands in one of the nine cells
         one = Cells(cells.sample[[chosen]], cells.row[[chosen]], cells.column[[chosen]])
         peak = heat.clone()
@@ -160,9 +171,9 @@ def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> No
     config = tiny_config("student.box_weight=0.25", "student.velocity_weight=0.2")
     batch = make_batch(clicks=3, seed=2)
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)
-    assert criterion(maps, batch)["box"].item() == pytest.approx(0, abs=1e-5)
+    assert all(criterion(maps, batch)[name].item() == pytest.approx(0, abs=1e-5) for name in BOX_TERMS)
     unknown = change(batch, velocity=torch.full_like(batch.velocity, torch.nan))
-    wrong = [TaskMaps(maps[0].heatmap, maps[0].cells, maps[0].regression + torch.eye(10)[9])]  # vy + 1
+    wrong = [TaskMaps(maps[0].heatmap, maps[0].cells, maps[0].regression + torch.eye(13)[11])]  # vy + 1
     assert criterion(wrong, unknown)["box"].item() == pytest.approx(0, abs=1e-5)
     # 6 objects, weight 0.25 x 0.2, one error of 1 m/s each, divided by 6 objects
     assert criterion(wrong, batch)["box"].item() == pytest.approx(0.05, rel=1e-4)
@@ -220,12 +231,39 @@ def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
     torch.testing.assert_close(task.model(blind).tasks[0].heatmap, task.model(batch).tasks[0].heatmap)
 
 
-def test_targets_of_a_crossing_bus() -> None:
-    """A bus heading +y (yaw pi/2) at (3.3, -2.1): l stays the length along its heading."""
-    box = torch.tensor([[3.3, -2.1, 0.5, 11.0, 3.0, 3.5, np.pi / 2]])
-    code = CenterCriterion.encode(box, torch.tensor([[0.0, 8.0]]), (box[:, :2] + 12.8) / 0.8 % 1)
-    expected = [16.1 / 0.8 - 20, 10.7 / 0.8 - 13, 0.5, np.log(11), np.log(3), np.log(3.5), 1, 0, 0, 8]
-    np.testing.assert_allclose(code[0], expected, atol=1e-5)
+def test_direction_and_quality_losses_by_hand() -> None:
+    """A direction of length 2, 60 degrees off: log odds 2 cos 60 = 1, log(1 + 1/e) each. A quality logit of 0: log 2.
+
+    Barriers look the same from both sides, cones from all: neither learns a direction, cones no axis.
+    """
+    batch = make_batch(samples=1, clicks=4, seed=2)
+    batch = change(batch, box_label=torch.tensor([[0, 8, 5, 9]]))  # car, pedestrian, barrier, traffic cone
+    config = tiny_config("student.box_weight=0.25")
+    criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
+    yaw = batch.box[0, batch.objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))[1], 6]
+    part(maps.regression, "direction").copy_(2 * torch.stack([(yaw + np.pi / 3).cos(), (yaw + np.pi / 3).sin()], 1))
+    maps.regression[:, 12] = 0
+    part(maps.regression, "axis").add_(0.5)
+    terms = criterion([maps], batch)
+    assert terms["direction"].item() == pytest.approx(0.25 * DIRECTION_WEIGHT * np.log1p(np.exp(-1)) * 2 / 4, rel=1e-5)
+    assert terms["quality"].item() == pytest.approx(0.25 * QUALITY_WEIGHT * np.log(2), rel=1e-5)
+    assert terms["box"].item() == pytest.approx(0.25 * 3 * (0.5 + 0.5) / 4, rel=1e-5)
+
+
+def test_the_quality_to_learn_is_the_overlap_that_the_decoded_box_reaches() -> None:
+    """A box of 4 x 2 m decoded 1 m ahead of its place overlaps 6 of 10 m2: the loss is least at logit log(0.6 / 0.4),
+    and it moves no box."""
+    batch = make_batch(samples=1, clicks=1, seed=2)
+    batch = change(batch, box=torch.tensor([[[1.0, 2.0, 0.5, 4.0, 2.0, 1.5, 0.0]]]), box_label=torch.tensor([[0]]))
+    config = tiny_config("student.box_weight=1.0")
+    maps = perfect_maps(config, batch)[0]
+    part(maps.regression, "offset")[:, 0] += 1 / 0.8
+    maps.regression[:, 12] = np.log(0.6 / 0.4)
+    leaf = maps.regression.clone().requires_grad_()
+    loss = CenterCriterion(config, same_on_all_ranks)([TaskMaps(maps.heatmap, maps.cells, leaf)], batch)["quality"]
+    assert loss.item() == pytest.approx(-QUALITY_WEIGHT * (0.6 * np.log(0.6) + 0.4 * np.log(0.4)), rel=1e-5)
+    loss.backward()
+    assert leaf.grad is not None and leaf.grad.abs().max() < 1e-6
 
 
 def test_heatmap_weights_by_hand() -> None:
@@ -256,7 +294,7 @@ def test_label_weights_by_hand() -> None:
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
     assert criterion.label_weights(batch).tolist() == [[2, 0.125, 0.5]]
     cells, index = maps.cells, batch.objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))[1]
-    error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(10)[2]  # height, by object
+    error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(13)[2]  # height, by object
     wrong = [TaskMaps(maps.heatmap, cells, maps.regression + error)]
     # Three objects; the weights are not normalized away.
     assert criterion(wrong, batch)["box"].item() == pytest.approx((2 * 1 + 0.125 * 10 + 0.5 * 100) / 3, rel=1e-5)

@@ -17,6 +17,7 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import training_records
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.geometry.center_code import encode
 from pdetr3d.losses import center_criterion
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.training.plan import BatchLoader
@@ -70,7 +71,7 @@ def maps(batch: Batch, config: Config) -> list[TaskMaps]:
     found = []
     for classes in config.student.tasks:
         cells, _ = batch.objects((LOW, LOW), CELL, GRID, classes)
-        found.append(TaskMaps(torch.zeros(1, len(classes), GRID, GRID), cells, torch.zeros(len(cells.row), 10)))
+        found.append(TaskMaps(torch.zeros(1, len(classes), GRID, GRID), cells, torch.zeros(len(cells.row), 13)))
     return found
 
 
@@ -122,16 +123,17 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
         i for i, at in enumerate(zip(cells.row.tolist(), cells.column.tolist(), strict=True)) if at == (83, 58)
     )
     box = batch.box[0, index[place]][None]
-    offset = (box[:, :2] - LOW) / CELL - torch.tensor([[58.0, 83.0]])
-    code = CenterCriterion.encode(box, torch.tensor([[torch.nan, torch.nan]]), offset)[0]
-    expected = [0.375, 0.06, 0.40, np.log(10.2), np.log(2.88), np.log(3.6), np.sin(1.595), np.cos(1.595)]
-    np.testing.assert_allclose(code[:8], expected, atol=0.02)
+    corner = torch.tensor([[58.0, 83.0]]) * CELL + LOW
+    code = encode(box, torch.tensor([[torch.nan, torch.nan]]), corner, CELL)[0]
+    heading = [np.sin(2 * 1.595), np.cos(2 * 1.595), np.cos(1.595), np.sin(1.595)]
+    expected = [0.375, 0.06, 0.40, np.log(10.2), np.log(2.88), np.log(3.6), *heading]
+    np.testing.assert_allclose(code[:10], expected, atol=0.02)
     # The keyframe has no neighbors in time: no velocity is known, and none is taught.
     assert torch.isnan(batch.velocity[0, index[place]]).all()
-    only = TaskMaps(
-        torch.zeros(1, 2, GRID, GRID), Cells(*(v[[place]] for v in vars(cells).values())), code[None].clone()
-    )
-    only.regression[0, 8:] = 7.0
+    said = torch.cat([code, torch.tensor([30.0])])[None]  # of a quality that is all but 1
+    said[0, 8:10] *= 30
+    said[0, 10:12] = 7.0
+    only = TaskMaps(torch.zeros(1, 2, GRID, GRID), Cells(*(v[[place]] for v in vars(cells).values())), said)
     criterion = CenterCriterion(config, same_on_all_ranks)
     monkeypatch.setattr(type(batch), "surroundings", lambda *_: (only.cells, index[[place]]))
-    assert criterion._box_loss(only, batch, (1, 2)).item() == pytest.approx(0, abs=1e-4)
+    assert criterion._box_losses(only, batch, (1, 2)).tolist() == pytest.approx([0, 0, 0], abs=1e-4)

@@ -81,7 +81,10 @@ def test_the_json_says_how_to_use_it(tmp_path: Path) -> None:
         [(column + code[0]) * info["cell_m"] - 12.8, (row + code[1]) * info["cell_m"] - 12.8, code[2]], abs=1e-4
     )
     assert found.size_m[0] == pytest.approx(np.exp(code[3:6]), rel=1e-4)
-    assert found.yaw_rad[0] == pytest.approx(np.arctan2(code[6], code[7]), abs=1e-4)
+    angle = np.arctan2(code[6], code[7]) / 2
+    if code[8] * np.cos(angle) + code[9] * np.sin(angle) < 0:
+        angle += np.pi
+    assert np.angle(np.exp(1j * (found.yaw_rad[0] - angle))) == pytest.approx(0, abs=1e-4)
     assert set(info["outputs"]) == set(OUTPUTS)
 
 

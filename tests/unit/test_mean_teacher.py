@@ -14,7 +14,7 @@ from torch import nn
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
 from pdetr3d.data.self_labels import half_labeled
-from pdetr3d.losses.center_criterion import CenterCriterion
+from pdetr3d.losses.center_criterion import BOX_TERMS, CenterCriterion
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
@@ -114,11 +114,12 @@ def test_labeled_and_taught_samples_have_losses_of_their_own() -> None:
     batch = with_boxes(mixed_batch(), [0], [boxes((3, 2, 0, 4, 2, 1.5, 0.3), score=[0.9])])
     batch = replace(batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0])
     terms, model = losses_of(config, batch, step=5)
-    assert terms.keys() == {"heatmap", "box", "unlabeled_heatmap", "unlabeled_box"}
+    names = ("heatmap", *BOX_TERMS)
+    assert terms.keys() == {prefix + name for prefix in ("", "unlabeled_") for name in names}
     for sample, prefix, weight in ((1, "", 1.0), (0, "unlabeled_", 0.125)):
         alone = batch.select(torch.arange(3) == sample)
         expected = CenterCriterion(config, same_on_all_ranks)(model(alone).tasks, alone)
-        for name in ("heatmap", "box"):
+        for name in names:
             torch.testing.assert_close(terms[prefix + name], weight * expected[name], rtol=1e-4, atol=1e-6)
 
 

@@ -79,17 +79,34 @@ def test_mask_of_an_invalid_or_distant_click_is_empty() -> None:
     assert guidance().mask(change(batch, canonical_click=torch.full((2, 1, 3), 50.0)), 32, 32).sum() == 0
 
 
+KINDS = ["full", "partial", "gaussian", "box", "segmentation"]
+
+
 def test_loss_by_hand() -> None:
-    """Opposite features everywhere: 2 - 2 cos = 4, whatever the mask's mass; equal ones: 0."""
-    batch, strong = make_batch(), torch.randn(2, 8, 32, 32)
-    term = guidance("student.guidance_weight=0.5")
-    assert term(strong, -strong, batch).item() == pytest.approx(2.0, rel=1e-5)
+    """Opposite features everywhere: 2 - 2 cos = 4 in each cell of a Gaussian, summed and divided by the clicks; equal
+    ones: 0. Sigma is 1.6 m, 2 cells, and the Gaussian ends at 6 cells to each side: its mass is (sum of exp(-i^2 / 8)
+    over -6 .. 6)^2 = 25.1."""
+    mass = sum(np.exp(-(i**2) / 8) for i in range(-6, 7)) ** 2
+    assert mass == pytest.approx(2 * np.pi * 4, rel=0.01)
+    apart = torch.tensor([[[-8.0, -6, 0], [7, 5, 0], [0, 0, 0]], [[-6.0, 6, 0], [0, 0, 0], [0, 0, 0]]])
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    batch = change(make_batch(clicks=3), canonical_click=apart, click_valid=valid)
+    term, strong = guidance("student.guidance_weight=0.5"), torch.randn(2, 8, 32, 32)
+    assert term(strong, -strong, batch).item() == pytest.approx(0.5 * 4 * mass, rel=1e-5)
     assert term(strong, strong, batch).item() == pytest.approx(0.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["full", "partial", "gaussian", "box", "segmentation"])
-def test_the_normalizer_is_the_mask_mass_of_all_ranks(kind: str) -> None:
-    """Two ranks, each divided by the mean mass, average to the loss of the whole batch (DDP's arithmetic)."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_kinds_weigh_as_much_as_the_gaussians_of_the_clicks(kind: str) -> None:
+    batch, strong = make_batch(clicks=8), torch.randn(2, 8, 32, 32)
+    expected = guidance()(strong, -strong, batch)
+    got = guidance(f"student.guidance={kind}")(strong, -strong, batch)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_normalizers_are_those_of_all_ranks(kind: str) -> None:
+    """Two ranks, each divided by the means over ranks, average to the loss of the whole batch (DDP's arithmetic)."""
     batch, term = make_batch(clicks=8), guidance(f"student.guidance={kind}")
     batch = change(
         batch,
@@ -98,11 +115,13 @@ def test_the_normalizer_is_the_mask_mass_of_all_ranks(kind: str) -> None:
         weak_points=torch.cat([batch.weak_points[:400], batch.weak_points[400:] * torch.tensor([0.3, 0.3, 1, 1, 1])]),
     )
     strong, weak = torch.randn(2, 2, 8, 32, 32)
-    masses = term.mask(batch, 32, 32).sum((1, 2))
+    masses, gaussians = term.mask(batch, 32, 32).sum((1, 2)), term.gaussians(batch, 32, 32).sum((1, 2))
     assert kind == "full" or masses[0] > 1.2 * masses[1] > 0
     halves = []
     for i in range(2):
-        one = PointGuidance(term.config, term.sigma_m, lambda _: masses.mean())
+        means = {masses[i]: masses.mean(), gaussians[i]: gaussians.mean(), 1.0 * (8, 3)[i]: torch.tensor(5.5)}
+        mean_of = {round(float(own), 3): mean for own, mean in means.items()}
+        one = PointGuidance(term.config, term.sigma_m, lambda own, known=mean_of: known[round(own.item(), 3)])
         halves.append(one(strong[i : i + 1], weak[i : i + 1], one_sample(batch, i)).item())
     assert sum(halves) / 2 == pytest.approx(term(strong, weak, batch).item(), rel=1e-5)
 
