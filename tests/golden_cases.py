@@ -40,6 +40,7 @@ WORLD = SimConfig(
 # Another CPU rounds otherwise, and a point at an edge may be hit or not.
 RELATIVE, ABSOLUTE = 2e-3, 2e-4
 TIMES = ("samples_per_s", "data_s", "step_s", "stall_share", "eta_s", "peak_memory_bytes")
+DERIVED = "share_"  # starts the names of what follows from the loss terms
 
 
 def golden_world(folder: Path) -> World:
@@ -144,7 +145,10 @@ def trained(kind: str, config: Config, world: World) -> Any:
         parts[part] = parts.get(part, 0.0) + float(value.double().square().sum())
     return {
         "keys": digest([[name, list(value.shape)] for name, value in state.items()]),
-        "terms": [{k: v for k, v in metrics.items() if k not in TIMES} for _, metrics in local.history],
+        "terms": [
+            {k: v for k, v in metrics.items() if k not in TIMES and not k.startswith(DERIVED)}
+            for _, metrics in local.history
+        ],
         "weights": parts,
         # Which of an untrained student's boxes are the best is for rounding to say.
         "boxes": boxes_of(found) if kind == "teacher" else len(found) > 0,

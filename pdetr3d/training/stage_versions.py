@@ -18,7 +18,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "load": 1,  # what is read of a sample, and how it is augmented and collated
     "teacher": 1,  # its weights, losses, boxes
     "pseudo_labels": 1,  # pseudo_labels.parquet, given the teacher's boxes
-    "student": 1,  # its weights, losses, boxes
+    "student": 2,  # its weights, losses, boxes
     "evaluate": 1,  # scores, given boxes
 }
 
