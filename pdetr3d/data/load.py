@@ -121,7 +121,14 @@ def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
 
 
 def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, beams: int) -> NDArray[np.float32]:
-    points = keep_beams(read_lidar(path), beams)
+    return place_sweep(keep_beams(read_lidar(path), beams), sweep2lidar, dt_s)
+
+
+def place_sweep(
+    points: NDArray[np.float32], sweep2lidar: NDArray[np.float64] | None, dt_s: float
+) -> NDArray[np.float32]:
+    """A sweep as part of a keyframe's cloud: without the car's own points, moved by ``sweep2lidar`` (4, 4), with its
+    age ``dt_s`` in the fifth column. ``points``: (P, 5) x, y, z [m], intensity and anything, in the sweep's frame."""
     # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
     far = (np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)
     points = np.compress(far, points, axis=0)  # a copy, in a third of the time of points[far]

@@ -18,14 +18,12 @@ from mlflow.pyfunc import PythonModel
 
 from pdetr3d.batch import Batch
 from pdetr3d.data.collate import collate
+from pdetr3d.deploy.box_rows import join_frames, to_frame
 from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.deploy.sweeps import to_sample
 from pdetr3d.models.student import CenterDecoder
-from pdetr3d.schema import CLASSES, Boxes3D
 
 ARTIFACT = "checkpoint"
-NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
-COLUMNS = ["sample", *NUMBERS, "class", "score"]
 
 
 class StudentModel(PythonModel):
@@ -39,7 +37,7 @@ class StudentModel(PythonModel):
         self.decoder = CenterDecoder(self.trained.config)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row of COLUMNS per box, by sample and falling score; a sample without boxes has no row.
+        """One row of ``box_rows.COLUMNS`` per box, by sample and falling score; a sample without boxes has no row.
 
         Frame: the keyframe's LIDAR_TOP; meters, radians (yaw counter-clockwise about z from +x), m/s.
 
@@ -47,16 +45,13 @@ class StudentModel(PythonModel):
             DataError: naming the sample and what is wrong with it.
         """
         rows = [self._boxes(row, str(row.get("sample", place))) for place, row in enumerate(records(model_input))]
-        return pd.concat([pd.DataFrame(columns=COLUMNS).astype(DTYPES), *rows], ignore_index=True)
+        return join_frames(rows)
 
     @torch.no_grad()
     def _boxes(self, row: Mapping[str, Any], name: str) -> pd.DataFrame:
         sample = to_sample(row, name, self.trained.config.data)
         batch = Batch.from_arrays(collate([sample])).to(self.device)
         return to_frame(self.decoder(self.trained.model(batch).tasks)[0], name)
-
-
-DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "object"}
 
 
 def records(model_input: Any) -> list[dict[str, Any]]:
@@ -69,14 +64,6 @@ def records(model_input: Any) -> list[dict[str, Any]]:
 
 def _missing(value: Any) -> bool:
     return value is None or isinstance(value, float) and value != value
-
-
-def to_frame(boxes: Boxes3D, name: str) -> pd.DataFrame:
-    """Boxes as rows of COLUMNS."""
-    frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
-    frame["vx"], frame["vy"] = boxes.velocity_m_s.T
-    frame["class"] = [CLASSES[label] for label in boxes.label]
-    return frame[COLUMNS].astype(DTYPES)
 
 
 set_model(StudentModel())

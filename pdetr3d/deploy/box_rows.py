@@ -1,0 +1,24 @@
+"""Boxes as rows of a table: what every deployed student, file of predictions and table of boxes is made of."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pdetr3d.schema import CLASSES, Boxes3D
+
+NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
+COLUMNS = ["sample", *NUMBERS, "class", "score"]
+DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "object"}
+
+
+def to_frame(boxes: Boxes3D, name: str) -> pd.DataFrame:
+    """Boxes of the sample ``name`` as rows of COLUMNS: [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
+    frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
+    frame["vx"], frame["vy"] = boxes.velocity_m_s.T
+    frame["class"] = [CLASSES[label] for label in boxes.label]
+    return frame[COLUMNS].astype(DTYPES)
+
+
+def join_frames(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several samples, in order; of none a table without rows, of the same columns."""
+    return pd.concat([pd.DataFrame(columns=COLUMNS).astype(DTYPES), *frames], ignore_index=True)

@@ -1,0 +1,185 @@
+"""LiDAR files of people's own: .bin, .pcd.bin and .npy with named columns, .pcd. What cannot be read is an error."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pypcd4 import PointCloud
+
+from pdetr3d.data.load import read_file
+from pdetr3d.schema import DataError
+
+SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")
+NEEDED = ("x", "y", "z", "intensity")
+UNUSED = "-"
+COLUMNS = (*NEEDED, "age", "ring", UNUSED)  # what a column may be; ring and "-" are not read
+NUSCENES = ("x", "y", "z", "intensity", "ring")  # a .pcd.bin has them, unless told otherwise
+FULL_SCALE = 255.0  # of the intensity that students are trained with
+MAX_AGE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The points of one file.
+
+    Attributes:
+        points: (P, 5) float32 x, y, z [m], intensity [0..255], age [s] (0 where the file has none), all finite.
+        dropped: points that were left out, as one of these numbers was not finite.
+        aged: whether the file has ages: it is accumulated from several sweeps already.
+    """
+
+    points: NDArray[np.float32]
+    dropped: int
+    aged: bool
+
+
+@dataclass(frozen=True)
+class CloudReader:
+    """Reads files alike.
+
+    Attributes:
+        columns: of .bin, .pcd.bin and .npy files, in order; None: those of nuScenes in a .pcd.bin, unknown in others.
+        intensity_max: the files' intensity that is a full 255 to the student.
+    """
+
+    columns: tuple[str, ...] | None = None
+    intensity_max: float = FULL_SCALE
+
+    @staticmethod
+    def of(columns: str | None, intensity_max: float) -> CloudReader:
+        """From what was written on a command line: names with commas between them.
+
+        Raises:
+            DataError: for an unknown name, one that comes twice, one that is missing, or a scale that is no number > 0.
+        """
+        if not (np.isfinite(intensity_max) and intensity_max > 0):
+            raise DataError(f"--intensity-max {intensity_max:g}: must be a number above 0 (nuScenes: 255, KITTI: 1)")
+        if columns is None:
+            return CloudReader(None, intensity_max)
+        names = tuple(name.strip() for name in columns.split(","))
+        unknown = [name for name in names if name not in COLUMNS]
+        twice = sorted({name for name in names if name != UNUSED and names.count(name) > 1})
+        missing = [name for name in NEEDED if name not in names]
+        if unknown or twice or missing:
+            wrong = [f"unknown {unknown}"] * bool(unknown) + [f"twice {twice}"] * bool(twice)
+            wrong += [f"missing {missing}"] * bool(missing)
+            raise DataError(
+                f"--columns {columns}: {', '.join(wrong)}; name each column of the files in order, with commas between "
+                f"them: x, y, z, intensity must be there, age [s], ring and {UNUSED!r} (not read) may be"
+            )
+        return CloudReader(names, intensity_max)
+
+    def read(self, file: Path) -> Cloud:
+        """The points of a file.
+
+        Raises:
+            DataError: when it cannot be read, has other columns, or none of its points is finite.
+        """
+        table, names = self._table(file)
+        values = [table[:, names.index(name)] for name in NEEDED]
+        aged = "age" in names
+        age = table[:, names.index("age")] if aged else np.zeros(len(table))
+        points = np.stack([*values, age], 1).astype(np.float32)
+        finite = np.isfinite(points).all(1)
+        if len(points) and not finite.any():
+            raise DataError(f"{file}: none of its {len(points)} points is finite; export the file again")
+        points = points[finite]
+        _refuse_implausible(file, points, names)
+        points[:, 3] *= np.float32(FULL_SCALE / self.intensity_max)
+        return Cloud(points, int((~finite).sum()), aged)
+
+    def _table(self, file: Path) -> tuple[NDArray, tuple[str, ...]]:
+        """(P, C) numbers and the names of their columns."""
+        kind = suffix_of(file)
+        if kind == ".pcd":
+            return _read_pcd(file, self.columns)
+        names = self.columns or (NUSCENES if kind == ".pcd.bin" else None)
+        if names is None:
+            raise DataError(
+                f"{file}: a {kind} file does not say what its columns are; name them with --columns, e.g. --columns "
+                "x,y,z,intensity or x,y,z,intensity,ring"
+            )
+        return _read_npy(file, names) if kind == ".npy" else _read_bin(file, names), names
+
+
+def suffix_of(file: Path) -> str:
+    """Which of SUFFIXES a file's name ends with.
+
+    Raises:
+        DataError: when it is none.
+    """
+    for suffix in SUFFIXES:
+        if file.name.lower().endswith(suffix):
+            return suffix
+    raise DataError(f"{file}: not a LiDAR file; allowed are {', '.join(SUFFIXES)}")
+
+
+def _read_bin(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
+    raw, width = read_file(file, "LiDAR"), len(names)
+    if not raw or len(raw) % (4 * width):
+        state = "empty" if not raw else f"{len(raw)} bytes, not a multiple of {4 * width}"
+        raise DataError(
+            f"{file}: {state}; a point is {width} float32 ({', '.join(names)}): copy the file again if it was cut, or "
+            "name other columns with --columns"
+        )
+    return np.frombuffer(raw, np.float32).reshape(-1, width)
+
+
+def _read_npy(file: Path, names: Sequence[str]) -> NDArray:
+    try:
+        table = np.load(io.BytesIO(read_file(file, "LiDAR")), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{file}: no .npy file of numbers ({error}); write it again with numpy.save") from error
+    if not isinstance(table, np.ndarray) or table.dtype.kind not in "fiu" or table.shape[1:] != (len(names),):
+        found = f"{table.dtype} of shape {table.shape}" if isinstance(table, np.ndarray) else "an archive"
+        raise DataError(
+            f"{file}: holds {found}; it must hold numbers of shape (points, {len(names)}): {', '.join(names)}; name "
+            "other columns with --columns"
+        )
+    return table
+
+
+def _read_pcd(file: Path, columns: Sequence[str] | None) -> tuple[NDArray, tuple[str, ...]]:
+    if columns is not None:
+        raise DataError(f"{file}: a .pcd file names its own columns; leave out --columns, or name other files")
+    raw = read_file(file, "LiDAR")
+    try:
+        cloud = PointCloud.from_fileobj(io.BufferedReader(io.BytesIO(raw)))
+        names = tuple(cloud.fields)
+        missing = [name for name in NEEDED if name not in names]
+        kept = tuple(name for name in (*NEEDED, "age") if name in names)
+        table = np.zeros((0, 0)) if missing else cloud.numpy(kept)
+    except Exception as error:  # of a foreign library on a foreign file: ValueError, KeyError, IndexError, ...
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file}: cannot be read as PCD ({reason}); write the file again") from error
+    if missing:
+        raise DataError(f"{file}: has the fields {', '.join(names)}; {missing} missing: x, y, z, intensity are needed")
+    return table, kept
+
+
+def _refuse_implausible(file: Path, points: NDArray[np.float32], names: Sequence[str]) -> None:
+    """Raise DataError where the numbers cannot be what their columns are called."""
+    order = f"the columns are said to be {', '.join(names)}"
+    low = points[:, 3].min(initial=0)
+    if low < 0:
+        raise DataError(
+            f"{file}: intensity {low:g} of a point; it must be at least 0, and {order}: is this their order, and their "
+            "number? See --columns"
+        )
+    age = points[:, 4]
+    least, most = age.min(initial=0), age.max(initial=0)
+    if most >= 1 and (age == np.round(age)).all():
+        raise DataError(
+            f"{file}: age is a whole number in every point, up to {most:g}: it looks like the ring; {order}: call the "
+            "column ring, which is not read"
+        )
+    if least < 0 or most > MAX_AGE_S:
+        raise DataError(
+            f"{file}: age from {least:g} to {most:g}; allowed are 0 to {MAX_AGE_S:g} s (keyframe time - sweep time), "
+            f"and {order}; see --columns"
+        )

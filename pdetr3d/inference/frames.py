@@ -1,0 +1,131 @@
+"""What is predicted, one frame after the other: LiDAR files of people's own, or the samples of an indexed split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pdetr3d.config import Config
+from pdetr3d.data.index import Index
+from pdetr3d.data.load import load_sample, place_sweep
+from pdetr3d.data.records import eval_records
+from pdetr3d.deploy.sweeps import to_sample
+from pdetr3d.inference.clouds import SUFFIXES, CloudReader, suffix_of
+from pdetr3d.inference.poses import earlier_sweeps, read_poses
+from pdetr3d.inference.student import unpacked
+from pdetr3d.schema import DataError, Sample, SampleRecord, SweepRecord
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded frame, the points of its files that were left out since they are not finite, and the largest
+    intensity [0..255] of the others."""
+
+    sample: Sample
+    dropped: int
+    intensity: float
+
+
+@dataclass(frozen=True)
+class FileFrame:
+    """A LiDAR file and its earlier sweeps; ``name``: what its boxes are listed under."""
+
+    name: str
+    file: Path
+    sweeps: tuple[SweepRecord, ...]
+    reader: CloudReader
+
+    def load(self, config: Config) -> Loaded:
+        """The accumulated points, as in training; a file with ages is taken as it is.
+
+        Raises:
+            DataError: for a broken file, or one with ages that is to be accumulated.
+        """
+        own = self.reader.read(self.file)
+        parts, dropped = [own.points if own.aged else place_sweep(own.points, None, 0.0)], own.dropped
+        for sweep in self.sweeps:
+            cloud = self.reader.read(Path(sweep.path))
+            if own.aged or cloud.aged:
+                file = self.file if own.aged else sweep.path
+                raise DataError(f"{file}: has ages, so it is accumulated already: leave out --poses")
+            parts.append(place_sweep(cloud.points, sweep.sweep2lidar, sweep.dt_s))
+            dropped += cloud.dropped
+        points = np.concatenate(parts)
+        sample = to_sample({"points": points}, self.name, config.data)
+        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)))
+
+
+@dataclass(frozen=True)
+class RecordFrame:
+    """A sample of an index; ``name``: its token."""
+
+    record: SampleRecord
+
+    @property
+    def name(self) -> str:
+        return self.record.sample_token
+
+    def load(self, config: Config) -> Loaded:
+        """The sample as evaluation reads it, without images; DataError as ``load_sample``."""
+        sample = load_sample(self.record, unpacked(config), cameras=False)
+        return Loaded(sample, 0, float(sample.points[:, 3].max(initial=0)))
+
+
+Frame = FileFrame | RecordFrame
+
+
+class SplitFrames(Sequence[RecordFrame]):
+    """The samples of a split, each made when it is asked for."""
+
+    def __init__(self, file: Path, split: str) -> None:
+        """Raises DataError when there is no such index or split."""
+        self.records = eval_records(Index.open(file), split)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        if isinstance(place, slice):
+            return [RecordFrame(self.records[number]) for number in range(*place.indices(len(self)))]
+        return RecordFrame(self.records[place])
+
+
+def file_frames(lidar: Sequence[Path], reader: CloudReader, poses: Path | None, num_sweeps: int) -> list[FileFrame]:
+    """The files of folders (and of their folders), and single files, in order of their names.
+
+    A frame's name is the file's path as it was given, in one folder that relative to the folder. With ``poses`` each
+    has its earlier sweeps (``poses.py``), without them none.
+
+    Raises:
+        DataError: when a path does not exist, is no LiDAR file, or comes twice, or a folder has none.
+    """
+    found = [file for path in lidar for file in _files(path)]
+    twice = {file for file in found if found.count(file) > 1} if len(set(found)) < len(found) else set()
+    if twice:
+        raise DataError(f"--lidar: {min(twice)} is named twice; name each file, or the folder that it is in, once")
+    base = lidar[0] if len(lidar) == 1 and lidar[0].is_dir() else Path()
+    names = [(file.relative_to(base) if base != Path() else file).as_posix() for file in found]
+    sweeps: list[list[SweepRecord]] = [[] for _ in found]
+    if poses is not None:
+        sweeps = earlier_sweeps(read_poses(poses), num_sweeps, found, poses)
+    return [FileFrame(n, f, tuple(s), reader) for n, f, s in zip(names, found, sweeps, strict=True)]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        suffix_of(path)
+        yield path
+        return
+    if not path.is_dir():
+        raise DataError(
+            f"--lidar {path}: no such file or folder; allowed are {', '.join(SUFFIXES)}, and folders of them"
+        )
+    inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = [file for file in inside if file.name.lower().endswith(SUFFIXES)]
+    if not files:
+        others = f"{len(inside)} files of other kinds" if inside else "nothing"
+        raise DataError(f"--lidar {path}: the folder holds {others}; allowed are {', '.join(SUFFIXES)}")
+    yield from files

@@ -1,0 +1,79 @@
+"""Frames -> boxes, a batch at a time, files read ahead: the body of ``pdetr3d predict`` and of ``ray_jobs.predict``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import islice
+
+from pdetr3d.batch import Batch
+from pdetr3d.data.collate import collate
+from pdetr3d.inference.frames import Frame, Loaded
+from pdetr3d.inference.student import StudentPredictor
+from pdetr3d.schema import Boxes3D, Sample
+from pdetr3d.training.flow import PREDICT_BATCH
+
+THREADS = 2  # that read files
+AHEAD = 2 * PREDICT_BATCH  # frames that are read before they are asked for
+
+
+@dataclass
+class Counts:
+    """What was predicted: samples, those without a box, boxes; points left out as not finite, and samples that had
+    some; the largest intensity of any point [0..255]."""
+
+    samples: int = 0
+    empty: int = 0
+    boxes: int = 0
+    dropped_points: int = 0
+    dropped_in: int = 0
+    intensity: float = 0.0
+
+    def add(self, loaded: Loaded, boxes: Boxes3D) -> None:
+        """Count one sample."""
+        self.samples += 1
+        self.empty += not len(boxes)
+        self.boxes += len(boxes)
+        self.dropped_points += loaded.dropped
+        self.dropped_in += loaded.dropped > 0
+        self.intensity = max(self.intensity, loaded.intensity)
+
+    def merge(self, other: Counts) -> None:
+        """Count what another one counted."""
+        largest = max(self.intensity, other.intensity)
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.intensity = largest
+
+
+def predict_frames(
+    student: StudentPredictor, frames: Sequence[Frame], counts: Counts, min_score: float = 0.0
+) -> Iterator[tuple[Frame, Sample, Boxes3D]]:
+    """Each frame in order with its points and its boxes of at least ``min_score``; adds to ``counts``.
+
+    Raises:
+        DataError: for the first frame that cannot be read.
+    """
+    waiting = _read_ahead(student, frames)
+    places = iter(frames)
+    while batch := list(islice(waiting, PREDICT_BATCH)):
+        found = student.detect(Batch.from_arrays(collate([loaded.sample for loaded in batch])))
+        for frame, loaded, boxes in zip(islice(places, len(batch)), batch, found, strict=True):
+            kept = boxes[boxes.score >= min_score]
+            counts.add(loaded, kept)
+            yield frame, loaded.sample, kept
+
+
+def _read_ahead(student: StudentPredictor, frames: Sequence[Frame]) -> Iterator[Loaded]:
+    pool, ready = ThreadPoolExecutor(THREADS), deque[Future[Loaded]]()
+    try:
+        for frame in frames:
+            ready.append(pool.submit(frame.load, student.config))
+            if len(ready) > AHEAD:
+                yield ready.popleft().result()
+        while ready:
+            yield ready.popleft().result()
+    finally:  # an error, Ctrl-C: what was not begun is not read
+        pool.shutdown(wait=False, cancel_futures=True)
