@@ -182,26 +182,41 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def override(config: Config, dotlist: list[str]) -> Config:
-    """Apply ``key=value`` overrides (values are YAML) and validate the result.
+    """Apply ``key=value`` overrides and validate the result. Values are YAML; those of text keys are taken as they are
+    unless they are quoted, since paths and names may hold what YAML would take for a comment or a list.
 
     Raises:
         DataError: for an unknown key (names the closest), a malformed item or a value that is not allowed.
     """
     known = config.flat()
+    texts: dict[str, str] = {}
     for item in dotlist:
-        key, separator, _ = item.partition("=")
+        key, separator, value = item.partition("=")
         if not separator:
             raise DataError(f"override {item!r} is not key=value; example: optim.lr=0.001")
         if key not in known or key == "preset":
             raise DataError(unknown_key(key, list(known)))
+        if isinstance(known[key], str):
+            texts[key] = _text(value)
     try:
-        changes = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
+        changes = OmegaConf.from_dotlist([item for item in dotlist if item.partition("=")[0] not in texts])
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise DataError(
             f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]"
         ) from error
-    assert isinstance(changes, dict)
+    for key, value in texts.items():
+        OmegaConf.update(changes, key, value)
     return build(config.model_dump(mode="json"), {str(key): value for key, value in changes.items()})
+
+
+def _text(value: str) -> str:
+    """The value of a text key: what is between the quotes, if it is quoted as YAML or JSON, else all of it."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        try:
+            return str(yaml.safe_load(value))
+        except yaml.YAMLError:  # quotes inside: the name has them
+            return value
+    return value
 
 
 def unknown_key(key: str, known: list[str]) -> str:

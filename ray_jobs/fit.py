@@ -154,10 +154,10 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
 
 
 def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[str, str]:
-    """Ray Train's storage path for a run, and the URI of a stage's folder in it."""
+    """Ray Train's storage path for a run, and the URI of a stage's folder in it: of a local path, a quoted one."""
     shared = config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
     storage = f"{shared.rstrip('/')}/{identity}" if shared else str((run_dir / "ray").resolve())
-    return storage, f"{storage if '://' in storage else f'file://{storage}'}/{name}"
+    return storage, f"{storage}/{name}" if "://" in storage else (Path(storage).absolute() / name).as_uri()
 
 
 def _task_steps(stage: Stage, loader: BatchLoader) -> int:

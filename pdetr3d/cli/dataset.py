@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,7 @@ def simulate(
     from pdetr3d.data.simulate import simulate as write_world
 
     write_world(dataroot, config.sim)
-    say(simulated=dataroot, next=f"pdetr3d index --dataroot {dataroot} --version v1.0-sim")
+    say(simulated=dataroot, next=f"pdetr3d index --dataroot {shlex.quote(str(dataroot))} --version v1.0-sim")
 
 
 @app.command()
@@ -59,7 +60,7 @@ def index(
         keyframes=len(made),
         objects=sum(len(labels) for labels in rows["ann_label"]),
         **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in made.splits},
-        next=f"pdetr3d label --index {path}",
+        next=f"pdetr3d label --index {shlex.quote(str(path))}",
     )
 
 
@@ -183,4 +184,10 @@ def pack(
         made = write(index_file, split, out, points=points.value, **sizes)
     shards = made.info["shards"]
     size_gb = sum(shard["bytes"] for shard in shards) / 1e9
-    say(pack=out, samples=len(made.places), shards=len(shards), size=f"{size_gb:.3f} GB", next=f"data.packed={out}")
+    say(
+        pack=out,
+        samples=len(made.places),
+        shards=len(shards),
+        size=f"{size_gb:.3f} GB",
+        next=shlex.quote(f"data.packed={out}"),
+    )

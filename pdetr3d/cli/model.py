@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -105,7 +106,7 @@ def export(
         from pdetr3d.deploy.mlflow_export import export_mlflow
 
         export_mlflow(trained, out)
-        say(exported=trained.file, to=out, next=f"mlflow models serve -m {out} --env-manager local")
+        say(exported=trained.file, to=out, next=f"mlflow models serve -m {shlex.quote(str(out))} --env-manager local")
         return
     from pdetr3d.deploy.torchscript import export_torchscript, known_device
 

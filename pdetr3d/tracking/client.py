@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -20,7 +21,7 @@ log = logging.getLogger("pdetr3d.tracking")
 # MLflow's own limits (mlflow.utils.validation); a test compares them with the installed version.
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
-_SQLITE = "sqlite:///"
+_SQLITE, _SQLITE_QUOTED = "sqlite:///", "sqlite+pysqlite:///"
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -29,8 +30,28 @@ def tracking_uri(tracking_dir: Path) -> str:
 
     A SQLite path is made absolute: Ray workers run in another folder.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{tracking_dir.resolve()}/mlflow.db"
-    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    file = sqlite_file(uri) if uri else tracking_dir / "mlflow.db"
+    return sqlite_uri(file) if file is not None else str(uri)
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI by which MLflow opens a SQLite file, whatever its path.
+
+    SQLAlchemy unquotes the path, and takes what follows a "?" for options. A path that has to be quoted is named with
+    the driver: for the short form MLflow would make a folder of the quoted name besides.
+    """
+    path = str(file.resolve())
+    quoted = path.replace("%", "%25").replace("?", "%3F")
+    return f"{_SQLITE if quoted == path else _SQLITE_QUOTED}{quoted}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for any other store, and for URIs with options of SQLite's own."""
+    for start in (_SQLITE, _SQLITE_QUOTED):
+        if uri.startswith(start) and "?" not in uri:
+            return Path(unquote(uri.removeprefix(start)))
+    return None
 
 
 def ui_command(uri: str) -> str:
@@ -52,8 +73,8 @@ def connect(uri: str) -> MlflowClient:
 
     for name in ("alembic", "mlflow"):  # importing mlflow configures its loggers
         logging.getLogger(name).setLevel(logging.WARNING)
-    if uri.startswith(_SQLITE):
-        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    if (file := sqlite_file(uri)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
 
 

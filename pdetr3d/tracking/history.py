@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.client import connect, sqlite_file, sqlite_uri
 from pdetr3d.tracking.runs import read_run_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def read_histories(run_dir: Path, metrics: Iterable[str]) -> tuple[dict[str, His
     for name, entry in read_run_file(run_dir).items():
         uri = _where_it_is_now(entry["uri"], run_dir)
         try:
-            if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
+            if (file := sqlite_file(uri)) is not None and not file.is_file():
                 raise FileNotFoundError("the file is gone")  # connecting would create an empty store
             if uri not in clients:
                 clients[uri] = connect(uri)
@@ -59,9 +57,9 @@ def read_histories(run_dir: Path, metrics: Iterable[str]) -> tuple[dict[str, His
 
 def _where_it_is_now(uri: str, run_dir: Path) -> str:
     """The SQLite store of a run directory that was moved or copied lies in it still."""
-    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
-        own = run_dir.resolve() / "mlflow.db"
-        return f"{_SQLITE}{own}" if own.is_file() else uri
+    if (file := sqlite_file(uri)) is not None and not file.is_file():
+        own = run_dir / "mlflow.db"
+        return sqlite_uri(own) if own.is_file() else uri
     return uri
 
 

@@ -217,5 +217,22 @@ def test_sigma_is_the_larger_of_floor_and_factor_times_root_area() -> None:
     np.testing.assert_allclose(sigma, [1.47817, 0.66], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("/data/my set [1] #2", "/data/my set [1] #2"),  # YAML would end it at the "#"
+        ("a: b", "a: b"),
+        ("100", "100"),
+        ("", ""),
+        ('"quoted"', "quoted"),  # as commands in reports have it
+        ("''", ""),
+        ("'it's'", "'it's'"),
+    ],
+)
+def test_text_is_taken_as_it_is(given: str, kept: str) -> None:
+    changed = override(presets.QUICKSTART, ["optim.lr=1e-2", f"data.dataroot={given}", "sim.scenes=7"])
+    assert (changed.data.dataroot, changed.optim.lr, changed.sim.scenes) == (kept, 0.01, 7)
+
+
 def test_override_of_nothing_is_the_same_config() -> None:
     assert override(presets.QUICKSTART, []) == presets.QUICKSTART

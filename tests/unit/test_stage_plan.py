@@ -1,12 +1,15 @@
-"""Which order a stage of training takes its samples in, by the configuration."""
+"""Which order a stage of training takes its samples in, by the configuration; and where it keeps its progress."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from ray_jobs.fit import Stage
+from pdetr3d.presets import QUICKSTART, load
+from ray_jobs.context import read_progress, stop_asked, write_progress, write_stop
+from ray_jobs.fit import Stage, stage_uri
 from tests.training_cases import open_world
 
 
@@ -25,3 +28,22 @@ def test_box_share_mixes_what_a_student_has_to_mix(sim_world: Path, tmp_path: Pa
     assert parts("student", records[:boxed]) == (boxed, 0)  # boxes_only, full: nothing to mix
     assert parts("student", records, mean_teacher=True) == (boxed, 0)  # its records are half and half already
     assert parts("teacher", records)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["my run", "versuch-ä", "run[1]", "exp#1", "what?", "100%25"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_progress_lies_in_the_stages_own_folder(tmp_path: Path, name: str, shared: bool) -> None:
+    config = load("quickstart", [f"storage.path={tmp_path / name}"] if shared else [])
+    storage, folder = stage_uri(config, "digest", "teacher", tmp_path / name)
+    write_progress(folder, 7)
+    write_stop(folder)
+    place = tmp_path / name / ("digest" if shared else "ray")
+    assert storage == str(place) and read_progress(folder) == 7 and stop_asked(folder)
+    assert sorted(f.name for f in (place / "teacher").iterdir()) == ["progress.txt", "stop.txt"]
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+
+
+def test_shared_storage_of_other_kinds_is_an_address_already() -> None:
+    storage = QUICKSTART.storage.model_copy(update={"path": "s3://bucket/runs/"})
+    config = QUICKSTART.model_copy(update={"storage": storage})
+    assert stage_uri(config, "d", "teacher", Path("x")) == ("s3://bucket/runs/d", "s3://bucket/runs/d/teacher")

@@ -78,6 +78,28 @@ def test_addresses(tmp_path, monkeypatch):
     assert tracking_uri(Path("elsewhere")) == f"sqlite:///{tmp_path}/own.db"
 
 
+@pytest.mark.parametrize("name", ["my run ä [1] #2", "what? 100%", "a%20b"])
+def test_a_store_may_lie_in_any_folder(tmp_path, name):
+    folder = tmp_path / name
+    uri = tracking_uri(folder)
+    assert tracking_client.sqlite_file(uri) == folder / "mlflow.db"
+    first = Tracker.start(folder, "e", "job", {"a": 1}, {})
+    assert read(first).data.params == {"a": "1"} and first.uri == uri
+    assert start_again(folder).run_id == first.run_id
+    assert sorted(f.name for f in folder.iterdir()) == ["mlflow.db", "mlflow_run.json"]
+    assert [f.name for f in tmp_path.iterdir()] == [name]  # no folder of the quoted name
+
+
+def start_again(folder):
+    return Tracker.start(folder, "e", "job", {}, {})
+
+
+def test_only_plain_sqlite_addresses_are_files():
+    assert tracking_client.sqlite_file("sqlite:////a%3Fb/m.db") == Path("/a?b/m.db")
+    for other in ("http://host:5000", "postgresql://host/db", "sqlite:///file:/a?uri=true"):
+        assert tracking_client.sqlite_file(other) is None
+
+
 def test_a_title_is_what_people_see_and_not_what_the_run_is_known_by(store, tmp_path):
     first = start(store, tmp_path, title="teacher of seed 1")
     assert read(first).info.run_name == "teacher of seed 1"
