@@ -35,7 +35,7 @@ class Batch:
         token: (B,) bytes array of sample tokens (stays on the CPU).
         points: (P, 5) float32 x, y, z, intensity [0..255], dt [s]; point_sample: (P,) int64 in 0..B-1.
         weak_points, weak_point_sample: the same cloud before augmentation; empty unless the task asks for it.
-        box_labeled: (B,) bool, samples whose boxes people drew, all of them.
+        box_labeled: (B,) bool, samples whose boxes people drew, all of them (there may be none).
         augmentation: (B, 4, 4) float32, lidar2augmented.
         images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3).
         lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.

@@ -91,9 +91,16 @@ class DataConfig(Section):
         return self
 
 
+# What a label manifest fixes: with label.source=manifest these keys of ``label`` have the manifest's values.
+OF_MANIFEST = ("ratio", "seed", "split_by", "balance", "no_boxes_of", "click_share")
+
+
 class LabelConfig(Section):
     """Which samples are box-labeled, and the clicks."""
 
+    source: Literal["simulate", "manifest"] = "simulate"  # simulate: drawn from the boxes of the tables
+    manifest: str = ""  # folder that `pdetr3d label` wrote, with label.source=manifest; it fixes OF_MANIFEST's keys
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of box-labeled scenes, to measure a first teacher on; 0: none
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
     seed: Annotated[int, Field(ge=0)] = 0
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
@@ -107,6 +114,20 @@ class LabelConfig(Section):
     snap: bool = False  # a pseudo label that misses its click by a little is moved onto it instead of being rejected
 
     @model_validator(mode="after")
+    def _check_source(self) -> LabelConfig:
+        if self.source == "manifest" and not self.manifest:
+            raise ValueError(
+                "label.source=manifest needs label.manifest: the folder that `pdetr3d label` wrote (or set "
+                "label.source=simulate)"
+            )
+        if self.source == "simulate" and self.manifest:
+            raise ValueError(
+                f"label.manifest {self.manifest!r} with label.source=simulate, which draws its own clicks: set "
+                "label.source=manifest to train on that manifest (or leave label.manifest empty)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_choice(self) -> LabelConfig:
         if self.split_by == "prefix" and (self.balance or self.no_boxes_of):
             raise ValueError(
@@ -118,7 +139,8 @@ class LabelConfig(Section):
     @property
     def everywhere(self) -> LabelConfig:
         """The same with boxes on all samples: nothing is left to choose."""
-        return self.model_copy(update={"ratio": 1.0, "balance": False, "no_boxes_of": ()})
+        simulated = {"source": "simulate", "manifest": "", "holdout": 0.0}
+        return self.model_copy(update={"ratio": 1.0, "balance": False, "no_boxes_of": (), **simulated})
 
 
 class OptimConfig(Section):

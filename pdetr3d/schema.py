@@ -25,6 +25,10 @@ CLASSES = (
     "pedestrian",
     "traffic_cone",
 )
+# What is known of a sample. box: people drew all its boxes. point: people clicked all its objects. empty: people looked
+# and found nothing. unlabeled: nobody looked (val, test, too): what is there is not known to be background.
+ROLES = ("unlabeled", "box", "point", "empty")
+BOXES_KNOWN = ("box", "empty")
 # Order of method.md 1.5, everywhere.
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 
@@ -208,7 +212,7 @@ class SampleRecord:
     Attributes:
         sample_token, scene_token: nuScenes tokens.
         timestamp_us: of the keyframe's LiDAR sweep [us].
-        role: "box", "point", or "unlabeled" (val, test).
+        role: one of ROLES.
         lidar_path: absolute path of the keyframe's .pcd.bin.
         sweeps: earlier sweeps, newest first, at most 9.
         cameras: in the order of CAMERAS; None for a camera the sample does not have.

@@ -50,7 +50,7 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     record = sample.record
     counts = f"{len(sample.points):,} points   {len(sample.boxes)} boxes   {len(sample.clicks)} clicks"
     counts += "" if predictions is None else f"   {len(predictions)} predictions"
-    role = record.role if record.role == "unlabeled" else f"{record.role}-labeled"
+    role = f"{record.role}-labeled" if record.role in ("box", "point") else record.role
     size = 12 if with_cameras else 8.5
     figure.text(0.006, 0.97, f"{record.sample_token}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
     figure.text(0.994, 0.97, counts, color=TEXT, fontsize=size - 1, va="center", ha="right")

@@ -48,8 +48,8 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     if args.fresh:
         print(f"run directory: {run.path}", flush=True)
     name = f"{config.run.name or config.preset} {run.digest}"
-    with closing(run), Tracker.start(run.path, EXPERIMENT, name, config.flat(), {"run": run.digest}) as parent:
-        log_provenance(parent, config.to_json())
+    with closing(run), Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent:
+        log_provenance(parent, run.config.to_json())
         stages = Stages(run, parent)
         init_ray(config.scaling.use_gpu)
         body(stages)

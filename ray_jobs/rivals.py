@@ -16,7 +16,7 @@ from pdetr3d.data.self_labels import (
     without_clicks,
     write_self_labels,
 )
-from pdetr3d.schema import SampleRecord
+from pdetr3d.schema import BOXES_KNOWN, SampleRecord
 from ray_jobs.inference import predict
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def self_training_records(stages: Stages) -> list[SampleRecord]:
-    """Every train sample with its human boxes or those of the boxes-only student, without clicks."""
+    """Every train sample (unlabeled ones, too) with its human boxes or the boxes-only student's, without clicks."""
     return self_labeled(stages.records, read_self_labels(_self_labels(stages)))
 
 
@@ -35,7 +35,7 @@ def _self_labels(stages: Stages) -> Path:
     if stages.run.result("self_training") is None:
         student = stages.student("boxes_only")[-1]
         began = time.monotonic()
-        records = without_clicks([r for r in stages.records if r.role == "point"])
+        records = without_clicks([r for r in stages.records if r.role not in BOXES_KNOWN])
         boxes = predict("student", stages.config, stages.prior, [student], records, batches)[0] if records else {}
         count = write_self_labels(file, boxes, stages.config.student.self_training_threshold)
         stages.timing["self_training"] = time.monotonic() - began
@@ -45,12 +45,13 @@ def _self_labels(stages: Stages) -> Path:
 
 
 def mean_teacher_records(stages: Stages) -> list[SampleRecord]:
-    """As many box-labeled as point-labeled samples, some repeated, without clicks; ``student.cbgs`` for the former."""
+    """As many samples with all their boxes as others (unlabeled ones, too), some repeated, without clicks;
+    ``student.cbgs`` for the former."""
     records = without_clicks(stages.records)
-    labeled: Sequence[SampleRecord] = [r for r in records if r.role == "box"]
+    labeled: Sequence[SampleRecord] = [r for r in records if r.role in BOXES_KNOWN]
     if stages.config.student.cbgs:
         labeled = class_balanced(labeled, stages.config.run.seed)
-    return half_labeled(labeled, [r for r in records if r.role == "point"])
+    return half_labeled(labeled, [r for r in records if r.role not in BOXES_KNOWN])
 
 
 RIVALS = {"self_training": self_training_records, "mean_teacher": mean_teacher_records}

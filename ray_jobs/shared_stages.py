@@ -64,7 +64,7 @@ class SharedStages:
         """Run directory with the pseudo labels that a trial of this config needs, and the teacher that wrote them."""
 
         def make(stages: Stages) -> None:
-            if stages.unlabeled:
+            if stages.to_label:
                 stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, teacher_key, self.sweep))
             stages.pseudo_labels()
 

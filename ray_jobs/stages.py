@@ -124,7 +124,7 @@ class Stages:
 
     def _make_labels(self, batches: Path) -> dict[str, Any]:
         """Body of ``pseudo_labels``. ``batches``: folder of predictions, kept until the stage is finished."""
-        began, records = time.monotonic(), self.unlabeled
+        began, records = time.monotonic(), self.to_label
         if not records:
             write_pseudo_labels(self.pseudo_file, self._pseudo_table([], {}))
             nothing = self.known_clicks([]).quality({})
@@ -143,7 +143,12 @@ class Stages:
         return self.run.finish("pseudo_labels", report)
 
     @property
-    def unlabeled(self) -> Records:
+    def labeled(self) -> int:
+        """How many samples people labeled, boxes, clicks or "empty": students' epochs count these."""
+        return int(self.records.labeled.sum())
+
+    @property
+    def to_label(self) -> Records:
         """The samples whose clicks get pseudo labels."""
         everywhere = self.config.label.pseudo_for == "all"
         return self.records.select(self.records.clicked & (everywhere | ~self.records.boxed))
@@ -152,7 +157,7 @@ class Stages:
         """The teacher, then its pseudo labels; no teacher where there is no click to label, or labels were taken over
         without theirs."""
         taken_over = self.run.result("pseudo_labels") is not None and self.run.result("teacher") is None
-        if self.unlabeled and not taken_over:
+        if self.to_label and not taken_over:
             self.teacher()
         self.pseudo_labels()
 
@@ -166,7 +171,7 @@ class Stages:
         if mine != theirs or self.lineage()["manifest"] != other.lineage()["manifest"]:
             differing = sorted(k for k in mine if mine[k] != theirs[k])
             raise ValueError(f"{other.run.path} has other labels than {self.run.path}: {differing or 'other clicks'}")
-        for stage in ("teacher", "pseudo_labels") if self.unlabeled else ("pseudo_labels",):
+        for stage in ("teacher", "pseudo_labels") if self.to_label else ("pseudo_labels",):
             self.adopt(stage, other.run)
 
     def adopt(self, stage: str, other: RunDir) -> None:
@@ -193,8 +198,8 @@ class Stages:
 
     @cached_property
     def known_records(self) -> Records:
-        """Every train sample with all its boxes: for reports, and the arm that is trained on them."""
-        return self.kept(training_records(self.data.index, self.data.everything))
+        """Every train sample with all the boxes in the tables: for reports, and the arm that is trained on them."""
+        return self.kept(training_records(self.data.index, self.data.manifest, boxes_everywhere=True))
 
     def kept(self, records: Records) -> Records:
         """Without what is left out for its broken files."""
@@ -212,7 +217,7 @@ class Stages:
     def student(self, arm: str) -> list[Path]:
         """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks), "full" (all boxes), or a rival
         without clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average)."""
-        steps = total_steps(self.config.optim.epochs, len(self.records), self.config.optim.batch_size)
+        steps = total_steps(self.config.optim.epochs, self.labeled, self.config.optim.batch_size)
         records = self._arm_records(arm)
         mean_teacher = arm == "mean_teacher"
         if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
@@ -223,7 +228,7 @@ class Stages:
 
     def _arm_records(self, arm: str) -> Sequence[SampleRecord]:
         if arm == "boxes_only":
-            return self.records.select(self.records.boxed)
+            return self.records.select(self.records.whole)
         if arm == "full":
             return self.known_records
         if arm in RIVALS:
@@ -233,9 +238,10 @@ class Stages:
                 f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
             )
         everywhere = self.config.label.pseudo_for == "all"
-        return self.kept(
+        records = self.kept(
             training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
         )
+        return records.select(records.labeled)  # what nobody looked at is no background
 
     def gt_database(self, records: Sequence[SampleRecord]) -> Path:
         """File of the objects that GT sampling may paste into these records, made when missing."""

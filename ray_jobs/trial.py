@@ -122,8 +122,8 @@ def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
 def judged_steps(stages: Stages, space: SearchSpace) -> int:
     """Optimizer steps of its whole training."""
     optim = space.optim(stages.config)
-    teacher = [record for record in stages.records if record.role == "box"]
-    return total_steps(optim.epochs, len(teacher if space.trains == "teacher" else stages.records), optim.batch_size)
+    samples = int(stages.records.boxed.sum()) if space.trains == "teacher" else stages.labeled
+    return total_steps(optim.epochs, samples, optim.batch_size)
 
 
 class Curve:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from pdetr3d import presets
 from pdetr3d.config import Config
-from pdetr3d.data.human_clicks import import_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.people_manifest import import_clicks
 from pdetr3d.data.pseudo_table import write_pseudo_labels
 from pdetr3d.data.records import training_records
 from pdetr3d.labels.run_labels import RunLabels

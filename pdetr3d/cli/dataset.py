@@ -74,28 +74,58 @@ def label(
     import_file: Annotated[
         Path | None, typer.Option("--import", help="People's clicks (.csv, .json, .parquet) instead of simulated ones.")
     ] = None,
+    boxes_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|SPLIT",
+            help="Samples whose boxes are all drawn: a file of sample tokens or scenes, one a line, or a split. "
+            "Default with --import: every sample that has annotations.",
+        ),
+    ] = None,
+    empty: Annotated[
+        Path | None, typer.Option(help="File of samples or scenes that were looked at and hold no object.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: labels/SPLIT-... beside the index.")] = None,
     preset: Preset = "quickstart",
     overrides: Overrides = None,
 ) -> None:
-    """Write the label manifest: which samples are box-labeled, and one click per object of every train sample."""
+    """Write the label manifest: what is known of every train sample (its role), and the clicks.
+
+    Without --import all is simulated: --ratio of the samples are box-labeled, the others get one click per object.
+    With --import roles follow what people did: boxes in the tables (or --boxes-of): box; clicks: point; --empty: empty;
+    none of it: unlabeled, never trained on as background. Jobs train on it by label.source=manifest
+    label.manifest=FOLDER.
+    """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
     config = override(load(preset, overrides), shortcuts).label
-    from pdetr3d.data.human_clicks import import_clicks
     from pdetr3d.data.index import Index
-    from pdetr3d.data.label_manifest import build_manifest
+    from pdetr3d.data.label_manifest import build_manifest, import_clicks
+    from pdetr3d.data.roles import People, read_samples
 
     opened = Index.open(index_file)
     split = split or _train_split(opened)
-    kind = "human" if import_file else "sim"
-    name = f"{split}-{kind}-{config.split_by}-{config.ratio:g}-seed{config.seed}"
+    drawn = drawn_keys([*shortcuts, *(overrides or [])])
+    if boxes_of is not None and drawn:
+        raise DataError(f"--boxes-of {boxes_of} says who is box-labeled, {', '.join(drawn)} draws it: give one of them")
+    if empty is not None and import_file is None and boxes_of is None:
+        raise DataError(f"--empty {empty} needs --import or --boxes-of: a simulation knows what is empty")
+    named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
+    people = People(named, read_samples(opened, split, str(empty), "--empty") if empty else frozenset())
+    how = f"{config.split_by}-{config.ratio:g}" if drawn or not (import_file or named) else "people"
+    name = f"{split}-{'human' if import_file else 'sim'}-{how}-seed{config.seed}"
     folder = out or index_file.parent / "labels" / name
     if import_file:
-        manifest = import_clicks(opened, split, config, import_file, folder)
+        manifest = import_clicks(opened, split, config, import_file, folder, people, drawn=bool(drawn))
     else:
-        manifest = build_manifest(opened, split, config, folder)
-    _describe(manifest)
+        manifest = build_manifest(opened, split, config, folder, None if named is None else people)
+    describe_manifest(manifest)
+
+
+def drawn_keys(words: list[str]) -> list[str]:
+    """Those of ``label.KEY=value`` that ask for box-labeled samples to be drawn."""
+    keys = [word.partition("=")[0] for word in words]
+    return [key for key in keys if key in ("label.ratio", "label.split_by", "label.balance", "label.no_boxes_of")]
 
 
 def _train_split(index: Index) -> str:
@@ -104,17 +134,41 @@ def _train_split(index: Index) -> str:
     return TRAIN_SPLITS[index.version]
 
 
-def _describe(manifest: LabelManifest) -> None:
-    samples = len(manifest.roles)
-    boxed = sum(role == "box" for role in manifest.roles.values())
+def describe_manifest(manifest: LabelManifest) -> None:
+    """Print what a manifest holds, and what in it somebody should look at."""
+    from pdetr3d.data.people_manifest import STRAYS
+    from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
+
+    facts, counts = manifest.facts, manifest.role_counts()
+    asked = "" if facts else f"; asked for {manifest.config.ratio:.2%}"
+    sources = {name: manifest.clicks["source"].to_pylist().count(name) for name in ("human", "sim")}
     say(
         manifest=manifest.path,
         digest=manifest.digest,
         split=manifest.split,
-        samples=samples,
-        **{"box-labeled": f"{boxed} ({manifest.achieved_ratio:.2%}; asked for {manifest.config.ratio:.2%})"},
-        clicks=manifest.clicks.num_rows,
+        samples=manifest.samples.num_rows,
+        **{"box-labeled": f"{counts['box']} ({manifest.achieved_ratio:.2%}{asked})"},
+        **{ROLE_LINES[role]: count for role, count in counts.items() if role != "box"},
+        clicks=", ".join(f"{count} {name}" for name, count in sources.items() if count) or 0,
+        **({"ignore regions": manifest.ignore.num_rows} if manifest.ignore.num_rows else {}),
+        next=f"label.source=manifest label.manifest={manifest.path}",
     )
+    if facts:
+        say(check="are these counts what you expect? Roles decide what is trained on as background.")
+    if n := facts.get("clicks_without_box"):
+        say(warning=f"{n} clicks on box-labeled samples match no box of their class: {manifest.path / STRAYS}")
+    if n := facts.get("not_done"):
+        say(warning=f"{n} samples have clicks but are not marked as done: unclicked objects there count as background")
+    for name in facts.get("classes_without_boxes", ()):
+        size = " x ".join(f"{side:g}" for side in FALLBACK_SIZE_M[CLASSES.index(name)])
+        say(warning=f"class {name} has clicks and no box: its boxes start from a typical size, {size} m (l, w, h)")
+
+
+ROLE_LINES = {
+    "point": "point-labeled",
+    "empty": "empty (looked at, no object)",
+    "unlabeled": "unlabeled (nobody looked)",
+}
 
 
 @app.command()

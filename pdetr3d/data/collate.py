@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.schema import Sample
+from pdetr3d.schema import BOXES_KNOWN, Sample
 
 
 def _pad(rows: Sequence[NDArray], width: int, fill: float = 0) -> NDArray:
@@ -33,7 +33,7 @@ def collate(samples: Sequence[Sample], weak: Sequence[Sample] = ()) -> dict[str,
         "point_sample": np.repeat(np.arange(len(samples)), [len(s.points) for s in samples]),
         "weak_points": np.concatenate([s.points for s in weak]) if weak else np.zeros((0, 5), np.float32),
         "weak_point_sample": np.repeat(np.arange(len(weak)), [len(s.points) for s in weak]).astype(np.int64),
-        "box_labeled": np.array([s.record.role == "box" for s in samples], bool),
+        "box_labeled": np.array([s.record.role in BOXES_KNOWN for s in samples], bool),
         "augmentation": np.stack([s.augmentation for s in samples]).astype(np.float32),
         "images": np.stack([s.images for s in samples]),
         "lidar2img": np.stack([s.lidar2img for s in samples]).astype(np.float32),

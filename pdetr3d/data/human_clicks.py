@@ -1,10 +1,14 @@
-"""Import of people's clicks: CSV, JSON or Parquet rows -> a label manifest. All bad rows are reported at once."""
+"""Reading people's clicks: CSV, JSON or Parquet rows -> the LIDAR_TOP frame. All bad rows are reported at once.
+
+What becomes of them is said by ``people_manifest.py``.
+"""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +17,56 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pdetr3d.config import LabelConfig
 from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest, click_id, write_manifest
+from pdetr3d.data.manifest import CLICK_DIGITS, click_id
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import CLASSES, DataError
 
-COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")  # and track_id, optional
+COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
+OPTIONAL = ("track_id", "radius_m")
 FRAMES = ("global", "ego", "lidar")
+IGNORE = "ignore"  # instead of a class: what is there is not known
+IGNORE_RADIUS_M = 2.0  # of a region whose row gives no radius_m
 SURPLUS = "\0surplus"  # key under which csv.DictReader keeps values beyond the header
 MAX_DISTANCE_M = 200.0  # from the LiDAR: beyond any annotation; a click there was given in another frame than it says
+DONE = ".done.json"  # ending of the file beside the clicks that says which frames are done
 
 
-def import_clicks(index: Index, split: str, config: LabelConfig, file: Path, out_dir: Path) -> LabelManifest:
-    """Make a manifest of ``split`` with the clicks of ``file`` instead of simulated ones.
+@dataclass(frozen=True)
+class PeoplesClicks:
+    """What people clicked in a split.
+
+    Attributes:
+        clicks: rows of CLICKS_SCHEMA. ignore: rows of IGNORE_SCHEMA. row_of: click_id -> row of the file, from 1.
+        done: tokens of samples in which all objects are clicked, and of those in which there is none; None: the file
+            beside the clicks, which says so, does not exist.
+    """
+
+    clicks: list[dict[str, Any]]
+    ignore: list[dict[str, Any]]
+    row_of: dict[str, int]
+    done: frozenset[str] | None
+
+
+def read_clicks(index: Index, split: str, file: Path) -> PeoplesClicks:
+    """The clicks of a file, and what ``FILE.done.json`` beside it says, if it exists.
 
     Args:
         file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
-            class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id.
+            class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id, radius_m. A row
+            of class "ignore" is a region of ``radius_m`` [m] (default IGNORE_RADIUS_M) in which nobody could tell what
+            is there.
 
     A track_id names one object of a scene: one class, and at most one click in a sample.
 
     Raises:
-        DataError: with every bad row (row number from 1, value, reason) in one message; nothing is written then.
+        DataError: with every bad row (row number from 1, value, reason) in one message, and for a file without clicks.
     """
     rows = read_rows(Path(file))
     tokens = set(index.tokens(split))
     problems: list[str] = []
     clicks: list[dict[str, Any]] = []
+    ignore: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         reasons = _reasons(row, index, tokens, split)
@@ -55,15 +81,35 @@ def import_clicks(index: Index, split: str, config: LabelConfig, file: Path, out
                 reasons = [f"same click as row {seen[click['click_id']]}"]
             else:
                 seen[click["click_id"]] = number
-                clicks.append(click)
+                if row["class"] == IGNORE:
+                    ignore.append({name: click[name] for name in ("sample_token", *"xyz")} | {"radius_m": _radius(row)})
+                else:
+                    clicks.append(click)
         problems += [f"  row {number}: {reason}" for reason in reasons]
     problems += _track_problems(clicks, seen, index)
     if problems:
         count = len({problem.split(":")[0] for problem in problems})
         raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
-    order = {token: place for place, token in enumerate(index.tokens(split))}
-    clicks.sort(key=lambda click: (order[click["sample_token"]], click["click_id"]))
-    return write_manifest(index, split, config, pa.Table.from_pylist(clicks, schema=CLICKS_SCHEMA), out_dir)
+    if not clicks:
+        raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
+    return PeoplesClicks(clicks, ignore, seen, _done(Path(file), tokens))
+
+
+def _done(file: Path, tokens: set[str]) -> frozenset[str] | None:
+    """Tokens of the split's samples that ``FILE.done.json`` lists."""
+    beside = file.with_name(file.name + DONE)
+    if not beside.is_file():
+        return None
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        listed = [token for key in ("done", "empty") for token in found.get(key, [])]
+        if not all(isinstance(token, str) for token in listed):
+            raise ValueError("tokens are texts")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
+        ) from error
+    return frozenset(listed) & tokens  # the same clicks may cover several splits
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -84,7 +130,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise DataError(
-            f"{file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}, optional: track_id"
+            f"{file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}, "
+            f"optional: {', '.join(OPTIONAL)}"
         )
     return rows
 
@@ -115,10 +162,13 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str) ->
         if _number(row.get(axis)) is None:
             reasons.append(f"{axis} {row.get(axis)!r} is not a finite number [m]")
     name = row.get("class")
-    if name not in CLASSES:
+    if name == IGNORE:
+        if row.get("radius_m") not in (None, "") and not 0 < (_number(row["radius_m"]) or 0) <= MAX_DISTANCE_M:
+            reasons.append(f"radius_m {row['radius_m']!r} is not a number above 0 and up to {MAX_DISTANCE_M:g} [m]")
+    elif name not in CLASSES:
         close = difflib.get_close_matches(str(name), CLASSES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        reasons.append(f"class {name!r} is none of the ten: {hint}allowed are {', '.join(CLASSES)}")
+        reasons.append(f"class {name!r} is none of the ten: {hint}allowed are {', '.join(CLASSES)}, {IGNORE}")
     if row.get("frame") not in FRAMES:
         reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
     if SURPLUS in row:
@@ -156,7 +206,8 @@ def _number(value: Any) -> float | None:
 def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
     """A checked row as one of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
     given = np.array([float(row[axis]) for axis in "xyz"])
-    xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given)
+    # + 0.0: no -0.0, which would be another digest
+    xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given).round(CLICK_DIGITS) + 0.0
     track = row.get("track_id")
     return {
         "click_id": click_id("human", row["sample_token"], row["class"], row["frame"], *given.tolist()),
@@ -169,6 +220,10 @@ def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
         "annotation_token": None,
         "track_id": None if track in (None, "") else str(track),
     }
+
+
+def _radius(row: dict[str, Any]) -> float:
+    return IGNORE_RADIUS_M if row.get("radius_m") in (None, "") else float(row["radius_m"])
 
 
 def _to_lidar(token: str, frame: str, index: Index) -> NDArray[np.float64]:

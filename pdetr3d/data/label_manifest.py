@@ -1,8 +1,8 @@
 """Everything about labels, by one name: the manifest (split, clicks, import) and what it lets training see."""
 
 from pdetr3d.data.clicks import draw_click, redraw_clicks
-from pdetr3d.data.human_clicks import import_clicks
 from pdetr3d.data.manifest import LabelManifest, build_manifest
+from pdetr3d.data.people_manifest import import_clicks
 from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.data.records import eval_records, inspection_record, prior_size_m, training_records
 

@@ -1,14 +1,14 @@
-"""The label manifest: which train samples are box-labeled, and one stored click per kept object of every train sample.
+"""The label manifest: what is known of every train sample (its role), the clicks, and regions to ignore.
 
-A folder of samples.arrow, clicks.arrow and manifest.json (written last: without it the folder is no manifest).
+A folder of samples.arrow, clicks.arrow, ignore.arrow (where there are any) and manifest.json (written last: without it
+the folder is no manifest).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.clicks import place_clicks
 from pdetr3d.data.files import atomic_path, open_arrow, table_digest, write_arrow
 from pdetr3d.data.index import Index
+from pdetr3d.data.roles import People, annotated, drawn_roles, peoples_roles
 from pdetr3d.data.row_table import places
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import CLASSES, ROLES, DataError
 
-# clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples.
+# role: of ROLES. clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples,
+# by class and place: their order tells nothing of who wrote them down.
 SAMPLES_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -50,7 +52,12 @@ CLICKS_SCHEMA = pa.schema(
         ("track_id", pa.string()),
     ]
 )
-
+# Regions in which people could not tell what is there: balls of radius_m round x, y, z (LIDAR_TOP) [m].
+IGNORE_SCHEMA = pa.schema(
+    [("sample_token", pa.string()), *((name, pa.float64()) for name in ("x", "y", "z", "radius_m"))]
+)
+CLICK_DIGITS = 6  # decimals of a click's x, y, z [m]: taken to another frame and back, a click is the same again
+_CLASS_ORDER = pa.array(CLASSES)
 
 VERIFIED_CLICKS = 5_000_000  # the tables of up to so many are read whole when opened; of more, only counted
 
@@ -60,13 +67,16 @@ class LabelManifest:
 
     Attributes:
         path: the folder. config: what it was made with. split: the train split. index_digest: of the index used.
-        samples, clicks: pyarrow tables (SAMPLES_SCHEMA, CLICKS_SCHEMA). digest: of both tables, 16 hex digits.
+        samples, clicks, ignore: pyarrow tables (SAMPLES_SCHEMA, CLICKS_SCHEMA, IGNORE_SCHEMA).
+        digest: of the tables, 16 hex digits. facts: what the import of people's clicks found (``people_manifest.py``).
     """
 
-    def __init__(self, path: Path, samples: pa.Table, clicks: pa.Table, info: dict) -> None:
+    def __init__(self, path: Path, samples: pa.Table, clicks: pa.Table, ignore: pa.Table, info: dict) -> None:
         self.path = path
         self.samples = samples
         self.clicks = clicks
+        self.ignore = ignore
+        self.facts: dict = info.get("facts", {})
         self.config = LabelConfig.model_validate_json(json.dumps(info["config"]))  # tuples are lists there
         self.split: str = info["split"]
         self.index_digest: str = info["index_digest"]
@@ -81,25 +91,25 @@ class LabelManifest:
         """
         path = Path(path)
         again = "run pdetr3d label again"
-        try:
-            info = json.loads((path / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path / 'manifest.json'}: no label manifest here ({error}); {again}") from error
+        info = read_info(path)
         samples = open_arrow(path / "samples.arrow", SAMPLES_SCHEMA)
         clicks = open_arrow(path / "clicks.arrow", CLICKS_SCHEMA)
+        ignore = IGNORE_SCHEMA.empty_table()
+        if info.get("ignore_regions"):
+            ignore = open_arrow(path / "ignore.arrow", IGNORE_SCHEMA)
         counted = (samples.num_rows, clicks.num_rows, pc.sum(samples["clicks"], min_count=0).as_py())
         same = counted == (info.get("samples"), info.get("clicks"), info.get("clicks"))
         if same and clicks.num_rows <= VERIFIED_CLICKS:
-            same = table_digest(samples, clicks) == info["digest"]
+            same = tables_digest(samples, clicks, ignore) == info["digest"]
         if not same:
             raise DataError(
                 f"{path}: samples.arrow and clicks.arrow differ from manifest.json (interrupted or edited); {again}"
             )
-        return LabelManifest(path, samples, clicks, info)
+        return LabelManifest(path, samples, clicks, ignore, info)
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """sample_token -> "box" | "point", every train sample, in manifest order: an object for each."""
+        """sample_token -> one of ROLES, every train sample, in manifest order: an object for each."""
         return dict(
             zip(self.samples.column("sample_token").to_pylist(), self.samples.column("role").to_pylist(), strict=True)
         )
@@ -115,6 +125,16 @@ class LabelManifest:
         return pc.equal(self.samples["role"], "box").to_numpy()
 
     @cached_property
+    def role_codes(self) -> NDArray[np.int8]:
+        """(N,): each train sample's role, as place in ROLES."""
+        return pc.index_in(self.samples["role"], value_set=pa.array(ROLES)).to_numpy().astype(np.int8)
+
+    def role_counts(self) -> dict[str, int]:
+        """Role -> how many train samples have it, those that some have."""
+        counts = np.bincount(self.role_codes, minlength=len(ROLES))
+        return {name: int(count) for name, count in zip(ROLES, counts, strict=True) if count}
+
+    @cached_property
     def click_range(self) -> NDArray[np.int64]:
         """(N, 2): each train sample's clicks are rows ``begin .. end - 1`` of ``clicks``."""
         end = np.cumsum(self.samples["clicks"].to_numpy())
@@ -127,30 +147,65 @@ class LabelManifest:
         return {name: track for name, track in zip(names, tracks, strict=True) if track is not None}
 
 
-def build_manifest(index: Index, split: str, config: LabelConfig, out_dir: Path) -> LabelManifest:
+def read_info(path: Path) -> dict:
+    """What manifest.json of a folder says: config, split, counts, digests.
+
+    Raises:
+        DataError: when the folder is no manifest.
+    """
+    file = Path(path) / "manifest.json"
+    try:
+        info = json.loads(file.read_text())
+        missing = [key for key in ("config", "split", "index_digest", "digest") if key not in info]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file}: no label manifest here ({error}); run pdetr3d label again") from error
+    if missing:
+        raise DataError(f"{file}: no label manifest here ({', '.join(missing)} missing); run pdetr3d label again")
+    return dict(info)
+
+
+def build_manifest(
+    index: Index, split: str, config: LabelConfig, out_dir: Path, people: People | None = None
+) -> LabelManifest:
     """Choose the box-labeled samples of ``split`` and draw one click per kept object (ten classes, >= 1 sensor point).
 
     A click depends on (label.seed, annotation token) and its box alone: it is the same whatever the ratio or the split.
-    Writes the folder ``out_dir`` and returns the manifest.
+    Samples of scenes without any annotation are "unlabeled". With ``people`` they say which samples have boxes
+    (``peoples_roles``); clicks are drawn all the same. Writes the folder ``out_dir`` and returns the manifest.
 
     Raises:
-        DataError: when the split has no samples.
+        DataError: when the split has no samples, or no sample with annotations.
     """
     tokens = index.tokens(split)
+    if people is None:
+        roles = drawn_roles(index, split, config)
+    else:
+        clicked = {token for token, some in zip(tokens, annotated(index, split), strict=True) if some}
+        roles = peoples_roles(index, split, clicked, people)
+        config = config.model_copy(update={"ratio": roles.count("box") / len(roles)})
+    clicks = simulated_clicks(index, tokens, config.seed)
+    boxed = {token for token, role in zip(tokens, roles, strict=True) if role == "box"}
+    return write_manifest(index, split, config, roles, _leave_out(clicks, boxed, config), out_dir)
+
+
+def simulated_clicks(index: Index, tokens: Sequence[str], seed: int, but: frozenset[str] = frozenset()) -> pa.Table:
+    """One click per kept object of some samples (CLICKS_SCHEMA); ``but``: annotation tokens that get none."""
     parts = []
     for token in tokens:
         annotations = index.annotations(token)
         kept = annotations.kept
+        if but:
+            kept = kept & np.array([name not in but for name in annotations.token], bool)
         known = annotations.token[kept]
-        uniform = np.array([keyed_rng(config.seed, 0, name, "click").random(3) for name in known]).reshape(-1, 3)
+        uniform = np.array([keyed_rng(seed, 0, name, "click").random(3) for name in known]).reshape(-1, 3)
         box = annotations.box[kept]
         xyz = place_clicks(box[:, :3], box[:, 3:6], box[:, 6], uniform)
         parts.append((token, known, annotations.label[kept], xyz))
-    xyz = np.concatenate([part[3] for part in parts])
+    xyz = np.concatenate([np.zeros((0, 3)), *(part[3] for part in parts)]).round(CLICK_DIGITS) + 0.0  # no -0.0
     names = [str(name) for part in parts for name in part[1]]
-    clicks = pa.table(
+    return pa.table(
         {
-            "click_id": [click_id("sim", config.seed, name) for name in names],
+            "click_id": [click_id("sim", seed, name) for name in names],
             "sample_token": [part[0] for part in parts for _ in part[1]],
             "class": [CLASSES[label] for part in parts for label in part[2]],
             "x": xyz[:, 0],
@@ -162,7 +217,6 @@ def build_manifest(index: Index, split: str, config: LabelConfig, out_dir: Path)
         },
         schema=CLICKS_SCHEMA,
     )
-    return write_manifest(index, split, config, clicks, out_dir)
 
 
 def click_id(source: str, *key: str | int | float) -> str:
@@ -170,51 +224,65 @@ def click_id(source: str, *key: str | int | float) -> str:
     return f"{source}-{hashlib.sha256(chr(31).join(str(part) for part in key).encode()).hexdigest()[:16]}"
 
 
-def write_manifest(index: Index, split: str, config: LabelConfig, clicks: pa.Table, out_dir: Path) -> LabelManifest:
-    """Assign roles and write the three files, manifest.json last; each is renamed into place."""
+def write_manifest(
+    index: Index,
+    split: str,
+    config: LabelConfig,
+    roles: Sequence[str],
+    clicks: pa.Table,
+    out_dir: Path,
+    ignore: pa.Table | None = None,
+    facts: dict | None = None,
+) -> LabelManifest:
+    """Write the files, manifest.json last; each is renamed into place.
+
+    Args:
+        roles: of the split's samples, in index order. clicks: in any order. ignore: IGNORE_SCHEMA. facts: JSON-safe.
+    """
     out_dir = Path(out_dir)
     tokens = index.tokens(split)
-    scenes = index.column("scene_token", tokens)
-    counts = _class_counts(index, tokens) if config.balance or config.no_boxes_of else None
-    boxed = box_labeled(tokens, scenes, index.column("timestamp_us", tokens), config, counts)
-    roles = ["box" if token in boxed else "point" for token in tokens]
-    clicks = _leave_out(clicks, boxed, config)
     sample = places(clicks["sample_token"], pa.chunked_array([tokens], pa.string()))
-    if (np.diff(sample) < 0).any():
-        clicks = clicks.take(pa.array(np.argsort(sample, kind="stable")))
-    counts_of = np.bincount(sample, minlength=len(tokens))
+    label = pc.index_in(clicks["class"], value_set=_CLASS_ORDER).to_numpy()
+    order = np.lexsort((*(clicks[axis].to_numpy() for axis in "zyx"), label, sample))
+    clicks = clicks.take(pa.array(order))
     samples = pa.table(
         {
             "sample_token": tokens,
-            "scene_token": scenes,
+            "scene_token": index.column("scene_token", tokens),
             "split": [split] * len(tokens),
-            "role": roles,
-            "clicks": counts_of,
+            "role": list(roles),
+            "clicks": np.bincount(sample, minlength=len(tokens)),
         },
         schema=SAMPLES_SCHEMA,
     )
+    ignore = IGNORE_SCHEMA.empty_table() if ignore is None else ignore
+    boxed = list(roles).count("box")
     info = {
         "config": config.model_dump(mode="json"),
         "split": split,
         "samples": len(tokens),
-        "box_labeled_samples": len(boxed),
-        "achieved_ratio": len(boxed) / len(tokens),
+        "box_labeled_samples": boxed,
+        "achieved_ratio": boxed / len(tokens),
         "clicks": clicks.num_rows,
+        "ignore_regions": ignore.num_rows,
         "index_digest": index.digest,
-        "digest": table_digest(samples, clicks),
+        "digest": tables_digest(samples, clicks, ignore),
+        **({"facts": facts} if facts else {}),
     }
     (out_dir / "manifest.json").unlink(missing_ok=True)
     write_arrow(out_dir / "samples.arrow", samples)
     write_arrow(out_dir / "clicks.arrow", clicks)
+    (out_dir / "ignore.arrow").unlink(missing_ok=True)
+    if ignore.num_rows:
+        write_arrow(out_dir / "ignore.arrow", ignore)
     with atomic_path(out_dir / "manifest.json") as temporary:
         temporary.write_text(json.dumps(info, indent=1) + "\n")
     return LabelManifest.open(out_dir)
 
 
-def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
-    """(N, 10): kept objects of each class in each sample."""
-    found = (index.annotations(token) for token in tokens)
-    return np.stack([np.bincount(each.label[each.kept], minlength=len(CLASSES)) for each in found])
+def tables_digest(samples: pa.Table, clicks: pa.Table, ignore: pa.Table) -> str:
+    """Digest of a manifest's content."""
+    return table_digest(samples, clicks, *([ignore] if ignore.num_rows else []))
 
 
 def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Table:
@@ -230,59 +298,3 @@ def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Tab
         for token, source, name in names
     ]
     return clicks.filter(pa.array(kept))
-
-
-def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
-    """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
-    Among equals the first in ``order``."""
-    counts = np.array([totals[name] for name in order], np.int64).reshape(-1, len(CLASSES))
-    have, chosen = np.zeros(len(CLASSES), np.int64), np.zeros(len(order), bool)
-    for _ in order:
-        best = int(np.argmax(np.where(chosen, -1.0, np.log1p(have + counts).sum(1))))
-        have, chosen[best] = have + counts[best], True
-        yield order[best]
-
-
-def box_labeled(
-    tokens: Sequence[str],
-    scenes: Sequence[str],
-    timestamps_us: Sequence[int],
-    config: LabelConfig,
-    counts: NDArray[np.int64] | None = None,
-) -> set[str]:
-    """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
-
-    ``scene``: smallest prefix of a seeded permutation of scenes that reaches ratio * N samples (at least one scene).
-    ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
-
-    Args:
-        counts: (N, 10) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
-
-    Raises:
-        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``.
-    """
-    goal = config.ratio * len(tokens)
-    if config.split_by == "prefix":
-        ordered = [token for _, token in sorted(zip(timestamps_us, tokens, strict=True))]
-        return set(ordered[: max(1, int(goal + 1e-9))])
-    groups = scenes if config.split_by == "scene" else tokens
-    members: dict[str, list[int]] = {}
-    for place, group in enumerate(groups):
-        members.setdefault(group, []).append(place)
-    names = sorted(members)
-    order = [names[i] for i in keyed_rng(config.seed, 0, config.split_by, "split").permutation(len(names))]
-    totals: dict[str, NDArray[np.int64]] = {}
-    if counts is not None:
-        totals = {name: counts[places].sum(0) for name, places in members.items()}
-        barred = [CLASSES.index(name) for name in config.no_boxes_of]
-        order = [name for name in order if not totals[name][barred].any()]
-    chosen: set[str] = set()
-    for name in _balanced(order, totals) if config.balance else order:
-        chosen.update(tokens[place] for place in members[name])
-        if len(chosen) >= math.ceil(goal - 1e-9):
-            return chosen
-    raise DataError(
-        f"label.ratio {config.ratio:g} with label.no_boxes_of {list(config.no_boxes_of)}: only {len(chosen)} of "
-        f"{len(tokens)} samples are in a {config.split_by} that shows none of these classes; lower label.ratio to at "
-        f"most {len(chosen) / len(tokens):g}, name other classes, or set label.split_by=keyframe"
-    )

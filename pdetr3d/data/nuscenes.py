@@ -47,6 +47,12 @@ def build_index(dataroot: Path, version: str, out: Path, *, whole: bool = True) 
     """
     dataroot = Path(dataroot).absolute()
     nusc = open_tables(dataroot, version)
+    if cut := _cut_tracks(nusc):
+        log.warning(
+            "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
+            dataroot / version,
+            cut,
+        )
     reader = _Reader(nusc, dataroot, whole)
     try:
         chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
@@ -91,6 +97,17 @@ def open_tables(dataroot: Path, version: str) -> NuScenes:
             f"{folder}: the devkit cannot read these tables ({type(error).__name__}: {error}); "
             "unpack the metadata archive again"
         ) from error
+
+
+def _cut_tracks(nusc: NuScenes) -> int:
+    """Let tracks end where the table of annotations has holes, as in datasets of which some frames are not annotated;
+    returns how many annotations had a missing neighbor."""
+    known, cut = {row["token"] for row in nusc.sample_annotation}, 0
+    for row in nusc.sample_annotation:
+        missing = [side for side in ("prev", "next") if row[side] and row[side] not in known]
+        cut += bool(missing)
+        row.update(dict.fromkeys(missing, ""))
+    return cut
 
 
 def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.index import RecordTable
 from pdetr3d.data.row_table import RowTable
-from pdetr3d.schema import CLASSES, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import CLASSES, ROLES, Boxes3D, PointLabels, SampleRecord
 
-ROLES = ("unlabeled", "box", "point")
 CLICK_COLUMNS = ("click_id", "x", "y", "z", "class")
 _LABEL_OF = {name: label for label, name in enumerate(CLASSES)}
 
@@ -81,6 +80,16 @@ class Records(Sequence[SampleRecord]):
     def boxed(self) -> NDArray[np.bool_]:
         """(N,): which are box-labeled."""
         return self.role == ROLES.index("box")
+
+    @property
+    def labeled(self) -> NDArray[np.bool_]:
+        """(N,): of which somebody says what they show: all but the unlabeled ones, which nobody looked at."""
+        return self.role != ROLES.index("unlabeled")
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """(N,): of which people's boxes say all: the box-labeled ones, and those found empty."""
+        return self.boxed | (self.role == ROLES.index("empty"))
 
     @property
     def clicked(self) -> NDArray[np.bool_]:

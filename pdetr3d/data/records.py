@@ -11,33 +11,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
-from pdetr3d.data.record_list import CLICK_COLUMNS, ROLES, Records, boxed, boxes_of, pick, ranges
+from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, pick, ranges
 from pdetr3d.data.row_table import RowTable, places
-from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import (
     CLASSES,
     FALLBACK_SIZE_M,
+    ROLES,
     SOURCE_HUMAN,
     Boxes3D,
     DataError,
     SampleRecord,
 )
 
+_UNLABELED, _BOX, _POINT, _EMPTY = (ROLES.index(name) for name in ("unlabeled", "box", "point", "empty"))
 PIECE = 2048  # box-labeled samples whose labels are made at a time: bounds what is held meanwhile
 ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
 
 
 def training_records(
-    index: Index, manifest: LabelManifest, pseudo: Path | None = None, *, pseudo_everywhere: bool = False
+    index: Index,
+    manifest: LabelManifest,
+    pseudo: Path | None = None,
+    *,
+    pseudo_everywhere: bool = False,
+    boxes_everywhere: bool = False,
 ) -> Records:
     """Records of every train sample, in manifest order, each made when it is asked for.
 
     Box-labeled: human boxes of the kept objects, clicks with ``box_index``. Point-labeled: no field of any annotation;
-    ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused).
-    ``pseudo_everywhere`` treats every sample as point-labeled (``label.pseudo_for=all``).
+    ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused). Empty
+    and unlabeled: neither boxes nor clicks; what an unlabeled one shows is unknown, and no background.
+    ``pseudo_everywhere`` treats every box-labeled sample as point-labeled (``label.pseudo_for=all``);
+    ``boxes_everywhere`` every sample as box-labeled whose boxes are in the tables: for reports, and the arm "full".
 
     Raises:
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
@@ -50,8 +59,16 @@ def training_records(
             f"{manifest.path}: {len(unknown)} samples are not in {index.path}, e.g. "
             f"{manifest.samples['sample_token'][unknown[0]].as_py()!r}; run pdetr3d label again"
         )
-    whole = np.zeros(len(row), bool) if pseudo_everywhere else manifest.boxed
+    role = manifest.role_codes.copy()
+    if pseudo_everywhere:
+        role[manifest.boxed] = _POINT
+    whole = role == _BOX
+    if boxes_everywhere:
+        whole = role != _EMPTY
     records = _human_labels(index, manifest, row, np.nonzero(whole)[0])
+    if boxes_everywhere:
+        unseen = (role == _UNLABELED) & (records.box_range[:, 0] == records.box_range[:, 1])
+        role[whole & ~unseen] = _BOX
     if pseudo is not None:
         made, made_range = _pseudo_boxes(Path(pseudo), manifest)
         records = replace(
@@ -59,11 +76,7 @@ def training_records(
             boxes=Boxes3D.concatenate([records.boxes, made]),
             box_range=np.where(whole[:, None], records.box_range, made_range + len(records.boxes)),
         )
-    return replace(records, role=_roles(whole))
-
-
-def _roles(whole: NDArray[np.bool_]) -> NDArray[np.int8]:
-    return np.where(whole, ROLES.index("box"), ROLES.index("point")).astype(np.int8)
+    return replace(records, role=role)
 
 
 def eval_records(index: Index, split: str) -> Records:
@@ -145,7 +158,7 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
     return Records(
         table=index.records,
         row=row,
-        role=_roles(manifest.boxed),
+        role=manifest.role_codes,
         boxes=Boxes3D.concatenate(parts),
         box_range=box_range,
         clicks=clicks,
@@ -186,7 +199,7 @@ def _click_boxes(
     tokens: pa.Array | pa.ChunkedArray,
 ) -> NDArray[np.int64]:
     """For every click of the samples ``chosen``, one after the other, which box of its sample it belongs to, or -1: a
-    simulated one by its annotation token, a person's by place and class.
+    simulated one by its annotation token, people's by place and class (``match_clicks``).
 
     Args:
         clicks: of the manifest. bounds: which of ``boxes`` are each sample's. tokens: of the boxes.
@@ -205,25 +218,15 @@ def _click_boxes(
             "index does not hold as an object with points; the index has changed: run pdetr3d label again"
         )
     result = position - begin
-    for place in np.nonzero(human)[0]:
-        xyz = np.array([table[axis][place].as_py() for axis in "xyz"])
-        label = CLASSES.index(table["class"][place].as_py())
-        result[place] = match_click(xyz, label, boxes[begin[place] : end[place]])
+    if human.any():
+        xyz = np.stack([table[axis].to_numpy() for axis in "xyz"], 1)
+        label = pc.index_in(table["class"], value_set=pa.array(CLASSES)).to_numpy()
+        ends = np.cumsum(lengths)
+        for number in np.unique(np.repeat(np.arange(len(chosen)), lengths)[human]):
+            rows = np.arange(ends[number] - lengths[number], ends[number])
+            rows = rows[human[rows]]
+            result[rows] = match_clicks(xyz[rows], label[rows], boxes[slice(*bounds[number])])
     return result
-
-
-def match_click(xyz_m: NDArray, label: int, boxes: Boxes3D) -> int:
-    """The box a person meant: of the same class, containing the click (nearest center first), else the nearest one
-    whose half space diagonal reaches the click; -1 if there is none."""
-    same = np.nonzero(boxes.label == label)[0]
-    if len(same) == 0:
-        return -1
-    near = boxes[same]
-    distance = np.linalg.norm(near.center_m - xyz_m, axis=1)
-    inside = points_in_boxes(xyz_m[None], near.center_m, near.size_m, near.yaw_rad)[:, 0]
-    reach = inside | (distance <= np.linalg.norm(near.size_m, axis=1) / 2)
-    order = np.lexsort((distance, ~inside, ~reach))  # reachable first, containing before near, nearest first
-    return int(same[order[0]]) if reach[order[0]] else -1
 
 
 def _pseudo_boxes(path: Path, manifest: LabelManifest) -> tuple[Boxes3D, NDArray[np.int64]]:

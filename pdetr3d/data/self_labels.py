@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pdetr3d.data.files import read_parquet, write_parquet
-from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.schema import BOXES_KNOWN, CLASSES, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
 _NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 # Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame. Nothing joins them to a click.
@@ -62,9 +62,11 @@ def without_clicks(records: Sequence[SampleRecord]) -> list[SampleRecord]:
 
 
 def self_labeled(records: Sequence[SampleRecord], labels: dict[str, Boxes3D]) -> list[SampleRecord]:
-    """Self-training's records: box-labeled ones with their boxes, the others with ``labels``; all without clicks."""
+    """Self-training's records: samples with all their boxes as they are, the others with ``labels``; no clicks."""
     return [
-        record if record.role == "box" else replace(record, boxes=labels.get(record.sample_token, Boxes3D.empty()))
+        record
+        if record.role in BOXES_KNOWN
+        else replace(record, boxes=labels.get(record.sample_token, Boxes3D.empty()))
         for record in without_clicks(records)
     ]
 

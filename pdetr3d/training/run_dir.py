@@ -17,7 +17,7 @@ from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest, build_manifest
+from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.simulate import simulate
@@ -25,11 +25,12 @@ from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.schema import DataError
 from pdetr3d.training import lease
+from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
 from pdetr3d.training.stage_versions import code_version
 
 # Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
-# does not change what it computes.
-NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit")
+# does not change what it computes. Of a label manifest the content counts ("labels"), not where it lies.
+NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit", "label.manifest")
 
 FRESH = "fresh"  # entry of run.json that makes a run begun anew another one than the run beside it
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
@@ -39,19 +40,20 @@ class RunDir:
     """A directory that holds all one run writes. It belongs to this process until ``close`` or the process's end.
 
     Args:
-        path: created when missing. config: of the run.
+        path: created when missing. config: of the run; what its label manifest fixes takes the manifest's values.
         reading: the directory is another process's, and what is finished there is read: it is not held.
         wait_s: for how long to wait for another process that holds the directory.
         fresh: begin anew in ``free_path(path)``, with a digest of its own: shared storage is not continued from either.
 
     Raises:
-        DataError: when the directory holds a run of another config, dataset or version of a stage (names the differing
-            keys), or another process holds it (``lease``).
+        DataError: when ``label.manifest`` is none, the directory holds a run of another config, dataset, manifest or
+            version of a stage (names the differing keys), or another process holds it (``lease``).
     """
 
     def __init__(
         self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0, fresh: bool = False
     ) -> None:
+        config = with_manifest(config)
         self.path, self.config = (free_path(path) if fresh else path).resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)
         if not reading:
@@ -65,7 +67,10 @@ class RunDir:
     def _identity(self) -> dict[str, Any]:
         """What decides the run's numbers: config keys, versions of the stages' formats, data."""
         identity = {k: v for k, v in self.config.flat().items() if not k.startswith(NOT_IDENTITY)}
-        return json.loads(json.dumps(identity | {"code": code_version(), "tables": tables_digest(self.config)}))
+        identity |= {"code": code_version(), "tables": tables_digest(self.config)}
+        if self.config.label.source == "manifest":
+            identity["labels"] = labels_digest(self.config)
+        return json.loads(json.dumps(identity))
 
     def _check(self, now: dict[str, Any], fresh: bool) -> str:
         """Compare with the run that is there, or begin one; returns the run's digest."""
@@ -120,14 +125,13 @@ def free_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Data:
-    """The run's data: index, the label manifest of ``label.ratio``, and one where every sample is box-labeled.
+    """The run's data: index, and the label manifest that is drawn or that ``label.manifest`` names.
 
     ``skipped``: samples that are left out of training and prediction, of all the run's splits.
     """
 
     index: Index
     manifest: LabelManifest
-    everything: LabelManifest
     skipped: list[Skipped]
 
 
@@ -167,14 +171,13 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         skipped = find_skipped(index, splits, config.data)
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)
-    manifests = []
-    for name, label in (("manifest", config.label), ("manifest_full", config.label.everywhere)):
-        target = folder / name
-        done = (target / "manifest.json").exists()  # written last
-        manifests.append(
-            LabelManifest.open(target) if done else build_manifest(index, config.data.train_split, label, target)
-        )
-    return Data(index, manifests[0], manifests[1], skipped)
+    try:
+        manifest = take_manifest(index, config, folder / "manifest")
+    except DataError:
+        if config.data.dataroot and not (folder / "manifest").exists():
+            shutil.rmtree(folder)  # nothing was begun: the directory is free for a run on another manifest
+        raise
+    return Data(index, manifest, skipped)
 
 
 def _same_files(one: DataConfig, other: DataConfig) -> bool:

@@ -59,7 +59,7 @@ def test_print_what_cameras_are_worth() -> None:
     index = Index.open(RUN / "data" / "index.arrow")
     labeled = training_records(index, LabelManifest.open(RUN / "data" / "manifest"))
     unseen = [record.sample_token for record in labeled if record.role == "point"][::EVERY]
-    everything = training_records(index, LabelManifest.open(RUN / "data" / "manifest_full"))
+    everything = training_records(index, LabelManifest.open(RUN / "data" / "manifest"), boxes_everywhere=True)
     records = [record for record in everything if record.sample_token in set(unseen)]
     task = build("teacher", config, prior_size_m(labeled)[0])
     task.model.load_state_dict(state["model"])

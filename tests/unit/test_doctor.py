@@ -15,7 +15,7 @@ import pytest
 
 from pdetr3d import presets
 from pdetr3d.cli import main
-from pdetr3d.data.human_clicks import import_clicks
+from pdetr3d.data.people_manifest import import_clicks
 from pdetr3d.doctor import boxes
 from pdetr3d.doctor.diagnosis import CHECKS, diagnose, lines
 from pdetr3d.doctor.result import Result

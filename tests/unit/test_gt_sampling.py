@@ -258,7 +258,7 @@ def test_poisoned_boxes_of_point_labeled_samples_change_no_bit(world: World, tmp
     dirty, manifest = Index.open(path), world.data.manifest
 
     def file(index: Index, full: bool, name: str) -> bytes:
-        records = training_records(index, world.data.everything if full else manifest)
+        records = training_records(index, manifest, boxes_everywhere=full)
         return database_of(tmp_path / name, records, config).read_bytes()
 
     assert file(dirty, False, "dirty") == file(world.data.index, False, "clean")

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.human_clicks import import_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import LabelManifest, training_records
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.people_manifest import import_clicks
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import CLASSES, DataError
 
-CONFIG = LabelConfig(ratio=1.0)
+CONFIG = LabelConfig()
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,9 @@ def test_clicks_in_all_frames_arrive_in_the_lidar_frame(
     index: Index, rows: list[dict], suffix: str, tmp_path: Path
 ) -> None:
     manifest = import_clicks(index, "sim_train", CONFIG, _write(rows, tmp_path / f"clicks.{suffix}"), tmp_path / "out")
-    assert isinstance(manifest, LabelManifest) and manifest.clicks.num_rows == len(rows) > 20
+    assert isinstance(manifest, LabelManifest) and set(manifest.roles.values()) == {"box"}  # all have annotations
     records = training_records(index, manifest)
-    assert len(records) == 6 and sum(len(record.clicks) for record in records[2:]) == 0
+    assert len(records) == 6 and sum(len(record.clicks) for record in records[:2]) == len(rows) > 20
     for record in records[:2]:
         # Each click was put on a box's center, so it is matched to a box of its class there.
         assert (record.clicks.box_index >= 0).all()
@@ -69,9 +70,12 @@ def test_clicks_in_all_frames_arrive_in_the_lidar_frame(
         np.testing.assert_array_equal(boxes.label, record.clicks.label)
         np.testing.assert_allclose(boxes.center_m, record.clicks.xyz_m, atol=1e-5)
     table = manifest.clicks.to_pandas()
-    assert (
-        set(table["source"]) == {"human"} and table["annotation_token"].isna().all() and table["track_id"].isna().all()
-    )
+    human = table[table["source"] == "human"]
+    assert human["annotation_token"].isna().all() and table["track_id"].isna().all()
+    assert set(human["sample_token"]) == {record.sample_token for record in records[:2]} and len(human) == len(rows)
+    # Every kept object of the box-labeled samples has one click: the others' are simulated.
+    kept = [index.annotations(record.sample_token).kept.sum() for record in records]
+    assert [len(record.clicks) for record in records] == kept and (table["source"] == "sim").sum() == sum(kept[2:])
 
 
 def test_click_ids_do_not_depend_on_row_order(index: Index, rows: list[dict], tmp_path: Path) -> None:
@@ -83,7 +87,8 @@ def test_click_ids_do_not_depend_on_row_order(index: Index, rows: list[dict], tm
 def test_track_ids_are_kept(index: Index, rows: list[dict], tmp_path: Path) -> None:
     tracked = [row | {"track_id": "a1" if i == 0 else ""} for i, row in enumerate(rows[:3])]
     manifest = import_clicks(index, "sim_train", CONFIG, _write(tracked, tmp_path / "a.csv"), tmp_path / "out")
-    assert sorted(manifest.clicks["track_id"].to_pylist(), key=str) == [None, None, "a1"]
+    human = manifest.clicks.filter(pc.equal(manifest.clicks["source"], "human"))
+    assert sorted(human["track_id"].to_pylist(), key=str) == [None, None, "a1"]
 
 
 def test_a_track_is_one_object_of_its_scene(index: Index, rows: list[dict], tmp_path: Path) -> None:
@@ -93,7 +98,8 @@ def test_a_track_is_one_object_of_its_scene(index: Index, rows: list[dict], tmp_
     car = rows[0] | {"class": "car", "frame": "lidar", "x": 1.0, "y": 2.0, "track_id": "a"}
     fine = [car, car | {"sample_token": second}, car | {"sample_token": elsewhere, "class": "bus"}]
     manifest = import_clicks(index, "sim_train", CONFIG, _write(fine, tmp_path / "a.csv"), tmp_path / "a")
-    assert manifest.track_of == dict.fromkeys(manifest.clicks["click_id"].to_pylist(), "a")
+    human = manifest.clicks.filter(pc.equal(manifest.clicks["source"], "human"))
+    assert manifest.track_of == dict.fromkeys(human["click_id"].to_pylist(), "a") and len(manifest.track_of) == 3
     bad = [*fine, car | {"x": 2.0}, car | {"sample_token": second, "class": "bus", "x": 2.0, "track_id": "b"},
            car | {"track_id": "b", "x": 3.0}]  # fmt: skip
     with pytest.raises(DataError) as caught:
@@ -161,6 +167,6 @@ def test_missing_file_surplus_values_and_no_clicks(index: Index, tmp_path: Path)
     with pytest.raises(DataError, match=r"row 1: 1 values more than the header.*\n  row 2: z None is not"):
         import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
     (tmp_path / "b.json").write_text("[]")
-    manifest = import_clicks(index, "sim_train", LabelConfig(ratio=0.3), tmp_path / "b.json", tmp_path / "out")
-    assert manifest.clicks.num_rows == 0 and manifest.achieved_ratio == pytest.approx(1 / 3)
-    assert all(len(record.clicks) == 0 for record in training_records(index, manifest))
+    with pytest.raises(DataError, match=r"b\.json: holds no click; nothing was written"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "b.json", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

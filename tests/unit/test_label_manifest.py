@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from pdetr3d.config import LabelConfig
+from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.clicks import draw_click, place_clicks
 from pdetr3d.data.files import open_arrow, write_arrow
 from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
@@ -26,9 +27,9 @@ from pdetr3d.data.label_manifest import (
     training_records,
     write_pseudo_labels,
 )
-from pdetr3d.data.manifest import SAMPLES_SCHEMA, box_labeled
+from pdetr3d.data.manifest import SAMPLES_SCHEMA
 from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.records import match_click
+from pdetr3d.data.roles import box_labeled
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, SampleRecord
 
@@ -191,11 +192,16 @@ def test_one_click_per_kept_object_inside_its_box(index: Index, manifest: LabelM
     clicks = manifest.clicks.to_pandas()
     for token, part in clicks.groupby("sample_token"):
         annotations = index.annotations(str(token))
-        assert part["annotation_token"].tolist() == annotations.token[annotations.kept].tolist()
-        assert part["class"].tolist() == [CLASSES[label] for label in annotations.label[annotations.kept]]
-        box = annotations.box[annotations.kept]
-        # |offset| <= size / 6 along every axis of the box itself: in the box shrunk to a third.
-        inside = points_in_boxes(part[["x", "y", "z"]].to_numpy(), box[:, :3], box[:, 3:6] / 3 + 1e-9, box[:, 6])
+        kept = annotations.token[annotations.kept].tolist()
+        assert sorted(part["annotation_token"]) == sorted(kept)
+        order = [kept.index(name) for name in part["annotation_token"]]
+        label = annotations.label[annotations.kept][order]
+        assert part["class"].tolist() == [CLASSES[label] for label in label]
+        rows = list(zip(label, part["x"], part["y"], part["z"], strict=True))
+        assert rows == sorted(rows)  # by class and place, whatever the order of the annotations
+        box = annotations.box[annotations.kept][order]
+        # |offset| <= size / 6 along every axis of the box itself: in the box shrunk to a third (places: 1e-6 m).
+        inside = points_in_boxes(part[["x", "y", "z"]].to_numpy(), box[:, :3], box[:, 3:6] / 3 + 2e-6, box[:, 6])
         assert np.diag(inside).all()
     assert (
         len(clicks) == sum(index.annotations(t).kept.sum() for t in manifest.roles) and clicks["track_id"].isna().all()
@@ -233,7 +239,7 @@ def test_training_records(index: Index, manifest: LabelManifest) -> None:
         annotations = index.annotations(record.sample_token)
         kept = annotations.kept
         assert record.role == manifest.roles[record.sample_token] and len(record.clicks) == kept.sum()
-        np.testing.assert_array_equal(record.clicks.label, annotations.label[kept])
+        np.testing.assert_array_equal(record.clicks.label, np.sort(annotations.label[kept]))
         if record.role == "point":
             assert len(record.boxes) == 0 and (record.clicks.box_index == -1).all()
             continue
@@ -242,6 +248,7 @@ def test_training_records(index: Index, manifest: LabelManifest) -> None:
         assert (record.boxes.source == SOURCE_HUMAN).all()
         # Each click lies in the box that it points to.
         boxes = record.boxes[record.clicks.box_index]
+        np.testing.assert_array_equal(boxes.label, record.clicks.label)
         assert np.diag(points_in_boxes(record.clicks.xyz_m, boxes.center_m, boxes.size_m, boxes.yaw_rad)).all()
 
 
@@ -402,17 +409,34 @@ def test_manifest_of_another_index(index: Index, manifest: LabelManifest, tmp_pa
         training_records(Index.open(tmp_path / "part.arrow"), manifest)
 
 
-def test_match_click() -> None:
+def _match(place: list[float], label: int, boxes: Boxes3D) -> int:
+    return int(match_clicks(np.array([place]), np.array([label]), boxes)[0])
+
+
+def test_match_clicks() -> None:
     cars = np.array([[0.0, 0, 0], [6, 0, 0], [0, 9, 0], [1, 0.5, 0]])
     boxes = Boxes3D.build(cars, np.tile([4.0, 2, 1.5], (4, 1)), np.zeros(4), np.array([0, 0, 8, 0]))
-    assert match_click(np.array([0.1, 0.1, 0]), 0, boxes) == 0  # in boxes 0 and 3: the nearer center
-    assert match_click(np.array([1.2, 0.6, 0]), 0, boxes) == 3
-    assert match_click(np.array([6.0, 1.5, 0]), 0, boxes) == 1  # outside by 0.5 m, within half a diagonal (2.36 m)
-    assert match_click(np.array([6.0, 2.5, 0]), 0, boxes) == -1
-    assert match_click(np.array([0.0, 9, 0]), 0, boxes) == -1  # a pedestrian stands there, no car
-    assert match_click(np.zeros(3), 0, Boxes3D.empty()) == -1
+    assert _match([0.1, 0.1, 0], 0, boxes) == 0  # in boxes 0 and 3: the nearer center
+    assert _match([1.2, 0.6, 0], 0, boxes) == 3
+    assert _match([6.0, 1.5, 0], 0, boxes) == 1  # outside by 0.5 m, within half a diagonal (2.36 m)
+    assert _match([6.0, 2.5, 0], 0, boxes) == -1
+    assert _match([0.0, 9, 0], 0, boxes) == -1  # a pedestrian stands there, no car
+    assert _match([0.0, 0, 0], 0, Boxes3D.empty()) == -1
     # Containing wins over nearer: a long truck's end against a short one's side.
     trucks = Boxes3D.build(
         np.array([[0.0, 0, 0], [5, 1.6, 0]]), np.array([[12.0, 2, 2], [3, 1, 2]]), np.zeros(2), np.ones(2)
     )
-    assert match_click(np.array([5.0, 0.9, 0]), 1, trucks) == 0
+    assert _match([5.0, 0.9, 0], 1, trucks) == 0
+
+
+def test_a_box_is_meant_by_one_click() -> None:
+    """Two boxes overlap: both clicks are nearer to the first one's center, one of them lies in both; together each gets
+    the box that it lies in. A third click in the first box means none."""
+    boxes = Boxes3D.build(
+        np.array([[0.0, 0, 0], [1.5, 0, 0]]), np.tile([2.0, 2, 2], (2, 1)), np.zeros(2), np.array([8, 8])
+    )
+    clicks = np.array([[0.7, 0.0, 0.0], [0.1, 0.0, 0.0], [-0.5, 0.0, 0.0]])
+    np.testing.assert_array_equal(match_clicks(clicks, np.full(3, 8), boxes), [1, 0, -1])
+    np.testing.assert_array_equal(match_clicks(clicks[::-1], np.full(3, 8), boxes), [-1, 0, 1])
+    np.testing.assert_array_equal(match_clicks(clicks[:1], np.array([8]), boxes), [0])
+    assert len(match_clicks(np.zeros((0, 3)), np.zeros(0, np.int64), boxes)) == 0

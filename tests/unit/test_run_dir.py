@@ -144,10 +144,6 @@ def test_prepared_data_is_opened_not_made_again(
     run = RunDir(tmp_path, world_config(sim_world))
     first = prepare(run)
     assert set(first.manifest.roles.values()) == {"box", "point"}
-    assert set(first.everything.roles.values()) == {"box"}
-    assert first.manifest.roles.keys() == first.everything.roles.keys()
-    assert first.manifest.clicks.equals(first.everything.clicks)  # a click does not depend on the ratio
-
     # Killed while the manifest was written: manifest.json comes last, without it the folder is made again.
     (tmp_path / "data" / "manifest" / "manifest.json").unlink()
     (tmp_path / "data" / "manifest" / "clicks.arrow").write_bytes(b"half")

@@ -332,7 +332,7 @@ class Noted(OneAtATime):
 
         return SimpleNamespace(
             config=config,
-            unlabeled=[1] if config.label.ratio < 1 else [],
+            to_label=[1] if config.label.ratio < 1 else [],
             adopt=lambda stage, run: note(f"adopt {stage} of {run.path.name.split('-')[0]}"),
             student=lambda arm: note(f"train {arm}"),
             teacher=lambda: note("train teacher"),
@@ -461,7 +461,7 @@ def test_labels_that_were_taken_over_need_no_teacher(
     done: list[str] = []
     stages: Any = SimpleNamespace(
         run=SimpleNamespace(result=lambda stage: {} if stage in finished else None),
-        unlabeled=range(clicks),
+        to_label=range(clicks),
         teacher=lambda: done.append("teacher"),
         pseudo_labels=lambda: done.append("labels"),
     )

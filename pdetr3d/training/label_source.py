@@ -1,0 +1,99 @@
+"""Where a run's labels come from: drawn from the boxes of the tables, or the manifest that ``label.manifest`` names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pdetr3d.config import Config, LabelConfig
+from pdetr3d.config_sections import OF_MANIFEST
+from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
+from pdetr3d.schema import DataError
+
+
+def labels_digest(config: Config) -> str:
+    """Digest of the manifest that a run trains on; empty where its labels are simulated (its config says all).
+
+    Raises:
+        DataError: when ``label.manifest`` holds no manifest.
+    """
+    return "" if config.label.source == "simulate" else str(_info(config)["digest"])
+
+
+def with_manifest(config: Config) -> Config:
+    """The config with the values of what its manifest fixes (OF_MANIFEST): a run writes down what its labels are, not
+    what they would be if they were drawn; and with the manifest's absolute path.
+
+    Raises:
+        DataError: when ``label.manifest`` holds no manifest.
+    """
+    if config.label.source == "simulate":
+        return config
+    made_with = LabelConfig.model_validate_json(json.dumps(_info(config)["config"]))  # tuples are lists there
+    fixed = {name: getattr(made_with, name) for name in OF_MANIFEST}
+    fixed["manifest"] = str(Path(config.label.manifest).resolve())
+    return config.model_copy(update={"label": config.label.model_copy(update=fixed)})
+
+
+def fixed_by_manifest(config: Config, keys: list[str]) -> None:
+    """Refuse to vary ``keys`` (dotted) where a manifest fixes them.
+
+    Raises:
+        DataError: naming the keys.
+    """
+    fixed = sorted({f"label.{name}" for name in OF_MANIFEST} & set(keys))
+    if config.label.source == "manifest" and fixed:
+        raise DataError(
+            f"{', '.join(fixed)} cannot be varied with label.source=manifest: what people labeled is the same in every "
+            f"run ({config.label.manifest}). Vary other keys, or set label.source=simulate (and label.manifest to "
+            "nothing) to draw the labels from the boxes of the tables"
+        )
+
+
+def take_manifest(index: Index, config: Config, target: Path) -> LabelManifest:
+    """The run's label manifest in its folder ``target``: opened, copied from ``label.manifest``, or drawn.
+
+    Raises:
+        DataError: when the manifest is of another index or split.
+    """
+    if (target / "manifest.json").exists():  # written last
+        return LabelManifest.open(target)
+    if config.label.source == "simulate":
+        return build_manifest(index, config.data.train_split, config.label, target)
+    given = LabelManifest.open(Path(config.label.manifest))
+    split = config.data.train_split
+    if given.split != split:
+        raise DataError(
+            f"label.manifest {given.path} is of split {given.split!r}, but data.train_split is {split!r}: set "
+            f"data.train_split={given.split}, or label that split by pdetr3d label --split {split}"
+        )
+    missing = [token for token in given.roles if token not in index]
+    if missing:
+        raise DataError(
+            f"label.manifest {given.path}: {len(missing)} of its {len(given.roles)} samples are not in the dataset "
+            f"{index.dataroot} ({index.version}), e.g. {missing[0]!r}; label this dataset by pdetr3d label"
+        )
+    if given.index_digest != index.digest:
+        raise DataError(
+            f"label.manifest {given.path} was made with index {given.index_digest}, data.dataroot {index.dataroot} has "
+            f"index {index.digest}: the tables, or what they name, have changed since. Run pdetr3d index and pdetr3d "
+            "label again, with the same clicks and lists"
+        )
+    return write_manifest(
+        index,
+        split,
+        given.config,
+        given.samples["role"].to_pylist(),
+        given.clicks,
+        target,
+        given.ignore,
+        given.facts,
+    )
+
+
+def _info(config: Config) -> dict:
+    try:
+        return read_info(Path(config.label.manifest))
+    except DataError as error:
+        raise DataError(f"label.manifest {config.label.manifest}: {error}") from error

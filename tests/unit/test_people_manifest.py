@@ -1,0 +1,200 @@
+"""Manifests of what people did: roles, clicks on boxes, lists of frames, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import LabelManifest, build_manifest, import_clicks, training_records
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.people_manifest import STRAYS
+from pdetr3d.data.roles import People, read_samples
+from pdetr3d.schema import CLASSES, DataError
+from tests.people_cases import without_annotations
+
+CONFIG = LabelConfig(seed=4)
+
+
+@pytest.fixture(scope="module")
+def whole(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Three train scenes of two samples, all annotated."""
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("whole") / "index.arrow"))
+
+
+@pytest.fixture(scope="module")
+def index(whole: Index, sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """The same; annotations are left on the first scene alone."""
+    folder = tmp_path_factory.mktemp("people")
+    world = without_annotations(sim_world, folder / "world", whole.tokens("sim_train")[2:])
+    return Index.open(build_index(world, "v1.0-sim", folder / "index.arrow"))
+
+
+def _file(folder: Path, rows: list[tuple], name: str = "clicks.csv") -> Path:
+    """rows: (token, x, y, z, class), LiDAR frame; of class ignore also a radius."""
+    with (folder / name).open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["sample_token", "x", "y", "z", "class", "frame", "radius_m"])
+        writer.writerows([*row[:5], "lidar", *row[5:]] for row in rows)
+    return folder / name
+
+
+def test_roles_follow_what_people_did(index: Index, tmp_path: Path) -> None:
+    """Annotations: box; clicks: point; looked at and empty; a region nobody could tell; nothing at all."""
+    tokens = index.tokens("sim_train")
+    rows = [(tokens[2], 5, 6, -1, "car"), (tokens[2], 9, 9, -1, "ignore", 1.5), (tokens[4], 3, 1, 0, "ignore")]
+    manifest = import_clicks(
+        index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "out", People(empty=frozenset({tokens[3]}))
+    )
+    assert list(manifest.roles.values()) == ["box", "box", "point", "empty", "unlabeled", "unlabeled"]
+    assert manifest.role_counts() == {"unlabeled": 2, "box": 2, "point": 1, "empty": 1}
+    assert manifest.achieved_ratio == manifest.config.ratio == pytest.approx(1 / 3)
+    assert manifest.ignore.to_pylist() == [
+        {"sample_token": tokens[2], "x": 9.0, "y": 9.0, "z": -1.0, "radius_m": 1.5},
+        {"sample_token": tokens[4], "x": 3.0, "y": 1.0, "z": 0.0, "radius_m": 2.0},
+    ]
+    assert LabelManifest.open(tmp_path / "out").digest == manifest.digest
+    records = training_records(index, manifest)
+    assert [record.role for record in records] == list(manifest.roles.values())
+    kept = index.annotations(tokens[0]).kept.sum()
+    assert len(records[0].boxes) == len(records[0].clicks) == kept > 0
+    assert [len(record.clicks) for record in records[2:]] == [1, 0, 0, 0]
+    assert sum(len(record.boxes) for record in records[2:]) == 0
+    np.testing.assert_array_equal(records.labeled, [True, True, True, True, False, False])
+    np.testing.assert_array_equal(records.whole, [True, True, False, True, False, False])
+
+
+def test_the_page_says_which_frames_are_done(index: Index, tmp_path: Path) -> None:
+    tokens = index.tokens("sim_train")
+    file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car"), (tokens[4], 5, 6, -1, "car")])
+    beside = tmp_path / "clicks.csv.done.json"
+    beside.write_text(json.dumps({"done": [tokens[2], tokens[3], "of another split"], "empty": [tokens[3]]}))
+    manifest = import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")
+    assert list(manifest.roles.values()) == ["box", "box", "point", "empty", "point", "unlabeled"]
+    assert manifest.facts["not_done"] == 1  # the fifth sample: clicks that nobody finished
+    beside.write_text('{"done": 3}')
+    with pytest.raises(DataError, match=r'clicks\.csv\.done\.json: must be \{"done": \[sample tokens\]'):
+        import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")
+
+
+def test_who_has_boxes_can_be_said(whole: Index, tmp_path: Path) -> None:
+    """All six samples are annotated, but only those that are named count as box-labeled."""
+    tokens = whole.tokens("sim_train")
+    scenes = whole.column("scene_name", tokens)
+    (tmp_path / "boxes.txt").write_text(f"# done by hand\n{scenes[2]}  # a scene\n\n{tokens[0]}\n")
+    named = read_samples(whole, "sim_train", str(tmp_path / "boxes.txt"), "--boxes-of")
+    assert named == {tokens[0], tokens[2], tokens[3]}
+    file = _file(tmp_path, [(tokens[4], 5, 6, -1, "car")])
+    manifest = import_clicks(whole, "sim_train", CONFIG, file, tmp_path / "out", People(named))
+    assert list(manifest.roles.values()) == ["box", "unlabeled", "box", "box", "point", "unlabeled"]
+    # Without people's clicks the others' are simulated.
+    simulated = build_manifest(whole, "sim_train", CONFIG, tmp_path / "sim", People(named))
+    assert list(simulated.roles.values()) == ["box", "point", "box", "box", "point", "point"]
+    assert read_samples(whole, "sim_train", "sim_train", "--boxes-of") == set(tokens)
+
+
+def test_boxes_of_a_sample_without_annotations_say_that_it_is_empty(index: Index, tmp_path: Path) -> None:
+    tokens = index.tokens("sim_train")
+    people = People(frozenset(tokens[:4]))
+    file = _file(tmp_path, [(tokens[4], 5, 6, -1, "car")])
+    manifest = import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out", people)
+    assert list(manifest.roles.values()) == ["box", "box", "empty", "empty", "point", "unlabeled"]
+
+
+def test_clicks_on_boxes_are_matched_and_strays_listed(index: Index, tmp_path: Path) -> None:
+    """A click on an object takes the place of its simulated one; two others mean no box."""
+    tokens = index.tokens("sim_train")
+    annotations = index.annotations(tokens[0])
+    boxes, names = annotations.boxes(), annotations.token[annotations.kept]
+    label, center = int(boxes.label[0]), boxes.center_m[0].astype(float)
+    absent = next(c for c in range(10) if c not in boxes.label)
+    rows = [
+        (tokens[2], 5, 6, -1, CLASSES[label]),
+        (tokens[0], *center, CLASSES[label]),
+        (tokens[0], *(center + [0, 0, 30]), CLASSES[label]),
+        (tokens[0], *center, CLASSES[absent]),
+    ]
+    manifest = import_clicks(index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "out")
+    record = training_records(index, manifest)[0]
+    assert len(record.boxes) == len(names) and len(record.clicks) == len(names) + 2
+    human = np.array([str(name).startswith("human") for name in record.clicks.click_id])
+    own = record.clicks.box_index
+    assert sorted(own[human]) == [-1, -1, 0] and sorted(own[own >= 0]) == list(range(len(names)))
+    mine = manifest.clicks.to_pandas()
+    assert str(names[0]) not in set(mine["annotation_token"]) and str(names[1]) in set(mine["annotation_token"])
+    with (tmp_path / "out" / STRAYS).open() as stream:
+        strays = list(csv.DictReader(stream))
+    assert [(row["row"], row["class"]) for row in strays] == [("3", CLASSES[label]), ("4", CLASSES[absent])]
+    assert float(strays[0]["nearest_box_m"]) <= 30.01 and strays[1]["nearest_box_m"] == ""
+    facts = manifest.facts
+    assert (facts["human_clicks"], facts["matched_clicks"], facts["clicks_without_box"]) == (4, 1, 2)
+    assert facts["classes_without_boxes"] == [] or CLASSES[absent] in facts["classes_without_boxes"]
+
+
+def test_a_share_of_the_annotated_samples_may_stand_for_all(whole: Index, tmp_path: Path) -> None:
+    """Studies: tables hold all boxes, a third of the samples shall count as box-labeled."""
+    tokens = whole.tokens("sim_train")
+    file = _file(tmp_path, [(token, 5, 6, -1, "car") for token in tokens])
+    config = LabelConfig(ratio=0.3)
+    manifest = import_clicks(whole, "sim_train", config, file, tmp_path / "out", drawn=True)
+    assert manifest.roles == build_manifest(whole, "sim_train", config, tmp_path / "sim").roles
+    assert manifest.config.ratio == 0.3 and "human" in manifest.clicks["source"].to_pylist()
+
+
+def test_a_scene_without_annotations_is_no_background(index: Index, tmp_path: Path) -> None:
+    """Simulated labels: nobody annotated two of three scenes, so that nothing is known of them."""
+    manifest = build_manifest(index, "sim_train", LabelConfig(ratio=1.0), tmp_path)
+    assert list(manifest.roles.values()) == ["box"] * 2 + ["unlabeled"] * 4
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ({"empty": [2]}, r"1 samples are said to be empty .*take them off that list, or remove the labels:\n  sample "),
+        ({"empty": [0]}, "sample .*: boxes"),
+        ({"boxes_of": [3]}, r"no sample of split 'sim_train' is box-labeled \(1 point, 1 empty, 4 unlabeled\), but"),
+    ],
+)
+def test_roles_that_cannot_be(people: dict, message: str, index: Index, tmp_path: Path) -> None:
+    tokens = index.tokens("sim_train")
+    said = People(**{key: frozenset(tokens[place] for place in places) for key, places in people.items()})
+    file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car")])
+    with pytest.raises(DataError, match=message):
+        import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_of_samples_that_name_nothing(whole: Index, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("nowhere\n# fine\nscene-7\n")
+    with pytest.raises(DataError, match=r"a\.txt: 2 lines name no .*\n  line 1: 'nowhere'\n  line 3: 'scene-7'"):
+        read_samples(whole, "sim_train", str(tmp_path / "a.txt"), "--empty")
+    with pytest.raises(DataError, match=r"--boxes-of sim_tran: neither a file nor a split .*splits: sim_select"):
+        read_samples(whole, "sim_train", "sim_tran", "--boxes-of")
+    with pytest.raises(DataError, match="that split shares no sample with 'sim_train'"):
+        read_samples(whole, "sim_train", "sim_val", "--boxes-of")
+    (tmp_path / "a.txt").write_text("# nothing\n")
+    with pytest.raises(DataError, match="names no sample"):
+        read_samples(whole, "sim_train", str(tmp_path / "a.txt"), "--empty")
+
+
+def test_a_bad_ignore_radius(index: Index, tmp_path: Path) -> None:
+    tokens = index.tokens("sim_train")
+    rows = [(tokens[2], 5, 6, -1, "car"), (tokens[2], 5, 6, -1, "ignore", "wide"), (tokens[3], 5, 6, -1, "ignore", 0)]
+    with pytest.raises(DataError, match=r"row 2: radius_m 'wide' is not a number above 0.*\n  row 3: radius_m '0'"):
+        import_clicks(index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "out")
+
+
+def test_tracks_end_where_annotations_are_missing(sim_world: Path, whole: Index, tmp_path: Path) -> None:
+    """One sample of a scene of two was not annotated: the other's objects have no neighbor, so no velocity."""
+    tokens = whole.tokens("sim_train")
+    world = without_annotations(sim_world, tmp_path / "world", [tokens[1]])
+    index = Index.open(build_index(world, "v1.0-sim", tmp_path / "index.arrow"))
+    assert not np.isnan(whole.annotations(tokens[0]).velocity_m_s).all()
+    np.testing.assert_array_equal(index.annotations(tokens[0]).box, whole.annotations(tokens[0]).box)
+    assert np.isnan(index.annotations(tokens[0]).velocity_m_s).all() and len(index.annotations(tokens[1]).token) == 0
+    np.testing.assert_array_equal(index.annotations(tokens[2]).velocity_m_s, whole.annotations(tokens[2]).velocity_m_s)
