@@ -47,10 +47,8 @@ def tracked_run(folder: Path, dataroot: Path, lift_m: float = 0.0, *overrides: s
                 | {"track_id": "" if int(track, 16) % 3 == 0 else track[:8]}
             )
     (folder / "clicks.json").write_text(json.dumps(rows))
-    target = folder / "data" / "manifest"
-    return _finish(
-        folder, config, index, import_clicks(index, "sim_train", config.label, folder / "clicks.json", target)
-    )
+    target, clicks = folder / "data" / "manifest", folder / "clicks.json"
+    return _finish(folder, config, index, import_clicks(index, "sim_train", config.label, clicks, target, drawn=True))
 
 
 def _begin(folder: Path, dataroot: Path, overrides: tuple[str, ...]) -> tuple[Config, Index]:

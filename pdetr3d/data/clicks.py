@@ -36,19 +36,18 @@ def draw_click(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, rng: np.ran
     return place_clicks(center_m, size_m, yaw_rad, rng.random(np.shape(center_m)))
 
 
+def by_people(clicks: PointLabels) -> NDArray[np.bool_]:
+    """(K,): which clicks people made: their ids start with "human"."""
+    return np.array([str(name).startswith("human") for name in clicks.click_id], bool)
+
+
 def redraw_clicks(record: SampleRecord, seed: int, epoch: int) -> PointLabels:
     """The record's clicks, those with a known box drawn anew, keyed by (seed, epoch, click_id).
 
-    Clicks with box_index -1, and people's (their ids start with "human"), stay as they are.
+    Clicks with box_index -1, and people's, stay as they are.
     """
     clicks = record.clicks
-    known = np.array(
-        [
-            index >= 0 and not str(name).startswith("human")
-            for index, name in zip(clicks.box_index, clicks.click_id, strict=True)
-        ],
-        bool,
-    )
+    known = (clicks.box_index >= 0) & ~by_people(clicks)
     if not known.any():
         return clicks
     boxes = record.boxes[clicks.box_index[known]]

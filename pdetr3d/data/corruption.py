@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.config import CorruptionConfig
 from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.clicks import by_people
 from pdetr3d.schema import CAMERAS, DataError, PointLabels, Sample
 
 
@@ -45,7 +46,7 @@ def spread_clicks(sample: Sample, factor: float) -> PointLabels:
         DataError: when the box of a simulated click is not known.
     """
     clicks = sample.clicks
-    simulated = np.array([not str(name).startswith("human") for name in clicks.click_id], bool)
+    simulated = ~by_people(clicks)
     if (simulated & (clicks.box_index < 0)).any():
         raise DataError(
             f"sample {sample.record.sample_token}: corruption.click_noise_factor {factor:g} moves clicks relative to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
+from pdetr3d.data.clicks import by_people
 from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
@@ -137,11 +140,16 @@ class Run:
 
     @cached_property
     def clicks(self) -> ClickFacts:
-        """Clicks of the box-labeled samples against their boxes."""
+        """Clicks of the box-labeled samples against their boxes: people's, where there are any at all."""
         boxed = [token for token, role in self.manifest.roles.items() if role == "box"]
-        facts = click_facts(inspection_records(self.index, boxed, self.manifest))
+        records = inspection_records(self.index, boxed, self.manifest)
+        people = "human" in pc.unique(self.manifest.clicks["source"]).to_pylist()
+        if people:  # simulated ones lie in their boxes by construction
+            records = [dataclasses.replace(r, clicks=r.clicks[by_people(r.clicks)]) for r in records]
+        facts = click_facts(records)
         if not len(facts.token):
-            raise DataError("no box-labeled sample has clicks, so that nothing can be compared")
+            whose = "clicks of people" if people else "clicks"
+            raise DataError(f"no box-labeled sample has {whose}, so that nothing can be compared")
         return facts
 
     @cached_property

@@ -123,7 +123,10 @@ def test_label_imports_peoples_clicks(index_file: Path, tmp_path: Path, capsys: 
     folder = tmp_path / "labels"
     arguments = ["label", "--index", str(index_file), "--import", str(clicks), "--out", str(folder)]
     assert main(arguments) == 0
-    row = open_arrow(folder / "clicks.arrow", CLICKS_SCHEMA).to_pylist()
+    row = [r for r in open_arrow(folder / "clicks.arrow", CLICKS_SCHEMA).to_pylist() if r["source"] == "human"]
+    said = capsys.readouterr().out
+    assert "box-labeled 6 (100.00%)" in said and "are these counts what you expect?" in said
+    assert "1 clicks on box-labeled samples match no box of their class" in said
     assert [(r["sample_token"], r["class"], r["x"], r["y"], r["z"], r["source"]) for r in row] == [
         (token, "car", 5.0, 1.0, 0.0, "human")
     ]

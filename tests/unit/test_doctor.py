@@ -343,7 +343,8 @@ def test_clicks_that_disagree_with_boxes(sick: PlantedRun, tmp_path: Path, fault
     (tmp_path / "clicks.json").write_text(json.dumps(rows))
     shutil.rmtree(sick.path / "data" / "manifest")
     config = sick.run.config.label
-    import_clicks(sick.data.index, "sim_train", config, tmp_path / "clicks.json", sick.path / "data" / "manifest")
+    target = sick.path / "data" / "manifest"
+    import_clicks(sick.data.index, "sim_train", config, tmp_path / "clicks.json", target, drawn=True)
     result = diagnose(Run(sick.path))["clicks"]
     assert result.verdict == "problem"
     total = sum(row["sample_token"] in boxed_tokens(sick) for row in rows)

@@ -158,7 +158,8 @@ def test_records_to_score_have_no_labels(index: Index) -> None:
 
 def test_clicks_of_a_sample_become_neighbors(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(manifest.clicks.num_rows)
-    again = write_manifest(index, "sim_train", CONFIG, manifest.clicks.take(pa.array(order)), tmp_path)
+    roles = list(manifest.roles.values())
+    again = write_manifest(index, "sim_train", CONFIG, roles, manifest.clicks.take(pa.array(order)), tmp_path)
     for mine, other in zip(training_records(index, again), training_records(index, manifest), strict=True):
         moved = np.argsort(mine.clicks.click_id), np.argsort(other.clicks.click_id)
         for name, value in vars(mine.clicks).items():
