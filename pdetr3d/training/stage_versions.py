@@ -14,10 +14,10 @@ from __future__ import annotations
 STAGE_VERSIONS: dict[str, int] = {
     "simulate": 1,  # the simulated world's files
     "index": 1,  # rows of index.arrow
-    "label": 1,  # label manifest: roles, clicks
-    "load": 1,  # what is read of a sample, and how it is augmented and collated
-    "teacher": 1,  # its weights, losses, boxes
-    "pseudo_labels": 1,  # pseudo_labels.parquet, given the teacher's boxes
+    "label": 2,  # label manifest: roles, clicks
+    "load": 2,  # what is read of a sample, and how it is augmented and collated
+    "teacher": 2,  # its weights, losses, boxes
+    "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
     "student": 2,  # its weights, losses, boxes
     "evaluate": 1,  # scores, given boxes
 }
