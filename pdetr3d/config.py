@@ -18,6 +18,7 @@ from pydantic import ValidationError, model_validator
 
 from pdetr3d.config_models import ModelConfig, StudentConfig, TeacherConfig, sigma_m
 from pdetr3d.config_sections import (
+    OF_MANIFEST,
     CorruptionConfig,
     DataConfig,
     LabelConfig,
@@ -32,6 +33,7 @@ from pdetr3d.config_sections import (
 from pdetr3d.schema import DataError
 
 __all__ = [
+    "OF_MANIFEST",
     "Config",
     "build",
     "override",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pdetr3d.config import Config, LabelConfig
-from pdetr3d.config_sections import OF_MANIFEST
+from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
 from pdetr3d.schema import DataError

@@ -77,8 +77,9 @@ def test_where_a_run_computes_may_differ(tmp_path: Path) -> None:
 def test_another_version_of_a_stage_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = begin(tmp_path / "run", tiny_config())
     assert RunDir(tmp_path / "run", tiny_config()).digest == first.digest
-    monkeypatch.setitem(STAGE_VERSIONS, "teacher", STAGE_VERSIONS["teacher"] + 1)
-    with pytest.raises(DataError, match="differs in\n  code: .*teacher 1 there, .*teacher 2 now"):
+    old = STAGE_VERSIONS["teacher"]
+    monkeypatch.setitem(STAGE_VERSIONS, "teacher", old + 1)
+    with pytest.raises(DataError, match=f"differs in\n  code: .*teacher {old} there, .*teacher {old + 1} now"):
         RunDir(tmp_path / "run", tiny_config())
 
 
