@@ -181,6 +181,7 @@ class TeacherOutput:
         code: (B, Q, 10) what the box is decoded from (``decode_click_box``).
         quality: (B, Q) logits of the box's localization quality.
         anchor: (B, Q, 3) the point [m] that the code is relative to.
+        frame: (B, Q, 2) cos and sin of the direction of x in the code's frame, in the LiDAR frame.
         logit: (B, Q, 10) class logits; an empty list where queries are told their class.
         prior_size: (B, Q, 3) the l, w, h [m] that the code is relative to.
         click: (B, Q) int64, the click that a query answers for, or -1 (learned queries). A click's first query comes
@@ -191,6 +192,7 @@ class TeacherOutput:
     code: list[Tensor]
     quality: list[Tensor]
     anchor: list[Tensor]
+    frame: list[Tensor]
     logit: list[Tensor]
     prior_size: Tensor
     click: Tensor

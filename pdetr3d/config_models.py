@@ -109,7 +109,10 @@ class TeacherConfig(Section):
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
-    point_crop: bool = True  # queries start with the shape of the points round their click; learned ones have none
+    point_crop: bool = True  # layers start from what the points round the click show; with explicit and group alone
+    # How the crop branch is trained before all else, on clicks cut out of the box-labeled samples: epochs are passes over
+    # these clicks, batch_size is in clicks.
+    crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
     # What a box's heading starts with: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
     matching: Literal["direct", "hungarian"] = "direct"
@@ -170,6 +173,11 @@ class TeacherConfig(Section):
     def fpn_inputs(self) -> tuple[int, ...]:
         """Channels of the stages that the FPN reads: ``image_channels``, or those of the backbone's last three."""
         return self.image_channels or RESNET_CHANNELS.get(self.image_backbone, SMALL_CHANNELS)[-3:]
+
+    @property
+    def has_crops(self) -> bool:
+        """Whether queries see the points round their click: those that start there."""
+        return self.point_crop and self.query_init in ("explicit", "group")
 
     @property
     def cameras(self) -> bool:

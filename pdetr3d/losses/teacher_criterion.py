@@ -20,7 +20,7 @@ from pdetr3d.config import Config
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.losses.matching import Pairs, focal_loss, match_direct, match_hungarian
 
-Encode = Callable[[Tensor, Tensor, Tensor], Tensor]
+Encode = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class TeacherCriterion:
@@ -33,7 +33,8 @@ class TeacherCriterion:
 
     Args:
         config: weights and matching.
-        encode: (box (N, 7), anchor (N, 3), prior size (N, 3)) -> code (N, 10), the inverse of the model's decoding.
+        encode: (box (N, 7), anchor (N, 3), prior size (N, 3), frame (N, 2)) -> code (N, 10), the inverse of the model's
+            decoding.
         rank_mean: mean of a scalar over ranks.
     """
 
@@ -74,8 +75,9 @@ class TeacherCriterion:
         self, output: TeacherOutput, batch: Batch, layer: int, sample: Tensor, query: Tensor, click: Tensor
     ) -> Tensor:
         """(N, 10): code of N queries minus that of N clicks' boxes."""
-        anchor, prior = output.anchor[layer][sample, query], output.prior_size[sample, query]
-        return output.code[layer][sample, query] - self.encode(_truth(batch, sample, click), anchor, prior)
+        anchor, frame = output.anchor[layer][sample, query], output.frame[layer][sample, query]
+        truth = self.encode(_truth(batch, sample, click), anchor, output.prior_size[sample, query], frame)
+        return output.code[layer][sample, query] - truth
 
 
 def _truth(batch: Batch, sample: Tensor, click: Tensor) -> Tensor:

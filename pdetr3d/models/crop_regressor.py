@@ -1,4 +1,8 @@
-"""Baseline: the points round each click -> one box per click. No cameras, no map of the scene."""
+"""The crop branch alone: the points round each click -> one box per click. No cameras, no map of the scene.
+
+The teacher's crop branch is trained as this, on many clicks a step (``data/crops.py``); with ``teacher.model=crop`` it is
+the teacher: the baseline that shows what context and images add.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ from torch import Tensor, nn
 
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
-from pdetr3d.models.decoder import BOX_CODE, FLAT_CODE, decode_click_box, join_frames, start_at_zero, start_code
-from pdetr3d.models.point_crop import PointCrop
-from pdetr3d.models.point_query import click_axes, own_click
+from pdetr3d.models.box_code import decode_click_box, join_frames
+from pdetr3d.models.click_crops import ClickCrops, stage_frame, stage_start
+from pdetr3d.models.point_crop import find_clicks
+from pdetr3d.models.point_query import own_click, start_axes
 
 
 class CropRegressor(nn.Module):
-    """``forward(batch) -> TeacherOutput`` of one layer, as the teacher's: row k answers for click k.
+    """``forward(batch) -> TeacherOutput`` of as many layers as the teacher's: row k answers for click k.
 
     Args:
         config: ``teacher.channels`` is the width. prior_size_m: (10, 3) mean l, w, h per class.
@@ -20,18 +25,33 @@ class CropRegressor(nn.Module):
 
     def __init__(self, config: Config, prior_size_m: Tensor) -> None:
         super().__init__()
-        c = config.teacher.channels
-        self.crop = PointCrop(c, prior_size_m)
-        self.dropout = nn.Dropout(config.teacher.dropout)
-        self.box_head, self.quality_head = nn.Linear(c, BOX_CODE + FLAT_CODE), nn.Linear(c, 1)
-        start_at_zero(self.box_head)
+        c, self.stages = config.teacher.channels, config.teacher.decoder_layers
+        self.crops = ClickCrops(c, len(prior_size_m), self.stages)
+        self.quality_heads = nn.ModuleList(nn.Linear(c, 1) for _ in range(self.stages))
         self.start = config.teacher.heading_start
+        self.prior_size_m: Tensor
+        self.register_buffer("prior_size_m", prior_size_m.float())
 
     def forward(self, batch: Batch) -> TeacherOutput:
-        click, prior = batch.click, self.crop.prior_size_m[batch.click_label]
-        query = self.dropout(self.crop(*batch.crops))
-        start = start_code(click_axes(batch, self.crop.prior_size_m, self.start))
-        code = join_frames(start + self.box_head(query).float(), click)
-        box = decode_click_box(code, click, prior)
-        quality = self.quality_head(query).float()[..., 0]
-        return TeacherOutput([box], [code], [quality], [click], [], prior, own_click(batch.click_label))
+        click = batch.click
+        clicks = find_clicks(*batch.crops, self.prior_size_m)
+        axis = start_axes(clicks, self.start)
+        boxes, codes, qualities, frames = [], [], [], []
+        for i, quality_head in enumerate(self.quality_heads):
+            frame = stage_frame(i, click, boxes[-1] if boxes else None, self.training)
+            shape, said = self.crops(i, clicks, frame)
+            code = join_frames(stage_start(i, axis) + said, frame)
+            boxes.append(decode_click_box(code, click, clicks.prior, frame))
+            codes.append(code)
+            qualities.append(quality_head(shape).float()[..., 0])
+            frames.append(frame)
+        return TeacherOutput(
+            box=boxes,
+            code=codes,
+            quality=qualities,
+            anchor=[click] * self.stages,
+            frame=frames,
+            logit=[],
+            prior_size=clicks.prior,
+            click=own_click(batch.click_label),
+        )

@@ -1,53 +1,147 @@
-"""A PointNet on the LiDAR points round each click: the shape of what was clicked, finer than any BEV cell.
+"""PointNets on the LiDAR points round each click: the shape of what was clicked, finer than any BEV cell.
+
+Two of them. ``PointCrop`` looks before anything is known of the box: a cylinder round the click, in the viewing frame
+and the LiDAR frame. ``BoxCrop`` looks once a heading is known: the points within a class-mean box along it, in its own
+frame, without the ground and the neighbors.
 
 Legend: B samples, K clicks, P points of all samples, N (point, click) pairs, C channels.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from pdetr3d.geometry.crops import PAIRS
-from pdetr3d.models.decoder import center_unit, turn, viewing_direction
-from pdetr3d.models.pillars import DT_UNIT_S, pillar_max, thinned
+from pdetr3d.geometry.crops import GROUND_M, PAIRS, REACH_FACTOR, REACH_M
+from pdetr3d.models.box_code import backwards, center_unit, turn, viewing_direction
+from pdetr3d.models.pillars import DT_UNIT_S, thinned
 
-REACH_FACTOR, REACH_M = 0.6, 0.5  # the crop's radius: this share of the mean footprint's diagonal, and this much more
 PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and the viewing frame (2), height and distance of the point, I, dt
 CLICK_FEATURES = 3  # how many points, how far, how high
+BOX_PAIR_FEATURES = 8  # offset in the box's frame (3), the same in meters over DEPTH_M (2), height of the point, I, dt
+BOX_CLICK_FEATURES = CLICK_FEATURES + 2  # and the viewing ray in the box's frame
+BOX_MARGIN, BOX_MARGIN_M = 0.25, 0.4  # a box crop reaches so much beyond the class-mean box: share of a side, and more
 MAX_POINTS = 256  # of a crop; more are thinned out evenly
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """The clicks of a batch and the points near them.
+
+    Attributes:
+        points: (P, 5), of all samples. click: (B, K, 3) [m]. prior: (B, K, 3) mean l, w, h [m] of the clicks' classes.
+        label: (B, K) int64. point, crop: (N,) int64 each, which point lies near which click b * K + k; ``crop`` rises.
+    """
+
+    points: Tensor
+    click: Tensor
+    prior: Tensor
+    label: Tensor
+    point: Tensor
+    crop: Tensor
+
+
+def find_clicks(
+    points: Tensor, point_sample: Tensor, click: Tensor, label: Tensor, valid: Tensor, prior_size_m: Tensor
+) -> Clicks:
+    """``Clicks`` of points (P, 5) of samples (P,), clicks (B, K, 3), their classes and validity (B, K)."""
+    prior = prior_size_m[label]
+    return Clicks(points, click, prior, label, *crop_pairs(points, point_sample, click, prior, valid))
+
+
+class PointNet(nn.Module):
+    """Per-point features -> a vector per click: two layers, the crop's maximum joined to each point, two layers, maximum;
+    then joined with what is known of the click and its class.
+
+    Args:
+        pair_features, click_features: how many. channels: C. classes: how many.
+    """
+
+    def __init__(self, pair_features: int, click_features: int, channels: int, classes: int) -> None:
+        super().__init__()
+        c = channels
+        self.point, self.mix = _layers(pair_features, c, c), _layers(2 * c, c, 2 * c)
+        self.embedding = nn.Embedding(classes, c)
+        self.join = _layers(2 * c + 1 + click_features + c, 2 * c, c)
+
+    def forward(self, pair: Tensor, crop: Tensor, known: Tensor, label: Tensor) -> Tensor:
+        """Pairs (N, F) of clicks (N,), what is known of the clicks (B, K, G), their classes (B, K) -> (B, K, C), >= 0."""
+        filled, rank, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
+        feature = self.point(pair)
+        feature = self.mix(torch.cat([feature, crop_max(feature, count)[rank]], -1))
+        top = crop_max(feature, count)
+        shape = top.new_zeros(label.numel(), top.shape[1]).index_copy(0, filled, top)
+        number = top.new_zeros(label.numel()).index_copy(0, filled, count.to(top.dtype)).view(label.shape)
+        known = torch.cat([(number.log1p() / 5)[..., None], known.to(top.dtype)], -1)
+        return self.join(torch.cat([shape.unflatten(0, label.shape), known, self.embedding(label)], -1))
 
 
 class PointCrop(nn.Module):
     """The points round each click, in the viewing frame and the LiDAR frame -> a vector per click.
 
     Args:
-        channels: C. prior_size_m: (10, 3) mean l, w, h per class; stored with the weights.
+        channels: C. classes: how many.
     """
 
-    def __init__(self, channels: int, prior_size_m: Tensor) -> None:
+    def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        c = channels
-        self.point, self.mix = _layers(PAIR_FEATURES, c, c), _layers(2 * c, c, 2 * c)
-        self.embedding = nn.Embedding(len(prior_size_m), c)
-        self.join = _layers(2 * c + CLICK_FEATURES + c, 2 * c, c)
-        self.prior_size_m: Tensor
-        self.register_buffer("prior_size_m", prior_size_m.float())
+        self.net = PointNet(PAIR_FEATURES, CLICK_FEATURES - 1, channels, classes)
 
-    def forward(self, points: Tensor, point_sample: Tensor, click: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-        """Points (P, 5) of samples (P,), clicks (B, K, 3), their classes and validity (B, K) -> (B, K, C), >= 0."""
-        prior = self.prior_size_m[label]
-        point, crop = crop_pairs(points, point_sample, click, prior, valid)
-        filled, rank, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
-        crops = filled.shape[0]
-        feature = self.point(pair_features(points[point], click.flatten(0, 1)[crop], prior.flatten(0, 1)[crop]))
-        feature = self.mix(torch.cat([feature, pillar_max(feature, rank, crops)[rank]], -1))
-        shape = feature.new_zeros(label.numel(), feature.shape[1]).index_copy(
-            0, filled, pillar_max(feature, rank, crops)
+    def forward(self, clicks: Clicks) -> Tensor:
+        """-> (B, K, C), >= 0."""
+        keep = thin(clicks.crop)
+        point, crop = clicks.points[clicks.point[keep]], clicks.crop[keep]
+        click, prior = (t.flatten(0, 1)[crop] for t in (clicks.click, clicks.prior))
+        return self.net(pair_features(point, click, prior), crop, place_of(clicks.click), clicks.label)
+
+
+class BoxCrop(nn.Module):
+    """The points of each click within a class-mean box along a known heading, in that heading's frame.
+
+    Args:
+        channels: C. classes: how many.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.net = PointNet(BOX_PAIR_FEATURES, BOX_CLICK_FEATURES - 1, channels, classes)
+
+    def forward(self, clicks: Clicks, frame: Tensor) -> Tensor:
+        """``frame``: (B, K, 2) cos and sin of the heading -> (B, K, C), >= 0."""
+        back = backwards(frame)
+        point, click, prior = clicks.points[clicks.point], *(
+            t.flatten(0, 1)[clicks.crop] for t in (clicks.click, clicks.prior)
         )
-        number = feature.new_zeros(label.numel()).index_copy(0, filled, count.to(feature.dtype)).view(label.shape)
-        place = torch.stack([number.log1p() / 5, click[..., :2].norm(dim=-1) / 50, click[..., 2]], -1)
-        return self.join(torch.cat([shape.unflatten(0, label.shape), place, self.embedding(label)], -1))
+        offset = turn(point[:, :3] - click, back.flatten(0, 1)[clicks.crop])
+        keep = torch.nonzero(in_box(offset, prior))[:, 0]
+        keep = keep[thin(clicks.crop[keep])]
+        point, offset, prior, crop = point[keep], offset[keep], prior[keep], clicks.crop[keep]
+        pair = torch.cat(
+            [2 * offset / prior, offset[:, :2], point[:, 2:3], point[:, 3:4] / 255, point[:, 4:5] / DT_UNIT_S], 1
+        )
+        known = torch.cat([place_of(clicks.click), turn(viewing_direction(clicks.click), back)], -1)
+        return self.net(pair, crop, known, clicks.label)
+
+
+def crop_max(feature: Tensor, count: Tensor) -> Tensor:
+    """(N, C) features of pairs in the order of their crops, (R,) pairs of each crop, none empty -> (R, C) maxima."""
+    return torch.segment_reduce(feature.float(), "max", lengths=count, axis=0, unsafe=True).to(feature.dtype)
+
+
+def in_box(offset: Tensor, prior: Tensor) -> Tensor:
+    """(N,) bool: whether offsets (N, 3) from the click, in the box's frame, are within the class-mean box (N, 3) and its
+    margin, above the ground."""
+    half = prior * (0.5 + BOX_MARGIN) + BOX_MARGIN_M
+    above = offset[:, 2] >= GROUND_M - prior[:, 2] / 2
+    return (offset.abs() <= half).all(-1) & above
+
+
+def thin(crop: Tensor) -> Tensor:
+    """(N,) rising clicks of pairs -> (N,) bool: at most MAX_POINTS of each, evenly spaced."""
+    _, run, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
+    return thinned(run, count, MAX_POINTS)
 
 
 def crop_pairs(
@@ -57,9 +151,15 @@ def crop_pairs(
 
     A crop reaches ``REACH_FACTOR`` of the class-mean footprint's diagonal plus ``REACH_M`` sideways, the mean height
     plus ``REACH_M`` up and down. Sample by sample: a point meets the clicks of its own sample only.
-    ``prior``: (B, K, 3) mean l, w, h [m] of the clicks' classes; the rest as ``PointCrop`` takes it.
+    ``prior``: (B, K, 3) mean l, w, h [m] of the clicks' classes; the rest as ``find_clicks`` takes it.
     """
     radius = REACH_FACTOR * prior[..., :2].norm(dim=-1) + REACH_M
+    if click.shape[1] == 1:  # cut before (``CropBatches``): points of a sample are near its click
+        offset, own = points[:, :3] - click[point_sample, 0], valid[point_sample, 0]
+        near = own & (offset[:, :2].norm(dim=1) <= radius[point_sample, 0])
+        near &= offset[:, 2].abs() <= prior[point_sample, 0, 2] + REACH_M
+        point = torch.nonzero(near)[:, 0]
+        return point, point_sample[point]
     found, crops = [], []
     for b in range(len(click)):
         mine = torch.nonzero(point_sample == b)[:, 0]
@@ -71,10 +171,8 @@ def crop_pairs(
             near = x.square() + y.square() <= radius[b, some, None] ** 2
             near &= (z.abs() <= prior[b, some, 2:3] + REACH_M) & valid[b, some, None]
             crop, index = torch.nonzero(near, as_tuple=True)
-            _, run, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
-            keep = thinned(run, count, MAX_POINTS)
-            found.append(mine[index[keep]])
-            crops.append(crop[keep] + b * click.shape[1] + first)
+            found.append(mine[index])
+            crops.append(crop + b * click.shape[1] + first)
     if not found:
         return point_sample.new_zeros(0), point_sample.new_zeros(0)
     return torch.cat(found), torch.cat(crops)
@@ -83,9 +181,14 @@ def crop_pairs(
 def pair_features(point: Tensor, click: Tensor, prior: Tensor) -> Tensor:
     """(N, 5) points, (N, 3) their clicks, (N, 3) class-mean sizes -> (N, PAIR_FEATURES)."""
     offset = (point[:, :3] - click) / center_unit(prior)
-    seen = turn(offset, viewing_direction(click) * click.new_tensor([1.0, -1.0]))
+    seen = turn(offset, backwards(viewing_direction(click)))
     far = point[:, :2].norm(dim=1, keepdim=True) / 50
     return torch.cat([offset, seen[:, :2], point[:, 2:3], far, point[:, 3:4] / 255, point[:, 4:5] / DT_UNIT_S], 1)
+
+
+def place_of(click: Tensor) -> Tensor:
+    """(B, K, 3) -> (B, K, 2): distance from the sensor and height, of order one."""
+    return torch.stack([click[..., :2].norm(dim=-1) / 50, click[..., 2]], -1)
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

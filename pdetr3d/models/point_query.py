@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdetr3d.batch import Batch, hashed_uniform
-from pdetr3d.geometry.crops import axes_from_points
+from pdetr3d.batch import hashed_uniform
+from pdetr3d.geometry.crops import axes_of_pairs
+from pdetr3d.models.point_crop import Clicks
 
 TEMPERATURE = 10000.0
 JITTER_SHARE = 0.25  # of the class's mean sides, either way: copies stay within the inner half of most boxes
@@ -29,8 +30,6 @@ class Queries:
         anchor: (B, Q, 3) [m], what the first layer's box code is relative to.
         prior_size: (B, Q, 3) l, w, h [m] of the first RoI; every layer's box code is relative to it.
         click: (B, Q) int64, see ``TeacherOutput``.
-        axis: (B, Q, 2) cos and sin of twice the heading that boxes start with, LiDAR frame; shorter where less sure,
-            zero where unknown.
         refined: whether later layers' codes are relative to the refined reference; else to ``anchor``.
     """
 
@@ -40,7 +39,6 @@ class Queries:
     anchor: Tensor
     prior_size: Tensor
     click: Tensor
-    axis: Tensor
     refined: bool
 
 
@@ -70,7 +68,7 @@ class RangeBuffers(nn.Module):
 
 
 class ExplicitQuery(RangeBuffers):
-    """``forward(click (B, K, 3), label (B, K), axis (B, K, 2)) -> Queries`` with the click as reference
+    """``forward(click (B, K, 3), label (B, K)) -> Queries`` with the click as reference
     (method.md 2.5, corrected).
 
     Position: sinusoids of the click's normalized x, y, z and of its class's mean l, w, h (the released code encodes l
@@ -86,13 +84,13 @@ class ExplicitQuery(RangeBuffers):
         self.embedding = nn.Embedding(len(prior_size_m), channels)
         self.project = nn.Linear(6 * self.per_scalar, channels)
 
-    def forward(self, click: Tensor, label: Tensor, axis: Tensor) -> Queries:
+    def forward(self, click: Tensor, label: Tensor) -> Queries:
         place = (click - self.low) / self.span
         prior = self.prior_size_m[label]
         # Sizes reach 12 m: a tenth keeps them within the sinusoid's first period, as the normalized position is.
         code = sinusoid(torch.cat([place, prior / 10], -1) * 2 * math.pi, self.per_scalar)
         content, position = self.embedding(label), self.project(code)
-        return Queries(content, position, click, click, prior, own_click(label), axis, refined=False)
+        return Queries(content, position, click, click, prior, own_click(label), refined=False)
 
 
 class GroupQuery(ExplicitQuery):
@@ -108,16 +106,15 @@ class GroupQuery(ExplicitQuery):
         super().__init__(channels, prior_size_m, range_m)
         self.copies = copies
 
-    def forward(self, click: Tensor, label: Tensor, axis: Tensor) -> Queries:
+    def forward(self, click: Tensor, label: Tensor) -> Queries:
         if not self.training:
-            return super().forward(click, label, axis)
+            return super().forward(click, label)
         side = self.prior_size_m[label]
         flat = side[..., :2].prod(-1, keepdim=True).sqrt()
         reach = JITTER_SHARE * torch.cat([flat, flat, side[..., 2:]], -1)
         jitter = hashed_uniform(click, self.copies - 1) * reach[..., None, :]  # (B, K, copies - 1, 3)
         places = torch.cat([click[:, None], click[:, None] + jitter.transpose(1, 2)], 1)  # (B, copies, K, 3)
-        label, axis = label.repeat(1, self.copies), axis.repeat(1, self.copies, 1)
-        queries = super().forward(places.flatten(1, 2), label, axis)
+        queries = super().forward(places.flatten(1, 2), label.repeat(1, self.copies))
         return replace(queries, click=own_click(click[..., 0]).repeat(1, self.copies))
 
 
@@ -136,13 +133,13 @@ class ImplicitQuery(RangeBuffers):
         self.embedding = nn.Embedding(len(prior_size_m), channels)
         self.reference = nn.Linear(channels, 3)
 
-    def forward(self, click: Tensor, label: Tensor, axis: Tensor) -> Queries:
+    def forward(self, click: Tensor, label: Tensor) -> Queries:
         place = ((click - self.low) / self.span)[..., :2]
         code = sinusoid(place * 2 * math.pi, self.per_scalar)
         channels = self.embedding.embedding_dim
         query = F.pad(code, (0, max(0, channels - code.shape[-1])))[..., :channels] + self.embedding(label)
         reference = self.low + self.span * self.reference(query).float().sigmoid()
-        return Queries(query, query, reference, click, self.prior_size_m[label], own_click(label), axis, refined=True)
+        return Queries(query, query, reference, click, self.prior_size_m[label], own_click(label), refined=True)
 
 
 class LearnedQuery(RangeBuffers):
@@ -159,25 +156,22 @@ class LearnedQuery(RangeBuffers):
         place = torch.cat([0.02 + 0.96 * torch.rand(queries, 2), torch.full((queries, 1), 0.5)], 1)
         self.reference = nn.Parameter(place.logit())
 
-    def forward(self, click: Tensor, label: Tensor, axis: Tensor) -> Queries:
+    def forward(self, click: Tensor, label: Tensor) -> Queries:
         b, q = len(label), len(self.reference)
         reference = (self.low + self.span * self.reference.float().sigmoid()).expand(b, -1, -1)
         prior = self.prior_size_m.log().mean(0).exp().expand(b, q, -1)
         content, position = (t.weight.expand(b, -1, -1) for t in (self.content, self.position))
         nobody = torch.full((b, q), -1, device=label.device)
-        return Queries(
-            content, position, reference, reference, prior, nobody, torch.zeros_like(prior[..., :2]), refined=True
-        )
+        return Queries(content, position, reference, reference, prior, nobody, refined=True)
 
 
-def click_axes(batch: Batch, prior_size_m: Tensor, start: str) -> Tensor:
-    """(B, K, 2) axes for ``Queries``: by ``teacher.heading_start`` those of the points near each click, or unknown."""
+def start_axes(clicks: Clicks, start: str) -> Tensor:
+    """(B, K, 2) cos and sin of twice the heading that boxes start with, LiDAR frame; shorter where less sure, zero where
+    unknown: by ``teacher.heading_start`` those of the points near each click, or unknown."""
     if start == "forward":
-        return torch.zeros_like(batch.click[..., :2])
-    size = prior_size_m[batch.click_label]
-    points = [batch.points[batch.point_sample == sample] for sample in range(len(batch))]
-    axes = [axes_from_points(*sample) for sample in zip(points, batch.click, size, strict=True)]
-    return torch.stack(axes)
+        return torch.zeros_like(clicks.click[..., :2])
+    offset = clicks.points[clicks.point, :3] - clicks.click.flatten(0, 1)[clicks.crop]
+    return axes_of_pairs(offset.float(), clicks.crop, clicks.prior.flatten(0, 1)).view_as(clicks.click[..., :2])
 
 
 def own_click(label: Tensor) -> Tensor:

@@ -5,19 +5,18 @@ Legend: B samples, K clicks, C channels.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.models.bev_backbone import FPN
+from pdetr3d.models.click_crops import ClickCrops
 from pdetr3d.models.decoder import Decoder
 from pdetr3d.models.image_backbone import ImageEncoder
 from pdetr3d.models.lidar import LidarModel
-from pdetr3d.models.point_crop import PointCrop
-from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, Queries, click_axes
+from pdetr3d.models.point_crop import Clicks, find_clicks
+from pdetr3d.models.point_query import ExplicitQuery, GroupQuery, ImplicitQuery, LearnedQuery, Queries, start_axes
 from pdetr3d.models.roi_fusion import Views
 
 
@@ -35,10 +34,10 @@ class Teacher(LidarModel):
         self.fpn = FPN(model.backbone_channels, teacher.channels, teacher.fpn_levels, model.norm)
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
         self.query = make_query(config, prior_size_m)
-        crop = teacher.point_crop and teacher.query_init != "learned"
-        self.crop = PointCrop(teacher.channels, prior_size_m) if crop else None
-        self.start = teacher.heading_start
-        self.decoder = Decoder(teacher, classes=len(prior_size_m) if teacher.query_init == "learned" else 0)
+        classes = len(prior_size_m)
+        self.crops = ClickCrops(teacher.channels, classes, teacher.decoder_layers) if teacher.has_crops else None
+        self.config, self.start = teacher, teacher.heading_start
+        self.decoder = Decoder(teacher, classes=classes if teacher.query_init == "learned" else 0)
         self.range_m: Tensor
         self.register_buffer("range_m", torch.tensor(model.range_m)[[0, 1, 3, 4]], persistent=False)
 
@@ -50,25 +49,28 @@ class Teacher(LidarModel):
             height, width = batch.images.shape[2:4]
             size, covered = map(batch.lidar2img.new_tensor, ((width, height), self.images.padded_size(batch.images)))
             views = Views(batch.lidar2img, batch.camera_valid, size, covered)
-        queries = self.query(batch.click, batch.click_label, click_axes(batch, self.query.prior_size_m, self.start))
-        if self.crop is not None:
-            queries = add_per_click(queries, self.crop(*batch.crops))
-        layers = self.decoder(queries, bev, self.range_m, images, views)
+        queries = self.query(batch.click, batch.click_label)
+        clicks = self._clicks(batch, queries)
+        axis = torch.zeros_like(queries.anchor[..., :2]) if clicks is None else start_axes(clicks, self.start)
+        layers = self.decoder(queries, axis, bev, self.range_m, images, views, self.crops, clicks)
         return TeacherOutput(
             box=[layer.box for layer in layers],
             code=[layer.code for layer in layers],
             quality=[layer.quality for layer in layers],
             anchor=[layer.anchor for layer in layers],
+            frame=[layer.frame for layer in layers],
             logit=[layer.logit for layer in layers if layer.logit is not None],
             prior_size=queries.prior_size,
             click=queries.click,
         )
 
-
-def add_per_click(queries: Queries, feature: Tensor) -> Queries:
-    """Queries with the features (B, K, C) of their clicks added to their content; every query has a click."""
-    index = queries.click[..., None].expand(-1, -1, feature.shape[-1])
-    return replace(queries, content=queries.content + feature.gather(1, index))
+    def _clicks(self, batch: Batch, queries: Queries) -> Clicks | None:
+        """The points round the anchors of queries that have a click (a copy of a click is a click of its own)."""
+        if self.config.query_init == "learned":
+            return None
+        label, valid = (t.gather(1, queries.click) for t in (batch.click_label, batch.click_valid))
+        prior_size_m = self.query.prior_size_m
+        return find_clicks(batch.points, batch.point_sample, queries.anchor, label, valid, prior_size_m)
 
 
 def make_query(config: Config, prior_size_m: Tensor) -> ExplicitQuery | ImplicitQuery | LearnedQuery:

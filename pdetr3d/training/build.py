@@ -17,7 +17,7 @@ from pdetr3d.losses.point_guided import PointGuidance, ramp_of
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
-from pdetr3d.models.decoder import encode_click_box
+from pdetr3d.models.box_code import encode_click_box
 from pdetr3d.models.image_backbone import image_stages
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
