@@ -110,8 +110,8 @@ class TeacherConfig(Section):
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
     point_crop: bool = True  # layers start from what the points round the click show; with explicit and group alone
-    # How the crop branch is trained before all else, on clicks cut out of the box-labeled samples: epochs are passes over
-    # these clicks, batch_size is in clicks.
+    # How the crop branch is trained before all else, on clicks cut out of the box-labeled samples: epochs are passes
+    # over these clicks, batch_size is in clicks.
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
     # What a box's heading starts with: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"

@@ -18,11 +18,12 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from pdetr3d.config import Config, OptimConfig
+from pdetr3d.data.crops import CropLoader, Crops
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.record_list import boxed
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
-from pdetr3d.training.build import build, image_weights, initialize_images, initialize_lidar
+from pdetr3d.training.build import build, image_weights, initialize_crops, initialize_images, initialize_lidar
 from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import train
@@ -35,6 +36,7 @@ from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
 from ray_jobs.stream import quiet_ray_data, train_stream
 
 MAX_FAILURES = 2
+CROPS = "crops"  # name and kind of the stage that trains the teacher's crop branch before the teacher
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Stage:
     """A training stage.
 
     Attributes:
-        name: of its folder ("teacher", "student_ours", ...). kind: "teacher" or "student".
+        name: of its folder ("teacher", "student_ours", ...). kind: "teacher", "crops" or "student", see ``build``.
         config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
         tracking: (URI, MLflow run id), or None.
         identity: of the run; names its folder in a shared ``storage.path``. mean_teacher: see ``build``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
+        crop_init: checkpoint of the crop branch that a teacher starts from, or None.
+        crops: what a stage of kind "crops" learns from; its workers hold them, nothing is streamed.
         gt_database: file of objects to paste (GT sampling of a student), or None; loading tasks on every node read it.
     """
 
@@ -62,10 +66,14 @@ class Stage:
     identity: str = ""
     gt_database: Path | None = None
     mean_teacher: bool = False
+    crop_init: Path | None = None
+    crops: Crops | None = None
 
     @property
     def plan(self) -> Plan:
-        """The order of its samples."""
+        """The order of its samples, or of its crops."""
+        if self.crops is not None:
+            return Plan(len(self.crops), self.optim.batch_size, self.steps, self.config.run.seed)
         repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
         whole = int(boxed(self.records).sum())
         # Stages of box-labeled samples alone have nothing to mix, and mean teacher's records are half and half already.
@@ -81,7 +89,13 @@ class Stage:
     @property
     def optim(self) -> OptimConfig:
         """Its schedule."""
-        return self.config.teacher.optim if self.kind == "teacher" else self.config.optim
+        teacher = self.config.teacher
+        return {"teacher": teacher.optim, "crops": teacher.crop_optim, "student": self.config.optim}[self.kind]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether Ray Data loads its batches; else its workers do."""
+        return self.crops is None and self.config.data.loader == "ray"
 
 
 def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
@@ -130,7 +144,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
-        datasets={"train": source} if stage.config.data.loader == "ray" else None,
+        datasets={"train": source} if stage.streamed else None,
         dataset_config=DataConfig(execution_options=stream_options(scaling.workers, _batch_bytes(stage, loader))),
     )
     steps = milestones(stage.optim, stage.steps)
@@ -148,7 +162,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             files = watcher.files
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
-    if stage.config.data.loader == "ray":
+    if stage.streamed:
         _collect(f"{folder}/{STATS}", run_dir / stage.name / STATS)
     return files
 
@@ -190,6 +204,9 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "tracking": stage.tracking,
         "folder": folder,
         "initial": None if stage.lidar_init is None else ray.put(best_weights(load(stage.lidar_init))),
+        "initial_crops": None if stage.crop_init is None else ray.put(best_weights(load(stage.crop_init))),
+        "crops": None if stage.crops is None else ray.put(stage.crops),
+        "streamed": stage.streamed,
         "images": None if images is None else ray.put(images),
     }
 
@@ -201,6 +218,8 @@ def _worker(loop: dict[str, Any]) -> None:
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
     if loop["initial"] is not None:
         initialize_lidar(task.model, ray.get(loop["initial"]))
+    if loop["initial_crops"] is not None:
+        initialize_crops(task.model, ray.get(loop["initial_crops"]))
     if loop["images"] is not None:
         initialize_images(task.model, ray.get(loop["images"]))
     plan = Plan(**loop["plan"])
@@ -208,11 +227,15 @@ def _worker(loop: dict[str, Any]) -> None:
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None
 
     def load_here(rank: int, world_size: int, first: int) -> Iterator[dict[str, NDArray]]:
+        if loop["crops"] is not None:
+            load = CropLoader(ray.get(loop["crops"]), config.run.seed, config.label.redraw_clicks)
+            shares = (plan.at(step, rank, world_size) for step in range(first, plan.steps))
+            return (load([i for i, _ in share], [number for _, number in share]) for share in shares)
         batches = PlannedBatches(ray.get(loop["records"]), plan, loop["loader"], rank, world_size, first)
         return torch_batches(batches, config.scaling.loader_processes)
 
     with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
-        mine = load_here if config.data.loader == "torch" else None
+        mine = None if loop["streamed"] else load_here
         context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine)
         train(task, context, plan.steps, loop["config"], Path(scratch))
         context.finish()

@@ -14,7 +14,7 @@ from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
-from ray_jobs.fit import Stage
+from ray_jobs.fit import CROPS, Stage
 from ray_jobs.inference import predict
 from ray_jobs.pictures import confident, pictured_records
 from ray_jobs.quality import KnownClicks
@@ -60,19 +60,19 @@ def _choose(stages: Stages, files: dict[str, list[Path]]) -> tuple[list[Path], d
 
 def checkpoint_score(stages: Stages, stage: Stage, tracker: Tracker) -> Callable[[Path], float] | None:
     """What a kept checkpoint is worth, where somebody asks while training goes on."""
-    if not (stage.optim.patience or stages.observe):
+    if not (stage.optim.patience or stages.observe) or stage.name == CROPS:
         return None
 
     def score_of(file: Path) -> float:
         split = stages.config.data.select_split
-        if stage.kind == "teacher":
+        if stage.kind != "student":
             scores = teacher_scores(stages, file, split, beside=True)
         else:
             scores = _score(stages, [file], split, beside=True)[0]
         tracker.log_metrics(score_metrics("select", scores), step_of(file))
         if stages.observe is not None:
             stages.observe(stage.name, step_of(file), scores)
-        return float(scores["bev_iou" if stage.kind == "teacher" else "SPNDS"] or 0.0)
+        return float(scores["SPNDS" if stage.kind == "student" else "bev_iou"] or 0.0)
 
     return score_of
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
+from pdetr3d.data.crops import crops_of
 from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import (
     prior_size_m,
@@ -33,7 +34,7 @@ from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
 from ray_jobs.context import STATS
-from ray_jobs.fit import Stage, fit
+from ray_jobs.fit import CROPS, Stage, fit
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.pictures import clicked_pictures
@@ -109,11 +110,25 @@ class Stages:
         return {"run": self.run.digest, "index": data.index.digest, "manifest": data.manifest.digest}
 
     def teacher(self) -> Path:
-        """Train the teacher on the box-labeled samples (after the student it starts from); returns its checkpoint."""
-        first = self.student("boxes_only")[-1] if self.config.teacher.lidar_init == "boxes_only" else None
+        """Train the teacher on the box-labeled samples (after what it starts from: a student, its crop branch); returns
+        its checkpoint."""
+        teacher = self.config.teacher
+        if teacher.model == "crop":
+            return self._train_crops("teacher")
+        student = self.student("boxes_only")[-1] if teacher.lidar_init == "boxes_only" else None
+        crops = self._train_crops(CROPS) if teacher.has_crops else None
         records = self.records.select(self.records.boxed)
-        steps = total_steps(self.config.teacher.optim.epochs, len(records), self.config.teacher.optim.batch_size)
-        return self._train("teacher", "teacher", records, steps, guidance=False, lidar_init=first)[-1]
+        steps = total_steps(teacher.optim.epochs, len(records), teacher.optim.batch_size)
+        return self._train("teacher", "teacher", records, steps, guidance=False, lidar_init=student, crop_init=crops)[
+            -1
+        ]
+
+    def _train_crops(self, name: str) -> Path:
+        """Train the teacher's crop branch, as the stage ``name``; returns its checkpoint."""
+        records, optim = self.records.select(self.records.boxed), self.config.teacher.crop_optim
+        clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
+        steps = total_steps(optim.epochs, clicks, optim.batch_size)
+        return self._train(name, "crops", records, steps, guidance=False)[-1]
 
     def pseudo_labels(self) -> dict[str, Any]:
         """Turn every click of the point-labeled samples into a box; returns the quality report."""
@@ -257,6 +272,7 @@ class Stages:
         *,
         guidance: bool,
         lidar_init: Path | None = None,
+        crop_init: Path | None = None,
         mean_teacher: bool = False,
     ) -> list[Path]:
         with self.locks[name]:
@@ -292,6 +308,8 @@ class Stages:
                     identity=self.run.digest,
                     gt_database=self.gt_database(records) if pastes else None,
                     mean_teacher=mean_teacher,
+                    crop_init=crop_init,
+                    crops=crops_of(records, self.config.data, self.prior) if kind == "crops" else None,
                 )
                 files = fit(work, self.run.path, checkpoint_score(self, work, tracker))
                 training_ends(self, tracker, name, files[-1])

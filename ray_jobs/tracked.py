@@ -23,7 +23,7 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.fit import stage_uri
+from ray_jobs.fit import CROPS, stage_uri
 from ray_jobs.pictures import FOLDER, draw_pictures
 from ray_jobs.resume import checkpoint_uri
 
@@ -61,12 +61,16 @@ def ancestors(stages: Stages, name: str) -> dict[str, str]:
     if name == "student_ours":  # teacher_run_id, teacher_checkpoint, pseudo_labels
         return recall(stages.run.path / "pseudo_labels")
     known = recall(stages.run.path / "student_boxes_only")
+    crops = recall(stages.run.path / CROPS)
     first = {key: known[key] for key in ("run_id", "checkpoint") if key in known}
     if name == "student_self_training":
         return {f"labels_{key}": value for key, value in first.items()}
-    if name == "teacher" and stages.config.teacher.lidar_init != "none":
-        return {f"initial_{key}": value for key, value in first.items()}
-    return {}
+    if name != "teacher":
+        return {}
+    tags = {f"crops_{key}": crops[key] for key in ("run_id", "checkpoint") if key in crops}
+    if stages.config.teacher.lidar_init != "none":
+        tags |= {f"initial_{key}": value for key, value in first.items()}
+    return tags
 
 
 def left_out(stages: Stages) -> None:

@@ -1,7 +1,7 @@
-"""The LiDAR points round each click of the box-labeled samples, cut out once: what the teacher's crop branch learns from.
+"""The LiDAR points round each click of the box-labeled samples, cut out once: what the crop branch learns from.
 
-A sample takes a second to decode and augment beside its images, its crops take a millisecond: of the few boxes that
-people drew, each can be seen a hundred times (``CropLoader``).
+To read and augment a sample with its images takes a tenth of a second or more, to augment its crops a millisecond: of
+the few boxes that people drew, each can be seen a hundred times (``CropLoader``).
 
 Legend: N crops, P points of all crops.
 """
@@ -112,7 +112,7 @@ def crops_of(records: Sequence[SampleRecord], data: DataConfig, prior_size_m: ND
 
 @dataclass(frozen=True)
 class CropLoader:
-    """Crops -> the arrays of a ``Batch``: one click a sample, no images (a ``training.plan.LoadBatch``).
+    """Crops -> the arrays of a ``Batch``: one click a sample, no images.
 
     In training every crop is turned by any angle, mirrored or not, and its click drawn anew where ``Crops.redrawn``:
     draws are keyed by (seed, pass, click_id).
@@ -125,7 +125,7 @@ class CropLoader:
     seed: int
     redraw: bool = True
 
-    def __call__(self, chosen: Sequence[int], passes: Sequence[int], step: int = 0) -> dict[str, NDArray]:
+    def __call__(self, chosen: Sequence[int], passes: Sequence[int]) -> dict[str, NDArray]:
         """The crops numbered ``chosen`` (B,) in the passes ``passes`` (B,)."""
         index = np.asarray(chosen, np.int64)
         keys = [f"{number}/{name}" for number, name in zip(passes, self.crops.click_id[index], strict=True)]

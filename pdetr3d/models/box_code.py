@@ -1,8 +1,8 @@
 """A click's box as numbers that a network can learn, and back.
 
-A code is relative to an anchor (the click), to the class's mean size and to a *frame*: a direction in the plane in which
-x points. The first stage's frame is the viewing ray: what looks the same to a sensor has the same code wherever it
-stands (KITTI's observation angle). The second stage's frame is the heading that the first stage found: there a length is
+A code is relative to an anchor (the click), to the class's mean size and to a *frame*, whose x axis points in a given
+direction. The first stage's frame is the viewing ray: what looks the same to a sensor has the same code wherever it
+stands (KITTI's observation angle). A later stage's frame is the heading that the stage before found: there a length is
 a length at every angle, which no linear readout of a view can say.
 """
 

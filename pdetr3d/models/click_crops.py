@@ -1,7 +1,7 @@
 """The crop branch: the LiDAR points round each click, looked at once per decoder layer.
 
 The first stage sees them before anything is known of the box and finds the heading. Later stages see them along the
-heading that the stage before found, in units of the class's mean size, and say center and size along the box's own axes.
+heading that the stage before found, in units of the class's mean size, and say center and size along the box's axes.
 The teacher's decoder adds to what the stages say; ``CropRegressor`` is the branch alone.
 """
 
@@ -54,11 +54,11 @@ class ClickCrops(nn.Module):
 
 
 def stage_frame(stage: int, anchor: Tensor, box: Tensor | None, training: bool) -> Tensor:
-    """(B, Q, 2) frame of a stage's code: cos and sin of the viewing ray to the anchor (B, Q, 3) in the first one, then of
-    the heading of the box (B, Q, 7) before; no gradient flows through it.
+    """(B, Q, 2) frame of a stage's code: cos and sin of the viewing ray to the anchor (B, Q, 3) in the first one, then
+    of the heading of the box (B, Q, 7) before; no gradient flows through it.
 
-    In training such a heading is a little wrong, and some are turned by pi, as they will be on objects that training has
-    not seen: by a hash of the anchor, the same on every worker and after a resume.
+    In training such a heading is a little wrong, and some are turned by pi, as they will be on objects that training
+    has not seen: by a hash of the anchor, the same on every worker and after a resume.
     """
     if stage == 0 or box is None:
         return viewing_direction(anchor)
@@ -71,6 +71,6 @@ def stage_frame(stage: int, anchor: Tensor, box: Tensor | None, training: bool) 
 
 
 def stage_start(stage: int, axis: Tensor) -> Tensor:
-    """(B, Q, 16) what a stage's code starts with: the class-mean box at the anchor, along the axis of the points (B, Q, 2)
-    in the first stage, then along the stage's frame."""
+    """(B, Q, 16) what a stage's code starts with: the class-mean box at the anchor, along the axis of the points
+    (B, Q, 2) in the first stage, then along the stage's frame."""
     return start_code(axis) if stage == 0 else F.pad(along_code(axis), (0, FLAT_CODE))

@@ -1,7 +1,7 @@
 """The crop branch alone: the points round each click -> one box per click. No cameras, no map of the scene.
 
-The teacher's crop branch is trained as this, on many clicks a step (``data/crops.py``); with ``teacher.model=crop`` it is
-the teacher: the baseline that shows what context and images add.
+The teacher's crop branch is trained as this, on many clicks a step (``data/crops.py``). With ``teacher.model=crop`` it
+is the teacher: the baseline that shows what context and images add.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class CropRegressor(nn.Module):
         click = batch.click
         clicks = find_clicks(*batch.crops, self.prior_size_m)
         axis = start_axes(clicks, self.start)
-        boxes, codes, qualities, frames = [], [], [], []
+        boxes: list[Tensor] = []
+        codes, qualities, frames = [], [], []
         for i, quality_head in enumerate(self.quality_heads):
             frame = stage_frame(i, click, boxes[-1] if boxes else None, self.training)
             shape, said = self.crops(i, clicks, frame)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from pdetr3d.config import TeacherConfig
@@ -63,9 +62,9 @@ class Decoded:
 class Decoder(nn.Module):
     """``teacher.decoder_layers`` layers; each predicts a box per query, which is the next layer's RoI (detached).
 
-    A layer's box code is relative to its anchor and its frame: the first layer's frame is the viewing ray, a later one's
-    the heading of the RoI (``click_crops.stage_frame``). Where queries have crops, a layer adds to what the crop of its
-    stage says, at first nothing; its RoI is the crop's box.
+    A layer's box code is relative to its anchor and its frame: the first layer's frame is the viewing ray, that of a
+    later one is the heading of the RoI (``click_crops.stage_frame``). Where queries have crops, a layer adds to what
+    the crop of its stage says, at first nothing; its RoI is the crop's box.
 
     A query that starts at its click stays anchored there. Where ``Queries.refined`` is set, only the first layer's
     anchor is ``Queries.anchor``; those of later layers are the RoI's center, the refined reference, as in Point-DETR's

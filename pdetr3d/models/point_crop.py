@@ -23,7 +23,7 @@ CLICK_FEATURES = 3  # how many points, how far, how high
 BOX_PAIR_FEATURES = 8  # offset in the box's frame (3), the same in meters over DEPTH_M (2), height of the point, I, dt
 BOX_CLICK_FEATURES = CLICK_FEATURES + 2  # and the viewing ray in the box's frame
 BOX_MARGIN, BOX_MARGIN_M = 0.25, 0.4  # a box crop reaches so much beyond the class-mean box: share of a side, and more
-MAX_POINTS = 256  # of a crop; more are thinned out evenly
+MAX_POINTS = 128  # of a crop; more are thinned out evenly: 400 points on a car show no more
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def find_clicks(
 
 
 class PointNet(nn.Module):
-    """Per-point features -> a vector per click: two layers, the crop's maximum joined to each point, two layers, maximum;
-    then joined with what is known of the click and its class.
+    """Per-point features -> a vector per click: two layers, the crop's maximum joined to each point, two layers, the
+    maximum again, joined with what is known of the click and its class.
 
     Args:
         pair_features, click_features: how many. channels: C. classes: how many.
@@ -67,7 +67,8 @@ class PointNet(nn.Module):
         self.join = _layers(2 * c + 1 + click_features + c, 2 * c, c)
 
     def forward(self, pair: Tensor, crop: Tensor, known: Tensor, label: Tensor) -> Tensor:
-        """Pairs (N, F) of clicks (N,), what is known of the clicks (B, K, G), their classes (B, K) -> (B, K, C), >= 0."""
+        """Features of pairs (N, F), their clicks (N,), what is known of the clicks (B, K, G), their classes (B, K) ->
+        (B, K, C), >= 0."""
         filled, rank, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
         feature = self.point(pair)
         feature = self.mix(torch.cat([feature, crop_max(feature, count)[rank]], -1))
@@ -111,8 +112,9 @@ class BoxCrop(nn.Module):
     def forward(self, clicks: Clicks, frame: Tensor) -> Tensor:
         """``frame``: (B, K, 2) cos and sin of the heading -> (B, K, C), >= 0."""
         back = backwards(frame)
-        point, click, prior = clicks.points[clicks.point], *(
-            t.flatten(0, 1)[clicks.crop] for t in (clicks.click, clicks.prior)
+        point, click, prior = (
+            clicks.points[clicks.point],
+            *(t.flatten(0, 1)[clicks.crop] for t in (clicks.click, clicks.prior)),
         )
         offset = turn(point[:, :3] - click, back.flatten(0, 1)[clicks.crop])
         keep = torch.nonzero(in_box(offset, prior))[:, 0]
@@ -131,8 +133,8 @@ def crop_max(feature: Tensor, count: Tensor) -> Tensor:
 
 
 def in_box(offset: Tensor, prior: Tensor) -> Tensor:
-    """(N,) bool: whether offsets (N, 3) from the click, in the box's frame, are within the class-mean box (N, 3) and its
-    margin, above the ground."""
+    """(N,) bool: whether offsets (N, 3) from the click, in the box's frame, are within the class-mean box (N, 3) and
+    its margin, above the ground."""
     half = prior * (0.5 + BOX_MARGIN) + BOX_MARGIN_M
     above = offset[:, 2] >= GROUND_M - prior[:, 2] / 2
     return (offset.abs() <= half).all(-1) & above

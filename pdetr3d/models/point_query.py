@@ -166,8 +166,8 @@ class LearnedQuery(RangeBuffers):
 
 
 def start_axes(clicks: Clicks, start: str) -> Tensor:
-    """(B, K, 2) cos and sin of twice the heading that boxes start with, LiDAR frame; shorter where less sure, zero where
-    unknown: by ``teacher.heading_start`` those of the points near each click, or unknown."""
+    """(B, K, 2) cos and sin of twice the heading that boxes start with, LiDAR frame; shorter where less sure, zero
+    where unknown: by ``teacher.heading_start`` those of the points near each click, or unknown."""
     if start == "forward":
         return torch.zeros_like(clicks.click[..., :2])
     offset = clicks.points[clicks.point, :3] - clicks.click.flatten(0, 1)[clicks.crop]

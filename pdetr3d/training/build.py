@@ -15,9 +15,9 @@ from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance, ramp_of
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.models.box_code import encode_click_box
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
-from pdetr3d.models.box_code import encode_click_box
 from pdetr3d.models.image_backbone import image_stages
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.models.teacher import Teacher
@@ -59,7 +59,7 @@ class Task:
 def build(
     stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True, mean_teacher: bool = False
 ) -> Task:
-    """Build the "teacher" or "student" task with weights drawn from ``run.seed``.
+    """Build the "teacher", "crops" (the teacher's crop branch alone) or "student" task; ``run.seed`` draws the weights.
 
     Args:
         prior_size_m: (10, 3) mean l, w, h of the box-labeled part.
@@ -68,18 +68,23 @@ def build(
     """
     torch.manual_seed(config.run.seed)
     prior = torch.tensor(np.asarray(prior_size_m), dtype=torch.float32)
-    if stage == "teacher":
-        return replace(_teacher(config, prior), seed=config.run.seed)
+    if stage in ("teacher", "crops"):
+        return replace(_teacher(config, prior, crops=stage == "crops"), seed=config.run.seed)
     if stage == "student":
         student = _student(config, prior, guidance and config.student.guidance != "none" and not mean_teacher)
         return replace(_mean_teacher(config, student) if mean_teacher else student, seed=config.run.seed)
-    raise ValueError(f"stage {stage!r}: allowed teacher, student")
+    raise ValueError(f"stage {stage!r}: allowed teacher, crops, student")
 
 
 def initialize_lidar(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy the LiDAR encoder and backbone of a student's weights into a teacher (method.md 2.10: CenterPoint first)."""
     own, lidar = model.state_dict(), ("pillars.", "voxels.", "backbone.")
     model.load_state_dict({**own, **{k: v for k, v in state.items() if k.startswith(lidar)}})
+
+
+def initialize_crops(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy the crop branch of a ``CropRegressor``'s weights into a teacher."""
+    model.load_state_dict({**model.state_dict(), **{k: v for k, v in state.items() if k.startswith("crops.")}})
 
 
 def initialize_images(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -101,12 +106,12 @@ def check_models(config: Config, prior_size_m: np.ndarray) -> None:
         DataError: naming the key and what is wrong.
     """
     image_weights(config)
-    for stage in ("teacher", "student"):
+    for stage in ("teacher", "crops", "student"):
         task = build(stage, config, prior_size_m)
         lr_factors(task.model, task.optim)
 
 
-def _teacher(config: Config, prior: Tensor) -> Task:
+def _teacher(config: Config, prior: Tensor, crops: bool) -> Task:
     def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
         assert isinstance(output, TeacherOutput)
         return TeacherCriterion(config, encode_click_box, rank_mean)(output, batch)
@@ -116,8 +121,8 @@ def _teacher(config: Config, prior: Tensor) -> Task:
         return click_boxes(output, batch)
 
     loader = BatchLoader(config, "teacher", cameras=config.teacher.cameras)
-    model = CropRegressor(config, prior) if config.teacher.model == "crop" else Teacher(config, prior)
-    return Task(model, losses, predict, config.teacher.optim, loader)
+    model = CropRegressor(config, prior) if crops or config.teacher.model == "crop" else Teacher(config, prior)
+    return Task(model, losses, predict, config.teacher.crop_optim if crops else config.teacher.optim, loader)
 
 
 @torch.no_grad()

@@ -16,8 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pdetr3d.batch import Cells
 from pdetr3d.config import Config
+from pdetr3d.models.box_code import viewing_direction
+from pdetr3d.models.click_crops import ClickCrops
 from pdetr3d.models.crop_regressor import CropRegressor
-from pdetr3d.models.point_crop import PointCrop
+from pdetr3d.models.point_crop import find_clicks
 from pdetr3d.models.point_query import Queries
 from pdetr3d.models.roi_fusion import Views
 from pdetr3d.models.student import Student
@@ -52,14 +54,14 @@ def measure(stage: str, config: Config) -> list[Part]:
     model = build(stage, config, FALLBACK_SIZE_M).model.eval().requires_grad_(False)
     points, sample = _cloud(config)
     if isinstance(model, CropRegressor):
-        heads: list[nn.Module] = [model.box_head, model.quality_head]
-        return [_point_crop(model.crop, points, sample), _heads(heads, OBJECTS, config.teacher.channels)]
+        heads: list[nn.Module] = [*model.quality_heads]
+        return [_crops(model.crops, points, sample), _heads(heads, OBJECTS, config.teacher.channels)]
     assert isinstance(model, Teacher | Student)
     encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
     bev_shape = (1, config.model.bev_channels, *[round(_span_m(config) / config.model.bev_cell_m)] * 2)
-    if isinstance(model, Teacher) and model.crop is not None:
-        parts.append(_point_crop(model.crop, points, sample))
+    if isinstance(model, Teacher) and model.crops is not None:
+        parts.append(_crops(model.crops, points, sample))
     model.to(META)
     stages: list[Tensor] = []
     parts.append(
@@ -99,19 +101,24 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
         images, views = levels, Views(cameras, cameras[..., 0, 0] > 0, size, size)
     click, label = torch.empty(1, OBJECTS, 3, device=META), torch.zeros(1, OBJECTS, dtype=torch.long, device=META)
     query: list[Queries] = []
-    axis = torch.zeros_like(click[..., :2])
-    parts.append(count("query", [model.query], lambda: query.append(model.query(click, label, axis))))
+    parts.append(count("query", [model.query], lambda: query.append(model.query(click, label))))
     decoder = model.decoder
-    whole = count("decoder", [decoder], lambda: decoder(query[0], bev, model.range_m, images, views))
+
+    def decode() -> None:
+        decoder(query[0], torch.zeros_like(query[0].anchor[..., :2]), bev, model.range_m, images, views)
+
+    whole = count("decoder", [decoder], decode)
     heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]
     head = _heads(heads, query[0].content.shape[1], config.teacher.channels)
     return [*parts, Part("decoder", whole.parameters - head.parameters, whole.flops - head.flops), head]
 
 
-def _point_crop(crop: PointCrop, points: Tensor, sample: Tensor) -> Part:
+def _crops(crops: ClickCrops, points: Tensor, sample: Tensor) -> Part:
     click = points[None, :: len(points) // OBJECTS, :3][:, :OBJECTS]
     label = torch.zeros(click.shape[:2], dtype=torch.long)
-    return count("point crop", [crop], lambda: crop(points, sample, click, label, label == 0))
+    clicks = find_clicks(points, sample, click, label, label == 0, torch.tensor(FALLBACK_SIZE_M))
+    frame = viewing_direction(click)
+    return count("click crops", [crops], lambda: [crops(stage, clicks, frame) for stage in range(len(crops.heads))])
 
 
 def _heads(heads: list[nn.Module], queries: int, channels: int) -> Part:

@@ -17,7 +17,7 @@ def output_of(centers: torch.Tensor, classes: list[int]) -> TeacherOutput:
     logit = torch.full((1, q, 10), -9.0)
     logit[0, torch.arange(q), torch.tensor(classes)] = 9.0
     nobody = torch.full((1, q), -1)
-    return TeacherOutput([box], [box], [logit[..., 0]], [box[..., :3]], [logit], box[..., 3:6], nobody)
+    return TeacherOutput([box], [box], [logit[..., 0]], [box[..., :3]], [box[..., :2]], [logit], box[..., 3:6], nobody)
 
 
 def test_the_nearest_box_of_the_class() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch, TeacherOutput
+from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M
 from pdetr3d.models import point_crop
 from pdetr3d.models.crop_regressor import CropRegressor
-from pdetr3d.models.point_crop import REACH_FACTOR, REACH_M, crop_pairs
+from pdetr3d.models.point_crop import crop_pairs
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training.build import build, click_boxes
 from tests.model_cases import change, make_batch, one_sample, same_on_all_ranks, shaken, tiny_config

@@ -9,7 +9,7 @@ import torch
 from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.losses.matching import focal_cost, focal_loss, match_direct, match_hungarian
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
-from pdetr3d.models.decoder import decode_click_box, encode_click_box
+from pdetr3d.models.box_code import decode_click_box, encode_click_box, viewing_direction
 from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
 
 
@@ -25,7 +25,9 @@ def output_of(click: list[int], logit: torch.Tensor | None = None) -> TeacherOut
     zero = torch.zeros(1, q)
     code, point = torch.zeros(1, q, 10), torch.zeros(1, q, 3)
     logits = [] if logit is None else [logit]
-    return TeacherOutput([zero], [code], [zero], [point], logits, point + 1, torch.tensor([click]))
+    return TeacherOutput(
+        [zero], [code], [zero], [point], [viewing_direction(point)], logits, point + 1, torch.tensor([click])
+    )
 
 
 def match(output: TeacherOutput, batch: Batch, costs: list[list[float]]) -> list[tuple[int, ...]]:
@@ -94,9 +96,10 @@ def test_queries_that_say_one_anothers_boxes(matching: str, right: bool) -> None
     """Each code says the other click's box relative to its own click: that is right for Hungarian matching alone."""
     batch = labeled(4, 4)
     prior = torch.ones(1, 2, 3)
-    code = encode_click_box(batch.box.flip(1), batch.click, prior)
-    box = decode_click_box(code, batch.click, prior)
-    output = replace(output_of([0, 1]), box=[box], code=[code], anchor=[batch.click], prior_size=prior)
+    frame = viewing_direction(batch.click)
+    code = encode_click_box(batch.box.flip(1), batch.click, prior, frame)
+    box = decode_click_box(code, batch.click, prior, frame)
+    output = replace(output_of([0, 1]), box=[box], code=[code], anchor=[batch.click], frame=[frame], prior_size=prior)
     output = replace(output, quality=[torch.full((1, 2), 20.0)])
     config = tiny_config(f"teacher.matching={matching}")
     terms = TeacherCriterion(config, encode_click_box, same_on_all_ranks)(output, batch)

@@ -9,19 +9,18 @@ from pdetr3d.schema import FALLBACK_SIZE_M
 from tests.model_cases import make_batch
 
 PRIOR, RANGE, BATCH = torch.tensor(FALLBACK_SIZE_M), (-12.8, -12.8, -5.0, 12.8, 12.8, 3.0), make_batch(clicks=6)
-AXIS = torch.zeros_like(BATCH.click[..., :2])
 COMMON = (24, PRIOR, RANGE)
 
 
 def test_group_in_evaluation_is_explicit() -> None:
     group, explicit = GroupQuery(*COMMON, copies=3).eval(), ExplicitQuery(*COMMON)
     explicit.load_state_dict(group.state_dict())
-    one, other = group(BATCH.click, BATCH.click_label, AXIS), explicit(BATCH.click, BATCH.click_label, AXIS)
+    one, other = group(BATCH.click, BATCH.click_label), explicit(BATCH.click, BATCH.click_label)
     torch.testing.assert_close([one.content, one.position, one.reference], [other.content, other.position, BATCH.click])
 
 
 def test_copies_of_a_group_surround_their_click() -> None:
-    queries = GroupQuery(*COMMON, copies=3).train()(BATCH.click, BATCH.click_label, AXIS + torch.arange(6)[:, None])
+    queries = GroupQuery(*COMMON, copies=3).train()(BATCH.click, BATCH.click_label)
     assert queries.click.tolist() == [[*range(6)] * 3] * 2
     offset = queries.reference.unflatten(1, (3, 6)) - BATCH.click[:, None]
     size = PRIOR[BATCH.click_label][:, None]
@@ -30,7 +29,6 @@ def test_copies_of_a_group_surround_their_click() -> None:
     assert (offset[..., :2].abs() <= JITTER_SHARE * side[..., None] + 1e-5).all()
     assert (offset[..., 2].abs() <= JITTER_SHARE * size[..., 2] + 1e-5).all()
     assert (queries.anchor == queries.reference).all()
-    assert queries.axis[..., 0].tolist() == [[*range(6)] * 3] * 2
 
 
 def test_jitter_is_the_clicks_own() -> None:
@@ -51,19 +49,19 @@ def test_jitter_is_uniform_and_uncorrelated() -> None:
 
 def test_implicit_queries_know_x_y_and_class_only() -> None:
     query = ImplicitQuery(*COMMON)
-    before = query(BATCH.click, BATCH.click_label, AXIS)
-    higher = query(BATCH.click + torch.tensor([0, 0, 0.5]), BATCH.click_label, AXIS)
+    before = query(BATCH.click, BATCH.click_label)
+    higher = query(BATCH.click + torch.tensor([0, 0, 0.5]), BATCH.click_label)
     assert torch.equal(before.content, higher.content) and torch.equal(before.content, before.position)
     assert torch.equal(before.reference, higher.reference) and not torch.equal(before.anchor, higher.anchor)
-    aside = query(BATCH.click + torch.tensor([0, 0.5, 0]), BATCH.click_label, AXIS)
+    aside = query(BATCH.click + torch.tensor([0, 0.5, 0]), BATCH.click_label)
     assert (aside.reference - before.reference).abs().amax(-1).min() > 0
 
 
 def test_learned_queries_know_no_click() -> None:
     query = LearnedQuery(*COMMON, queries=50)
-    before = query(BATCH.click, BATCH.click_label, AXIS)
-    after = query(-BATCH.click, 9 - BATCH.click_label, AXIS + 1)
-    for key in ("content", "reference", "axis"):
+    before = query(BATCH.click, BATCH.click_label)
+    after = query(-BATCH.click, 9 - BATCH.click_label)
+    for key in ("content", "reference"):
         one, other = getattr(before, key), getattr(after, key)
         assert torch.equal(one, other) and one.shape[:2] == (2, 50)
     assert (before.click == -1).all() and (before.reference.abs() <= torch.tensor([12.8, 12.8, 5.0])).all()

@@ -11,11 +11,12 @@ from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.geometry.camera import project as project_numpy
+from pdetr3d.models.box_code import backwards, direction_of, turn
 from pdetr3d.models.roi_fusion import CameraRoI, Views, box_corners, project
-from pdetr3d.models.teacher import Teacher, add_per_click
+from pdetr3d.models.teacher import Teacher
 from pdetr3d.presets import load
 from pdetr3d.schema import CAMERAS, CLASSES, FALLBACK_SIZE_M
-from pdetr3d.training.build import build, click_boxes
+from pdetr3d.training.build import build, click_boxes, initialize_crops
 from tests.model_cases import (
     FUSIONS,
     QUERY_INITS,
@@ -184,8 +185,7 @@ def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_refer
     """Before training: the first layer says the class-mean box at the click, the second one where it had looked."""
     config = tiny_config(*QUERY_INITS["implicit"], "teacher.decoder_layers=2")
     model, batch = teacher(config, shake=False), make_batch()
-    axis = torch.zeros_like(batch.click[..., :2])
-    output, queries = run(model, batch), model.query(batch.click, batch.click_label, axis)
+    output, queries = run(model, batch), model.query(batch.click, batch.click_label)
     torch.testing.assert_close(output.box[0][..., :3], batch.click)
     torch.testing.assert_close(output.box[1][..., :3], queries.reference)
     assert (queries.reference - batch.click).norm(dim=-1).min() > 0.1
@@ -293,13 +293,34 @@ def test_corners_by_hand() -> None:
     assert corners[:, 1].min().item() == pytest.approx(0, abs=1e-5) and corners[:, 1].max().item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize("init", ["explicit", "implicit", "group"])
-def test_every_query_of_a_click_starts_with_the_shape_round_it(init: str) -> None:
-    model, batch, shape = teacher(tiny_config(*QUERY_INITS[init])).train(), make_batch(clicks=3), torch.rand(2, 3, 24)
-    assert isinstance(model, Teacher) and model.crop is not None
-    queries = model.query(batch.click, batch.click_label, torch.zeros(2, 3, 2))
-    added = add_per_click(queries, shape).content - queries.content
-    assert queries.click.shape[1] == (9 if init == "group" else 3)
-    for b in range(2):
-        for q, k in enumerate(queries.click[b].tolist()):
-            torch.testing.assert_close(added[b, q], shape[b, k], atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("init", ["explicit", "group"])
+def test_a_fresh_decoder_adds_nothing_to_what_the_crop_branch_says(init: str) -> None:
+    """So a teacher that starts from a trained crop branch starts as good as this one."""
+    overrides = [*QUERY_INITS[init], "teacher.decoder_layers=2"]
+    crops = shaken(build("crops", tiny_config(*overrides), FALLBACK_SIZE_M).model)
+    model, batch = teacher(tiny_config(*overrides), shake=False), make_batch(clicks=3)
+    assert not torch.equal(run(crops, batch).box[-1], run(model, batch).box[-1])
+    initialize_crops(model, crops.state_dict())
+    for alone, whole in zip(run(crops, batch).box, run(model, batch).box, strict=True):
+        torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
+    model.train()
+    assert model(batch).box[-1].shape[1] == (9 if init == "group" else 3)
+
+
+@pytest.mark.parametrize("init", ["implicit", "learned"])
+def test_queries_that_do_not_start_at_their_click_see_no_crop_of_it(init: str) -> None:
+    model = teacher(tiny_config(*QUERY_INITS[init]))
+    assert isinstance(model, Teacher) and model.crops is None
+
+
+@pytest.mark.parametrize("model", ["crop", "point_detr3d"])
+def test_headings_of_the_first_stage_are_a_little_wrong_in_training_alone(model: str) -> None:
+    config = tiny_config(f"teacher.model={model}", "teacher.decoder_layers=2")
+    net, batch = teacher(config), make_batch(samples=40, clicks=5)
+    first, second = run(net, batch).box[0], run(net, batch).frame[1]
+    torch.testing.assert_close(second, direction_of(first[..., 6]))
+    noisy = run(net.train(), batch).frame[1]
+    off = torch.atan2(*turn(noisy, backwards(second)).flip(-1).unbind(-1)).abs()
+    turned = (off > np.pi / 2).float().mean().item()
+    assert turned == pytest.approx(0.1, abs=0.06) and torch.equal(run(net.train(), batch).frame[1], noisy)
+    assert off[off < np.pi / 2].square().mean().sqrt().item() == pytest.approx(0.15, abs=0.03)
