@@ -72,7 +72,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_workers(self) -> Config:
-        for name, optim in (("optim", self.optim), ("teacher.optim", self.teacher.optim)):
+        sections = {
+            "optim": self.optim,
+            "teacher.optim": self.teacher.optim,
+            "teacher.crop_optim": self.teacher.crop_optim,
+        }
+        for name, optim in sections.items():
             if optim.batch_size % self.scaling.workers:
                 raise ValueError(
                     f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers "
@@ -141,11 +146,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_patience(self) -> Config:
-        if self.teacher.optim.patience:
-            raise ValueError(
-                f"teacher.optim.patience {self.teacher.optim.patience}: checkpoints of the teacher are not scored "
-                "while it trains; leave it at 0 (optim.patience is the students')"
-            )
+        for name, optim in (("optim", self.teacher.optim), ("crop_optim", self.teacher.crop_optim)):
+            if optim.patience:
+                raise ValueError(
+                    f"teacher.{name}.patience {optim.patience}: checkpoints of the teacher are not scored while it "
+                    "trains; leave it at 0 (optim.patience is the students')"
+                )
         if self.optim.patience and not (self.data.select_split and self.optim.checkpoints > self.optim.patience):
             raise ValueError(
                 f"optim.patience {self.optim.patience} needs data.select_split (now {self.data.select_split!r}) to "

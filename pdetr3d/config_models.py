@@ -119,7 +119,7 @@ class TeacherConfig(Section):
     fusion: Literal["none", "concat", "d_roi"] = "d_roi"
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
     free_points: Annotated[int, Field(ge=0, le=64)] = 16
-    decoder_layers: Positive = 1  # with query_init=implicit only the first one's boxes are relative to the click
+    decoder_layers: Positive = 2  # the first finds headings, later ones see boxes along them (query_init=implicit: no)
     channels: Positive = 256
     heads: Positive = 8
     fpn_levels: Positive = 4

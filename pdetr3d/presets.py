@@ -79,12 +79,13 @@ QUICKSTART = Config(
     teacher=TeacherConfig(
         roi_grid=5,
         free_points=4,
-        channels=48,
+        channels=64,
         heads=8,
         fpn_levels=3,
         image_backbone="small",
         box_weight=1.0,
-        decoder_layers=2,
+        decoder_layers=3,
+        crop_optim=OptimConfig(lr=2e-3, epochs=120.0, batch_size=64, log_every=250),
         lidar_init="none",  # brings nothing to headings that start along the points, and would make others wait
         augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
         augment_rotation_rad=0.3,
@@ -133,6 +134,7 @@ REAL_SMOKE = QUICKSTART.model_copy(
                 "augment_rotation_rad": 0.0,
                 "augment_scale": (1.0, 1.0),
                 "dropout": 0.0,
+                "crop_optim": OptimConfig(lr=2e-3, epochs=400.0, batch_size=64, log_every=100),
                 "optim": OptimConfig(lr=2e-3, epochs=120.0, batch_size=1),
             }
         ),

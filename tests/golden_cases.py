@@ -20,6 +20,7 @@ import torch
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, SimConfig, override
+from pdetr3d.data.crops import CropLoader, crops_of
 from pdetr3d.data.label_manifest import eval_records
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.simulate import simulate
@@ -119,7 +120,10 @@ def training_numbers(kind: str) -> Callable[[World], Any]:
 
     def numbers(world: World) -> Any:
         plain_config = world.run.config
+        cut = crops_of(world.boxed, plain_config.data, world.prior_size_m) if kind == "teacher" else None
+        crops = {} if cut is None else CropLoader(cut, plain_config.run.seed)([0, 1], [3, 4])
         return {
+            **({"crops": {name: summary(a) for name, a in crops.items() if a.dtype.kind in "fiub"}} if crops else {}),
             "plain": trained(kind, plain_config, world),
             "other": trained(kind, override(plain_config, other[kind]), world),
         }

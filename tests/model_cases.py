@@ -27,6 +27,7 @@ TINY = [
     "student.head_channels=8",
     "student.regression_reach=0",
     "teacher.decoder_layers=1",
+    "teacher.crop_optim.epochs=2",
     "scaling.workers=1",
     "scaling.inference_workers=1",
     "scaling.concurrent_stages=1",

@@ -33,6 +33,7 @@ OVERRIDES = [
 LABELS = [
     "teacher.optim.batch_size=2",
     "teacher.optim.epochs=1",
+    "teacher.crop_optim.epochs=1",
     "teacher.fusion=none",
     "label.pseudo_for=all",
     "scaling.cpus_per_worker=0.5",

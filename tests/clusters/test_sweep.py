@@ -45,6 +45,7 @@ OVERRIDES = [
     "optim.log_every=1",
     "teacher.optim.batch_size=2",
     "teacher.optim.epochs=1",
+    "teacher.crop_optim.epochs=1",
     "scaling.cpus_per_worker=0.3",
     "scaling.threads_per_worker=1",
     "scaling.data_cpus=0.1",

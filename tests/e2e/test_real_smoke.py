@@ -15,7 +15,8 @@ from tests.jobs import run_module
 from tests.model_cases import TINY
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-FEW_STEPS = ["teacher.optim.epochs=2", "optim.epochs=2", "data.num_sweeps=2", "data.image_size_px=[80,45]"]
+FEW_STEPS = ["teacher.crop_optim.epochs=2", "teacher.optim.epochs=2", "optim.epochs=2", "data.num_sweeps=2"]
+FEW_STEPS += ["data.image_size_px=[80,45]"]
 
 
 def test_real_smoke(

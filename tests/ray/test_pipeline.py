@@ -23,7 +23,7 @@ from tests.training_cases import world_arguments
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = {"boxes_only", "ours", "full"}
-STAGES = {"teacher", "pseudo_labels"} | {f"{what}_{arm}" for what in ("student", "evaluate") for arm in ARMS}
+STAGES = {"crops", "teacher", "pseudo_labels"} | {f"{what}_{arm}" for what in ("student", "evaluate") for arm in ARMS}
 OVERRIDES = [
     "optim.batch_size=2",
     "optim.epochs=1",  # 6 samples: 3 steps, checkpoints after 2 and 3
@@ -32,6 +32,7 @@ OVERRIDES = [
     "teacher.optim.batch_size=2",
     "teacher.optim.log_every=1",
     "teacher.optim.epochs=2",
+    "teacher.crop_optim.epochs=2",
     "scaling.workers=2",
     "scaling.concurrent_stages=2",
     "scaling.cpus_per_worker=0.5",

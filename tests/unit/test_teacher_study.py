@@ -76,7 +76,7 @@ def test_queries_of_the_paper_see_nothing_of_the_points_at_their_click() -> None
     plain = {name for name, c in configs.items() if (c.heading_start, c.point_crop) == ("forward", False)}
     assert variants.keys() - plain == {"explicit-direct-crop", "crop"}
     one, two = configs["implicit-direct-one-layer"], configs["implicit-direct"]
-    assert two.decoder_layers == 2 and one == two.model_copy(update={"decoder_layers": 1})
+    assert two.decoder_layers == 3 and one == two.model_copy(update={"decoder_layers": 1})
 
 
 def test_an_unknown_study_is_the_users_error() -> None:
