@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pdetr3d.presets import QUICKSTART, load
-from ray_jobs.context import read_progress, stop_asked, write_progress, write_stop
+from ray_jobs.context import stop_asked, write_stop
 from ray_jobs.fit import Stage, stage_uri
+from ray_jobs.resume import read_progress, write_progress
 from tests.training_cases import open_world
 
 
