@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from pdetr3d.config import DataConfig
 from pdetr3d.data.augment import keyed_uniform
 from pdetr3d.data.clicks import place_clicks
-from pdetr3d.data.files import atomic_path
 from pdetr3d.data.load import load_sample
 from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M
 from pdetr3d.schema import SOURCE_HUMAN, SampleRecord
@@ -49,17 +47,6 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.label)
-
-    def save(self, file: Path) -> None:
-        """Write an .npz file atomically."""
-        with atomic_path(file) as temporary, temporary.open("wb") as sink:
-            np.savez(sink, **{f.name: getattr(self, f.name) for f in fields(self)})
-
-    @staticmethod
-    def load(file: Path) -> Crops:
-        """Read what ``save`` wrote."""
-        with np.load(file) as arrays:
-            return Crops(**{f.name: arrays[f.name] for f in fields(Crops)})
 
     @staticmethod
     def concatenate(parts: Sequence[Crops]) -> Crops:

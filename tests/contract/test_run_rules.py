@@ -40,7 +40,7 @@ def run(project: Path, bodies: list[str], *arguments: str, **environment: str) -
 @pytest.mark.parametrize("body", ["plain", "module"])
 def test_a_skip_fails_in_ci_and_is_named(tmp_path: Path, body: str, processes: tuple[str, ...]) -> None:
     done = run(tmp_path, [body, "good"], "tests/good", f"tests/{body}", *processes, CI="true")
-    allowed = "compiled_ops, gpu, hosts, postgres, root_only"
+    allowed = "browser, compiled_ops, gpu, hosts, postgres, root_only"
     assert done.returncode == 1 and f"CI: only tests marked {allowed} may skip" in done.stdout
     assert f"tests/{body}/test_{body}.py" in done.stdout.split("CI: only")[1]
 

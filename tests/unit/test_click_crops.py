@@ -90,13 +90,6 @@ def test_clicks_of_simulation_are_drawn_anew_and_people_s_are_not(crops: Crops) 
     assert np.abs(batch["canonical_click"][1, 0] - crops.click[1]).max() > 1e-3
 
 
-def test_saved_crops_are_the_same(crops: Crops, tmp_path: Path) -> None:
-    crops.save(tmp_path / "crops.npz")
-    again = Crops.load(tmp_path / "crops.npz")
-    for name, value in vars(crops).items():
-        np.testing.assert_array_equal(getattr(again, name), value)
-
-
 def test_pairs_of_one_click_a_sample_are_those_of_many(crops: Crops) -> None:
     """The short way of cut crops against the general one, which a second click without points asks for."""
     batch = Batch.from_arrays(CropLoader(crops, 0).as_stored(range(6)))
