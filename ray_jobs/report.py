@@ -13,7 +13,7 @@ from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.stages import Stages
 
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
-QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
+QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 NAMES = {
     "boxes_only": "(a) student on the box-labeled part alone",
     "ours": "(b) ours: boxes + clicks",
@@ -69,13 +69,17 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 def print_quality(quality: dict[str, Any]) -> None:
     """Table of pseudo-label quality by distance, teacher against the class-mean boxes; the scores' calibration."""
-    header = ("boxes at the clicks", escape("distance [m]"), *QUALITY)
+    header = ("boxes at the clicks", escape("objects, or distance [m]"), *QUALITY)
     table = Table(*header, title="pseudo labels of point-labeled train samples")
     for name in ("teacher", *FLOORS):
-        rows = {"all": quality[name], **quality[name]["by_distance"]}
-        for distance, values in rows.items():
-            table.add_row(name, distance, *(_number(values[q]) for q in QUALITY))
+        rows = {"all": quality[name], **quality[name]["by_group"], **quality[name]["by_distance"]}
+        for which, values in rows.items():
+            table.add_row(name, which, *(_number(values[q]) for q in QUALITY))
     Console(width=140).print(table)
+    oracles = ", ".join(
+        f"{name.replace('_', ' ')} {_number(value)}" for name, value in quality["teacher"]["oracles"].items()
+    )
+    print(f"the teacher's BEV IoU if parts of its boxes were true: {oracles}")
     calibration = quality["teacher"]["calibration"]
     print(
         f"scores: expected calibration error {_number(calibration['ece'])}, "

@@ -5,6 +5,7 @@ Used for reports only: training never sees the true boxes of point-labeled sampl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ from pdetr3d.schema import CLASSES, Boxes3D
 
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
 _BARRIER, _CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")
+# What a mean over all classes hides: people and two-wheelers are small, barriers and cones stand still.
+GROUPS = {
+    "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
+    "riders_and_people": ("motorcycle", "bicycle", "pedestrian"),
+    "barriers_and_cones": ("barrier", "traffic_cone"),
+}
 
 
 def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
@@ -60,6 +67,29 @@ def yaw_error_rad(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
     return np.where(truth.label == _CONE, np.nan, error)
 
 
+def heading_errors(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
+    """``yaw_error_rad`` and its two parts, each (N,): the angle between the boxes' axes [rad], at most pi / 2, and
+    whether the heading is reversed (1.0 or 0.0; NaN for barriers and cones, which have no direction)."""
+    yaw = yaw_error_rad(pred, truth)
+    axis = np.minimum(yaw, np.pi - yaw)
+    turned = np.where(np.isnan(yaw) | (truth.label == _BARRIER), np.nan, yaw > np.pi / 2)
+    return {"yaw_error_rad": yaw, "axis_error_rad": axis, "reversed": turned}
+
+
+def oracle_iou(pred: Boxes3D, truth: Boxes3D) -> dict[str, float | None]:
+    """Mean BEV IoU that the boxes would have with parts of the truth: what each of their errors costs.
+
+    Returns:
+        ``{"true_yaw", "true_center", "true_size", "true_center_and_size", "true_size_and_yaw"}``; None without boxes.
+    """
+    parts = {"yaw": "yaw_rad", "center": "center_m", "size": "size_m"}
+    rows = {}
+    for name in (("yaw",), ("center",), ("size",), ("center", "size"), ("size", "yaw")):
+        better = replace(pred, **{parts[part]: getattr(truth, parts[part]) for part in name})
+        rows["true_" + "_and_".join(name)] = float(bev_iou(better, truth).mean()) if len(pred) else None
+    return rows
+
+
 def pseudo_label_quality(
     pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], bins_m: tuple[tuple[float, float], ...] = BINS_M
 ) -> dict[str, Any]:
@@ -72,9 +102,10 @@ def pseudo_label_quality(
         bins_m: (lo, hi) [m] of each bin.
 
     Returns:
-        JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad",
-        "per_class": {class: the same}, "by_distance": {"0-10": the same, ...}, "calibration": ...}``. Means are None
-        where there is nothing to average; ``per_class`` has all ten classes and ``by_distance`` all bins; the
+        JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad", "axis_error_rad",
+        "reversed", "per_class": {class: the same}, "by_group": {name of ``GROUPS``: the same}, "by_distance":
+        {"0-10": the same, ...}, "oracles": ..., "calibration": ...}``. Means are None where there is nothing to
+        average; ``per_class`` has all ten classes and ``by_distance`` all bins; oracles: ``oracle_iou``; the
         calibration is that of ``pred.score`` (``score_calibration``).
 
     Raises:
@@ -90,11 +121,14 @@ def pseudo_label_quality(
         "iou_3d": iou_3d(pred, truth),
         "center_error_m": np.linalg.norm(pred.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
         "size_error": size_error(pred, truth),
-        "yaw_error_rad": yaw_error_rad(pred, truth),
+        **heading_errors(pred, truth),
     }
     report = _means(columns, np.ones(len(pred), bool))
     report["per_class"] = {name: _means(columns, truth.label == i) for i, name in enumerate(CLASSES)}
+    of_group = {name: np.isin(truth.label, [CLASSES.index(c) for c in members]) for name, members in GROUPS.items()}
+    report["by_group"] = {name: _means(columns, rows) for name, rows in of_group.items()}
     report["by_distance"] = {f"{lo:g}-{hi:g}": _means(columns, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
+    report["oracles"] = oracle_iou(pred, truth)
     report["calibration"] = score_calibration(pred.score, columns["bev_iou"])
     return report
 

@@ -13,15 +13,15 @@ from pdetr3d.data.records import inspection_records
 from pdetr3d.evaluation.pseudo_label_quality import (
     BINS_M,
     bev_iou,
+    heading_errors,
     iou_3d,
     score_calibration,
     size_error,
-    yaw_error_rad,
 )
 from pdetr3d.labels.run_labels import RunLabels
 from pdetr3d.schema import CLASSES, Boxes3D, PointLabels, SampleRecord
 
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "reversed")
+QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 
 
@@ -94,14 +94,12 @@ class MeasuredLabels:
 
 
 def _errors(boxes: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
-    yaw = yaw_error_rad(boxes, truth)
     return {
         "bev_iou": bev_iou(boxes, truth),
         "iou_3d": iou_3d(boxes, truth),
         "center_error_m": np.linalg.norm(boxes.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
         "size_error": size_error(boxes, truth),
-        "yaw_error_rad": yaw,
-        "reversed": np.where(np.isnan(yaw), np.nan, yaw > np.pi / 2),
+        **heading_errors(boxes, truth),
     }
 
 

@@ -13,7 +13,9 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.evaluation.pseudo_label_quality import (
     bev_iou,
+    heading_errors,
     iou_3d,
+    oracle_iou,
     pseudo_label_quality,
     score_calibration,
     size_error,
@@ -103,6 +105,36 @@ def test_quality_groups_by_true_class_and_distance():
     assert [report["by_distance"][b]["n"] for b in ("0-10", "10-20", "20-30", "30-40", "40-52")] == [2, 1, 0, 0, 0]
     assert report["by_distance"]["0-10"]["bev_iou"] == pytest.approx(2 / 3)
     json.dumps(report, allow_nan=False)
+
+
+def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
+    """A car off by 0.3 rad, one reversed and off by 0.3, a barrier reversed (its period is pi), a cone."""
+    truth = Boxes3D.concatenate([one(label=0), one(label=0), one(label=5), one(label=9)])
+    pred = Boxes3D.concatenate([one(yaw=0.3), one(yaw=np.pi - 0.3), one(yaw=np.pi + 0.2), one(yaw=1.0)])
+    errors = heading_errors(pred, truth)
+    np.testing.assert_allclose(errors["yaw_error_rad"], [0.3, np.pi - 0.3, 0.2, np.nan], atol=1e-6)
+    np.testing.assert_allclose(errors["axis_error_rad"], [0.3, 0.3, 0.2, np.nan], atol=1e-6)
+    np.testing.assert_array_equal(errors["reversed"], [0, 1, np.nan, np.nan])
+    report = pseudo_label_quality(pred, truth, np.zeros(4))
+    assert report["reversed"] == 0.5 and report["by_group"]["vehicles"]["n"] == 2
+    assert report["by_group"]["barriers_and_cones"]["axis_error_rad"] == pytest.approx(0.2)
+    assert report["by_group"]["riders_and_people"]["bev_iou"] is None
+
+
+def test_oracles_say_what_each_error_costs():
+    """4 x 2 m boxes: one a quarter turn wrong (2 x 2 of 12 shared), one 1 m too far ahead (3 of 5 m shared)."""
+    truth = Boxes3D.concatenate([one(size=(4, 2, 1)), one(size=(4, 2, 1))])
+    pred = Boxes3D.concatenate([one(size=(4, 2, 1), yaw=np.pi / 2), one(center=(1, 0, 0), size=(4, 2, 1))])
+    found = oracle_iou(pred, truth)
+    turned, ahead = 4 / 12, 3 / 5
+    expected = {
+        "true_yaw": (1 + ahead) / 2,
+        "true_center": (turned + 1) / 2,
+        "true_size": (turned + ahead) / 2,
+        "true_center_and_size": (turned + 1) / 2,
+        "true_size_and_yaw": (1 + ahead) / 2,
+    }
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_quality_of_nothing_is_none():
