@@ -21,6 +21,10 @@ def _known_class(name: str) -> str:
 ClassName = Annotated[str, AfterValidator(_known_class)]
 
 
+# What a dataset may have none of, where data.allow_empty says so.
+EmptyName = Literal["objects", "clicks", "boxes", "cameras", "val_objects"]
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys."""
 
@@ -70,10 +74,29 @@ class DataConfig(Section):
     loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
     on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (data/skipped.py)
     skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
+    categories: str = ""  # YAML file: own category name -> one of the ten classes, or null; empty: nuScenes' names
+    cameras: str = ""  # YAML file: own channel -> CAM_FRONT ... (LIDAR_TOP), or null; empty: nuScenes' names
+    lidar_columns: Annotated[int, Field(ge=3, le=32)] = 5  # numbers a point: x, y, z, intensity, ring, others unread
+    lidar_dtype: Literal["float32", "float64"] = "float32"
+    lidar_ring: bool = True  # the fifth column is the ring; false: it is something else, and not read
+    nan_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of a LiDAR file's points that may be NaN (left out)
+    follow_links: bool = False  # files may be links that leave the dataroot
+    allow_empty: tuple[EmptyName, ...] = ()  # what of a dataset may be none at all (data/empty.py)
+    deep_digest: bool = False  # the dataset's digest covers the content of all its files, not of a sample of them
     sensor: SensorConfig = SensorConfig()
+
+    @property
+    def has_rings(self) -> bool:
+        """Whether a LiDAR file's points have a ring."""
+        return self.lidar_ring and self.lidar_columns > 4
 
     @model_validator(mode="after")
     def _check_rings(self) -> DataConfig:
+        if not self.has_rings and self.sensor.lidar_beams < 32:
+            raise ValueError(
+                f"data.sensor.lidar_beams {self.sensor.lidar_beams} with data.lidar_columns {self.lidar_columns} and "
+                f"data.lidar_ring {self.lidar_ring}: points have no ring to thin by; use data.sensor.point_keep"
+            )
         if self.packed and self.sensor.lidar_beams < 32:
             raise ValueError(
                 f"data.sensor.lidar_beams {self.sensor.lidar_beams} with data.packed {self.packed}: packs do not keep "

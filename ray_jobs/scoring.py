@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_records, training_records
 from pdetr3d.data.record_list import Records
 from pdetr3d.data.skipped import without
-from pdetr3d.evaluation.nuscenes_eval import score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
@@ -115,6 +115,7 @@ def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool =
 
 def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
     records, data = eval_records(stages.data.index, split), stages.data.index
+    nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points())
     poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
     return [
         score(
@@ -124,6 +125,7 @@ def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]]
             boxes,
             poses,
             stages.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
+            nusc,
             bins=split == stages.config.data.val_split,
         )
         for file, boxes in zip(files, results, strict=True)

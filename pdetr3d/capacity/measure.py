@@ -102,7 +102,7 @@ def disk_bytes(record: SampleRecord, num_sweeps: int, cameras: bool) -> int:
 
 def _records(config: Config, folder: Path) -> Records:
     """All train samples with all their boxes and clicks."""
-    index = Index.open(build_index(Path(config.data.dataroot), config.data.version, folder / INDEX))
+    index = Index.open(build_index(Path(config.data.dataroot), config.data.version, folder / INDEX, config.data))
     label = config.label.everywhere
     return training_records(index, build_manifest(index, config.data.train_split, label, folder / "manifest"))
 

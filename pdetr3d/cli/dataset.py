@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pdetr3d.cli.app import Overrides, Preset, app, say
-from pdetr3d.config import DataConfig, override
+from pdetr3d.config import override
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
 
@@ -44,15 +44,20 @@ def index(
     dataroot: Dataroot,
     version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
+    preset: Preset = "quickstart",
+    overrides: Overrides = None,
 ) -> None:
-    """Read the tables of a dataset once and write the index: one row per keyframe (Parquet)."""
+    """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
+    config = load(preset, overrides)
     from pdetr3d.data.index import Index
     from pdetr3d.data.nuscenes import build_index
+    from pdetr3d.data.summary import summarize
 
     # Not beside the tables: datasets are often read-only and shared.
-    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow")
+    path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow", config.data)
     made = Index.open(path)
     rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
+    summarize(made).show()
     say(
         index=path,
         digest=made.digest,
@@ -98,10 +103,13 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
-    config = override(load(preset, overrides), shortcuts).label
+    whole = override(load(preset, overrides), shortcuts)
+    config = whole.label
+    from pdetr3d.data.empty import refuse_empty
     from pdetr3d.data.index import Index
     from pdetr3d.data.label_manifest import build_manifest, import_clicks
     from pdetr3d.data.roles import People, read_samples
+    from pdetr3d.data.summary import summarize
 
     opened = Index.open(index_file)
     split = split or _train_split(opened)
@@ -118,7 +126,11 @@ def label(
     if import_file:
         manifest = import_clicks(opened, split, config, import_file, folder, people, drawn=bool(drawn))
     else:
+        found = summarize(opened, [split])
+        clicks = int(found.objects.sum())
+        refuse_empty({"clicks": clicks}, whole.data.allow_empty, f"split {split!r} of {index_file}", found.left_out())
         manifest = build_manifest(opened, split, config, folder, None if named is None else people)
+    summarize(opened, [split], manifest, whole.model.range_m).show()
     describe_manifest(manifest)
 
 
@@ -189,7 +201,8 @@ def inspect(
     token = _sample_token(opened, sample)
     record = inspection_record(opened, token, LabelManifest.open(manifest) if manifest else None)
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
-    data = DataConfig(num_sweeps=sweeps, image_size_px=sizes[0] if sizes else (1, 1))
+    read = {"num_sweeps": sweeps, "image_size_px": sizes[0] if sizes else (1, 1)}
+    data = opened.reading.model_copy(update=read)
     path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
     say(sample=token, picture=path)
 

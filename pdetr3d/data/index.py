@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.config import DataConfig
 from pdetr3d.data.files import open_arrow, table_digest, write_arrow
 from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.schema import (
@@ -25,9 +29,11 @@ from pdetr3d.schema import (
     SampleRecord,
     SweepRecord,
 )
+from pdetr3d.tables.names import Names
 
 FILE = "index.arrow"  # in a run directory
 LAYOUT = "2"  # of the columns and the file; changes with INDEX_SCHEMA
+READING = ("lidar_columns", "lidar_dtype", "lidar_ring", "nan_limit")  # keys under data. that an index keeps
 ESCAPES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a drive, or a step up
 
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
@@ -173,18 +179,61 @@ class RecordTable:
         return cameras
 
 
-def write_index(path: Path, table: pa.Table, dataroot: Path, version: str) -> None:
+@dataclass(frozen=True)
+class IndexFacts:
+    """What an index knows beside its rows.
+
+    Attributes:
+        reading: how the dataset's files are read: ``data.lidar_*`` and ``data.nan_limit`` count. names: of the
+            dataset's own. counted: annotations whose points the index counted itself, since the tables do not.
+        unknown_categories: name -> annotations left out, being of none of the ten classes. missing_sweeps: files.
+        links: files that are links which leave the dataroot.
+    """
+
+    reading: DataConfig = DataConfig()
+    names: Names = Names()
+    counted: int = 0
+    unknown_categories: Mapping[str, int] = field(default_factory=dict)
+    missing_sweeps: int = 0
+    links: int = 0
+
+    def to_json(self) -> str:
+        """JSON text; ``from_json`` gives the equal facts back."""
+        value = vars(self) | {"reading": self._reading, "names": self.names.as_dict()}
+        return json.dumps(value, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> IndexFacts:
+        """What ``to_json`` wrote; older indexes have none: "{}"."""
+        value = json.loads(text)
+        known = {"reading": DataConfig(**value.get("reading", {})), "names": Names.of(value.get("names", {}))}
+        return IndexFacts(**value | known)
+
+    @property
+    def identity(self) -> str:
+        """What of it changes the data that rows and files are."""
+        return json.dumps([self._reading, self.names.as_dict()], sort_keys=True)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {key: getattr(self.reading, key) for key in READING}
+
+
+def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts: IndexFacts = IndexFacts()) -> None:
     """Write an index of INDEX_SCHEMA's columns, atomically; its digest is stored with it, since it reads all of it."""
     digest = table_digest(table)
+    if facts.identity != IndexFacts().identity:
+        digest = hashlib.sha256(f"{digest} {facts.identity}".encode()).hexdigest()[:16]
     metadata = {"dataroot": str(dataroot), "version": version, "layout": LAYOUT, "digest": digest}
-    write_arrow(path, table.replace_schema_metadata(metadata))
+    write_arrow(path, table.replace_schema_metadata(metadata | {"facts": facts.to_json()}))
 
 
 class Index:
     """Read-only view of an index file.
 
     Attributes:
-        path: the file. digest: 16 hex digits of its content (independent of where dataroot lies), taken when written.
+        path: the file. digest: 16 hex digits of its content (independent of where dataroot lies) and of how files are
+            read, taken when written. facts: what else was found when it was made.
         dataroot, version: as given to ``build_index``. table: all columns. records: what records are made of.
     """
 
@@ -198,6 +247,7 @@ class Index:
         self.path, self.table = path, table
         self.dataroot, self.version = Path(metadata["dataroot"]), metadata["version"]
         self.digest = metadata["digest"]
+        self.facts = IndexFacts.from_json(metadata.get("facts", "{}"))
         self.records = RecordTable(RowTable(table), self.dataroot, path)
 
     @staticmethod
@@ -211,6 +261,11 @@ class Index:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def reading(self) -> DataConfig:
+        """How the dataset's LiDAR files are read."""
+        return self.facts.reading
 
     @cached_property
     def _split_rows(self) -> dict[str, NDArray[np.int64]]:
@@ -277,6 +332,13 @@ class Index:
     def column(self, name: str, tokens: list[str]) -> list[Any]:
         """One column for many samples, in the order of ``tokens``."""
         return self.table.column(name).take([self.row(token) for token in tokens]).to_pylist()
+
+    def counted_points(self) -> dict[str, int]:
+        """Annotation token -> LiDAR points, where the index counted them itself; else empty."""
+        if not self.facts.counted:
+            return {}
+        tokens, counts = (pc.list_flatten(self.table.column(name)) for name in ("ann_token", "ann_num_lidar_pts"))
+        return dict(zip(tokens.to_pylist(), counts.to_pylist(), strict=True))
 
     def annotations(self, token: str) -> Annotations:
         """All annotations of a sample. For labeling and scoring; training sees only ``training_records``."""

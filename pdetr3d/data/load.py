@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
 import re
 from pathlib import Path
 
@@ -10,20 +12,23 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.packed import open_pack
-from pdetr3d.data.sensor import BEAMS, keep_beams, keep_points, worsen_image
+from pdetr3d.data.points import read_file, read_lidar
+from pdetr3d.data.sensor import keep_beams, keep_points, worsen_image
 from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
 
 CLOSE_M = 1.0  # half side of the square round the sensor whose points are the car's own (devkit: min_distance)
 JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
-JPEG_TAIL_BYTES = 64  # some writers pad after the end marker
+TAIL_BYTES = 64  # of a file: some writers pad after the end marker
 PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning: some bytes before the end
-POINT_BYTES = 20  # float32 x, y, z, intensity, ring
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 
 
 @functools.cache
@@ -53,7 +58,7 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     if data.packed:
         points, jpegs = open_pack(data.packed).read(record.sample_token, data.num_sweeps, cameras)
     else:
-        points = np.concatenate(read_sweeps(record, data.num_sweeps, data.sensor.lidar_beams))
+        points = np.concatenate(read_sweeps(record, data))
     points = keep_points(points, data.sensor.point_keep, record.sample_token)
     images, lidar2img, valid = _read_cameras(record, data.image_size_px, cameras, jpegs)
     if cameras and data.sensor.worse_images:
@@ -70,58 +75,18 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
     )
 
 
-def check_lidar_size(path: Path, size_bytes: int) -> None:
-    """Raise DataError when a .pcd.bin is empty or cut in the middle of a point."""
-    if size_bytes == 0 or size_bytes % POINT_BYTES:
-        state = "empty" if size_bytes == 0 else f"{size_bytes} bytes, not a multiple of {POINT_BYTES}"
-        raise DataError(
-            f"{path}: truncated LiDAR file ({state}); a point is 5 float32 (x, y, z, intensity, ring); copy it again"
-        )
-
-
-def read_lidar(path: Path) -> NDArray[np.float32]:
-    """Points (P, 5) float32 of a .pcd.bin: x, y, z [m], intensity, ring.
-
-    Raises:
-        DataError: when the file is missing, empty, cut, or a coordinate or intensity is not finite.
-    """
-    raw = read_file(path, "LiDAR")
-    check_lidar_size(path, len(raw))
-    points = np.frombuffer(raw, np.float32).reshape(-1, 5)
-    if not np.isfinite(points).all():  # of the whole first: row by row it takes forty times as long
-        _refuse_broken(points, path)
-    return points
-
-
-def read_file(path: Path, kind: str) -> bytes:
-    """A file's content; DataError naming it and its ``kind`` when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read {kind} file ({error.strerror}); copy it again") from error
-
-
-def read_sweeps(record: SampleRecord, num_sweeps: int, beams: int = BEAMS) -> list[NDArray[np.float32]]:
-    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to num_sweeps - 1 sweeps, in the former's frame; of
-    so many LiDAR beams (``sensor.keep_beams``)."""
-    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0, beams)]
-    sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s, beams) for s in record.sweeps[: num_sweeps - 1]]
+def read_sweeps(record: SampleRecord, data: DataConfig) -> list[NDArray[np.float32]]:
+    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to ``data.num_sweeps - 1`` sweeps, in the former's
+    frame; of ``data.sensor.lidar_beams`` beams (``sensor.keep_beams``)."""
+    sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0, data)]
+    sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s, data) for s in record.sweeps[: data.num_sweeps - 1]]
     return sweeps
 
 
-def _refuse_broken(points: NDArray[np.float32], path: Path) -> None:
-    """Raise DataError for coordinates or intensities that are not finite (the ring is not read)."""
-    broken = ~np.isfinite(points[:, :4]).all(1)
-    if broken.any():
-        first = int(np.argmax(broken))
-        raise DataError(
-            f"{path}: {broken.sum()} of {len(points)} points have a number that is not finite, first point {first}: "
-            f"{points[first, :4].tolist()}; all must be finite; copy or export the file again"
-        )
-
-
-def _read_sweep(path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, beams: int) -> NDArray[np.float32]:
-    return place_sweep(keep_beams(read_lidar(path), beams), sweep2lidar, dt_s)
+def _read_sweep(
+    path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, data: DataConfig
+) -> NDArray[np.float32]:
+    return place_sweep(keep_beams(read_lidar(path, data), data.sensor.lidar_beams), sweep2lidar, dt_s)
 
 
 def place_sweep(
@@ -151,13 +116,13 @@ def _read_cameras(
             continue
         lidar2img[slot] = resize_lidar2img(camera.lidar2img, width / camera.width_px, height / camera.height_px)
         if cameras:
-            jpeg = read_file(Path(camera.path), "JPEG") if jpegs is None else jpegs[slot]
+            jpeg = read_file(Path(camera.path), "image") if jpegs is None else jpegs[slot]
             decode_image(camera, jpeg or b"", images[slot])
     return images, lidar2img, valid
 
 
 def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *, strict: bool = False) -> None:
-    """Decode a camera's JPEG file into ``image``, RGB (H, W, 3) uint8, scaled to its size.
+    """Decode a camera's JPEG or PNG file into ``image``, RGB (H, W, 3) uint8, scaled to its size.
 
     When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
     that pixels stay where ``lidar2img`` says), which saves most of the time.
@@ -166,21 +131,23 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     refused: before a training there is something to be done about it.
 
     Raises:
-        DataError: when it is no JPEG, cut, or of another size than the tables say.
+        DataError: when it is neither, cut, or of another size than the tables say.
     """
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
+    if jpeg.startswith(PNG_START):
+        _shrink(_decode_png(camera, jpeg), image)
+        return
     try:
         found = simplejpeg.decode_jpeg_header(jpeg)[1::-1]
-        if found != whole:
-            raise DataError(f"{camera.path}: image is {found}, but sample_data.json says {whole}")
+        _check_image_size(camera, found)
         scale = _reduction(whole, (width, height))
         least = {"min_width": whole[0] // scale, "min_height": whole[1] // scale, "min_factor": 1}
         place = image if (width * scale, height * scale) == whole else None
         try:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, **least)
         except ValueError as warning:  # or an error, which comes again
-            if JPEG_END not in jpeg[-JPEG_TAIL_BYTES:]:
+            if JPEG_END not in jpeg[-TAIL_BYTES:]:
                 raise ValueError(f"truncated: {warning}") from warning
             if strict and not PADDED.search(str(warning)):
                 raise
@@ -188,10 +155,53 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     except DataError:
         raise
     except (ValueError, KeyError) as error:  # libjpeg's, and of a sampling of colors that simplejpeg has no name for
-        advice = "copy the file again, or write it anew if it is whole, with colors sampled 4:2:0 or 4:4:4"
+        advice = "copy the file again, or write it anew if it is whole, with colors sampled 4:2:0 or 4:4:4, or as PNG"
         raise DataError(f"{camera.path}: missing or broken JPEG ({error}); {advice}") from error
-    if place is not None:
-        return
+    if place is None:
+        _shrink(pixels, image)
+
+
+def check_header(camera: CameraRecord) -> None:
+    """Raise DataError unless the file is a JPEG or PNG of the tables' size that has its end; nothing is decoded."""
+    path = Path(camera.path)
+    try:
+        with Image.open(path, formats=["JPEG", "PNG"]) as image:
+            _check_image_size(camera, image.size)
+            end = JPEG_END if image.format == "JPEG" else PNG_END
+        with path.open("rb") as file:
+            file.seek(-min(TAIL_BYTES, path.stat().st_size), os.SEEK_END)
+            if end not in file.read():
+                raise DataError(f"{path}: truncated {image.format} (no end marker); copy the file again")
+    except OSError as error:  # PIL: no image, truncated; also a missing file
+        raise DataError(
+            f"{path}: missing or broken JPEG or PNG ({error.strerror or error}); copy the file again"
+        ) from error
+
+
+def _check_image_size(camera: CameraRecord, found: tuple[int, int]) -> None:
+    whole = (camera.width_px, camera.height_px)
+    if found != whole:
+        raise DataError(
+            f"{camera.path}: image is {found}, but sample_data.json says {whole} (width, height); mend the table, or "
+            "write the image of the size that the calibration is for"
+        )
+
+
+def _decode_png(camera: CameraRecord, png: bytes) -> NDArray[np.uint8]:
+    """RGB (H, W, 3) uint8; of 16 bits the upper ones, without an alpha channel."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            _check_image_size(camera, image.size)
+            if image.mode.startswith("I"):  # 16 bits of gray, which PIL clips instead of scaling
+                gray = (np.asarray(image, np.int32) >> 8).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # the second: of a wrong checksum
+        raise DataError(f"{camera.path}: broken PNG ({error}); copy the file again") from error
+
+
+def _shrink(pixels: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+    height, width = image.shape[:2]
     # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
     halves = pixels.shape[1] <= 2 * width and pixels.shape[0] <= 2 * height
     cv2.resize(pixels, (width, height), dst=image, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)

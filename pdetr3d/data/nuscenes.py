@@ -7,110 +7,90 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from nuscenes import NuScenes
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.splits import create_splits_scenes
 
-from pdetr3d.data.index import INDEX_SCHEMA, write_index
-from pdetr3d.data.load import check_lidar_size
+from pdetr3d.config import DataConfig
+from pdetr3d.data.empty import refuse_empty
+from pdetr3d.data.index import INDEX_SCHEMA, IndexFacts, write_index
+from pdetr3d.data.point_counts import count_points
+from pdetr3d.data.points import NUSCENES, check_layout, check_lidar_size, check_points, point_bytes, read_file
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import CAMERAS, CLASSES, DataError
+from pdetr3d.tables.fields import not_counted
+from pdetr3d.tables.loaded import Tables
+from pdetr3d.tables.names import Names
 
 log = logging.getLogger(__name__)
 
-TABLES = (
-    "category attribute visibility instance sensor calibrated_sensor ego_pose "
-    "log scene sample sample_data sample_annotation map"
-).split()
 CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects alive
 MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
 
 
-def build_index(dataroot: Path, version: str, out: Path, *, whole: bool = True) -> Path:
+def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSCENES, *, whole: bool = True) -> Path:
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
 
-    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out;
-    those without LiDAR and radar points stay, told by their counts. Checked here, for every file a row names: it lies
-    under ``dataroot``, exists, and a .pcd.bin holds whole points. A missing *earlier* sweep is dropped with a warning.
-    ``whole=False`` leaves the latter two to a later check (``data.on_error=skip``).
+    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out
+    and counted; those without LiDAR and radar points stay, told by their counts. Where the tables do not count points,
+    they are counted here (``count_points``). Checked here: the fields that indexing and scoring need; for every file a
+    row names, that it lies under ``dataroot``, exists, and a .pcd.bin holds whole points; of each scene's first LiDAR
+    file, what its numbers are. A missing *earlier* sweep is dropped with a warning.
+
+    Args:
+        data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``categories``, ``cameras``,
+            ``follow_links``, ``allow_empty``. whole: False leaves existence and content of files to a later check
+            (``data.on_error=skip``).
 
     Raises:
         DataError: naming the file or token, the value, what is allowed and the fix.
     """
     dataroot = Path(dataroot).absolute()
-    nusc = open_tables(dataroot, version)
-    if cut := _cut_tracks(nusc):
+    names = Names.read(data.categories, data.cameras)
+    nusc = Tables(dataroot, version, names)
+    if nusc.cut_tracks:
         log.warning(
             "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
             dataroot / version,
-            cut,
+            nusc.cut_tracks,
         )
-    reader = _Reader(nusc, dataroot, whole)
-    try:
-        chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
-        batches = [
-            pa.RecordBatch.from_pylist([reader.row(sample) for sample in chunk], schema=INDEX_SCHEMA)
-            for chunk in chunks
-        ]
-    except KeyError as error:
-        raise DataError(
-            f"{dataroot / version}: a table refers to {error}, which is in no table; the tables are incomplete"
-        ) from error
+    reader = _Reader(nusc, data, whole)
+    chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
+    batches = [
+        pa.RecordBatch.from_pylist([reader.row(sample) for sample in chunk], schema=INDEX_SCHEMA) for chunk in chunks
+    ]
     if reader.missing_sweeps:
         log.warning(
             "%d sweep files are missing under %s; these sweeps are left out", len(reader.missing_sweeps), dataroot
         )
-    write_index(Path(out), pa.Table.from_batches(batches, schema=INDEX_SCHEMA), dataroot, version)
+    if reader.links:
+        log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.links), dataroot)
+    table, counted = count_points(pa.Table.from_batches(batches, schema=INDEX_SCHEMA), dataroot, data, whole=whole)
+    unknown = dict(reader.unknown.most_common())
+    facts = IndexFacts(data, names, counted, unknown, len(reader.missing_sweeps), len(reader.links))
+    if nusc.sample_annotation:  # without any, people's clicks may still come
+        _refuse_no_objects(table, unknown, data, dataroot / version)
+    write_index(Path(out), table, dataroot, version, facts)
     return Path(out)
 
 
-def open_tables(dataroot: Path, version: str) -> NuScenes:
-    """The devkit's view of a nuScenes-format folder.
-
-    Raises:
-        DataError: when the folder, the version, a table or what the tables refer to is missing or unreadable.
-    """
-    looks = "a nuScenes dataroot holds samples/, sweeps/, maps/ and a folder of 13 JSON tables such as v1.0-trainval/"
-    if not dataroot.is_dir():
-        raise DataError(f"data.dataroot {dataroot}: no such folder; {looks}")
-    folder = dataroot / version
-    if not folder.is_dir():
-        found = sorted(path.parent.name for path in dataroot.glob("*/sample.json"))
-        if not found:
-            raise DataError(f"data.dataroot {dataroot}: no tables here; {looks}; missing: {version}/")
-        raise DataError(f"data.version {version!r}: {dataroot} has no such folder; available: {', '.join(found)}")
-    missing = [f"{name}.json" for name in TABLES if not (folder / f"{name}.json").is_file()]
-    if missing:
-        raise DataError(f"{folder}: tables missing: {', '.join(missing)}; {looks}")
-    try:
-        return NuScenes(version=version, dataroot=str(dataroot), verbose=False)
-    except (KeyError, IndexError, AssertionError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder}: the devkit cannot read these tables ({type(error).__name__}: {error}); "
-            "unpack the metadata archive again"
-        ) from error
+def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfig, folder: Path) -> None:
+    points = [pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
+    seen = [f"{count} annotations of category {name!r}" for name, count in unknown.items()]
+    seen += [f"{len(points[0])} objects of the ten classes, all without points"] if len(points[0]) else []
+    refuse_empty({"objects": int((points[0] + points[1] > 0).sum())}, data.allow_empty, str(folder), seen)
 
 
-def _cut_tracks(nusc: NuScenes) -> int:
-    """Let tracks end where the table of annotations has holes, as in datasets of which some frames are not annotated;
-    returns how many annotations had a missing neighbor."""
-    known, cut = {row["token"] for row in nusc.sample_annotation}, 0
-    for row in nusc.sample_annotation:
-        missing = [side for side in ("prev", "next") if row[side] and row[side] not in known]
-        cut += bool(missing)
-        row.update(dict.fromkeys(missing, ""))
-    return cut
-
-
-def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
+def scene_splits(nusc: Tables) -> dict[str, list[str]]:
     """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
 
     Raises:
@@ -128,7 +108,13 @@ def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
         )
         if not valid:
             raise DataError(f'{path}: must be {{"split name": ["scene name", ...], ...}}')
-        # As the devkit: a predefined name wins over one of splits.json.
+        here = {scene["name"] for scene in nusc.scene}
+        for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
+            if set(custom[name]) & here != set(splits[name]) & here:
+                raise DataError(
+                    f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
+                    f"dataset; rename it (my_{name}, say) there and in data.*_split"
+                )
         splits = custom | splits
     return splits
 
@@ -136,11 +122,15 @@ def scene_splits(nusc: NuScenes) -> dict[str, list[str]]:
 class _Reader:
     """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
 
-    def __init__(self, nusc: NuScenes, dataroot: Path, whole: bool) -> None:
+    def __init__(self, nusc: Tables, data: DataConfig, whole: bool) -> None:
         self.nusc = nusc
-        self.dataroot = dataroot
+        self.dataroot = Path(nusc.dataroot)
+        self.data = data
         self.whole = whole
         self.missing_sweeps: set[str] = set()
+        self.unknown: Counter[str] = Counter()  # annotations of each category that is none of the ten classes
+        self.links: set[str] = set()  # files that are links which leave the dataroot
+        self._scenes: set[str] = set()  # whose first LiDAR file was looked into
         self._inside: set[str] = set()  # files known to lie under the dataroot: a sweep is asked for ten times
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._splits: dict[str, list[str]] = {}
@@ -152,14 +142,17 @@ class _Reader:
         """One row of INDEX_SCHEMA."""
         if "LIDAR_TOP" not in sample["data"]:
             raise DataError(
-                f"sample {sample['token']}: has no LIDAR_TOP keyframe in sample_data.json; every sample needs one"
+                f"sample {sample['token']}: has no LIDAR_TOP keyframe in sample_data.json; every sample needs one (has "
+                f"{', '.join(sample['data']) or 'no keyframe at all'}; data.cameras maps own channel names, also that "
+                "of the LiDAR)"
             )
         lidar = self.nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
         lidar2ego, ego2global = self._lidar2ego(lidar), self._pose("ego_pose", lidar["ego_pose_token"])
         lidar2global = chain(lidar2ego, ego2global)
         scene = self.nusc.get("scene", sample["scene_token"])
         drive = self.nusc.get("log", scene["log_token"])
-        self._check_lidar(lidar["filename"])
+        self._check_lidar(lidar["filename"], look_into=scene["token"] not in self._scenes)
+        self._scenes.add(scene["token"])
         row = {
             "sample_token": sample["token"],
             "scene_token": scene["token"],
@@ -227,6 +220,7 @@ class _Reader:
         pairs = [
             (ann, category_to_detection_name(ann["category_name"])) for ann in map(self._annotation, sample["anns"])
         ]
+        self.unknown.update(ann["category_name"] for ann, name in pairs if name is None)
         kept = [(ann, CLASSES.index(name)) for ann, name in pairs if name is not None]
         global2lidar = inverse(lidar2global)
         for ann, _ in kept:
@@ -253,8 +247,8 @@ class _Reader:
             "ann_label": [label for _, label in kept],
             "ann_box": list(np.concatenate([center, size, yaw[:, None]], 1)),
             "ann_velocity_m_s": list((velocity @ global2lidar[:3, :3].T)[:, :2]),
-            "ann_num_lidar_pts": [ann["num_lidar_pts"] for ann, _ in kept],
-            "ann_num_radar_pts": [ann["num_radar_pts"] for ann, _ in kept],
+            "ann_num_lidar_pts": [-1 if not_counted(ann["num_lidar_pts"]) else ann["num_lidar_pts"] for ann, _ in kept],
+            "ann_num_radar_pts": [-1 if not_counted(ann["num_radar_pts"]) else ann["num_radar_pts"] for ann, _ in kept],
         }
 
     def _annotation(self, token: str) -> dict[str, Any]:
@@ -285,14 +279,17 @@ class _Reader:
             # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
             folder = self.dataroot / PurePosixPath(filename).parts[0]
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise DataError(
-                    f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {path.resolve()}; "
-                    f"put the file itself there (only whole folders such as {folder.name}/ may be links)"
-                )
+                if not self.data.follow_links:
+                    raise DataError(
+                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {path.resolve()}; "
+                        f"put the file itself there (only whole folders such as {folder.name}/ may be links), or set "
+                        "data.follow_links=true where you trust all of the dataset's links"
+                    )
+                self.links.add(filename)
             self._inside.add(filename)
         return path
 
-    def _check_lidar(self, filename: str) -> None:
+    def _check_lidar(self, filename: str, look_into: bool = False) -> None:
         path = self._safe(filename)
         if not self.whole:
             return
@@ -300,4 +297,8 @@ class _Reader:
             raise DataError(
                 f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"
             )
-        check_lidar_size(path, path.stat().st_size)
+        if path.stat().st_size % point_bytes(self.data):
+            check_points(path, self.data)  # says which layout the file has instead, if it knows
+        check_lidar_size(path, path.stat().st_size, self.data)
+        if look_into:
+            check_layout(path, read_file(path, "LiDAR"), self.data)

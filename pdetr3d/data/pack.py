@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType, copy_files
 from rich.progress import track
 
-from pdetr3d.data.check import check_jpeg
+from pdetr3d.data.check import check_image_data
 from pdetr3d.data.index import Index
-from pdetr3d.data.load import read_file, read_sweeps
+from pdetr3d.data.load import read_sweeps
 from pdetr3d.data.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
+from pdetr3d.data.points import read_file
 from pdetr3d.schema import CameraRecord, DataError
 
 PLAN = "plan.json"  # what the pack is made of; another one is not mixed into it
@@ -154,8 +155,8 @@ def _open_index(index_file: Path) -> Index:
 
 def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
     record = index.record(token)
-    sweeps = read_sweeps(record, num_sweeps)
-    images = [None if camera is None else _whole_jpeg(camera) for camera in record.cameras]
+    sweeps = read_sweeps(record, index.reading.model_copy(update={"num_sweeps": num_sweeps}))
+    images = [None if camera is None else _whole_image(camera) for camera in record.cameras]
     row = {
         "sample_token": token,
         "points": b"".join(sweep.astype(points).tobytes() for sweep in sweeps),
@@ -165,10 +166,10 @@ def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
     return pa.Table.from_pylist([row], PACK_SCHEMA)
 
 
-def _whole_jpeg(camera: CameraRecord) -> bytes:
+def _whole_image(camera: CameraRecord) -> bytes:
     """The image's file, decoded once: of what is in a pack, nothing need be looked at again or left out."""
-    jpeg = read_file(Path(camera.path), "JPEG")
-    check_jpeg(camera, jpeg)
+    jpeg = read_file(Path(camera.path), "image")
+    check_image_data(camera, jpeg)
     return jpeg
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index import INDEX_SCHEMA, Index, IndexFacts, write_index
 from pdetr3d.schema import DataError
 
 # points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,
@@ -138,8 +138,10 @@ def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
     Raises:
         DataError: when it is not the index that was packed.
     """
-    table = pq.read_table(pa.BufferReader(pack.read_bytes(INDEX)), schema=INDEX_SCHEMA)
-    write_index(out, table, dataroot.absolute(), pack.info["version"])
+    stored = pa.BufferReader(pack.read_bytes(INDEX))
+    table = pq.read_table(stored, schema=INDEX_SCHEMA)
+    facts = IndexFacts.from_json((pq.read_schema(stored).metadata or {}).get(b"facts", b"{}").decode())
+    write_index(out, table, dataroot.absolute(), pack.info["version"], facts)
     if Index.open(out).digest != pack.info["index"]:
         out.unlink()
         raise DataError(f"{pack.uri}/{INDEX} is not what {MANIFEST} says; copy it again, or pack the dataset again")

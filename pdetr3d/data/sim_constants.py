@@ -6,6 +6,8 @@ y forward, z up). Where a number says "nuScenes" it was read off the nuScenes pa
 
 from __future__ import annotations
 
+from pdetr3d.tables import names
+
 WORLD_VERSION = 1
 KEYFRAME_PERIOD_US = 500_000  # nuScenes: 2 Hz
 FIRST_TIMESTAMP_US = 1_600_000_000_000_000
@@ -41,19 +43,8 @@ JPEG_QUALITY = 92
 PIXEL_NOISE = 3.0  # standard deviation in 8-bit steps
 
 # --- Objects: nuScenes category, standard deviation of (l, w, h) [m], mean number spawned per 120 m of street ------
+CATEGORY = names.CATEGORY
 # Sizes are drawn around schema.FALLBACK_SIZE_M; deviations are those of the nuScenes train boxes.
-CATEGORY = {
-    "car": "vehicle.car",
-    "truck": "vehicle.truck",
-    "construction_vehicle": "vehicle.construction",
-    "bus": "vehicle.bus.rigid",
-    "trailer": "vehicle.trailer",
-    "barrier": "movable_object.barrier",
-    "motorcycle": "vehicle.motorcycle",
-    "bicycle": "vehicle.bicycle",
-    "pedestrian": "human.pedestrian.adult",
-    "traffic_cone": "movable_object.trafficcone",
-}
 SIZE_STD_M = {
     "car": (0.47, 0.19, 0.25),
     "truck": (2.11, 0.45, 0.84),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.check import broken_files, files_of, listed
+from pdetr3d.data.check import broken_files, files_of, listed, say_points_left_out
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import Index
 from pdetr3d.data.record_list import Records
@@ -45,11 +45,13 @@ def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skip
     """
     file = index.path.with_name(FILE)
     if not file.exists():
-        broken, _ = broken_files(index, splits, data.num_sweeps, cameras=True, whole=True)
+        checked = broken_files(index, splits, data.num_sweeps, cameras=True, whole=True)
+        broken = checked.problems
         found = [s for split in dict.fromkeys(splits) for s in _of_split(index, split, data.num_sweeps, broken)]
         _check_limit(index, found, data.skip_limit)
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps([asdict(skipped) for skipped in found], indent=1))
+        say_points_left_out(checked)
         if found:
             print(f"{len(found)} samples read a broken file and are left out (all of them in {file}):{_lines(found)}")
     return [Skipped(**entry) for entry in json.loads(file.read_text())]

@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +43,53 @@ from pdetr3d.evaluation.results_format import (
     write_results,
 )
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.tables.fields import not_counted
+from pdetr3d.tables.loaded import Tables
+from pdetr3d.tables.names import NUSCENES, Names
 
 MINI_SPLITS = ("mini_train", "mini_val")
 _STDERR = threading.Lock()  # jobs score in several threads
 
 
-def load_tables(dataroot: Path | str, version: str) -> NuScenes:
+def load_tables(
+    dataroot: Path | str, version: str, names: Names = NUSCENES, points: Mapping[str, int] | None = None
+) -> NuScenes:
     """The devkit's tables, read once per process and dataset (again when the annotations on disk changed).
 
+    Args:
+        names: of the dataset's own. points: annotation token -> LiDAR points, where the tables do not count them.
+
     Raises:
-        DataError: when there are no tables at ``dataroot/version``.
+        DataError: when there are no tables at ``dataroot/version``, or they lack what scoring needs (``Tables``).
     """
     table = Path(dataroot) / version / "sample_annotation.json"
     if not table.is_file():
         raise DataError(f"{table} does not exist: data.dataroot must hold the tables in a folder named data.version")
-    return _load_tables(str(Path(dataroot).resolve()), version, table.stat().st_mtime_ns)
+    nusc = _load_tables(str(Path(dataroot).resolve()), version, names, table.stat().st_mtime_ns)
+    for token, count in (points or {}).items():
+        nusc.get("sample_annotation", token)["num_lidar_pts"] = count
+    return nusc
 
 
 @functools.lru_cache(maxsize=2)
-def _load_tables(dataroot: str, version: str, _mtime_ns: int) -> NuScenes:
-    return NuScenes(version=version, dataroot=dataroot, verbose=False)
+def _load_tables(dataroot: str, version: str, names: Names, _mtime_ns: int) -> NuScenes:
+    nusc = Tables(Path(dataroot), version, names)
+    for row in nusc.sample_annotation:  # the devkit adds the two and leaves out objects with 0
+        for field in ("num_lidar_pts", "num_radar_pts"):
+            row[field] = 0 if not_counted(row[field]) else row[field]
+    return nusc
+
+
+def refuse_unscorable(version: str, split: str) -> None:
+    """Raise DataError when the devkit scores a split in versions of another name alone."""
+    versions = {"train": "trainval", "val": "trainval", "train_detect": "trainval", "train_track": "trainval"}
+    ending = {**versions, "mini_train": "mini", "mini_val": "mini", "test": "test"}.get(split, "")
+    if version.endswith(ending) or (split in MINI_SPLITS and version.endswith("trainval")):
+        return
+    raise DataError(
+        f"split {split!r} with data.version {version!r}: the devkit scores this split only where the version's name "
+        f"ends with {ending!r}; name the scenes in {version}/splits.json (as my_{split}, say), and that split in data.*"
+    )
 
 
 def split_samples(nusc: NuScenes, split: str) -> list[str]:

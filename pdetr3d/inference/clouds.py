@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
-from pdetr3d.data.load import read_file
+from pdetr3d.data.points import read_file
 from pdetr3d.schema import DataError
 
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")

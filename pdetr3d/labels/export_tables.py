@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from pdetr3d.data.files import new_folder
-from pdetr3d.data.load import read_lidar
-from pdetr3d.data.nuscenes import TABLES
+from pdetr3d.data.points import read_lidar
 from pdetr3d.data.pseudo_table import to_boxes
-from pdetr3d.data.sim_constants import CATEGORY
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import points_in_each_box, to_nuscenes
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.labels.run_labels import RunLabels
 from pdetr3d.schema import SampleRecord
+from pdetr3d.tables.loaded import TABLES
+from pdetr3d.tables.names import CATEGORY
 
 Row = dict[str, Any]
 # What is the most usual nuScenes category of a class stands for it: CATEGORY.
@@ -112,7 +112,7 @@ def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tupl
         translation, size_wlh, rotation = to_nuscenes(
             boxes.center_m, boxes.size_m, boxes.yaw_rad, chain(record.lidar2ego, record.ego2global)
         )
-        points = read_lidar(Path(record.lidar_path))
+        points = read_lidar(Path(record.lidar_path), labels.index.reading)
         inside = points_in_each_box(points, boxes.center_m, boxes.size_m, boxes.yaw_rad)
         for i, (click, name) in enumerate(zip(group["click_id"], group["class"], strict=True)):
             instance = _instance(labels.manifest.track_of.get(click), click, name, record)

@@ -8,12 +8,14 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.check import MEMORY, check_files
+from pdetr3d.data.empty import refuse_empty
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
@@ -23,7 +25,10 @@ from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.simulate import simulate
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
+from pdetr3d.data.summary import empty_counts, summarize
+from pdetr3d.evaluation.nuscenes_eval import refuse_unscorable
 from pdetr3d.schema import DataError
+from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
 from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
 from pdetr3d.training.stage_versions import code_version
@@ -138,10 +143,30 @@ class Data:
 def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     """Simulate the world if no dataroot is given, index it, split and click it; what exists already is opened.
 
+    Prints what is used and what is left out (``Summary``). Where the data are refused, what was made of them is removed
+    again, so that a corrected command may use the same directory.
+
     Args:
         like: a prepared run on the same dataset, whose index and whose check of the files are taken over; they take
             minutes at full size, and studies have many runs.
+
+    Raises:
+        DataError: when the data cannot be used, or have none of what is needed (``refuse_empty``).
     """
+    new = not (run.path / "data" / INDEX).exists()
+    try:
+        return _prepare(run, like)
+    except DataError:
+        if new:
+            for name in (INDEX, MEMORY, SKIPPED):
+                (run.path / "data" / name).unlink(missing_ok=True)
+            shutil.rmtree(run.path / "data" / "manifest", ignore_errors=True)
+            with suppress(OSError):  # the simulated world stays
+                (run.path / "data").rmdir()
+        raise
+
+
+def _prepare(run: RunDir, like: RunDir | None) -> Data:
     config, folder = run.config, run.path / "data"
     packed = config.data.packed
     if packed and not (config.data.dataroot and ("://" in packed or Path(packed).is_absolute())):
@@ -159,8 +184,11 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         if config.data.packed:
             index_of_pack(open_pack(config.data.packed), dataroot, file)
         else:
-            build_index(dataroot, config.data.version, file, whole=config.data.on_error == "raise")
+            build_index(dataroot, config.data.version, file, config.data, whole=config.data.on_error == "raise")
     index = Index.open(file)
+    for split in filter(None, (config.data.select_split, config.data.val_split)):
+        if split in index.splits:
+            refuse_unscorable(index.version, split)
     splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
     # Images too where the teacher reads none: the picture of the predictions shows them.
     skipped = []
@@ -171,12 +199,12 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         skipped = find_skipped(index, splits, config.data)
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)
-    try:
-        manifest = take_manifest(index, config, folder / "manifest")
-    except DataError:
-        if config.data.dataroot and not (folder / "manifest").exists():
-            shutil.rmtree(folder)  # nothing was begun: the directory is free for a run on another manifest
-        raise
+    manifest = take_manifest(index, config, folder / "manifest")
+    summary = summarize(index, splits, manifest, config.model.range_m)
+    if like is None:
+        summary.show()
+    counts = empty_counts(summary, index, config.data.val_split, config.teacher.cameras)
+    refuse_empty(counts, config.data.allow_empty, str(dataroot / config.data.version), summary.left_out())
     return Data(index, manifest, skipped)
 
 
@@ -195,11 +223,14 @@ def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def tables_digest(config: Config) -> str:
-    """Digest of names, sizes and times of the dataset's tables; empty for the simulated world (its config says all)."""
+    """Digest of names, sizes and times of the dataset's tables, and of the content of the mapping files of names; empty
+    for the simulated world (its config says all)."""
     if not config.data.dataroot:
         return ""
     tables = sorted((Path(config.data.dataroot) / config.data.version).glob("*.json"))
-    stats = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
+    stats: list[Any] = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
+    if config.data.categories or config.data.cameras:
+        stats.append(Names.read(config.data.categories, config.data.cameras).as_dict())
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 

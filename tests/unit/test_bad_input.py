@@ -76,14 +76,15 @@ def missing_lidar(world: Path) -> list[str]:
 
 
 def poison(file: Path, value: float) -> Path:
+    """Two thirds of the points get a coordinate that is no number, from point 3 on."""
     points = np.fromfile(file, np.float32).reshape(-1, 5)
-    points[3, 1] = value
+    points[3 : 3 + 2 * len(points) // 3, 1] = value
     return replace(file, points.tobytes())
 
 
 def nan_in_points(world: Path) -> list[str]:
     file = poison(first(world, "samples/LIDAR_TOP"), np.nan)
-    return [file.name, "not finite", "first point 3", "all must be finite", "export the file again"]
+    return [file.name, "not finite", "first point 3", "data.nan_limit=0.5", "export the file again"]
 
 
 def infinite_sweep_point(world: Path) -> list[str]:
@@ -127,7 +128,7 @@ def one_table_missing(world: Path) -> list[str]:
 
 def no_dataroot(world: Path) -> list[str]:
     shutil.rmtree(world)
-    return [f"data.dataroot {world}", "no such folder", "samples/, sweeps/, maps/"]
+    return [f"data.dataroot {world}", "no such folder", "samples/, sweeps/ and a folder"]
 
 
 def named(world: Path, channel: str, filename: str) -> list[str]:

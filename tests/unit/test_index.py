@@ -171,12 +171,12 @@ def _link(channel: str) -> Callable[[Path], None]:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tables": (lambda root: shutil.rmtree(root / "v1.0-sim"), r"no tables here.*13 JSON tables"),
     "two tables gone": (
-        lambda root: [(root / "v1.0-sim" / f"{name}.json").unlink() for name in ("map", "log")],
-        r"tables missing: log\.json, map\.json.*nuScenes dataroot holds",
+        lambda root: [(root / "v1.0-sim" / f"{name}.json").unlink() for name in ("ego_pose", "log")],
+        r"tables missing: ego_pose\.json, log\.json.*nuScenes dataroot holds",
     ),
     "broken JSON": (
         lambda root: (root / "v1.0-sim" / "sample.json").write_text("[{"),
-        "devkit cannot read.*JSONDecodeError",
+        r"sample\.json: not JSON \(Expecting.*unpack the metadata",
     ),
     "dangling token": (_edit("sample_data", lambda rows: rows[0].update(ego_pose_token="gone")), "gone.*incomplete"),
     "broken splits": (

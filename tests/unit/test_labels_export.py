@@ -14,6 +14,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 
+from pdetr3d.config import DataConfig
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.labels import export_tables as module
@@ -160,7 +161,7 @@ def test_an_existing_place_is_never_written_to(
             export(labels, tmp_path / name)
     assert list((tmp_path / "out").iterdir()) == [] and (tmp_path / "out.json").read_text() == "mine"
 
-    def broken(path: Path) -> None:
+    def broken(path: Path, data: DataConfig) -> None:
         raise DataError("cut")
 
     monkeypatch.setattr(module, "read_lidar", broken)

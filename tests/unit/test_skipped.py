@@ -64,7 +64,7 @@ DAMAGE: dict[str, tuple[Callable[[SampleRecord], str], Callable[[Path], object],
     "no number": (lambda r: r.lidar_path, lambda f: poison(f, np.nan), "not finite"),
     "shared sweep": (lambda r: r.sweeps[0].path, lambda f: poison(f, np.inf), "not finite"),
     "cut image": (lambda r: camera_of(r).path, lambda f: replace(f, f.read_bytes()[:-300]), "broken JPEG"),
-    "missing": (lambda r: camera_of(r).path, lambda f: f.unlink(), "cannot read JPEG file"),
+    "missing": (lambda r: camera_of(r).path, lambda f: f.unlink(), "cannot read image file"),
 }
 
 

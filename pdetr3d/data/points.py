@@ -1,0 +1,175 @@
+"""LiDAR files: how they are laid out, read, and checked by what their numbers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.config import DataConfig
+from pdetr3d.schema import DataError
+
+NUSCENES = DataConfig()  # 5 float32 a point: x, y, z, intensity, ring
+COLUMNS = ("x", "y", "z", "intensity", "ring")
+FAR_M = 1000.0  # no LiDAR sees so far: such coordinates are no meters, or other numbers
+LARGEST_RING = 255
+STRANGE = 0.01  # share of points that may be beyond FAR_M, or have a ring that is none
+LOOKED_AT = 4096  # neighboring points, from the middle of a file, that its layout is judged by
+FEWEST = 64  # points below which neighbors say nothing
+PERIODS = range(3, 9)  # numbers a point that are tried
+UNLIKE = 1.25  # times as unlike as with another period: neighbors are then not neighbors
+
+
+def read_lidar(path: Path, data: DataConfig = NUSCENES) -> NDArray[np.float32]:
+    """Points (P, 5) float32 of a .pcd.bin: x, y, z [m], intensity, ring; columns that the file lacks are 0.
+
+    Points with a coordinate or an intensity that is not finite are left out: drivers write NaN for beams without an
+    echo. ``data.lidar_*`` say how the file is laid out.
+
+    Raises:
+        DataError: when the file is missing, empty, cut, or more than ``data.nan_limit`` of its points are not finite.
+    """
+    points, finite = _read(path, read_file(path, "LiDAR"), data)
+    return points if finite is None else points[finite]
+
+
+def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
+    """Read a file as ``read_lidar``, and check its layout by its numbers.
+
+    Returns:
+        How many points are left out.
+
+    Raises:
+        DataError: also when the numbers do not fit the layout; names one that they fit.
+    """
+    raw = read_file(path, "LiDAR")
+    try:
+        check_lidar_size(path, len(raw), data)
+    except DataError as error:
+        fitting = _fitting(raw, data)
+        raise DataError(f"{error}; or its numbers are {fitting}" if fitting else str(error)) from None
+    check_layout(path, raw, data)
+    points, finite = _read(path, raw, data)
+    return 0 if finite is None else int(len(points) - finite.sum())
+
+
+def check_layout(path: Path, raw: bytes, data: DataConfig = NUSCENES) -> None:
+    """Raise DataError when the numbers of a file's content, whole points, do not fit the layout."""
+    reason = _misfit(raw, data.lidar_columns, data.lidar_dtype, data.has_rings)
+    if reason:
+        raise DataError(f"{path}: these are not points of {layout(data)}: {reason}; {_advice(raw, data)}")
+
+
+def layout(data: DataConfig) -> str:
+    """What a point is, in words."""
+    names = [*COLUMNS[: data.lidar_columns]]
+    if data.lidar_columns > 4 and not data.lidar_ring:
+        names[4] = "unread"
+    names += ["unread"] * (data.lidar_columns - len(names))
+    return f"{data.lidar_columns} {data.lidar_dtype} ({', '.join(names)})"
+
+
+def point_bytes(data: DataConfig) -> int:
+    """Bytes of a point in a file."""
+    return data.lidar_columns * np.dtype(data.lidar_dtype).itemsize
+
+
+def check_lidar_size(path: Path, size_bytes: int, data: DataConfig = NUSCENES) -> None:
+    """Raise DataError when a .pcd.bin is empty or cut in the middle of a point."""
+    whole = point_bytes(data)
+    if size_bytes == 0 or size_bytes % whole:
+        state = "empty" if size_bytes == 0 else f"{size_bytes} bytes, not a multiple of {whole}"
+        raise DataError(f"{path}: truncated LiDAR file ({state}); a point is {layout(data)}; copy it again")
+
+
+def read_file(path: Path, kind: str) -> bytes:
+    """A file's content; DataError naming it and its ``kind`` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read {kind} file ({error.strerror}); copy it again") from error
+
+
+def _read(path: Path, raw: bytes, data: DataConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """All points of a file, and which of them are finite where not all are."""
+    check_lidar_size(path, len(raw), data)
+    points = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)
+    if points.dtype != np.float32 or points.shape[1] != 5:
+        read = np.zeros((len(points), 5), np.float32)
+        width = min(points.shape[1], 5)
+        with np.errstate(over="ignore", invalid="ignore"):
+            read[:, :width] = points[:, :width]
+        points = read
+    if np.isfinite(points).all():  # of the whole first: row by row it takes forty times as long
+        return points, None
+    finite = np.isfinite(points[:, :4]).all(1)
+    lost = len(points) - int(finite.sum())
+    if lost > data.nan_limit * len(points):
+        first = int(np.argmin(finite))
+        raise DataError(
+            f"{path}: {lost} of {len(points)} points have a number that is not finite, first point {first}: "
+            f"{points[first, :4].tolist()}; at most data.nan_limit={data.nan_limit:g} of a file's points may be so "
+            "(they are left out); copy or export the file again, or raise data.nan_limit"
+        )
+    return points, finite
+
+
+def _misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
+    """Why a file of whole points is not of this layout; empty: its numbers fit."""
+    count = len(raw) // (columns * np.dtype(dtype).itemsize)
+    first = max(0, count - LOOKED_AT) // 2
+    values = np.frombuffer(raw, dtype)[first * columns : (first + min(count, LOOKED_AT)) * columns]
+    points = values.reshape(-1, columns)
+    with np.errstate(invalid="ignore", over="ignore"):
+        points = points[np.isfinite(points[:, :4]).all(1)]
+        far = (np.abs(points[:, :3]) > FAR_M).any(1)
+        if far.sum() > STRANGE * len(points):
+            place = points[int(np.argmax(far)), :3]
+            return f"{far.mean():.0%} of them are over {FAR_M:g} m away, e.g. at ({_numbers(place)}) m"
+        if ring:
+            rings = points[:, 4]
+            strange = ~((rings >= 0) & (rings <= LARGEST_RING) & (rings == np.floor(rings)))
+            if strange.sum() > STRANGE * len(points):
+                value = rings[int(np.argmax(strange))]
+                return (
+                    f"{strange.mean():.0%} of the rings are no whole numbers from 0 to {LARGEST_RING}, e.g. {value:g}"
+                )
+        if len(points) < FEWEST:
+            return ""
+        unlike = {period: _unlike(values, period) for period in {*PERIODS, columns}}
+    best = min(unlike, key=lambda period: unlike[period])
+    if unlike[columns] > UNLIKE * unlike[best]:
+        return f"the numbers repeat every {best}, not every {columns}"
+    return ""
+
+
+def _unlike(values: NDArray[np.floating], period: int) -> float:
+    """How much a number differs from the one ``period`` places on: least between like columns of neighboring points."""
+    difference = np.abs(values[period:] - values[:-period])
+    return float(np.median(difference[np.isfinite(difference)]))
+
+
+def _fitting(raw: bytes, data: DataConfig) -> str:
+    """Another layout that the file's numbers fit, as words and keys; empty: none."""
+    for dtype in ("float32", "float64"):
+        for columns in (5, 4, 6, 3, 7, 8):
+            other = (columns, dtype) != (data.lidar_columns, data.lidar_dtype)
+            size = columns * np.dtype(dtype).itemsize
+            if other and len(raw) >= FEWEST * size and len(raw) % size == 0 and not _misfit(raw, columns, dtype, False):
+                keys = f"data.lidar_columns={columns} data.lidar_dtype={dtype}"
+                if columns > 4 and _misfit(raw, columns, dtype, True):
+                    keys += " data.lidar_ring=false"
+                return f"{columns} {dtype} a point: set {keys}"
+    return ""
+
+
+def _advice(raw: bytes, data: DataConfig) -> str:
+    if data.has_rings and not _misfit(raw, data.lidar_columns, data.lidar_dtype, False):
+        return "if the fifth column is something else (a time, say), set data.lidar_ring=false"
+    fitting = _fitting(raw, data)
+    return f"they fit {fitting}" if fitting else "say what they are by data.lidar_columns and data.lidar_dtype"
+
+
+def _numbers(values: NDArray[np.floating]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,96 @@
+"""The devkit's view of a nuScenes-format folder, made of checked tables; map images are not opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nuscenes import NuScenes
+
+from pdetr3d.schema import DataError
+from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
+from pdetr3d.tables.names import NUSCENES, Names
+
+# visibility and map may be missing: neither indexing nor the devkit's scoring reads them.
+TABLES = (
+    "category attribute visibility instance sensor calibrated_sensor ego_pose "
+    "log scene sample sample_data sample_annotation map"
+).split()
+LISTED = 20  # problems named in a message
+LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tables such as v1.0-trainval/"
+
+
+class Tables(NuScenes):
+    """``NuScenes`` of checked tables, with the dataset's own names made to fit (``Names``).
+
+    Attributes:
+        cut_tracks: annotations whose track has a hole beside them.
+
+    Raises:
+        DataError: when the folder, the version or a table is missing or unreadable, or a row lacks what indexing and
+            scoring need; names table, row, field and value.
+    """
+
+    def __init__(self, dataroot: Path, version: str, names: Names = NUSCENES) -> None:
+        # Not the devkit's own: that opens an image for each map, and one label file for each LiDAR file.
+        folder = _folder(dataroot, version)
+        self.version, self.dataroot, self.verbose = version, str(dataroot), False
+        self.table_names = list(TABLES)
+        tables = {name: _read(folder / f"{name}.json") for name in FIELDS}
+        _refuse(folder, table_problems(tables))
+        names.apply(tables, folder)
+        _refuse(folder, scoring_problems(tables))
+        self.cut_tracks = _cut_tracks(tables["sample_annotation"])
+        self.__dict__ |= tables
+        self.visibility: list[dict[str, Any]] = []
+        logs = [row["token"] for row in tables["log"]]
+        self.map = [{"token": "", "log_tokens": logs}]  # the devkit asks for a map of each log
+        self.__make_reverse_index__(False)
+
+
+def _cut_tracks(rows: list[dict[str, Any]]) -> int:
+    """Let tracks end where the table of annotations has holes, as in datasets of which some frames are not annotated;
+    returns how many annotations had a missing neighbor."""
+    known, cut = {row["token"] for row in rows}, 0
+    for row in rows:
+        missing = [side for side in ("prev", "next") if row[side] and row[side] not in known]
+        cut += bool(missing)
+        row.update(dict.fromkeys(missing, ""))
+    return cut
+
+
+def _folder(dataroot: Path, version: str) -> Path:
+    if not dataroot.is_dir():
+        raise DataError(f"data.dataroot {dataroot}: no such folder; {LOOKS}")
+    folder = dataroot / version
+    if not folder.is_dir():
+        found = sorted(path.parent.name for path in dataroot.glob("*/sample.json"))
+        if not found:
+            raise DataError(f"data.dataroot {dataroot}: no tables here; {LOOKS}; missing: {version}/")
+        raise DataError(f"data.version {version!r}: {dataroot} has no such folder; available: {', '.join(found)}")
+    missing = [f"{name}.json" for name in FIELDS if not (folder / f"{name}.json").is_file()]
+    if missing:
+        raise DataError(f"{folder}: tables missing: {', '.join(missing)}; {LOOKS}")
+    return folder
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}); unpack the metadata archive again") from error
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
+    if problems:
+        more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        lines = "".join(f"\n  {problem}" for problem in problems[:LISTED])
+        raise DataError(
+            f"{folder}: these tables cannot be used:{lines}{more}\nMend the converter that wrote them, or unpack the "
+            "metadata archive again; rows are counted from 0"
+        )

@@ -1,0 +1,121 @@
+"""Names of a dataset's own for categories and sensors: mapping files that make them fit nuScenes' (``data.categories``,
+``data.cameras``)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pdetr3d.schema import CAMERAS, CLASSES, DataError
+
+# The most usual nuScenes category of each class stands for it.
+CATEGORY = {
+    "car": "vehicle.car",
+    "truck": "vehicle.truck",
+    "construction_vehicle": "vehicle.construction",
+    "bus": "vehicle.bus.rigid",
+    "trailer": "vehicle.trailer",
+    "barrier": "movable_object.barrier",
+    "motorcycle": "vehicle.motorcycle",
+    "bicycle": "vehicle.bicycle",
+    "pedestrian": "human.pedestrian.adult",
+    "traffic_cone": "movable_object.trafficcone",
+}
+LIDAR = "LIDAR_TOP"
+SENSORS = (*CAMERAS, LIDAR)  # what ``data.cameras`` may map to: the LiDAR, too
+IGNORED = "ignored"  # prefix of names that are mapped to null: no class, no camera
+
+Pairs = tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Own name -> name here, sorted: categories to one of CLASSES, sensor channels to one of SENSORS; None: left out.
+
+    Categories that are not mapped count as the devkit maps nuScenes' own; channels keep their names.
+    """
+
+    categories: Pairs = ()
+    cameras: Pairs = ()
+
+    @staticmethod
+    def read(categories: str, cameras: str) -> Names:
+        """Read the YAML files that ``data.categories`` and ``data.cameras`` name; "" stands for none.
+
+        Raises:
+            DataError: when a file cannot be read, is no mapping of names, or maps to a name that is not allowed.
+        """
+        return Names(_read("data.categories", categories, CLASSES), _read("data.cameras", cameras, SENSORS))
+
+    @staticmethod
+    def of(value: Mapping[str, Mapping[str, str | None]]) -> Names:
+        """From what ``as_dict`` gave."""
+        return Names(*(tuple(sorted(value.get(key, {}).items())) for key in ("categories", "cameras")))
+
+    def as_dict(self) -> dict[str, dict[str, str | None]]:
+        """Two JSON objects."""
+        return {"categories": dict(self.categories), "cameras": dict(self.cameras)}
+
+    def apply(self, tables: Mapping[str, list[dict[str, Any]]], where: Path) -> None:
+        """Rename rows of the tables ``category`` and ``sensor`` (of the folder ``where``) in place.
+
+        Raises:
+            DataError: when a mapped name is in no row, or two channels would have one name.
+        """
+        _rename(tables["category"], "name", self.categories, CATEGORY, ("data.categories", where / "category.json"))
+        known = {name: name for name in SENSORS}
+        _rename(tables["sensor"], "channel", self.cameras, known, ("data.cameras", where / "sensor.json"))
+        if not self.cameras:
+            return
+        channels = [row["channel"] for row in tables["sensor"]]
+        twice = sorted(name for name in SENSORS if channels.count(name) > 1)
+        if twice:
+            raise DataError(
+                f"data.cameras: two channels of {where / 'sensor.json'} would be {', '.join(twice)}; map one of them "
+                "to null"
+            )
+
+
+NUSCENES = Names()  # the dataset's names are nuScenes' own
+
+
+def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
+    if not file:
+        return ()
+    example = f"it holds lines such as `own_name: {allowed[0]}` (null: left out)"
+    try:
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{key} {file}: cannot be read as YAML ({reason}); {example}") from error
+    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
+        raise DataError(f"{key} {file}: must be a mapping of names, but is {value!r}; {example}")
+    wrong = {name: target for name, target in value.items() if target is not None and target not in allowed}
+    if wrong:
+        lines = "".join(f"\n  {name}: {target!r}{_close(target, allowed)}" for name, target in wrong.items())
+        raise DataError(f"{key} {file}: allowed are {', '.join(allowed)} and null, but not{lines}")
+    return tuple(sorted(value.items()))
+
+
+def _rename(
+    rows: list[dict[str, Any]], field: str, pairs: Pairs, target: Mapping[str, str], words: tuple[str, Path]
+) -> None:
+    wanted, names = dict(pairs), [row[field] for row in rows]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        lines = "".join(f"\n  {name!r}{_close(name, tuple(names))}" for name in unknown)
+        raise DataError(f"{words[0]}: names that are in no row of {words[1]} (it has {', '.join(names)}):{lines}")
+    for row in rows:
+        if row[field] in wanted:
+            new = wanted[row[field]]
+            row[field] = f"{IGNORED}.{row[field]}" if new is None else target[new]
+
+
+def _close(name: object, allowed: tuple[str, ...]) -> str:
+    found = difflib.get_close_matches(str(name), allowed, n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""

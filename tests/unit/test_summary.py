@@ -1,0 +1,181 @@
+"""What is left out is counted and said, and none at all of what a job needs is refused, unless a key allows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pdetr3d.config import Config
+from pdetr3d.data.empty import RULES, refuse_empty
+from pdetr3d.data.index import Index
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.summary import Summary, summarize
+from pdetr3d.exits import BAD_INPUT
+from pdetr3d.presets import load
+from pdetr3d.schema import DataError
+from pdetr3d.training.run_dir import RunDir, prepare
+from tests.unit.test_tables import edit
+
+VERSION = "v1.0-sim"
+
+
+@pytest.fixture
+def world(sim_world: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
+    shutil.rmtree(tmp_path / "world" / VERSION)
+    shutil.copytree(sim_world / VERSION, tmp_path / "world" / VERSION)
+    return tmp_path / "world"
+
+
+def config(world: Path, *overrides: str) -> Config:
+    return load("quickstart", [f"data.dataroot={world}", "data.num_sweeps=3", "label.ratio=0.5", *overrides])
+
+
+def run(world: Path, *overrides: str) -> RunDir:
+    return RunDir(world.parent / "run", config(world, *overrides), reading=True)
+
+
+def table(summary: Summary) -> dict[str, str]:
+    return dict(summary.rows())
+
+
+def test_every_count_against_a_slow_one(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    splits = json.loads((world / VERSION / "splits.json").read_text())
+    splits["sim_val"] = splits["sim_val"][:1]  # the other scene is in no split
+    (world / VERSION / "splits.json").write_text(json.dumps(splits))
+    edit(world, "category", lambda rows: rows[0].update(name="own.thing"))
+    image = next((world / "samples" / "CAM_BACK").glob("sim-train*"))
+    relative = image.relative_to(world).as_posix()
+    edit(world, "sample_data", lambda rows: rows.remove(next(r for r in rows if r["filename"] == relative)))
+    data = prepare(run(world, "model.range_m=[-20.48,-20.48,-5,20.48,20.48,3]", "student.guidance=none"))
+    index, manifest = data.index, data.manifest
+    printed = capsys.readouterr().out
+    found = summarize(index, ["sim_train"], manifest, (-20.48, -20.48, -5, 20.48, 20.48, 3))
+    kept, without, outside, boxes, images, sweeps = [0] * 10, 0, 0, 0, 0, 0
+    for token in index.tokens("sim_train"):
+        annotations, record = index.annotations(token), index.record(token)
+        for label, keep, xyz in zip(annotations.label, annotations.kept, annotations.box[:, :3], strict=True):
+            kept[label] += bool(keep)
+            without += not keep
+            outside += bool(keep) and (max(abs(xyz[0]), abs(xyz[1])) > 20.48 or not -5 <= xyz[2] <= 3)
+        boxes += int(annotations.kept.sum()) if manifest.roles[token] == "box" else 0
+        images += sum(camera is not None for camera in record.cameras)
+        sweeps += len(record.sweeps)
+    assert found.objects.tolist() == kept and found.no_points == without > 0 and found.outside == outside > 0
+    assert found.boxes == boxes > 0 and found.images.sum() == images == 6 * 6 - 1 and found.sweeps == sweeps > 0
+    assert found.clicks is not None and found.clicks.sum() == manifest.clicks.num_rows == sum(kept)
+    unknown = sum(1 for row in json.loads((world / VERSION / "sample_annotation.json").read_text())
+                  if row["instance_token"] in own_things(world))  # fmt: skip
+    assert found.unknown == {"own.thing": unknown} and unknown > 0
+    assert (found.stray, found.stray_frames) == (["sim-val-0001"], 2)
+    assert table(found)["frames, sim_train"] == "box 4, point 2"
+    assert table(found)["cameras incomplete"] == "CAM_BACK" and table(found)["cameras found"].startswith(
+        "6 of 6: CAM_F"
+    )
+    for words in (f"own.thing {unknown}", "scenes in no split", "splits.json", "clicks by class", "outside range"):
+        assert words in printed
+
+
+def own_things(world: Path) -> set[str]:
+    read = {name: json.loads((world / VERSION / f"{name}.json").read_text()) for name in ("category", "instance")}
+    (token,) = [row["token"] for row in read["category"] if row["name"] == "own.thing"]
+    return {row["token"] for row in read["instance"] if row["category_token"] == token}
+
+
+def no_cameras(world: Path) -> None:
+    edit(world, "sensor", lambda rows: [row.update(channel=row["channel"].replace("CAM_", "cam-")) for row in rows])
+
+
+def no_val_objects(world: Path) -> None:
+    """The val split is not annotated."""
+    scenes = {r["token"] for r in json.loads((world / VERSION / "scene.json").read_text()) if "val" in r["name"]}
+    samples = {
+        r["token"] for r in json.loads((world / VERSION / "sample.json").read_text()) if r["scene_token"] in scenes
+    }
+    edit(world, "sample_annotation", lambda rows: rows.__setitem__(slice(None), [r for r in rows if r["sample_token"]
+                                                                                 not in samples]))  # fmt: skip
+
+
+def no_annotations(world: Path) -> None:
+    edit(world, "sample_annotation", lambda rows: rows.clear())
+
+
+@pytest.mark.parametrize(
+    ("damage", "keys"),
+    [
+        (no_cameras, ["cameras"]),
+        (no_val_objects, ["val_objects"]),
+    ],
+)
+def test_none_at_all_is_refused_unless_allowed_by_name(
+    damage: Callable[[Path], None], keys: list[str], world: Path
+) -> None:
+    damage(world)
+    with pytest.raises(DataError) as caught:
+        prepare(run(world))
+    message = str(caught.value)
+    assert f"data.allow_empty=[{','.join(keys)}]" in message
+    assert all(RULES[key][0] in message for key in keys)  # type: ignore[index]
+    assert not (world.parent / "run" / "data").exists()  # a corrected command may use the directory
+    prepare(run(world, f"data.allow_empty=[{','.join(keys)}]"))
+
+
+def test_no_annotation_at_all(world: Path, tmp_path: Path) -> None:
+    """People may click: the tables are indexed. Nothing can be simulated: a job says so, and lets the directory go."""
+    no_annotations(world)
+    assert not summarize(Index.open(build_index(world, VERSION, tmp_path / "index.arrow"))).objects.any()
+    with pytest.raises(DataError, match="no sample of split 'sim_train' ha"):
+        prepare(run(world))
+    assert not (world.parent / "run" / "data").exists()
+
+
+def test_a_teacher_without_cameras_needs_none(world: Path) -> None:
+    no_cameras(world)
+    prepare(run(world, "teacher.fusion=none"))
+
+
+def test_categories_that_nobody_knows(world: Path, tmp_path: Path) -> None:
+    edit(world, "category", lambda rows: [row.update(name=f"own.{row['name']}") for row in rows])
+    with pytest.raises(DataError, match=r"(?s)no object of the ten classes.*data\.categories.*'own\.vehicle\.car'"):
+        build_index(world, VERSION, tmp_path / "index.arrow")
+    assert not (tmp_path / "index.arrow").exists()
+    allowed = config(world, "data.allow_empty=[objects]").data
+    assert not summarize(Index.open(build_index(world, VERSION, tmp_path / "index.arrow", allowed))).objects.any()
+
+
+def test_refuse_empty() -> None:
+    refuse_empty({"objects": 1, "clicks": 0}, ["clicks"], "there")
+    with pytest.raises(DataError, match=r"(?s)there has\n  no click; .*found: 3 of them.*data\.allow_empty=\[clicks\]"):
+        refuse_empty({"objects": 0, "clicks": 0}, ["objects"], "there", ["3 of them"])
+
+
+def test_verbs_print_the_table_and_refuse(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pdetr3d.cli import main
+
+    index = world.parent / "index.arrow"
+
+    def verb(*arguments: str) -> tuple[int, str]:
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    code, said = verb("index", "--dataroot", str(world), "--version", VERSION, "--out", str(index))
+    assert code == 0 and "objects kept" in said and "6 of 6: CAM_FRONT 12" in said.replace("\n", " ")
+    code, said = verb("label", "--index", str(index), "--split", "sim_val", "--ratio", "0.5")
+    assert code == 0 and "clicks by class" in said and "outside range" in said
+    no_val_objects(world)
+    assert verb("index", "--dataroot", str(world), "--version", VERSION, "--out", str(index))[0] == 0
+    code, said = verb("label", "--index", str(index), "--split", "sim_val", "--out", str(world.parent / "m"))
+    assert code == BAD_INPUT and "data.allow_empty=[clicks]" in said and not (world.parent / "m").exists()
+
+
+def test_a_split_name_of_the_devkits_own(world: Path, tmp_path: Path) -> None:
+    names = [row["name"] for row in json.loads((world / VERSION / "scene.json").read_text())]
+    (world / VERSION / "splits.json").write_text(json.dumps({"val": names[:1], "mine": names}))
+    with pytest.raises(DataError, match=r"splits\.json: split 'val' is a name of the devkit's own.*my_val"):
+        build_index(world, VERSION, tmp_path / "index.arrow")
