@@ -162,8 +162,7 @@ def empty_counts(summary: Summary, index: Index, val_split: str, cameras: bool) 
 def _roles(index: Index, split: str, manifest: LabelManifest | None) -> dict[str, int]:
     if manifest is None or split != manifest.split:
         return {"frames": len(index.rows(split))}
-    counts = pc.value_counts(manifest.samples["role"]).to_pylist()
-    return {entry["values"]: entry["counts"] for entry in counts}
+    return {role: count for role, count in manifest.role_counts().items() if count}
 
 
 def _clicks(manifest: LabelManifest) -> NDArray[np.int64]:
