@@ -1,21 +1,16 @@
-"""Verbs on new data: predict."""
+"""Verbs on new data: predict, boxes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdetr3d.cli.app import app, say
 from pdetr3d.schema import DataError
-
-if TYPE_CHECKING:
-    from pdetr3d.inference.frames import Frame
-    from pdetr3d.inference.predict import Counts
 
 PICTURE_SCORE = 0.3
 
@@ -69,6 +64,7 @@ def predict(
     nuScenes results file (global frame).
     """
     from pdetr3d.data.files import new_folder
+    from pdetr3d.inference.frames import Asked
     from pdetr3d.inference.output import BoxWriter, picture_name
     from pdetr3d.inference.predict import Counts, predict_frames
     from pdetr3d.inference.student import StudentPredictor
@@ -76,9 +72,8 @@ def predict(
 
     writer = BoxWriter(out)
     student = StudentPredictor.load(model, arm)
-    files = [*(lidar or ()), *(more or ())]
-    frames = frames_of(files, columns, intensity_max, poses, index_file, split, student.config.data.num_sweeps)
-    counts = Counts()
+    asked = Asked([*(lidar or ()), *(more or ())], columns, intensity_max, poses, index_file, split)
+    frames, counts = asked.frames(student.config.data.num_sweeps), Counts()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_folder(picture)) if picture else None
         found = predict_frames(student, frames, counts, min_score)
@@ -88,51 +83,53 @@ def predict(
             if folder is not None:
                 inspect_sample(sample, folder / picture_name(frame.name), boxes[boxes.score > PICTURE_SCORE])
         writer.write()
-    say(**report(counts, bool(files), poses is not None, student.config.data.num_sweeps), out=out)
+    say(**counts.told(asked, student.config.data.num_sweeps), out=out)
 
 
-def frames_of(
-    lidar: Sequence[Path],
-    columns: str | None,
-    intensity_max: float,
-    poses: Path | None,
-    index_file: Path | None,
-    split: str | None,
-    num_sweeps: int,
-) -> Sequence[Frame]:
-    """What is to be predicted; DataError where it is named twice or not at all, or cannot be found."""
-    from pdetr3d.inference.clouds import CloudReader
-    from pdetr3d.inference.frames import SplitFrames, file_frames
+@app.command()
+def boxes(
+    model: Annotated[Path, typer.Argument(help="Run directory with a trained teacher, or its checkpoint file (.pt).")],
+    clicks: Annotated[
+        Path,
+        typer.Option(
+            help="People's clicks, as `pdetr3d label --import` takes them (.csv, .json, .parquet): sample_token, x, y, "
+            "z [m], class, frame (global, ego or lidar)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .json. Must not exist.")],
+    index_file: Annotated[
+        Path | None, typer.Option("--index", help="Index of the samples. Default: the run's own, MODEL/data.")
+    ] = None,
+) -> None:
+    """Turn people's clicks into boxes with a trained teacher; nothing is trained.
 
-    if bool(lidar) == (index_file is not None):
-        raise DataError("name what to predict: either --lidar FOLDER (or files), or --index FILE with --split NAME")
-    if index_file is None:
-        if split is not None:
-            raise DataError(f"--split {split} goes with --index; LiDAR files have no splits")
-        return file_frames(lidar, CloudReader.of(columns, intensity_max), poses, num_sweeps)
-    if columns is not None or poses is not None:
-        raise DataError("--columns and --poses go with --lidar: the tables of an index say what its files are")
-    if split is None:
-        raise DataError(f"--index {index_file}: name the split, too: --split NAME")
-    return SplitFrames(index_file, split)
+    One row per click, in the order of the file: box center x, y, z and l (along the heading), w, h in meters, yaw in
+    radians counter-clockwise about z from +x, in the sample's LIDAR_TOP frame (x right, y forward, z up); score: the
+    BEV IoU that the teacher expects; accepted, reason: whether the box may be trained on. --out FILE.json is a nuScenes
+    results file of the accepted boxes (global frame).
+    """
+    from pdetr3d.data.index import FILE, Index
+    from pdetr3d.inference.click_boxes import ClickBoxes
+    from pdetr3d.inference.output import check_out
+    from pdetr3d.inference.teacher import TeacherPredictor
 
-
-def report(counts: Counts, files: bool, posed: bool, num_sweeps: int) -> dict[str, object]:
-    """What people are told in the end."""
-    rows: dict[str, object] = {"samples": f"{counts.samples} ({counts.empty} without boxes)", "boxes": counts.boxes}
-    if files and not posed and num_sweeps > 1:
-        rows["sweeps"] = (
-            f"one a file, unless it has ages; the student was trained on up to {num_sweeps}: with --poses the earlier "
-            "files are accumulated"
-        )
-    if counts.dropped_points:
-        rows["left out"] = f"{counts.dropped_points} points of {counts.dropped_in} samples, as they are not finite"
-    if files and 0 < counts.intensity <= 1:
-        rows["warning"] = (
-            f"no intensity is above {counts.intensity:.3g}, the student was trained on 0..255: if the files' full "
-            "scale is 1, use --intensity-max 1"
-        )
-    return rows
+    check_out(out)
+    if index_file is None and model.is_file():
+        raise DataError(f"{model} is a file: name the index of the clicked samples, too: --index FILE")
+    teacher = TeacherPredictor.load(model)
+    made = ClickBoxes(teacher, Index.open(index_file or model / "data" / FILE), clicks)
+    with progress_bar("predicting", "samples") as progress:
+        for _ in progress.track(made.predict(), total=len(made)):
+            pass
+    made.write(out)
+    table = made.table
+    reasons = table.loc[~table["accepted"], "reason"].value_counts()
+    say(
+        clicks=f"{len(table)} of {len(made)} samples",
+        accepted=int(table["accepted"].sum()),
+        **{f"not accepted: {reason}": count for reason, count in reasons.items()},
+        out=out,
+    )
 
 
 def progress_bar(verb: str, what: str) -> Progress:

@@ -48,10 +48,11 @@ class PeoplesClicks:
     done: frozenset[str] | None
 
 
-def read_clicks(index: Index, split: str, file: Path) -> PeoplesClicks:
+def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
     """The clicks of a file, and what ``FILE.done.json`` beside it says, if it exists.
 
     Args:
+        split: whose samples may be clicked; None: all samples of the index.
         file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
             class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id, radius_m. A row
             of class "ignore" is a region of ``radius_m`` [m] (default IGNORE_RADIUS_M) in which nobody could tell what
@@ -63,7 +64,7 @@ def read_clicks(index: Index, split: str, file: Path) -> PeoplesClicks:
         DataError: with every bad row (row number from 1, value, reason) in one message, and for a file without clicks.
     """
     rows = read_rows(Path(file))
-    tokens = set(index.tokens(split))
+    tokens = set(index.table.column("sample_token").to_pylist() if split is None else index.tokens(split))
     problems: list[str] = []
     clicks: list[dict[str, Any]] = []
     ignore: list[dict[str, Any]] = []
@@ -151,7 +152,7 @@ def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], set[str]]:
     return rows, set(COLUMNS) if not rows else set().union(*rows)
 
 
-def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str) -> list[str]:
+def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | None) -> list[str]:
     """What is wrong with a row, one sentence per value."""
     reasons = []
     token = str(row.get("sample_token"))

@@ -56,7 +56,7 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
 
 def check_layout(path: Path, raw: bytes, data: DataConfig = NUSCENES) -> None:
     """Raise DataError when the numbers of a file's content, whole points, do not fit the layout."""
-    reason = _misfit(raw, data.lidar_columns, data.lidar_dtype, data.has_rings)
+    reason = misfit(raw, data.lidar_columns, data.lidar_dtype, data.has_rings)
     if reason:
         raise DataError(f"{path}: these are not points of {layout(data)}: {reason}; {_advice(raw, data)}")
 
@@ -115,7 +115,7 @@ def _read(path: Path, raw: bytes, data: DataConfig) -> tuple[NDArray[np.float32]
     return points, finite
 
 
-def _misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
+def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
     """Why a file of whole points is not of this layout; empty: its numbers fit."""
     count = len(raw) // (columns * np.dtype(dtype).itemsize)
     first = max(0, count - LOOKED_AT) // 2
@@ -156,16 +156,16 @@ def _fitting(raw: bytes, data: DataConfig) -> str:
         for columns in (5, 4, 6, 3, 7, 8):
             other = (columns, dtype) != (data.lidar_columns, data.lidar_dtype)
             size = columns * np.dtype(dtype).itemsize
-            if other and len(raw) >= FEWEST * size and len(raw) % size == 0 and not _misfit(raw, columns, dtype, False):
+            if other and len(raw) >= FEWEST * size and len(raw) % size == 0 and not misfit(raw, columns, dtype, False):
                 keys = f"data.lidar_columns={columns} data.lidar_dtype={dtype}"
-                if columns > 4 and _misfit(raw, columns, dtype, True):
+                if columns > 4 and misfit(raw, columns, dtype, True):
                     keys += " data.lidar_ring=false"
                 return f"{columns} {dtype} a point: set {keys}"
     return ""
 
 
 def _advice(raw: bytes, data: DataConfig) -> str:
-    if data.has_rings and not _misfit(raw, data.lidar_columns, data.lidar_dtype, False):
+    if data.has_rings and not misfit(raw, data.lidar_columns, data.lidar_dtype, False):
         return "if the fifth column is something else (a time, say), set data.lidar_ring=false"
     fitting = _fitting(raw, data)
     return f"they fit {fitting}" if fitting else "say what they are by data.lidar_columns and data.lidar_dtype"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
-from pdetr3d.data.points import read_file
+from pdetr3d.data.points import misfit, read_file
 from pdetr3d.schema import DataError
 
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")
@@ -119,13 +119,18 @@ def suffix_of(file: Path) -> str:
     raise DataError(f"{file}: not a LiDAR file; allowed are {', '.join(SUFFIXES)}")
 
 
-def _read_bin(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
+def _read_bin(file: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
     raw, width = read_file(file, "LiDAR"), len(names)
     if not raw or len(raw) % (4 * width):
         state = "empty" if not raw else f"{len(raw)} bytes, not a multiple of {4 * width}"
         raise DataError(
             f"{file}: {state}; a point is {width} float32 ({', '.join(names)}): copy the file again if it was cut, or "
             "name other columns with --columns"
+        )
+    if reason := misfit(raw, width, "float32", names[4:5] == ("ring",)):
+        raise DataError(
+            f"{file}: these are not points of {width} float32 ({', '.join(names)}): {reason}; name what its columns "
+            "are with --columns"
         )
     return np.frombuffer(raw, np.float32).reshape(-1, width)
 

@@ -13,7 +13,7 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.load import load_sample, place_sweep
 from pdetr3d.data.records import eval_records
 from pdetr3d.deploy.sweeps import to_sample
-from pdetr3d.inference.clouds import SUFFIXES, CloudReader, suffix_of
+from pdetr3d.inference.clouds import FULL_SCALE, SUFFIXES, CloudReader, suffix_of
 from pdetr3d.inference.poses import earlier_sweeps, read_poses
 from pdetr3d.inference.student import unpacked
 from pdetr3d.schema import DataError, Sample, SampleRecord, SweepRecord
@@ -37,6 +37,11 @@ class FileFrame:
     file: Path
     sweeps: tuple[SweepRecord, ...]
     reader: CloudReader
+
+    def key(self) -> tuple[object, ...]:
+        """What its boxes depend on: names, sizes and times of its files, and their motion."""
+        sweeps = [(_stat(Path(s.path)), s.sweep2lidar.tolist(), s.dt_s) for s in self.sweeps]
+        return self.name, _stat(self.file), sweeps, self.reader
 
     def load(self, config: Config) -> Loaded:
         """The accumulated points, as in training; a file with ages is taken as it is.
@@ -82,7 +87,9 @@ class SplitFrames(Sequence[RecordFrame]):
 
     def __init__(self, file: Path, split: str) -> None:
         """Raises DataError when there is no such index or split."""
-        self.records = eval_records(Index.open(file), split)
+        index = Index.open(file)
+        self.digest, self.split = index.digest, split
+        self.records = eval_records(index, split)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -111,7 +118,12 @@ def file_frames(lidar: Sequence[Path], reader: CloudReader, poses: Path | None, 
     sweeps: list[list[SweepRecord]] = [[] for _ in found]
     if poses is not None:
         sweeps = earlier_sweeps(read_poses(poses), num_sweeps, found, poses)
-    return [FileFrame(n, f, tuple(s), reader) for n, f, s in zip(names, found, sweeps, strict=True)]
+    return [FileFrame(n, f.absolute(), tuple(s), reader) for n, f, s in zip(names, found, sweeps, strict=True)]
+
+
+def _stat(file: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return str(file), stat.st_size, stat.st_mtime_ns
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -129,3 +141,30 @@ def _files(path: Path) -> Iterator[Path]:
         others = f"{len(inside)} files of other kinds" if inside else "nothing"
         raise DataError(f"--lidar {path}: the folder holds {others}; allowed are {', '.join(SUFFIXES)}")
     yield from files
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be predicted, as a command line names it: LiDAR files, or a split of an index."""
+
+    lidar: Sequence[Path]
+    columns: str | None = None
+    intensity_max: float = FULL_SCALE
+    poses: Path | None = None
+    index: Path | None = None
+    split: str | None = None
+
+    def frames(self, num_sweeps: int) -> Sequence[FileFrame] | SplitFrames:
+        """The frames; DataError where they are named twice or not at all, or cannot be found."""
+        if bool(self.lidar) == (self.index is not None):
+            raise DataError("name what to predict: either --lidar FOLDER (or files), or --index FILE with --split NAME")
+        if self.index is None:
+            if self.split is not None:
+                raise DataError(f"--split {self.split} goes with --index; LiDAR files have no splits")
+            reader = CloudReader.of(self.columns, self.intensity_max)
+            return file_frames(self.lidar, reader, self.poses, num_sweeps)
+        if self.columns is not None or self.poses is not None:
+            raise DataError("--columns and --poses go with --lidar: the tables of an index say what its files are")
+        if self.split is None:
+            raise DataError(f"--index {self.index}: name the split, too: --split NAME")
+        return SplitFrames(self.index, self.split)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from pdetr3d.batch import Batch
 from pdetr3d.data.collate import collate
-from pdetr3d.inference.frames import Frame, Loaded
+from pdetr3d.inference.frames import Asked, Frame, Loaded
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.schema import Boxes3D, Sample
 from pdetr3d.training.flow import PREDICT_BATCH
@@ -46,6 +46,23 @@ class Counts:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         self.intensity = largest
+
+    def told(self, asked: Asked, num_sweeps: int) -> dict[str, object]:
+        """What people are told in the end."""
+        rows: dict[str, object] = {"samples": f"{self.samples} ({self.empty} without boxes)", "boxes": self.boxes}
+        if asked.lidar and asked.poses is None and num_sweeps > 1:
+            rows["sweeps"] = (
+                f"one a file, of age 0, unless it has ages; the student was trained on up to {num_sweeps}: with "
+                "--poses the earlier files are accumulated"
+            )
+        if self.dropped_points:
+            rows["left out"] = f"{self.dropped_points} points of {self.dropped_in} samples, as they are not finite"
+        if asked.lidar and 0 < self.intensity <= 1:
+            rows["warning"] = (
+                f"no intensity is above {self.intensity:.3g}, the student was trained on 0..255: if the files' full "
+                "scale is 1, use --intensity-max 1"
+            )
+        return rows
 
 
 def predict_frames(

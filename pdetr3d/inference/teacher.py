@@ -46,6 +46,12 @@ class TeacherPredictor:
         file = teacher_file(Path(path))
         return TeacherPredictor(Detector.load("teacher", file, device or best_device()), file)
 
+    @property
+    def prior_size_m(self) -> NDArray[np.float32]:
+        """(10, 3) mean l, w, h [m] per class of the boxes that it was trained on; they are stored with its weights."""
+        sizes = [value for name, value in self.detector.task.model.named_buffers() if name.endswith("prior_size_m")]
+        return sizes[0].cpu().numpy()
+
     def boxes(self, record: SampleRecord, clicks: NDArray[np.floating], labels: NDArray[np.integer]) -> Boxes3D:
         """One box per click, in the order of the clicks; ``score`` is the quality (BEV IoU) that the teacher expects.
 

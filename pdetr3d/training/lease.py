@@ -39,11 +39,11 @@ _guard = threading.RLock()
 _renewing: list[threading.Thread] = []
 
 
-def hold(folder: Path, wait_s: float = 0.0) -> None:
+def hold(folder: Path, wait_s: float = 0.0, option: str = "--run-dir") -> None:
     """Hold ``folder`` (which exists) until ``release`` or the end of this process; holding it again changes nothing.
 
     Args:
-        wait_s: for how long to wait for a living owner to let go.
+        wait_s: for how long to wait for a living owner to let go. option: of the command that names the folder.
 
     Raises:
         DataError: when another process holds it (names user, process, host, time, command).
@@ -61,7 +61,7 @@ def hold(folder: Path, wait_s: float = 0.0) -> None:
                     continue
                 raise DataError(
                     f"{folder} is in use by {_described(owner)}: two runs would write over each other. Wait until it "
-                    "ends, end it, or name another directory with --run-dir"
+                    f"ends, end it, or name another directory with {option}"
                 )
             if owner is not None and _remove(folder, owner):
                 print(f"{folder}: its owner is gone ({_described(owner)}); its lock is taken over", flush=True)

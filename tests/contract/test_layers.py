@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "labels": CORE | {"tables", "data", "evaluation", "pseudo_labels", "visualize"},
     "training": CORE | {"tables", "data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
-    "inference": CORE | {"data", "models", "training", "deploy", "evaluation", "visualize"},
+    "inference": CORE | {"data", "models", "training", "deploy", "evaluation", "pseudo_labels"},
     "click": CORE | {"data", "visualize"},
     "report": CORE | {"data", "presets", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},

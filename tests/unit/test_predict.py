@@ -196,7 +196,7 @@ POSES = "file,timestamp_us,x,y,z,qw,qx,qy,qz"
 
 
 def test_bad_input_is_named_and_nothing_is_written(
-    world: World, lidar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, records: list[SampleRecord], lidar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, index = world.run.path, world.run.path / "data" / "index.arrow"
     for name in ("empty", "photos", "cut", "nan", "pcd"):
@@ -209,6 +209,7 @@ def test_bad_input_is_named_and_nothing_is_written(
     (tmp_path / "b.npy").write_bytes(b"nothing")
     PointCloud.from_xyz_points(np.zeros((2, 3), np.float32)).save(tmp_path / "xyz.pcd")
     np.zeros((2, 4), np.float32).tofile(tmp_path / "plain.bin")
+    np.fromfile(records[0].lidar_path, np.float32)[:4000].tofile(tmp_path / "five.bin")  # 800 points
     (tmp_path / "there.csv").write_text("mine")
     for name, rows in {
         "none": [], "lacking": ["lidar/a.pcd.bin,0,0,0,0,1,0,0,0"],
@@ -232,6 +233,8 @@ def test_bad_input_is_named_and_nothing_is_written(
         (["--lidar", tmp_path / "photos" / "a.jpg"], ["a.jpg: not a LiDAR file"]),
         ([*everything, lidar / "a.pcd.bin"], ["a.pcd.bin is named twice"]),
         (["--lidar", tmp_path / "cut"], ["21 bytes, not a multiple of 20", "--columns"]),
+        (["--lidar", tmp_path / "five.bin", "--columns", "x,y,z,intensity"],
+            ["not points of 4 float32", "repeat every 5, not every 4; name what"]),
         (["--lidar", tmp_path / "nan"], ["none of its 3 points is finite"]),
         (["--lidar", tmp_path / "pcd"], ["a.pcd: cannot be read as PCD"]),
         (["--lidar", tmp_path / "xyz.pcd"], ["xyz.pcd: has the fields x, y, z; ['intensity'] missing"]),
