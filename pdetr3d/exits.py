@@ -1,37 +1,150 @@
-"""Exit codes of every command (design section 8): 0 done, 2 the user's input is wrong, 1 anything else."""
+"""Exit codes of every command (design section 8): 0 done, 2 the user's input is wrong, 1 anything else.
+
+What the user can mend is one message: what was tried, on which path, what to do. Anything else is a defect of the
+program, and shows its traceback. SIGTERM ends a command as Ctrl-C does, within seconds, whatever it is at.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from pydantic import ValidationError
 
 from pdetr3d.schema import DataError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
 
+INTERRUPTED_TEXT = "interrupted: nothing half-written is left; run the same command again to continue"
+GRACE_S = 3.5  # what a terminated command may take to end by itself
+LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
+last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
+_overdue: list[threading.Timer] = []
+
+# What a person can do about an error of the operating system. Others (a broken pipe, a bad file descriptor) are none
+# that the input is to blame for.
+ADVICE = {
+    errno.EACCES: "this user may not; change its permissions, or name another place",
+    errno.EPERM: "this user may not; change its permissions, or name another place",
+    errno.EROFS: "the file system is mounted read-only; name another place",
+    errno.ENOSPC: "the disk is full; free some of it, or name another place (finished work is kept), and run it again",
+    errno.EDQUOT: "the disk quota is used up; free some of it, or name another place, and run it again",
+    errno.ENOENT: "check the name, and that its disk is mounted on this machine",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; name another place",
+    errno.EISDIR: "it is a folder, not a file; name a file",
+    errno.EEXIST: "something of another kind is there already; name another place, or remove it",
+    errno.ENOTEMPTY: "the folder is not empty; name another place, or empty it",
+    errno.ENAMETOOLONG: "the name is too long for the file system; name a shorter one",
+    errno.ELOOP: "its links lead in a circle; mend them",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n 65536) and run it again",
+    errno.ENFILE: "too many files are open on this machine; close other programs and run it again",
+    errno.EIO: "the disk or the network share failed; check it (dmesg, mount) and run it again",
+    errno.ESTALE: "the network share has lost the file; mount it again and run it again",
+    errno.ETIMEDOUT: "the disk or the server did not answer in time; check it and run it again",
+}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# The function of the standard library that failed -> what was tried.
+TRIED = {
+    **{name: "make this folder" for name in ("mkdir", "makedirs", "mkdtemp")},
+    **{name: "read this file" for name in ("read_text", "read_bytes")},
+    **{name: "write this file" for name in ("write_text", "write_bytes", "touch", "copyfile")},
+    **{name: "list this folder" for name in ("iterdir", "scandir", "walk")},
+    **{name: "remove this" for name in ("unlink", "rmtree", "rmdir")},
+    **{name: "rename this" for name in ("rename", "replace")},
+}
+_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]+\.tmp$")  # pdetr3d/data/files.py: people asked for what it becomes
+
 
 def guarded(main: Callable[[], object]) -> int:
     """Run ``main`` and turn how it ends into an exit code; use as ``sys.exit(guarded(main))``.
 
-    A DataError, also one that a remote task raised and a framework wrapped, becomes its message on stderr and code 2.
-    Ctrl-C gives 130; a SystemExit keeps its code; any other error prints its traceback and gives 1.
+    What ``explain`` finds in an error, also in one that a remote task raised and a framework wrapped, becomes one
+    message on stderr and code 2. Ctrl-C gives 130; a SystemExit keeps its code; any other error prints its traceback
+    and gives 1. SIGTERM is taken as Ctrl-C (``stop_like_ctrl_c``).
     """
+    stop_like_ctrl_c()
     try:
         main()
         return DONE
     except SystemExit as stop:
         return _code(stop)
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written is left; run the same command again to continue", file=sys.stderr)
+        print(INTERRUPTED_TEXT, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        wrong_input = find_data_error(error)
-        if wrong_input is None:
+        message = explain(error)
+        if message is None:
             traceback.print_exc()
             return FAILED
-        print(f"error: {wrong_input}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return BAD_INPUT
+    finally:
+        last_acts.clear()
+
+
+def stop_like_ctrl_c() -> None:
+    """SIGTERM (``ray job stop``, a machine that is taken away) becomes a KeyboardInterrupt: runs end as KILLED.
+
+    Libraries may swallow it, or take long to end what they began. After ``GRACE_S`` the process and all that it
+    started are ended: every file gets its name when it is whole, so nothing is half-written then either.
+    """
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if not _overdue:
+            _overdue.append(threading.Timer(GRACE_S, _end_now))
+            _overdue[0].daemon = True
+            _overdue[0].start()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # Python allows no other to do it
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def stand_down() -> None:
+    """The process that was terminated goes on after all: only tests do."""
+    while _overdue:
+        _overdue.pop().cancel()
+
+
+def _end_now() -> None:
+    acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
+    acts.start()
+    acts.join(LAST_S)
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    print(INTERRUPTED_TEXT, file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
+
+
+def explain(error: BaseException) -> str | None:
+    """What to tell the user about an error that the user can mend; None for a defect of the program.
+
+    A DataError says so itself. Errors of the operating system (``ADVICE``) get path and advice; pydantic's, every field
+    that is wrong; an assertion or a missing key in the nuScenes devkit means that its tables are wrong.
+    """
+    wrong_input = find_data_error(error)
+    if wrong_input is not None:
+        return str(wrong_input)
+    for seen in reversed(list(_chain(error))):  # the innermost one is closest to what happened
+        if isinstance(seen, OSError) and (message := _of_system(seen)):
+            return message
+        if isinstance(seen, ValidationError):
+            return _of_pydantic(seen)
+        if isinstance(seen, (AssertionError, LookupError)) and (message := _of_devkit(seen)):
+            return message
+    return None
 
 
 def find_data_error(error: BaseException) -> DataError | None:
@@ -46,6 +159,38 @@ def find_data_error(error: BaseException) -> DataError | None:
         if isinstance(seen, DataError):
             found = seen  # keep going: the innermost one has the message as it was written
     return found
+
+
+def _of_system(error: OSError) -> str | None:
+    """One sentence of an OSError that names a path and that a person can mend."""
+    advice, reason = ADVICE.get(error.errno or 0), str(error.strerror or "")
+    if advice is None:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+    if not names:  # Arrow's: the path is in its text
+        return f"{reason}; {advice}" if "/" in reason or error.errno in DISK_FULL else None
+    steps = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    tried = next((TRIED[name] for name in reversed(steps) if name in TRIED), "open this file")
+    where = " -> ".join(dict.fromkeys(_TEMPORARY.sub(r"\1\2", name) for name in names))
+    return f"{where}: cannot {tried} ({reason}); {advice}"
+
+
+def _of_pydantic(error: ValidationError) -> str:
+    lines = [f"  {'.'.join(map(str, one['loc'])) or 'the whole'}: {one['msg']}" for one in error.errors()]
+    return f"{error.title} is not what it must be; correct these and run it again\n" + "\n".join(lines)
+
+
+def _of_devkit(error: AssertionError | LookupError) -> str | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or "nuscenes" not in Path(frames[-1].filename).parts:
+        return None
+    said = f"no entry {error}" if isinstance(error, LookupError) else str(error) or (frames[-1].line or "an assertion")
+    where = f"{Path(frames[-1].filename).name}, {frames[-1].name}"
+    return (
+        f"the nuScenes devkit refuses the dataset's tables ({said}; {where}): "
+        "what refers to that entry, or the entry, is missing or wrong in VERSION/*.json; correct it, then index the "
+        "dataset again"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from pdetr3d.exits import guarded
+from pdetr3d.exits import guarded, last_acts, stop_like_ctrl_c
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
-from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
+from ray_jobs.address import check_address
 from ray_jobs.stages import EXPERIMENT, Stages
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
@@ -42,11 +41,12 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
         "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
     )
     args = parser.parse_args(arguments)
-    stop_like_ctrl_c()
     config = load(args.preset, args.overrides)
+    check_address(ray_address())
     run = RunDir(args.run_dir or Path("runs") / config.preset, config, fresh=args.fresh)
     if args.fresh:
         print(f"run directory: {run.path}", flush=True)
+    last_acts.append(partial(end_runs, run.path))
     name = f"{config.run.name or config.preset} {run.digest}"
     with closing(run), Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent:
         log_provenance(parent, run.config.to_json())
@@ -63,7 +63,7 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
             that a training's controller is gone (a trial that ASHA ends), and frees its workers' CPUs.
 
     Raises:
-        DataError: when ``scaling.use_gpu`` is set and the cluster has no GPU.
+        DataError: when RAY_ADDRESS is of no cluster, or ``scaling.use_gpu`` is set and the cluster has no GPU.
     """
     import ray
 
@@ -76,14 +76,19 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
         # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
         # finished stage leaves half a dozen processes of 0.4 GB.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
-        address, local = os.environ.get("RAY_ADDRESS", "local"), dict[str, Any]()
+        address, local = ray_address(), dict[str, Any]()
         if address == "local":
             local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": dashboard}
             if dashboard:
                 local["dashboard_port"] = port = free_port()
                 # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        ray.init(address=address, log_to_driver=True, **local)
+        try:
+            ray.init(address=address, log_to_driver=True, **local)
+        except (ConnectionError, ValueError) as error:
+            if address == "local":
+                raise
+            raise DataError(f"RAY_ADDRESS={address}: {error}") from error
         stop_like_ctrl_c()  # Ray has a handler of its own, which makes a SystemExit of it: to MLflow a failure
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
@@ -92,14 +97,9 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     quiet_ray_data()
 
 
-def stop_like_ctrl_c() -> None:
-    """SIGTERM (``ray job stop``, a machine that is taken away) becomes a KeyboardInterrupt: runs end as KILLED."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():  # Python allows no other to do it
-        signal.signal(signal.SIGTERM, interrupt)
+def ray_address() -> str:
+    """Of the cluster that the job is to join; "local" for a Ray of its own."""
+    return os.environ.get("RAY_ADDRESS") or "local"
 
 
 def free_port() -> int:

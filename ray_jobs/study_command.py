@@ -14,9 +14,11 @@ from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.data.simulate import simulate
-from pdetr3d.presets import PRESETS, load
+from pdetr3d.presets import PRESETS, check_dataroot, load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import git_state
+from ray_jobs.address import check_address
+from ray_jobs.launch import ray_address
 
 
 def parser(
@@ -64,6 +66,8 @@ def open_world(args: argparse.Namespace, settings: Sequence[str] = ()) -> tuple[
     """(config without variants, folder of the study, overrides for every variant); simulates the world if there is no
     dataroot. ``settings``: overrides that come before the user's."""
     base, overrides = load(args.preset, [*settings, *args.overrides]), list(args.overrides)
+    check_dataroot(base)
+    check_address(ray_address())
     folder = (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
     if not base.data.dataroot:
         simulate(folder / "world", base.sim, base.data.version)

@@ -30,7 +30,7 @@ from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
 from ray_jobs.halving import Halving
-from ray_jobs.launch import init_ray, stop_like_ctrl_c
+from ray_jobs.launch import init_ray
 from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
 from ray_jobs.space import SEED, SearchSpace, check_space, load_space, names
 from ray_jobs.stages import EXPERIMENT
@@ -67,7 +67,6 @@ def run(arguments: list[str] | None = None) -> None:
         SystemExit: with code 1 when trials failed; a rerun tries them again.
     """
     args = parse(arguments)
-    stop_like_ctrl_c()
     space = changed(load_space(args.space), args)
     check_space(space, args.preset, args.overrides)
     args.run_dir = args.run_dir or Path("runs") / f"sweep-{space.name}-{args.preset}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from torch import Tensor
+
 from pdetr3d.batch import REGRESSION
 from pdetr3d.config import Config
 from pdetr3d.schema import CLASSES
 
 INPUT = [
     "points (P, 5) float32, P >= 0 and different in every call: x, y, z [m] in the keyframe's LIDAR_TOP frame "
-    "(x right, y forward, z up), intensity 0..255, dt [s] >= 0 (keyframe time - sweep time).",
+    "(x right, y forward, z up), intensity 0..255, dt [s] >= 0 (keyframe time - sweep time; 0 for one "
+    "sweep). nuScenes' own files have the ring there: what cannot be an age in seconds is refused.",
     "They are the keyframe's points, then those of the num_sweeps - 1 sweeps before it, newest first, each moved into "
     "the keyframe's frame; left out are the car's own: |x| < 1 m and |y| < 1 m in their own sweep's sensor frame.",
     "Nothing else is to be done: points out of range are dropped inside.",
@@ -36,6 +39,22 @@ POST_PROCESSING = [
     "rotated), or whose center is within its class's circle_radius_m of a kept one's (nms circle). The best max_boxes "
     "are the answer.",
 ]
+
+
+def refuse_no_ages(points: Tensor) -> Tensor:
+    """Raise ValueError unless the fifth column can be ages [s]; returns the points (P, 5). It is TorchScript, too.
+
+    Rings and indexes of sweeps are whole numbers; times of a clock, in any unit, are larger than 10.
+    """
+    if points.size(0) > 0:
+        age = points[:, 4]
+        whole = bool((age == age.round()).all()) and bool((age >= 1).any())
+        if whole or not bool(((age >= 0) & (age <= 10.0)).all()):
+            raise ValueError(
+                "the fifth column of the points is no age in seconds (0 to 10, keyframe time - sweep time): nuScenes' "
+                "own files have the ring there; put zeros there for the points of a single sweep"
+            )
+    return points
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.load import load_sample
+from pdetr3d.deploy.contract import refuse_no_ages
 from pdetr3d.schema import CAMERAS, Boxes3D, DataError, PointLabels, Sample, SampleRecord, SweepRecord
 
 SWEEP_KEYS = {"path", "sweep2lidar", "dt_s"}
@@ -61,6 +63,10 @@ def _points(value: Any, name: str) -> NDArray[np.float32]:
         raise DataError(
             f"sample {name}: points have shape {points.shape}; they must be (P, 5), finite: x, y, z, intensity, dt"
         )
+    try:
+        refuse_no_ages(torch.tensor(points))
+    except ValueError as error:
+        raise DataError(f"sample {name}: {error}") from error
     return points
 
 

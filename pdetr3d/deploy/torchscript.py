@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pdetr3d.batch import Cells, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.data.files import new_folder
-from pdetr3d.deploy.contract import OUTPUTS, describe
+from pdetr3d.deploy.contract import OUTPUTS, describe, refuse_no_ages
 from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.schema import Boxes3D, DataError
@@ -42,8 +42,12 @@ class ExportedStudent(nn.Module):
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.checked = torch.jit.script(refuse_no_ages)  # a trace alone would forget the check
 
     def forward(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        points = self.checked(points)
         sample = torch.zeros_like(points[:, 0], dtype=torch.long)
         shared, heatmaps = self.student.head(self.student.features(points, sample, 1))
         peaks, codes = [], []
@@ -174,7 +178,15 @@ class ExportedDetector:
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> Boxes3D:
-        """Boxes of one sample by falling score, in the frame of its points."""
+        """Boxes of one sample by falling score, in the frame of its points.
+
+        Raises:
+            DataError: when the fifth column of the points cannot be ages.
+        """
+        try:
+            refuse_no_ages(points)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         return CenterDecoder(self.config)(self.maps(points))[0]
 
     def maps(self, points: Tensor) -> list[TaskMaps]:

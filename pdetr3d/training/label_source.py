@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
@@ -54,31 +56,18 @@ def take_manifest(index: Index, config: Config, target: Path) -> LabelManifest:
     """The run's label manifest in its folder ``target``: opened, copied from ``label.manifest``, or drawn.
 
     Raises:
-        DataError: when the manifest is of another index or split.
+        DataError: when the manifest is of another index or split, or what lies in ``target`` is not this run's.
     """
     if (target / "manifest.json").exists():  # written last
-        return LabelManifest.open(target)
+        there = LabelManifest.open(target)
+        _check_same_data(there, str(target), index, config.data.train_split)
+        _check_own(there, config)
+        return there
     if config.label.source == "simulate":
         return build_manifest(index, config.data.train_split, config.label, target)
     given = LabelManifest.open(Path(config.label.manifest))
     split = config.data.train_split
-    if given.split != split:
-        raise DataError(
-            f"label.manifest {given.path} is of split {given.split!r}, but data.train_split is {split!r}: set "
-            f"data.train_split={given.split}, or label that split by pdetr3d label --split {split}"
-        )
-    missing = [token for token in given.roles if token not in index]
-    if missing:
-        raise DataError(
-            f"label.manifest {given.path}: {len(missing)} of its {len(given.roles)} samples are not in the dataset "
-            f"{index.dataroot} ({index.version}), e.g. {missing[0]!r}; label this dataset by pdetr3d label"
-        )
-    if given.index_digest != index.digest:
-        raise DataError(
-            f"label.manifest {given.path} was made with index {given.index_digest}, data.dataroot {index.dataroot} has "
-            f"index {index.digest}: the tables, or what they name, have changed since. Run pdetr3d index and pdetr3d "
-            "label again, with the same clicks and lists"
-        )
+    _check_same_data(given, f"label.manifest {given.path}", index, split)
     return write_manifest(
         index,
         split,
@@ -89,6 +78,45 @@ def take_manifest(index: Index, config: Config, target: Path) -> LabelManifest:
         given.ignore,
         given.facts,
     )
+
+
+def _check_same_data(given: LabelManifest, name: str, index: Index, split: str) -> None:
+    """Raise DataError unless the manifest labels this split of this index."""
+    if given.split != split:
+        raise DataError(
+            f"{name} is of split {given.split!r}, but data.train_split is {split!r}: set "
+            f"data.train_split={given.split}, or label that split by pdetr3d label --split {split}"
+        )
+    missing = [token for token in given.roles if token not in index]
+    if missing:
+        raise DataError(
+            f"{name}: {len(missing)} of its {len(given.roles)} samples are not in the dataset {index.dataroot} "
+            f"({index.version}), e.g. {missing[0]!r}; label this dataset by pdetr3d label"
+        )
+    if given.index_digest != index.digest:
+        raise DataError(
+            f"{name} was made with index {given.index_digest}, data.dataroot {index.dataroot} has index "
+            f"{index.digest}: the tables, or what they name, have changed since. Run pdetr3d index and pdetr3d label "
+            "again, with the same clicks and lists"
+        )
+
+
+def _check_own(there: LabelManifest, config: Config) -> None:
+    """Raise DataError unless the manifest in the run directory is the one that the config asks for: somebody may have
+    copied it there."""
+    if config.label.source == "manifest":
+        asked = labels_digest(config)
+        wrong = [] if there.digest == asked else [f"digest {there.digest} there, {asked} in {config.label.manifest}"]
+    else:
+        pairs = {name: (getattr(there.config, name), getattr(config.label, name)) for name in OF_MANIFEST}
+        wrong = [f"label.{name} {was} there, {now} now" for name, (was, now) in pairs.items() if was != now]
+        if not pc.all(pc.equal(there.clicks["source"], "sim")).as_py():
+            wrong.append("clicks of people there, simulated ones now")
+    if wrong:
+        raise DataError(
+            f"{there.path} holds other labels than this run's: {'; '.join(wrong)}. Remove that folder; to train on "
+            "labels that lie elsewhere, set label.source=manifest and label.manifest=FOLDER"
+        )
 
 
 def _info(config: Config) -> dict:

@@ -27,6 +27,7 @@ from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.data.summary import empty_counts, summarize
 from pdetr3d.evaluation.nuscenes_eval import refuse_unscorable
+from pdetr3d.presets import check_dataroot
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
@@ -51,13 +52,15 @@ class RunDir:
         fresh: begin anew in ``free_path(path)``, with a digest of its own: shared storage is not continued from either.
 
     Raises:
-        DataError: when ``label.manifest`` is none, the directory holds a run of another config, dataset, manifest or
-            version of a stage (names the differing keys), or another process holds it (``lease``).
+        DataError: when there is no dataset (``check_dataroot``), ``label.manifest`` is none, the directory holds a run
+            of another config, dataset, manifest or version of a stage (names the differing keys), or another process
+            holds it (``lease``).
     """
 
     def __init__(
         self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0, fresh: bool = False
     ) -> None:
+        check_dataroot(config)
         config = with_manifest(config)
         self.path, self.config = (free_path(path) if fresh else path).resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [file for folder in ("pdetr3d", "ray_jobs", "cluster", "tools") for file in (ROOT / folder).rglob("*.py")]
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "tarfile", "zipfile", "py7zr", "rarfile"}
+CHECKS = {
+    "dumps",
+    "ZipFile",
+    "BadZipFile",
+}  # of these modules: how many bytes an object has, whether an archive is whole
+UNPACKS = {"extract", "extractall", "open", "read"}  # of an archive's methods, those that hand out what is in it
 CALLS = {"eval", "exec", "os.system", "os.popen", "shutil.unpack_archive", "torch.hub.load"}
 CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "pandas.read_pickle", "pd.read_pickle"}
 SWITCHES = ("AUTOLOAD_CLOUDPICKLE", "TORCH_FORCE_NO_WEIGHTS_ONLY", "MLFLOW_ALLOW_PICKLE")  # and safe loads are not safe
@@ -34,10 +40,23 @@ def found(source: str) -> list[str]:
 
 
 def only_writes(tree: ast.AST, module: str) -> bool:
-    """Whether ``dumps`` is all that is ever used of it: how many bytes Ray sends is a fair question."""
+    """Whether ``CHECKS`` is all that is ever used of it, and nothing is unpacked."""
     uses = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == module]
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == module.split(".")[0]]
-    return {use.attr for use in uses} == {"dumps"} and len(names) == len(uses)
+    archives = [
+        item.optional_vars.id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.With)
+        for item in n.items
+        if isinstance(item.optional_vars, ast.Name) and ast.unparse(item.context_expr).startswith(f"{module}.ZipFile(")
+    ]
+    unpacks = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute) and n.attr in UNPACKS and ast.unparse(n.value) in archives
+    ]
+    used = {use.attr for use in uses}
+    return bool(used) and used <= CHECKS and len(names) == len(uses) and not unpacks
 
 
 def test_no_module_runs_what_it_reads() -> None:
@@ -53,6 +72,8 @@ def test_no_module_runs_what_it_reads() -> None:
         "import pickle as p; p.dumps(record); read(p)",
         "from cloudpickle import loads",
         "import tarfile as t",
+        "import zipfile\nwith zipfile.ZipFile(f) as a: a.extractall()",
+        "import zipfile\nzipfile.Path(f)",
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
         "yaml.load(f, Loader=yaml.Loader)",
@@ -69,4 +90,5 @@ def test_each_such_way_would_be_found(line: str) -> None:
 
 def test_safe_ways_are_fine() -> None:
     assert found("import pickle; len(pickle.dumps(record))") == []
+    assert found("import zipfile\nwith zipfile.ZipFile(f) as a: a.testzip()") == []
     assert found("torch.load(f, weights_only=True); yaml.safe_load(f); np.load(f); model.eval(); json.load(f)") == []

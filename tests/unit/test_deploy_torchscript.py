@@ -15,6 +15,7 @@ from pdetr3d.config import Config
 from pdetr3d.deploy import torchscript
 from pdetr3d.deploy.contract import OUTPUTS
 from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
+from pdetr3d.deploy.sweeps import to_sample
 from pdetr3d.deploy.torchscript import TOLERANCE, ExportedDetector, ExportedStudent, compare, export_torchscript
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.deploy_cases import BATCH_NORM, VOXEL, own_boxes, trained_run
@@ -173,3 +174,32 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 def test_boxes_are_plain_boxes(exported: tuple[Path, ExportedDetector]) -> None:
     boxes = exported[1](cloud(100))
     assert isinstance(boxes, Boxes3D) and (np.diff(boxes.score) <= 0).all()
+
+
+FIFTH = {  # what people's fifth columns are, of 64 points, and whether it can be ages
+    "keyframe": (torch.zeros(64), True),
+    "sweeps": (torch.arange(64) % 10 * 0.05, True),
+    "ring": (torch.arange(64) % 32.0, False),  # nuScenes' own .pcd.bin
+    "sweep's number": (torch.arange(64) % 10.0, False),
+    "negative": (torch.arange(64) % 10 * -0.05, False),
+    "microseconds": (torch.arange(64) % 10 * 50_000.5, False),
+    "no number": (torch.full((64,), torch.nan), False),
+}
+
+
+@pytest.mark.parametrize("name", FIFTH)
+def test_a_fifth_column_that_is_no_age_is_refused(exported: tuple[Path, ExportedDetector], name: str) -> None:
+    """By the exported file itself, wherever it runs."""
+    fifth, fine = FIFTH[name]
+    points = torch.cat([cloud(64)[:, :4], fifth[:, None]], 1)
+    if fine:
+        assert len(exported[1].model(points)) == 3 and len(exported[1](points)) >= 0
+        assert len(to_sample({"points": points.numpy()}, "one", exported[1].config.data).points) == 64
+        return
+    with pytest.raises(torch.jit.Error, match="no age in seconds"):
+        exported[1].model(points)
+    with pytest.raises(DataError, match="the fifth column of the points is no age in seconds .* have the ring there"):
+        exported[1](points)
+    if name != "no number":  # which is said before
+        with pytest.raises(DataError, match="sample one: the fifth column"):
+            to_sample({"points": points.numpy()}, "one", exported[1].config.data)

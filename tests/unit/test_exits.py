@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from pdetr3d.config import LabelConfig
 from pdetr3d.exits import find_data_error, guarded
 from pdetr3d.schema import DataError
 
@@ -45,6 +50,68 @@ def test_other_errors_are_1_with_their_traceback(capsys: pytest.CaptureFixture[s
 def test_ctrl_c_is_130_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(raising(KeyboardInterrupt())) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (
+            lambda d: (d / "none").read_text(),
+            "{d}/none: cannot read this file (No such file or directory); check the name",
+        ),
+        (
+            lambda d: (d / "file" / "x").mkdir(),
+            "{d}/file/x: cannot make this folder (Not a directory); a part of the path",
+        ),
+        (lambda d: (d / "file").mkdir(), "{d}/file: cannot make this folder (File exists); something of another kind"),
+        (lambda d: open(d), "{d}: cannot open this file (Is a directory); it is a folder"),
+        (lambda d: os.replace(d / ".a.json.12ab.tmp", d / "a.json"), "{d}/a.json: cannot open this file (No such file"),
+        (lambda d: pa.memory_map(str(d / "none")), "Failed to open local file '{d}/none'"),
+        (lambda d: pa.OSFile(str(d / "file" / "x"), "w"), "Failed to open local file '{d}/file/x'"),
+    ],
+)
+def test_what_the_system_refuses_is_a_message(
+    act: Callable[[Path], object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert guarded(lambda: act(tmp_path)) == 2
+    assert capsys.readouterr().err.startswith("error: " + said.format(d=tmp_path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() raises it: without a name
+    for main in (fill, raising(full), raising(GroupError({0: full}))):
+        assert guarded(main) == 2
+        assert "No space left on device" in (said := capsys.readouterr().err) and "free some of it" in said
+
+
+def test_errors_that_nobody_can_mend_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError("said without a number")):
+        assert guarded(raising(error)) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_pydantic_names_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: LabelConfig.model_validate_json('{"ratio": 7, "sed": 1}')) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: LabelConfig ") and "  ratio: Input should be" in said and "  sed: Extra" in said
+
+
+def test_the_devkits_refusals_are_about_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    from nuscenes.nuscenes import NuScenes
+
+    assert guarded(lambda: NuScenes("v1.0-none", "/nowhere", verbose=False)) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("error: the nuScenes devkit refuses")
+        and "Database version not found: /nowhere/v1.0-none" in said
+    )
+    assert guarded(raising(AssertionError("ours"))) == 1 and guarded(raising(KeyError("ours"))) == 1
 
 
 class RemoteError(DataError):

@@ -119,3 +119,46 @@ def test_what_a_manifest_fixes_cannot_be_varied() -> None:
     with pytest.raises(DataError, match=r"label\.click_share, label\.ratio cannot be varied with label\.source"):
         fixed_by_manifest(config, ["label.ratio", "optim.lr", "label.click_share"])
     fixed_by_manifest(load("quickstart"), ["label.ratio"])
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"seed": 3}, "label.seed 3 there, 0 now"),
+        (
+            {"ratio": 0.6, "split_by": "keyframe"},
+            "label.ratio 0.6 there, 0.3 now; label.split_by keyframe there, scene",
+        ),
+        ({"ratio": 0.3}, ""),
+    ],
+)
+def test_a_manifest_that_was_copied_into_a_run_is_checked(
+    made: dict[str, object], said: str, index: Index, sim_world: Path, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run", world_config(sim_world))
+    build_manifest(index, "sim_train", LabelConfig(**{"ratio": 0.3, **made}), run.path / "data" / "manifest")  # type: ignore[arg-type]
+    if not said:
+        assert prepare(run).manifest.config.ratio == 0.3
+        return
+    with pytest.raises(DataError, match=f"{run.path}/data/manifest holds other labels .*{said}"):
+        prepare(run)
+
+
+def test_a_copied_manifest_of_other_data_is_refused(index: Index, sim_world: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", world_config(sim_world))
+    place = run.path / "data" / "manifest"
+    build_manifest(index, "sim_val", LabelConfig(ratio=0.3), place)
+    with pytest.raises(DataError, match="is of split 'sim_val', but data.train_split is 'sim_train'"):
+        prepare(run)
+    build_manifest(index, "sim_train", LabelConfig(ratio=0.3), place)
+    info = json.loads((place / "manifest.json").read_text())
+    (place / "manifest.json").write_text(json.dumps(info | {"index_digest": "another"}))
+    with pytest.raises(DataError, match=f"was made with index another, .* has index {index.digest}"):
+        prepare(run)
+
+
+def test_other_labels_than_the_named_manifests_are_refused(index: Index, sim_world: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", world_config(sim_world, *_manifest(index, tmp_path / "labels", ratio=0.6)))
+    build_manifest(index, "sim_train", LabelConfig(ratio=0.3), run.path / "data" / "manifest")
+    with pytest.raises(DataError, match=f"holds other labels .*digest .* in {tmp_path}/labels"):
+        prepare(run)

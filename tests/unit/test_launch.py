@@ -1,26 +1,34 @@
-"""Jobs that are told to end (SIGTERM) end as by Ctrl-C, also once Ray has put a handler of its own."""
+"""How jobs begin and end: no cluster, dataset or run directory is told at once; SIGTERM ends as Ctrl-C does."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
+from pdetr3d.exits import GRACE_S, stand_down, stop_like_ctrl_c
+from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
-from ray_jobs.launch import init_ray, stop_like_ctrl_c
+from ray_jobs import address as address_module
+from ray_jobs.address import check_address
+from ray_jobs.launch import init_ray, launch
 
 
 @pytest.fixture(autouse=True)
 def _handler_of_the_tests() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
+    stand_down()
     signal.signal(signal.SIGTERM, before)
 
 
@@ -45,3 +53,90 @@ def test_rays_own_handler_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None
     init_ray(use_gpu=False)
     with pytest.raises(KeyboardInterrupt):
         terminate()
+
+
+STUCK = """
+import signal, subprocess, sys, time
+from pdetr3d import exits
+def main():
+    exits.last_acts.append(lambda: print("last act", flush=True))
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:  # as libraries may
+            pass
+sys.exit(exits.guarded(main))
+"""
+
+
+def test_what_swallows_the_interrupt_is_ended_within_five_seconds() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    began = time.monotonic()
+    process.terminate()
+    out, error = process.communicate(timeout=30)
+    assert GRACE_S <= time.monotonic() - began < 5
+    assert process.returncode == 130 and out == "last act\n" and error.startswith("interrupted: ")
+    assert not psutil.wait_procs([child], timeout=5)[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://head:8265", "ray job submit --address http://head:8265"),
+        ("127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there"),
+    ],
+)
+def test_a_cluster_that_is_none_is_told_at_once(
+    address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the run directory is made."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(address_module, "WAIT_S", 1.0)
+    code = launch(lambda stages: None, "job", ["--preset", "quickstart", "--run-dir", str(tmp_path / "run")])
+    captured = capsys.readouterr().err
+    assert code == 2 and captured.startswith("error: ") and said in captured and "Traceback" not in captured
+    assert not (tmp_path / "run").exists()
+
+
+def test_who_listens_but_is_no_ray_is_no_cluster() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(DataError, match="no Ray cluster answers"):
+            check_address(f"127.0.0.1:{other.getsockname()[1]}", 0.5)
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "ray://head:10001"])
+def test_ray_looks_itself_where_it_is_quick(address: str) -> None:
+    check_address(address, 0.1)
+
+
+def test_a_preset_of_a_real_dataset_asks_for_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = launch(lambda stages: None, "job", ["--preset", "nuscenes-voxel", "--run-dir", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert code == 2 and "data.dataroot is empty" in said and "v1.0-trainval" in said
+    assert not (tmp_path / "run").exists()
+
+
+REFUSED = "error: {where}: cannot make this folder ({reason}); "
+
+
+def test_a_run_directory_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "file").touch()
+    assert launch(lambda stages: None, "job", ["--preset", "quickstart", "--run-dir", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(REFUSED.format(where=file, reason="File exists"))
+
+
+@pytest.mark.root_only
+def test_a_run_directory_that_may_not_be_written(tmp_path: Path) -> None:
+    """As another user than root, whom no permission binds."""
+    (place := tmp_path / "place").mkdir(mode=0o555)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*bound, sys.executable, "-m", "pdetr3d.cli", "simulate", "--dataroot", str(place / "world")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and "(Permission denied); this user may not; change its" in done.stderr

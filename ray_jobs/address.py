@@ -1,0 +1,58 @@
+"""Whether a Ray cluster answers at RAY_ADDRESS: known in seconds, where Ray itself tries for minutes."""
+
+from __future__ import annotations
+
+import os
+
+from pdetr3d.schema import DataError
+
+WAIT_S = 15.0  # for the answer of a cluster's head
+
+
+def check_address(address: str, wait_s: float | None = None) -> None:
+    """Find out that nothing answers before anything is prepared for hours.
+
+    Args:
+        address: as ``ray.init`` takes it: HOST:PORT of a cluster's head, "auto", or "local" for a Ray of the job's own.
+        wait_s: for how long to wait for each name that the head may have; None: ``WAIT_S``.
+
+    Raises:
+        DataError: when the address is of another kind, or no cluster answers there; says what to set instead.
+    """
+    kind, _, _ = address.rpartition("://")
+    if kind in ("http", "https"):
+        raise DataError(
+            f"RAY_ADDRESS={address} is where a cluster takes jobs, not where a job joins it. Send the job there: unset "
+            f"RAY_ADDRESS, and run ray job submit --address {address} --working-dir . -- python -m ray_jobs.JOB ... "
+            "(cluster/README.md)"
+        )
+    if kind or address in ("local", "auto") or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return  # Ray knows of these within seconds; with TLS it alone has the keys
+    wait_s = WAIT_S if wait_s is None else wait_s
+    if not any(_answers(name, wait_s) for name in _names(address)):
+        raise DataError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there within {wait_s:g} s. Start it (ray start --head), "
+            "correct the address (HOST:PORT of its head, port 6379 by default), or unset RAY_ADDRESS to run on this "
+            "machine alone"
+        )
+
+
+def _names(address: str) -> list[str]:
+    """The address, and, of a head on this machine, the one under which Ray makes it known."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        return [address]
+    import ray
+
+    return [address, f"{ray.util.get_node_ip_address()}:{port}"]
+
+
+def _answers(name: str, wait_s: float) -> bool:
+    import grpc
+
+    with grpc.insecure_channel(name, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=wait_s)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
