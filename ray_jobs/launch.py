@@ -19,6 +19,7 @@ from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.address import check_address
+from ray_jobs.arms import check_arms
 from ray_jobs.stages import EXPERIMENT, Stages
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
@@ -51,6 +52,8 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     with closing(run), Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent:
         log_provenance(parent, run.config.to_json())
         stages = Stages(run, parent)
+        if run.config.run.arms == ("full",):
+            check_arms(run.config.run.arms, stages.data, run.config)
         init_ray(config.scaling.use_gpu)
         body(stages)
 

@@ -16,11 +16,13 @@ from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.run_dir import write_json
 from pdetr3d.visualize import inspect_sample
+from ray_jobs.arms import possible_arms
+from ray_jobs.holdout import measure_holdout
 from ray_jobs.inference import predict
 from ray_jobs.launch import main
 from ray_jobs.memory import PeakMemory
 from ray_jobs.pictures import confident
-from ray_jobs.report import build_report, print_arms, print_quality
+from ray_jobs.report import build_report, print_arms, print_holdout, print_quality
 from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
 
@@ -29,9 +31,10 @@ def body(stages: Stages) -> None:
     """The job, once Ray runs."""
     began = time.monotonic()
     with PeakMemory() as memory:
-        stages.train(stages.config.run.arms)
+        chosen = possible_arms(stages.data, stages.config)
+        stages.train(chosen)
         quality = stages.pseudo_labels()
-        arms = evaluate(stages, stages.config.run.arms)
+        arms = evaluate(stages, chosen)
         picture = draw_predictions(stages, arms)
     report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
     write_json(stages.run.path / "report.json", report)
@@ -41,6 +44,7 @@ def body(stages: Stages) -> None:
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
     print_quality(quality)
+    print_holdout(measure_holdout(stages))
     print_arms(arms, report["ratios"])
     if stages.data.skipped:
         print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")

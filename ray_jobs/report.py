@@ -14,6 +14,7 @@ from ray_jobs.stages import Stages
 
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
+UNKNOWN = "no click's true box is in the tables; label.holdout=0.2 in another --run-dir measures it on held-out scenes"
 NAMES = {
     "boxes_only": "(a) student on the box-labeled part alone",
     "ours": "(b) ours: boxes + clicks",
@@ -30,7 +31,8 @@ def build_report(
     return {
         "arms": arms,
         "ratios": ratios(arms),
-        "pseudo_labels": {**quality["teacher"], **{key: quality[key] for key in ("accepted", *FLOORS)}},
+        "pseudo_labels": {**quality["teacher"], **{key: quality.get(key) for key in ("clicks", "accepted", *FLOORS)}},
+        "holdout": stages.run.result("holdout"),
         "timing": {"wall_s": wall_s, **stages.timing},
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
         "config": stages.config.flat(),
@@ -67,10 +69,19 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
 
 
-def print_quality(quality: dict[str, Any]) -> None:
-    """Table of pseudo-label quality by distance, teacher against the class-mean boxes; the scores' calibration."""
+def print_quality(
+    quality: dict[str, Any], title: str = "pseudo labels of point-labeled train samples", unknown: str = UNKNOWN
+) -> None:
+    """Table of boxes' quality at clicks by distance, teacher against the class-mean boxes, and the scores' calibration;
+    where no click's true box is known, one line that says so (``unknown``)."""
+    known, clicks = quality["teacher"]["n"], quality.get("clicks")
+    if not known:
+        print(f"{title}: {f'{clicks} clicks, ' if clicks is not None else ''}quality unknown: {unknown}")
+        return
     header = ("boxes at the clicks", escape("objects, or distance [m]"), *QUALITY)
-    table = Table(*header, title="pseudo labels of point-labeled train samples")
+    if clicks is not None and clicks > known:
+        title += f" ({known} of {clicks} clicks have a known box)"
+    table = Table(*header, title=title)
     for name in ("teacher", *FLOORS):
         rows = {"all": quality[name], **quality[name]["by_group"], **quality[name]["by_distance"]}
         for which, values in rows.items():
@@ -85,6 +96,13 @@ def print_quality(quality: dict[str, Any]) -> None:
         f"scores: expected calibration error {_number(calibration['ece'])}, "
         f"rank correlation with the BEV IoU {_number(calibration['rank_correlation'])}"
     )
+
+
+def print_holdout(holdout: dict[str, Any] | None) -> None:
+    """The same of a first teacher at box-labeled scenes that it was not trained on, where ``label.holdout`` asks."""
+    if holdout is not None:
+        title = f"boxes of a teacher of {holdout['trained_on']} box-labeled samples, on {holdout['samples']} held out"
+        print_quality(holdout, title, "no held-out sample has an object")
 
 
 def _number(value: float | int | None) -> str:

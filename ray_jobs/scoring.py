@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_records, training_records
 from pdetr3d.data.record_list import Records
+from pdetr3d.data.roles import annotated
 from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.nuscenes_eval import load_tables, score
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
@@ -89,6 +93,8 @@ def _clicked_records(stages: Stages, split: str) -> Records:
 
 def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
     """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
+    if not annotated(stages.data.index, split).any():  # nobody drew boxes there
+        return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
     records = _clicked_records(stages, split)
     known = KnownClicks(records, {r.sample_token: r for r in records})
     boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]

@@ -17,6 +17,7 @@ import tune_spaces
 from pdetr3d.config import Config, OptimConfig, override, unknown_key
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
+from pdetr3d.training.label_source import fixed_by_manifest
 from ray_jobs.studies import seeded
 
 FOLDER = Path(tune_spaces.__file__).parent
@@ -189,6 +190,7 @@ def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config
             f"search space {space.name}: asha compares trials at kept checkpoints before the last one, but "
             f"{'teacher.' if space.trains == 'teacher' else ''}optim.checkpoints is 1: set it to 2 or more"
         )
+    fixed_by_manifest(base, [*space.space, *(word.partition("=")[0] for word in space.settings)])
     for key, domain in space.space.items():
         if key not in known:
             raise DataError(f"search space {space.name}: {unknown_key(key, list(known))}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pdetr3d.config import Config
 from pdetr3d.data.cbgs import class_balanced
@@ -33,8 +34,10 @@ from pdetr3d.tracking.system import system_metrics
 from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
+from ray_jobs.arms import ARMS, check_arms
 from ray_jobs.context import STATS
-from ray_jobs.fit import CROPS, Stage, fit
+from ray_jobs.fit import Stage, fit
+from ray_jobs.holdout import held_out, measure_holdout
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.pictures import clicked_pictures
@@ -42,6 +45,7 @@ from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
 from ray_jobs.scoring import checkpoint_score
 from ray_jobs.stage_keys import labels_key
+from ray_jobs.teacher_stages import train_teacher
 from ray_jobs.tracked import (
     ancestors,
     evaluated,
@@ -52,8 +56,6 @@ from ray_jobs.tracked import (
     training_ends,
 )
 
-# In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
-ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 EXPERIMENT = "pdetr3d"
 
 
@@ -88,6 +90,7 @@ class Stages:
                 f"{self.run.path}: all box-labeled samples read broken files (see data/{SKIPPED} there) and are left "
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
             )
+        held_out(self.records, self.config.label)  # refused now, if it cannot be
         self.prior, self.absent_classes = prior_size_m(self.records)
         check_models(self.config, self.prior)
         self.timing: dict[str, float] = {}
@@ -110,25 +113,10 @@ class Stages:
         return {"run": self.run.digest, "index": data.index.digest, "manifest": data.manifest.digest}
 
     def teacher(self) -> Path:
-        """Train the teacher on the box-labeled samples (after what it starts from: a student, its crop branch); returns
-        its checkpoint."""
-        teacher = self.config.teacher
-        if teacher.model == "crop":
-            return self._train_crops("teacher")
-        student = self.student("boxes_only")[-1] if teacher.lidar_init == "boxes_only" else None
-        crops = self._train_crops(CROPS) if teacher.has_crops else None
-        records = self.records.select(self.records.boxed)
-        steps = total_steps(teacher.optim.epochs, len(records), teacher.optim.batch_size)
-        return self._train("teacher", "teacher", records, steps, guidance=False, lidar_init=student, crop_init=crops)[
-            -1
-        ]
-
-    def _train_crops(self, name: str) -> Path:
-        """Train the teacher's crop branch, as the stage ``name``; returns its checkpoint."""
-        records, optim = self.records.select(self.records.boxed), self.config.teacher.crop_optim
-        clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
-        steps = total_steps(optim.epochs, clicks, optim.batch_size)
-        return self._train(name, "crops", records, steps, guidance=False)[-1]
+        """Train the teacher on the box-labeled samples, after the first teacher of ``label.holdout``; returns its
+        checkpoint."""
+        measure_holdout(self)
+        return train_teacher(self, self.records)
 
     def pseudo_labels(self) -> dict[str, Any]:
         """Turn every click of the point-labeled samples into a box; returns the quality report."""
@@ -143,14 +131,16 @@ class Stages:
         if not records:
             write_pseudo_labels(self.pseudo_file, self._pseudo_table([], {}))
             nothing = self.known_clicks([]).quality({})
-            return self.run.finish("pseudo_labels", {**dict.fromkeys(("teacher", *FLOORS), nothing), "accepted": 0})
+            return self.run.finish(
+                "pseudo_labels", {**dict.fromkeys(("teacher", *FLOORS), nothing), "clicks": 0, "accepted": 0}
+            )
         teacher = self.checkpoints("teacher")[-1]
         shown, others = clicked_pictures(self, records)  # for pictures alone: of the val split
         boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *others], batches)[0]
         table = self._pseudo_table(records, boxes)
         write_pseudo_labels(self.pseudo_file, table)
         labels_made(self, teacher)
-        report = {**self._quality(records, boxes), "accepted": int(table["accepted"].sum())}
+        report = {**self._quality(records, boxes), "clicks": len(table), "accepted": int(table["accepted"].sum())}
         pictures = [(record, boxes[record.sample_token]) for record in shown]
         where = f"clicks of point-labeled {self.config.data.train_split}"
         evaluated(self, "teacher", teacher, report["teacher"], "point_labeled", where, pictures)
@@ -237,7 +227,7 @@ class Stages:
         mean_teacher = arm == "mean_teacher"
         if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
             records = class_balanced(records, self.config.run.seed)
-        return self._train(
+        return self.fit_stage(
             f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
         )
 
@@ -245,6 +235,7 @@ class Stages:
         if arm == "boxes_only":
             return self.records.select(self.records.whole)
         if arm == "full":
+            check_arms([arm], self.data, self.config)
             return self.known_records
         if arm in RIVALS:
             return RIVALS[arm](self)
@@ -258,12 +249,12 @@ class Stages:
         )
         return records.select(records.labeled)  # what nobody looked at is no background
 
-    def gt_database(self, records: Sequence[SampleRecord]) -> Path:
+    def gt_database(self, records: Sequence[SampleRecord], folder: str = "gt_database") -> Path:
         """File of the objects that GT sampling may paste into these records, made when missing."""
-        with self.locks["gt_database"]:
-            return database_of(self.run.path / "gt_database", records, self.config)
+        with self.locks[folder]:
+            return database_of(self.run.path / folder, records, self.config)
 
-    def _train(
+    def fit_stage(
         self,
         name: str,
         kind: str,
@@ -274,7 +265,14 @@ class Stages:
         lidar_init: Path | None = None,
         crop_init: Path | None = None,
         mean_teacher: bool = False,
+        prior: NDArray[np.float32] | None = None,
     ) -> list[Path]:
+        """Train a stage once per run; returns its kept checkpoints, oldest first.
+
+        Args:
+            name: folder in the run directory. kind: "teacher" or "student". prior: class sizes (10, 3) [m] of another
+                set of box-labeled samples than the run's; such a stage is scored by who asked for it.
+        """
         with self.locks[name]:
             if self.run.result(name) is not None:
                 if name not in self.timing:  # not trained, nor asked for, in this process
@@ -285,6 +283,8 @@ class Stages:
             if self.config.student.box_share:
                 records = pick(records, np.argsort(~boxed(records), kind="stable"))  # box-labeled ones first
             pastes = kind == "student" and self.config.student.gt_sampling
+            pasted_from = "gt_database" if prior is None else f"gt_database_{name}"
+            sizes = self.prior if prior is None else prior
             tags = {
                 **self.lineage(),
                 "stage": name,
@@ -300,18 +300,20 @@ class Stages:
                     kind,
                     self.config,
                     records,
-                    self.prior,
+                    sizes,
                     steps,
                     guidance,
                     tracking,
                     lidar_init,
                     identity=self.run.digest,
-                    gt_database=self.gt_database(records) if pastes else None,
+                    gt_database=self.gt_database(records, pasted_from) if pastes else None,
                     mean_teacher=mean_teacher,
                     crop_init=crop_init,
-                    crops=crops_of(records, self.config.data, self.prior) if kind == "crops" else None,
+                    crops=crops_of(records, self.config.data, self.prior if prior is None else prior)
+                    if kind == "crops"
+                    else None,
                 )
-                files = fit(work, self.run.path, checkpoint_score(self, work, tracker))
+                files = fit(work, self.run.path, checkpoint_score(self, work, tracker) if prior is None else None)
                 training_ends(self, tracker, name, files[-1])
                 if (stats := self.run.path / name / STATS).exists():
                     tracker.log_artifact(stats)

@@ -15,6 +15,7 @@ from typing import Any
 from pdetr3d.exits import guarded
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, write_json
+from ray_jobs.arms import check_arms
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
 from ray_jobs.scoring import evaluate
@@ -49,6 +50,7 @@ def run(arguments: list[str] | None = None) -> None:
                     place = RunDir(folder / names[name] / f"seed{seed}", config)
                     first = next((stages.run for stages in runs.values()), None)
                     runs[names[name], seed] = Stages(place, parent, folder, like=first)
+                check_arms([variant.arm], runs[names[name], seed].data, runs[names[name], seed].config)
         init_ray(base.scaling.use_gpu)
         wanted = {(name, seed): runs[names[name], seed] for seed in args.seeds for name in chosen}
         at_once = base.scaling.concurrent_stages

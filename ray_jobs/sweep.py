@@ -29,6 +29,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from ray_jobs.arms import check_arms
 from ray_jobs.halving import Halving
 from ray_jobs.launch import init_ray
 from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
@@ -82,7 +83,7 @@ def run(arguments: list[str] | None = None) -> None:
         folder, EXPERIMENT, name, base.flat(), {"sweep": folder.name, "question": space.question}
     ) as parent:
         log_provenance(parent, base.to_json())
-        prepare(prepared)
+        check_arms(space.arms, prepare(prepared), prepared.config)
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
         init_ray(base.scaling.use_gpu, dashboard=True)
         concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())

@@ -94,7 +94,7 @@ def training_begins(stages: Stages, tracker: Tracker) -> None:
     config, data = stages.config, stages.data
     log_provenance(tracker, config.to_json())
     manifest = data.manifest
-    ratio = {"label_ratio": manifest.achieved_ratio, "label_seed": config.label.seed}
+    ratio = {"label_ratio": manifest.achieved_ratio, "label_seed": config.label.seed, "labels": config.label.source}
     source = config.data.packed or str(data.index.dataroot)
     digest = data_digest(data.index.digest, manifest.digest)
     train, count = config.data.train_split, len(manifest.roles)
@@ -160,11 +160,17 @@ def evaluated(
             tracker.log_metrics(score_metrics("select", scores), step_of(Path(checkpoint)))
         model = log_checkpoint(tracker, kind, f"{name}_{file.stem}", step, flat, tags)
         log_model_metrics(tracker, model, score_metrics(prefix, report), step)
-        score = Score(JUDGED[kind], report[JUDGED[kind]], data, _circumstances(stages.config, measured_on))
+        value = report[JUDGED[kind]] if seen_objects(report) else None
+        score = Score(JUDGED[kind], value, data, _circumstances(stages.config, measured_on))
         said = register(tracker, kind, model, score, tags)
         tracker.quietly(lambda client: client.log_artifacts(tracker.run_id, str(drawn), FOLDER))
     if said:
         print(f"MLflow: {said}", flush=True)
+
+
+def seen_objects(report: dict[str, Any]) -> int:
+    """How many true objects a report was measured on: of the devkit's scorer, or of boxes at clicks."""
+    return int(sum(report["n_gt"].values()) if "n_gt" in report else report["n"])
 
 
 def _address(stages: Stages, name: str, file: Path) -> str:

@@ -3,13 +3,14 @@
 python -m ray_jobs.train_student --preset NAME run.arms=[ours]
 """
 
+from ray_jobs.arms import possible_arms
 from ray_jobs.launch import main
 from ray_jobs.stages import Stages
 
 
 def body(stages: Stages) -> None:
     """The job, once Ray runs."""
-    for arm in stages.config.run.arms:
+    for arm in possible_arms(stages.data, stages.config):
         print(f"{arm}: {stages.student(arm)[-1]}")
 
 

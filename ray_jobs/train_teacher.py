@@ -3,8 +3,9 @@
 python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 """
 
+from ray_jobs.holdout import measure_holdout
 from ray_jobs.launch import main
-from ray_jobs.report import QUALITY
+from ray_jobs.report import QUALITY, print_holdout
 from ray_jobs.scoring import teacher_scores
 from ray_jobs.stages import Stages
 
@@ -17,8 +18,10 @@ def body(stages: Stages) -> None:
     scores = stages.run.result(SCORED)
     if scores is None:
         scores = stages.run.finish(SCORED, teacher_scores(stages, file, stages.config.data.val_split))
-    known = {key: scores[key] for key in QUALITY if scores[key] is not None}
-    print("teacher, val split: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
+    known = {key: scores[key] for key in QUALITY if scores.get(key) is not None}
+    told = ", ".join(f"{key} {value:.4g}" for key, value in known.items())
+    print(f"teacher, val split: {told if known.get('n') else 'quality unknown, since no sample there has an object'}")
+    print_holdout(measure_holdout(stages))
     print(f"teacher: {file}")
 
 

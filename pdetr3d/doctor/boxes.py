@@ -85,13 +85,17 @@ def groups(run: Run, other: Run | None) -> Result:
     """No class and no distance band may be far worse than the others, or be rejected."""
     blind: list[str] = []
     lines: list[tuple[str, str]] = []
+    measured = False
     for judge in (_poor, _rejected):
         try:
             lines += judge(run)
+            measured |= judge is _poor
         except DataError as error:  # people's clicks have no true boxes; a study writes no labels
             blind.append(str(error))
     if len(blind) == 2:
         raise DataError("; ".join(blind))
+    if not lines and not measured:  # that few labels were rejected does not say that they are good
+        raise DataError(f"few labels were rejected in every class and distance band, but {blind[0]}")
     if not lines:
         return Result("ok", "; but ".join(["no class and no distance band stands out", *blind]))
     names = list(dict.fromkeys(group for group, _ in lines))

@@ -25,10 +25,11 @@ from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import History, read_histories
 
 METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
-# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, a teacher study, a
-# sweep's trial, train_teacher.
+# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, label.holdout's
+# first teacher, a teacher study, a sweep's trial, train_teacher. The first counts that knows the true box of a click.
 SOURCES = {
     "pseudo_labels/done.json": ("teacher",),
+    "holdout/done.json": ("teacher",),
     "study/done.json": ("final",),
     "trial/done.json": ("final", "teacher"),
     "evaluate_teacher/done.json": (),
@@ -61,7 +62,14 @@ class Run:
         found = [name for name in SOURCES if (self.path / name).is_file()]
         if not found:
             raise DataError(f"none of {', '.join(SOURCES)} is there: the teacher's boxes were not measured yet")
-        return found[0]
+        return next((name for name in found if self._quality(name).get("n")), found[0])
+
+    def _quality(self, name: str) -> dict[str, Any]:
+        """The teacher's own quality in a file of SOURCES; empty where no teacher was trained there."""
+        quality = dict(_json(self.path / name))
+        for key in SOURCES[name]:
+            quality = quality.get(key, {})
+        return quality
 
     @cached_property
     def measured(self) -> dict[str, Any]:
@@ -72,13 +80,14 @@ class Run:
     def teacher(self) -> dict[str, Any]:
         """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples, or of the val split
         (``ON_VAL``)."""
-        quality = self.measured
-        for key in SOURCES[self.source]:
-            if key not in quality:
-                raise DataError(f"{self.source}: no teacher was trained there, so that none can be judged")
-            quality = quality[key]
+        quality = self._quality(self.source)
+        if not quality:
+            raise DataError(f"{self.source}: no teacher was trained there, so that none can be judged")
         if not quality["n"]:
-            raise DataError(f"{self.source}: no click's true box is known there, so quality cannot be measured")
+            raise DataError(
+                f"{self.source}: no click's true box is known there, so quality cannot be measured; "
+                "label.holdout=0.2, in another --run-dir, measures it on box-labeled scenes"
+            )
         return dict(quality)
 
     @cached_property

@@ -25,6 +25,7 @@ from pdetr3d.tables.names import CATEGORY
 Row = dict[str, Any]
 # What is the most usual nuScenes category of a class stands for it: CATEGORY.
 WRITTEN = ("category", "instance", "sample_annotation")  # tables that differ from the dataset's own
+UNKNOWN = ("point", "unlabeled")  # roles of train samples whose annotations, if there are any, the run did not know
 FILES = ("samples", "sweeps", "maps")  # folders of the dataroot that the tables refer to
 
 
@@ -76,7 +77,7 @@ def _tables(labels: RunLabels, old: Mapping[str, list[Row]]) -> dict[str, list[R
             category_of[name] = _token("category", name)
             category.append({"token": category_of[name], "name": name, "description": ""})
     pseudo, class_of = _pseudo_rows(labels, {row["name"]: row["token"] for row in old["attribute"]})
-    human = [row for row in old["sample_annotation"] if labels.role_of.get(row["sample_token"]) != "point"]
+    human = [row for row in old["sample_annotation"] if labels.role_of.get(row["sample_token"]) not in UNKNOWN]
     annotations, ends = _chained(human + pseudo, time_of)
     instances = old["instance"] + [
         {"token": token, "category_token": category_of[CATEGORY[name]]} for token, name in class_of.items()

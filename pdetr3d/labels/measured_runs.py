@@ -16,7 +16,10 @@ from pdetr3d.schema import DataError
 
 ARMS = ("ours", "boxes_only", "full")
 # Keys in which runs of one label-efficiency curve may differ. The dataset is compared by its index, not by its place.
-FREE = ("label.ratio", "label.seed", "run.", "scaling.", "storage.", "code", "tables", "data.dataroot", "data.packed")
+FREE = (
+    *("label.ratio", "label.seed", "label.source", "label.manifest", "labels", "run.", "scaling.", "storage.", "code"),
+    *("tables", "data.dataroot", "data.packed"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class MeasuredRun:
 
     Attributes:
         path: run directory. seed: ``run.seed``. index: digest of the dataset's index. config: flat keys of run.json.
-        keyframes: of the train split. boxed: of them, box-labeled. boxes: objects of the box-labeled keyframes.
-        clicks: clicks of the other (point-labeled) keyframes.
+        keyframes: of the train split, those that people labeled. boxed: of them, box-labeled. boxes: objects of the
+            box-labeled keyframes. clicks: clicks of the other (point-labeled) keyframes.
         spnds: arm -> SPNDS of its student on the val split, those of ``ARMS`` that were run.
     """
 
@@ -98,14 +101,15 @@ def _read(path: Path) -> MeasuredRun:
         )
     manifest = LabelManifest.open(path / "data" / "manifest")
     role = manifest.roles
+    labeled = [value for value in role.values() if value != "unlabeled"]
     roles = [role.get(token) for token in manifest.clicks.column("sample_token").to_pylist()]
     return MeasuredRun(
         path,
         int(config.get("run.seed", 0)),
         manifest.index_digest,
         config,
-        keyframes=len(role),
-        boxed=sum(value == "box" for value in role.values()),
+        keyframes=len(labeled),
+        boxed=labeled.count("box"),
         boxes=roles.count("box"),
         clicks=roles.count("point"),
         spnds=spnds,

@@ -27,7 +27,7 @@ class RunLabels:
         path: the run directory. config: its keys, flat (``label.pseudo_for`` ...), as the run wrote them down.
         table: pseudo_labels.parquet, accepted and rejected rows.
         records: every sample of the train split; ``boxes`` holds what the student was given: human boxes (role "box"),
-            accepted pseudo labels (role "point").
+            accepted pseudo labels (role "point"), none (roles "empty" and "unlabeled": the student never saw those).
     """
 
     path: Path
@@ -61,7 +61,7 @@ class RunLabels:
 
     @cached_property
     def role_of(self) -> dict[str, str]:
-        """sample_token -> "box" or "point", every train sample; with ``label.pseudo_for=all`` they are all "point"."""
+        """sample_token -> one of ROLES, every train sample; with ``label.pseudo_for=all`` none is "box"."""
         return {record.sample_token: record.role for record in self.records}
 
     @property

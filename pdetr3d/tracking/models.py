@@ -29,7 +29,8 @@ class Score:
     """What decides about a champion.
 
     Attributes:
-        metric: e.g. "SPNDS"; higher is better. value: None where it is undefined.
+        metric: e.g. "SPNDS"; higher is better. value: None where it is undefined, e.g. on a split without objects. A
+            value of 0 says nothing either: no version becomes champion with it.
         data_digest: of index and manifest (``datasets.data_digest``). measured_on: e.g. the split's name.
     """
 
@@ -40,7 +41,7 @@ class Score:
 
     def tags(self) -> dict[str, str]:
         """As a version carries it."""
-        known = self.value is not None and math.isfinite(self.value)
+        known = self.value is not None and math.isfinite(self.value) and self.value > 0
         return {name: getattr(self, name) for name in _SAME} | ({"score": repr(self.value)} if known else {})
 
 
@@ -170,7 +171,7 @@ def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
     for _ in range(ROUNDS):
         versions, holder = _versions(client, name), _champion(client, name)
         data = _data(versions.get(holder or "", own))
-        rivals = [v for v in versions.values() if _data(v) == data and "score" in v.tags]
+        rivals = [v for v in versions.values() if _data(v) == data and float(v.tags.get("score", 0)) > 0]
         if not rivals:
             return
         best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # the earlier of equal ones
@@ -195,10 +196,10 @@ def _verdict(client: MlflowClient, name: str, own: str) -> str:
     if holder == own:
         return f"{CHAMPION} ({_figure(versions[own])})"
     if holder is None:
-        return f"no {CHAMPION}: it has no score"
+        return f"no {CHAMPION}: it has no score above 0"
     stays = f"{CHAMPION} stays version {holder}"
     if "score" not in versions[own].tags:
-        return f"{stays}: this one has no score"
+        return f"{stays}: this one has no score above 0"
     if _data(versions[own]) != _data(versions[holder]):
         return f"{stays}: that was measured on other data ({_figure(versions[holder])}, here {_figure(versions[own])})"
     return f"{stays}: {_figure(versions[holder])}, here {versions[own].tags['score']}"

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
+from pdetr3d.data.roles import annotated
 from pdetr3d.schema import DataError
 
 
@@ -117,6 +118,17 @@ def _check_own(there: LabelManifest, config: Config) -> None:
             f"{there.path} holds other labels than this run's: {'; '.join(wrong)}. Remove that folder; to train on "
             "labels that lie elsewhere, set label.source=manifest and label.manifest=FOLDER"
         )
+
+
+def unknown_boxes(index: Index, manifest: LabelManifest, config: Config) -> int:
+    """How many train samples there are whose boxes nobody knows: no student can be trained on boxes everywhere then.
+
+    In a simulation the tables are the truth, but for scenes without any annotation; with people's labels a sample
+    without annotations is only known where people said that it is empty.
+    """
+    told = ("unlabeled",) if config.label.source == "simulate" else ("unlabeled", "point")
+    roles = manifest.samples["role"].to_pylist()
+    return sum(role in told and not has for role, has in zip(roles, annotated(index, manifest.split), strict=True))
 
 
 def _info(config: Config) -> dict:

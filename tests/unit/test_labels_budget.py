@@ -329,7 +329,8 @@ def _no_run(folder: Path) -> None:
 
 
 def _edited(folder: Path) -> None:
-    (folder / "data/manifest/manifest.json").write_text(json.dumps({"config": {}, "digest": "other"}))
+    info = {"config": {}, "digest": "other", "split": "train", "index_digest": "i"}
+    (folder / "data/manifest/manifest.json").write_text(json.dumps(info))
 
 
 def _half_clicked(folder: Path) -> None:

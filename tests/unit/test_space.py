@@ -128,3 +128,10 @@ def test_refused_words(tmp_path: Path) -> None:
 
 def test_frozen() -> None:
     assert SearchSpace.model_config["frozen"] and SearchSpace.model_config["extra"] == "forbid"
+
+
+@pytest.mark.parametrize("name", ["label_ratio", "click_density", "unseen_classes"])
+def test_what_people_labeled_is_no_matter_of_trials(name: str) -> None:
+    with pytest.raises(DataError, match=r"label\.\w+.* cannot be varied with label\.source=manifest: what people"):
+        check_space(load_space(name), "quickstart", ["label.source=manifest", "label.manifest=there"])
+    check_space(load_space("mask_sigma"), "quickstart", ["label.source=manifest", "label.manifest=there"])

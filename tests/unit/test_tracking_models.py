@@ -86,7 +86,7 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
 
 
 def test_without_any_score_there_is_no_champion(tracking_dir: Path) -> None:
-    assert finish(tracking_dir, "a", None) == f"{NAME} version 1: no champion: it has no score"
+    assert finish(tracking_dir, "a", None) == f"{NAME} version 1: no champion: it has no score above 0"
     assert champion(tracking_dir) is None
     finish(tracking_dir, "b", 0.0)
     assert champion(tracking_dir) == "b"
@@ -147,3 +147,12 @@ def test_both_kinds_are_registered_apart(tracking_dir: Path) -> None:
     model = log_checkpoint(tracker, "teacher", "teacher_step_1", 1, {}, {})
     said = register(tracker, "teacher", model, Score("bev_iou", 0.6, "d", "clicks"), {})
     assert said == "pdetr3d-teacher version 1: champion (bev_iou 0.6 on clicks of d)"
+
+
+def test_a_score_of_zero_makes_no_champion(tracking_dir: Path) -> None:
+    """Neither a student that found nothing, nor one of a split without objects, whose score is undefined."""
+    assert "no champion: it has no score above 0" in finish(tracking_dir, "nothing", 0.0)
+    assert "no champion: it has no score above 0" in finish(tracking_dir, "no objects", None)
+    assert champion(tracking_dir) is None
+    finish(tracking_dir, "found", 0.01)
+    assert champion(tracking_dir) == "found"

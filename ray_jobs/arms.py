@@ -1,0 +1,43 @@
+"""The students of a run: which of them its labels allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pdetr3d.config import Config
+from pdetr3d.schema import DataError
+from pdetr3d.training.label_source import unknown_boxes
+from pdetr3d.training.run_dir import Data
+
+# In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
+ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
+
+
+def possible_arms(data: Data, config: Config) -> list[str]:
+    """The students of ``run.arms``, without "full" (said in a line) where not all boxes are known.
+
+    Raises:
+        DataError: when no other student is left.
+    """
+    asked: list[str] = list(config.run.arms)
+    if asked == ["full"]:
+        check_arms(asked, data, config)
+    unknown = unknown_boxes(data.index, data.manifest, config) if "full" in asked else 0
+    if not unknown:
+        return asked
+    print(f"arm full is left out: the boxes of {unknown} of {len(data.manifest.roles)} train samples are not known")
+    return [arm for arm in asked if arm != "full"]
+
+
+def check_arms(arms: Sequence[str], data: Data, config: Config) -> None:
+    """Refuse the student on boxes everywhere where some are not known.
+
+    Raises:
+        DataError: in that case.
+    """
+    if "full" in arms and (unknown := unknown_boxes(data.index, data.manifest, config)):
+        raise DataError(
+            f"the student on boxes everywhere (arm full) cannot be trained: the boxes of {unknown} of "
+            f"{len(data.manifest.roles)} train samples are not known; leave it out, e.g. "
+            'run.arms=["boxes_only","ours"]'
+        )

@@ -1,0 +1,101 @@
+"""Point-labeled samples without annotations: what cannot be known is said, and a holdout says what can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import build_manifest, import_clicks, training_records
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.doctor.diagnosis import diagnose
+from pdetr3d.doctor.run import Run
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.training.label_source import unknown_boxes
+from ray_jobs.arms import check_arms, possible_arms
+from ray_jobs.holdout import held_out
+from ray_jobs.report import print_holdout, print_quality
+from ray_jobs.tracked import seen_objects
+from tests.doctor_cases import PlantedRun
+from tests.people_cases import of_role, without_annotations, write_clicks
+from tests.training_cases import world_config
+
+
+@pytest.fixture(scope="module")
+def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index.open(build_index(sim_world, "v1.0-sim", tmp_path_factory.mktemp("index") / "index.arrow"))
+
+
+def test_boxes_everywhere_need_boxes_everywhere(
+    index: Index, sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulated = build_manifest(index, "sim_train", LabelConfig(ratio=0.3), tmp_path / "sim")
+    config = world_config(sim_world)
+    whole = SimpleNamespace(index=index, manifest=simulated)
+    assert unknown_boxes(index, simulated, config) == 0 and "full" in possible_arms(whole, config)  # type: ignore[arg-type]
+    point = of_role(simulated, "point")
+    tables = without_annotations(sim_world, tmp_path / "world", point)
+    cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))
+    clicks = write_clicks(index, simulated, tmp_path / "clicks.csv")
+    manifest = import_clicks(cut, "sim_train", LabelConfig(), clicks, tmp_path / "labels")
+    people = world_config(tables, "label.source=manifest", f"label.manifest={tmp_path / 'labels'}")
+    data = SimpleNamespace(index=cut, manifest=manifest)
+    assert unknown_boxes(cut, manifest, people) == 4
+    assert possible_arms(data, people) == ["boxes_only", "ours"]  # type: ignore[arg-type]
+    assert "arm full is left out: the boxes of 4 of 6 train samples are not known" in capsys.readouterr().out
+    with pytest.raises(DataError, match="the boxes of 4 of 6 train samples are not known; leave it out"):
+        check_arms(["full"], data, people)  # type: ignore[arg-type]
+    known = training_records(cut, manifest, boxes_everywhere=True)
+    assert len(known.boxes) == len(training_records(cut, manifest).boxes) > 0
+
+
+def test_scenes_are_held_out_whole_and_one_is_left(index: Index, tmp_path: Path) -> None:
+    manifest = build_manifest(index, "sim_train", LabelConfig(ratio=0.6), tmp_path / "two")  # two of three scenes
+    records = training_records(index, manifest)
+    out = held_out(records, LabelConfig(holdout=0.2))
+    scenes = {record.scene_token for record, mine in zip(records, out, strict=True) if mine}
+    assert len(scenes) == 1 and out.sum() == 2 and records.boxed[out].all()
+    assert not held_out(records, LabelConfig()).any()
+    seeds = {tuple(held_out(records, LabelConfig(holdout=0.2, seed=seed))) for seed in range(8)}
+    assert len(seeds) == 2  # either of the two
+    with pytest.raises(
+        DataError, match=r"label\.holdout 0\.9 holds out 2 of 2 box-labeled scenes, but a teacher needs"
+    ):
+        held_out(records, LabelConfig(holdout=0.9))
+
+
+def _nothing() -> dict:
+    return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
+
+
+def test_a_quality_nobody_knows_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    quality = dict.fromkeys(("teacher", "class_mean", "class_mean_pca"), _nothing())
+    print_quality({**quality, "clicks": 209, "accepted": 200})
+    said = capsys.readouterr().out
+    assert "209 clicks, quality unknown: no click's true box is in the tables; label.holdout=0.2" in said
+    assert len(said.splitlines()) == 1
+    print_holdout(None)
+    assert capsys.readouterr().out == ""
+    assert seen_objects(_nothing()) == 0 and seen_objects({"n_gt": {"car": 2, "bus": 1}, "SPNDS": 0.1}) == 3
+
+
+def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) -> None:
+    """A run whose clicks have no known box: "unknown", until a holdout measured a teacher."""
+    planted = PlantedRun(tmp_path / "run", sim_world)
+    planted.write_labels(planted.good_boxes())
+    good = planted.run.result("pseudo_labels")
+    assert good is not None
+    unknown = dict.fromkeys(("teacher", "class_mean", "class_mean_pca"), _nothing())
+    planted.run.finish("pseudo_labels", {**unknown, "accepted": 9})
+    results = diagnose(Run(planted.path))
+    for check in ("teacher", "pseudo labels", "score"):
+        assert results[check].verdict == "unknown" and "label.holdout" in results[check].text, check
+    planted.run.finish("holdout", {**good, "samples": 2, "trained_on": 2})
+    results = diagnose(Run(planted.path))
+    assert {results[check].verdict for check in ("teacher", "pseudo labels", "score")} == {"ok"}
+    assert Run(planted.path).source == "holdout/done.json"
