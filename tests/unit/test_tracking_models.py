@@ -88,7 +88,7 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
 def test_without_any_score_there_is_no_champion(tracking_dir: Path) -> None:
     assert finish(tracking_dir, "a", None) == f"{NAME} version 1: no champion: it has no score above 0"
     assert champion(tracking_dir) is None
-    finish(tracking_dir, "b", 0.0)
+    finish(tracking_dir, "b", 0.01)
     assert champion(tracking_dir) == "b"
 
 
