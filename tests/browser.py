@@ -50,10 +50,10 @@ def browser(folder: Path, size_px: tuple[int, int]) -> Iterator[Chrome]:
         driver.quit()
 
 
-def wait_for(what: Callable[[], T], why: str, timeout_s: float = 60) -> T:
-    """Ask ``what`` until its answer is true, and return it; fails after ``timeout_s`` with ``why``."""
+def wait_for(what: Callable[[], T], why: Callable[[], str], timeout_s: float = 120) -> T:
+    """Ask ``what`` until its answer is true, and return it; fails after ``timeout_s`` with what ``why`` says."""
     end = time.monotonic() + timeout_s
     while not (answer := what()):
-        assert time.monotonic() < end, why
+        assert time.monotonic() < end, why()
         time.sleep(0.1)
     return answer

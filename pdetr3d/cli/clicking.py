@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pdetr3d.cli.app import app
 from pdetr3d.cli.dataset import IndexFile
-from pdetr3d.schema import DataError
+from pdetr3d.schema import Boxes3D, DataError, SampleRecord
+
+if TYPE_CHECKING:
+    from pdetr3d.click.desk import Student, Teacher
 
 
 @app.command()
@@ -22,6 +25,13 @@ def click(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     token: Annotated[str, typer.Option(envvar="PDETR3D_CLICK_TOKEN", help="What a browser must type first.")] = "",
     sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps shown, the keyframe included.")] = 1,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Run directory, or checkpoint: shows the box that its teacher makes of a click.")
+    ] = None,
+    propose: Annotated[
+        Path | None, typer.Option(help="Run, export or checkpoint: shows what its student sees and nobody clicked.")
+    ] = None,
+    propose_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is shown.")] = 0.3,
 ) -> None:
     """Make clicks in a browser: a page of LiDAR, images and clicks. Every act is saved at once; Ctrl-C ends.
 
@@ -33,4 +43,36 @@ def click(
     from pdetr3d.click.server import serve
     from pdetr3d.data.index import Index
 
-    serve(Index.open(index_file), split, out, host=host, port=port, token=token, sweeps=sweeps)
+    serve(
+        Index.open(index_file),
+        split,
+        out,
+        host=host,
+        port=port,
+        token=token,
+        sweeps=sweeps,
+        teacher=_teacher(teacher),
+        student=_student(propose, propose_score),
+    )
+
+
+def _teacher(run: Path | None) -> Teacher | None:
+    if run is None:
+        return None
+    from pdetr3d.inference.teacher import TeacherPredictor
+
+    return TeacherPredictor.load(run).boxes
+
+
+def _student(run: Path | None, least: float) -> Student | None:
+    if run is None:
+        return None
+    from pdetr3d.inference.student import StudentPredictor
+
+    student = StudentPredictor.load(run)
+
+    def confident(record: SampleRecord) -> Boxes3D:
+        boxes = student.boxes(record)
+        return boxes[boxes.score >= least]
+
+    return confident

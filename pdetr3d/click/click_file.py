@@ -19,14 +19,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pdetr3d.data.files import atomic_path
-from pdetr3d.data.human_clicks import FRAMES, read_rows
+from pdetr3d.data.human_clicks import DONE, FRAMES, IGNORE, IGNORE_RADIUS_M, read_rows
 from pdetr3d.data.index import Index
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import CLASSES, DataError
 
-IGNORE = "ignore"  # instead of a class: nobody can tell what is there
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame", "radius_m", "track_id")
-DONE = ".done.json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def _click(row: dict[str, Any], index: Index) -> Click:
         raise DataError(f"frame {frame!r} is not allowed: {', '.join(FRAMES)}")
     try:
         xyz = np.array([float(row[axis]) for axis in "xyz"])
-        radius = float(row.get("radius_m") or 2.0) if name == IGNORE else None
+        radius = float(row.get("radius_m") or IGNORE_RADIUS_M) if name == IGNORE else None
     except (TypeError, ValueError) as error:
         raise DataError(f"x, y, z and radius_m must be numbers [m] ({error})") from error
     if not np.isfinite(xyz).all():

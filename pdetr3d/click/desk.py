@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.click.click_file import Click
 from pdetr3d.click.session import Session
 from pdetr3d.click.sheet import Tile, tiles
 from pdetr3d.config import DataConfig
@@ -15,6 +17,7 @@ from pdetr3d.data.load import load_sample
 from pdetr3d.schema import Boxes3D, SampleRecord
 
 IMAGE_WIDTH_PX = 1600  # larger images are shown at this width
+CLICKED_M = 2.0  # a suggestion with a click of any class nearer than this to its center, from above, is clicked
 
 # A record, places (K, 3) float64 [m] and labels (K,) int64 of its clicks -> K boxes, in the LIDAR_TOP frame.
 Teacher = Callable[[SampleRecord, NDArray[np.float64], NDArray[np.int64]], Boxes3D]
@@ -41,7 +44,7 @@ class Desk:
 
     Attributes:
         token: the frame that was shown last; a reloaded page goes on there.
-        teacher, student: None where they were not asked for.
+        teacher, student: None where they were not asked for. turn: who holds it may ask one of them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Desk:
     ) -> None:
         self.session, self.sweeps = session, sweeps
         self.teacher, self.student = teacher, student
+        self.turn = asyncio.Lock()
         self.token = session.next_open()
 
     def load(self, token: str) -> Frame:
@@ -67,3 +71,14 @@ class Desk:
         shown = tiles(record.cameras)
         images = [sample.images[record.cameras.index(tile.camera)] for tile in shown]
         return Frame(record, np.ascontiguousarray(sample.points[:, :3]), shown, images)
+
+
+def open_suggestions(boxes: Boxes3D, clicks: Sequence[Click], skipped: Collection[int]) -> list[int]:
+    """Rows of the suggested boxes that are neither clicked nor skipped, the most confident first."""
+    places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
+    found = []
+    for row in np.argsort(-boxes.score, kind="stable").tolist():
+        away = np.linalg.norm(places[:, :2] - boxes.center_m[row, :2], axis=1)
+        if row not in skipped and not (away < CLICKED_M).any():
+            found.append(row)
+    return found

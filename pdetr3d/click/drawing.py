@@ -10,10 +10,11 @@ import viser
 from numpy.typing import NDArray
 
 from pdetr3d.click import marks
-from pdetr3d.click.click_file import IGNORE, Click
+from pdetr3d.click.click_file import Click
 from pdetr3d.click.desk import Frame
 from pdetr3d.click.sheet import RANGE_M, Tile
 from pdetr3d.click.views import View
+from pdetr3d.data.human_clicks import IGNORE
 from pdetr3d.schema import CLASSES, Boxes3D
 from pdetr3d.visualize import COLORS, height_colors
 
@@ -53,7 +54,7 @@ class Drawing:
         for tile, image in zip(self.tiles, frame.images if frame is not None else [], strict=True):
             self._image(tile, image)
         clicks, places = earlier
-        self._lines("/earlier", marks.crosses(places, 0.5), np.repeat(_colors(clicks, FAINT), 3, 0), thickness=1.5)
+        self._crosses("/earlier", places, _colors(clicks, FAINT), arm_m=0.5, thickness=1.5)
 
     def _image(self, tile: Tile, image: NDArray[np.uint8]) -> None:
         x, y, z = tile.place(np.array([tile.camera.width_px / 2, tile.camera.height_px / 2]))
@@ -86,7 +87,7 @@ class Drawing:
     def clicks(self, clicks: Sequence[Click], chosen: Click | None) -> None:
         """Crosses in class colors, in the scene and on the images; circles round regions and the chosen click."""
         places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
-        self._lines("/clicks", marks.crosses(places), np.repeat(_colors(clicks), 3, 0))
+        self._crosses("/clicks", places, _colors(clicks))
         segments, of = marks.on_images(places, self.shown_tiles)
         self._lines("/clicks_on_images", segments, _colors(clicks)[of])
         rims = [marks.circle(np.array(click.xyz_m), click.radius_m) for click in clicks if click.radius_m is not None]
@@ -107,6 +108,13 @@ class Drawing:
             parts.append((seen, np.tile(color, (len(seen), 1))))
         segments, of = (np.concatenate(part) for part in zip(*parts, strict=True))
         self._lines(f"/{name}", segments, of, thickness=2.0)
+
+    def _crosses(
+        self, name: str, places: NDArray, colors: NDArray[np.uint8], arm_m: float = marks.ARM_M, thickness: float = 3.0
+    ) -> None:
+        """Crosses at places (K, 3) among the points shown; farther ones would lie over the images."""
+        shown = np.abs(places[:, :2]).max(1, initial=0) < RANGE_M
+        self._lines(name, marks.crosses(places[shown], arm_m), np.repeat(colors[shown], 3, 0), thickness)
 
     def _lines(self, name: str, segments: NDArray, colors: NDArray[np.uint8], thickness: float = 3.0) -> None:
         """Show segments (S, 2, 3) in colors (S, 3); where there are none, what the name showed goes."""

@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import html
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import viser
 
-from pdetr3d.click.click_file import IGNORE, Click
-from pdetr3d.click.desk import Desk, Frame
+from pdetr3d.click.click_file import Click
+from pdetr3d.click.desk import Desk, Frame, open_suggestions
 from pdetr3d.click.drawing import FAINT, Drawing
+from pdetr3d.click.panel import KEYS, status_html
 from pdetr3d.click.rays import Ray, cut, nearest
 from pdetr3d.click.sheet import Tile, through
 from pdetr3d.click.views import above, beside, over
+from pdetr3d.data.human_clicks import IGNORE
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
-from pdetr3d.visualize import COLORS
 
 NOTICE_S = 6.0
-SUGGESTED_M = 2.0  # a suggestion nearer than this to a click of any class is taken as clicked
-KEYS = (
-    "0-9 class of the next click (of the chosen one) · click: new · Shift+click: choose one · M, then click: move it · "
-    "X delete · I, then click: not sure · U undo · D done / not done · N next · P previous · "
-    "B from above · V 3D · C next camera · Esc: choose nothing"
-)
+SHAPE = 0.01  # relative change of the canvas's width / height from which on the view is fitted again
 
 
 class Page:
@@ -45,7 +40,7 @@ class Page:
         self.chosen: Click | None = None
         self.mode = ""  # "move", "ignore": what the next click does
         self.view = "above"
-        self.canvas_px = (0, 0)
+        self.aspect = 1.0  # of the canvas that the view is fitted to, width / height
         self.boxes, self.suggestions = Boxes3D.empty(), Boxes3D.empty()
         self.asked: tuple[Click, ...] | None = None  # the clicks that ``boxes`` are of
         self.skipped: set[int] = set()  # suggestions, by row
@@ -68,7 +63,7 @@ class Page:
             ("Delete chosen", "X", self.delete),
             ("Move chosen", "M", lambda: self.set_mode("move")),
             ("Not sure", "I", lambda: self.set_mode("ignore")),
-            ("From above", "B", lambda: self.look("above")),
+            ("From above", "B", lambda: self.look("points" if self.view == "above" else "above")),
             ("3D", "V", lambda: self.look("3d")),
             ("Next camera", "C", self.next_camera),
         ]
@@ -225,13 +220,7 @@ class Page:
         return rows[0] if rows else None
 
     def _open_suggestions(self) -> list[int]:
-        places = np.array([click.xyz_m for click in self.session.clicks(self.token)]).reshape(-1, 3)
-        found = []
-        for row in np.argsort(-self.suggestions.score, kind="stable"):
-            away = np.linalg.norm(places[:, :2] - self.suggestions.center_m[row, :2], axis=1)
-            if int(row) not in self.skipped and not (away < SUGGESTED_M).any():
-                found.append(int(row))
-        return found
+        return open_suggestions(self.suggestions, self.session.clicks(self.token), self.skipped)
 
     def _meant(self, ray: Ray) -> tuple[Ray, Tile | None]:
         return through(ray, self.drawing.shown_tiles)
@@ -245,13 +234,15 @@ class Page:
     # -- views --------------------------------------------------------------------------------------------------------
 
     def look(self, name: str) -> None:
-        """Take a view: "above" (points and images), "3d" (points alone), or a camera's name (its image)."""
+        """Take a view: "above" (points and images), "points" (larger), "3d", or a camera's name (its image)."""
         camera, tiles = self.client.camera, self.drawing.tiles
-        self.canvas_px = (camera.image_width, camera.image_height)
-        aspect = camera.image_width / max(1, camera.image_height)
+        aspect = self.aspect = _aspect(camera)
         tile = next((tile for tile in tiles if tile.name == name), None)
-        self.view = name if tile is not None or name == "3d" else "above"
-        view = beside() if name == "3d" else above(tiles, aspect) if tile is None else over(tile, aspect)
+        self.view = name if tile is not None or name in ("3d", "points") else "above"
+        if tile is not None:
+            view = over(tile, aspect)
+        else:
+            view = beside() if name == "3d" else above([] if name == "points" else tiles, aspect)
         self.drawing.look(view, self.view != "3d", float(self.point_size.value))
         self.refresh()
 
@@ -262,8 +253,9 @@ class Page:
             self.look(names[(names.index(self.view) + 1) % len(names)] if self.view in names else names[0])
 
     async def _canvas_changed(self, camera: viser.CameraHandle) -> None:
-        """The panel or the window has another size: what is shown must fit again."""
-        if (camera.image_width, camera.image_height) != self.canvas_px:
+        """The panel or the window has another shape: what is shown must fit again. (Pixels alone say nothing: viser
+        draws fewer of them where the graphics are slow.)"""
+        if abs(_aspect(camera) / self.aspect - 1) > SHAPE:
             self.look(self.view)
 
     async def _resize_points(self, _: Any) -> None:
@@ -279,32 +271,19 @@ class Page:
         rows = np.array(self._open_suggestions(), np.int64)
         self.drawing.boxes("suggestions", self.suggestions[rows[1:]], strength=FAINT)
         self.drawing.boxes("next_suggestion", self.suggestions[rows[:1]], white=True)
-        self.status.content = self._panel(len(rows))
+        self.status.content = status_html(
+            self.session,
+            self.token,
+            label=self.label,
+            chosen=self.chosen,
+            mode=self.mode,
+            suggestions=None if self.desk.student is None else len(rows),
+            state=f'data-view="{self.view}" data-aspect="{self.aspect!r}"',
+        )
         objects = tuple(click for click in clicks if click.radius_m is None)
         if self.desk.teacher is not None and self.frame is not None and objects != self.asked:
+            self.asked = objects
             self._start(self._ask_teacher(objects))
-
-    def _panel(self, suggestions: int) -> str:
-        session, clicks = self.session, self.session.clicks(self.token)
-        place = session.tokens.index(self.token)
-        scene = html.escape(str(session.index.value(self.token, "scene_name")))
-        what = {"move": "Click where the chosen click should be.", "ignore": "Click what you are not sure of."}
-        chosen = "" if self.chosen is None else f"Chosen: {self.chosen.name}. "
-        rows = [
-            f"Frame {place + 1} of {len(session.tokens)}, {scene}{' (done)' if session.done(self.token) else ''}",
-            f"{session.done_count()} frames done · {session.per_minute():.1f} clicks per minute",
-            f"{sum(c.radius_m is None for c in clicks)} clicks, {sum(c.radius_m is not None for c in clicks)} not sure",
-            f"{chosen}{what.get(self.mode, '')}",
-        ]
-        if self.desk.student is not None:
-            rows.insert(3, f"{suggestions} suggestions without a click (the white one is next)")
-        legend = "".join(
-            f'<div style="color:{COLORS[i]};{"outline:1px solid;" if i == self.label else ""}padding:0 4px">'
-            f"{i} {name}{' ◀' if i == self.label else ''}</div>"
-            for i, name in enumerate(CLASSES)
-        )
-        lines = "".join(f"<div>{row or '&nbsp;'}</div>" for row in rows)
-        return f'<div id="pdetr3d-status" style="padding:0 12px;font-size:14px">{lines}{legend}</div>'
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -314,23 +293,43 @@ class Page:
         task.add_done_callback(self.tasks.discard)
 
     async def _ask_teacher(self, clicks: tuple[Click, ...]) -> None:
-        """The teacher's boxes of the clicks, shown when they come if the clicks are still these."""
-        self.asked = clicks
+        """The teacher's boxes of the clicks, shown when they come; left out where there are newer clicks by then."""
         frame, teacher = self.frame, self.desk.teacher
         assert frame is not None and teacher is not None
-        boxes = Boxes3D.empty()
-        if clicks:
-            places = np.array([click.xyz_m for click in clicks])
-            labels = np.array([CLASSES.index(click.name) for click in clicks])
-            boxes = await asyncio.to_thread(teacher, frame.record, places, labels)
-        if self.frame is frame and self.asked == clicks:
+        places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
+        labels = np.array([CLASSES.index(click.name) for click in clicks], np.int64)
+        boxes = await self._answer(lambda: teacher(frame.record, places, labels), frame, clicks)
+        if boxes is not None:
             self.boxes = boxes
             self.refresh()
 
     async def _propose(self) -> None:
+        """The student's boxes of the frame."""
         frame, student = self.frame, self.desk.student
         assert frame is not None and student is not None
-        boxes = await asyncio.to_thread(student, frame.record)
-        if self.frame is frame:
+        boxes = await self._answer(lambda: student(frame.record), frame, None)
+        if boxes is not None:
             self.suggestions = boxes
             self.refresh()
+
+    async def _answer(
+        self, ask: Callable[[], Boxes3D], frame: Frame, clicks: tuple[Click, ...] | None
+    ) -> Boxes3D | None:
+        """What a model says, one question at a time; None where the page shows another frame, or other clicks, now."""
+
+        def stale() -> bool:
+            return self.frame is not frame or (clicks is not None and self.asked != clicks)
+
+        async with self.desk.turn:
+            if stale():
+                return None
+            try:
+                boxes = await asyncio.to_thread(ask)
+            except DataError as error:
+                self.say("The model cannot see this frame", str(error))
+                return None
+        return None if stale() else boxes
+
+
+def _aspect(camera: viser.CameraHandle) -> float:
+    return camera.image_width / max(1, camera.image_height)

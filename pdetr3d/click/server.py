@@ -97,7 +97,7 @@ def serve(
     student: Student | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve until ``stop`` is set, or for ever. Prints the address when the page can be opened.
+    """Serve until ``stop`` is set, or Ctrl-C. Prints the address when the page can be opened.
 
     Args:
         out: the CSV file of the clicks. port: 0 takes any free one. token: what a tab must give; "" asks for none.
@@ -119,5 +119,7 @@ def serve(
             print(f"clicks: {out} ({session.done_count()} of {len(session.tokens)} frames done)")
             print(f"open http://{shown}:{server.get_port()} in a browser; Ctrl-C ends", flush=True)
             (stop or threading.Event()).wait()
+        except KeyboardInterrupt:
+            print(f"ended: {session.done_count()} of {len(session.tokens)} frames done, all clicks are in {out}")
         finally:
             server.stop()

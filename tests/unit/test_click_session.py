@@ -18,6 +18,7 @@ from pdetr3d.click import click_file, session
 from pdetr3d.click.click_file import COLUMNS, Click, only_annotator, read_clicks
 from pdetr3d.click.session import Session
 from pdetr3d.data.index import Index
+from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import DataError
@@ -190,18 +191,26 @@ def test_earlier_clicks_of_the_scene_stand_still_in_the_world(index: Index, file
 
 def test_what_was_clicked_is_imported(index: Index, file: Path, tmp_path: Path) -> None:
     work = Session(index, SPLIT, file)
-    for i, token in enumerate(work.tokens[:2]):
-        work.add(token, (10 + i, 5, -1), "car")
-        work.add(token, (10 + i, 5.5, -1), "pedestrian")
-        work.set_done(token)
-    out = tmp_path / "labels"
-    assert main(["label", "--index", str(index.path), "--split", SPLIT, "--import", str(file), "--out", str(out)]) == 0
-    import pyarrow as pa
-
-    table = pa.ipc.open_file(str(out / "clicks.arrow")).read_all().to_pylist()
-    assert sorted((row["x"], row["class"]) for row in table if row["source"] == "human") == [
-        (10, "car"), (10, "pedestrian"), (11, "car"), (11, "pedestrian"),
+    by_scene: dict[str, list[str]] = {}
+    for token in work.tokens:
+        by_scene.setdefault(index.value(token, "scene_token"), []).append(token)
+    (clicked, nothing, *_), (boxed, *_) = list(by_scene.values())[:2]
+    work.add(clicked, (10, 5, -1), "car")
+    work.add(clicked, (11, 5.5, -1), "pedestrian")
+    work.add(clicked, (-9, 3, -1), "ignore", 3.5)
+    work.set_done(clicked)
+    work.set_done(nothing)
+    boxes, out = tmp_path / "boxes.txt", tmp_path / "labels"
+    boxes.write_text(boxed)
+    command = ["label", "--index", str(index.path), "--split", SPLIT, "--import", str(file), "--out", str(out)]
+    assert main([*command, "--boxes-of", str(boxes)]) == 0
+    made = LabelManifest.open(out)
+    assert [made.roles[token] for token in (clicked, boxed, nothing)] == ["point", "box", "empty"]
+    found = [row for row in made.clicks.to_pylist() if row["source"] == "human"]
+    assert sorted((row["sample_token"], row["x"], row["class"]) for row in found) == [
+        (clicked, 10, "car"), (clicked, 11, "pedestrian"),
     ]  # fmt: skip
+    assert made.ignore.to_pylist() == [{"sample_token": clicked, "x": -9, "y": 3, "z": -1, "radius_m": 3.5}]
 
 
 def test_clicks_of_other_frames_and_splits_are_kept(index: Index, file: Path) -> None:

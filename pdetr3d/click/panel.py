@@ -1,0 +1,52 @@
+"""The text of the page's panel."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from pdetr3d.click.click_file import Click
+from pdetr3d.click.session import Session
+from pdetr3d.schema import CLASSES
+from pdetr3d.visualize import COLORS
+
+KEYS = (
+    "0-9 class of the next click (of the chosen one) · click: new · Shift+click: choose one · M, then click: move it · "
+    "X delete · I, then click: not sure · U undo · D done / not done · N next · P previous · "
+    "B from above (again: larger) · V 3D · C next camera · Esc: choose nothing"
+)
+MODES = {"move": "Click where the chosen click should be.", "ignore": "Click what you are not sure of."}
+
+
+def status_html(
+    session: Session, token: str, *, label: int, chosen: Click | None, mode: str, suggestions: int | None, state: str
+) -> str:
+    """Where the annotator is: frame, progress, clicks, what the next click does, the classes.
+
+    Args:
+        label: of the next click. suggestions: how many are open; None: nobody makes any. state: attributes that say
+            what is shown, for programs that look at the page.
+    """
+    clicks = session.clicks(token)
+    place = session.tokens.index(token) + 1
+    scene = html.escape(str(session.index.value(token, "scene_name")))
+    rows = [
+        f"Frame {place} of {len(session.tokens)}, {scene}{' (done)' if session.done(token) else ''}",
+        f"{session.done_count()} frames done · {session.per_minute():.1f} clicks per minute",
+        f"{_count(clicks, False)} clicks, {_count(clicks, True)} not sure",
+        f"{'' if chosen is None else f'Chosen: {chosen.name}. '}{MODES.get(mode, '')}",
+    ]
+    if suggestions is not None:
+        rows.insert(3, f"{suggestions} suggestions without a click (the white one is next)")
+    lines = "".join(f"<div>{row or '&nbsp;'}</div>" for row in rows)
+    legend = "".join(_legend(number, number == label) for number in range(len(CLASSES)))
+    return f'<div id="pdetr3d-status" {state} style="padding:0 12px;font-size:14px">{lines}{legend}</div>'
+
+
+def _count(clicks: Sequence[Click], regions: bool) -> int:
+    return sum((click.radius_m is not None) == regions for click in clicks)
+
+
+def _legend(number: int, is_next: bool) -> str:
+    style = f"color:{COLORS[number]};padding:0 4px;{'outline:1px solid;' if is_next else ''}"
+    return f'<div style="{style}">{number} {CLASSES[number]}{" ◀" if is_next else ""}</div>'
