@@ -175,6 +175,10 @@ class OptimConfig(Section):
     batch_size: Positive = 32  # global, over all workers
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
     clip_norm: Annotated[float, Field(gt=0)] = 35.0
+    # A step whose loss or gradients are NaN or infinite is put on record (training/nonfinite.py), then training stops,
+    # or goes on without it, so often at most.
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    nonfinite_limit: Positive = 10
     checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
     checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
     save_every: Annotated[int, Field(ge=0)] = 500  # steps between points to continue from, kept ones apart; 0: none

@@ -104,6 +104,13 @@ class RayContext:
         shutil.rmtree(file.parent)
         forget(self.folder)
 
+    def keep_record(self, name: str, text: str) -> str:
+        filesystem, path = FileSystem.from_uri(f"{self.folder}/{name}")
+        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(text.encode())
+        return path
+
     def stop(self) -> bool:
         asked = self.rank == 0 and stop_asked(self.folder)
         return bool(self.rank_mean(torch.tensor(float(asked), device=self.device)) > 0)

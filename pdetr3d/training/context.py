@@ -39,6 +39,9 @@ class TrainContext(Protocol):
     def save(self, file: Path, step: int) -> None:
         """Rank 0: store a checkpoint file to continue from; it takes the place of the one before."""
 
+    def keep_record(self, name: str, text: str) -> str:
+        """Any rank: write a text file beside the checkpoints; returns where it lies."""
+
     def stop(self) -> bool:
         """Whether training ends here (``optim.patience``). Every rank calls it equally often and is told the same."""
 
@@ -88,6 +91,11 @@ class LocalContext:
         file.rename(self.folder / f"resume_{step:07d}.pt")
         for earlier in old:
             earlier.unlink()
+
+    def keep_record(self, name: str, text: str) -> str:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text)
+        return str(self.folder / name)
 
     def stop(self) -> bool:
         return False

@@ -20,6 +20,7 @@ from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task
 from pdetr3d.training.context import TrainContext
 from pdetr3d.training.ema import averaged
+from pdetr3d.training.nonfinite import Guard, NonFiniteError
 from pdetr3d.training.optim import learning_rate, make_optimizer, set_learning_rate
 from pdetr3d.training.plan import milestones
 
@@ -34,7 +35,8 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         config_json: stored in every checkpoint. scratch: folder for checkpoints before they are reported.
 
     Raises:
-        FloatingPointError: when a loss or the gradient norm is not finite (before the weights are touched).
+        FloatingPointError: when a loss or the gradient norm is not finite (before the weights are touched), unless
+            ``optim.on_nonfinite`` says to go on without that step.
     """
     model = task.model.to(context.device)
     optimizer = make_optimizer(model, task.optim)
@@ -44,7 +46,11 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
     if task.optim.compile:
         compile_dense(model)
     wrapped = context.wrap(model).train()
-    keep, meter = milestones(task.optim, steps), Meter(steps, start, task.optim)
+    keep, meter, guard = (
+        milestones(task.optim, steps),
+        Meter(steps, start, task.optim),
+        Guard(task.optim, context, model),
+    )
     meter.wait_begins()
     for step, arrays in enumerate(context.batches(start), start=start):
         meter.wait_ends()
@@ -54,8 +60,13 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
             batch = task.teach(average.module, batch)
         rate = learning_rate(task.optim, step, steps)
         task.before_step(step, steps)
-        terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
-        if average is not None:
+        guard.step_begins()
+        try:
+            terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
+        except NonFiniteError as error:
+            guard.met(error, step, arrays, optimizer, scaler)
+            terms = {}
+        if average is not None and terms:
             average.update_parameters(model)
         done = step + 1
         meter.add(terms, len(batch) * context.world_size)
@@ -114,6 +125,9 @@ def train_step(
     "grad_norm" and what the task watches.
 
     In fp16 a gradient that overflows lowers the scale and skips the step (``skipped`` = 1), as GradScaler does.
+
+    Raises:
+        NonFiniteError: on all ranks, where one of them has a loss or gradients that are not finite.
     """
     scaler = scaler or torch.amp.GradScaler(context.device.type, enabled=False)
     with autocast(task.optim.amp, context.device):
@@ -125,11 +139,11 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), task.optim.clip_norm)
     overflow = scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE and not math.isfinite(norm.item())
-    if not math.isfinite(loss.item() + (0.0 if overflow else norm.item())):
+    bad = not math.isfinite(loss.item() + (0.0 if overflow else norm.item()))
+    if context.rank_mean(loss.new_tensor(float(bad))).item() > 0:  # all ranks stop, or leave the step out, together
         values = {k: v.item() for k, v in terms.items()}
-        raise FloatingPointError(
-            f"loss {values} with gradient norm {norm.item()} is not finite; samples {[t.decode() for t in batch.token]}"
-        )
+        tokens = [token.decode() for token in batch.token]
+        raise NonFiniteError(values, norm.item(), tokens, here=not math.isfinite(loss.item()))
     set_learning_rate(optimizer, rate)
     scaler.step(optimizer)
     scaler.update()
@@ -166,7 +180,7 @@ class Meter:
     """Averages loss terms and times between two log lines; its wait time is what the step waited for data."""
 
     def __init__(self, steps: int, start: int, optim: OptimConfig) -> None:
-        self.steps, self.start, self.begin = steps, start, time.monotonic()
+        self.steps, self.start, self.begin, self.nonfinite = steps, start, time.monotonic(), 0
         self._reset()
 
     def _reset(self) -> None:
@@ -180,9 +194,11 @@ class Meter:
         self.wait_s += time.monotonic() - self._wait_from
 
     def add(self, terms: dict[str, Tensor], samples: int) -> None:
+        """A step was made; without terms: left out."""
         for key, value in terms.items():
             self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value
-        self.count += 1
+        self.count += bool(terms)
+        self.nonfinite += not terms
         self.samples += samples
 
     def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
@@ -190,10 +206,14 @@ class Meter:
         the time was spent waiting for data (stall_share), eta_s, memory."""
         elapsed = max(time.monotonic() - self.since, 1e-9)
         # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
-        means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / self.count)
-        metrics = dict(zip(self.sums, means.tolist(), strict=True))
-        metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / self.count}
-        metrics |= {"step_s": elapsed / self.count, "stall_share": self.wait_s / elapsed}
+        count, metrics = max(1, self.count), dict[str, float]()
+        if self.sums:  # not where all steps since the last line were left out
+            means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / count)
+            metrics = dict(zip(self.sums, means.tolist(), strict=True))
+        if self.nonfinite:
+            metrics["nonfinite_steps"] = float(self.nonfinite)
+        metrics |= {"lr": rate, "samples_per_s": self.samples / elapsed, "data_s": self.wait_s / count}
+        metrics |= {"step_s": elapsed / count, "stall_share": self.wait_s / elapsed}
         metrics["eta_s"] = (time.monotonic() - self.begin) / (done - self.start) * (self.steps - done)
         metrics["peak_memory_bytes"] = peak_memory_bytes()
         self._reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -220,7 +221,47 @@ def test_a_non_finite_step_stops_before_the_weights_change(where: str, world: Wo
     assert equal(dict(task.model.state_dict()), before)
     for index, _ in plan.at(0, 0, 1):
         assert world.records[index].sample_token in str(caught.value)
+    assert (tmp_path / "nonfinite" / "step_0000000_rank_0.json").exists()
     assert "'bad'" in str(caught.value) and not list(tmp_path.glob("step_*"))
+
+
+@pytest.mark.parametrize("amp", ["fp32", "fp16"])
+def test_skipped_steps_leave_no_trace_but_a_record(amp: str, world: World, tmp_path: Path) -> None:
+    """Step 1 of 3 has a NaN in its batch: what it was made of is on record, and neither weights nor running statistics
+    know of it. The other steps are those of an untroubled training."""
+    overrides = ["optim.on_nonfinite=skip", "model.norm=batch", "optim.checkpoints_from=0.1", f"optim.amp={amp}"]
+    config = override(world.run.config, overrides)
+
+    class Troubled(LocalContext):
+        def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
+            for step, arrays in enumerate(super().batches(start_step), start_step):
+                if step == 1:
+                    arrays = arrays | {"points": np.full_like(arrays["points"], np.nan)}
+                yield arrays
+
+    local = run_locally("student", config, world.records, tmp_path, 3, Troubled)
+    states = {step: checkpoint.load(tmp_path / f"step_{step:07d}" / "checkpoint.pt") for step in (1, 2, 3)}
+    assert equal(states[1]["model"], states[2]["model"])
+    if amp == "fp32":
+        assert equal(states[1]["optimizer"], states[2]["optimizer"])
+    last = states[3]["model"]
+    assert all(bool(torch.isfinite(value).all()) for value in last.values())
+    assert not equal(last, states[2]["model"])
+    record = json.loads((tmp_path / "nonfinite" / "step_0000001_rank_0.json").read_text())
+    wanted = [world.records[i].sample_token for i, _ in Plan(len(world.records), 2, 3, 0).at(1, 0, 1)]
+    assert record["sample_tokens"] == wanted and record["terms"]["heatmap"] == "nan"
+    assert record["inputs_are_finite"]["points"] is False and record["inputs_are_finite"]["click"] is True
+    assert record["parameters_with_such_gradients"]["count"] > 0
+    assert [metrics.get("nonfinite_steps") for _, metrics in local.history] == [None, 1.0, 1.0]
+
+
+def test_more_skipped_steps_than_the_limit_end_training(world: World, tmp_path: Path) -> None:
+    task = poisoned(task_of("student", world), "gradient")
+    task = replace(task, optim=task.optim.model_copy(update={"on_nonfinite": "skip", "nonfinite_limit": 2}))
+    context = LocalContext(world.records, Plan(len(world.records), 2, 6, 0), task.loader, tmp_path)
+    with pytest.raises(FloatingPointError, match="step 2: .*3 such steps are more than optim.nonfinite_limit 2"):
+        train(task, context, 6, "{}", tmp_path / "scratch")
+    assert len(list((tmp_path / "nonfinite").iterdir())) == 3
 
 
 def test_milestones_by_hand() -> None:
