@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test test-clusters lint format audit bench lock golden clean
+.PHONY: help install quickstart real-smoke test test-clusters lint format audit chaos bench lock golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: install ## let ruff rewrite the code
 audit: install ## whether the environment is whole, and known vulnerabilities of what is locked (asks the network)
 	$(PY) -m pip check
 	bash tools/audit.sh $(PY)
+
+chaos: install ## faults in real jobs, and what they cost: a table (ARGS="disk worker": these alone; 15 minutes on two idle cores)
+	$(PY) -m tests.chaos.suite $(ARGS)
 
 bench: install ## measurements (minutes; on an idle machine)
 	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)

@@ -80,7 +80,16 @@ class Config(Section):
             "teacher.crop_optim": self.teacher.crop_optim,
         }
         for name, optim in sections.items():
-            if optim.batch_size % self.scaling.workers:
+            fewest, most = self.scaling.worker_range
+            odd = [n for n in range(fewest, most + 1) if optim.batch_size % n]
+            if odd and fewest < most:
+                fits = math.lcm(*range(fewest, most + 1))
+                raise ValueError(
+                    f"{name}.batch_size {optim.batch_size} is global and must be a multiple of every number of workers "
+                    f"in scaling.workers [{fewest},{most}], but is none of {odd[0]}: a multiple of {fits} is one of "
+                    "all; or choose another range"
+                )
+            if odd:
                 raise ValueError(
                     f"{name}.batch_size {optim.batch_size} is global and must be a multiple of scaling.workers "
                     f"{self.scaling.workers}: set {name}.batch_size={self.scaling.workers}, or fewer workers"

@@ -211,7 +211,9 @@ class CorruptionConfig(Section):
 class ScalingConfig(Section):
     """Ray resources of training workers and of batch inference."""
 
-    workers: Positive = 1
+    # One number, or [fewest, most]: training goes on with what machines there are between both, from its last saved
+    # point. The global batch, the schedule and the order of samples stay.
+    workers: Positive | tuple[Positive, Positive] = 1
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive = 1
     use_gpu: bool = False
@@ -220,6 +222,30 @@ class ScalingConfig(Section):
     loader_processes: Annotated[int, Field(ge=0)] = 1  # of each worker, with data.loader=torch; 0: the worker itself
     inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers
     concurrent_stages: Positive = 1  # of a pipeline, each with its own workers, where they do not wait for one another
+    max_failures: Annotated[int, Field(ge=0)] = 3  # of a stage's workers; machines announced as taken away do not count
+    stall_s: Annotated[float, Field(gt=0)] = 300.0  # without a step, after which each rank says what it waits for
+    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # that ranks wait for one another before they fail
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> ScalingConfig:
+        if self.fewest_workers > self.most_workers:
+            raise ValueError(f"scaling.workers {list(self.worker_range)}: the first number is the smaller one")
+        return self
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most training workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @property
+    def fewest_workers(self) -> int:
+        """With which training goes on."""
+        return self.worker_range[0]
+
+    @property
+    def most_workers(self) -> int:
+        """That training asks for."""
+        return self.worker_range[1]
 
 
 class RunSection(Section):

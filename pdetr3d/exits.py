@@ -84,6 +84,7 @@ def guarded(main: Callable[[], object]) -> int:
         message = explain(error)
         if message is None:
             traceback.print_exc()
+            print(f"error: {root_error(error)}", file=sys.stderr)  # below all tracebacks: what to look at first
             return FAILED
         print(f"error: {message}", file=sys.stderr)
         return BAD_INPUT
@@ -193,6 +194,26 @@ def _of_devkit(error: AssertionError | LookupError) -> str | None:
     )
 
 
+# What workers say when another one is gone: no cause of its own.
+COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "ProcessGroup", "NCCL communicator was aborted")
+
+
+def root_error(error: BaseException) -> str:
+    """What an error began with, as one paragraph: of a training's workers the one that failed by itself."""
+    failures = getattr(error, "worker_failures", None)
+    if not isinstance(failures, dict) or not failures:
+        return _said(list(_chain(error))[-1])
+    said = {rank: _said(list(_chain(failure))[-1]) for rank, failure in sorted(failures.items())}
+    own = [rank for rank, text in said.items() if not any(mark in text for mark in COLLATERAL)]
+    rank = (own or list(said))[0]
+    others = f" ({len(said) - 1} more failed with it)" if len(said) > 1 else ""
+    return f"worker of rank {rank}: {said[rank]}{others}"
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip()
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     waiting, done = [error], set()
     while waiting:
@@ -202,7 +223,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         done.add(id(current))
         yield current
         failures = getattr(current, "worker_failures", None)
-        inner = [current.__cause__, getattr(current, "cause", None)]
+        inner = [current.__cause__, getattr(current, "cause", None), getattr(current, "_base_exc", None)]
         inner += list(failures.values()) if isinstance(failures, dict) else []
         waiting += [item for item in inner if isinstance(item, BaseException)]
 

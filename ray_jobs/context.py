@@ -20,7 +20,9 @@ from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
 from ray_jobs.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
+from ray_jobs.save_requests import SaveRequests
 from ray_jobs.stream import RankBatches
+from ray_jobs.watchdog import Watchdog
 
 STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
 
@@ -31,6 +33,7 @@ class RayContext:
     Args:
         plan: of the stage. scratch: local folder for checkpoints on their way. folder: URI of the stage's folder in
             storage (checkpoints, progress.txt). logger: MLflow, rank 0 only. label: starts each progress line.
+        stall_s: see ``Watchdog``.
         load_here: (rank, world size, first step) -> batches, where this process reads them itself; None: Ray Data does.
     """
 
@@ -42,6 +45,7 @@ class RayContext:
         logger: MetricLogger | None,
         label: str,
         load_here: Callable[[int, int, int], Iterator[dict[str, NDArray]]] | None = None,
+        stall_s: float = 300.0,
     ) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
@@ -50,15 +54,29 @@ class RayContext:
         self.load_here = load_here
         self.restored = scratch / "resume"
         self.shard: ray.data.DataIterator | None = None
+        self.watchdog = Watchdog(folder, self.rank, self.world_size, stall_s)
+        self.asked = SaveRequests(folder) if self.rank == 0 else None
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
+        step = start_step
+        self.watchdog.beat("waits for its batch", step)
+        for step, arrays in enumerate(self._batches(start_step), start_step):
+            self.watchdog.beat("computes", step)
+            yield arrays
+            self.watchdog.beat("waits for its batch", step + 1)
+
+    def _batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
         if self.load_here is not None:
             return self.load_here(self.rank, self.world_size, start_step)
         self.shard = ray.train.get_dataset_shard("train")
         return RankBatches(self.shard, self.plan, self.rank, self.world_size).from_step(start_step)
 
     def finish(self) -> None:
-        """After training: what Ray Data says of the stream goes to ``STATS`` in the stage's folder."""
+        """After training: the watches end, and what Ray Data says of the stream goes to ``STATS`` in the stage's
+        folder."""
+        self.watchdog.stop()
+        if self.asked is not None:
+            self.asked.stop()
         if self.rank == 0 and self.shard is not None:
             filesystem, path = FileSystem.from_uri(f"{self.folder}/{STATS}")
             with filesystem.open_output_stream(path) as stream:
@@ -87,6 +105,7 @@ class RayContext:
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
         step = int(metrics["step"])
+        self.watchdog.beat("hands over a checkpoint", step - 1)
         handed_over = None if checkpoint is None else Checkpoint.from_directory(str(checkpoint))
         ray.train.report(metrics, checkpoint=handed_over, checkpoint_dir_name=checkpoint_name(step))
         if checkpoint is not None:
@@ -110,6 +129,9 @@ class RayContext:
         with filesystem.open_output_stream(path) as stream:
             stream.write(text.encode())
         return path
+
+    def save_now(self) -> bool:
+        return self.asked is not None and self.asked.new()
 
     def stop(self) -> bool:
         asked = self.rank == 0 and stop_asked(self.folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from pdetr3d.config import Config, OptimConfig
+from pdetr3d.config import ScalingConfig as ScalingSection
 from pdetr3d.data.crops import CropLoader, Crops
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.record_list import boxed
@@ -27,16 +30,21 @@ from pdetr3d.training.build import build, image_weights, initialize_crops, initi
 from pdetr3d.training.checkpoint import FILE, best_weights, load
 from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import train
+from pdetr3d.training.out_of_memory import OutOfMemoryError, advice, is_out_of_memory
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.context import STATS, RayContext, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
 from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
+from ray_jobs.save_requests import training
 from ray_jobs.stream import quiet_ray_data, train_stream
 
-MAX_FAILURES = 2
 CROPS = "crops"  # name and kind of the stage that trains the teacher's crop branch before the teacher
+# Starts of the worker group that may fail for want of machines, a minute each: an hour's wait for spot machines. Where
+# Ray was started on this machine alone, none will come, and scaling.max_failures counts.
+STARTS_ON_A_CLUSTER = 60
+RESIZE_S = 60.0  # between looks whether an elastic worker group may grow
 
 
 @dataclass(frozen=True)
@@ -116,21 +124,23 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         # A mean teacher's boxes take the place of all that a point-labeled sample has: those of pasted objects, too.
         loader = loader.pasting(stage.gt_database, stage.steps, everywhere=not stage.mean_teacher)
 
-    def source() -> ray.data.Dataset:  # called in the controller, again at every (re)start of the workers
+    small = replace(stage, records=[], crops=None)  # travels with the functions below
+
+    def source(workers: int) -> ray.data.Dataset:  # called beside the controller, again at every (re)start of workers
         quiet_ray_data()
-        workers, point = scaling.workers, resume_point(folder)
-        done = 0 if point is None else point.step
-        return train_stream(
-            ray.get(records), plan, loader, workers, done, scaling.data_cpus, _task_steps(stage, loader)
-        )
+        point = resume_point(folder)
+        done, steps = 0 if point is None else point.step, _task_steps(small, loader, workers)
+        return train_stream(ray.get(records), plan, loader, workers, done, scaling.data_cpus, steps)
 
     resume_point(folder)  # raises here, before any worker starts, where there is nothing whole to continue from
     forget_rays_record(folder)
     trainer = TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]  # Ray Train v2 hands on what it returns
+        torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
         train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers,
+            num_workers=scaling.workers,  # type: ignore[arg-type]  # Ray Train v2's, typed as v1's
+            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": scaling.cpus_per_worker}
             | ({"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}),
@@ -139,27 +149,32 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             name=stage.name,
             storage_path=storage,
             failure_config=FailureConfig(
-                max_failures=MAX_FAILURES,
-                controller_failure_limit=MAX_FAILURES,  # type: ignore[call-arg]  # Ray Train v2's, typed as v1's
+                max_failures=scaling.max_failures,
+                controller_failure_limit=starts_allowed(scaling),  # type: ignore[call-arg]  # v2's, typed as v1's
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
         ),
-        datasets={"train": source} if stage.streamed else None,
-        dataset_config=DataConfig(execution_options=stream_options(scaling.workers, _batch_bytes(stage, loader))),
+        datasets={"train": placeholder} if stage.streamed else None,
+        dataset_config=PlannedData(source, partial(_batch_bytes, small, loader)),
     )
     steps = milestones(stage.optim, stage.steps)
 
     def collect(step: int) -> Path:
         return _collect(f"{checkpoint_uri(folder, step)}/{FILE}", run_dir / stage.name / f"step_{step:07d}.pt")
 
+    def run() -> None:
+        if isinstance(failed := trainer.fit().return_value, Exception):  # type: ignore[attr-defined]
+            raise failed  # what would fail again at every restart
+
     try:
-        if score is None:
-            run_lanes([trainer.fit])  # in a thread: see there
-            files = [collect(step) for step in steps]
-        else:
-            watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
-            watcher.run_beside(trainer.fit)
-            files = watcher.files
+        with training(folder):
+            if score is None:
+                run_lanes([run])  # in a thread: see there
+                files = [collect(step) for step in steps]
+            else:
+                watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
+                watcher.run_beside(run)
+                files = watcher.files
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
     if stage.streamed:
@@ -174,15 +189,38 @@ def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[
     return storage, f"{storage}/{name}" if "://" in storage else (Path(storage).absolute() / name).as_uri()
 
 
-def _task_steps(stage: Stage, loader: BatchLoader) -> int:
+class PlannedData(DataConfig):
+    """Gives each worker its stream of the plan, for whatever number of workers there is after a (re)start.
+
+    Args:
+        source: number of workers -> the dataset. local_bytes: number of workers -> bytes of one worker's batch.
+    """
+
+    def __init__(self, source: Callable[[int], ray.data.Dataset], local_bytes: Callable[[int], int]) -> None:
+        super().__init__()
+        self.source, self.local_bytes = source, local_bytes
+
+    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """See Ray's; ``datasets`` holds a placeholder, since it was made before the number of workers was known."""
+        options = DataConfig(execution_options=stream_options(world_size, self.local_bytes(world_size)))
+        return options.configure({"train": self.source(world_size)}, world_size, *args, **kwargs)
+
+
+def starts_allowed(scaling: ScalingSection) -> int:
+    """How often starting the workers may fail."""
+    alone = os.environ.get("RAY_ADDRESS", "local") == "local"
+    return scaling.max_failures if alone else max(scaling.max_failures, STARTS_ON_A_CLUSTER)
+
+
+def _task_steps(stage: Stage, loader: BatchLoader, workers: int) -> int:
     """``flow.steps_per_task`` on this cluster."""
     scaling = stage.config.scaling
-    cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.workers * scaling.cpus_per_worker
-    return steps_per_task(_batch_bytes(stage, loader), scaling.workers, cpus / scaling.data_cpus)
+    cpus = ray.cluster_resources().get("CPU", 0.0) - workers * scaling.cpus_per_worker
+    return steps_per_task(_batch_bytes(stage, loader, workers), workers, cpus / scaling.data_cpus)
 
 
-def _batch_bytes(stage: Stage, loader: BatchLoader) -> int:
-    samples = stage.optim.batch_size // stage.config.scaling.workers
+def _batch_bytes(stage: Stage, loader: BatchLoader, workers: int) -> int:
+    samples = stage.optim.batch_size // workers
     return batch_bytes(stage.config.data, samples, loader.cameras, 1 + loader.weak_view)
 
 
@@ -211,8 +249,30 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
     }
 
 
-def _worker(loop: dict[str, Any]) -> None:
-    """Body of every training worker."""
+def placeholder() -> ray.data.Dataset:
+    """What Ray Train is given before it knows how many workers there are."""
+    quiet_ray_data()
+    return ray.data.range(1)
+
+
+def _worker(loop: dict[str, Any]) -> Exception | None:
+    """Body of every training worker: None, or an error that all ranks have and that a restart would meet again."""
+    try:
+        _train(loop)
+    except FloatingPointError as error:
+        return error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        config, context = Config.from_json(loop["config"]), ray.train.get_context()
+        optim = config.teacher.optim if loop["kind"] == "teacher" else config.optim
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        said = advice(error, loop["kind"], optim, world_size, ray.train.torch.get_device())
+        raise OutOfMemoryError(f"rank {rank} of {world_size}: {said}") from error
+    return None
+
+
+def _train(loop: dict[str, Any]) -> None:
     config = Config.from_json(loop["config"])
     set_threads(config.scaling.threads_per_worker)
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
@@ -236,7 +296,7 @@ def _worker(loop: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
         mine = None if loop["streamed"] else load_here
-        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine)
+        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine, config.scaling.stall_s)
         train(task, context, plan.steps, loop["config"], Path(scratch))
         context.finish()
     if logger is not None:

@@ -99,7 +99,7 @@ def predict(
     loader = BatchLoader(config, "predict", cameras=cameras)
     states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
-    actors = 1 if beside else scaling.inference_workers or scaling.workers
+    actors = 1 if beside else scaling.inference_workers or scaling.most_workers
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
     if gpus and beside:
         gpus = gpu_beside(scaling, ray.cluster_resources().get("GPU", 0.0))
@@ -132,7 +132,7 @@ def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
 
     A worker's share is of one GPU: of shares of 0.8, each GPU holds one, and has 0.2 left.
     """
-    share, workers = scaling.gpus_per_worker, scaling.workers * scaling.concurrent_stages
+    share, workers = scaling.gpus_per_worker, scaling.most_workers * scaling.concurrent_stages
     per_gpu = int(1 / share + 1e-6)
     if gpus * per_gpu >= workers + 1:
         return share

@@ -7,6 +7,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import ray
 
+from ray_jobs.save_requests import save_all
+
 
 def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[object]:
     """Call each lane, ``at_once`` of them at a time, first ones first; returns their results in order.
@@ -21,8 +23,12 @@ def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[o
             wait(futures, return_when=FIRST_EXCEPTION)
             failed = [future for future in futures if future.done() and future.exception()]
             return [future.result() for future in failed or futures]
-        except BaseException:
+        except BaseException as error:
             waiting = [future for future in futures if not future.cancel() and not future.done()]
-            if waiting:
-                ray.shutdown()  # what waits for Ray in a lane gets a SystemExit: fit.py makes it a KeyboardInterrupt
+            try:
+                if waiting and isinstance(error, KeyboardInterrupt):
+                    save_all()
+            finally:
+                if waiting:
+                    ray.shutdown()  # what waits for it in a lane gets a SystemExit: fit.py makes a KeyboardInterrupt
             raise

@@ -147,7 +147,7 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
 def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
     """How many trials a cluster trains at once. More may wait for one another without end: actors that predict hold the
     CPUs that the tasks which feed them need."""
-    at_once = max(scaling.workers, scaling.inference_workers)  # a trial trains, or predicts
+    at_once = max(scaling.most_workers, scaling.inference_workers)  # a trial trains, or predicts
     fits = [cluster.get("CPU", 0.0) / (at_once * scaling.cpus_per_worker + scaling.data_cpus)]
     if scaling.use_gpu:  # one more scores checkpoints beside the training
         fits.append(cluster.get("GPU", 0.0) / ((at_once + 1) * scaling.gpus_per_worker))

@@ -24,8 +24,9 @@ HOLD_NO_TESTS = {
     "reference",
     "golden",
     "benchmarks",
+    "chaos",
     "clusters",
-}  # oracles, files, what `make bench` and `make test-clusters` run
+}  # oracles, files, what `make bench`, `make chaos` and `make test-clusters` run
 
 # Child processes (Ray workers, jobs under test) inherit these, so they are set before anything is imported.
 os.environ["MPLBACKEND"] = "Agg"

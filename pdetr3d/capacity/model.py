@@ -79,7 +79,7 @@ def work_of(stage: str, config: Config, samples: int, gpus: int) -> Work:
         records = max(1, samples - boxed if config.label.pseudo_for == "point" else samples)
         return Work(records, records, PREDICT_BATCH, -(-records // (PREDICT_BATCH * gpus)), 0, 0)
     optim, records = (config.teacher.optim, boxed) if stage == "teacher" else (config.optim, samples)
-    local = optim.batch_size // config.scaling.workers
+    local = optim.batch_size // config.scaling.most_workers
     steps = total_steps(optim.epochs, records, local * gpus)
     kept = set(milestones(optim, steps))
     between = set(range(optim.save_every, steps, optim.save_every)) if optim.save_every else set()

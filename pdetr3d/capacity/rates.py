@@ -55,7 +55,8 @@ def rates_of_run(run: Path, config: Config) -> dict[str, float]:
                 "at all); name a run that a single `python -m ray_jobs.pipeline` finished"
             )
         trained = _read(run / name / "done.json")["steps"] * flat[f"{section}.batch_size"]
-        rates[stage] = trained / seconds / flat["scaling.workers"]
+        workers = flat["scaling.workers"]
+        rates[stage] = trained / seconds / (max(workers) if isinstance(workers, list) else workers)
     return rates
 
 

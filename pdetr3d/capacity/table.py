@@ -14,7 +14,7 @@ Plan = dict[str, Estimate]
 
 def assumption_lines(config: Config, cluster: Cluster, samples: int, rates: dict[str, float]) -> list[str]:
     """One line for each thing that was not measured by ``pdetr3d plan --measure``."""
-    local = [section.batch_size // config.scaling.workers for section in (config.teacher.optim, config.optim)]
+    local = [section.batch_size // config.scaling.most_workers for section in (config.teacher.optim, config.optim)]
     speeds = [f"{stage} {rate:.3g} samples/s a GPU, as given" for stage, rate in rates.items()]
     if len(rates) < 2:
         speeds.append(f"--tflops {cluster.tflops:g} at --mfu {cluster.mfu:g} where no samples/s are given")

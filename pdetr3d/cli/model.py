@@ -63,7 +63,7 @@ def plan(
 
     config = load(preset, overrides)
     cluster = make_cluster(
-        gpus=config.scaling.workers if workers is None else workers,
+        gpus=config.scaling.most_workers if workers is None else workers,
         gpus_per_node=gpus_per_node,
         cores_per_node=cores_per_node,
         object_store_gb=object_store_gb,

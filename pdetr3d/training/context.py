@@ -39,6 +39,9 @@ class TrainContext(Protocol):
     def save(self, file: Path, step: int) -> None:
         """Rank 0: store a checkpoint file to continue from; it takes the place of the one before."""
 
+    def save_now(self) -> bool:
+        """Rank 0: whether a point to continue from is asked for at once, since the job or its machine is to end."""
+
     def keep_record(self, name: str, text: str) -> str:
         """Any rank: write a text file beside the checkpoints; returns where it lies."""
 
@@ -91,6 +94,9 @@ class LocalContext:
         file.rename(self.folder / f"resume_{step:07d}.pt")
         for earlier in old:
             earlier.unlink()
+
+    def save_now(self) -> bool:
+        return False
 
     def keep_record(self, name: str, text: str) -> str:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)

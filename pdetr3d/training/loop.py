@@ -76,7 +76,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
                 context.log(metrics, done)
         folder = scratch / f"step_{done:07d}"
         saves = task.optim.save_every > 0 and done % task.optim.save_every == 0
-        if context.rank == 0 and (saves or done in keep):
+        if context.rank == 0 and (saves or done in keep or context.save_now()):
             file = checkpoint.save(folder, model, optimizer, done, config_json, scaler, average)
             if done not in keep:
                 context.save(file, done)

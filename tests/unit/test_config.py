@@ -93,7 +93,9 @@ BAD = [
     (["run.arms=[self_training]", "student.self_training_threshold=0.05"], "self_training_threshold 0.05 is below"),
     (["run.arms=[mean_teacher]", "student.score_threshold=0.4"], "set student.mean_teacher_threshold=0.4 or higher"),
     (["run.arms=[mean_student]"], "config key run.arms.0 = 'mean_student'"),
-    (["scaling.workers=0"], "config key scaling.workers = 0"),
+    (["scaling.workers=0"], "config key scaling.workers.constrained-int = 0"),
+    (["scaling.workers=[1,3]", "optim.batch_size=4"], "[1,3], but is none of 3: a multiple of 6 is one of all"),
+    (["scaling.workers=[4,2]"], "scaling.workers [4, 2]: the first number is the smaller one"),
     (["run.seed=-1"], "config key run.seed = -1"),
 ]
 

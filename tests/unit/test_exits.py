@@ -147,3 +147,40 @@ def test_no_data_error_is_none_and_a_cycle_ends() -> None:
 
 def test_a_data_error_survives_the_way_from_a_worker() -> None:
     assert str(pickle.loads(pickle.dumps(DataError("text")))) == "text"
+
+
+class RanksError(Exception):
+    """As Ray Train's: which rank failed with what."""
+
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        super().__init__("a page of tracebacks")
+        self.worker_failures = failures
+
+
+class WrappedError(Exception):
+    """As Ray Train's wrapper of a worker's own error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("its traceback")
+        self._base_exc = error
+
+
+def test_the_workers_own_error_is_the_last_thing_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> None:
+        lost = RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:31337")
+        raise RanksError({0: WrappedError(lost), 1: WrappedError(FloatingPointError("step 7: loss is not finite"))})
+
+    assert guarded(job) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == ("error: worker of rank 1: FloatingPointError: step 7: loss is not finite (1 more failed with it)")
+
+
+def test_a_plain_errors_cause_is_the_last_thing_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> None:
+        try:
+            raise KeyError("box")
+        except KeyError as error:
+            raise RuntimeError("the stage failed") from error
+
+    assert guarded(job) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: KeyError: 'box'"

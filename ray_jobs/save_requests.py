@@ -1,0 +1,94 @@
+"""Saving at once: before a machine is taken away (drain notice), and before a job that is told to end does so."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from pyarrow.fs import FileSystem, FileType
+from ray.train.v2._internal.execution.context import get_train_context
+
+from ray_jobs.resume import read_progress
+
+FILE = "save.txt"  # the driver's request, in the stage's folder of checkpoints
+POLL_S = 0.5
+WAIT_S = 2.5  # for the workers of a job that is told to end: it ends within 5 s
+
+_training: set[str] = set()  # folders of the stages that this driver trains
+_guard = threading.Lock()
+
+
+class SaveRequests:
+    """In the worker of rank 0: whether a save is asked for; a thread looks, so that no step waits for storage."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._asked, self._stop, self._seen = threading.Event(), threading.Event(), False
+        threading.Thread(target=self._watch, name="save requests", daemon=True).start()
+
+    def new(self) -> bool:
+        """Whether there is a request, once for each."""
+        if not self._seen and machine_is_drained():
+            self._seen = True
+            print("this training's machines are taken away soon: saving now", flush=True)
+            return True
+        if self._asked.is_set():
+            self._asked.clear()
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        filesystem, path = FileSystem.from_uri(f"{self.folder}/{FILE}")
+        while not self._stop.wait(POLL_S):
+            with contextlib.suppress(OSError):
+                if filesystem.get_file_info(path).type == FileType.File:
+                    filesystem.delete_file(path)
+                    self._asked.set()
+
+
+def machine_is_drained() -> bool:
+    """Whether Ray was told that a machine of this worker group is to go. ``ray.train.get_preemption_info`` says the
+    same, but is a barrier: it would cost each step one. So this looks at what it would share."""
+    with contextlib.suppress(Exception):  # no Ray Train worker, or another version's names
+        return get_train_context().preemption_context.preemption_info is not None
+    return False
+
+
+@contextlib.contextmanager
+def training(folder: str) -> Iterator[None]:
+    """While this driver trains a stage, whose folder it is: ``save_all`` knows of it. Old requests are removed."""
+    filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
+    if filesystem.get_file_info(path).type == FileType.File:
+        filesystem.delete_file(path)
+    with _guard:
+        _training.add(folder)
+    try:
+        yield
+    finally:
+        with _guard:
+            _training.discard(folder)
+
+
+def save_all(wait_s: float = WAIT_S) -> None:
+    """Ask the workers of all stages in training to save now, and wait for it a moment; never raises."""
+    with _guard:
+        asked = {folder: read_progress(folder) for folder in _training}
+    for folder in asked:
+        with contextlib.suppress(OSError):
+            filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
+            if filesystem.get_file_info(path.rsplit("/", 1)[0]).type == FileType.Directory:
+                with filesystem.open_output_stream(path):
+                    pass
+    end = time.monotonic() + wait_s
+    while asked and time.monotonic() < end:
+        time.sleep(0.1)
+        for folder, before in list(asked.items()):
+            if (step := read_progress(folder)) != before:
+                print(f"{folder.rsplit('/', 1)[-1]}: saved at step {step}", flush=True)
+                del asked[folder]

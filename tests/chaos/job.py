@@ -1,0 +1,151 @@
+"""A training job in processes of its own, as the chaos suite starts, hurts and watches it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from pdetr3d.training import checkpoint
+from ray_jobs.resume import points, read_progress
+from tests.training_cases import world_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGE, STEPS = "student_full", 30
+# Saved at steps 3, 6, ..., kept at 15, 16, ..., 30.
+OVERRIDES = [
+    "optim.batch_size=2",
+    "optim.epochs=10",  # of 6 samples
+    "optim.save_every=3",
+    "optim.checkpoints=16",
+    "optim.log_every=1",
+    "scaling.cpus_per_worker=0.5",
+    "scaling.threads_per_worker=1",
+    "run.arms=[full]",
+]
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class Job:
+    """``train_student`` on a run directory; ``clear`` ends whatever is left of it.
+
+    Args:
+        run_dir: of the run. dataroot: of the tests' simulated world. output: file for what it prints. storage: of its
+            checkpoints (``storage.path``); empty: in the run directory. environment: added to ours.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        dataroot: Path,
+        output: Path,
+        storage: str = "",
+        environment: Mapping[str, str] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.run_dir, self.output, self.began = run_dir, output, time.monotonic()
+        inherited = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+        words = [*OVERRIDES, *([f"storage.path={storage}"] if storage else []), *overrides]
+        command = [sys.executable, "-m", "ray_jobs.train_student", "--preset", "quickstart", "--run-dir", str(run_dir)]
+        with output.open("w") as stream:
+            self.process = subprocess.Popen(
+                [*command, *world_arguments(dataroot, *words)],
+                cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**inherited, **ENVIRONMENT, **(environment or {})},
+            )  # fmt: skip
+        self.family: dict[int, psutil.Process] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints lie."""
+        made = [*self.run_dir.glob(f"ray/{STAGE}"), *self.run_dir.parent.glob(f"storage/*/{STAGE}")]
+        return made[0] if made else self.run_dir / "ray" / STAGE
+
+    def text(self) -> str:
+        """What it printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def steps(self) -> list[int]:
+        """Finished steps, as its progress lines tell them."""
+        return [int(number) for number in re.findall(rf"{STAGE} step (\d+)/{STEPS} ", self.text())]
+
+    def committed(self) -> int:
+        """The step of its newest saved checkpoint."""
+        return read_progress(self.folder.as_uri())
+
+    def wait_for(self, what: Callable[[], bool], timeout_s: float = 400) -> None:
+        """Until something holds; fails when the job ends before, or it takes too long."""
+        end = time.monotonic() + timeout_s
+        while not what():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"it ended with {self.process.poll()}, or time is up:\n{self.text()[-3000:]}")
+            self.note_family()
+            time.sleep(0.05)
+
+    def finish(self, timeout_s: float = 400) -> int:
+        """Wait for its end; the exit code."""
+        end = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                raise RuntimeError(f"time is up:\n{self.text()[-3000:]}")
+            self.note_family()
+            time.sleep(0.1)
+        return self.process.returncode
+
+    def note_family(self) -> None:
+        """Remember every process that it started."""
+        try:
+            self.family |= {child.pid: child for child in psutil.Process(self.process.pid).children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return
+
+    def workers(self) -> list[psutil.Process]:
+        """Its training workers that live."""
+        return [process for process in self.family.values() if _is_worker(process)]
+
+    def clear(self) -> None:
+        """Kill what is left of it, by process id."""
+        if self.process.poll() is None:
+            self.note_family()
+            self.process.kill()
+            self.process.wait()
+        for process in psutil.wait_procs(list(self.family.values()), timeout=20)[1]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Of its last checkpoint."""
+        return checkpoint.load(self.run_dir / STAGE / f"step_{STEPS:07d}.pt")["model"]
+
+    def newest(self) -> Path:
+        """File of its newest checkpoint."""
+        from pyarrow.fs import LocalFileSystem
+
+        return Path(points(LocalFileSystem(), str(self.folder))[0].path)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return any("RayTrainWorker" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    """Bit by bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
