@@ -111,7 +111,7 @@ class RayContext:
         if checkpoint is not None:
             write_progress(self.folder, step)
             shutil.rmtree(checkpoint)
-            forget(self.folder)
+            self._stored()
 
     def save(self, file: Path, step: int) -> None:
         filesystem, path = FileSystem.from_uri(f"{self.folder}/{RESUME}{step:07d}.pt")
@@ -121,7 +121,12 @@ class RayContext:
         filesystem.move(f"{path}.tmp", path)
         write_progress(self.folder, step)
         shutil.rmtree(file.parent)
+        self._stored()
+
+    def _stored(self) -> None:
         forget(self.folder)
+        if self.asked is not None:
+            self.asked.answered()
 
     def keep_record(self, name: str, text: str) -> str:
         filesystem, path = FileSystem.from_uri(f"{self.folder}/{name}")

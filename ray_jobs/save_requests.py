@@ -14,7 +14,7 @@ from ray_jobs.resume import read_progress
 
 FILE = "save.txt"  # the driver's request, in the stage's folder of checkpoints
 POLL_S = 0.5
-WAIT_S = 2.5  # for the workers of a job that is told to end: it ends within 5 s
+WAIT_S = 2.0  # for the workers of a job that is told to end: it ends within 5 s, Ray included
 
 _training: set[str] = set()  # folders of the stages that this driver trains
 _guard = threading.Lock()
@@ -26,6 +26,8 @@ class SaveRequests:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._asked, self._stop, self._seen = threading.Event(), threading.Event(), False
+        self._filesystem, self._path = FileSystem.from_uri(f"{folder}/{FILE}")
+        self._pending = False
         threading.Thread(target=self._watch, name="save requests", daemon=True).start()
 
     def new(self) -> bool:
@@ -39,16 +41,21 @@ class SaveRequests:
             return True
         return False
 
+    def answered(self) -> None:
+        """A checkpoint is stored: the request is gone, which is what the driver waits for."""
+        if self._pending:
+            self._filesystem.delete_file(self._path)
+            self._pending = False
+
     def stop(self) -> None:
         """Look no longer."""
         self._stop.set()
 
     def _watch(self) -> None:
-        filesystem, path = FileSystem.from_uri(f"{self.folder}/{FILE}")
         while not self._stop.wait(POLL_S):
             with contextlib.suppress(OSError):
-                if filesystem.get_file_info(path).type == FileType.File:
-                    filesystem.delete_file(path)
+                if not self._pending and self._filesystem.get_file_info(self._path).type == FileType.File:
+                    self._pending = True
                     self._asked.set()
 
 
@@ -77,18 +84,20 @@ def training(folder: str) -> Iterator[None]:
 
 def save_all(wait_s: float = WAIT_S) -> None:
     """Ask the workers of all stages in training to save now, and wait for it a moment; never raises."""
+    asked = set()
     with _guard:
-        asked = {folder: read_progress(folder) for folder in _training}
-    for folder in asked:
+        folders = list(_training)
+    for folder in folders:
         with contextlib.suppress(OSError):
             filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
             if filesystem.get_file_info(path.rsplit("/", 1)[0]).type == FileType.Directory:
                 with filesystem.open_output_stream(path):
-                    pass
+                    asked.add(folder)
     end = time.monotonic() + wait_s
     while asked and time.monotonic() < end:
         time.sleep(0.1)
-        for folder, before in list(asked.items()):
-            if (step := read_progress(folder)) != before:
-                print(f"{folder.rsplit('/', 1)[-1]}: saved at step {step}", flush=True)
-                del asked[folder]
+        for folder in list(asked):
+            filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
+            if filesystem.get_file_info(path).type == FileType.NotFound:  # answered
+                print(f"{folder.rsplit('/', 1)[-1]}: saved at step {read_progress(folder)}", flush=True)
+                asked.remove(folder)

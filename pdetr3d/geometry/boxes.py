@@ -119,11 +119,16 @@ def footprints(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[
 
 
 def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
-    """Rotated BEV IoU of box i of ``a`` with box i of ``b``, both (N, 7) rows x, y, z, l, w, h, yaw: (N,) float64."""
+    """Rotated BEV IoU of box i of ``a`` with box i of ``b``, both (N, 7) rows x, y, z, l, w, h, yaw: (N,) float64.
+
+    NaN where one of them is not finite: a model that predicts such boxes is for others to stop.
+    """
     a, b = (np.asarray(rows, np.float64).reshape(-1, 7) for rows in (a, b))
-    one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a, b))
+    iou, finite = np.full(len(a), np.nan), np.isfinite(a).all(1) & np.isfinite(b).all(1)
+    one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a[finite], b[finite]))
     shared = shapely.area(shapely.intersection(one, other))
-    return shared / (shapely.area(one) + shapely.area(other) - shared)
+    iou[finite] = shared / (shapely.area(one) + shapely.area(other) - shared)
+    return iou
 
 
 def bev_overlaps(a: NDArray, b: NDArray) -> NDArray[np.bool_]:

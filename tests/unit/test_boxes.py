@@ -123,3 +123,12 @@ def test_empty() -> None:
         (0, 3),
         (0, 4),
     ]
+
+
+def test_an_overlap_with_a_box_that_is_not_finite_is_nan() -> None:
+    """A student or teacher that predicts NaN is told from its loss, not by an error of the geometry library."""
+    box = np.array([0.0, 0.0, 0.0, 2.0, 2.0, 1.0, 0.0])
+    broken = box.copy()
+    broken[3] = np.inf
+    iou = boxes.bev_iou_aligned([box, broken, box], [box, box, box * np.nan])
+    assert iou[0] == 1.0 and np.isnan(iou[1:]).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray.train
@@ -19,6 +20,7 @@ def new_context(folder: Path, scratch: Path) -> RayContext:
     """A worker's context, as after a (re)start: it knows nothing but the folders."""
     context = object.__new__(RayContext)
     context.folder, context.restored, context.rank = f"file://{folder}", scratch / "restored", 0
+    context.watchdog, context.asked = SimpleNamespace(beat=lambda *_: None), None
     return context
 
 

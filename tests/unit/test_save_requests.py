@@ -29,6 +29,7 @@ def test_workers_are_asked_and_waited_for(tmp_path: Path, capsys: pytest.Capture
         while not requests.new():
             time.sleep(0.01)
         write_progress(folder, 12)
+        requests.answered()
         requests.stop()
 
     with training(folder):
