@@ -27,7 +27,10 @@ from pdetr3d.data.load import read_lidar
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.geometry.camera import in_image, project
-from pdetr3d.schema import CLASSES
+from pdetr3d.presets import load
+from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
+from pdetr3d.training import checkpoint
+from pdetr3d.training.build import build
 from tests.browser import browser, wait_for
 from tests.ports import free_ports
 
@@ -266,15 +269,13 @@ def test_twenty_clicks_land_where_they_were_aimed_and_none_is_lost(real_data: Pa
     assert urls and all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:", "chrome:")) for url in urls), (
         urls
     )
-    labels = [
-        "label",
-        "--index",
-        str(index.path),
-        "--split",
-        SPLIT,
-        "--import",
-        str(out),
-        "--out",
-        str(tmp_path / "labels"),
-    ]
-    assert main(labels) == 0
+    import_them = ["label", "--index", str(index.path), "--split", SPLIT, "--import", str(out)]
+    assert main([*import_them, "--out", str(tmp_path / "labels")]) == 0
+    # And they become boxes of a teacher (any will do: this is about the file).
+    config = load("quickstart")
+    model = build("teacher", config, FALLBACK_SIZE_M).model
+    checkpoint.save(tmp_path / "teacher", model, None, 1, config.to_json())
+    boxes = ["boxes", str(tmp_path / "teacher" / "checkpoint.pt"), "--index", str(index.path), "--clicks", str(out)]
+    assert main([*boxes, "--out", str(tmp_path / "boxes.csv")]) == 0
+    made = list(csv.DictReader(io.StringIO((tmp_path / "boxes.csv").read_text())))
+    assert [row["class"] for row in made] == [CLASSES[target.label] for target in aimed]

@@ -34,7 +34,9 @@ def test_addresses_that_others_reach_need_a_token() -> None:
         check_address("example.org", 0, TOKEN)
 
 
-def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str], sim_world: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_said_and_nothing_is_written(
+    capsys: pytest.CaptureFixture[str], sim_world: Path, tmp_path: Path
+) -> None:
     assert (
         main(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim", "--out", str(tmp_path / "i.arrow")]) == 0
     )
@@ -47,6 +49,9 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str], sim_world: Pat
         assert f"--port {port}: Address already in use; choose another" in capsys.readouterr().err
     assert main([*command, "--host", "0.0.0.0"]) == 2
     assert "--token" in capsys.readouterr().err
+    for option in ("--teacher", "--propose"):
+        assert main([*command, option, str(tmp_path / "no_run")]) == 2
+        assert "no_run: no such file or folder" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["i.arrow"]
 
 
