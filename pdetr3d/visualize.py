@@ -26,6 +26,7 @@ CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LE
 COLORS = ("#3fa7ff", "#ff9f1c", "#d4b106", "#ff4d6d", "#c77dff", "#b0bec5", "#00e5c0", "#a3ff12", "#ff66c4", "#ff6d00")
 BACKGROUND, PANEL, TEXT, FAINT, CLICK = "#10141a", "#0b0e13", "#d8dee9", "#3a4350", "#ffffff"
 HEIGHT_M = (-2.6, 3.0)  # of the points' color scale, LIDAR_TOP z
+NAME = 40  # characters of a sample's name that there is room for: more than a token has, fewer than a path may have
 POINT_COLORS = matplotlib.colormaps["turbo"]
 
 
@@ -52,7 +53,8 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     counts += "" if predictions is None else f"   {len(predictions)} predictions"
     role = f"{record.role}-labeled" if record.role in ("box", "point") else record.role
     size = 12 if with_cameras else 8.5
-    figure.text(0.006, 0.97, f"{record.sample_token}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
+    name = record.sample_token if len(record.sample_token) <= NAME else f"…{record.sample_token[1 - NAME :]}"
+    figure.text(0.006, 0.97, f"{name}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
     figure.text(0.994, 0.97, counts, color=TEXT, fontsize=size - 1, va="center", ha="right")
     with atomic_path(Path(out)) as temporary:
         figure.savefig(temporary, format="png", facecolor=BACKGROUND)
