@@ -68,6 +68,7 @@ def run(arguments: list[str] | None = None) -> None:
                 first = next((stages.run for stages in runs.values()), None)
                 runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), parent, folder, like=first)
                 untrained(runs[name, seed])
+        check_known(next(iter(runs.values())))
         init_ray(base.scaling.use_gpu)
         lanes = [
             partial(one_run, stages, chosen, args.clicks_from, args.final_from, with_floors=name == chosen.reference)
@@ -143,6 +144,19 @@ def clicked(stages: Stages) -> list[SampleRecord]:
     if not records:
         raise DataError(f"{stages.run.path}: no point-labeled sample has clicks; label.ratio must leave some")
     return records
+
+
+def check_known(stages: Stages) -> None:
+    """Refuse a dataset on which no teacher can be measured.
+
+    Raises:
+        DataError: when no click of a point-labeled sample has a known box.
+    """
+    if not len(stages.known_clicks(clicked(stages)).truth):
+        raise DataError(
+            f"{stages.run.path}: the true box of no click is in the tables, so teachers cannot be compared; "
+            "set label.source=simulate to study teachers on the box-labeled scenes alone"
+        )
 
 
 def learning_curve(stages: Stages, files: Sequence[Path], records: Sequence[SampleRecord]) -> list[list[float]]:
