@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index import Index
-from pdetr3d.data.label_manifest import build_manifest, import_clicks, training_records
+from pdetr3d.data.label_manifest import (
+    build_manifest,
+    import_clicks,
+    prior_size_m,
+    training_records,
+    write_pseudo_labels,
+)
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.record_list import Records
 from pdetr3d.doctor.diagnosis import diagnose
 from pdetr3d.doctor.run import Run
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
-from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.pseudo_labels import class_mean_boxes
+from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
+from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.label_source import unknown_boxes
+from pdetr3d.training.run_dir import RunDir
+from ray_jobs import holdout
 from ray_jobs.arms import check_arms, possible_arms
 from ray_jobs.holdout import held_out
 from ray_jobs.report import print_holdout, print_quality
+from ray_jobs.stages import Stages
 from ray_jobs.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
 from tests.people_cases import of_role, without_annotations, write_clicks
@@ -99,3 +112,49 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
     results = diagnose(Run(planted.path))
     assert {results[check].verdict for check in ("teacher", "pseudo labels", "score")} == {"ok"}
     assert Run(planted.path).source == "holdout/done.json"
+
+
+def test_stages_on_peoples_labels(
+    sim_world: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two scenes with boxes, a sample with a click, one that nobody looked at: who trains on what, and what the holdout
+    trains before. Trainings and predictions are stood in for."""
+    tokens = index.tokens("sim_train")
+    tables = without_annotations(sim_world, tmp_path / "world", tokens[4:])
+    cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))
+    (tmp_path / "clicks.csv").write_text(f"sample_token,x,y,z,class,frame\n{tokens[4]},5,6,-1,car,lidar\n")
+    import_clicks(cut, "sim_train", LabelConfig(), tmp_path / "clicks.csv", tmp_path / "labels")
+    words = ["label.source=manifest", f"label.manifest={tmp_path / 'labels'}", "label.holdout=0.5"]
+    words += ["teacher.lidar_init=boxes_only", "teacher.model=point_detr3d", "teacher.point_crop=false"]
+    config = world_config(tables, *words)
+    stages = Stages(RunDir(tmp_path / "run", config), Tracker("", "", None))
+    assert [record.role for record in stages.records] == ["box"] * 4 + ["point", "unlabeled"]
+    assert stages.labeled == 5 and [r.sample_token for r in stages.to_label] == [tokens[4]]
+    assert [r.sample_token for r in stages._arm_records("boxes_only")] == tokens[:4]
+    write_pseudo_labels(stages.pseudo_file, [])
+    assert [r.sample_token for r in stages._arm_records("ours")] == tokens[:5]  # the last one is no background
+
+    trained: dict[str, list[str]] = {}
+
+    def fit(name: str, kind: str, records: Records, steps: int, **more: Any) -> list[Path]:
+        trained[name] = records.tokens
+        sizes = prior_size_m(records)[0] if name.endswith("_holdout") and kind == "teacher" else more.get("prior")
+        assert (more.get("prior") is None) == (not name.endswith("_holdout"))
+        np.testing.assert_array_equal(more.get("prior"), sizes)  # of the samples that are left alone
+        return [tmp_path / name]
+
+    def predict(kind: str, config: object, prior: object, files: list[Path], records: Records) -> list[dict]:
+        assert kind == "teacher" and files == [tmp_path / "teacher_holdout"]
+        return [{r.sample_token: class_mean_boxes(r.clicks, FALLBACK_SIZE_M) for r in records}]
+
+    monkeypatch.setattr(stages, "fit_stage", fit)
+    monkeypatch.setattr(holdout, "predict", predict)
+    monkeypatch.setattr(holdout, "floors", lambda known, config, prior: {})
+    assert stages.teacher() == tmp_path / "teacher"
+    half = trained["teacher_holdout"]
+    assert half in (tokens[:2], tokens[2:4]) and trained["student_holdout"] == half
+    assert trained["student_boxes_only"] == trained["teacher"] == tokens[:4]
+    done = stages.run.result("holdout")
+    assert done is not None and (done["samples"], done["trained_on"]) == (2, 2)
+    others = [r for r in stages.records if r.sample_token in tokens[:4] and r.sample_token not in half]
+    assert done["teacher"]["n"] == sum(len(r.clicks) for r in others) > 10 and 0 < done["teacher"]["bev_iou"] < 1
