@@ -1,4 +1,4 @@
-"""Batch inference on Ray Data: read tasks load, actors hold the models, the driver collects boxes only.
+"""Batch inference on Ray Data: read tasks load, actors hold the models, boxes go to a mapped file of the driver's.
 
 With a folder to keep batches in, a killed job continues: an actor writes each batch's boxes before it passes them on,
 and a rerun predicts only the batches whose file is not there.
@@ -23,9 +23,10 @@ from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
+from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
 from pdetr3d.data.files import atomic_path, read_parquet, write_parquet
 from pdetr3d.inference.detector import Detector
-from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
+from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
@@ -33,8 +34,6 @@ from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
 from ray_jobs.context import STATS
 from ray_jobs.stream import from_table, inference_stream
-
-COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
 
 
 class Predictor:
@@ -60,16 +59,10 @@ class Predictor:
         for number, detector in enumerate(self.detectors):
             for token, boxes in zip(batch.token, detector(batch), strict=True):
                 frames.append(_to_frame(boxes).assign(sample_token=token.decode(), checkpoint=number))
-        boxes_table = pa.Table.from_pandas(pd.concat(frames), schema=_SCHEMA, preserve_index=False)
+        boxes_table = pa.Table.from_pandas(pd.concat(frames), schema=SCHEMA, preserve_index=False)
         if self.keep is not None:
             write_parquet(self.keep / f"{header['step']:08d}.parquet", boxes_table)
         return boxes_table
-
-
-_SCHEMA = pa.schema(
-    [(c, pa.int64() if c == "label" else pa.float64()) for c in COLUMNS]
-    + [("sample_token", pa.string()), ("checkpoint", pa.int64())]
-)
 
 
 def predict(
@@ -80,7 +73,7 @@ def predict(
     records: Sequence[SampleRecord],
     keep: Path | None = None,
     beside: bool = False,
-) -> list[dict[str, Boxes3D]]:
+) -> list[BoxTable]:
     """Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record, samples without boxes included.
 
     The teacher's boxes are in the order of ``record.clicks``. ``keep``: folder of finished batches, one Parquet file
@@ -115,15 +108,19 @@ def predict(
         num_gpus=gpus or None,
     )
     parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
-    before = [read_parquet(file, _SCHEMA) for file in finished.values()]
-    table = pa.concat_tables([_SCHEMA.empty_table(), *before, *(part.cast(_SCHEMA) for part in parts)]).to_pandas()
+    writer = BoxTableWriter(tokens, len(checkpoints))
+    try:
+        for file in finished.values():
+            writer.add(read_parquet(file, SCHEMA))
+        for part in parts:
+            writer.add(part.cast(SCHEMA))
+    except BaseException:
+        writer.abort()
+        raise
     if keep is not None and len(finished) < -(-len(records) // BATCH_SIZE):  # else the stream delivered nothing
         with atomic_path(keep.with_name(STATS)) as temporary:
             temporary.write_text(rows.stats())
-    results: list[dict[str, Boxes3D]] = [{token: Boxes3D.empty() for token in tokens} for _ in checkpoints]
-    for (number, token), group in table.groupby(["checkpoint", "sample_token"], sort=False):
-        results[int(number)][str(token)] = _from_frame(group)
-    return results
+    return writer.close()
 
 
 def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
@@ -164,16 +161,3 @@ def kept_batches(
 def _to_frame(boxes: Boxes3D) -> pd.DataFrame:
     rows = np.concatenate([boxes.rows, boxes.velocity_m_s, boxes.label[:, None], boxes.score[:, None]], 1)
     return pd.DataFrame(rows.astype(np.float64), columns=COLUMNS).astype({"label": np.int64})
-
-
-def _from_frame(frame: pd.DataFrame) -> Boxes3D:
-    rows = frame[COLUMNS].to_numpy(np.float64)
-    return Boxes3D.build(
-        rows[:, :3],
-        rows[:, 3:6],
-        rows[:, 6],
-        rows[:, 9],
-        velocity_m_s=rows[:, 7:9],
-        score=rows[:, 10],
-        source=SOURCE_PSEUDO,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class KnownClicks:
                 self.rows.append((record, rows))
         self.truth = Boxes3D.concatenate(truth)
 
-    def quality(self, boxes: dict[str, Boxes3D]) -> dict[str, Any]:
+    def quality(self, boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
         """``pseudo_label_quality`` of sample_token -> boxes, one per click of the record and in their order."""
         mine = Boxes3D.concatenate([boxes[record.sample_token][rows] for record, rows in self.rows])
         return pseudo_label_quality(mine, self.truth, np.linalg.norm(self.truth.center_m[:, :2], axis=1))

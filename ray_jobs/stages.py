@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -189,7 +189,7 @@ class Stages:
             copy_missing(other.path / stage, self.run.path / stage, files)
             self.run.finish(stage, result)
 
-    def _pseudo_table(self, records: Sequence[SampleRecord], boxes: dict[str, Boxes3D]) -> pd.DataFrame:
+    def _pseudo_table(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> pd.DataFrame:
         """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
         range_m, snap, teacher = self.config.model.range_m, self.config.label.snap, trained_in(self, "teacher")
         tables = [to_pseudo_labels(r, boxes[r.sample_token], self.prior, teacher, range_m, snap=snap) for r in records]
@@ -214,7 +214,7 @@ class Stages:
         """The true boxes of the records' clicks, for reports only."""
         return KnownClicks(records, {r.sample_token: r for r in self.known_records})
 
-    def _quality(self, records: Sequence[SampleRecord], boxes: dict[str, Boxes3D]) -> dict[str, Any]:
+    def _quality(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""
         known = self.known_clicks(records)
         return {"teacher": known.quality(boxes), **floors(known, self.config, self.prior)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SELF_SCHEMA = pa.schema(
 )
 
 
-def write_self_labels(path: Path, boxes: dict[str, Boxes3D], threshold: float) -> int:
+def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float) -> int:
     """Write the boxes (sample_token -> boxes) whose score exceeds ``threshold``, atomically; returns their number.
 
     Velocities are left out, as the teacher's are: labels know them from people alone.
@@ -35,7 +35,7 @@ def write_self_labels(path: Path, boxes: dict[str, Boxes3D], threshold: float) -
     return len(table)
 
 
-def read_self_labels(path: Path) -> dict[str, Boxes3D]:
+def read_self_labels(path: Path) -> Mapping[str, Boxes3D]:
     """sample_token -> boxes of ``write_self_labels``; samples without a box are not in it.
 
     Raises:
@@ -61,7 +61,7 @@ def without_clicks(records: Sequence[SampleRecord]) -> list[SampleRecord]:
     return [replace(record, clicks=PointLabels.empty()) for record in records]
 
 
-def self_labeled(records: Sequence[SampleRecord], labels: dict[str, Boxes3D]) -> list[SampleRecord]:
+def self_labeled(records: Sequence[SampleRecord], labels: Mapping[str, Boxes3D]) -> list[SampleRecord]:
     """Self-training's records: samples with all their boxes as they are, the others with ``labels``; no clicks."""
     return [
         record
