@@ -12,6 +12,8 @@ from rich.table import Table
 from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.stages import Stages
 
+KINDS = ("vehicles", "people_moving", "people_standing", "cycles", "barriers", "cones")
+KIND_FIGURES = ("n_gt", "matched", "mAP", "ASE", "AOE", "yaw_error_rad", "axis_error_rad", "reversed")
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 UNKNOWN = "no click's true box is in the tables; label.holdout=0.2 in another --run-dir measures it on held-out scenes"
@@ -65,8 +67,21 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"]["car"]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
     Console(width=140).print(table)
+    Console(width=140).print(_kinds(arms))
     for name, values in (ratio or {}).items():
         print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
+
+
+def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
+    """The arms' scores by kind of object, headings taken apart."""
+    header = ("arm", "objects", *KIND_FIGURES)
+    title = escape("by kind of object; headings of the matched: errors [rad], share reversed")
+    table = Table(*header, title=title)
+    for arm, metrics in arms.items():
+        for kind in KINDS:
+            figures = metrics["by_group"][kind]
+            table.add_row(arm, kind.replace("_", ", "), *(_number(figures.get(key)) for key in KIND_FIGURES))
+    return table
 
 
 def print_quality(

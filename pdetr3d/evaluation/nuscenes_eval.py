@@ -33,6 +33,7 @@ from pdetr3d.evaluation.distance_bins import (
     reaching,
     within,
 )
+from pdetr3d.evaluation.groups import by_group
 from pdetr3d.evaluation.results_format import (
     Poses,
     ground_truth_boxes,
@@ -138,14 +139,15 @@ def score(
         sensor_poses: sample_token -> (lidar2ego, ego2global), (4, 4) each.
         out_dir: created when missing.
         nusc: the loaded tables; default: loaded once per process.
-        bins: also score by distance (doubles the time); not needed to choose a checkpoint.
+        bins: also score by distance and by kind of object (doubles the time); not needed to choose a checkpoint.
 
     Returns:
         JSON-safe dict. mAP, NDS and the mean errors mATE mASE mAOE mAVE mAAE as the devkit counts them (a class without
         ground truth or without matches: AP 0, errors 1); ``SPNDS`` (method 6.1); ``mAP_present``: mean AP over classes
         with ground truth after the devkit's filters (None if there is none); ``n_gt`` per class after those filters;
         ``per_class``: class -> AP, AP@0.5 .. AP@4.0, ATE, ASE, AOE, AVE, AAE (None where undefined), n_gt;
-        ``by_distance``: see ``distance_bins.by_distance``. Zero predictions score zero.
+        ``by_distance``: see ``distance_bins.by_distance``; ``by_group``: see ``groups.by_group``. Zero predictions
+        score zero.
 
     Raises:
         DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
@@ -160,10 +162,14 @@ def score(
     config = config_factory("detection_cvpr_2019")
     gt, pred = _load_boxes(nusc, reaching(config), split, out_dir / "results_nusc.json")
     official_gt = within(gt, 0.0, config.class_range)
-    metrics = evaluate_boxes(config, official_gt, within(pred, 0.0, config.class_range))
+    official_pred = within(pred, 0.0, config.class_range)
+    metrics = evaluate_boxes(config, official_gt, official_pred)
     write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
     report = _report(metrics, count_objects(official_gt))
-    return report | {"by_distance": by_distance(config, gt, pred)} if bins else report
+    if bins:
+        report["by_distance"] = by_distance(config, gt, pred)
+        report["by_group"] = by_group(metrics, official_gt, official_pred)
+    return report
 
 
 def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from pdetr3d.tracking.client import flatten
 
 # Of an evaluation's report: what is nested in it, and the ending of its names.
-_GROUPS = {"per_class": "", "by_distance": "m"}
+_GROUPS = {"per_class": "", "by_distance": "m", "by_group": ""}
 
 
 def score_metrics(prefix: str, report: Mapping[str, Any]) -> dict[str, float]:

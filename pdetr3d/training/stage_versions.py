@@ -19,7 +19,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "teacher": 3,  # its weights, losses, boxes
     "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
     "student": 2,  # its weights, losses, boxes
-    "evaluate": 1,  # scores, given boxes
+    "evaluate": 2,  # scores, given boxes
 }
 
 

@@ -85,6 +85,7 @@ def test_report_has_the_documented_form(done: tuple[Path, str, list[dict[str, An
             "mAOE",
             "per_class",
             "by_distance",
+            "by_group",
         } <= metrics.keys()
         assert metrics["per_class"].keys() == set(CLASSES) and "AP" in metrics["per_class"]["car"]
         assert list(metrics["by_distance"]) == ["0-10", "10-20", "20-30", "30-40", "40-52"]
