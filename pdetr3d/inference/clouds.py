@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
 from pdetr3d.data.points import misfit, read_file
+from pdetr3d.deploy.contract import refuse_no_ages
 from pdetr3d.schema import DataError
 
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")
@@ -20,7 +22,6 @@ UNUSED = "-"
 COLUMNS = (*NEEDED, "age", "ring", UNUSED)  # what a column may be; ring and "-" are not read
 NUSCENES = ("x", "y", "z", "intensity", "ring")  # a .pcd.bin has them, unless told otherwise
 FULL_SCALE = 255.0  # of the intensity that students are trained with
-MAX_AGE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -176,15 +177,11 @@ def _refuse_implausible(file: Path, points: NDArray[np.float32], names: Sequence
             f"{file}: intensity {low:g} of a point; it must be at least 0, and {order}: is this their order, and their "
             "number? See --columns"
         )
-    age = points[:, 4]
-    least, most = age.min(initial=0), age.max(initial=0)
-    if most >= 1 and (age == np.round(age)).all():
+    try:
+        refuse_no_ages(torch.from_numpy(points))
+    except ValueError as error:
+        least, most = points[:, 4].min(), points[:, 4].max()
         raise DataError(
-            f"{file}: age is a whole number in every point, up to {most:g}: it looks like the ring; {order}: call the "
-            "column ring, which is not read"
-        )
-    if least < 0 or most > MAX_AGE_S:
-        raise DataError(
-            f"{file}: age from {least:g} to {most:g}; allowed are 0 to {MAX_AGE_S:g} s (keyframe time - sweep time), "
-            f"and {order}; see --columns"
-        )
+            f"{file}: age goes from {least:g} to {most:g}; allowed are 0 to 10 s (keyframe time - sweep time), not "
+            f"whole numbers alone; {order}: if it is the ring, call the column ring, which is not read"
+        ) from error
