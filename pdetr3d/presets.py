@@ -165,7 +165,6 @@ FUSION_STUDY = QUICKSTART.model_copy(
     }
 )
 
-SIMULATED = "v1.0-sim"  # the version of the world that the simulator makes
 
 PRESETS = {preset.preset: preset for preset in (QUICKSTART, REAL_SMOKE, FUSION_STUDY, NUSCENES_PILLAR, NUSCENES_VOXEL)}
 
@@ -189,17 +188,3 @@ def load(name: str, dotlist: list[str] | None = None) -> Config:
             )
         dotlist.append(f"data.dataroot={root}")
     return override(PRESETS[name], dotlist)
-
-
-def check_dataroot(config: Config) -> None:
-    """A job trains on ``data.dataroot``; without one, on a simulated world, where the preset is made for it.
-
-    Raises:
-        DataError: for a preset of a real dataset without ``data.dataroot``.
-    """
-    if not config.data.dataroot and config.data.version != SIMULATED:
-        raise DataError(
-            f"preset {config.preset} is made for the dataset {config.data.version}, and data.dataroot is empty: set "
-            f"data.dataroot=FOLDER (with samples/, sweeps/, {config.data.version}/), or take --preset quickstart, "
-            "which simulates a world"
-        )

@@ -27,7 +27,6 @@ from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.data.summary import empty_counts, summarize
 from pdetr3d.evaluation.nuscenes_eval import refuse_unscorable
-from pdetr3d.presets import check_dataroot
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
@@ -40,6 +39,22 @@ NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit
 
 FRESH = "fresh"  # entry of run.json that makes a run begun anew another one than the run beside it
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
+
+SIMULATED = "v1.0-sim"  # the version of the world that the simulator makes
+
+
+def check_dataroot(config: Config) -> None:
+    """A job trains on ``data.dataroot``; without one, on a simulated world, where the preset is made for it.
+
+    Raises:
+        DataError: for a preset of a real dataset without ``data.dataroot``.
+    """
+    if not config.data.dataroot and config.data.version != SIMULATED:
+        raise DataError(
+            f"preset {config.preset} is made for the dataset {config.data.version}, and data.dataroot is empty: set "
+            f"data.dataroot=FOLDER (with samples/, sweeps/, {config.data.version}/), or take --preset quickstart, "
+            "which simulates a world"
+        )
 
 
 class RunDir:
