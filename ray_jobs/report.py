@@ -39,7 +39,7 @@ def build_report(
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
         "config": stages.config.flat(),
         "data": {
-            "index": stages.data.index.digest,
+            "index": stages.data.digest,
             "manifest": stages.data.manifest.digest,
             "achieved_label_ratio": stages.data.manifest.achieved_ratio,
             "size_prior_fallback": stages.absent_classes,

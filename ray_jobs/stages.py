@@ -110,7 +110,7 @@ class Stages:
     def lineage(self) -> dict[str, str]:
         """Digests of what every stage depends on."""
         data = self.data
-        return {"run": self.run.digest, "index": data.index.digest, "manifest": data.manifest.digest}
+        return {"run": self.run.digest, "index": data.digest, "manifest": data.manifest.digest}
 
     def teacher(self) -> Path:
         """Train the teacher on the box-labeled samples, after the first teacher of ``label.holdout``; returns its

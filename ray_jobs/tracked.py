@@ -96,13 +96,13 @@ def training_begins(stages: Stages, tracker: Tracker) -> None:
     manifest = data.manifest
     ratio = {"label_ratio": manifest.achieved_ratio, "label_seed": config.label.seed, "labels": config.label.source}
     source = config.data.packed or str(data.index.dataroot)
-    digest = data_digest(data.index.digest, manifest.digest)
+    digest = data_digest(data.digest, manifest.digest)
     train, count = config.data.train_split, len(manifest.roles)
     inputs = [DataInput(f"{data.index.version} {train}", digest, source, "train", count, ratio)]
     for context, split in (("select", config.data.select_split), ("val", config.data.val_split)):
         if split:
             count = len(data.index.tokens(split))
-            inputs.append(DataInput(f"{data.index.version} {split}", data.index.digest, source, context, count))
+            inputs.append(DataInput(f"{data.index.version} {split}", data.digest, source, context, count))
     log_inputs(tracker, inputs)
 
 
@@ -153,7 +153,7 @@ def evaluated(
         "checkpoint_uri": _address(stages, name, file),
     }
     flat = stages.config.flat()
-    data = data_digest(stages.data.index.digest, stages.data.manifest.digest)
+    data = data_digest(stages.data.digest, stages.data.manifest.digest)
     drawn = draw_pictures(stages.run.path / name, stages.config, pictures)
     with stages.tracker(name, tags) as tracker:
         for checkpoint, scores in (selection or {}).items():

@@ -44,11 +44,13 @@ def index(
     dataroot: Dataroot,
     version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read all files for the digest: data.deep_digest=true.")] = False,
     preset: Preset = "quickstart",
     overrides: Overrides = None,
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
     config = load(preset, overrides)
+    from pdetr3d.data.file_ledger import FileLedger
     from pdetr3d.data.index import Index
     from pdetr3d.data.nuscenes import build_index
     from pdetr3d.data.summary import summarize
@@ -58,9 +60,11 @@ def index(
     made = Index.open(path)
     rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
     summarize(made).show()
+    ledger = FileLedger.take(made, deep or config.data.deep_digest)
     say(
         index=path,
         digest=made.digest,
+        **{"files digest": f"{ledger.digest} ({ledger.words()})"},
         scenes=len(set(rows["scene_token"])),
         keyframes=len(made),
         objects=sum(len(labels) for labels in rows["ann_label"]),

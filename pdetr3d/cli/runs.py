@@ -121,6 +121,7 @@ def doctor(
         Path | None, typer.Option(help="Run directory on the same clicks with teacher.fusion=none: what do images add?")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the dataset's files again, to compare contents.")] = False,
 ) -> None:
     """Say what is wrong with a run, with the evidence and what to try next. Reads only; problems are no error."""
     from pdetr3d.doctor.diagnosis import diagnose, lines
@@ -129,7 +130,7 @@ def doctor(
     run, other = Run(run_dir), None if against is None else Run(against)
     if other is not None:
         check_comparable(run, other)
-    results = diagnose(run, other)
+    results = diagnose(run, other, deep)
     if as_json:
         print(json.dumps({name: asdict(result) for name, result in results.items()}, indent=1))
         return

@@ -212,7 +212,8 @@ class IndexFacts:
     @property
     def identity(self) -> str:
         """What of it changes the data that rows and files are."""
-        return json.dumps([self._reading, self.names.as_dict()], sort_keys=True)
+        reading = {key: value for key, value in self._reading.items() if key != "nan_limit"}  # refuses, changes nothing
+        return json.dumps([reading, self.names.as_dict()], sort_keys=True)
 
     @property
     def _reading(self) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from pdetr3d.doctor import boxes, training
+from pdetr3d.doctor import boxes, dataset, training
 from pdetr3d.doctor.result import Result
 from pdetr3d.doctor.run import Run
 from pdetr3d.schema import DataError
@@ -18,13 +19,16 @@ CHECKS: dict[str, Callable[[Run, Run | None], Result]] = {
     "features": training.features,
     "clicks": training.clicks,
     "data": training.waiting,
+    "dataset": dataset.counts,
+    "files": dataset.files,
 }
 
 
-def diagnose(run: Run, other: Run | None = None) -> dict[str, Result]:
-    """Name of each check -> its result. ``other``: a run of a LiDAR-only teacher (``check_comparable``)."""
+def diagnose(run: Run, other: Run | None = None, deep: bool = False) -> dict[str, Result]:
+    """Name of each check -> its result. ``other``: a run of a LiDAR-only teacher (``check_comparable``). ``deep``: the
+    dataset's files are read again."""
     results = {}
-    for name, check in CHECKS.items():
+    for name, check in (CHECKS | {"files": partial(dataset.files, deep=deep)}).items():
         try:
             results[name] = check(run, other)
         except DataError as error:

@@ -34,9 +34,9 @@ class DataInput:
     tags: Mapping[str, Any] = field(default_factory=dict)
 
 
-def data_digest(index_digest: str, manifest_digest: str) -> str:
+def data_digest(dataset_digest: str, manifest_digest: str) -> str:
     """Digest of a dataset with its labels and clicks (33 characters)."""
-    return f"{index_digest}-{manifest_digest}"
+    return f"{dataset_digest}-{manifest_digest}"
 
 
 def log_inputs(tracker: Tracker, inputs: Sequence[DataInput]) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.empty import refuse_empty
+from pdetr3d.data.file_ledger import FILE as FILES
+from pdetr3d.data.file_ledger import FileLedger, refuse_changed
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
@@ -150,12 +152,19 @@ def free_path(path: Path) -> Path:
 class Data:
     """The run's data: index, and the label manifest that is drawn or that ``label.manifest`` names.
 
-    ``skipped``: samples that are left out of training and prediction, of all the run's splits.
+    ``skipped``: samples that are left out of training and prediction, of all the run's splits. ``files``: digest of the
+    files that the index names (``FileLedger``), or of the pack's shards.
     """
 
     index: Index
     manifest: LabelManifest
     skipped: list[Skipped]
+    files: str
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the dataset: its index and its files."""
+        return hashlib.sha256(f"{self.index.digest} {self.files}".encode()).hexdigest()[:16]
 
 
 def prepare(run: RunDir, like: RunDir | None = None) -> Data:
@@ -176,7 +185,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         return _prepare(run, like)
     except DataError:
         if new:
-            for name in (INDEX, MEMORY, SKIPPED):
+            for name in (INDEX, MEMORY, SKIPPED, FILES):
                 (run.path / "data" / name).unlink(missing_ok=True)
             shutil.rmtree(run.path / "data" / "manifest", ignore_errors=True)
             with suppress(OSError):  # the simulated world stays
@@ -192,8 +201,10 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
             f"data.packed {packed} with data.dataroot {config.data.dataroot!r}: name the pack by a URI or an absolute "
             "path, since workers run in folders of their own, and the folder of its tables by data.dataroot"
         )
+    taken_over = False
     if like is not None and config.data.dataroot and _same_files(like.config.data, config.data):
-        copy_missing(like.path / "data", folder, (INDEX, MEMORY, SKIPPED))
+        copy_missing(like.path / "data", folder, (INDEX, MEMORY, SKIPPED, FILES))
+        taken_over = True
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
         simulate(dataroot, config.sim, config.data.version)
@@ -217,13 +228,34 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         skipped = find_skipped(index, splits, config.data)
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)
+    files = _files_digest(index, config, taken_over)
     manifest = take_manifest(index, config, folder / "manifest")
     summary = summarize(index, splits, manifest, config.model.range_m)
     if like is None:
         summary.show()
     counts = empty_counts(summary, index, config.data.val_split, config.teacher.cameras)
     refuse_empty(counts, config.data.allow_empty, str(dataroot / config.data.version), summary.left_out())
-    return Data(index, manifest, skipped)
+    return Data(index, manifest, skipped, files)
+
+
+def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
+    """Digest of the dataset's files, taken when the run begins; later they must still be the same (``taken_over``: a
+    run beside this one has just seen to that).
+
+    Raises:
+        DataError: when files have changed since.
+    """
+    if config.data.packed:
+        shards = [shard["sha256"] for shard in open_pack(config.data.packed).info["shards"]]
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+    times = bool(config.data.dataroot)  # a simulated world is written anew for every run
+    ledger = FileLedger.open(index, times)
+    if ledger is None:
+        return FileLedger.take(index, config.data.deep_digest, times).digest
+    if not taken_over:
+        # With skip, what is left out was decided when the run began: files that were mended since are not read.
+        refuse_changed(ledger, index, allowed=config.data.on_error == "skip")
+    return ledger.digest
 
 
 def _same_files(one: DataConfig, other: DataConfig) -> bool:

@@ -302,8 +302,12 @@ def test_another_config_may_not(world: Path, tmp_path: Path) -> None:
 
 def test_a_check_that_passed_is_not_repeated_but_another_one_is_made(world: Path, tmp_path: Path) -> None:
     index = prepare(RunDir(tmp_path / "run", config(world))).index
-    first(world, "samples/CAM_BACK").unlink()
-    prepare(RunDir(tmp_path / "run", config(world)))
+    gone = first(world, "samples/CAM_BACK")
+    gone.unlink()
+    with pytest.raises(
+        DataError, match=rf"1 files under .* have changed since .*run was begun:\n  .*{gone.name}: .* gone"
+    ):
+        prepare(RunDir(tmp_path / "run", config(world)))
     splits = ["sim_train", "sim_select", "sim_val"]
     check.check_files(index, splits[::-1], 3, cameras=True)
     check.check_files(index, splits, 3, cameras=False)

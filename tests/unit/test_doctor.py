@@ -78,7 +78,7 @@ def test_a_run_that_has_done_nothing_yet_cannot_be_judged(healthy: PlantedRun, t
     run = tmp_path / "new"
     shutil.copytree(healthy.path, run, ignore=shutil.ignore_patterns("pseudo_labels", "mlflow_run.json"))
     results = diagnose(Run(run))
-    assert {n for n, r in results.items() if r.verdict != "unknown"} == {"clicks"}
+    assert {n for n, r in results.items() if r.verdict != "unknown"} == {"clicks", "dataset", "files"}
     assert (
         "pseudo_labels/done.json" in results["teacher"].text and "parquet is missing" in results["pseudo labels"].text
     )

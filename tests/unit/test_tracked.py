@@ -154,7 +154,7 @@ def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: py
     assert tracked.trained_in(taker, "teacher") == "r1" and tracked.trained_in(taker, "student_ours") == "r2"
     told: list[dict[str, str]] = []
     taker.lineage = lambda: {"run": "r2", "index": "i", "manifest": "m"}
-    taker.data = SimpleNamespace(index=SimpleNamespace(digest="i"), manifest=SimpleNamespace(digest="m"))
+    taker.data = SimpleNamespace(digest="i", manifest=SimpleNamespace(digest="m"))
     taker.tracker = lambda name, tags: told.append(tags) or Tracker("", "", None)
     for name in ("draw_pictures", "log_checkpoint", "log_model_metrics", "register"):
         monkeypatch.setattr(tracked, name, lambda *_: None)
