@@ -158,7 +158,7 @@ def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: py
     taker.tracker = lambda name, tags: told.append(tags) or Tracker("", "", None)
     for name in ("draw_pictures", "log_checkpoint", "log_model_metrics", "register"):
         monkeypatch.setattr(tracked, name, lambda *_: None)
-    tracked.evaluated(taker, "teacher", copy / file.name, {"bev_iou": 0.5}, "val", "clicks", [])
+    tracked.evaluated(taker, "teacher", copy / file.name, {"bev_iou": 0.5, "n": 1}, "val", "clicks", [])
     beginning = {"initial_run_id": "b", "initial_checkpoint": "d", "trained_by": "t", "checkpoint": "ba7816bf8f01cfea"}
     expected = {**beginning, "run": "r2", "index": "i", "manifest": "m", "stage": "teacher"}
     assert told == [{**expected, "checkpoint_uri": (copy / file.name).as_uri()}]
