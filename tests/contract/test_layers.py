@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "pseudo_labels": CORE,
     "visualize": CORE | {"data", "pseudo_labels"},
     "labels": CORE | {"tables", "data", "evaluation", "pseudo_labels", "visualize"},
-    "training": CORE | {"presets", "tables", "data", "models", "losses", "evaluation", "pseudo_labels"},
+    "training": CORE | {"tables", "data", "models", "losses", "evaluation", "pseudo_labels"},
     "deploy": CORE | {"data", "models", "training"},
     "inference": CORE | {"data", "models", "training", "deploy", "evaluation", "pseudo_labels"},
     "click": CORE | {"data", "visualize"},
