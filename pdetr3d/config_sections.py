@@ -34,12 +34,12 @@ class Section(BaseModel):
 class SimConfig(Section):
     """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
-    scenes: Positive = 420  # train scenes
-    select_scenes: Positive = 10
-    val_scenes: Positive = 60
-    keyframes: Positive = 2  # per scene, at 2 Hz
+    scenes: Positive = 840  # train scenes
+    select_scenes: Positive = 20
+    val_scenes: Positive = 120
+    keyframes: Positive = 1  # per scene, at 2 Hz; where keyframes are few, each should show another street
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
-    image_size_px: tuple[Positive, Positive] = (256, 144)  # width, height
+    image_size_px: tuple[Positive, Positive] = (384, 144)  # width, height; flatter than 16:9: the sky is missing
     lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
     seed: Annotated[int, Field(ge=0)] = 0
     processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core

@@ -72,7 +72,7 @@ QUICKSTART = Config(
         select_split="sim_select",
         val_split="sim_val",
         num_sweeps=3,
-        image_size_px=(256, 144),
+        image_size_px=(384, 144),
     ),
     sim=SimConfig(),
     model=SMALL_MODEL,
@@ -157,8 +157,8 @@ REAL_SMOKE = QUICKSTART.model_copy(
 FUSION_STUDY = QUICKSTART.model_copy(
     update={
         "preset": "fusion-study",
-        "data": QUICKSTART.data.model_copy(update={"image_size_px": (448, 252)}),
-        "sim": SimConfig(scenes=190, select_scenes=1, val_scenes=1, image_size_px=(448, 252)),
+        "data": QUICKSTART.data.model_copy(update={"image_size_px": (576, 216)}),
+        "sim": SimConfig(scenes=380, select_scenes=2, val_scenes=2, image_size_px=(576, 216)),
         "label": LabelConfig(ratio=0.1),
         # Two teachers side by side, one core each; each still leaves a share of it to its loading tasks.
         "scaling": ScalingConfig(workers=1, cpus_per_worker=0.7, data_cpus=0.25, concurrent_stages=2),

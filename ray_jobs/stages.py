@@ -91,7 +91,7 @@ class Stages:
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
             )
         held_out(self.records, self.config.label)  # refused now, if it cannot be
-        self.prior, self.absent_classes = prior_size_m(self.records)
+        self.prior, self.absent_classes = prior_size_m(self.records, self.config.data)
         check_models(self.config, self.prior)
         self.timing: dict[str, float] = {}
         self.locks: dict[str, Lock] = defaultdict(Lock)  # a stage that two lanes need is run once

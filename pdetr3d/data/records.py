@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.config import DataConfig
+from pdetr3d.data.click_extents import sizes_from_clicks
 from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
@@ -119,22 +121,30 @@ def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest 
     ]
 
 
-def prior_size_m(records: Sequence[SampleRecord]) -> tuple[NDArray[np.float32], list[str]]:
+def prior_size_m(
+    records: Sequence[SampleRecord], data: DataConfig | None = None
+) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
+    A class without a box there has the size that the LiDAR points at its clicks show (``click_extents``), where
+    ``data`` says how to read them and enough of them show it; else FALLBACK_SIZE_M.
+
     Returns:
-        (10, 3) float32, and the names of the classes without a box there, which hold FALLBACK_SIZE_M.
+        (10, 3) float32, and the names of the classes that hold FALLBACK_SIZE_M.
     """
     labeled = boxes_of(pick(records, boxed(records)))
     labeled = labeled[labeled.source == SOURCE_HUMAN]
     prior, absent = FALLBACK_SIZE_M.copy(), []
-    for label, name in enumerate(CLASSES):
+    for label in range(len(CLASSES)):
         sizes = labeled.size_m[labeled.label == label]
         if len(sizes):
             prior[label] = sizes.mean(0, dtype=np.float64)
         else:
-            absent.append(name)
-    return prior, absent
+            absent.append(label)
+    measured = sizes_from_clicks(records, absent, data) if data is not None and absent else {}
+    for label, size in measured.items():
+        prior[label] = size
+    return prior, [CLASSES[label] for label in absent if label not in measured]
 
 
 def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64], chosen: NDArray[np.int64]) -> Records:

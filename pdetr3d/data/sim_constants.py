@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pdetr3d.tables import names
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 KEYFRAME_PERIOD_US = 500_000  # nuScenes: 2 Hz
 FIRST_TIMESTAMP_US = 1_600_000_000_000_000
 SCENE_SPACING_US = 1_000_000_000  # scenes start this far apart in time ...
@@ -42,23 +42,11 @@ NATIVE_IMAGE_PX = (1600, 900)
 JPEG_QUALITY = 92
 PIXEL_NOISE = 3.0  # standard deviation in 8-bit steps
 
-# --- Objects: nuScenes category, standard deviation of (l, w, h) [m], mean number spawned per 120 m of street ------
+# --- Objects: nuScenes category, mean number spawned per 120 m of street. Sizes: sim_subtypes.py --------------------
 CATEGORY = names.CATEGORY
-# Sizes are drawn around schema.FALLBACK_SIZE_M; deviations are those of the nuScenes train boxes.
-SIZE_STD_M = {
-    "car": (0.47, 0.19, 0.25),
-    "truck": (2.11, 0.45, 0.84),
-    "construction_vehicle": (3.17, 1.06, 0.94),
-    "bus": (2.06, 0.32, 0.49),
-    "trailer": (4.60, 0.55, 0.77),
-    "barrier": (0.17, 0.62, 0.15),
-    "motorcycle": (0.31, 0.16, 0.23),
-    "bicycle": (0.25, 0.16, 0.35),
-    "pedestrian": (0.19, 0.14, 0.19),
-    "traffic_cone": (0.15, 0.14, 0.27),
-}
-SIZE_CLIP_STD = 1.6  # draws beyond are cut: no negative sides, no 25 m trailers
-SIZE_MIN_SHARE = 0.55  # nor smaller than this share of the mean
+# Factors by which each world's class means differ from those of sim_subtypes.py, larger or smaller by turns: range of
+# their logarithm for length, width (lanes are 3.5 m wide), height.
+CLASS_SCALE_LOG = ((0.06, 0.13), (0.03, 0.06), (0.05, 0.11))
 SPAWN_COUNT = {
     "car": 14.5,
     "truck": 2.3,
@@ -73,16 +61,17 @@ SPAWN_COUNT = {
 }
 # Where objects of a class are put: placement -> share (sim_world.py says what each means).
 PLACEMENT = {
-    "car": {"lane": 0.40, "curb": 0.30, "lot": 0.18, "cross": 0.12},
-    "truck": {"lane": 0.45, "curb": 0.25, "lot": 0.20, "cross": 0.10},
-    "construction_vehicle": {"zone": 0.7, "lot": 0.3},
-    "bus": {"lane": 0.55, "curb": 0.25, "cross": 0.20},
-    "trailer": {"lane": 0.35, "curb": 0.25, "lot": 0.40},
-    "motorcycle": {"lane": 0.50, "curb": 0.35, "cross": 0.15},
+    "car": {"lane": 0.22, "curb": 0.26, "lot": 0.32, "cross": 0.20},
+    "truck": {"lane": 0.25, "curb": 0.15, "lot": 0.40, "cross": 0.20},
+    "construction_vehicle": {"zone": 0.6, "lot": 0.4},
+    "bus": {"lane": 0.30, "curb": 0.15, "lot": 0.25, "cross": 0.30},
+    "trailer": {"lane": 0.20, "curb": 0.15, "lot": 0.50, "cross": 0.15},
+    "motorcycle": {"lane": 0.40, "curb": 0.35, "cross": 0.25},
     "bicycle": {"lane_edge": 0.5, "sidewalk": 0.5},
     "pedestrian": {"sidewalk": 0.75, "crosswalk": 0.15, "zone": 0.10},
 }
 STANDING_SHARE = 0.4  # of pedestrians
+ANGLED_PARKING_SHARE = 0.5  # of streets where cars park at an angle to the curb
 BOX_MARGIN_M = 0.04  # annotated box minus the solid, per side: the range noise stays inside, as in hand-drawn boxes
 BOX_BASE_M = 0.05  # underside of every box above the ground, so that ground returns are not counted as the object's
 EGO_SIZE_M = (5.2, 2.4)  # kept free of objects (l, w), around the middle of the ego vehicle
@@ -93,6 +82,6 @@ LANE_WIDTH_M = 3.5
 CURB_STRIP_M = 2.6
 SIDEWALK_M = 3.5
 STREET_REACH_M = 62.0  # the street is filled this far ahead of, behind, and beside the ego path
-INTERSECTION_SHARE = 0.45  # of straight drives that pass a crossing road
-TURN_SHARE = 0.4  # of scenes in which the ego vehicle turns left or right
+INTERSECTION_SHARE = 0.7  # of straight drives that pass a crossing road
+TURN_SHARE = 0.5  # of scenes in which the ego vehicle turns left or right
 EGO_STOPPED_SHARE = 0.1

@@ -8,18 +8,19 @@ import numpy as np
 
 from pdetr3d.data import sim_constants as const
 from pdetr3d.data.sim_space import Space
+from pdetr3d.data.sim_subtypes import Sizes
 from pdetr3d.data.sim_world import Actor, EgoPath, Street
-from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
+from pdetr3d.schema import CLASSES
 
 HALF_PI = np.pi / 2
 TRIES = 8  # places tried per object before it is given up
 LARGE = ("trailer", "bus", "construction_vehicle", "truck")  # placed first, while there is room
 
 
-def lay_out(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, Street, list[Actor]]:
-    """Draw drive, street and actors; no two of them overlap at any time of the scene."""
+def lay_out(rng: np.random.Generator, duration_s: float, sizes: Sizes) -> tuple[EgoPath, Street, list[Actor]]:
+    """Draw drive, street and actors of the world's ``sizes``; no two of them overlap at any time of the scene."""
     ego, street = _draw_drive(rng, duration_s)
-    layout = _Layout(rng, ego, street, duration_s)
+    layout = _Layout(rng, ego, street, duration_s, sizes)
     layout.buildings()
     layout.zones()
     for kind in LARGE + tuple(c for c in CLASSES if c not in LARGE):
@@ -52,8 +53,8 @@ def _draw_drive(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, S
 class _Layout:
     """Draws actors one after the other; ``space`` rejects those without room."""
 
-    def __init__(self, rng: np.random.Generator, ego: EgoPath, street: Street, duration_s: float) -> None:
-        self.rng, self.ego, self.street = rng, ego, street
+    def __init__(self, rng: np.random.Generator, ego: EgoPath, street: Street, duration_s: float, sizes: Sizes) -> None:
+        self.rng, self.ego, self.street, self.sizes = rng, ego, street, sizes
         self.space = Space(ego, duration_s)
         path = ego.pose(self.space.times)
         self.reach = (path[:, 0].min(), path[:, 0].max(), path[:, 1].min(), path[:, 1].max())
@@ -67,19 +68,18 @@ class _Layout:
         }
         if ego.turn == 0:
             self.lane_speed[(-1, round((-ego.y_m - 1.75) / const.LANE_WIDTH_M))] = ego.speed_m_s
+        # In some streets cars park at an angle to the curb, nose in (+) or out (-).
+        angled = rng.random() < const.ANGLED_PARKING_SHARE
+        self.curb_angle = float(rng.choice([-1, 1]) * rng.uniform(0.7, HALF_PI)) if angled else 0.0
         self.cross_waits = ego.turn != 0 or rng.random() < 0.5
         self.lots: list[tuple[float, float, int, float]] = []  # x0, x1, side, yaw
         self.zone_at: list[tuple[float, float]] = []
 
-    def size(self, kind: str) -> tuple[float, float, float]:
-        mean = FALLBACK_SIZE_M[CLASSES.index(kind)].astype(np.float64)
-        draw = np.clip(self.rng.standard_normal(3), -const.SIZE_CLIP_STD, const.SIZE_CLIP_STD)
-        # Length, width and height of large vehicles go together.
-        draw = 0.6 * draw + 0.4 * draw[0] if kind in LARGE else draw
-        length, width, height = np.round(
-            np.maximum(mean + draw * const.SIZE_STD_M[kind], const.SIZE_MIN_SHARE * mean), 3
-        )
-        return float(length), float(width), float(height)
+    def actor(self, kind: str, x: float, y: float, yaw: float, speed: float = 0.0, attribute: str = "") -> Actor:
+        """An object of a class; its subtype and size are drawn."""
+        subtype = self.sizes.subtype(kind, self.rng)
+        size = self.sizes.size(kind, subtype, self.rng, attribute)
+        return Actor(kind, size, x, y, yaw, speed, attribute=attribute, subtype=subtype.name)
 
     def along(self) -> float:
         """A distance along the street, anywhere."""
@@ -109,14 +109,14 @@ class _Layout:
 
     def _section(self, side: int, x: float, end: float) -> None:
         rng, kind = self.rng, self.rng.random()
-        if kind < 0.42:
+        if kind < 0.36:
             depth, height = rng.uniform(8, 16), rng.uniform(4, 14)
             setback = rng.uniform(0.0, 4.0)
             size = (end - x - rng.uniform(0, 4), depth, height)
             self.space.place(Actor("building", size, (x + end) / 2, side * (self.back + setback + depth / 2), 0.0), 0.0)
-        elif kind < 0.8:
+        elif kind < 0.82:
             self.lots.append(
-                (x + 1, end - 1, side, rng.uniform(-np.pi, np.pi) if rng.random() < 0.4 else side * HALF_PI)
+                (x + 1, end - 1, side, rng.uniform(-np.pi, np.pi) if rng.random() < 0.6 else side * HALF_PI)
             )
         else:
             for _ in range(rng.integers(2, 6)):
@@ -189,14 +189,13 @@ class _Layout:
         rng = self.rng
         across, slant, placed = rng.random() < 0.25, rng.normal(0, 0.1), 0
         flip = float(rng.choice([0.0, np.pi]))
-        base = self.size(kind)
-        step = base[1] + rng.uniform(0.1, 0.4) if kind == "barrier" else rng.uniform(1.5, 4.0)
+        first = self.actor(kind, x, y, 0.0)
+        step = first.size_m[1] + rng.uniform(0.1, 0.4) if kind == "barrier" else rng.uniform(1.5, 4.0)
         direction = (HALF_PI if across else 0.0) + slant
         for i in range(max(count, 0)):
-            size = base if kind == "barrier" else self.size(kind)
             yaw = direction + HALF_PI + flip + rng.normal(0, 0.03) if kind == "barrier" else rng.uniform(-np.pi, np.pi)
             at = (x + i * step * np.cos(direction), y + i * step * np.sin(direction))
-            placed += self.space.place(Actor(kind, size, at[0], at[1], yaw), 0.02)
+            placed += self.space.place(replace(first, x_m=at[0], y_m=at[1], yaw_rad=yaw), 0.02)
         return placed
 
     def objects(self, kind: str) -> None:
@@ -212,24 +211,14 @@ class _Layout:
                     break
 
     def _parked(self, kind: str, x: float, y: float, yaw: float) -> Actor:
-        attribute = "vehicle.parked"
-        if kind in ("motorcycle", "bicycle"):
-            attribute = "cycle.without_rider"
-        return Actor(kind, self._cycle_size(kind, attribute), x, y, yaw, attribute=attribute)
-
-    def _cycle_size(self, kind: str, attribute: str) -> tuple[float, float, float]:
-        length, width, height = self.size(kind)
-        # Riders make a cycle taller: the class mean lies between.
-        share = {"cycle.with_rider": 1.12, "cycle.without_rider": 0.8}.get(attribute, 1.0)
-        return length, width, round(height * share, 3)
+        cycle = kind in ("motorcycle", "bicycle")
+        return self.actor(kind, x, y, yaw, attribute="cycle.without_rider" if cycle else "vehicle.parked")
 
     def _driving(self, kind: str, x: float, y: float, yaw: float, speed: float) -> Actor:
         attribute = "vehicle.moving" if speed > 0 else "vehicle.stopped"
         if kind in ("motorcycle", "bicycle"):
             attribute = "cycle.with_rider"
-        return Actor(
-            kind, self._cycle_size(kind, attribute), x, y, yaw + self.rng.normal(0, 0.02), speed, attribute=attribute
-        )
+        return self.actor(kind, x, y, yaw + self.rng.normal(0, 0.02), speed, attribute)
 
     def _aside(self, actor: Actor) -> Actor:
         """Move an actor of the street's edge to the crossing road's edge, in some draws, where there is one."""
@@ -270,14 +259,18 @@ class _Layout:
         return self._driving(kind, x, y, side * HALF_PI, 0.0 if self.cross_waits else rng.uniform(5, 9))
 
     def _at_curb(self, kind: str) -> Actor:
-        """Parked along the curb; motorcycles at an angle."""
+        """Parked along the curb, or at the street's angle, half on the sidewalk; motorcycles always at an angle."""
         side, rng = int(self.rng.choice([-1, 1])), self.rng
         yaw = (0.0 if side < 0 else np.pi) + rng.normal(0, 0.04)
         if rng.random() < 0.08:
             yaw += np.pi
+        outward = 1.3
         if kind == "motorcycle":
             yaw += rng.uniform(0.6, 1.8)
-        return self._aside(self._parked(kind, self.along(), side * (self.street.half_m + 1.3), yaw))
+        elif kind == "car" and self.curb_angle:
+            yaw += self.curb_angle
+            outward += 2.0 * abs(np.sin(self.curb_angle))
+        return self._aside(self._parked(kind, self.along(), side * (self.street.half_m + outward), yaw))
 
     def _at_lot(self, kind: str) -> Actor:
         """Parked on a lot beside the street, in rows at the lot's angle."""
@@ -297,8 +290,8 @@ class _Layout:
 
     def _walking(self, kind: str, x: float, y: float, yaw: float) -> Actor:
         if self.rng.random() < const.STANDING_SHARE:
-            return Actor(kind, self.size(kind), x, y, self.rng.uniform(-np.pi, np.pi), attribute="pedestrian.standing")
-        return Actor(kind, self.size(kind), x, y, yaw, self.rng.uniform(0.7, 1.8), attribute="pedestrian.moving")
+            return self.actor(kind, x, y, self.rng.uniform(-np.pi, np.pi), attribute="pedestrian.standing")
+        return self.actor(kind, x, y, yaw, self.rng.uniform(0.7, 1.8), "pedestrian.moving")
 
     def _at_sidewalk(self, kind: str) -> Actor:
         """On a sidewalk: people along it, bicycles parked."""

@@ -20,6 +20,7 @@ from pdetr3d.data.sim_layout import lay_out
 from pdetr3d.data.sim_lidar import scan
 from pdetr3d.data.sim_objects import CLUTTER, build_shape
 from pdetr3d.data.sim_shapes import pack_parts
+from pdetr3d.data.sim_subtypes import Sizes
 from pdetr3d.data.sim_tables import (
     LIDAR,
     SCENE_TABLES,
@@ -54,8 +55,8 @@ def build_world(seed: int, job: SceneJob, duration_s: float) -> World:
         duration_s: the world is kept free of collisions from one keyframe period before time 0 to this time.
     """
     rng = np.random.default_rng([seed, job.split, job.index])
-    ego, street, actors = lay_out(rng, duration_s)
-    shapes = [build_shape(a.kind, a.size_m, rng, a.attribute == "cycle.with_rider") for a in actors]
+    ego, street, actors = lay_out(rng, duration_s, Sizes(seed))
+    shapes = [build_shape(a.kind, a.size_m, rng, a.subtype, a.attribute) for a in actors]
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.1)
     sun = np.array([np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)])
     row, column = divmod(job.place, const.SCENE_GRID)
@@ -81,35 +82,45 @@ def simulate_scene(root: Path, config: SimConfig, job: SceneJob) -> dict[str, li
 
 
 class _SceneWriter:
+    """Writes one scene. ``moments``: its keyframes, and one more where it has a single one.
+
+    A velocity takes two annotations of an object. So a scene of one keyframe is followed by another one, called
+    NAME-later and in no split: its only keyframe, half a second later, has a LiDAR sweep, annotations, and no images.
+    """
+
     def __init__(self, root: Path, config: SimConfig, job: SceneJob) -> None:
         self.root, self.config, self.job = root, config, job
+        self.moments = max(config.keyframes, 2)
         self.start_us = const.FIRST_TIMESTAMP_US + job.place * const.SCENE_SPACING_US
-        self.world = build_world(config.seed, job, (config.keyframes - 1) * const.KEYFRAME_PERIOD_US * 1e-6)
+        self.world = build_world(config.seed, job, (self.moments - 1) * const.KEYFRAME_PERIOD_US * 1e-6)
         self.rig = calibration(config.image_size_px)
         self.sensor2ego = {c: rigid(row["rotation"], row["translation"]) for c, row in self.rig.items()}
         self.tables: dict[str, list[Row]] = {name: [] for name in SCENE_TABLES}
-        self.points = np.zeros((config.keyframes, len(self.world.actors)), np.int64)
+        self.points = np.zeros((self.moments, len(self.world.actors)), np.int64)
         self.visible = np.zeros_like(self.points)
         self.silhouette = np.zeros_like(self.points)
 
     def run(self) -> dict[str, list[Row]]:
-        samples = [
+        names = [self.job.name] * self.config.keyframes + [f"{self.job.name}-later"]
+        samples: list[Row] = [
             {
                 "token": token(self.config.seed, self.job.name, "sample", k), "timestamp": self._keyframe_us(k),
-                "prev": "", "next": "", "scene_token": token(self.config.seed, self.job.name),
+                "prev": "", "next": "", "scene_token": token(self.config.seed, names[k]),
             }
-            for k in range(self.config.keyframes)
+            for k in range(self.moments)
         ]  # fmt: skip
-        link(samples)
         self.tables["sample"] = samples
-        self.tables["scene"] = [
-            {
-                "token": samples[0]["scene_token"], "log_token": token(self.config.seed, "log"),
-                "nbr_samples": len(samples),
-                "first_sample_token": samples[0]["token"], "last_sample_token": samples[-1]["token"],
-                "name": self.job.name, "description": "simulated street",
-            }
-        ]  # fmt: skip
+        for name in dict.fromkeys(names[: self.moments]):
+            mine = [s for s, of in zip(samples, names, strict=False) if of == name]
+            link(mine)
+            self.tables["scene"].append(
+                {
+                    "token": mine[0]["scene_token"], "log_token": token(self.config.seed, "log"),
+                    "nbr_samples": len(mine),
+                    "first_sample_token": mine[0]["token"], "last_sample_token": mine[-1]["token"],
+                    "name": name, "description": "simulated street",
+                }
+            )  # fmt: skip
         self._lidar()
         self._cameras()
         self._annotations()
@@ -147,21 +158,21 @@ class _SceneWriter:
         for k in range(self.config.keyframes):
             for j in range(gaps):
                 before_us = round((gaps - 1 - j) * const.KEYFRAME_PERIOD_US / gaps)
-                timestamp_us, key = self._keyframe_us(k) - before_us, j == gaps - 1
-                row = self._record(LIDAR, timestamp_us, k, key)
-                lidar2global = chain(self.sensor2ego[LIDAR], self._ego2global(timestamp_us))
-                points = scan(
-                    self.world,
-                    lidar2global,
-                    self._seconds(timestamp_us),
-                    self.config.lidar_azimuth_steps,
-                    self._generator(1, k, j),
-                )
-                points.tofile(self.root / row["filename"])
-                rows.append(row)
-                if key:
-                    self._count_points(k, points, lidar2global)
+                rows.append(self._scan(k, j, self._keyframe_us(k) - before_us, j == gaps - 1))
         link(rows)
+        for k in range(self.config.keyframes, self.moments):
+            self._scan(k, 0, self._keyframe_us(k), True)
+
+    def _scan(self, k: int, j: int, timestamp_us: int, key: bool) -> Row:
+        """Write one sweep, number ``j`` of keyframe ``k``; its sample_data row."""
+        row = self._record(LIDAR, timestamp_us, k, key)
+        lidar2global = chain(self.sensor2ego[LIDAR], self._ego2global(timestamp_us))
+        steps, rng = self.config.lidar_azimuth_steps, self._generator(1, k, j)
+        points = scan(self.world, lidar2global, self._seconds(timestamp_us), steps, rng)
+        points.tofile(self.root / row["filename"])
+        if key:
+            self._count_points(k, points, lidar2global)
+        return row
 
     def _cameras(self) -> None:
         for number, (channel, (_, _, _, trigger_us)) in enumerate(const.CAMERA_RIG.items()):
@@ -202,14 +213,16 @@ class _SceneWriter:
 
     def _annotations(self) -> None:
         """Boxes of the objects within range that some sensor saw during the scene, tracked over its keyframes."""
-        ego = self.world.ego_poses(np.arange(self.config.keyframes) * const.KEYFRAME_PERIOD_US * 1e-6)
-        seen = (self.points.sum(axis=0) > 0) | (self.visible.max(axis=0) >= const.MIN_VISIBLE_PX)
-        poses = np.stack([self._poses(k) for k in range(self.config.keyframes)])
-        within = np.hypot(*(poses[:, :, :2] - ego[:, None, :2]).transpose(2, 0, 1)) < const.ANNOTATION_RANGE_M
+        count = self.config.keyframes
+        ego = self.world.ego_poses(np.arange(count) * const.KEYFRAME_PERIOD_US * 1e-6)
+        seen = (self.points[:count].sum(axis=0) > 0) | (self.visible.max(axis=0) >= const.MIN_VISIBLE_PX)
+        poses = np.stack([self._poses(k) for k in range(self.moments)])
+        within = np.hypot(*(poses[:count, :, :2] - ego[:, None, :2]).transpose(2, 0, 1)) < const.ANNOTATION_RANGE_M
         for i, actor in enumerate(self.world.actors):
             keyframes = np.flatnonzero(within[:, i])
             if actor.kind in CLUTTER or not seen[i] or not len(keyframes):
                 continue
+            keyframes = np.append(keyframes, np.arange(count, self.moments))
             instance = token(self.config.seed, self.job.name, "instance", i)
             rows = [self._annotation(instance, i, int(k), poses[k, i]) for k in keyframes]
             link(rows)

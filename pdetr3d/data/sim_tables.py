@@ -40,7 +40,10 @@ def ego_transform(pose: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration(size_px: tuple[int, int]) -> dict[str, Row]:
-    """Per channel: translation and rotation (sensor2ego), camera_intrinsic for images of ``size_px`` (LiDAR: [])."""
+    """Per channel: translation and rotation (sensor2ego), camera_intrinsic for images of ``size_px`` (LiDAR: []).
+
+    Pixels are square, and a width spans nuScenes' angle: an image flatter than nuScenes' 16:9 lacks the sky at its top.
+    """
     yaw, pitch, roll = np.deg2rad(const.LIDAR_YAW_PITCH_ROLL_DEG)
     turn = (
         Quaternion(axis=[0, 0, 1], angle=yaw)
@@ -59,12 +62,17 @@ def calibration(size_px: tuple[int, int]) -> dict[str, Row]:
             * Quaternion(axis=[0, 1, 0], degrees=const.CAMERA_PITCH_DEG)
             * forward
         )
-        fx, fy = focal * width / const.NATIVE_IMAGE_PX[0], focal * height / const.NATIVE_IMAGE_PX[1]
-        cx, cy = const.CAMERA_CENTER_SHARE[0] * width, const.CAMERA_CENTER_SHARE[1] * height
+        scale = width / const.NATIVE_IMAGE_PX[0]
+        missing = scale * const.NATIVE_IMAGE_PX[1] - height
+        cx, cy = scale * np.multiply(const.NATIVE_IMAGE_PX, const.CAMERA_CENTER_SHARE)
         rows[channel] = {
             "translation": list(position),
             "rotation": [float(q) for q in aim.elements],
-            "camera_intrinsic": [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]],
+            "camera_intrinsic": [
+                [focal * scale, 0.0, float(cx)],
+                [0.0, focal * scale, float(cy - missing)],
+                [0.0, 0.0, 1.0],
+            ],
         }
     return rows
 

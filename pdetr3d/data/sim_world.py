@@ -46,8 +46,8 @@ class EgoPath:
 class Actor:
     """One object or piece of clutter; constant speed along a constant heading or on a circle.
 
-    ``kind``: a class of schema.CLASSES or one of CLUTTER. ``size_m`` (l, w, h). ``x_m, y_m, yaw_rad`` at time
-    0 in the road frame. ``attribute``: nuScenes attribute name or "".
+    ``kind``: a class of schema.CLASSES or one of CLUTTER; ``subtype``: of the class. ``size_m`` (l, w, h).
+    ``x_m, y_m, yaw_rad`` at time 0 in the road frame. ``attribute``: nuScenes attribute name or "".
     """
 
     kind: str
@@ -58,6 +58,7 @@ class Actor:
     speed_m_s: float = 0.0
     yaw_rate_rad_s: float = 0.0
     attribute: str = ""
+    subtype: str = ""
 
 
 def actor_poses(actors: list[Actor], t_s: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,13 +12,13 @@ another version end with exit code 2 and name it; a change of the code that move
 from __future__ import annotations
 
 STAGE_VERSIONS: dict[str, int] = {
-    "simulate": 1,  # the simulated world's files
+    "simulate": 2,  # the simulated world's files
     "index": 1,  # rows of index.arrow
     "label": 2,  # label manifest: roles, clicks
     "load": 2,  # what is read of a sample, and how it is augmented and collated
     "teacher": 3,  # its weights, losses, boxes
     "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
-    "student": 2,  # its weights, losses, boxes
+    "student": 3,  # its weights, losses, boxes
     "evaluate": 2,  # scores, given boxes
 }
 

@@ -25,6 +25,7 @@ from pdetr3d.data.sim_camera import render
 from pdetr3d.data.sim_figures import world_figures
 from pdetr3d.data.sim_objects import CLUTTER
 from pdetr3d.data.sim_scene import SceneJob, build_world
+from pdetr3d.data.sim_subtypes import SUBTYPES, Sizes
 from pdetr3d.data.sim_tables import calibration
 from pdetr3d.data.sim_world import World
 from pdetr3d.data.simulate import simulate
@@ -302,6 +303,46 @@ def test_figures_count_what_the_tables_hold(nusc: NuScenes) -> None:
     assert sum(c["count"] for c in figures["classes"].values()) == len(annotations)
     binned = sum(n for bins in figures["points"].values() for n, _ in bins.values())
     assert binned == sum(c["scored"] for c in figures["classes"].values()) <= (points > 0).sum()
+
+
+def test_a_scene_of_one_keyframe_has_velocities(tmp_path: Path) -> None:
+    """From the same drive half a second later, which is in no split and has no images."""
+    config = CONFIG.model_copy(update={"scenes": 2, "keyframes": 1})
+    simulate(tmp_path / "world", config)
+    nusc = NuScenes("v1.0-sim", str(tmp_path / "world"), verbose=False)
+    names = [name for split in ("sim_train", "sim_select", "sim_val") for name in get_scenes_of_split(split, nusc)]
+    assert {scene["name"] for scene in nusc.scene} == {*names, *(f"{name}-later" for name in names)}
+    moving = 0
+    for scene in nusc.scene:
+        sample = nusc.get("sample", scene["first_sample_token"])
+        assert scene["nbr_samples"] == 1 and not sample["prev"] and not sample["next"]
+        if scene["name"] not in names:
+            assert set(sample["data"]) == {"LIDAR_TOP"}
+            continue
+        assert set(sample["data"]) == {"LIDAR_TOP", *CAMERAS}
+        split, number = ["sim-train", "sim-select", "sim-val"].index(scene["name"][:-5]), int(scene["name"][-4:])
+        world = build_world(CONFIG.seed, SceneJob(scene["name"], split, number, names.index(scene["name"])), 0.5)
+        poses, later = world.poses(0.0), world.poses(0.5)
+        for token in sample["anns"]:
+            i = int(np.argmin(np.hypot(*(poses[:, :2] - nusc.get("sample_annotation", token)["translation"][:2]).T)))
+            velocity = nusc.box_velocity(token)[:2]
+            np.testing.assert_allclose(velocity, (later[i, :2] - poses[i, :2]) / 0.5, atol=1e-5)
+            moving += np.hypot(*velocity) > 0.5
+    assert moving > 10
+
+
+def test_subtypes_tie_sizes_together_and_worlds_differ() -> None:
+    """A car's subtype says its size to a few percent; class means differ from the documented ones and by seed."""
+    cars = [a for i in range(40) for a in build_world(0, SceneJob("s", 0, i, i), 0.5).actors if a.kind == "car"]
+    sizes, names = np.log([a.size_m for a in cars]), np.array([a.subtype for a in cars])
+    within = np.concatenate([sizes[names == name] - sizes[names == name].mean(0) for name in set(names)])
+    explained = 1 - within.var(0) / sizes.var(0)
+    assert set(names) == {subtype.name for subtype in SUBTYPES["car"]} and len(cars) > 300
+    assert (explained > 0.85).all(), explained
+    scales = np.stack([Sizes(seed).scale for seed in range(20)])
+    assert (np.abs(np.log(scales)) >= 0.03 - 1e-9).all() and (np.abs(np.log(scales)) <= 0.13 + 1e-9).all()
+    assert len(np.unique(scales[:, 0, 0])) == 20 and 0.2 < (scales[:, :, 0] > 1).mean() < 0.8
+    np.testing.assert_array_equal(Sizes(3).scale, scales[3])
 
 
 def test_streets_are_populated_as_promised() -> None:

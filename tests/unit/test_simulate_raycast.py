@@ -12,10 +12,11 @@ from pdetr3d.data.sim_objects import build_shape
 from pdetr3d.data.sim_raycast import expand_windows, intersect, pose_parts, z_buffer
 from pdetr3d.data.sim_shapes import Shape, pack_parts
 from pdetr3d.data.sim_space import Space
+from pdetr3d.data.sim_subtypes import POSTURE, SUBTYPES
 from pdetr3d.data.sim_tables import calibration, ego_transform
 from pdetr3d.data.sim_world import Actor, EgoPath, Street, World, actor_poses
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
-from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
+from pdetr3d.schema import CLASSES
 from tests.reference.ray_box import ray_box
 
 STILL = EgoPath(0.0, 0, 1.0, 0.0, 0.0, 0.0)
@@ -134,21 +135,34 @@ def test_camera_pixels_show_the_box_the_oracle_sees() -> None:
     assert seen == {-1, 0, 1, 2, 3}
 
 
-def test_shapes_stay_inside_their_boxes_and_fill_them() -> None:
+@pytest.mark.parametrize("kind", CLASSES)
+def test_shapes_stay_inside_their_boxes_and_fill_them(kind: str) -> None:
+    """Every subtype, in every posture."""
     rng = np.random.default_rng(5)
-    for label, kind in enumerate(CLASSES):
-        for rider in (False, True):
-            length, width, height = (float(v) for v in FALLBACK_SIZE_M[label])
-            size = (length, width, height)
-            corners = pack_parts([build_shape(kind, size, rng, rider)]).corners_m.reshape(-1, 3)
+    postures = [a for a in POSTURE if a.startswith("cycle." if kind in ("motorcycle", "bicycle") else kind)] or [""]
+    for subtype in SUBTYPES[kind]:
+        for attribute in postures:
+            size = subtype.size_m
+            corners = pack_parts([build_shape(kind, size, rng, subtype.name, attribute)]).corners_m.reshape(-1, 3)
             half = np.array(size) / 2
-            assert (np.abs(corners[:, :2]) <= half[:2]).all() and corners[:, 2].min() >= const.BOX_BASE_M - 1e-9, kind
-            assert corners[:, 2].max() <= const.BOX_BASE_M + size[2], kind
-            assert corners[:, 2].max() > const.BOX_BASE_M + 0.9 * size[2], kind
+            assert (np.abs(corners[:, :2]) <= half[:2]).all() and corners[:, 2].min() >= const.BOX_BASE_M - 1e-9
+            assert const.BOX_BASE_M + 0.9 * size[2] < corners[:, 2].max() <= const.BOX_BASE_M + size[2]
             # All classes but the pedestrian (whose step varies) reach both ends and both sides.
             if kind != "pedestrian":
                 extent = (corners.max(axis=0) - corners.min(axis=0))[:2]
-                assert (extent >= 0.97 * (np.array(size[:2]) - 2 * const.BOX_MARGIN_M)).all(), kind
+                assert (extent >= 0.97 * (np.array(size[:2]) - 2 * const.BOX_MARGIN_M)).all(), (subtype, attribute)
+
+
+def test_a_flatter_image_is_the_lower_part_of_nuscenes_16_to_9() -> None:
+    """A pixel of the strip, counted from its lower edge, sees what the same pixel of the whole image sees."""
+    whole, strip = calibration((160, 90)), calibration((160, 60))
+    for channel in set(whole) - {"LIDAR_TOP"}:
+        first, second = (np.array(rows[channel]["camera_intrinsic"]) for rows in (whole, strip))
+        pixel = np.array([33.0, 80.0, 1.0])
+        np.testing.assert_allclose(np.linalg.inv(first) @ pixel, np.linalg.inv(second) @ (pixel - (0, 30, 0)))
+        # nuScenes' own focal length and principal point, scaled from 1600 px to 160.
+        np.testing.assert_allclose(np.diag(first)[:2], const.CAMERA_RIG[channel][2] / 10)
+        np.testing.assert_allclose(first[:2, 2], (160 * 0.507, 90 * 0.538))
 
 
 def test_a_turning_drive_is_a_quarter_circle() -> None:
