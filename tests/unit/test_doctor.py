@@ -233,8 +233,9 @@ def test_a_class_whose_labels_are_poor(sick: PlantedRun, share: float, iou: str)
 
 
 def test_a_class_a_little_under_its_floor_or_of_few_clicks_is_no_complaint(sick: PlantedRun) -> None:
-    sick.write_labels(shifted(sick, "car", 0.3))
-    assert (sick.truth.label == CLASSES.index("car")).sum() < 30
+    counts = np.bincount(sick.truth.label, minlength=len(CLASSES))
+    few = CLASSES[int(np.argmax(np.where(counts < 30, counts, 0)))]  # the most frequent one of those that are too few
+    sick.write_labels(shifted(sick, few, 0.3))
     assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
     sick.write_labels(shifted(sick, "pedestrian", 0.13))  # IoU 0.609
     assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
