@@ -234,10 +234,13 @@ def test_a_class_whose_labels_are_poor(sick: PlantedRun, share: float, iou: str)
 
 def test_a_class_a_little_under_its_floor_or_of_few_clicks_is_no_complaint(sick: PlantedRun) -> None:
     counts = np.bincount(sick.truth.label, minlength=len(CLASSES))
-    few = CLASSES[int(np.argmax(np.where(counts < 30, counts, 0)))]  # the most frequent one of those that are too few
-    sick.write_labels(shifted(sick, few, 0.3))
+    few = int(np.argmin(np.where(counts > 0, counts, len(sick.truth))))
+    assert counts[few] < boxes.MIN_CLICKS
+    sick.write_labels(shifted(sick, CLASSES[few], 0.3))
     assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
-    sick.write_labels(shifted(sick, "pedestrian", 0.13))  # IoU 0.609
+    floor = Run(sick.path).measured["class_mean"]["per_class"]["pedestrian"]["bev_iou"]
+    iou = floor - boxes.BELOW_FLOOR / 2
+    sick.write_labels(shifted(sick, "pedestrian", 1 - (2 * iou / (1 + iou)) ** 0.5))  # ``shifted`` solved for the share
     assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
 
 
