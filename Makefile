@@ -43,7 +43,7 @@ audit: install ## whether the environment is whole, and known vulnerabilities of
 	$(PY) -m pip check
 	bash tools/audit.sh $(PY)
 
-chaos: install ## faults in real jobs, and what they cost: a table (X
+chaos: install ## faults in real jobs, and what they cost: a table (ARGS="disk worker": these alone)
 	$(PY) -m tests.chaos.suite $(ARGS)
 
 bench: install ## measurements (minutes; on an idle machine)
