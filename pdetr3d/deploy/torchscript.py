@@ -29,6 +29,7 @@ from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.schema import Boxes3D, DataError
 
 MODEL_FILE, INFO_FILE = "student.pt", "export.json"
+FORMAT = 1  # of the folder; changes with what goes in, what comes out, or what stands in export.json
 TOLERANCE = 1e-4  # of maps, exported against eager
 
 
@@ -90,6 +91,7 @@ def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device)
         difference = compare(eager, read(folder / MODEL_FILE, device), trained.config)
         info = {
             "kind": "pdetr3d student, TorchScript",
+            "format": FORMAT,
             "torch": torch.__version__,
             "device": str(device),
             "checkpoint": trained.file.name,
@@ -152,6 +154,20 @@ def sample_cloud(config: Config, count: int) -> Tensor:
     return torch.cat([xyz, unit[:, 3:] * torch.tensor([255, 0.5])], 1)
 
 
+def _read_info(file: Path) -> dict[str, Any]:
+    """What export.json says; DataError when it is none, or of another format than this version reads."""
+    try:
+        info = json.loads(file.read_text())
+        found = info.get("format", "none")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); export the student again with pdetr3d export") from error
+    if found != FORMAT:
+        raise DataError(
+            f"{file}: format {found}; this version reads format {FORMAT}: export the student again with pdetr3d export"
+        )
+    return info
+
+
 @dataclass(frozen=True)
 class ExportedDetector:
     """An exported folder as a function: ``detector(points (P, 5)) -> Boxes3D``, post-processing included."""
@@ -165,12 +181,12 @@ class ExportedDetector:
         """Read what ``export_torchscript`` wrote.
 
         Raises:
-            DataError: when a file is missing, or the two do not belong together.
+            DataError: when a file is missing, of another format, or the two do not belong together.
         """
         for name in (INFO_FILE, MODEL_FILE):
             if not (folder / name).is_file():
                 raise DataError(f"{folder / name} does not exist: pdetr3d export writes it")
-        info = json.loads((folder / INFO_FILE).read_text())
+        info = _read_info(folder / INFO_FILE)
         if hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest() != info["sha256"]:
             raise DataError(f"{folder / MODEL_FILE} is not the file that {INFO_FILE} describes: export it again")
         device = torch.device(info["device"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,18 @@ def test_points_of_another_shape_are_refused(world: World) -> None:
     for points in (np.zeros((3, 4), np.float32), np.full((2, 5), np.nan, np.float32)):
         with pytest.raises(DataError, match=r"must be \(P, 5\), finite"):
             student.predict(points)
+
+
+def test_an_export_of_another_format_is_refused(world: World, tmp_path: Path) -> None:
+    assert main(["export", str(world.run.path), "--out", str(tmp_path / "exported")]) == 0
+    file = tmp_path / "exported" / "export.json"
+    info = json.loads(file.read_text())
+    for text, message in {
+        json.dumps({**info, "format": 99}): "export.json: format 99; this version reads format 1: export",
+        json.dumps({key: info[key] for key in info if key != "format"}): "export.json: format none",
+        "[]": "export.json: cannot be read",
+        "{": "export.json: cannot be read",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(DataError, match=message):
+            StudentPredictor.load(tmp_path / "exported")
