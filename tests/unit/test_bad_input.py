@@ -250,7 +250,8 @@ def test_yaml_makes_no_objects(job: Callable[..., str], tmp_path: Path) -> None:
     """In overrides, whose values are YAML, and in files of search spaces."""
     flag = tmp_path / "it_ran"
     crafted = f"!!python/object/apply:os.mkdir ['{flag}']"
-    message = job(f"run.name={crafted}")
+    assert presets.load("quickstart", [f"run.name={crafted}"]).run.name == crafted  # texts are taken as they are
+    message = job(f"run.seed={crafted}")
     assert "Traceback" not in message and "cannot be read" in message and "python/object/apply" in message
     (tmp_path / "space.yaml").write_text(f"question: {crafted}\n")
     with pytest.raises(DataError, match=r"space\.yaml is not YAML.*\n?.*python/object/apply"):

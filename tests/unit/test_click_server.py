@@ -52,7 +52,7 @@ def test_what_cannot_be_served_is_said_and_nothing_is_written(
     for option in ("--teacher", "--propose"):
         assert main([*command, option, str(tmp_path / "no_run")]) == 2
         assert "no_run: no such file or folder" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.arrow"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["files.arrow", "i.arrow"]
 
 
 class Widget:

@@ -97,7 +97,8 @@ def test_a_teacher_whose_queries_are_lost(sick: PlantedRun) -> None:
     result = diagnose(run)["teacher"]
     assert result.verdict == "problem" and "off by 20.00 m" in result.evidence[1]
     assert "`teacher.query_init=explicit` (as it is)" in result.advice[0]
-    assert diagnose(run)["pseudo labels"].verdict == "ok"  # all groups are as bad: said once
+    # All groups are as bad, which is said once; that few labels were rejected does not say that they are good.
+    assert diagnose(run)["pseudo labels"].verdict == "unknown"
 
 
 def test_a_teacher_that_learned_nothing(sick: PlantedRun) -> None:

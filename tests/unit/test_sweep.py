@@ -297,7 +297,7 @@ class OneAtATime(SweepFolder):
     """A sweep whose stages note when they are worked on."""
 
     def stages(self, folder: Path, config: object, tracker: object) -> Any:
-        return folder
+        return SimpleNamespace(path=folder, run=SimpleNamespace(close=lambda: None))
 
     def tracker(self, folder: Path, config: object, name: str) -> Any:
         return nullcontext()
@@ -309,7 +309,8 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
     inside: dict[Path, int] = {}
     seen: list[int] = []
 
-    def make(folder: Any) -> None:
+    def make(stages: Any) -> None:
+        folder = stages.path
         inside[folder] = inside.get(folder, 0) + 1
         for _ in range(20_000):  # long enough for other threads to come
             pass
@@ -332,6 +333,7 @@ class Noted(OneAtATime):
 
         return SimpleNamespace(
             config=config,
+            run=SimpleNamespace(close=lambda: None),
             to_label=[1] if config.label.ratio < 1 else [],
             adopt=lambda stage, run: note(f"adopt {stage} of {run.path.name.split('-')[0]}"),
             student=lambda arm: note(f"train {arm}"),
