@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pdetr3d.data.index import Index
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
@@ -64,6 +66,9 @@ def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path, ray_loca
     assert point and any(len(record.clicks) for record in clean.records if record.role == "point")
     shutil.copytree(tmp_path / "clean" / "data", tmp_path / "dirty" / "data")  # the manifest was made before
     poison(clean.data.index, point, tmp_path / "dirty" / "data" / "index.arrow")
+    digest = Index.open(tmp_path / "dirty" / "data" / "index.arrow").digest
+    for file in (tmp_path / "dirty" / "data").rglob("manifest.json"):  # else refused for its older index
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"index_digest": digest}))
     dirty = Stages(RunDir(tmp_path / "dirty", config), Tracker("", "", None))
     assert all_bits(dirty._arm_records("full")) != all_bits(clean._arm_records("full"))  # the poison is there
 
