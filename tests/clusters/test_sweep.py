@@ -134,7 +134,14 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
     # One teacher for two students, trained in one run, scored at the clicks that it labeled in another: the killed
     # process's runs were continued, not started anew.
     assert sorted(names, key=str.lower) == sorted(
-        ["sweep mine", "teacher", "teacher", "student_boxes_only", *(Path(name).name for name in document["shared"])]
+        [
+            "sweep mine",
+            "crops",
+            "teacher",
+            "teacher",
+            "student_boxes_only",
+            *(Path(name).name for name in document["shared"]),
+        ]
         + [
             f"{what} {t['name']}"
             for t in document["trials"]
