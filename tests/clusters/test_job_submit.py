@@ -120,7 +120,8 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
     second = submit("second")
     assert second.returncode == 0, second.stdout
     steps = [int(line.split(" step ")[1].split("/")[0]) for line in second.stdout.splitlines() if f"/{STEPS} " in line]
-    assert steps[0] == reached + 1 and steps[-1] == STEPS
+    # The newest whole checkpoint counts: that of the stop may be stored after progress.txt was read here.
+    assert reached < steps[0] <= STEPS and steps == list(range(steps[0], STEPS + 1))
     assert mlflow_states(run_dir) == {"FINISHED"}
 
 
