@@ -1,9 +1,7 @@
 """The LiDAR points round each click of the box-labeled samples, cut out once: what the crop branch learns from.
 
-To read and augment a sample with its images takes a tenth of a second or more, to augment its crops a millisecond: of
-the few boxes that people drew, each can be seen a hundred times (``CropLoader``).
-
-Legend: N crops, P points of all crops.
+Crops need neither images nor the rest of the cloud: of the few boxes that people drew, each can be seen many times at
+little cost (``CropLoader``).
 """
 
 from __future__ import annotations
