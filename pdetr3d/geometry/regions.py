@@ -1,0 +1,107 @@
+"""Where a sample's labels hold, seen from above: in which region objects are annotated, and in which nobody could tell.
+
+Polygons lie in the x-y plane of a frame, in meters; z plays no part. A polygon is an array (C, 2) of C >= 3 corners, in
+either sense of rotation, not closed (the last corner is not the first), with sides that do not cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from pdetr3d.geometry.rigid import apply
+
+Polygon = NDArray[np.float64]
+DISK_CORNERS = 32
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of one sample, in one frame (that of the sample's points: LIDAR_TOP, or augmented).
+
+    Attributes:
+        valid: polygons whose union is where objects are annotated; None: everywhere. (): nowhere.
+        ignore: polygons in which nobody could tell what is there: neither object nor background, and not scored.
+    """
+
+    valid: tuple[Polygon, ...] | None = None
+    ignore: tuple[Polygon, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to restrict: without regions every place counts."""
+        return self.valid is not None or bool(self.ignore)
+
+    def valid_at(self, points_xy: NDArray) -> NDArray[np.bool_]:
+        """Which of the places (..., 2) or (..., 3+) [m] lie where objects are annotated: (...) bool."""
+        if self.valid is None:
+            return np.ones(np.shape(points_xy)[:-1], bool)
+        return _inside(self._valid_area, points_xy)
+
+    def ignored_at(self, points_xy: NDArray) -> NDArray[np.bool_]:
+        """Which of the places (..., 2) or (..., 3+) [m] lie in a region to ignore: (...) bool."""
+        if not self.ignore:
+            return np.zeros(np.shape(points_xy)[:-1], bool)
+        return _inside(self._ignore_area, points_xy)
+
+    def known_at(self, points_xy: NDArray) -> NDArray[np.bool_]:
+        """Which of the places count: annotated, and not to ignore."""
+        return self.valid_at(points_xy) & ~self.ignored_at(points_xy)
+
+    def moved(self, src2dst: NDArray[np.float64]) -> Regions:
+        """The same regions in another frame: ``src2dst`` (4, 4) may turn about z, mirror, scale and shift."""
+
+        def move(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
+            return tuple(apply(src2dst, np.pad(corners, ((0, 0), (0, 1))))[:, :2] for corners in polygons)
+
+        return Regions(None if self.valid is None else move(self.valid), move(self.ignore))
+
+    def joined(self, ignore: Sequence[Polygon]) -> Regions:
+        """With further regions to ignore."""
+        return Regions(self.valid, (*self.ignore, *ignore))
+
+    @cached_property
+    def _valid_area(self) -> shapely.Geometry:
+        return _union(self.valid or ())
+
+    @cached_property
+    def _ignore_area(self) -> shapely.Geometry:
+        return _union(self.ignore)
+
+
+EVERYWHERE = Regions()  # of a sample without a row: annotated everywhere, nothing to ignore
+
+
+def disk(center_xy: NDArray, radius_m: float) -> Polygon:
+    """A disk [m] as a polygon of DISK_CORNERS corners on its rim (0.5 % of the radius short at most)."""
+    angle = 2 * np.pi * np.arange(DISK_CORNERS) / DISK_CORNERS
+    return np.asarray(center_xy, np.float64)[:2] + radius_m * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def polygon_problem(corners: NDArray) -> str:
+    """What is wrong with a polygon, in words; empty: nothing."""
+    corners = np.asarray(corners, np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+        return f"has shape {corners.shape}, but must be three corners (x, y) [m] or more"
+    if not np.isfinite(corners).all():
+        return "has a corner that is not finite"
+    shape = shapely.polygons(corners)
+    if not shapely.is_valid(shape):
+        return f"has sides that cross or touch ({shapely.is_valid_reason(shape)})"
+    return "" if shapely.area(shape) > 0 else "has no area"
+
+
+def _union(polygons: Sequence[Polygon]) -> shapely.Geometry:
+    area = shapely.union_all([shapely.polygons(corners) for corners in polygons])
+    shapely.prepare(area)
+    return area
+
+
+def _inside(area: shapely.Geometry, points_xy: NDArray) -> NDArray[np.bool_]:
+    """Inside, or on the rim."""
+    points = np.asarray(points_xy, np.float64)
+    return np.asarray(shapely.intersects_xy(area, points[..., 0], points[..., 1]), bool)
