@@ -19,7 +19,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "browser", "root_only"}
-OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KUBERAY_SCHEMAS")
+OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KITTI_DATA", "PDETR3D_KUBERAY_SCHEMAS")
 HOLD_NO_TESTS = {
     "reference",
     "golden",
@@ -54,6 +54,12 @@ def _torch_threads() -> None:
 def real_data() -> Path:
     """Folder of the real nuScenes keyframe (version v1.0-mini), read-only; skips where there is none."""
     return _optional_input("PDETR3D_REAL_DATA", "a nuScenes v1.0-mini folder with the real keyframe")
+
+
+@pytest.fixture(scope="session")
+def kitti_data() -> Path:
+    """Folder of real frames in KITTI's object layout, read-only; skips where there is none."""
+    return _optional_input("PDETR3D_KITTI_DATA", "a folder of frames in KITTI's object layout")
 
 
 @pytest.fixture(scope="session")

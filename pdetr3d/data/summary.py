@@ -25,7 +25,8 @@ class Summary:
     """Counts over the keyframes of some splits of an index.
 
     Attributes:
-        frames: split -> role -> keyframes. objects: class -> objects kept, (10,). unknown: category -> annotations left
+        keyframes: of all these splits (one may be in several). frames: split -> role -> keyframes. objects: class ->
+            objects kept, (10,). unknown: category -> annotations left
             out, of the whole dataset. no_points: objects without LiDAR and radar points. counted: objects of the whole
             dataset whose points the index counted. outside: kept objects outside ``model.range_m``; None: not asked.
         clicks: class -> clicks, (10,). boxes: objects of box-labeled samples. images: of each camera, (6,).
@@ -33,6 +34,7 @@ class Summary:
             files that leave the dataroot. stray: scenes that are in no split, and stray_frames their keyframes.
     """
 
+    keyframes: int
     frames: dict[str, dict[str, int]]
     objects: NDArray[np.int64]
     unknown: dict[str, int]
@@ -51,7 +53,7 @@ class Summary:
 
     def rows(self) -> list[tuple[str, str]]:
         """Lines of the table: what, and how many."""
-        frames = sum(sum(roles.values()) for roles in self.frames.values())
+        frames = self.keyframes
         rows = [(f"frames, {split}", _counts(roles)) for split, roles in self.frames.items()]
         if self.stray:
             names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
@@ -128,6 +130,7 @@ def summarize(
         found = index.rows_of(manifest.samples["sample_token"].filter(pa.array(manifest.boxed)))
         boxed[found[found >= 0]] = True
     return Summary(
+        keyframes=len(rows),
         frames={split: _roles(index, split, manifest) for split in dict.fromkeys(known)},
         objects=np.bincount(label[kept], minlength=len(CLASSES)),
         unknown=dict(index.facts.unknown_categories),

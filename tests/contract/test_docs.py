@@ -64,6 +64,13 @@ def _verb_problems(verb: str, rest: list[str]) -> list[str]:
         return []
     if verb not in VERBS:
         return [f"pdetr3d {verb}: no such verb"]
+    group = getattr(VERBS[verb], "commands", None)
+    if group is not None and rest and not rest[0].startswith("-"):  # pdetr3d import kitti
+        if rest[0] not in group:
+            return [f"pdetr3d {verb} {rest[0]}: no such verb"]
+        known = {option for parameter in group[rest[0]].params for option in parameter.opts} | {"--help"}
+        used = {word.split("=")[0] for word in rest if word.startswith("--")}
+        return [f"pdetr3d {verb} {rest[0]} {option}: no such option" for option in sorted(used - known)]
     known = {option for parameter in VERBS[verb].params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in rest if word.startswith("--")}
     return [f"pdetr3d {verb} {option}: no such option" for option in sorted(used - known)] + _shared_problems(rest)
@@ -110,6 +117,8 @@ def test_modules_the_makefile_runs_exist() -> None:
         ("make test ARGS='-k rigid'", []),
         ("$ PDETR3D_REAL_DATA=x make real-smoke  # comment", []),
         (".venv/bin/pdetr3d lable --index x", ["pdetr3d lable: no such verb"]),
+        ("pdetr3d import kity --root x", ["pdetr3d import kity: no such verb"]),
+        ("pdetr3d import kitti --rot x --out y", ["pdetr3d import kitti --rot: no such option"]),
         ("pdetr3d label --index x --ration 0.05", ["pdetr3d label --ration: no such option"]),
         ("pdetr3d show-config --preset quikstart", ["--preset quikstart: no such preset"]),
         ("python -m ray_jobs.no_such_job", ["python -m ray_jobs.no_such_job: no such module"]),

@@ -53,8 +53,9 @@ ALLOWED: dict[str, set[str]] = {
     "click": CORE | {"data", "visualize"},
     "report": CORE | {"data", "presets", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},
+    "importers": CORE | {"tables", "data", "inference"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
-    "cli": PARTS | {"deploy", "inference", "capacity", "presets", "exits", "report", "doctor", "click"},
+    "cli": PARTS | {"deploy", "inference", "capacity", "presets", "exits", "report", "doctor", "click", "importers"},
 }
 # Which distribution packages only some parts may import.
 ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}, "viser": {"click"}}

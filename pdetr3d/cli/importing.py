@@ -1,0 +1,68 @@
+"""The verbs ``import ...``: foreign datasets become datasets in nuScenes format."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pdetr3d.cli.app import app, say
+
+importers = typer.Typer(no_args_is_help=True, help="Make a dataset in nuScenes format from one in another format.")
+app.add_typer(importers, name="import")
+
+Out = Annotated[Path, typer.Option(help="Folder to write the dataset to. Must not exist.")]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option("--mapping", help="YAML file: own class name -> one of the ten classes, another name, or null."),
+]
+Links = Annotated[
+    bool,
+    typer.Option("--links/--copy", help="Images as links (then set data.follow_links=true), not copies."),
+]
+
+
+@importers.command()
+def kitti(
+    root: Annotated[Path, typer.Option(help="Folder that holds training/{velodyne,image_2,calib,label_2}/.")],
+    out: Out,
+    mapping: ClassFile = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV: sample,scene,timestamp_us[,split]: groups frames into scenes; others are left out. Default: "
+            "scenes.csv in the root; without one each frame is a scene."
+        ),
+    ] = None,
+    links: Links = False,
+) -> None:
+    """KITTI's object layout, as version v1.0-kitti with the splits kitti_train, kitti_val, kitti_all.
+
+    Splits follow the column split of --scenes, or ImageSets/*.txt; else 30 % of the frames, whole scenes, are for
+    validation. LIDAR_TOP stands at the velodyne: x right, y forward, z up as KITTI's boxes stand. The ground outside
+    the camera's view is marked as not annotated, DontCare as regions to ignore (regions.parquet beside the tables).
+    """
+    from pdetr3d.importers.kitti import VERSION, import_kitti
+
+    told(import_kitti(root, out, mapping, scenes, links=links), out, VERSION, links)
+
+
+def told(facts: dict[str, Any], out: Path, version: str, links: bool) -> None:
+    """Print what was imported, what was left out, and the next command."""
+    lines = {name.replace("_", " "): _words(value) for name, value in facts.items()}
+    more = " data.follow_links=true" if links else ""
+    say(
+        dataset=out,
+        **lines,
+        next=f"pdetr3d index --dataroot {shlex.quote(str(out))} --version {version} data.lidar_ring=false{more}",
+    )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)

@@ -1,0 +1,146 @@
+"""Writing a dataset in nuScenes format from ``Frame``s: tables, point files, images, regions, splits.
+
+All of it under a temporary name: there is the whole dataset in the end, or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from pdetr3d.data.check import check_image
+from pdetr3d.data.files import new_folder
+from pdetr3d.data.regions import write_regions
+from pdetr3d.geometry.boxes import points_in_each_box
+from pdetr3d.importers.frame import Camera, Frame
+from pdetr3d.importers.rows import TableRows, sample_token
+from pdetr3d.schema import CameraRecord, DataError
+
+MAP_FILE = "maps/none.png"
+LISTED = 20  # problems named in a message
+
+
+def write_dataset(
+    out: Path,
+    version: str,
+    frames: Sequence[Frame],
+    splits: Mapping[str, Sequence[str]],
+    facts: Mapping[str, Any],
+    *,
+    links: bool = False,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Write the dataset ``out``: ``samples/``, ``sweeps/``, ``maps/`` and the tables in ``version``/.
+
+    Args:
+        frames: in any order; scenes are sorted by name, their frames by time. splits: name -> names of scenes.
+        facts: JSON-safe, kept as ``version``/import.json. links: images are symbolic links instead of copies (LiDAR
+            files are always written: they are in another layout). extra: writes further files, given the folder of the
+            tables.
+
+    Raises:
+        DataError: with every file that cannot be used, up to LISTED; nothing is left then. When ``out`` exists.
+    """
+    ordered = sorted(frames, key=lambda frame: (frame.scene, frame.timestamp_us))
+    refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own")
+    with new_folder(Path(out)) as root:
+        tables = root / version
+        for folder in ("maps", version, *sorted({Path(name).parent.as_posix() for name in _files_of(ordered)})):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / MAP_FILE), np.full((4, 4), 255, np.uint8))  # the devkit asks for a map
+        counts = _write_files(root, ordered, links)
+        rows = TableRows(version, MAP_FILE)
+        for frame, points in zip(ordered, counts, strict=True):
+            rows.add(frame, points)
+        for name, content in rows.finish().items():
+            _write_json(tables / f"{name}.json", content)
+        _write_json(tables / "splits.json", {name: sorted(scenes) for name, scenes in splits.items()})
+        _write_json(tables / "import.json", facts)
+        regions = {
+            sample_token(version, frame.name): frame.regions for frame in ordered if frame.keyframe and frame.regions
+        }
+        if regions:
+            write_regions(tables, regions)
+        if extra is not None:
+            extra(tables)
+
+
+def lidar_file(frame: Frame) -> str:
+    """Path of a frame's point file in the dataset."""
+    return f"{'samples' if frame.keyframe else 'sweeps'}/LIDAR_TOP/{frame.name}.pcd.bin"
+
+
+def image_file(frame: Frame, camera: Camera) -> str:
+    """Path of an image in the dataset."""
+    suffix = camera.file.suffix.lower()
+    return f"{'samples' if frame.keyframe else 'sweeps'}/{camera.channel}/{frame.name}{suffix}"
+
+
+def _files_of(frames: Sequence[Frame]) -> list[str]:
+    images = [image_file(frame, camera) for frame in frames for camera in frame.cameras]
+    return [lidar_file(frame) for frame in frames] + images
+
+
+def _write_files(root: Path, frames: Sequence[Frame], links: bool) -> list[NDArray[np.int64]]:
+    """Write points and images; how many points each object of each frame has."""
+
+    def write(frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
+        problems, counted = [], np.zeros(0, np.int64)
+        try:
+            points = np.ascontiguousarray(frame.points(), np.float32)
+            points.tofile(root / lidar_file(frame))
+            found = points_in_each_box(points, frame.objects.center_m, frame.objects.size_m, frame.objects.yaw_rad)
+            counted = np.array([len(inside) for inside in found], np.int64)
+        except DataError as error:
+            problems.append(str(error))
+        for camera in frame.cameras:
+            try:
+                check_image(CameraRecord(str(camera.file), *camera.size_px, np.eye(4)), decode=True)
+                target = root / image_file(frame, camera)
+                if links:
+                    target.symlink_to(camera.file.resolve())
+                else:
+                    shutil.copyfile(camera.file, target)
+            except DataError as error:
+                problems.append(str(error))
+        return counted, problems
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            done = list(track(pool.map(write, frames), "importing frames", total=len(frames), transient=True))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    refuse([problem for _, problems in done for problem in problems], "copy these files again")
+    return [counted for counted, _ in done]
+
+
+def _problems_of_times(frames: Sequence[Frame]) -> list[str]:
+    pairs = zip(frames, frames[1:], strict=False)
+    return [
+        f"frames {a.name!r} and {b.name!r} of scene {a.scene!r} have one timestamp, {a.timestamp_us} us"
+        for a, b in pairs
+        if a.scene == b.scene and a.timestamp_us == b.timestamp_us
+    ]
+
+
+def refuse(problems: Sequence[str], fix: str) -> None:
+    """Raise DataError when there are problems: one line each, up to LISTED, and what to do."""
+    if problems:
+        more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        lines = [f"  {problem}" for problem in problems[:LISTED]]
+        raise DataError("\n".join([f"{len(problems)} problems, nothing was written; {fix}:", *lines, *more]))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))

@@ -1,0 +1,198 @@
+"""Files of KITTI's object layout: calib/NNNNNN.txt, label_2/NNNNNN.txt. What is wrong is said with file and line.
+
+Frames: rectified camera 0 ("rect": x right, y down, z forward), in which labels are given; velodyne (x forward, y left,
+z up); LIDAR_TOP, ours: origin of the velodyne, x right = rect x, y forward = rect z, z up = rect -y. It stands upright
+as KITTI's boxes do: in it they are exact with a yaw alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.geometry.rigid import apply, wrap_angle
+from pdetr3d.schema import DataError
+
+# Rows of a 3x3 rotation: LIDAR_TOP x, y, z of a rect vector.
+RECT2LIDAR_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+DONT_CARE = "DontCare"
+COLUMNS = "type truncated occluded alpha left top right bottom height width length x y z rotation_y"
+WIDTH = len(COLUMNS.split())  # a score would be one more
+OCCLUDED = (0, 1, 2, 3)  # 3: KITTI's "unknown"
+# Keys of a calibration: the object benchmark's, the tracking benchmark's.
+KEYS = {"P2": ("P2",), "R0_rect": ("R0_rect", "R_rect"), "Tr_velo_to_cam": ("Tr_velo_to_cam", "Tr_velo_cam")}
+SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
+NOT_RIGID = 1e-3  # how far a rotation's products may be from the identity
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one frame, in float64.
+
+    Attributes:
+        p2: (3, 4) rect -> image of the left color camera [px]. velo2rect: (4, 4) R0_rect Tr_velo_to_cam.
+    """
+
+    p2: NDArray[np.float64]
+    velo2rect: NDArray[np.float64]
+
+    @property
+    def intrinsic(self) -> NDArray[np.float64]:
+        """(3, 3) [px]."""
+        return self.p2[:, :3]
+
+    @property
+    def rect2lidar(self) -> NDArray[np.float64]:
+        """(4, 4) rect -> LIDAR_TOP."""
+        return _affine(RECT2LIDAR_AXES, -RECT2LIDAR_AXES @ self.velo2rect[:3, 3])
+
+    @property
+    def velo2lidar(self) -> NDArray[np.float64]:
+        """(4, 4) velodyne -> LIDAR_TOP: turned about the same origin."""
+        return _affine(RECT2LIDAR_AXES @ self.velo2rect[:3, :3], np.zeros(3))
+
+    @property
+    def camera2lidar(self) -> NDArray[np.float64]:
+        """(4, 4) of the color camera: P2 = K [1 | shift] looks from a place that is shifted in rect."""
+        shift = np.linalg.solve(self.intrinsic, self.p2[:, 3])
+        return self.rect2lidar @ _affine(np.eye(3), -shift)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """N lines of a label file, DontCare included, in its order.
+
+    Attributes:
+        kind: (N,) KITTI's types. line: (N,) numbers, from 1. truncated: (N,). occluded: (N,). alpha_rad: (N,).
+        rectangle_px: (N, 4) left, top, right, bottom. size_m: (N, 3) height, width, length. location_m: (N, 3) of the
+            bottom's center in rect. rotation_y_rad: (N,) about rect y. track: (N,) of the tracking benchmark, else "".
+    """
+
+    kind: tuple[str, ...]
+    line: NDArray[np.int64]
+    truncated: NDArray[np.float64]
+    occluded: NDArray[np.int64]
+    alpha_rad: NDArray[np.float64]
+    rectangle_px: NDArray[np.float64]
+    size_m: NDArray[np.float64]
+    location_m: NDArray[np.float64]
+    rotation_y_rad: NDArray[np.float64]
+
+    @property
+    def cared(self) -> NDArray[np.bool_]:
+        """(N,) which are objects."""
+        return np.array([kind != DONT_CARE for kind in self.kind], bool)
+
+    def boxes(self, calibration: Calibration) -> NDArray[np.float64]:
+        """(N, 7) x, y, z, l, w, h, yaw in LIDAR_TOP; of DontCare without meaning."""
+        center = self.location_m - np.array([0.0, 0.5, 0.0]) * self.size_m[:, :1]
+        # The heading (cos ry, 0, -sin ry) of rect is (cos ry, -sin ry, 0) in LIDAR_TOP.
+        yaw = wrap_angle(-self.rotation_y_rad)
+        return np.c_[apply(calibration.rect2lidar, center), self.size_m[:, [2, 1, 0]], yaw]
+
+
+def read_calibration(file: Path) -> Calibration:
+    """Read P2, R0_rect, Tr_velo_to_cam.
+
+    Raises:
+        DataError: when the file or a matrix is missing, or the numbers are no calibration.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: calibration cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    found: dict[str, NDArray[np.float64]] = {}
+    for number, line in enumerate(lines, start=1):
+        key, *words = line.replace(":", " ", 1).split() or [""]
+        name = next((name for name, keys in KEYS.items() if key in keys), None)
+        if name is None:
+            continue
+        try:
+            values = np.array([float(word) for word in words])
+            found[name] = values.reshape(SHAPES[name])
+        except ValueError as error:
+            raise DataError(
+                f"{file}:{number}: {key} must be {int(np.prod(SHAPES[name]))} numbers, but is {' '.join(words)!r}"
+            ) from error
+        if not np.isfinite(values).all():
+            raise DataError(f"{file}:{number}: {key} has a number that is not finite")
+    missing = [" or ".join(KEYS[name]) for name in KEYS if name not in found]
+    if missing:
+        raise DataError(f"{file}: {', '.join(missing)} missing; a calibration file has P2, R0_rect and Tr_velo_to_cam")
+    rect = _affine(found["R0_rect"], np.zeros(3))
+    result = Calibration(found["P2"], rect @ _affine(found["Tr_velo_to_cam"][:, :3], found["Tr_velo_to_cam"][:, 3]))
+    rotation = result.velo2rect[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > NOT_RIGID or np.linalg.det(rotation) < 0:
+        raise DataError(f"{file}: R0_rect and Tr_velo_to_cam are no rotation; copy the file again")
+    intrinsic = result.intrinsic
+    lower = np.abs([intrinsic[1, 0], intrinsic[2, 0], intrinsic[2, 1], intrinsic[2, 2] - 1]).max()
+    if intrinsic[0, 0] <= 0 or intrinsic[1, 1] <= 0 or lower > NOT_RIGID:
+        raise DataError(f"{file}: P2 {intrinsic.tolist()} is no camera: focal lengths > 0, last row 0 0 1")
+    return result
+
+
+def read_labels(file: Path, problems: list[str]) -> Labels:
+    """Read a label file; lines that are none are added to ``problems`` (file:line: what is wrong) and left out."""
+    rows: list[list[float]] = []
+    kinds: list[str] = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: labels cannot be read ({getattr(error, 'strerror', None) or error})")
+        lines = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        reason, values = _line(words)
+        if reason:
+            problems.append(f"{file}:{number}: {reason}")
+        else:
+            kinds.append(words[0])
+            rows.append([number, *values])
+    table = np.array(rows, np.float64).reshape(-1, WIDTH)
+    return Labels(
+        kind=tuple(kinds),
+        line=table[:, 0].astype(np.int64),
+        truncated=table[:, 1],
+        occluded=table[:, 2].astype(np.int64),
+        alpha_rad=table[:, 3],
+        rectangle_px=table[:, 4:8],
+        size_m=table[:, 8:11],
+        location_m=table[:, 11:14],
+        rotation_y_rad=table[:, 14],
+    )
+
+
+def _line(words: list[str]) -> tuple[str, list[float]]:
+    """What is wrong with a line ("": nothing), and its numbers."""
+    if len(words) != WIDTH:
+        why = "a score makes it a detection, not a label" if len(words) == WIDTH + 1 else "the line is cut or no label"
+        return f"{len(words)} columns instead of {WIDTH} ({COLUMNS}): {why}", []
+    values = []
+    for name, word in zip(COLUMNS.split()[1:], words[1:], strict=True):
+        try:
+            values.append(float(word))
+        except ValueError:
+            return f"{name} {word!r} is not a number", []
+        if not np.isfinite(values[-1]):
+            return f"{name} {word!r} is not finite", []
+    left, top, right, bottom = values[3:7]
+    if right < left or bottom < top:
+        return f"left, top, right, bottom {left:g} {top:g} {right:g} {bottom:g}: right and bottom are the larger", []
+    if words[0] == DONT_CARE:
+        return "", values
+    if values[1] not in OCCLUDED:
+        return f"occluded {words[2]} is not allowed: {', '.join(map(str, OCCLUDED))} (3: unknown)", []
+    if min(values[7:10]) <= 0:
+        return f"height, width, length {values[7]:g} {values[8]:g} {values[9]:g}: all must be over 0 m", []
+    return "", values
+
+
+def _affine(linear: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear, shift
+    return matrix
