@@ -12,8 +12,6 @@ import math
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError, model_validator
 
 from pdetr3d.config_models import ModelConfig, StudentConfig, TeacherConfig, sigma_m
@@ -186,7 +184,7 @@ class Config(Section):
         Raises:
             DataError: naming each offending key.
         """
-        return build({}, json.loads(text))
+        return _validated(text)
 
     def flat(self) -> dict[str, Any]:
         """Dotted key -> value, as MLflow params and overrides see it."""
@@ -207,6 +205,9 @@ def override(config: Config, dotlist: list[str]) -> Config:
     Raises:
         DataError: for an unknown key (names the closest), a malformed item or a value that is not allowed.
     """
+    from omegaconf import OmegaConf  # only where keys are overridden
+    from omegaconf.errors import OmegaConfBaseException
+
     known = config.flat()
     texts: dict[str, str] = {}
     for item in dotlist:
@@ -252,10 +253,16 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 def build(base: dict[str, Any], changes: dict[str, Any]) -> Config:
     """Merge ``changes`` into ``base`` (nested dicts) and validate; every problem becomes one line of a DataError."""
+    from omegaconf import OmegaConf
+
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(changes)))
+    return _validated(json.dumps(merged))
+
+
+def _validated(text: str) -> Config:
     try:
         # JSON mode: lists become tuples, an int is accepted for a float, "1" for 1 is not.
-        return Config.model_validate_json(json.dumps(merged))
+        return Config.model_validate_json(text)
     except ValidationError as error:
         raise DataError("\n".join(_explain(problem) for problem in error.errors())) from error
 

@@ -16,11 +16,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import psutil
-from pydantic import ValidationError
+from pdetr3d.errors import DataError
 
-from pdetr3d.schema import DataError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
 
@@ -117,6 +118,8 @@ def stand_down() -> None:
 
 
 def _end_now() -> None:
+    import psutil
+
     acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
     acts.start()
     acts.join(LAST_S)
@@ -135,6 +138,8 @@ def explain(error: BaseException) -> str | None:
     A DataError says so itself. Errors of the operating system (``ADVICE``) get path and advice; pydantic's, every field
     that is wrong; an assertion or a missing key in the nuScenes devkit means that its tables are wrong.
     """
+    from pydantic import ValidationError  # only here: a command that goes well may not need it
+
     wrong_input = find_data_error(error)
     if wrong_input is not None:
         return str(wrong_input)

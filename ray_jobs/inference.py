@@ -24,14 +24,14 @@ from ray.data import ActorPoolStrategy
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
-from pdetr3d.data.files import atomic_path, read_parquet, write_parquet
+from pdetr3d.data.files import atomic_path, read_parquet, write_json, write_parquet
 from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
-from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
+from pdetr3d.training.stage_versions import NOT_IDENTITY
 from ray_jobs.context import STATS
 from ray_jobs.stream import from_table, inference_stream
 

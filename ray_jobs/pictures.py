@@ -19,7 +19,6 @@ from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.record_list import Records
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
-from pdetr3d.visualize import inspect_sample
 
 if TYPE_CHECKING:
     from ray_jobs.stages import Stages
@@ -93,5 +92,7 @@ def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleR
 
 
 def _draw(record: SampleRecord, data: DataConfig, boxes: Boxes3D) -> bytes:
+    from pdetr3d.visualize import inspect_sample  # matplotlib
+
     with tempfile.TemporaryDirectory() as scratch:
         return inspect_sample(load_sample(record, data, cameras=True), Path(scratch) / FILE, boxes).read_bytes()

@@ -15,7 +15,6 @@ from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.run_dir import write_json
-from pdetr3d.visualize import inspect_sample
 from ray_jobs.arms import possible_arms
 from ray_jobs.holdout import measure_holdout
 from ray_jobs.inference import predict
@@ -53,6 +52,8 @@ def body(stages: Stages) -> None:
 
 def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     """PNG of the first readable val sample: true boxes and the last arm-"ours" student's predictions (dashed)."""
+    from pdetr3d.visualize import inspect_sample  # matplotlib
+
     unread = {skipped.sample_token for skipped in stages.data.skipped}
     token = next(t for t in stages.data.index.tokens(stages.config.data.val_split) if t not in unread)
     record = inspection_record(stages.data.index, token)

@@ -13,7 +13,6 @@ from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_reco
 from pdetr3d.data.record_list import Records
 from pdetr3d.data.roles import annotated
 from pdetr3d.data.skipped import without
-from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
@@ -120,6 +119,8 @@ def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool =
 
 
 def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
+    from pdetr3d.evaluation.nuscenes_eval import load_tables, score
+
     records, data = eval_records(stages.data.index, split), stages.data.index
     nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points())
     poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from pdetr3d.presets import PRESETS
+if TYPE_CHECKING:
+    from pdetr3d.config import Config
+
+# Those of pdetr3d.presets, which --help does not import.
+PRESET_NAMES = ("quickstart", "real-smoke", "fusion-study", "nuscenes-pillar", "nuscenes-voxel")
 
 app = typer.Typer(
     name="pdetr3d",
@@ -18,8 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")]
+Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
+
+
+def load_config(preset: str, overrides: list[str] | None) -> Config:
+    """The preset with the overrides; raises DataError as ``pdetr3d.presets.load``."""
+    from pdetr3d.presets import load
+
+    return load(preset, overrides)
 
 
 def say(**rows: object) -> None:

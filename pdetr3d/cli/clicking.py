@@ -10,10 +10,11 @@ import typer
 
 from pdetr3d.cli.app import app
 from pdetr3d.cli.dataset import IndexFile
-from pdetr3d.schema import Boxes3D, DataError, SampleRecord
+from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.click.desk import Student, Teacher
+    from pdetr3d.schema import Boxes3D, SampleRecord
 
 
 @app.command()

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pdetr3d.cli.app import Overrides, Preset, app, say
-from pdetr3d.config import override
-from pdetr3d.presets import PRESETS, load
-from pdetr3d.schema import DataError
+from pdetr3d.cli.app import Overrides, Preset, app, load_config, say
+from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.data.index import Index
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
 Dataroot = Annotated[Path, typer.Option(help="Folder in nuScenes format (samples/, sweeps/, maps/, VERSION/).")]
-
-# The train split of a version, as the presets have it: v1.0-trainval -> train, v1.0-mini -> mini_train ...
-TRAIN_SPLITS = {preset.data.version: preset.data.train_split for preset in PRESETS.values()}
 
 
 @app.command()
@@ -32,7 +27,7 @@ def simulate(
     overrides: Overrides = None,
 ) -> None:
     """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
-    config = load(preset, overrides)
+    config = load_config(preset, overrides)
     from pdetr3d.data.simulate import simulate as write_world
 
     write_world(dataroot, config.sim)
@@ -49,7 +44,7 @@ def index(
     overrides: Overrides = None,
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
-    config = load(preset, overrides)
+    config = load_config(preset, overrides)
     from pdetr3d.data.file_ledger import FileLedger
     from pdetr3d.data.index import Index
     from pdetr3d.data.nuscenes import build_index
@@ -107,7 +102,7 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
-    whole = override(load(preset, overrides), shortcuts)
+    whole = load_config(preset, [*(overrides or []), *shortcuts])
     config = whole.label
     from pdetr3d.data.empty import refuse_empty
     from pdetr3d.data.index import Index
@@ -145,9 +140,13 @@ def drawn_keys(words: list[str]) -> list[str]:
 
 
 def _train_split(index: Index) -> str:
-    if index.version not in TRAIN_SPLITS:
+    """As the presets have it: of v1.0-trainval train, of v1.0-mini mini_train, ..."""
+    from pdetr3d.presets import PRESETS
+
+    known = {preset.data.version: preset.data.train_split for preset in PRESETS.values()}
+    if index.version not in known:
         raise DataError(f"{index.path}: no train split is known for version {index.version!r}; name one with --split")
-    return TRAIN_SPLITS[index.version]
+    return known[index.version]
 
 
 def describe_manifest(manifest: LabelManifest) -> None:

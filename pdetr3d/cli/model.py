@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pdetr3d.cli.app import Overrides, Preset, app, say
-from pdetr3d.presets import load
+from pdetr3d.cli.app import Overrides, Preset, app, load_config, say
 
 
 @app.command()
@@ -21,7 +20,7 @@ def show_config(
     model: Annotated[bool, typer.Option("--model", help="Parameters and FLOPs of every part instead.")] = False,
 ) -> None:
     """Print the resolved configuration as JSON: every key that an override may change."""
-    config = load(preset, overrides)
+    config = load_config(preset, overrides)
     if not model:
         Console().print_json(config.to_json())
         return
@@ -61,7 +60,7 @@ def plan(
     from pdetr3d.capacity.plan import costs, print_plan
     from pdetr3d.capacity.rates import given_rates, rates_of_run
 
-    config = load(preset, overrides)
+    config = load_config(preset, overrides)
     cluster = make_cluster(
         gpus=config.scaling.most_workers if workers is None else workers,
         gpus_per_node=gpus_per_node,

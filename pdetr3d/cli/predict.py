@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdetr3d.cli.app import app, say
-from pdetr3d.schema import DataError
+from pdetr3d.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PICTURE_SCORE = 0.3
 
@@ -134,6 +136,8 @@ def boxes(
 
 def progress_bar(verb: str, what: str) -> Progress:
     """A line that says how much is done, of how much, and how long it will take."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn(), transient=True
     )

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +62,8 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
     rigid.move_points(lidar2augmented, points)
     images, lidar2img = sample.images, sample.lidar2img @ rigid.inverse(lidar2augmented)
     if len(images) and np.linalg.det(lidar2augmented[:3, :3]) < 0:
+        import cv2  # only where there are images
+
         images = np.empty_like(images)
         for image, mirrored in zip(sample.images, images, strict=True):
             cv2.flip(image, 1, dst=mirrored)

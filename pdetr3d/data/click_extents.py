@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.load import load_sample
@@ -79,6 +76,10 @@ def extents(
 
     Its longer side is that of the smallest rectangle round its points, seen from above; the shorter one follows.
     """
+    import cv2  # only for classes without boxes
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     typical = FALLBACK_SIZE_M[label].astype(np.float64)
     offset = points_m - click_m
     diagonal = float(np.hypot(typical[0], typical[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import Boxes3D
@@ -31,6 +30,8 @@ def match_clicks(xyz_m: NDArray[np.floating], label: NDArray[np.integer], boxes:
     same = np.asarray(label)[:, None] == boxes.label[None]
     possible = same & (inside | (distance <= np.linalg.norm(boxes.size_m, axis=1) / 2))
     cost = np.where(possible, distance + _OUTSIDE * ~inside, _NEVER)
+    from scipy.optimize import linear_sum_assignment
+
     clicks, found = linear_sum_assignment(cost)
     kept = possible[clicks, found]
     result[clicks[kept]] = found[kept]

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from pdetr3d.data.augment import keyed_uniform
 from pdetr3d.geometry.boxes import rotate_z
@@ -24,6 +23,8 @@ def place_clicks(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, uniform: 
     Args:
         center_m: (..., 3). size_m: (..., 3) l, w, h. yaw_rad: (...). uniform: (..., 3).
     """
+    from scipy.special import ndtr, ndtri  # only where clicks are drawn
+
     low, high = ndtr((0 - CLICK_MEAN) / CLICK_STD), ndtr((1 - CLICK_MEAN) / CLICK_STD)
     t = CLICK_MEAN + CLICK_STD * ndtri(low + np.asarray(uniform, np.float64) * (high - low))
     u = 2 * np.clip(t, 0, 1) - 1

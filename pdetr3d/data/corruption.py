@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +32,8 @@ def corrupt(sample: Sample, config: CorruptionConfig, seed: int) -> Sample:
         moved = [turn_camera(m, a, config.extrinsics_deg) for m, a in zip(sample.lidar2img, axes, strict=True)]
         sample = replace(sample, lidar2img=np.stack(moved))
     if config.blur_px and len(sample.images):
+        import cv2
+
         blurred = [cv2.GaussianBlur(image, (0, 0), config.blur_px) for image in sample.images]
         sample = replace(sample, images=np.stack(blurred).astype(np.uint8))
     return sample

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,3 +185,9 @@ def table_digest(*tables: pa.Table) -> str:
                 writer.write_table(chunk.take(pa.array(range(len(chunk)))))
         sink.closed = False
     return sink.hash.hexdigest()[:16]
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,8 @@ def grid_mask(images: NDArray[np.uint8], probability: float, rng: np.random.Gene
     height, width = images.shape[1:3]
     if not len(images) or height < 3 or rng.random() >= probability:
         return images
+    import cv2
+
     period = int(rng.integers(2, height))
     kept = min(max(round(period * KEPT_SHARE), 1), period - 1)
     first_row, first_column = rng.integers(0, period, 2)

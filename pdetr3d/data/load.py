@@ -8,11 +8,9 @@ import os
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from pdetr3d.config import DataConfig
@@ -35,6 +33,8 @@ PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 def one_thread() -> None:
     """From now on OpenCV and BLAS work in the calling thread alone: for processes that load samples side by side, where
     the threads of each would wait for the others' (twice the CPU time a sample)."""
+    import cv2  # only where images are, and here
+
     cv2.setNumThreads(1)
     threadpool_limits(1, user_api="blas")
 
@@ -163,6 +163,8 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
 
 def check_header(camera: CameraRecord) -> None:
     """Raise DataError unless the file is a JPEG or PNG of the tables' size that has its end; nothing is decoded."""
+    from PIL import Image  # only where headers are checked, and PNG is read
+
     path = Path(camera.path)
     try:
         with Image.open(path, formats=["JPEG", "PNG"]) as image:
@@ -189,6 +191,8 @@ def _check_image_size(camera: CameraRecord, found: tuple[int, int]) -> None:
 
 def _decode_png(camera: CameraRecord, png: bytes) -> NDArray[np.uint8]:
     """RGB (H, W, 3) uint8; of 16 bits the upper ones, without an alpha channel."""
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             _check_image_size(camera, image.size)
@@ -201,6 +205,8 @@ def _decode_png(camera: CameraRecord, png: bytes) -> NDArray[np.uint8]:
 
 
 def _shrink(pixels: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+    import cv2
+
     height, width = image.shape[:2]
     # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
     halves = pixels.shape[1] <= 2 * width and pixels.shape[0] <= 2 * height

@@ -5,7 +5,6 @@ Unlike ``data/corruption.py``, which troubles prediction alone, this is what mod
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +29,8 @@ def keep_points(points: NDArray[np.float32], share: float, token: str) -> NDArra
 
 def worsen_image(image: NDArray[np.uint8], sensor: SensorConfig) -> NDArray[np.uint8]:
     """An RGB image (H, W, 3) of a poorer camera: scaled down, blurred, compressed; then stretched to (H, W)."""
+    import cv2
+
     height, width = image.shape[:2]
     worse = image
     if sensor.image_scale < 1:

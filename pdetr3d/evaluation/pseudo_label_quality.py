@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import CLASSES, Boxes3D
@@ -149,6 +148,8 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
     columns = {"score": score, "bev_iou": reached}
     rows = [{"low": i / bins, "high": (i + 1) / bins, **_means(columns, place == i)} for i in range(bins)]
     gaps = [row["n"] * abs(row["score"] - row["bev_iou"]) for row in rows if row["n"]]
+    from scipy.stats import rankdata
+
     ranks = [rankdata(values) for values in (score, reached)]
     varied = len(score) > 1 and all(np.ptp(values) > 0 for values in ranks)
     return {

@@ -7,10 +7,8 @@ center, (w, l, h), unit quaternion (w, x, y, z).
 from __future__ import annotations
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from pyquaternion import Quaternion
-from scipy.spatial.transform import Rotation
 
 from pdetr3d.geometry.rigid import apply, wrap_angle
 
@@ -91,6 +89,8 @@ def from_nuscenes(
     wxyz = np.asarray(rotation_wxyz, np.float64).reshape(-1, 4)
     if len(wxyz) == 0:
         return center, size, np.zeros(0)
+    from scipy.spatial.transform import Rotation  # only where tables are read
+
     heading = Rotation.from_quat(wxyz[:, [1, 2, 3, 0]]).as_matrix()[:, :, 0] @ src2dst[:3, :3].T
     return center, size, wrap_angle(np.arctan2(heading[:, 1], heading[:, 0]))
 
@@ -114,6 +114,8 @@ def to_nuscenes(
 
 def footprints(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.object_]:
     """(N,) array of shapely polygons: the boxes seen from above."""
+    import shapely  # only where boxes overlap: of detections, of pasted objects
+
     ground = corners(center_m, size_m, yaw_rad)[:, :4, :2]
     return np.asarray(shapely.polygons(ground), dtype=object).reshape(len(ground))
 
@@ -123,6 +125,8 @@ def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
 
     NaN where one of them is not finite: a model that predicts such boxes is for others to stop.
     """
+    import shapely
+
     a, b = (np.asarray(rows, np.float64).reshape(-1, 7) for rows in (a, b))
     iou, finite = np.full(len(a), np.nan), np.isfinite(a).all(1) & np.isfinite(b).all(1)
     one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a[finite], b[finite]))
@@ -140,6 +144,8 @@ def bev_overlaps(a: NDArray, b: NDArray) -> NDArray[np.bool_]:
     Returns:
         (N, M) bool.
     """
+    import shapely
+
     a, b = (np.asarray(rows, np.float64).reshape(-1, 7) for rows in (a, b))
     one, other = (footprints(rows[:, :3], rows[:, 3:6], rows[:, 6]) for rows in (a, b))
     return np.asarray(shapely.intersects(one[:, None], other[None]), bool)

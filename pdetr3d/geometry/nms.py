@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import footprints, rotate_z
@@ -24,6 +23,8 @@ def nms_bev(boxes: NDArray, score: NDArray, label: NDArray, iou: float, most: in
     Args:
         boxes: (N, 7) x, y, z, l, w, h [m], yaw [rad]. score: (N,). label: (N,) class. iou: in 0..1.
     """
+    import shapely
+
     rows = np.asarray(boxes, np.float64).reshape(-1, 7)
     reach = np.hypot(rows[:, 3], rows[:, 4]) / 2
     polygon, area, made = np.empty(len(rows), object), np.zeros(len(rows)), np.zeros(len(rows), bool)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pdetr3d.batch import Batch, TeacherOutput
@@ -43,6 +42,8 @@ def match_hungarian(
     queries predict a class (method.md 2.8). With several copies per click, each set of copies is assigned on its own.
     With fewer learned queries than clicks, the clicks that cost most are left out.
     """
+    from scipy.optimize import linear_sum_assignment  # only with teacher.matching=hungarian
+
     known = batch.click_valid & (batch.click_box >= 0)
     pairs = [torch.zeros(3, 0, dtype=torch.long, device=known.device)]
     for b in range(len(batch)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pdetr3d.batch import Batch, TeacherOutput
@@ -20,6 +19,8 @@ def answers(output: TeacherOutput, batch: Batch, sample: int) -> Tensor:
     valid = torch.nonzero(batch.click_valid[sample])[:, 0]
     if batch.click.shape[1] == 0 or bool((output.click[sample] >= 0).all()):
         return valid  # the first K queries are the clicks' own, in their order
+    from scipy.optimize import linear_sum_assignment  # only where queries are learned
+
     cost = assignment_cost(output, batch, sample, valid)
     repeats = -(-len(valid) // cost.shape[1])
     _, column = linear_sum_assignment(cost.repeat(1, max(1, repeats)).cpu().numpy())

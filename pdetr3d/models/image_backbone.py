@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ResNet
 from torch import Tensor, nn
 
 from pdetr3d.config import Config
@@ -39,47 +38,14 @@ class SmallBackbone(nn.Module):
         return tuple(outputs)
 
 
-class ImageResNet(ResNet):
-    """mmcv's ResNet (without deformable convolutions; strides in the 3x3, as torchvision's weights expect).
-
-    Args:
-        depth: 18 or 50. used: numbers of the stages that are returned. frozen_stages: 0, or n: the stem and n stages
-            learn nothing. norm_frozen: batch norms use their stored statistics and learn nothing.
-        recompute: drop the stages' activations (``models/recompute.py``).
-    """
-
-    def __init__(
-        self, depth: int, used: range, *, frozen_stages: int, norm_frozen: bool, recompute: bool = False
-    ) -> None:
-        super().__init__(
-            depth,
-            out_indices=tuple(used),
-            frozen_stages=frozen_stages or -1,
-            bn_eval=norm_frozen,
-            bn_frozen=norm_frozen,
-        )
-        self.recompute = recompute
-        self.train()  # mmcv freezes here: the optimizer and DDP must see it before the first step
-
-    def train(self, mode: bool = True) -> ImageResNet:
-        super().train(mode)  # mmcv's returns nothing
-        return self
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        x, outputs = self.maxpool(self.relu(self.bn1(self.conv1(images)))), []
-        for number, name in enumerate(self.res_layers):
-            x = run_stage(getattr(self, name), x, self.recompute)
-            if number in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
-
-
 def image_stages(config: Config) -> nn.Module:
     """The last ``len(teacher.fpn_inputs)`` stages of ``teacher.image_backbone``, finest first."""
     teacher = config.teacher
     if teacher.image_backbone == "small":
         return SmallBackbone(teacher.fpn_inputs, config.model.norm, config.model.checkpoint_activations)
     depth = int(teacher.image_backbone.removeprefix("resnet"))
+    from pdetr3d.models.image_resnet import ImageResNet
+
     used = range(RESNET_STAGES - len(teacher.fpn_inputs), RESNET_STAGES)
     loaded = bool(teacher.image_weights)  # parts that start from nothing must learn
     return ImageResNet(

@@ -22,7 +22,6 @@ def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
     return _recomputed(stage, x)
 
 
-@torch.compiler.disable  # dynamo traces no contexts of ours: a compiled model leaves its graph for such a stage
 def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(stage)))
 
@@ -47,6 +46,10 @@ def compile_dense(model: nn.Module, backend: str = "inductor") -> list[str]:
 
     Stages that are computed again (``run_stage``) run as they are: less memory or less time, not both, in a backbone.
     """
+    global _recomputed
+    # Dynamo traces no contexts of ours: a compiled model leaves its graph for such a stage. Done here, since the
+    # decorator would import torch._dynamo (a second) into every process that holds a model.
+    _recomputed = torch.compiler.disable(_recomputed)
     done: list[str] = []
     for name, module in model.named_modules():
         if name in DENSE or name.rpartition(".")[0] in DENSE and isinstance(module, nn.Sequential):

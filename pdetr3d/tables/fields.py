@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
-from nuscenes.eval.detection.utils import category_to_detection_name
-
 from pdetr3d.schema import CAMERAS
 
 Rows = list[dict[str, Any]]
@@ -225,6 +222,9 @@ def _square(value: Any) -> bool:
 
 def _attributes(tables: Mapping[str, Rows]) -> list[str]:
     """The devkit scores an object of the ten classes with one attribute of its own list, or none."""
+    from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
     name_of = {row["token"]: row["name"] for row in tables["attribute"]}
     scored = {row["token"] for row in tables["category"] if category_to_detection_name(row["name"]) is not None}
     mine = {row["token"] for row in tables["instance"] if row["category_token"] in scored}

@@ -18,26 +18,19 @@ from pdetr3d.data.check import MEMORY, check_files
 from pdetr3d.data.empty import refuse_empty
 from pdetr3d.data.file_ledger import FILE as FILES
 from pdetr3d.data.file_ledger import FileLedger, refuse_changed
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.files import atomic_path, write_json
 from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
-from pdetr3d.data.simulate import simulate
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.data.summary import empty_counts, summarize
-from pdetr3d.evaluation.nuscenes_eval import refuse_unscorable
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
 from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
-from pdetr3d.training.stage_versions import code_version
-
-# Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
-# does not change what it computes. Of a label manifest the content counts ("labels"), not where it lies.
-NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit", "label.manifest")
+from pdetr3d.training.stage_versions import NOT_IDENTITY, code_version
 
 FRESH = "fresh"  # entry of run.json that makes a run begun anew another one than the run beside it
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
@@ -207,14 +200,20 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         taken_over = True
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
+        from pdetr3d.data.simulate import simulate  # with the devkit, and plotting libraries that it brings
+
         simulate(dataroot, config.sim, config.data.version)
     file = folder / INDEX
     if not file.exists():
         if config.data.packed:
             index_of_pack(open_pack(config.data.packed), dataroot, file)
         else:
+            from pdetr3d.data.nuscenes import build_index
+
             build_index(dataroot, config.data.version, file, config.data, whole=config.data.on_error == "raise")
     index = Index.open(file)
+    from pdetr3d.evaluation.nuscenes_eval import refuse_unscorable
+
     for split in filter(None, (config.data.select_split, config.data.val_split)):
         if split in index.splits:
             refuse_unscorable(index.version, split)
@@ -282,9 +281,3 @@ def tables_digest(config: Config) -> str:
     if config.data.categories or config.data.cameras:
         stats.append(Names.read(config.data.categories, config.data.cameras).as_dict())
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))

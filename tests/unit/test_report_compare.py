@@ -17,7 +17,8 @@ from pdetr3d.report.reproduce import run_command
 from pdetr3d.report.runs import differing, open_runs, short_names
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import NOT_IDENTITY, write_json
+from pdetr3d.training.run_dir import write_json
+from pdetr3d.training.stage_versions import NOT_IDENTITY
 from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, teacher_scores
 
 

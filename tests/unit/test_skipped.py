@@ -145,7 +145,7 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
     one = Boxes3D.build([[1, 2, 0]], [[4, 2, 1]], [0.0], [0])
     scored: list[dict[str, Boxes3D]] = []
     monkeypatch.setattr(scoring, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
-    monkeypatch.setattr(scoring, "score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
+    monkeypatch.setattr("pdetr3d.evaluation.nuscenes_eval.score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
     assert scoring._score(stages, [tmp_path / "student_x" / "step_1.pt"], "sim_val") == [{"SPNDS": 0.5}]
     assert {token: len(boxes) for token, boxes in scored[0].items()} == {t: int(t != val[2]) for t in val}
     for token in boxed:

@@ -13,7 +13,6 @@ from pdetr3d import presets
 from pdetr3d.config import override
 from pdetr3d.schema import CLASSES, SOURCE_HUMAN, DataError
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import student_studies, student_study
 from ray_jobs.report import print_quality
@@ -112,7 +111,7 @@ def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(
     sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = stages(sim_world, tmp_path / "a")
-    monkeypatch.setattr(run_dir, "build_index", lambda *args, **_: pytest.fail("indexed again"))
+    monkeypatch.setattr("pdetr3d.data.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
     monkeypatch.setattr("pdetr3d.data.check._run", lambda jobs: pytest.fail("checked again"))
     second = stages(sim_world, tmp_path / "b", "label.seed=1", like=first)
     assert second.data.index.digest == first.data.index.digest
