@@ -92,18 +92,24 @@ class Batch:
         return Batch(token=self.token[keep.cpu().numpy()], **chosen)
 
     def objects(
-        self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...]
+        self, low_m: tuple[float, float], cell_m: float, grid: tuple[int, int], classes: tuple[int, ...]
     ) -> tuple[Cells, Tensor]:
-        """The boxes of some classes centered on a BEV grid: their cells, and their index (N,) in the sample."""
+        """The boxes of some classes centered on a BEV grid of ``grid`` = (rows, columns): their cells, and their index
+        (N,) in the sample."""
         cell = (self.box[..., :2] - self.box.new_tensor(low_m)) / cell_m
         mine = torch.isin(self.box_label, torch.tensor(classes, device=self.box_label.device))
-        keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < grid).all(-1)
+        keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < cell.new_tensor(grid[::-1])).all(-1)
         sample, index = torch.nonzero(keep, as_tuple=True)
         column, row = cell[sample, index].long().unbind(1)
         return Cells(sample, row, column), index
 
     def surroundings(
-        self, low_m: tuple[float, float], cell_m: float, grid: int, classes: tuple[int, ...], reach: int
+        self,
+        low_m: tuple[float, float],
+        cell_m: float,
+        grid: tuple[int, int],
+        classes: tuple[int, ...],
+        reach: int,
     ) -> tuple[Cells, Tensor]:
         """As ``objects``, with the cells up to ``reach`` rows and columns away: a box may be regressed from there too.
 
@@ -118,8 +124,8 @@ class Batch:
         sample, index = (t.repeat_interleave(len(step) ** 2) for t in (own.sample, index))
         center = (self.box[sample, index, :2] - self.box.new_tensor(low_m)) / cell_m
         distance = (center - torch.stack([columns, rows], 1) - 0.5).norm(dim=1)
-        distance[(rows < 0) | (rows >= grid) | (columns < 0) | (columns >= grid)] = torch.inf
-        key = (sample * grid + rows) * grid + columns
+        distance[(rows < 0) | (rows >= grid[0]) | (columns < 0) | (columns >= grid[1])] = torch.inf
+        key = (sample * grid[0] + rows) * grid[1] + columns
         order = distance.argsort(stable=True)
         order = order[key[order].argsort(stable=True)]  # by cell, nearest first
         first = torch.ones_like(order, dtype=torch.bool)

@@ -133,16 +133,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_center(self) -> Config:
-        low, high = self.model.range_m[:2], self.model.range_m[3:5]
-        if self.student.guidance != "none" and not all(math.isclose(-a, b) for a, b in zip(low, high, strict=True)):
-            raise ValueError(
-                f"model.range_m {self.model.range_m} is not centered on the sensor in x and y, but the student's views "
-                "are turned about it: set minima to the maxima's negatives, or student.guidance=none"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check_rivals(self) -> Config:
         least = self.student.score_threshold
         for arm in ("self_training", "mean_teacher"):

@@ -33,9 +33,16 @@ class ModelConfig(Section):
     checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
 
     @property
-    def grid(self) -> int:
-        """Pillars along x (= along y)."""
-        return round((self.range_m[3] - self.range_m[0]) / self.pillar_m)
+    def grid(self) -> tuple[int, int]:
+        """Pillars along y (rows) and x (columns)."""
+        x, y = (round((self.range_m[i + 3] - self.range_m[i]) / self.pillar_m) for i in (0, 1))
+        return y, x
+
+    @property
+    def bev_range_m(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 of the range [m]."""
+        x0, y0, _, x1, y1, _ = self.range_m
+        return x0, y0, x1, y1
 
     @property
     def voxel_grid(self) -> tuple[int, int, int]:
@@ -68,20 +75,19 @@ class ModelConfig(Section):
             raise ValueError(
                 f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)"
             )
-        if not math.isclose(x1 - x0, y1 - y0):
-            raise ValueError(f"model.range_m {self.range_m}: the x and y spans must be equal (the BEV grid is square)")
         if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
             raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")
         if self.lidar == "voxel":
             self._check_voxels()
             return self
-        cells = (x1 - x0) / self.pillar_m
         stride = math.prod(self.backbone_strides)
-        if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
-            raise ValueError(
-                f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars, which must be a whole multiple of "
-                f"the backbone's total stride {stride}; change model.pillar_m or model.range_m"
-            )
+        for axis, span in (("x", x1 - x0), ("y", y1 - y0)):
+            cells = span / self.pillar_m
+            if abs(cells - round(cells)) > 1e-6 or round(cells) % stride:
+                raise ValueError(
+                    f"model.pillar_m {self.pillar_m}: the range spans {cells:g} pillars along {axis}, which must be a "
+                    f"whole multiple of the backbone's total stride {stride}; change model.pillar_m or model.range_m"
+                )
         return self
 
     def _check_voxels(self) -> None:
@@ -89,11 +95,13 @@ class ModelConfig(Section):
         cells = (x / self.voxel_m[0], y / self.voxel_m[1], z / self.voxel_m[2])
         stride = math.prod(self.backbone_strides) * 2 ** (len(self.voxel_channels) - 1)
         whole = all(abs(n - round(n)) < 1e-6 for n in cells)
-        if not whole or round(cells[0]) % stride or round(cells[0]) != round(cells[1]):
+        if self.voxel_m[0] != self.voxel_m[1]:
+            raise ValueError(f"model.voxel_m {self.voxel_m}: sides along x and y must be equal (BEV cells are square)")
+        if not whole or round(cells[0]) % stride or round(cells[1]) % stride:
             raise ValueError(
                 f"model.voxel_m {self.voxel_m}: the range spans {cells[0]:g} x {cells[1]:g} x {cells[2]:g} voxels; "
-                f"they must be whole, equal in x and y, and there a multiple of the total stride {stride} of sparse "
-                "encoder and backbone; change model.voxel_m or model.range_m"
+                f"they must be whole, in x and y a multiple of the total stride {stride} of sparse encoder and "
+                "backbone; change model.voxel_m or model.range_m"
             )
         if self.voxel_slices < 1:
             raise ValueError(

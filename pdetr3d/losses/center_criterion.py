@@ -117,13 +117,13 @@ class CenterCriterion:
     def __call__(self, tasks: list[TaskMaps], batch: Batch) -> dict[str, Tensor]:
         heat_sum, box_sums, objects, places = batch.box.new_zeros(()), batch.box.new_zeros(len(BOX_TERMS)), 0, 0
         for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
-            grid = maps.heatmap.shape[-1]
-            cells, index = batch.objects(self.low, self.cell_m, grid, classes)
+            rows, columns = maps.heatmap.shape[-2:]
+            cells, index = batch.objects(self.low, self.cell_m, (rows, columns), classes)
             box, weight = batch.box[cells.sample, index], self.label_weights(batch)[cells.sample, index]
             slot = torch.tensor(classes, device=index.device) == batch.box_label[cells.sample, index, None]
             slot = cells.sample * len(classes) + slot.long().argmax(1)
             radius = gaussian_radius(box[:, 3] / self.cell_m, box[:, 4] / self.cell_m).floor().clamp(min=MIN_RADIUS)
-            center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), grid, grid)
+            center, shape = torch.stack([cells.row, cells.column], 1), (len(batch) * len(classes), rows, columns)
             gaussians = gaussian_cells(center, (2 * radius + 1) / 6, radius, slot, shape)
             target = drawn(gaussians, shape)
             weights = heatmap_weights(target, gaussians, weight).view_as(maps.heatmap)
@@ -142,8 +142,9 @@ class CenterCriterion:
 
     def _box_losses(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
         """(3,) sums over the places where boxes are regressed, in the order of BOX_TERMS."""
+        rows, columns = maps.heatmap.shape[-2:]
         cells, index = batch.surroundings(
-            self.low, self.cell_m, maps.heatmap.shape[-1], classes, self.config.student.regression_reach
+            self.low, self.cell_m, (rows, columns), classes, self.config.student.regression_reach
         )
         box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
         label, corner = batch.box_label[cells.sample, index], cells.corners(self.low, self.cell_m)

@@ -14,18 +14,22 @@ from pdetr3d.config import Config
 from pdetr3d.losses.guidance_masks import Grid, box_mask, click_mask, drawn_clicks, foreground_mask
 
 
-def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, half_range_m: float) -> Tensor:
+def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, range_m: tuple[float, float, float, float]) -> Tensor:
     """Sample augmented-view BEV features at where each canonical cell went: one affine warp (method.md 5.4).
 
     Args:
-        features: (B, C, H, W) of the augmented view, rows = y, columns = x, square range centered on the sensor.
+        features: (B, C, H, W) of the augmented view, rows = y, columns = x.
         lidar2augmented: (B, 4, 4).
-        half_range_m: R of the range [-R, R].
+        range_m: x0, y0, x1, y1 of the maps [m].
 
     Returns:
         (B, C, H, W) in the canonical frame; zero where the canonical cell left the augmented view's range.
     """
-    theta = torch.cat([lidar2augmented[:, :2, :2], lidar2augmented[:, :2, 3:4] / half_range_m], 2)
+    # In units of half the range about its middle, where affine_grid's places lie.
+    middle, half = ([(range_m[i + 2] + sign * range_m[i]) / 2 for i in (0, 1)] for sign in (1, -1))
+    linear, shift = lidar2augmented[:, :2, :2], lidar2augmented[:, :2, 3:4]
+    to, origin = linear.new_tensor(half)[:, None], linear.new_tensor(middle)[:, None]
+    theta = torch.cat([linear * (to.T / to), (linear @ origin + shift - origin) / to], 2)
     grid = F.affine_grid(theta.to(features.dtype), list(features.shape), align_corners=False)
     return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -81,9 +85,9 @@ class PointGuidance:
 
     def _loss(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
         rows, columns = strong.shape[-2:]
-        half_range = self.config.model.range_m[3]
-        aligned = warp_to_canonical(strong, batch.augmentation, half_range)
-        seen = warp_to_canonical(torch.ones_like(strong[:, :1]), batch.augmentation, half_range)[:, 0] > 0.999
+        range_m = self.config.model.bev_range_m
+        aligned = warp_to_canonical(strong, batch.augmentation, range_m)
+        seen = warp_to_canonical(torch.ones_like(strong[:, :1]), batch.augmentation, range_m)[:, 0] > 0.999
         mask, gaussians = self.mask(batch, rows, columns) * seen, self.gaussians(batch, rows, columns) * seen
         distance = 2 - 2 * (F.normalize(aligned, dim=1) * F.normalize(weak, dim=1)).sum(1)
         mass = self.rank_mean(mask.sum()).clamp(min=1e-6)

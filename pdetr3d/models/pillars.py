@@ -1,6 +1,6 @@
 """Points -> BEV feature map: PointPillars' encoder, vectorized, without padding and without a cap on pillars.
 
-Legend: P points, C channels, B samples, G grid cells per side. BEV maps: rows = y, columns = x.
+Legend: P points, C channels, B samples, H rows (y) and W columns (x) of the BEV grid.
 Sizes are read as ``.shape[0]``, not ``len()``, and inference does not branch on them: both would fix them in a trace
 (``deploy/torchscript.py``).
 """
@@ -19,7 +19,7 @@ DT_UNIT_S = 0.2  # brings sweep ages to the scale of the other features: motion 
 
 
 class PillarEncoder(nn.Module):
-    """``forward(points (P, 5), point_sample (P,), batch_size) -> (B, C, G, G)``; cells without points are zero.
+    """``forward(points (P, 5), point_sample (P,), batch_size) -> (B, C, H, W)``; cells without points are zero.
 
     Args:
         config: range, pillar size, channels and norm.
@@ -27,7 +27,8 @@ class PillarEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.grid, self.pillar_m, self.channels = config.grid, config.pillar_m, config.pillar_channels
+        self.rows, self.columns = config.grid
+        self.pillar_m, self.channels = config.pillar_m, config.pillar_channels
         self.most = config.pillar_points
         self.low: Tensor
         self.high: Tensor
@@ -47,15 +48,16 @@ class PillarEncoder(nn.Module):
             points, pillar, filled = self.group(points, cell)
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, filled))))
             features, cell = pillar_max(features, pillar, filled.shape[0]), filled
-        bev = features.new_zeros(batch_size * self.grid**2, self.channels).index_copy(0, cell, features)
-        return bev.view(batch_size, self.grid, self.grid, self.channels).permute(0, 3, 1, 2)
+        bev = features.new_zeros(batch_size * self.rows * self.columns, self.channels).index_copy(0, cell, features)
+        return bev.view(batch_size, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
 
     def assign(self, points: Tensor, point_sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop points out of range; return the kept (P', 5) and their flat cell index (b * G + row) * G + column."""
+        """Drop points out of range; return the kept (P', 5) and their flat cell index (b * H + row) * W + column."""
         inside = ((points[:, :3] >= self.low) & (points[:, :3] < self.high)).all(1)
         points, sample = points[inside], point_sample[inside]
-        column_row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().clamp_(max=self.grid - 1)
-        return points, (sample * self.grid + column_row[:, 1]) * self.grid + column_row[:, 0]
+        column, row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().unbind(1)
+        column, row = column.clamp(max=self.columns - 1), row.clamp(max=self.rows - 1)
+        return points, (sample * self.rows + row) * self.columns + column
 
     def group(self, points: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sort points by pillar; keep at most ``model.pillar_points`` of each, evenly spaced in the order of the cloud.
@@ -74,9 +76,9 @@ class PillarEncoder(nn.Module):
         count = torch.bincount(pillar, minlength=filled.shape[0])
         total = points.new_zeros(filled.shape[0], 3).index_add_(0, pillar, points[:, :3])
         mean = (total / count[:, None])[pillar]
-        column, row = filled % self.grid, filled // self.grid % self.grid
+        column, row = filled % self.columns, filled // self.columns % self.rows
         center = ((torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2])[pillar]
-        scaled = scale_points(points, self.high)
+        scaled = scale_points(points, torch.maximum(self.high, -self.low))
         # In pillars, not meters: at their raw scale (0.1 m) the offsets, which carry the shape, would drown beside z.
         return torch.cat([scaled, (points[:, :3] - mean) / self.pillar_m, (points[:, :2] - center) / self.pillar_m], 1)
 
@@ -89,10 +91,10 @@ def thinned(run: Tensor, count: Tensor, most: int) -> Tensor:
     return (rank + 1) * most // of > rank * most // of
 
 
-def scale_points(points: Tensor, high: Tensor) -> Tensor:
-    """Points (P, 5) with all features of order one: x, y in units of the range's end ``high``, intensity of 255, dt of
-    DT_UNIT_S."""
-    return torch.cat([points[:, :2] / high[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1)
+def scale_points(points: Tensor, reach: Tensor) -> Tensor:
+    """Points (P, 5) with all features of order one: x, y in units of ``reach``, the range's farther end, intensity of
+    255, dt of DT_UNIT_S."""
+    return torch.cat([points[:, :2] / reach[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1)
 
 
 def pillar_max(features: Tensor, pillar: Tensor, pillars: int) -> Tensor:

@@ -57,7 +57,8 @@ class Student(StudentFeatures):
     def _cells(self, batch: Batch, heatmap: Tensor, classes: tuple[int, ...]) -> Cells:
         student, low = self.config.student, self.config.model.range_m
         if self.training:
-            grid, reach = heatmap.shape[-1], student.regression_reach
+            rows, columns = heatmap.shape[-2:]
+            grid, reach = (rows, columns), student.regression_reach
             return batch.surroundings(low[:2], self.config.student_cell_m, grid, classes, reach)[0]
         return self.peak_cells(heatmap)
 

@@ -56,7 +56,7 @@ class VoxelEncoder(nn.Module):
         rank = torch.arange(len(index), device=index.device) - begin[voxel]
         taken = (rank < self.most) & kept[voxel]
         voxel = (kept.cumsum(0) - 1)[voxel[taken]]  # renumbered without the voxels over the cap
-        rows = scale_points(points[order[taken]], self.high)
+        rows = scale_points(points[order[taken]], torch.maximum(self.high, -self.low))
         total = rows.new_zeros(int(kept.sum()), POINT_FEATURES).index_add_(0, voxel, rows)
         mean = total / count[kept].clamp(max=self.most)[:, None]
         return SparseTensor(mean, cells[kept], self.shape, batch_size)

@@ -59,7 +59,8 @@ def measure(stage: str, config: Config) -> list[Part]:
     assert isinstance(model, Teacher | Student)
     encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
-    bev_shape = (1, config.model.bev_channels, *[round(_span_m(config) / config.model.bev_cell_m)] * 2)
+    rows, columns = (round(span / config.model.bev_cell_m) for span in reversed(_spans_m(config)))
+    bev_shape = (1, config.model.bev_channels, rows, columns)
     if isinstance(model, Teacher) and model.crops is not None:
         parts.append(_crops(model.crops, points, sample))
     model.to(META)
@@ -141,8 +142,9 @@ def _student(model: Student, config: Config, stages: list[Tensor]) -> list[Part]
     return [*parts, count("heads", [model.head], head)]
 
 
-def _span_m(config: Config) -> float:
-    return config.model.range_m[3] - config.model.range_m[0]
+def _spans_m(config: Config) -> tuple[float, float]:
+    x0, y0, x1, y1 = config.model.bev_range_m
+    return x1 - x0, y1 - y0
 
 
 def _cloud(config: Config) -> tuple[Tensor, Tensor]:
@@ -150,7 +152,7 @@ def _cloud(config: Config) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     n = SWEEP_POINTS * config.data.num_sweeps
     uniform = torch.rand(n, 4, generator=generator)
-    reach = 2.0 * (_span_m(config) / 4) ** uniform[:, 0]  # 2 m to half the span, log-uniform
+    reach = 2.0 * (max(_spans_m(config)) / 4) ** uniform[:, 0]  # 2 m to half the span, log-uniform
     azimuth = 2 * torch.pi * uniform[:, 1]
     height = config.model.range_m[2] + uniform[:, 2] ** 2 * (config.model.range_m[5] - config.model.range_m[2])
     columns = [reach * azimuth.cos(), reach * azimuth.sin(), height, 255 * uniform[:, 3], torch.zeros(n)]

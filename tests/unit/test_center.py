@@ -57,7 +57,7 @@ def test_focal_loss_by_hand() -> None:
 def perfect_maps(config, batch) -> list[TaskMaps]:
     """A heatmap and regressions that say exactly what the batch's boxes are."""
     grid = config.model.grid
-    heat = torch.full((len(batch), 10, grid, grid), -12.0)
+    heat = torch.full((len(batch), 10, *grid), -12.0)
     cells, index = batch.objects((-12.8, -12.8), 0.8, grid, tuple(range(10)))
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
     heat[cells.sample, batch.box_label[cells.sample, index], cells.row, cells.column] = 6.0
@@ -75,7 +75,7 @@ def test_cells_of_objects_by_hand() -> None:
     batch = make_batch(clicks=2)
     box = batch.box.clone()
     box[0, :, :2] = torch.tensor([[-12.7, 12.7], [0.1, 13.0]])  # the second lies beyond the grid
-    cells, index = change(batch, box=box).objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))
+    cells, index = change(batch, box=box).objects((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)))
     assert [cells.sample[0].item(), cells.row[0].item(), cells.column[0].item(), index[0].item()] == [0, 31, 0, 0]
     assert (cells.sample == 0).sum() == 1
 
@@ -86,7 +86,7 @@ def test_surroundings_are_every_cell_in_reach_once_with_its_nearest_box() -> Non
     box[0, 1, :2] = box[0, 0, :2] + torch.tensor([1.0, 0.4])  # neighbors that reach the same cells
     box[1, 0, :2] = torch.tensor([-12.7, 12.7])  # in a corner of the grid
     batch = change(batch, box=box)
-    cells, index = batch.surroundings((-12.8, -12.8), 0.8, grid, tuple(range(10)), reach)
+    cells, index = batch.surroundings((-12.8, -12.8), 0.8, (grid, grid), tuple(range(10)), reach)
     got = {(s, r, c): i for s, r, c, i in zip(*(t.tolist() for t in vars(cells).values()), index.tolist(), strict=True)}
     assert len(got) == len(index)
     expected = {}
@@ -103,7 +103,7 @@ def test_surroundings_are_every_cell_in_reach_once_with_its_nearest_box() -> Non
 def test_a_box_is_decoded_from_any_cell_in_reach() -> None:
     """What the loss asks of a neighbor's regression is what decoding makes the same box of."""
     config, batch = tiny_config("student.regression_reach=1"), make_batch(clicks=1, seed=2)
-    cells, index = batch.surroundings((-12.8, -12.8), 0.8, 32, tuple(range(10)), 1)
+    cells, index = batch.surroundings((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)), 1)
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
     heat = torch.full((2, 10, 32, 32), -12.0)
     maps = [TaskMaps(heat, cells, perfect_code(box, velocity, cells))]
@@ -240,7 +240,7 @@ def test_direction_and_quality_losses_by_hand() -> None:
     batch = change(batch, box_label=torch.tensor([[0, 8, 5, 9]]))  # car, pedestrian, barrier, traffic cone
     config = tiny_config("student.box_weight=0.25")
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
-    yaw = batch.box[0, batch.objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))[1], 6]
+    yaw = batch.box[0, batch.objects((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)))[1], 6]
     part(maps.regression, "direction").copy_(2 * torch.stack([(yaw + np.pi / 3).cos(), (yaw + np.pi / 3).sin()], 1))
     maps.regression[:, 12] = 0
     part(maps.regression, "axis").add_(0.5)
@@ -293,7 +293,7 @@ def test_label_weights_by_hand() -> None:
     config = tiny_config(*WEIGHTS, "student.box_weight=1.0")
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
     assert criterion.label_weights(batch).tolist() == [[2, 0.125, 0.5]]
-    cells, index = maps.cells, batch.objects((-12.8, -12.8), 0.8, 32, tuple(range(10)))[1]
+    cells, index = maps.cells, batch.objects((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)))[1]
     error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(13)[2]  # height, by object
     wrong = [TaskMaps(maps.heatmap, cells, maps.regression + error)]
     # Three objects; the weights are not normalized away.

@@ -70,7 +70,7 @@ def maps(batch: Batch, config: Config) -> list[TaskMaps]:
     """What heads would say that know nothing: zeros, at the cells of the objects."""
     found = []
     for classes in config.student.tasks:
-        cells, _ = batch.objects((LOW, LOW), CELL, GRID, classes)
+        cells, _ = batch.objects((LOW, LOW), CELL, (GRID, GRID), classes)
         found.append(TaskMaps(torch.zeros(1, len(classes), GRID, GRID), cells, torch.zeros(len(cells.row), 13)))
     return found
 
@@ -118,7 +118,7 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
     assert truck[83, 58] == 1 and truck[83, 59] == truck[82, 58] == pytest.approx(np.exp(-0.72))
     assert truck[83, 60] == pytest.approx(np.exp(-2.88)) and truck[83, 61] == truck[80, 58] == 0
 
-    cells, index = batch.objects((LOW, LOW), CELL, GRID, (1, 2))
+    cells, index = batch.objects((LOW, LOW), CELL, (GRID, GRID), (1, 2))
     place = next(
         i for i, at in enumerate(zip(cells.row.tolist(), cells.column.tolist(), strict=True)) if at == (83, 58)
     )

@@ -43,7 +43,7 @@ BAD = [
     (["model.lidar=voxels"], "should be 'pillar' or 'voxel'"),
     (["model.lidar=voxel", "model.voxel_m=[0.1,0.1]"], "config key model.voxel_m.2"),
     (["model.lidar=voxel", "model.voxel_m=[0.3,0.3,0.2]"], "341.333 x 341.333 x 40 voxels; they must be whole"),
-    (["model.lidar=voxel", "model.voxel_m=[0.1,0.2,0.2]"], "equal in x and y"),
+    (["model.lidar=voxel", "model.voxel_m=[0.1,0.2,0.2]"], "sides along x and y must be equal"),
     (["model.lidar=voxel", "model.voxel_m=[3.2,3.2,0.2]"], "a multiple of the total stride 64"),
     (["model.lidar=voxel", "model.voxel_m=[0.1,0.1,1.0]"], "9 voxels along z are too few for the 4 stages"),
     (["model.voxel_channels=[]"], "config key model.voxel_channels"),
@@ -75,8 +75,7 @@ BAD = [
     (["student.nms_iou=1"], "config key student.nms_iou = 1"),
     (["model.pillar_m=0.7"], "whole multiple of the backbone's total stride 8"),
     (["model.range_m=[-51.2,-51.2,3.0,51.2,51.2,-5.0]"], "every maximum must exceed its minimum"),
-    (["model.range_m=[-51.2,-25.6,-5.0,51.2,25.6,3.0]"], "the x and y spans must be equal"),
-    (["model.range_m=[0,-51.2,-5.0,102.4,51.2,3.0]"], "is not centered on the sensor in x and y, but the student's"),
+    (["model.range_m=[-51.2,-25.7,-5.0,51.2,25.7,3.0]"], "spans 100.391 pillars along y, which must be a whole"),
     (["model.range_m=[0,1]"], "config key model.range_m"),
     (["model.backbone_strides=[1,2]"], "must have equal lengths"),
     (["sim.image_size_px=[0,10]"], "config key sim.image_size_px.0 = 0"),
@@ -190,8 +189,8 @@ def test_real_smoke_takes_its_dataroot_from_the_environment(monkeypatch: pytest.
 
 def test_grid_counts_pillars() -> None:
     """102.4 m / 0.512 m = 200 cells; 102.4 / 0.2 = 512."""
-    assert presets.QUICKSTART.model.grid == 200
-    assert presets.NUSCENES_PILLAR.model.grid == 512
+    assert presets.QUICKSTART.model.grid == (200, 200)
+    assert presets.NUSCENES_PILLAR.model.grid == (512, 512)
 
 
 def test_sizes_of_the_full_presets() -> None:

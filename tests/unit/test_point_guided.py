@@ -49,7 +49,7 @@ def test_warp_undoes_each_augmentation_and_their_product(name: str) -> None:
     matrix = CASES[name]
     scale = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     augmented = blobs(matrix, sigma_m=3 * scale)  # blobs grow with the scale, so the warp back gives the original size
-    warped = warp_to_canonical(augmented, torch.tensor(matrix, dtype=torch.float32)[None], R)
+    warped = warp_to_canonical(augmented, torch.tensor(matrix, dtype=torch.float32)[None], (-R, -R, R, R))
     expected = blobs(np.eye(4), sigma_m=3)
     error = (warped - expected).abs().sum() / expected.abs().sum()
     wrong = (augmented - expected).abs().sum() / expected.abs().sum()
