@@ -16,7 +16,6 @@ PRESET_NAMES = ("quickstart", "real-smoke", "fusion-study", "nuscenes-pillar", "
 
 app = typer.Typer(
     name="pdetr3d",
-    help="Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +23,21 @@ app = typer.Typer(
 
 Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"pdetr3d {version('pdetr3d')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it."""
 
 
 def load_config(preset: str, overrides: list[str] | None) -> Config:
