@@ -68,6 +68,11 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
     Console(width=140).print(table)
     Console(width=140).print(_kinds(arms))
+    for arm, metrics in arms.items():
+        if "kitti" in metrics:  # of a dataset that pdetr3d import kitti wrote
+            from pdetr3d.evaluation.kitti_score import show_kitti
+
+            show_kitti(metrics["kitti"], NAMES.get(arm, arm))
     for name, values in (ratio or {}).items():
         print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
 

@@ -119,12 +119,13 @@ def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool =
 
 
 def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
+    from pdetr3d.evaluation.kitti_score import has_kitti_labels, kitti_score
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 
     records, data = eval_records(stages.data.index, split), stages.data.index
     nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points())
     poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
-    return [
+    reports = [
         score(
             data.dataroot,
             data.version,
@@ -137,3 +138,9 @@ def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]]
         )
         for file, boxes in zip(files, results, strict=True)
     ]
+    tables = data.dataroot / data.version
+    if has_kitti_labels(tables):
+        cameras = {r.sample_token: r.cameras[0] for r in records}
+        for report, boxes in zip(reports, results, strict=True):
+            report["kitti"] = kitti_score(tables, boxes, cameras)
+    return reports

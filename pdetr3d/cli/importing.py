@@ -1,4 +1,4 @@
-"""The verbs ``import ...``: foreign datasets become datasets in nuScenes format."""
+"""Verbs on foreign datasets: ``import ...`` (they become datasets in nuScenes format), ``kitti-score``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pdetr3d.cli.app import app, say
+from pdetr3d.cli.dataset import IndexFile
 
 importers = typer.Typer(no_args_is_help=True, help="Make a dataset in nuScenes format from one in another format.")
 app.add_typer(importers, name="import")
@@ -47,6 +48,37 @@ def kitti(
     from pdetr3d.importers.kitti import VERSION, import_kitti
 
     told(import_kitti(root, out, mapping, scenes, links=links), out, VERSION, links)
+
+
+@app.command()
+def kitti_score(
+    results: Annotated[Path, typer.Argument(help="nuScenes results file, e.g. of `pdetr3d predict --out FILE.json`.")],
+    index_file: IndexFile,
+    split: Annotated[str, typer.Option(help="Split whose samples are scored.")] = "kitti_val",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the score to, too.")] = None,
+) -> None:
+    """Score boxes as KITTI does: AP at 40 recall points, in 3D and from above, easy, moderate and hard.
+
+    For datasets that `pdetr3d import kitti` wrote. Recall points are exact, also where there are fewer than 41 objects.
+    """
+    import json
+
+    from pdetr3d.data.files import atomic_path
+    from pdetr3d.data.index import Index
+    from pdetr3d.evaluation.kitti_score import kitti_score as score
+    from pdetr3d.evaluation.kitti_score import show_kitti
+    from pdetr3d.evaluation.results_format import read_results
+
+    index = Index.open(index_file)
+    records = [index.record(token) for token in index.tokens(split)]
+    boxes = read_results(results, {record.sample_token: (record.lidar2ego, record.ego2global) for record in records})
+    cameras = {record.sample_token: record.cameras[0] for record in records}
+    report = score(index.dataroot / index.version, boxes, cameras)
+    show_kitti(report)
+    if out is not None:
+        with atomic_path(out) as temporary:
+            temporary.write_text(json.dumps(report, indent=1))
+        say(out=out)
 
 
 def told(facts: dict[str, Any], out: Path, version: str, links: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from scipy.spatial.transform import Rotation
 
 from pdetr3d.evaluation.attributes import attribute_of
+from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
-from pdetr3d.schema import CLASSES, Boxes3D
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
 
 MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
 Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global, each (4, 4)
@@ -79,6 +81,41 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_text(json.dumps(content))
     os.replace(temporary, path)
+
+
+def read_results(path: Path, poses: Mapping[str, Poses]) -> dict[str, Boxes3D]:
+    """A nuScenes results file as boxes in the LIDAR_TOP frames of the samples.
+
+    Args:
+        poses: sample token -> (lidar2ego, ego2global), of every sample that must be in the file; others are left out.
+
+    Raises:
+        DataError: when it is no results file, or lacks a sample.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+        missing = [token for token in poses if token not in results]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(poses)} samples of the split are missing, e.g. {missing[0]}; a sample "
+            "without boxes needs an empty list"
+        )
+    return {token: _boxes(path, token, results[token], pose) for token, pose in poses.items()}
+
+
+def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses) -> Boxes3D:
+    if not rows:
+        return Boxes3D.empty()
+    try:
+        columns = [np.array([row[key] for row in rows], np.float64) for key in ("translation", "size", "rotation")]
+        label = [CLASSES.index(row["detection_name"]) for row in rows]
+        score = np.array([row["detection_score"] for row in rows], np.float64)
+        center, size, yaw = from_nuscenes(columns[0], columns[1], columns[2], inverse(chain(*poses)))
+        return Boxes3D.build(center, size, yaw, np.array(label), score=score)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}, sample {token}: a box is not of nuScenes' results format ({error!r})") from error
 
 
 def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:

@@ -1,0 +1,102 @@
+"""KITTI's score of boxes that were predicted on an imported KITTI dataset, beside the devkit's (``kitti_ap.py``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pdetr3d.evaluation.kitti_ap import IOU, METRICS, Detected, Labeled, kitti_ap
+from pdetr3d.geometry.boxes import EDGES, corners
+from pdetr3d.geometry.camera import project_segments
+from pdetr3d.schema import CLASSES, Boxes3D, CameraRecord, DataError
+
+LABELS = "kitti_labels.parquet"  # in the folder of the tables: written by the import
+FACTS = "import.json"
+DONT_CARE = "DontCare"
+
+
+def has_kitti_labels(folder: Path) -> bool:
+    """Whether a folder of tables is of a KITTI dataset."""
+    return (folder / LABELS).is_file()
+
+
+def kitti_score(
+    folder: Path, predictions: Mapping[str, Boxes3D], cameras: Mapping[str, CameraRecord | None]
+) -> dict[str, Any]:
+    """Score boxes as KITTI does.
+
+    Args:
+        folder: of the tables, ``dataroot/version``. predictions: sample token -> boxes in the LIDAR_TOP frame, of every
+            sample that is scored. cameras: sample token -> CAM_FRONT. Boxes that its image does not show are left out:
+            nobody annotated there.
+
+    Returns:
+        As ``kitti_ap``, of the classes of KITTI that the import gave a class.
+
+    Raises:
+        DataError: when the dataset has no labels of KITTI's.
+    """
+    if not has_kitti_labels(folder):
+        raise DataError(f"{folder / LABELS}: no such file; KITTI's score is of what pdetr3d import kitti wrote")
+    targets = json.loads((folder / FACTS).read_text())["classes"]
+    kind_of = {targets[kind]: kind for kind in IOU if targets.get(kind) in CLASSES}
+    labels = pq.read_table(folder / LABELS).to_pandas()
+    labels = dict(tuple(labels[labels["kind"] != DONT_CARE].groupby("sample_token")))
+    frames = []
+    for token, boxes in predictions.items():
+        camera = cameras[token]
+        if camera is None:
+            raise DataError(f"sample {token}: has no CAM_FRONT, which KITTI's score needs; import the dataset again")
+        frames.append((_labeled(labels.get(token)), _detected(boxes, camera, kind_of)))
+    report = kitti_ap(frames)
+    return {kind: report[kind] for kind in report if kind in kind_of.values()}
+
+
+def show_kitti(report: Mapping[str, Any], whose: str = "") -> None:
+    """Print a table: class and overlap, AP in 3D and from above by difficulty."""
+    table = Table(title=f"{whose} KITTI: AP at 40 recall points [%], easy / moderate / hard")
+    for column in ("class", "IoU", *METRICS, "objects"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for kind, mine in report.items():
+        cells = [" / ".join("-" if v is None else f"{v:.2f}" for v in mine[metric].values()) for metric in METRICS]
+        table.add_row(kind, f"{IOU[kind]:g}", *cells, " / ".join(str(count) for count in mine["n_gt"].values()))
+    Console().print(table)
+
+
+def _labeled(rows: Any) -> Labeled:
+    if rows is None:
+        return Labeled(np.zeros(0, str), np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 7)))
+    return Labeled(
+        kind=rows["kind"].to_numpy(str),
+        height_px=(rows["bottom_px"] - rows["top_px"]).to_numpy(np.float64),
+        occluded=rows["occluded"].to_numpy(np.int64),
+        truncated=rows["truncated"].to_numpy(np.float64),
+        box=rows[[*"xyzlwh", "yaw_rad"]].to_numpy(np.float64),
+    )
+
+
+def _detected(boxes: Boxes3D, camera: CameraRecord, kind_of: Mapping[str, str]) -> Detected:
+    height = image_heights(boxes.rows.astype(np.float64), camera)
+    kind = np.array([kind_of.get(CLASSES[label], "") for label in boxes.label], str).reshape(len(boxes))
+    keep = (height > 0) & (kind != "")
+    return Detected(kind[keep], height[keep], boxes.score[keep].astype(np.float64), boxes.rows[keep].astype(np.float64))
+
+
+def image_heights(box: NDArray[np.float64], camera: CameraRecord) -> NDArray[np.float64]:
+    """How high (N,) [px] the rectangles round N boxes (N, 7) are in an image, cut at its rim; 0: not in it."""
+    heights = np.zeros(len(box))
+    size = np.array([camera.width_px, camera.height_px], np.float64)
+    for number, each in enumerate(corners(box[:, :3], box[:, 3:6], box[:, 6])):
+        pixels = project_segments(camera.lidar2img, each[EDGES]).reshape(-1, 2)
+        if len(pixels):
+            low, high = np.clip(pixels.min(0), 0, size), np.clip(pixels.max(0), 0, size)
+            heights[number] = high[1] - low[1] if high[0] > low[0] else 0.0
+    return heights
