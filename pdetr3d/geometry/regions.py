@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from pdetr3d.geometry.rigid import apply
+
+if TYPE_CHECKING:
+    import shapely
 
 Polygon = NDArray[np.float64]
 DISK_CORNERS = 32
@@ -84,6 +87,8 @@ def disk(center_xy: NDArray, radius_m: float) -> Polygon:
 
 def polygon_problem(corners: NDArray) -> str:
     """What is wrong with a polygon, in words; empty: nothing."""
+    import shapely
+
     corners = np.asarray(corners, np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         return f"has shape {corners.shape}, but must be three corners (x, y) [m] or more"
@@ -96,6 +101,8 @@ def polygon_problem(corners: NDArray) -> str:
 
 
 def _union(polygons: Sequence[Polygon]) -> shapely.Geometry:
+    import shapely
+
     area = shapely.union_all([shapely.polygons(corners) for corners in polygons])
     shapely.prepare(area)
     return area
@@ -103,5 +110,7 @@ def _union(polygons: Sequence[Polygon]) -> shapely.Geometry:
 
 def _inside(area: shapely.Geometry, points_xy: NDArray) -> NDArray[np.bool_]:
     """Inside, or on the rim."""
+    import shapely
+
     points = np.asarray(points_xy, np.float64)
     return np.asarray(shapely.intersects_xy(area, points[..., 0], points[..., 1]), bool)
