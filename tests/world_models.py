@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
-from pdetr3d.models.pillars import pillar_max
 from pdetr3d.schema import CLASSES, Boxes3D
 from tests.world_crops import Crops
 
@@ -67,8 +66,14 @@ class PointNet(nn.Module):
 
     def forward(self, points: Tensor, owner: Tensor, extra: Tensor) -> Tensor:
         feature = self.point(points)
-        feature = self.mix(torch.cat([feature, pillar_max(feature, owner, len(extra))[owner]], 1))
-        return self.join(torch.cat([pillar_max(feature, owner, len(extra)), extra], 1))
+        feature = self.mix(torch.cat([feature, crop_max(feature, owner, len(extra))[owner]], 1))
+        return self.join(torch.cat([crop_max(feature, owner, len(extra)), extra], 1))
+
+
+def crop_max(feature: Tensor, owner: Tensor, crops: int) -> Tensor:
+    """(N, C) features >= 0 in the order of their owners (N,) -> (crops, C) maxima, 0 of a crop without points."""
+    count = torch.bincount(owner, minlength=crops)
+    return torch.segment_reduce(feature, "max", lengths=count, axis=0, unsafe=True, initial=0)
 
 
 def heading(code: Tensor) -> Tensor:

@@ -25,12 +25,19 @@ def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, range_m: tuple[
     Returns:
         (B, C, H, W) in the canonical frame; zero where the canonical cell left the augmented view's range.
     """
-    # In units of half the range about its middle, where affine_grid's places lie.
+    return _sample(features, canonical_grid(features, lidar2augmented, range_m))
+
+
+def canonical_grid(features: Tensor, lidar2augmented: Tensor, range_m: tuple[float, float, float, float]) -> Tensor:
+    """(B, H, W, 2): where ``warp_to_canonical`` samples, in units of half the range about its middle (x, y)."""
     middle, half = ([(range_m[i + 2] + sign * range_m[i]) / 2 for i in (0, 1)] for sign in (1, -1))
     linear, shift = lidar2augmented[:, :2, :2], lidar2augmented[:, :2, 3:4]
     to, origin = linear.new_tensor(half)[:, None], linear.new_tensor(middle)[:, None]
     theta = torch.cat([linear * (to.T / to), (linear @ origin + shift - origin) / to], 2)
-    grid = F.affine_grid(theta.to(features.dtype), list(features.shape), align_corners=False)
+    return F.affine_grid(theta.to(features.dtype), list(features.shape), align_corners=False)
+
+
+def _sample(features: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -85,11 +92,14 @@ class PointGuidance:
 
     def _loss(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
         rows, columns = strong.shape[-2:]
-        range_m = self.config.model.bev_range_m
-        aligned = warp_to_canonical(strong, batch.augmentation, range_m)
-        seen = warp_to_canonical(torch.ones_like(strong[:, :1]), batch.augmentation, range_m)[:, 0] > 0.999
+        grid = canonical_grid(strong, batch.augmentation, self.config.model.bev_range_m)
+        seen = _sample(torch.ones_like(strong[:, :1]), grid)[:, 0] > 0.999
         mask, gaussians = self.mask(batch, rows, columns) * seen, self.gaussians(batch, rows, columns) * seen
-        distance = 2 - 2 * (F.normalize(aligned, dim=1) * F.normalize(weak, dim=1)).sum(1)
+        # Only where the mask is: at the objects, it is a hundredth of the cells.
+        sample, row, column = torch.nonzero(mask, as_tuple=True)
+        places = [grid[b, row[sample == b], column[sample == b]] for b in range(len(batch))]
+        aligned = torch.cat([_sample(strong[b : b + 1], p[None, :, None])[0, :, :, 0].T for b, p in enumerate(places)])
+        distance = 2 - 2 * (F.normalize(aligned) * F.normalize(weak[sample, :, row, column])).sum(1)
         mass = self.rank_mean(mask.sum()).clamp(min=1e-6)
         per_click = self.rank_mean(gaussians.sum()) / self.rank_mean(batch.click_valid.sum().float()).clamp(min=1e-6)
-        return self.weight * per_click * (mask * distance).sum() / mass
+        return self.weight * per_click * (mask[sample, row, column] * distance).sum() / mass

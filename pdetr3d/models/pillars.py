@@ -45,9 +45,10 @@ class PillarEncoder(nn.Module):
             unused = sum(parameter.sum() for parameter in self.norm.parameters())
             features = self.linear(points.new_zeros(0, POINT_FEATURES)) + unused
         else:
-            points, pillar, filled = self.group(points, cell)
-            features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, filled))))
-            features, cell = pillar_max(features, pillar, filled.shape[0]), filled
+            points, pillar, cell = self.group(points, cell)
+            count = torch.bincount(pillar, minlength=cell.shape[0])
+            features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, cell, count))))
+            features = run_max(features, count)
         bev = features.new_zeros(batch_size * self.rows * self.columns, self.channels).index_copy(0, cell, features)
         return bev.view(batch_size, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
 
@@ -72,8 +73,7 @@ class PillarEncoder(nn.Module):
         keep = thinned(pillar, count, self.most)
         return points[order[keep]], pillar[keep], filled
 
-    def _decorate(self, points: Tensor, pillar: Tensor, filled: Tensor) -> Tensor:
-        count = torch.bincount(pillar, minlength=filled.shape[0])
+    def _decorate(self, points: Tensor, pillar: Tensor, filled: Tensor, count: Tensor) -> Tensor:
         total = points.new_zeros(filled.shape[0], 3).index_add_(0, pillar, points[:, :3])
         mean = (total / count[:, None])[pillar]
         column, row = filled % self.columns, filled // self.columns % self.rows
@@ -97,16 +97,9 @@ def scale_points(points: Tensor, reach: Tensor) -> Tensor:
     return torch.cat([points[:, :2] / reach[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1)
 
 
-def pillar_max(features: Tensor, pillar: Tensor, pillars: int) -> Tensor:
-    """Maximum over the points of each pillar: (P, C) features >= 0, (P,) pillar -> (pillars, C).
+def run_max(features: Tensor, count: Tensor) -> Tensor:
+    """Maxima of runs: features (N, C) in the order of their runs, ``count`` (R,) rows of each, none empty -> (R, C).
 
-    The gradient goes to one winning point per pillar and channel: finding the winner without a graph and gathering it
-    costs less than differentiating ``scatter_reduce``.
+    Rows that share a maximum share its gradient.
     """
-    with torch.no_grad():
-        index = pillar[:, None].expand_as(features)
-        top = features.new_zeros(pillars, features.shape[1]).scatter_reduce_(0, index, features, "amax")
-        order = torch.arange(features.shape[0], device=features.device)[:, None].expand_as(features)
-        candidate = torch.where(features == top[pillar], order, 0)
-        winner = candidate.new_zeros(top.shape).scatter_reduce_(0, index, candidate, "amax")
-    return features.gather(0, winner)
+    return torch.segment_reduce(features.float(), "max", lengths=count, axis=0, unsafe=True).to(features.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pdetr3d.geometry.crops import GROUND_M, PAIRS, REACH_FACTOR, REACH_M
 from pdetr3d.models.box_code import backwards, center_unit, turn, viewing_direction
-from pdetr3d.models.pillars import DT_UNIT_S, thinned
+from pdetr3d.models.pillars import DT_UNIT_S, run_max, thinned
 
 PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and the viewing frame (2), height and distance of the point, I, dt
 CLICK_FEATURES = 3  # how many points, how far, how high
@@ -71,8 +71,8 @@ class PointNet(nn.Module):
         (B, K, C), >= 0."""
         filled, rank, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
         feature = self.point(pair)
-        feature = self.mix(torch.cat([feature, crop_max(feature, count)[rank]], -1))
-        top = crop_max(feature, count)
+        feature = self.mix(torch.cat([feature, run_max(feature, count)[rank]], -1))
+        top = run_max(feature, count)
         shape = top.new_zeros(label.numel(), top.shape[1]).index_copy(0, filled, top)
         number = top.new_zeros(label.numel()).index_copy(0, filled, count.to(top.dtype)).view(label.shape)
         known = torch.cat([(number.log1p() / 5)[..., None], known.to(top.dtype)], -1)
@@ -125,11 +125,6 @@ class BoxCrop(nn.Module):
         )
         known = torch.cat([place_of(clicks.click), turn(viewing_direction(clicks.click), back)], -1)
         return self.net(pair, crop, known, clicks.label)
-
-
-def crop_max(feature: Tensor, count: Tensor) -> Tensor:
-    """(N, C) features of pairs in the order of their crops, (R,) pairs of each crop, none empty -> (R, C) maxima."""
-    return torch.segment_reduce(feature.float(), "max", lengths=count, axis=0, unsafe=True).to(feature.dtype)
 
 
 def in_box(offset: Tensor, prior: Tensor) -> Tensor:
@@ -194,6 +189,6 @@ def place_of(click: Tensor) -> Tensor:
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two layers; outputs are >= 0, as ``pillar_max`` wants them. Layer norm: a batch may hold a single point."""
+    """Two layers; outputs are >= 0. Layer norm: a batch may hold a single point."""
     first = [nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU()]
     return nn.Sequential(*first, nn.Linear(hidden, outputs), nn.LayerNorm(outputs), nn.ReLU())
