@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,38 @@ def kitti(
     from pdetr3d.importers.kitti import VERSION, import_kitti
 
     told(import_kitti(root, out, mapping, scenes, links=links), out, VERSION, links)
+
+
+class Forward(StrEnum):
+    """Which axis of the LiDAR files looks forward."""
+
+    X = "x"
+    Y = "y"
+
+
+@importers.command()
+def frames(
+    root: Annotated[Path, typer.Option(help="Folder of frames.parquet (or .csv), boxes.parquet and what they name.")],
+    out: Out,
+    forward: Annotated[
+        Forward, typer.Option(help="Axis of the files that looks forward: x (y is left) or y (x right).")
+    ],
+    mapping: ClassFile = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Of .bin and .npy files, in order, as of `pdetr3d predict`, e.g. x,y,z,intensity."),
+    ] = None,
+    intensity_max: Annotated[float, typer.Option(help="Full scale of the files' intensity.")] = 255.0,
+    links: Links = False,
+) -> None:
+    """LiDAR files, boxes, images and calibration in plain tables (docs/datasets.md), as version v1.0-frames.
+
+    Splits follow the column split of frames.parquet, as frames_NAME; without it 30 % of the frames, whole scenes, are
+    frames_val.
+    """
+    from pdetr3d.importers.plain import VERSION, import_frames
+
+    told(import_frames(root, out, forward.value, mapping, columns, intensity_max, links=links), out, VERSION, links)
 
 
 @app.command()

@@ -1,0 +1,135 @@
+"""Tables of the plain format (Parquet or CSV): columns and values checked, all problems by file and row (from 1)."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pdetr3d.geometry.regions import polygon_problem
+from pdetr3d.schema import DataError
+
+Row = dict[str, Any]
+# A kind of value: what is allowed, in words; the value, or ValueError / TypeError.
+Kind = tuple[str, Callable[[Any], Any]]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool) or str(value) == "":
+        raise ValueError
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if "/" in text or "\\" in text or text.startswith("."):
+        raise ValueError
+    return text
+
+
+def _path(value: Any) -> str:
+    text = _text(value)
+    if Path(text).is_absolute() or ".." in Path(text).parts:
+        raise ValueError
+    return text
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _positive(value: Any) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError
+    return number
+
+
+def _microseconds(value: Any) -> int:
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+
+
+def _polygons(value: Any) -> list:
+    polygons = [np.array(corners, np.float64) for corners in value]
+    if any(polygon_problem(polygon) for polygon in polygons):
+        raise ValueError
+    return polygons
+
+
+TEXT: Kind = ("a text", _text)
+NAME: Kind = ("a name without / and not beginning with a dot", _name)
+PATH: Kind = ("a path relative to the root, without '..'", _path)
+NUMBER: Kind = ("a finite number", _number)
+POSITIVE: Kind = ("a number above 0", _positive)
+TIME: Kind = ("a whole number of microseconds, 0 or more", _microseconds)
+FLAG: Kind = ("true or false", _flag)
+POLYGONS: Kind = ("a list of polygons of three corners (x, y) [m] or more, sides that do not cross", _polygons)
+
+
+def read_rows(
+    root: Path, stem: str, needed: Mapping[str, Kind], optional: Mapping[str, Kind], problems: list[str]
+) -> tuple[list[tuple[int, Row]], Path | None]:
+    """The rows of root/STEM.parquet or .csv that are in order, numbered from 1, and the file; no file: no rows, None.
+
+    Values of optional columns that are missing or null are left out of a row. What is wrong is added to ``problems``.
+
+    Raises:
+        DataError: when there are both files, or the file cannot be read or lacks a column.
+    """
+    files = [file for ending in (".parquet", ".csv") if (file := root / f"{stem}{ending}").is_file()]
+    if len(files) > 1:
+        raise DataError(f"{files[0]} and {files[1]}: there must be one of them; remove the other")
+    if not files:
+        return [], None
+    rows, columns = _read(files[0])
+    missing = [name for name in needed if name not in columns]
+    unknown = [name for name in columns if name not in {*needed, *optional}]
+    if missing or unknown:
+        wrong = [f"column(s) {missing} missing"] * bool(missing) + [f"unknown column(s) {unknown}"] * bool(unknown)
+        raise DataError(
+            f"{files[0]}: {'; '.join(wrong)}; needed: {', '.join(needed)}; optional: {', '.join(optional) or 'none'}"
+        )
+    found = []
+    for number, row in enumerate(rows, start=1):
+        made: Row = {}
+        bad = False
+        for name, (words, convert) in {**needed, **optional}.items():
+            value = row.get(name)
+            if name in optional and (value is None or value == ""):
+                continue
+            try:
+                made[name] = convert(value)
+            except (ValueError, TypeError, KeyError):
+                problems.append(f"{files[0]}, row {number}: {name} {value!r} must be {words}")
+                bad = True
+        if not bad:
+            found.append((number, made))
+    return found, files[0]
+
+
+def _read(file: Path) -> tuple[list[Row], list[str]]:
+    try:
+        if file.suffix == ".parquet":
+            table = pq.read_table(file)
+            return table.to_pylist(), table.column_names
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            return list(reader), list(reader.fieldnames or ())
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({error}); write it again") from error
