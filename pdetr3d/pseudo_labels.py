@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -110,6 +110,28 @@ def to_pseudo_labels(
 ) -> pd.DataFrame:
     """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
 
+    Args:
+        record: the sample; its clicks are used.
+        boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
+        prior_size_m, teacher_digest, range_m, snap: as ``pseudo_label_rows``.
+
+    Raises:
+        ValueError: when there is not exactly one box per click.
+    """
+    return pseudo_label_rows([record], [boxes], prior_size_m, teacher_digest, range_m, snap=snap)
+
+
+def pseudo_label_rows(
+    records: Sequence[SampleRecord],
+    boxes: Sequence[Boxes3D],
+    prior_size_m: NDArray[np.floating],
+    teacher_digest: str,
+    range_m: tuple[float, float, float, float, float, float] = RANGE_M,
+    *,
+    snap: bool = False,
+) -> pd.DataFrame:
+    """``to_pseudo_labels`` of several samples at once, one after the other.
+
     The class is the click's; the velocity is null (the teacher's is not trained; ``with_track_velocity`` fills in what
     tracks tell). A row is kept but not ``accepted``, with the first ``reason`` that applies, when the box's center lies
     outside ``range_m`` ("outside range"), a side is under 1/3 or over 3 times the class prior's ("implausible size"),
@@ -118,41 +140,43 @@ def to_pseudo_labels(
     "snapped" if it is accepted. Other accepted rows have reason "".
 
     Args:
-        record: the sample; its clicks are used.
-        boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
+        records, boxes: parallel; see ``to_pseudo_labels``.
         prior_size_m: (10, 3) mean (l, w, h) [m] per class.
         teacher_digest: names the teacher that made the boxes: digest of the run that trained it.
         range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
         snap: ``label.snap``.
 
     Raises:
-        ValueError: when there is not exactly one box per click.
+        ValueError: when a sample has not exactly one box per click.
     """
-    clicks = record.clicks
-    if len(boxes) != len(clicks):
-        raise ValueError(f"sample {record.sample_token}: {len(boxes)} boxes for {len(clicks)} clicks; must be one each")
-    moved = np.zeros(len(boxes), bool)
+    for record, mine in zip(records, boxes, strict=True):
+        if len(mine) != len(record.clicks):
+            raise ValueError(
+                f"sample {record.sample_token}: {len(mine)} boxes for {len(record.clicks)} clicks; must be one each"
+            )
+    clicks, made = PointLabels.concatenate([record.clicks for record in records]), Boxes3D.concatenate(list(boxes))
+    moved = np.zeros(len(made), bool)
     if snap:
-        boxes, moved = snap_to_clicks(boxes, clicks.xyz_m)
-    ratio = boxes.size_m / np.asarray(prior_size_m, dtype=np.float64)[clicks.label]
+        made, moved = snap_to_clicks(made, clicks.xyz_m)
+    ratio = made.size_m / np.asarray(prior_size_m, dtype=np.float64)[clicks.label]
     low, high = np.array(range_m, dtype=np.float32).reshape(2, 3)
-    inside_range = ((boxes.center_m >= low) & (boxes.center_m <= high)).all(axis=1)
+    inside_range = ((made.center_m >= low) & (made.center_m <= high)).all(axis=1)
     plausible = ((ratio >= 1 / SIZE_RATIO_MAX) & (ratio <= SIZE_RATIO_MAX)).all(axis=1)
     reason = np.select(
-        [~inside_range, ~plausible, ~contains_click(boxes, clicks.xyz_m), moved],
+        [~inside_range, ~plausible, ~contains_click(made, clicks.xyz_m), moved],
         ["outside range", "implausible size", "click outside box", SNAPPED],
         default="",
     )
-    geometry = np.column_stack([boxes.center_m, boxes.size_m, boxes.yaw_rad])
+    geometry = np.column_stack([made.center_m, made.size_m, made.yaw_rad])
     frame = pd.DataFrame(
         {
             "click_id": clicks.click_id,
-            "sample_token": record.sample_token,
+            "sample_token": np.repeat([r.sample_token for r in records], [len(r.clicks) for r in records]),
             **dict(zip("x y z l w h yaw".split(), geometry.T, strict=True)),
             "vx": pd.NA,
             "vy": pd.NA,
             "class": np.array(CLASSES, dtype=object)[clicks.label],
-            "score": boxes.score,
+            "score": made.score,
             "accepted": np.isin(reason, ("", SNAPPED)),
             "reason": reason,
             "teacher_digest": teacher_digest,

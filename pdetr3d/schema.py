@@ -7,6 +7,7 @@ Boxes: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -182,6 +183,12 @@ class PointLabels:
     def empty() -> PointLabels:
         """Zero clicks."""
         return PointLabels(np.zeros(0, object), np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    @staticmethod
+    def concatenate(parts: Sequence[PointLabels]) -> PointLabels:
+        """The clicks of all parts, one after the other; ``box_index`` stays as it is in each."""
+        parts = [PointLabels.empty(), *parts]
+        return PointLabels(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(PointLabels)})
 
 
 @dataclass(frozen=True)

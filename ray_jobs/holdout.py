@@ -67,7 +67,7 @@ def measure_holdout(stages: Stages) -> dict[str, Any] | None:
     file = train_teacher(stages, left, SUFFIX, prior)
     began = time.monotonic()
     held = stages.records.select(out & stages.records.boxed & stages.records.clicked)
-    known = KnownClicks(held, {record.sample_token: record for record in held})
+    known = KnownClicks(held)
     boxes = predict("teacher", config, prior, [file], held)[0]
     report = {"teacher": known.quality(boxes), **floors(known, config, prior)}
     stages.timing[STAGE] = time.monotonic() - began

@@ -25,6 +25,7 @@ from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
 from pdetr3d.data.files import atomic_path, read_parquet, write_json, write_parquet
+from pdetr3d.data.record_list import tokens_of
 from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
@@ -34,6 +35,10 @@ from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.stage_versions import NOT_IDENTITY
 from ray_jobs.context import STATS
 from ray_jobs.stream import from_table, inference_stream
+
+# Batches of one Ray Data execution, whose read tasks, with the records they read, the driver holds: 8,192 samples, some
+# 80 MB. Each execution starts its actors anew, which takes seconds.
+EXECUTION = 2048
 
 
 class Predictor:
@@ -85,7 +90,7 @@ def predict(
     Raises:
         ValueError: when a sample comes twice: its boxes would come twice, too.
     """
-    tokens = [record.sample_token for record in records]
+    tokens = tokens_of(records)
     if repeated := [token for token, count in Counter(tokens).items() if count > 1]:
         raise ValueError(f"{len(repeated)} samples are to be predicted more than once, the first is {repeated[0]}")
     cameras = kind == "teacher" and config.teacher.cameras
@@ -97,29 +102,38 @@ def predict(
     if gpus and beside:
         gpus = gpu_beside(scaling, ray.cluster_resources().get("GPU", 0.0))
     finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, tokens)
-    stream = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, finished.keys(), PREDICT_STEPS)
-    rows = stream.map_batches(
-        Predictor,
-        fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep, "cuda" if gpus else "cpu"),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),  # one will do beside another stage
-        num_cpus=0 if beside else scaling.cpus_per_worker,
-        num_gpus=gpus or None,
-    )
-    parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
-    writer = BoxTableWriter(tokens, len(checkpoints))
+    todo = [number for number in range(-(-len(records) // BATCH_SIZE)) if number not in finished]
+
+    def rows_of(some: Sequence[int]) -> ray.data.Dataset:
+        stream = inference_stream(records, BATCH_SIZE, loader, scaling.data_cpus, some, PREDICT_STEPS)
+        return stream.map_batches(
+            Predictor,
+            fn_constructor_args=(kind, config.to_json(), prior_size_m, states, keep, "cuda" if gpus else "cpu"),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=actors, initial_size=actors
+            ),  # one will do beside another stage
+            num_cpus=0 if beside else scaling.cpus_per_worker,
+            num_gpus=gpus or None,
+        )
+
+    writer, stats = BoxTableWriter(tokens, len(checkpoints)), list[str]()
     try:
         for file in finished.values():
             writer.add(read_parquet(file, SCHEMA))
-        for part in parts:
-            writer.add(part.cast(SCHEMA))
+        for start in range(0, len(todo), EXECUTION):
+            rows = rows_of(todo[start : start + EXECUTION])
+            parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+            for part in parts:
+                writer.add(part.cast(SCHEMA))
+            stats.append(rows.stats())
     except BaseException:
         writer.abort()
         raise
-    if keep is not None and len(finished) < -(-len(records) // BATCH_SIZE):  # else the stream delivered nothing
+    if keep is not None and stats:
         with atomic_path(keep.with_name(STATS)) as temporary:
-            temporary.write_text(rows.stats())
+            temporary.write_text("\n".join(stats))
     return writer.close()
 
 

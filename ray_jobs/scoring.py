@@ -95,7 +95,7 @@ def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False)
     if not annotated(stages.data.index, split).any():  # nobody drew boxes there
         return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
     records = _clicked_records(stages, split)
-    known = KnownClicks(records, {r.sample_token: r for r in records})
+    known = KnownClicks(records)
     boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]
     scores = known.quality(boxes)
     if split == stages.config.data.val_split != stages.config.data.select_split:  # not of each checkpoint

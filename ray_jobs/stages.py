@@ -20,14 +20,14 @@ from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.data.crops import crops_of
 from pdetr3d.data.gt_sampling import database_of
 from pdetr3d.data.label_manifest import (
+    inspection_records,
     prior_size_m,
     training_records,
-    write_pseudo_labels,
 )
-from pdetr3d.data.record_list import Records, boxed, pick
+from pdetr3d.data.record_list import Joined, Records, boxed, pick
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import without
-from pdetr3d.pseudo_labels import COLUMNS, FLOORS, to_pseudo_labels, with_track_velocity
+from pdetr3d.pseudo_labels import FLOORS, pseudo_label_rows
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.system import system_metrics
@@ -39,6 +39,7 @@ from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.holdout import held_out, measure_holdout
 from ray_jobs.inference import predict
+from ray_jobs.labeling import write_labels
 from ray_jobs.lanes import run_lanes
 from ray_jobs.pictures import clicked_pictures
 from ray_jobs.quality import KnownClicks, floors
@@ -129,18 +130,17 @@ class Stages:
         """Body of ``pseudo_labels``. ``batches``: folder of predictions, kept until the stage is finished."""
         began, records = time.monotonic(), self.to_label
         if not records:
-            write_pseudo_labels(self.pseudo_file, self._pseudo_table([], {}))
+            self._write_labels(records, {})
             nothing = self.known_clicks([]).quality({})
             return self.run.finish(
                 "pseudo_labels", {**dict.fromkeys(("teacher", *FLOORS), nothing), "clicks": 0, "accepted": 0}
             )
         teacher = self.checkpoints("teacher")[-1]
         shown, others = clicked_pictures(self, records)  # for pictures alone: of the val split
-        boxes = predict("teacher", self.config, self.prior, [teacher], [*records, *others], batches)[0]
-        table = self._pseudo_table(records, boxes)
-        write_pseudo_labels(self.pseudo_file, table)
+        boxes = predict("teacher", self.config, self.prior, [teacher], Joined(records, others), batches)[0]
+        clicks, accepted = self._write_labels(records, boxes)
         labels_made(self, teacher)
-        report = {**self._quality(records, boxes), "clicks": len(table), "accepted": int(table["accepted"].sum())}
+        report = {**self._quality(records, boxes), "clicks": clicks, "accepted": accepted}
         pictures = [(record, boxes[record.sample_token]) for record in shown]
         where = f"clicks of point-labeled {self.config.data.train_split}"
         evaluated(self, "teacher", teacher, report["teacher"], "point_labeled", where, pictures)
@@ -189,12 +189,14 @@ class Stages:
             copy_missing(other.path / stage, self.run.path / stage, files)
             self.run.finish(stage, result)
 
-    def _pseudo_table(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> pd.DataFrame:
-        """Rows of pseudo_labels.parquet, velocities of people's tracks included."""
-        range_m, snap, teacher = self.config.model.range_m, self.config.label.snap, trained_in(self, "teacher")
-        tables = [to_pseudo_labels(r, boxes[r.sample_token], self.prior, teacher, range_m, snap=snap) for r in records]
-        whole = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
-        return with_track_velocity(whole, self.data.manifest.track_of, records)
+    def _write_labels(self, records: Records, boxes: Mapping[str, Boxes3D]) -> tuple[int, int]:
+        """``pseudo_file`` of boxes at the records' clicks; how many rows, and how many accepted."""
+        teacher, label = trained_in(self, "teacher"), self.config.label
+
+        def rows_of(some: list[SampleRecord], theirs: list[Boxes3D]) -> pd.DataFrame:
+            return pseudo_label_rows(some, theirs, self.prior, teacher, self.config.model.range_m, snap=label.snap)
+
+        return write_labels(self.pseudo_file, records, boxes, rows_of, self.data.manifest.track_of)
 
     @property
     def pseudo_file(self) -> Path:
@@ -212,7 +214,8 @@ class Stages:
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
         """The true boxes of the records' clicks, for reports only."""
-        return KnownClicks(records, {r.sample_token: r for r in self.known_records})
+        index, manifest = self.data.index, self.data.manifest
+        return KnownClicks(records, lambda piece: inspection_records(index, [r.sample_token for r in piece], manifest))
 
     def _quality(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""

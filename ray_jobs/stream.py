@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,11 +173,15 @@ def inference_stream(
     batch_size: int,
     load: LoadBatch,
     data_cpus: float,
-    done: Collection[int] = (),
+    todo: Sequence[int] | None = None,
     steps_per_task: int = 1,
 ) -> ray.data.Dataset:
-    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``, but those of ``done``."""
-    todo = [step for step in range(-(-len(records) // batch_size)) if step not in done]
+    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``.
+
+    Args:
+        todo: numbers of the batches to deliver; None: all. Their records are in the read tasks, which the driver holds.
+    """
+    todo = range(-(-len(records) // batch_size)) if todo is None else todo
     chunks = [todo[i : i + steps_per_task] for i in range(0, len(todo), steps_per_task)]
 
     def part(step: int) -> Part:

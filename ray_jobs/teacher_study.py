@@ -152,7 +152,7 @@ def check_known(stages: Stages) -> None:
     Raises:
         DataError: when no click of a point-labeled sample has a known box.
     """
-    if not len(stages.known_clicks(clicked(stages)).truth):
+    if not stages.known_clicks(clicked(stages)):
         raise DataError(
             f"{stages.run.path}: the true box of no click is in the tables, so teachers cannot be compared; "
             "set label.source=simulate to study teachers on the box-labeled scenes alone"

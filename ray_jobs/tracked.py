@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdetr3d.config import Config, CorruptionConfig
-from pdetr3d.data.files import read_parquet, table_digest
+from pdetr3d.data.files import parquet_digest
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.tracking.datasets import DataInput, data_digest, log_inputs
@@ -120,7 +120,7 @@ def trained_in(stages: Stages, name: str) -> str:
 def labels_made(stages: Stages, teacher: Path) -> None:
     """Keep what the pseudo labels are and whose."""
     known = recall(stages.run.path / "teacher")
-    digest = table_digest(read_parquet(stages.pseudo_file))
+    digest = parquet_digest(stages.pseudo_file)
     parent = {"teacher_run_id": known.get("run_id", ""), "teacher_checkpoint": file_digest(teacher)}
     remember(stages.pseudo_file.parent, pseudo_labels=digest, **parent)
 

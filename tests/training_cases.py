@@ -28,7 +28,7 @@ from tests.model_cases import TINY, tiny_config
 SMALL_DATA = ["data.num_sweeps=2", "data.image_size_px=[64,32]", "label.ratio=0.3"]
 
 
-def world_arguments(dataroot: Path, *overrides: str) -> list[str]:
+def world_arguments(dataroot: Path | str, *overrides: str) -> list[str]:
     """Overrides of the quickstart preset: tiny models on the tests' world (6 train, 2 select, 4 val samples)."""
     return [*TINY, f"data.dataroot={dataroot}", *SMALL_DATA, *overrides]
 

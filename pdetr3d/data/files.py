@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,12 +177,23 @@ class _HashSink:
 
 def table_digest(*tables: pa.Table) -> str:
     """Hex digest (16 digits) of schema and values of the tables, independent of file paths and schema metadata."""
+    return _digest([(table.schema, _chunks(table)) for table in tables])
+
+
+def parquet_digest(path: Path) -> str:
+    """``table_digest`` of a Parquet file whose row groups have CHUNK_ROWS rows; one of them is held at a time."""
+    with pq.ParquetFile(path) as file:
+        groups = (file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups))
+        return _digest([(file.schema_arrow, (group for group in groups if group.num_rows))])
+
+
+def _digest(tables: Sequence[tuple[pa.Schema, Iterable[pa.Table]]]) -> str:
     sink = _HashSink()
-    for table in tables:
-        bare = table.replace_schema_metadata(None)
-        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), bare.schema) as writer:
-            for chunk in _chunks(bare):  # copied: bytes of a slice depend on what it is a slice of
-                writer.write_table(chunk.take(pa.array(range(len(chunk)))))
+    for schema, chunks in tables:
+        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema.remove_metadata()) as writer:
+            for chunk in chunks:  # copied: bytes of a slice depend on what it is a slice of
+                bare = chunk.replace_schema_metadata(None)
+                writer.write_table(bare.take(pa.array(range(len(bare)))))
         sink.closed = False
     return sink.hash.hexdigest()[:16]
 

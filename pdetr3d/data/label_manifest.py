@@ -4,7 +4,13 @@ from pdetr3d.data.clicks import draw_click, redraw_clicks
 from pdetr3d.data.manifest import LabelManifest, build_manifest
 from pdetr3d.data.people_manifest import import_clicks
 from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
-from pdetr3d.data.records import eval_records, inspection_record, prior_size_m, training_records
+from pdetr3d.data.records import (
+    eval_records,
+    inspection_record,
+    inspection_records,
+    prior_size_m,
+    training_records,
+)
 
 __all__ = [
     "LabelManifest",
@@ -13,6 +19,7 @@ __all__ = [
     "eval_records",
     "import_clicks",
     "inspection_record",
+    "inspection_records",
     "prior_size_m",
     "read_pseudo_labels",
     "redraw_clicks",

@@ -143,8 +143,9 @@ class LabelManifest:
     @cached_property
     def track_of(self) -> dict[str, str]:
         """click_id -> track_id of the clicks that carry one (people's, where they gave it): one object of a scene."""
-        names, tracks = (self.clicks.column(name).to_pylist() for name in ("click_id", "track_id"))
-        return {name: track for name, track in zip(names, tracks, strict=True) if track is not None}
+        tracked = self.clicks.select(["click_id", "track_id"]).filter(pc.is_valid(self.clicks["track_id"]))
+        names, tracks = (column.to_pylist() for column in tracked.columns)
+        return dict(zip(names, tracks, strict=True))
 
 
 def read_info(path: Path) -> dict:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pdetr3d.data.files import read_parquet, write_parquet
+from pdetr3d.data.files import CHUNK_ROWS, atomic_path, read_parquet
+from pdetr3d.data.row_table import RowTable
 from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError
 
 # Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
@@ -40,19 +44,86 @@ def write_pseudo_labels(path: Path, rows: pa.Table | pd.DataFrame | dict[str, An
     Raises:
         DataError: when a column is missing or a row breaks the contract (``check_pseudo_labels``).
     """
-    if isinstance(rows, pa.Table):
-        rows = rows.to_pandas()
-    frame = pd.DataFrame(rows, columns=None if len(rows) else PSEUDO_SCHEMA.names)
-    for name in ("vx", "vy"):
-        frame[name] = frame[name].astype(float) if name in frame else np.nan
-    missing = [name for name in PSEUDO_SCHEMA.names if name not in frame]
-    if missing:
-        raise DataError(f"pseudo labels for {path}: column(s) {missing} missing; needed: {PSEUDO_SCHEMA.names}")
-    frame = frame[PSEUDO_SCHEMA.names].sort_values(["sample_token", "click_id"], kind="stable")
-    table = pa.Table.from_pandas(frame, schema=PSEUDO_SCHEMA, preserve_index=False)
-    check_pseudo_labels(path, table)
-    write_parquet(Path(path), table.replace_schema_metadata(None))
+    with PseudoLabelWriter(path) as writer:
+        writer.add(rows)
     return Path(path)
+
+
+class PseudoLabelWriter:
+    """Writes what ``write_pseudo_labels`` writes from parts that come in any order, and holds a part at a time.
+
+    The parts go to a mapped temporary file; at the end its rows go to ``path`` in their order. A context manager:
+    after an error nothing is at ``path``.
+
+    Args:
+        path: the Parquet file.
+
+    Attributes:
+        rows, accepted: how many there are so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self.accepted = Path(path), 0, 0
+        self._bounds: dict[str, tuple[int, int]] = {}  # sample token -> its rows in the mapped file
+        descriptor, name = tempfile.mkstemp(prefix="pdetr3d_labels_", suffix=".arrow")
+        os.close(descriptor)
+        self._parts = Path(name)
+        self._writer = pa.ipc.new_file(name, PSEUDO_SCHEMA)
+
+    def add(self, rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]]) -> None:
+        """All rows of some samples, as ``write_pseudo_labels`` takes them.
+
+        Raises:
+            DataError: as there. ValueError: when rows of a sample came before.
+        """
+        if isinstance(rows, pa.Table):
+            rows = rows.to_pandas()
+        frame = pd.DataFrame(rows, columns=None if len(rows) else PSEUDO_SCHEMA.names)
+        for name in ("vx", "vy"):
+            frame[name] = frame[name].astype(float) if name in frame else np.nan
+        missing = [name for name in PSEUDO_SCHEMA.names if name not in frame]
+        if missing:
+            needed = PSEUDO_SCHEMA.names
+            raise DataError(f"pseudo labels for {self.path}: column(s) {missing} missing; needed: {needed}")
+        frame = frame[PSEUDO_SCHEMA.names].sort_values(["sample_token", "click_id"], kind="stable")
+        table = pa.Table.from_pandas(frame, schema=PSEUDO_SCHEMA, preserve_index=False).replace_schema_metadata(None)
+        check_pseudo_labels(self.path, table)
+        tokens, first, count = np.unique(frame["sample_token"].to_numpy(object), return_index=True, return_counts=True)
+        if again := self._bounds.keys() & set(tokens):
+            raise ValueError(f"pseudo labels of sample {min(again)} came twice")
+        begin = self.rows + first
+        self._bounds |= dict(zip(tokens, zip(begin.tolist(), (begin + count).tolist(), strict=True), strict=True))
+        self._writer.write_table(table.combine_chunks())
+        self.rows += len(table)
+        self.accepted += int(frame["accepted"].sum())
+
+    def __enter__(self) -> PseudoLabelWriter:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._writer.close()
+        try:
+            if error is None:
+                self._write(RowTable(pa.ipc.open_file(pa.memory_map(str(self._parts))).read_all()))
+        finally:
+            self._parts.unlink()
+
+    def _write(self, table: RowTable) -> None:
+        """Row groups of CHUNK_ROWS rows: samples in the order of their tokens."""
+        order = sorted(self._bounds)
+        with atomic_path(self.path) as temporary, pq.ParquetWriter(temporary, PSEUDO_SCHEMA) as writer:
+            waiting, count = list[pa.Table](), 0
+            for token in order:
+                begin, end = self._bounds[token]
+                waiting.append(table.span(tuple(PSEUDO_SCHEMA.names), begin, end))
+                count += end - begin
+                if count >= CHUNK_ROWS:
+                    whole = pa.concat_tables(waiting).combine_chunks()
+                    full = count - count % CHUNK_ROWS
+                    writer.write_table(whole.slice(0, full), row_group_size=CHUNK_ROWS)
+                    waiting, count = [whole.slice(full)], count - full
+            if count or not self.rows:
+                writer.write_table(pa.concat_tables([PSEUDO_SCHEMA.empty_table(), *waiting]).combine_chunks())
 
 
 def read_pseudo_labels(path: Path) -> pa.Table:

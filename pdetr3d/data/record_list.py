@@ -121,6 +121,35 @@ class Records(Sequence[SampleRecord]):
         )
 
 
+class Joined(Sequence[SampleRecord]):
+    """Several sequences of records as one, each record made when it is asked for."""
+
+    def __init__(self, *parts: Sequence[SampleRecord]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> SampleRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[SampleRecord]: ...
+    def __getitem__(self, place: int | slice) -> SampleRecord | list[SampleRecord]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        number = range(len(self))[place]
+        part = int(np.searchsorted(self.ends, number, side="right"))
+        return self.parts[part][number - (int(self.ends[part - 1]) if part else 0)]
+
+
+def tokens_of(records: Sequence[SampleRecord]) -> list[str]:
+    """Sample tokens, in order."""
+    if isinstance(records, Joined):
+        return [token for part in records.parts for token in tokens_of(part)]
+    return records.tokens if isinstance(records, Records) else [record.sample_token for record in records]
+
+
 def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     """begin .. end - 1 of every row, joined."""
     length = bounds[:, 1] - bounds[:, 0]

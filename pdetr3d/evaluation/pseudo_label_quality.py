@@ -5,16 +5,29 @@ Used for reports only: training never sees the true boxes of point-labeled sampl
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.evaluation.ranks import rank_correlation
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import CLASSES, Boxes3D
 
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
+Bins = tuple[tuple[float, float], ...]
+PART = 1 << 18  # rows of a column that are held at a time
+QUALITIES = (
+    "bev_iou",
+    "iou_3d",
+    "center_error_m",
+    "size_error",
+    "yaw_error_rad",
+    "axis_error_rad",
+    "reversed",
+)
 _BARRIER, _CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")
 # What a mean over all classes hides: people and two-wheelers are small, barriers and cones stand still.
 GROUPS = {
@@ -75,22 +88,22 @@ def heading_errors(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float6
     return {"yaw_error_rad": yaw, "axis_error_rad": axis, "reversed": turned}
 
 
-def oracle_iou(pred: Boxes3D, truth: Boxes3D) -> dict[str, float | None]:
-    """Mean BEV IoU that the boxes would have with parts of the truth: what each of their errors costs.
+def oracle_ious(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
+    """BEV IoU (N,) that each box would have with parts of the truth: what each of its errors costs.
 
     Returns:
-        ``{"true_yaw", "true_center", "true_size", "true_center_and_size", "true_size_and_yaw"}``; None without boxes.
+        ``{"true_yaw", "true_center", "true_size", "true_center_and_size", "true_size_and_yaw"}``.
     """
     parts = {"yaw": "yaw_rad", "center": "center_m", "size": "size_m"}
-    rows = {}
+    found = {}
     for name in (("yaw",), ("center",), ("size",), ("center", "size"), ("size", "yaw")):
         better = replace(pred, **{parts[part]: getattr(truth, parts[part]) for part in name})
-        rows["true_" + "_and_".join(name)] = float(bev_iou(better, truth).mean()) if len(pred) else None
-    return rows
+        found["true_" + "_and_".join(name)] = bev_iou(better, truth)
+    return found
 
 
 def pseudo_label_quality(
-    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], bins_m: tuple[tuple[float, float], ...] = BINS_M
+    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], bins_m: Bins = BINS_M
 ) -> dict[str, Any]:
     """Mean quality of pseudo labels over all rows, per true class, and by distance.
 
@@ -104,8 +117,20 @@ def pseudo_label_quality(
         JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad", "axis_error_rad",
         "reversed", "per_class": {class: the same}, "by_group": {name of ``GROUPS``: the same}, "by_distance":
         {"0-10": the same, ...}, "oracles": ..., "calibration": ...}``. Means are None where there is nothing to
-        average; ``per_class`` has all ten classes and ``by_distance`` all bins; oracles: ``oracle_iou``; the
+        average; ``per_class`` has all ten classes and ``by_distance`` all bins; oracles: means of ``oracle_ious``; the
         calibration is that of ``pred.score`` (``score_calibration``).
+
+    Raises:
+        ValueError: when the lengths differ.
+    """
+    return report_of(measures(pred, truth, distance_m), bins_m)
+
+
+def measures(pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+    """What ``report_of`` needs to know of N pseudo labels: columns (N,), which may be made piece by piece and joined.
+
+    Args:
+        pred, truth, distance_m: as ``pseudo_label_quality``.
 
     Raises:
         ValueError: when the lengths differ.
@@ -115,20 +140,32 @@ def pseudo_label_quality(
         raise ValueError(
             f"rows must be parallel: {len(pred)} pseudo labels, {len(truth)} boxes, {len(distance)} distances"
         )
-    columns = {
+    return {
         "bev_iou": bev_iou(pred, truth),
         "iou_3d": iou_3d(pred, truth),
         "center_error_m": np.linalg.norm(pred.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
         "size_error": size_error(pred, truth),
         **heading_errors(pred, truth),
+        **oracle_ious(pred, truth),
+        "label": truth.label.astype(np.float64),
+        "distance_m": distance,
+        "score": pred.score.astype(np.float64),
     }
-    report = _means(columns, np.ones(len(pred), bool))
-    report["per_class"] = {name: _means(columns, truth.label == i) for i, name in enumerate(CLASSES)}
-    of_group = {name: np.isin(truth.label, [CLASSES.index(c) for c in members]) for name, members in GROUPS.items()}
-    report["by_group"] = {name: _means(columns, rows) for name, rows in of_group.items()}
-    report["by_distance"] = {f"{lo:g}-{hi:g}": _means(columns, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
-    report["oracles"] = oracle_iou(pred, truth)
-    report["calibration"] = score_calibration(pred.score, columns["bev_iou"])
+
+
+def report_of(columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M) -> dict[str, Any]:
+    """``pseudo_label_quality`` of the columns of ``measures``. Of columns in mapped files it holds a part at a time."""
+    label, distance = columns["label"], columns["distance_m"]
+    means = {name: columns[name] for name in QUALITIES}
+    of_class = [label == i for i in range(len(CLASSES))]
+    report = _means(means, np.ones(len(label), bool))
+    report["per_class"] = {name: _means(means, rows) for name, rows in zip(CLASSES, of_class, strict=True)}
+    of_group = {name: [of_class[CLASSES.index(c)] for c in members] for name, members in GROUPS.items()}
+    report["by_group"] = {name: _means(means, np.logical_or.reduce(rows)) for name, rows in of_group.items()}
+    report["by_distance"] = {f"{lo:g}-{hi:g}": _means(means, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
+    oracles = {name: columns[name] for name in columns if name.startswith("true_")}
+    report["oracles"] = {k: v for k, v in _means(oracles, np.ones(len(label), bool)).items() if k != "n"}
+    report["calibration"] = score_calibration(columns["score"], columns["bev_iou"])
     return report
 
 
@@ -143,28 +180,33 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
         expected calibration error, the mean over rows of |mean score - mean IoU| of the row's bin (Guo et al., 2017).
         ``rank_correlation``: Spearman's. None where undefined: no rows, or all scores (or all IoUs) equal.
     """
-    score, reached = (np.asarray(values, np.float64).reshape(-1) for values in (score, reached))
-    place = np.clip((score * bins).astype(np.int64), 0, bins - 1)
-    columns = {"score": score, "bev_iou": reached}
+    columns, place = {"score": score, "bev_iou": reached}, np.empty(len(score), np.int8)
+    for part in _parts(len(score)):
+        place[part] = np.clip((np.asarray(score[part], np.float64) * bins).astype(np.int64), 0, bins - 1)
     rows = [{"low": i / bins, "high": (i + 1) / bins, **_means(columns, place == i)} for i in range(bins)]
     gaps = [row["n"] * abs(row["score"] - row["bev_iou"]) for row in rows if row["n"]]
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(values) for values in (score, reached)]
-    varied = len(score) > 1 and all(np.ptp(values) > 0 for values in ranks)
     return {
         "ece": float(sum(gaps) / len(score)) if len(score) else None,
-        "rank_correlation": float(np.corrcoef(ranks)[0, 1]) if varied else None,
+        "rank_correlation": rank_correlation(score, reached),
         "bins": rows,
     }
 
 
-def _means(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> dict[str, Any]:
-    means: dict[str, Any] = {"n": int(rows.sum())}
-    for name, values in columns.items():
-        known = values[rows & ~np.isnan(values)]
-        means[name] = float(known.mean()) if len(known) else None
-    return means
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + PART, count)) for start in range(0, count, PART))
+
+
+def _means(columns: Mapping[str, NDArray[np.floating]], rows: NDArray[np.bool_]) -> dict[str, Any]:
+    """``n`` and each column's mean over the rows, NaN left out."""
+    total, known = dict.fromkeys(columns, 0.0), dict.fromkeys(columns, 0)
+    for part in _parts(len(rows)):
+        for name, column in columns.items():
+            values = np.asarray(column[part], np.float64)[rows[part]]
+            values = values[~np.isnan(values)]
+            total[name] += float(values.sum())
+            known[name] += len(values)
+    means = {name: total[name] / known[name] if known[name] else None for name in columns}
+    return {"n": int(rows.sum()), **means}
 
 
 def _volume(boxes: Boxes3D) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A training job in processes of its own, as the chaos suite starts, hurts and watches it."""
+"""A job in processes of its own, as the chaos suite starts, hurts and watches it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE, STEPS = "student_full", 30
+MODULE = "ray_jobs.train_student"
 # Saved at steps 3, 6, ..., kept at 15, 16, ..., 30.
 OVERRIDES = [
     "optim.batch_size=2",
@@ -35,38 +36,41 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_worker_niceness": "0",  # default 15: on a machine that does other things too, a start takes minutes
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
 class Job:
-    """``train_student`` on a run directory; ``clear`` ends whatever is left of it.
+    """``train_student`` (or another job) on a run directory; ``clear`` ends whatever is left of it.
 
     Args:
-        run_dir: of the run. dataroot: of the tests' simulated world. output: file for what it prints. storage: of its
-            checkpoints (``storage.path``); empty: in the run directory. environment: added to ours.
+        run_dir: of the run. dataroot: of a simulated world; empty: the job simulates one. output: file for what it
+            prints. overrides: config keys in place of OVERRIDES; more: config keys after those.
+        environment: added to ours. words: starts the command; empty: ``python -m MODULE``.
     """
 
     def __init__(
         self,
         run_dir: Path,
-        dataroot: Path,
+        dataroot: Path | str,
         output: Path,
-        storage: str = "",
         environment: Mapping[str, str] | None = None,
-        overrides: Sequence[str] = (),
+        overrides: Sequence[str] = OVERRIDES,
+        more: Sequence[str] = (),
+        words: Sequence[str] = (sys.executable, "-m", MODULE),
     ) -> None:
         self.run_dir, self.output, self.began = run_dir, output, time.monotonic()
         inherited = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-        words = [*OVERRIDES, *([f"storage.path={storage}"] if storage else []), *overrides]
-        command = [sys.executable, "-m", "ray_jobs.train_student", "--preset", "quickstart", "--run-dir", str(run_dir)]
+        command = [*words, "--preset", "quickstart", "--run-dir", str(run_dir)]
         with output.open("w") as stream:
             self.process = subprocess.Popen(
-                [*command, *world_arguments(dataroot, *words)],
+                [*command, *world_arguments(dataroot, *overrides, *more)],
                 cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**inherited, **ENVIRONMENT, **(environment or {})},
             )  # fmt: skip
         self.family: dict[int, psutil.Process] = {}
+        self.ended_s = 0.0  # between a signal and its end
 
     @property
     def folder(self) -> Path:
@@ -78,9 +82,9 @@ class Job:
         """What it printed so far."""
         return self.output.read_text(errors="replace")
 
-    def steps(self) -> list[int]:
-        """Finished steps, as its progress lines tell them."""
-        return [int(number) for number in re.findall(rf"{STAGE} step (\d+)/{STEPS} ", self.text())]
+    def steps(self, stage: str = STAGE) -> list[int]:
+        """Finished steps of a stage, as its progress lines tell them."""
+        return [int(number) for number in re.findall(rf"\b{stage} step (\d+)/\d+ ", self.text())]
 
     def committed(self) -> int:
         """The step of its newest saved checkpoint."""
@@ -93,7 +97,7 @@ class Job:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"it ended with {self.process.poll()}, or time is up:\n{self.text()[-3000:]}")
             self.note_family()
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def finish(self, timeout_s: float = 400) -> int:
         """Wait for its end; the exit code."""
@@ -102,8 +106,17 @@ class Job:
             if time.monotonic() > end:
                 raise RuntimeError(f"time is up:\n{self.text()[-3000:]}")
             self.note_family()
-            time.sleep(0.1)
+            time.sleep(0.05)
         return self.process.returncode
+
+    def signal(self, number: int) -> int:
+        """Send a signal and wait for the end: the exit code; ``ended_s`` says how long that took."""
+        self.note_family()
+        began = time.monotonic()
+        self.process.send_signal(number)
+        code = self.finish()
+        self.ended_s = time.monotonic() - began
+        return code
 
     def note_family(self) -> None:
         """Remember every process that it started."""
@@ -114,23 +127,22 @@ class Job:
 
     def workers(self) -> list[psutil.Process]:
         """Its training workers that live."""
-        return [process for process in self.family.values() if _is_worker(process)]
+        return [process for process in self.family.values() if "RayTrainWorker" in command_of(process)]
 
-    def clear(self) -> None:
-        """Kill what is left of it, by process id."""
+    def clear(self) -> int:
+        """Wait for all that it started, kill what is left by process id, and say how much that was."""
         if self.process.poll() is None:
             self.note_family()
             self.process.kill()
             self.process.wait()
-        for process in psutil.wait_procs(list(self.family.values()), timeout=20)[1]:
+        left = psutil.wait_procs(list(self.family.values()), timeout=20)[1]
+        for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Of its last checkpoint."""
-        return checkpoint.load(self.run_dir / STAGE / f"step_{STEPS:07d}.pt")["model"]
+        self.family = {}
+        return len(left)
 
     def newest(self) -> Path:
         """File of its newest checkpoint."""
@@ -139,11 +151,17 @@ class Job:
         return Path(points(LocalFileSystem(), str(self.folder))[0].path)
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def command_of(process: psutil.Process) -> str:
+    """What a process was started with; empty when it is gone."""
     try:
-        return any("RayTrainWorker" in part for part in process.cmdline())
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return False
+        return ""
+
+
+def weights(run_dir: Path, stage: str = STAGE) -> dict[str, torch.Tensor]:
+    """Of the last checkpoint of a finished stage."""
+    return checkpoint.load(sorted((run_dir / stage).glob("step_*.pt"))[-1])["model"]
 
 
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:

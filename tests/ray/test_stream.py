@@ -76,7 +76,7 @@ def test_the_object_store_keeps_them(ray_local: None) -> None:
 
 @pytest.mark.parametrize(("records", "batch", "steps_per_task"), [(0, 4, 1), (1, 4, 3), (7, 3, 2), (8, 4, 1)])
 def test_inference_delivers_every_record_once(records: int, batch: int, steps_per_task: int, ray_local: None) -> None:
-    dataset = inference_stream(make_records(records), batch, load, 0.5, (), steps_per_task)
+    dataset = inference_stream(make_records(records), batch, load, 0.5, None, steps_per_task)
     tables = list(dataset.iter_batches(batch_size=1, batch_format="pyarrow"))
     numbers = [n for table in tables for n in from_table(table)[0]["number"].tolist()]
     assert Counter(numbers) == Counter(range(records))

@@ -15,7 +15,6 @@ from pdetr3d.evaluation.pseudo_label_quality import (
     bev_iou,
     heading_errors,
     iou_3d,
-    oracle_iou,
     pseudo_label_quality,
     score_calibration,
     size_error,
@@ -125,7 +124,7 @@ def test_oracles_say_what_each_error_costs():
     """4 x 2 m boxes: one a quarter turn wrong (2 x 2 of 12 shared), one 1 m too far ahead (3 of 5 m shared)."""
     truth = Boxes3D.concatenate([one(size=(4, 2, 1)), one(size=(4, 2, 1))])
     pred = Boxes3D.concatenate([one(size=(4, 2, 1), yaw=np.pi / 2), one(center=(1, 0, 0), size=(4, 2, 1))])
-    found = oracle_iou(pred, truth)
+    found = pseudo_label_quality(pred, truth, np.zeros(2))["oracles"]
     turned, ahead = 4 / 12, 3 / 5
     expected = {
         "true_yaw": (1 + ahead) / 2,

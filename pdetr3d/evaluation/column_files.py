@@ -1,0 +1,35 @@
+"""Columns of numbers that grow piece by piece in files, and are read back as mapped arrays: memory holds a piece."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ColumnFiles:
+    """Takes pieces of float64 columns; the files have no names: they go with their arrays."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, IO[bytes]] = {}
+        self.rows = 0
+
+    def add(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
+        """Append a piece: columns (n,), the same ones each time."""
+        for name, values in columns.items():
+            if name not in self.files:
+                self.files[name] = tempfile.TemporaryFile(prefix="pdetr3d_column_")  # noqa: SIM115
+            self.files[name].write(np.ascontiguousarray(values, np.float64))
+        self.rows += len(next(iter(columns.values())))
+
+    def mapped(self) -> dict[str, NDArray[np.float64]]:
+        """The columns (N,) of all pieces; nothing can be added afterwards."""
+        found = {}
+        for name, file in self.files.items():
+            with file:
+                file.flush()
+                found[name] = np.memmap(file, np.float64, "r", shape=(self.rows,)) if self.rows else np.zeros(0)
+        return found

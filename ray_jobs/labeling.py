@@ -1,0 +1,53 @@
+"""A teacher's boxes at the clicks of a split become the file of pseudo labels, some scenes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from pdetr3d.data.pseudo_table import PseudoLabelWriter
+from pdetr3d.data.record_list import Records
+from pdetr3d.pseudo_labels import with_track_velocity
+from pdetr3d.schema import Boxes3D, SampleRecord
+
+PIECE = 1024  # samples whose rows are held at a time, and the rest of the last one's scene
+
+
+def write_labels(
+    file: Path,
+    records: Records,
+    boxes: Mapping[str, Boxes3D],
+    rows_of: Callable[[list[SampleRecord], list[Boxes3D]], pd.DataFrame],
+    track_of: Mapping[str, str],
+) -> tuple[int, int]:
+    """Write pseudo_labels.parquet, velocities of people's tracks included.
+
+    Args:
+        records: samples with clicks. boxes: sample token -> one per click. rows_of: ``pseudo_label_rows`` of some
+            samples. track_of: click_id -> track_id.
+
+    Returns:
+        Numbers of rows and of accepted rows.
+    """
+    with PseudoLabelWriter(file) as writer:
+        for piece in scenes(records):
+            rows = rows_of(piece, [boxes[record.sample_token] for record in piece])
+            writer.add(with_track_velocity(rows, track_of, piece))
+    return writer.rows, writer.accepted
+
+
+def scenes(records: Records) -> Iterator[list[SampleRecord]]:
+    """All records, whole scenes in each part: a track is one within its scene."""
+    tokens = records.table.rows.table["scene_token"].take(records.row)
+    scene = pc.rank(tokens, tiebreaker="dense").to_numpy()
+    order = np.argsort(scene, kind="stable")
+    first = np.flatnonzero(np.r_[True, np.diff(scene[order]) != 0]) if len(order) else np.zeros(0, np.int64)
+    start = 0
+    for stop in [*first[1:].tolist(), len(order)]:
+        if stop - start >= PIECE or (stop == len(order) and stop > start):
+            yield [records[int(place)] for place in order[start:stop]]
+            start = stop
