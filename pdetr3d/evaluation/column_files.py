@@ -22,7 +22,7 @@ class ColumnFiles:
         for name, values in columns.items():
             if name not in self.files:
                 self.files[name] = tempfile.TemporaryFile(prefix="pdetr3d_column_")  # noqa: SIM115
-            self.files[name].write(np.ascontiguousarray(values, np.float64))
+            self.files[name].write(np.ascontiguousarray(values, np.float64).tobytes())
         self.rows += len(next(iter(columns.values())))
 
     def mapped(self) -> dict[str, NDArray[np.float64]]:
