@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +25,10 @@ from ray_jobs.quality import KnownClicks
 from ray_jobs.tracked import evaluated, step_of
 
 if TYPE_CHECKING:
+    from pdetr3d.evaluation.results_format import Poses
     from ray_jobs.stages import Stages
+
+T = TypeVar("T")
 
 
 def evaluate(stages: Stages, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -109,22 +113,56 @@ def _score(stages: Stages, files: list[Path], split: str, beside: bool = False) 
     return _devkit(stages, files, _predict_split(stages, files, split, beside), split)
 
 
-def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Boxes3D]]:
+def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[Mapping[str, Boxes3D]]:
     """Per student checkpoint, the boxes of every sample of a split."""
     records = eval_records(stages.data.index, split)
     unread = [skipped for skipped in stages.data.skipped if not skipped.image]  # students look at LiDAR alone
     results = predict("student", stages.config, stages.prior, files, without(records, unread), beside=beside)
     # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
-    return [{r.sample_token: boxes.get(r.sample_token, Boxes3D.empty()) for r in records} for boxes in results]
+    tokens, nothing = records.tokens, Boxes3D.empty()
+    return [OfTokens(tokens, partial(_boxes_or, boxes, nothing)) for boxes in results]
 
 
-def _devkit(stages: Stages, files: list[Path], results: list[dict[str, Boxes3D]], split: str) -> list[dict[str, Any]]:
+def _boxes_or(boxes: Mapping[str, Boxes3D], nothing: Boxes3D, token: str) -> Boxes3D:
+    return boxes.get(token, nothing)
+
+
+class OfTokens(Mapping[str, T]):
+    """What a function says of each of some tokens, made when it is asked for."""
+
+    def __init__(self, tokens: Sequence[str], of: Callable[[str], T]) -> None:
+        self.tokens, self.of = dict.fromkeys(tokens), of
+
+    def __getitem__(self, token: str) -> T:
+        if token not in self.tokens:
+            raise KeyError(token)
+        return self.of(token)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self.tokens  # Mapping's would make the value
+
+
+def _devkit(
+    stages: Stages, files: list[Path], results: Sequence[Mapping[str, Boxes3D]], split: str
+) -> list[dict[str, Any]]:
     from pdetr3d.evaluation.kitti_score import has_kitti_labels, kitti_score
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 
     records, data = eval_records(stages.data.index, split), stages.data.index
     nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points())
-    poses = {r.sample_token: (r.lidar2ego, r.ego2global) for r in records}
+    matrix = data.records.rows.matrix
+
+    def poses_of(token: str) -> Poses:
+        row = data.row(token)
+        return matrix("lidar2ego", row), matrix("ego2global", row)
+
+    poses = OfTokens(data.tokens(split), poses_of)
     reports = [
         score(
             data.dataroot,

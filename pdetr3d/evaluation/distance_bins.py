@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
-from nuscenes.eval.detection.evaluate import DetectionEval
 
+from pdetr3d.evaluation.matching import Matching
 from pdetr3d.schema import CLASSES
 
 DISTANCE_BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))
@@ -36,13 +34,19 @@ def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxe
     return kept
 
 
-def evaluate_boxes(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> DetectionMetrics:
-    """``DetectionEval.evaluate`` on boxes that are loaded and filtered already."""
-    loaded: Any = SimpleNamespace(cfg=config, gt_boxes=gt, pred_boxes=pred, verbose=False)
-    return DetectionEval.evaluate(loaded)[0]
+def bin_matchings(config: DetectionConfig) -> dict[tuple[int, int], Matching]:
+    """An empty ``Matching`` for each of DISTANCE_BINS_M."""
+    return {bounds: Matching(config) for bounds in DISTANCE_BINS_M}
 
 
-def by_distance(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> dict[str, Any]:
+def add_to_bins(bins: dict[tuple[int, int], Matching], gt: EvalBoxes, pred: EvalBoxes) -> None:
+    """Give some samples to all bins. gt, pred: filtered by the devkit with the ranges of ``reaching``."""
+    for (low, high), matching in bins.items():
+        high_m = dict.fromkeys(CLASSES, float(high))
+        matching.add(within(gt, low, high_m), within(pred, low, high_m))
+
+
+def by_distance(bins: dict[tuple[int, int], Matching]) -> dict[str, Any]:
     """The score by ego distance (method 6.1), bin name -> mAP, ATE, ASE, AOE, classes, n_gt.
 
     Ground truth and predictions with lo <= distance < hi count, the bin replacing the class ranges; zero-point objects
@@ -50,16 +54,12 @@ def by_distance(config: DetectionConfig, gt: EvalBoxes, pred: EvalBoxes) -> dict
     in the bin (None if there are none); ``n_gt`` counts all classes.
 
     Args:
-        config: the devkit's.
-        gt, pred: filtered by ``DetectionEval`` with the ranges of ``reaching``.
+        bins: of ``bin_matchings``, which have all samples of the split.
     """
-    report = {}
-    for low, high in DISTANCE_BINS_M:
-        high_m = dict.fromkeys(CLASSES, float(high))
-        here = within(gt, low, high_m)
-        metrics = evaluate_boxes(config, here, within(pred, low, high_m))
-        report[bin_name(low, high)] = _bin_report(metrics, count_objects(here))
-    return report
+    return {
+        bin_name(low, high): _bin_report(matching.metrics(), count_objects(matching))
+        for (low, high), matching in bins.items()
+    }
 
 
 def bin_name(low_m: float, high_m: float) -> str:
@@ -76,10 +76,9 @@ def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, An
     return report | {"classes": classes, "n_gt": n_gt}
 
 
-def count_objects(boxes: EvalBoxes) -> dict[str, int]:
-    """Boxes per class, all ten classes."""
-    counts = Counter(box.detection_name for box in boxes.all)
-    return {name: counts[name] for name in CLASSES}
+def count_objects(matching: Matching) -> dict[str, int]:
+    """Objects per class, all ten classes."""
+    return {name: matching.n_gt[name] for name in CLASSES}
 
 
 def mean_of(values: list[float]) -> float | None:

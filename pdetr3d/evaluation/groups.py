@@ -5,14 +5,15 @@ Legend: N pairs of an object and its detection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from nuscenes.eval.common.data_classes import EvalBoxes
-from nuscenes.eval.common.utils import center_distance, yaw_diff
-from nuscenes.eval.detection.data_classes import DetectionBox, DetectionMetrics
+from numpy.typing import NDArray
+from nuscenes.eval.detection.data_classes import DetectionMetrics
 
 from pdetr3d.evaluation.distance_bins import ERROR_NAMES, mean_of
+from pdetr3d.evaluation.matching import Matching
 
 GROUPS = {
     "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
@@ -21,17 +22,15 @@ GROUPS = {
     "barriers": ("barrier",),
     "cones": ("traffic_cone",),
 }
-WALKING = "pedestrian.moving"
 PARTS = ("people_moving", "people_standing")  # of the people, by the attribute of the ground truth
-MATCH_M = 2.0  # the devkit's distance for errors of true positives
 NO_DIRECTION, NO_HEADING = ("barrier", "traffic_cone"), ("traffic_cone",)
 
 
-def by_group(metrics: DetectionMetrics, gt: EvalBoxes, pred: EvalBoxes) -> dict[str, dict[str, Any]]:
+def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[str, Any]]:
     """Figures of each of GROUPS, and of people who move and who do not.
 
     Args:
-        metrics: the devkit's, of these boxes. gt, pred: filtered by class range.
+        metrics: of ``matching``, which has all samples of a split, filtered by class range.
 
     Returns:
         JSON-safe, group -> ``mAP``, ``ATE``, ``ASE``, ``AOE``: means of the devkit's figures over the group's classes
@@ -42,47 +41,35 @@ def by_group(metrics: DetectionMetrics, gt: EvalBoxes, pred: EvalBoxes) -> dict[
     """
     report = {}
     for group, classes in GROUPS.items():
-        pairs = [pair for name in classes for pair in matches(gt, pred, name)]
-        objects = [box for box in gt.all if box.detection_name in classes]
-        known = [name for name in classes if any(box.detection_name == name for box in objects)]
+        pairs = {name: matching.matched(name) for name in classes}
+        known = [name for name in classes if matching.n_gt[name]]
         aps = metrics.mean_dist_aps
         means = {"mAP": mean_of([aps[name] for name in known])}
         for error in ("trans_err", "scale_err", "orient_err"):
             means[ERROR_NAMES[error]] = mean_of([metrics.get_label_tp(name, error) for name in known])
-        report[group] = {**means, "n_gt": len(objects), **headings(pairs)}
+        objects = sum(matching.n_gt[name] for name in classes)
+        report[group] = {**means, "n_gt": objects, **headings(pairs)}
         if group == "people":
             for part, moving in zip(PARTS, (True, False), strict=True):
-                mine = [pair for pair in pairs if (pair[0].attribute_name == WALKING) == moving]
-                count = sum((box.attribute_name == WALKING) == moving for box in objects)
+                mine = {n: {key: v[(p["walks"] > 0) == moving] for key, v in p.items()} for n, p in pairs.items()}
+                count = matching.walking if moving else objects - matching.walking
                 report[part] = {"n_gt": count, **headings(mine)}
     return report
 
 
-def matches(gt: EvalBoxes, pred: EvalBoxes, name: str) -> list[tuple[DetectionBox, DetectionBox]]:
-    """(object, detection) of a class as the devkit's ``accumulate`` pairs them: by falling score, each detection with
-    the nearest object that is still free, if that is within 2 m."""
-    pairs = []
-    for token in pred.sample_tokens:
-        free = [box for box in gt[token] if box.detection_name == name]
-        found = [box for box in pred[token] if box.detection_name == name]
-        for _, i in sorted(((box.detection_score, i) for i, box in enumerate(found)), reverse=True):
-            if not free:
-                break
-            distance = [center_distance(box, found[i]) for box in free]
-            nearest = int(np.argmin(distance))
-            if distance[nearest] < MATCH_M:
-                pairs.append((free.pop(nearest), found[i]))
-    return pairs
-
-
-def headings(pairs: list[tuple[DetectionBox, DetectionBox]]) -> dict[str, Any]:
-    """``matched``, ``yaw_error_rad``, ``axis_error_rad``, ``reversed`` of N pairs."""
-    axis = [yaw_diff(*pair, period=np.pi) for pair in pairs if pair[0].detection_name not in NO_HEADING]
-    yaw = [yaw_diff(*pair) for pair in pairs if pair[0].detection_name not in NO_DIRECTION]
-    undirected = [yaw_diff(*pair, period=np.pi) for pair in pairs if pair[0].detection_name == "barrier"]
+def headings(pairs: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, Any]:
+    """``matched``, ``yaw_error_rad``, ``axis_error_rad``, ``reversed`` of class -> ``Matching.matched``."""
+    axis = [pair["axis"] for name, pair in pairs.items() if name not in NO_HEADING]
+    yaw = [pair["yaw"] for name, pair in pairs.items() if name not in NO_DIRECTION]
+    undirected = [pair["axis"] for name, pair in pairs.items() if name == "barrier"]
     return {
-        "matched": len(pairs),
-        "yaw_error_rad": mean_of(yaw + undirected),
-        "axis_error_rad": mean_of(axis),
-        "reversed": mean_of([float(error > np.pi / 2) for error in yaw]),
+        "matched": sum(len(pair["yaw"]) for pair in pairs.values()),
+        "yaw_error_rad": _mean(yaw + undirected),
+        "axis_error_rad": _mean(axis),
+        "reversed": _mean([error > np.pi / 2 for error in yaw]),
     }
+
+
+def _mean(parts: Sequence[NDArray[Any]]) -> float | None:
+    count = sum(len(part) for part in parts)
+    return float(sum(part.sum() for part in parts) / count) if count else None

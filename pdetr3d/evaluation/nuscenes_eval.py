@@ -1,15 +1,14 @@
-"""The official nuScenes detection score, SPNDS and the score by distance, computed by the devkit's own code."""
+"""The official nuScenes detection score, SPNDS and the score by distance: boxes loaded, filtered and averaged by the
+devkit's own code, matched piece by piece (``matching``)."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import io
-import json
 import math
-import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,30 +17,30 @@ import numpy as np
 from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt_of_sample_tokens
 from nuscenes.eval.detection.constants import TP_METRICS
-from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
-from nuscenes.eval.detection.evaluate import DetectionEval
-from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetrics
 from nuscenes.utils.splits import get_scenes_of_split
 
 from pdetr3d.evaluation.distance_bins import (
     ERROR_NAMES,
+    add_to_bins,
+    bin_matchings,
     by_distance,
     count_objects,
-    evaluate_boxes,
     mean_of,
     reaching,
     within,
 )
 from pdetr3d.evaluation.groups import by_group
+from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.results_format import (
     Poses,
     ground_truth_boxes,
     nuscenes_boxes,
-    out_of_range_entry,
     read_poses,
+    results_file,
     write_json,
-    write_results,
 )
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.tables.fields import not_counted
@@ -49,6 +48,7 @@ from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import NUSCENES, Names
 
 MINI_SPLITS = ("mini_train", "mini_val")
+PIECE = 64  # samples whose boxes are held at a time
 _STDERR = threading.Lock()  # jobs score in several threads
 
 
@@ -121,13 +121,14 @@ def score(
     dataroot: Path,
     version: str,
     split: str,
-    predictions: dict[str, Boxes3D],
-    sensor_poses: dict[str, Poses],
+    predictions: Mapping[str, Boxes3D],
+    sensor_poses: Mapping[str, Poses],
     out_dir: Path,
     nusc: NuScenes | None = None,
     bins: bool = True,
 ) -> dict[str, Any]:
-    """Score predictions on all samples of a split with the devkit's ``DetectionEval`` (``detection_cvpr_2019``).
+    """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``),
+    holding the boxes of PIECE samples at a time.
 
     Writes ``results_nusc.json`` (nuScenes results format) and ``metrics_summary.json`` (the devkit's summary) to
     ``out_dir``, each under a temporary name first.
@@ -153,22 +154,29 @@ def score(
         DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
             the split, or the devkit refuses the split for this version.
     """
-    nusc = nusc or load_tables(dataroot, version)
+    began, nusc = time.monotonic(), nusc or load_tables(dataroot, version)
     tokens = split_samples(nusc, split)
+    refuse_unscorable(nusc.version, split)
     _check_tokens(split, tokens, predictions, sensor_poses)
     out_dir.mkdir(parents=True, exist_ok=True)
-    results = {token: nuscenes_boxes(token, predictions[token], sensor_poses[token]) for token in tokens}
-    write_results(out_dir / "results_nusc.json", results)
     config = config_factory("detection_cvpr_2019")
-    gt, pred = _load_boxes(nusc, reaching(config), split, out_dir / "results_nusc.json")
-    official_gt = within(gt, 0.0, config.class_range)
-    official_pred = within(pred, 0.0, config.class_range)
-    metrics = evaluate_boxes(config, official_gt, official_pred)
+    official, by_bin = Matching(config), bin_matchings(config) if bins else {}
+    with results_file(out_dir / "results_nusc.json") as write:
+        for start in range(0, len(tokens), PIECE):
+            piece = tokens[start : start + PIECE]
+            results = {token: nuscenes_boxes(token, predictions[token], sensor_poses[token]) for token in piece}
+            for token, entries in results.items():
+                write(token, entries)
+            gt, pred = _load_boxes(nusc, reaching(config), results)
+            official.add(within(gt, 0.0, config.class_range), within(pred, 0.0, config.class_range))
+            add_to_bins(by_bin, gt, pred)
+    metrics = official.metrics()
+    metrics.add_runtime(time.monotonic() - began)
     write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
-    report = _report(metrics, count_objects(official_gt))
+    report = _report(metrics, count_objects(official))
     if bins:
-        report["by_distance"] = by_distance(config, gt, pred)
-        report["by_group"] = by_group(metrics, official_gt, official_pred)
+        report["by_distance"] = by_distance(by_bin)
+        report["by_group"] = by_group(metrics, official)
     return report
 
 
@@ -182,7 +190,9 @@ def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
     return (5 * mean_ap + sum(1 - min(1.0, tp_errors[e]) for e in ("trans_err", "scale_err", "orient_err"))) / 8
 
 
-def _check_tokens(split: str, tokens: list[str], predictions: dict[str, Boxes3D], poses: dict[str, Poses]) -> None:
+def _check_tokens(
+    split: str, tokens: list[str], predictions: Mapping[str, Boxes3D], poses: Mapping[str, Poses]
+) -> None:
     for what, given in (("predictions", predictions), ("sensor poses", poses)):
         missing = [token for token in tokens if token not in given]
         if missing:
@@ -196,47 +206,23 @@ def _check_tokens(split: str, tokens: list[str], predictions: dict[str, Boxes3D]
         raise DataError(f"predictions for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
 
 
-def _has_objects(nusc: NuScenes, tokens: list[str]) -> bool:
-    return any(
-        category_to_detection_name(nusc.get("sample_annotation", annotation)["category_name"]) is not None
-        for token in tokens
-        for annotation in nusc.get("sample", token)["anns"]
-    )
-
-
-def _load_boxes(nusc: NuScenes, config: DetectionConfig, split: str, results: Path) -> tuple[EvalBoxes, EvalBoxes]:
-    """Ground truth and predictions as ``DetectionEval`` loads and filters them.
+def _load_boxes(
+    nusc: NuScenes, config: DetectionConfig, results: dict[str, list[dict[str, Any]]]
+) -> tuple[EvalBoxes, EvalBoxes]:
+    """Ground truth and predictions of some samples as ``DetectionEval`` loads and filters them.
 
     The devkit's filters for range, points and bike racks are independent: cutting the boxes to shorter ranges
     afterwards (``within``) equals loading them with those ranges, and loading is what takes the time.
     """
-    tokens = split_samples(nusc, split)
-    if not _has_objects(nusc, tokens):
-        return EvalBoxes(), EvalBoxes()  # the devkit raises; without ground truth predictions count for nothing
-    with tempfile.TemporaryDirectory() as scratch:
-        if not any(json.loads(results.read_text())["results"].values()):
-            # The devkit raises when there is no box at all: give it one that every range filter drops.
-            results = Path(scratch) / "results.json"
-            write_results(results, {token: [out_of_range_entry(token)] for token in tokens})
-        try:
-            # load_gt draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
-            with _STDERR, contextlib.redirect_stderr(io.StringIO()):
-                loaded = DetectionEval(_for_split(nusc, split), config, str(results), split, scratch, verbose=False)
-        except AssertionError as error:
-            raise DataError(
-                f"the devkit refuses split {split!r} of {nusc.version} in {nusc.dataroot}: {error}"
-            ) from error
-    return loaded.gt_boxes, loaded.pred_boxes
-
-
-def _for_split(nusc: NuScenes, split: str) -> NuScenes:
-    """The tables under a name that lets the devkit score a mini split of v1.0-trainval: its ten scenes are there, but
-    the devkit asserts a version of theirs. Everything else it asks of the tables themselves."""
-    if split not in MINI_SPLITS or not nusc.version.endswith("trainval"):
-        return nusc
-    renamed = copy.copy(nusc)
-    renamed.version = "v1.0-mini"
-    return renamed
+    # It draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
+    with _STDERR, contextlib.redirect_stderr(io.StringIO()):
+        gt = load_gt_of_sample_tokens(nusc, list(results), DetectionBox)
+    pred = EvalBoxes.deserialize(results, DetectionBox)
+    for boxes in (gt, pred):
+        add_center_dist(nusc, boxes)
+        if boxes.all:  # the devkit raises when there is no box at all
+            filter_eval_boxes(nusc, boxes, config.class_range)
+    return gt, pred
 
 
 def _report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,34 @@ def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict
     ]
 
 
-def out_of_range_entry(sample_token: str) -> dict[str, Any]:
-    """A ``sample_result`` so far away that the devkit's range filter drops it."""
-    far = Boxes3D.build(np.full((1, 3), 1e9), np.ones((1, 3)), np.zeros(1), np.zeros(1), score=np.zeros(1))
-    return nuscenes_boxes(sample_token, far, (np.eye(4), np.eye(4)))[0]
-
-
-def write_results(path: Path, results: dict[str, list[dict[str, Any]]], **meta: bool) -> None:
+def write_results(path: Path, results: Mapping[str, list[dict[str, Any]]], **meta: bool) -> None:
     """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it.
 
     ``meta``: what of the devkit's ``use_camera``, ``use_lidar`` ... differs from a LiDAR detector's.
     """
-    write_json(path, {"meta": {**_META, **meta}, "results": results})
+    with results_file(path, **meta) as write:
+        for token, entries in results.items():
+            write(token, entries)
+
+
+@contextmanager
+def results_file(path: Path, **meta: bool) -> Iterator[Callable[[str, list[dict[str, Any]]], None]]:
+    """``write_results`` a sample at a time: the value takes a token, once each, and its entries."""
+    temporary, first = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp"), True
+    try:
+        with temporary.open("w") as stream:
+            stream.write(f'{{"meta": {json.dumps({**_META, **meta})}, "results": {{')
+
+            def write(token: str, entries: list[dict[str, Any]]) -> None:
+                nonlocal first
+                stream.write(f"{'' if first else ', '}{json.dumps(token)}: {json.dumps(entries)}")
+                first = False
+
+            yield write
+            stream.write("}}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

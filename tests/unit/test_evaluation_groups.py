@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.utils import center_distance
 from nuscenes.eval.detection import algo
 from nuscenes.eval.detection.data_classes import DetectionBox
+from nuscenes.eval.detection.evaluate import DetectionEval
 from pyquaternion import Quaternion
 
-from pdetr3d.evaluation.distance_bins import evaluate_boxes
-from pdetr3d.evaluation.groups import GROUPS, PARTS, by_group, matches
+from pdetr3d.evaluation import matching
+from pdetr3d.evaluation.groups import GROUPS, PARTS, by_group
+from pdetr3d.evaluation.matching import Matching, match
 from pdetr3d.schema import CLASSES
 
 
@@ -35,7 +38,9 @@ def boxes(*rows: DetectionBox) -> EvalBoxes:
 
 
 def report(gt: EvalBoxes, pred: EvalBoxes) -> dict[str, dict[str, Any]]:
-    return by_group(evaluate_boxes(config_factory("detection_cvpr_2019"), gt, pred), gt, pred)
+    scored = Matching(config_factory("detection_cvpr_2019"))
+    scored.add(gt, pred)
+    return by_group(scored.metrics(), scored)
 
 
 def test_groups_hold_each_class_once() -> None:
@@ -95,7 +100,7 @@ def test_matching_is_the_devkits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(algo, "yaw_diff", listen)
     algo.accumulate(gt, pred, "car", center_distance, 2.0)
-    ours = [(id(one), id(other)) for one, other in matches(gt, pred, "car")]
+    ours = [(id(gt[t][i]), id(pred[t][j])) for t in pred.sample_tokens for i, j in match(gt[t], pred[t], 2.0)]
     assert len(ours) > 20 and sorted(ours) == sorted(theirs)
 
 
@@ -107,3 +112,52 @@ def test_nothing_found_and_nothing_there() -> None:
         found["vehicles"]["n_gt"] == 1 and found["vehicles"]["matched"] == 0 and found["vehicles"]["reversed"] is None
     )
     assert found["vehicles"]["mAP"] == 0 and report(nothing, nothing)["vehicles"]["mAP"] is None
+
+
+@pytest.mark.parametrize("part", [5, 1 << 18])
+def test_metrics_are_the_devkits(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crowds of all classes, equal scores, unknown velocities and attributes, sample by sample: every figure that
+    ``DetectionEval.evaluate`` has of them at once."""
+    monkeypatch.setattr(matching, "PART", part)
+    config, rng = config_factory("detection_cvpr_2019"), np.random.default_rng(1)
+
+    def crowd(token: str, count: int, scored: bool) -> list[DetectionBox]:
+        return [
+            DetectionBox(
+                sample_token=token,
+                translation=(*rng.uniform(0, 6, 2), 0.0),
+                size=tuple(rng.uniform(0.5, 3, 3)),
+                rotation=tuple(Quaternion(axis=(0, 0, 1), radians=rng.uniform(-3, 3)).elements),
+                velocity=tuple(rng.uniform(-2, 2, 2)) if scored or rng.random() < 0.7 else (np.nan, np.nan),
+                detection_name=str(rng.choice(CLASSES[:9])),  # the last class has detections alone
+                detection_score=float(rng.integers(1, 9)) / 9 if scored else -1.0,
+                attribute_name=str(rng.choice(["", "vehicle.moving", "vehicle.parked"])),
+            )
+            for _ in range(count)
+        ]
+
+    gt, pred, mine = EvalBoxes(), EvalBoxes(), Matching(config)
+    for number in range(30):
+        token = f"s{number}"
+        parts = EvalBoxes(), EvalBoxes()
+        for whole, part_of, made in (
+            (gt, parts[0], crowd(token, number, False)),
+            (pred, parts[1], crowd(token, 40 - number, True) + [box(CLASSES[9], 0, 0, score=0.5, token=token)]),
+        ):
+            whole.add_boxes(token, made)
+            part_of.add_boxes(token, made)
+        mine.add(*parts)
+    loaded: Any = SimpleNamespace(cfg=config, gt_boxes=gt, pred_boxes=pred, verbose=False)
+    theirs = DetectionEval.evaluate(loaded)[0].serialize()
+    ours = mine.metrics()
+    ours.add_runtime(theirs["eval_time"])
+    found = flat(ours.serialize())
+    assert found == pytest.approx(flat(theirs), rel=1e-12, nan_ok=True) and 0.01 < theirs["mean_ap"] < 0.9
+    assert len({value for key, value in found.items() if "label_tp_errors" in key}) > 20
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts by path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: one for name, inner in value.items() for key, one in flat(inner, f"{path}.{name}").items()}

@@ -295,7 +295,7 @@ def test_a_split_that_does_not_belong_to_the_version_is_refused(tmp_path):
     write(tmp_path / "data", "v1.0-mini", {"scene-0003": [{"ego": EGO, "objects": objects}]})
     nusc = load_tables(tmp_path / "data", "v1.0-mini")
     predictions, poses = ground_truth_predictions(nusc, "val")
-    with pytest.raises(DataError, match="not compatible"):
+    with pytest.raises(DataError, match="scores this split only"):
         score(tmp_path / "data", "v1.0-mini", "val", predictions, poses, tmp_path / "out")
 
 

@@ -1,0 +1,169 @@
+"""The devkit's matching and averaging, some samples at a time: what is held does not grow with the split.
+
+A detection is matched within its sample alone, so samples can be matched as they come. What the devkit's ``accumulate``
+then needs of each detection goes to column files (``ColumnFiles``) of its class; sorting and averaging read them back.
+Tests hold the result against the devkit's own.
+
+Legend: N detections of a class, M of them matched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.common.utils import attr_acc, center_distance, cummean, scale_iou, velocity_l2, yaw_diff
+from nuscenes.eval.detection.algo import calc_ap, calc_tp
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetricData, DetectionMetrics
+
+from pdetr3d.evaluation.column_files import ColumnFiles
+from pdetr3d.schema import CLASSES
+
+PART = 1 << 18  # detections that are held at a time, but for their order
+WALKING = "pedestrian.moving"
+ERRORS = ("trans_err", "vel_err", "scale_err", "orient_err", "attr_err")
+NOT_DEFINED = {
+    "traffic_cone": ("attr_err", "vel_err", "orient_err"),
+    "barrier": ("attr_err", "vel_err"),
+}  # the devkit's
+
+
+class Matching:
+    """Takes samples, gives the devkit's metrics.
+
+    Args:
+        config: the devkit's; its class ranges are not looked at.
+
+    Attributes:
+        n_gt: Counter of objects by class. walking: how many of them are people who move.
+    """
+
+    def __init__(self, config: DetectionConfig) -> None:
+        self.config, self.n_gt, self.walking = config, Counter[str](), 0
+        self._files = {name: ColumnFiles() for name in CLASSES}
+        self._read: dict[str, dict[str, NDArray[np.float64]]] = {}
+
+    def add(self, gt: EvalBoxes, pred: EvalBoxes) -> None:
+        """Objects and detections of some samples, filtered as they are to be scored; no sample comes twice."""
+        for token in gt.sample_tokens:
+            self.n_gt.update(box.detection_name for box in gt[token])
+            self.walking += sum(box.attribute_name == WALKING for box in gt[token])
+        for token in pred.sample_tokens:
+            for name in {box.detection_name for box in pred[token]}:
+                objects = [box for box in gt[token] if box.detection_name == name]
+                found = [box for box in pred[token] if box.detection_name == name]
+                self._files[name].add(self._columns(name, objects, found))
+
+    def _columns(
+        self, name: str, objects: Sequence[DetectionBox], found: Sequence[DetectionBox]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Of the detections of one class in one sample: score; whether matched at each distance; errors of those that
+        are at ``dist_th_tp`` (NaN: of the others), and yaw and axis errors [rad] whatever the class."""
+        columns = {"score": np.array([box.detection_score for box in found])}
+        extra = (*ERRORS, "yaw", "axis", "walks")
+        columns |= {key: np.full(len(found), np.nan) for key in extra}
+        for threshold in self.config.dist_ths:
+            pairs = match(objects, found, threshold)
+            columns[f"hit@{threshold}"] = np.zeros(len(found))
+            columns[f"hit@{threshold}"][[j for _, j in pairs]] = 1
+            if threshold != self.config.dist_th_tp:
+                continue
+            for i, j in pairs:
+                one, other = objects[i], found[j]
+                yaw, axis = yaw_diff(one, other, period=2 * np.pi), yaw_diff(one, other, period=np.pi)
+                values = (
+                    center_distance(one, other),
+                    velocity_l2(one, other),
+                    1 - scale_iou(one, other),
+                    axis if name == "barrier" else yaw,
+                    1 - attr_acc(one, other),
+                    yaw,
+                    axis,
+                    float(one.attribute_name == WALKING),
+                )
+                for key, value in zip(extra, values, strict=True):
+                    columns[key][j] = value
+        return columns
+
+    def columns(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """Of a class, (N,) each; empty where nothing was detected. Nothing can be added afterwards."""
+        if name not in self._read:
+            self._read[name] = self._files[name].mapped()
+        return self._read[name]
+
+    def matched(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """``yaw``, ``axis``, ``walks`` of the M matched detections at ``dist_th_tp``."""
+        columns = self.columns(name)
+        hit = np.flatnonzero(columns[f"hit@{self.config.dist_th_tp}"]) if columns else np.zeros(0, np.int64)
+        return {key: np.asarray(columns[key][hit]) if columns else np.zeros(0) for key in ("yaw", "axis", "walks")}
+
+    def metrics(self) -> DetectionMetrics:
+        """As ``DetectionEval.evaluate`` makes them."""
+        config, made = self.config, DetectionMetrics(self.config)
+        for name in config.class_names:
+            for threshold in config.dist_ths:
+                data = self.metric_data(name, threshold)
+                made.add_label_ap(name, threshold, calc_ap(data, config.min_recall, config.min_precision))
+                if threshold == config.dist_th_tp:
+                    for metric in TP_METRICS:
+                        undefined = metric in NOT_DEFINED.get(name, ())
+                        value = np.nan if undefined else calc_tp(data, config.min_recall, metric)
+                        made.add_label_tp(name, metric, value)
+        return made
+
+    def metric_data(self, name: str, threshold: float) -> DetectionMetricData:
+        """As ``accumulate`` makes them of a class and a distance; errors are right at ``dist_th_tp`` alone."""
+        columns, objects = self.columns(name), self.n_gt[name]
+        if not columns or not objects or not columns[f"hit@{threshold}"].any():
+            return DetectionMetricData.no_predictions()
+        order = np.argsort(columns["score"], kind="stable")[::-1]  # equal scores: the later detection first
+        curve = _curve(columns["score"], columns[f"hit@{threshold}"], order, objects)
+        recall = np.linspace(0, 1, DetectionMetricData.nelem)
+        precision = np.interp(recall, curve["recall"], curve["precision"], right=0)
+        confidence = np.interp(recall, curve["recall"], curve["score"], right=0)
+        errors = dict.fromkeys(ERRORS, np.ones(DetectionMetricData.nelem))
+        if threshold == self.config.dist_th_tp:
+            hits = order[np.asarray(columns[f"hit@{threshold}"])[order] > 0]
+            score = np.asarray(columns["score"])[hits]
+            for key in ERRORS:
+                mean = cummean(np.asarray(columns[key])[hits])
+                errors[key] = np.interp(confidence[::-1], score[::-1], mean[::-1])[::-1]
+        return DetectionMetricData(recall=recall, precision=precision, confidence=confidence, **errors)
+
+
+def match(objects: Sequence[DetectionBox], found: Sequence[DetectionBox], threshold_m: float) -> list[tuple[int, int]]:
+    """(object, detection) of one class in one sample: by falling score, each detection with the nearest object that is
+    still free, if that is nearer than ``threshold_m``."""
+    if not objects or not found:
+        return []
+    places = [np.array([box.translation[:2] for box in boxes]) for boxes in (objects, found)]
+    distance = np.linalg.norm(places[1][:, None] - places[0][None], axis=2)  # of every detection to every object
+    pairs = []
+    for _, j in sorted(((box.detection_score, j) for j, box in enumerate(found)), reverse=True):
+        i = int(np.argmin(distance[j]))
+        if distance[j, i] < threshold_m:
+            pairs.append((i, j))
+            distance[:, i] = np.inf
+    return pairs
+
+
+def _curve(
+    score: NDArray[np.float64], hit: NDArray[np.float64], order: NDArray[np.int64], objects: int
+) -> dict[str, NDArray[np.float64]]:
+    """Recall, precision and score (N,) down the list of detections, in mapped files."""
+    files, true = ColumnFiles(), 0.0
+    for part in _parts(len(order)):
+        chosen = order[part]
+        cumulated = true + np.cumsum(hit[chosen])
+        count = np.arange(part.start + 1, part.stop + 1, dtype=np.float64)
+        files.add({"recall": cumulated / objects, "precision": cumulated / count, "score": score[chosen]})
+        true = float(cumulated[-1])
+    return files.mapped()
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + PART, count)) for start in range(0, count, PART))
