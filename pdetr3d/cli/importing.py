@@ -28,7 +28,7 @@ Links = Annotated[
 
 @importers.command()
 def kitti(
-    root: Annotated[Path, typer.Option(help="Folder that holds training/{velodyne,image_2,calib,label_2}/.")],
+    root: Annotated[Path, typer.Option(help="Folder that holds training/ with velodyne, image_2, calib, label_2.")],
     out: Out,
     mapping: ClassFile = None,
     scenes: Annotated[
@@ -38,9 +38,10 @@ def kitti(
             "scenes.csv in the root; without one each frame is a scene."
         ),
     ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of the tracking layout (10 Hz): frames to a keyframe.")] = 5,
     links: Links = False,
 ) -> None:
-    """KITTI's object layout, as version v1.0-kitti with the splits kitti_train, kitti_val, kitti_all.
+    """KITTI's object or tracking layout, as version v1.0-kitti with the splits kitti_train, kitti_val, kitti_all.
 
     Splits follow the column split of --scenes, or ImageSets/*.txt; else 30 % of the frames, whole scenes, are for
     validation. LIDAR_TOP stands at the velodyne: x right, y forward, z up as KITTI's boxes stand. The ground outside
@@ -48,7 +49,7 @@ def kitti(
     """
     from pdetr3d.importers.kitti import VERSION, import_kitti
 
-    told(import_kitti(root, out, mapping, scenes, links=links), out, VERSION, links)
+    told(import_kitti(root, out, mapping, scenes, links=links, every=every), out, VERSION, links)
 
 
 class Forward(StrEnum):

@@ -1,4 +1,4 @@
-"""Files of KITTI's object layout: calib/NNNNNN.txt, label_2/NNNNNN.txt. What is wrong is said with file and line.
+"""KITTI's text files: calibrations, and labels of both benchmarks. What is wrong is said with file and line.
 
 Frames: rectified camera 0 ("rect": x right, y down, z forward), in which labels are given; velodyne (x forward, y left,
 z up); LIDAR_TOP, ours: origin of the velodyne, x right = rect x, y forward = rect z, z up = rect -y. It stands upright
@@ -23,8 +23,15 @@ COLUMNS = "type truncated occluded alpha left top right bottom height width leng
 WIDTH = len(COLUMNS.split())  # a score would be one more
 OCCLUDED = (0, 1, 2, 3)  # 3: KITTI's "unknown"
 # Keys of a calibration: the object benchmark's, the tracking benchmark's.
-KEYS = {"P2": ("P2",), "R0_rect": ("R0_rect", "R_rect"), "Tr_velo_to_cam": ("Tr_velo_to_cam", "Tr_velo_cam")}
-SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
+KEYS = {
+    "P2": ("P2",),
+    "R0_rect": ("R0_rect", "R_rect"),
+    "Tr_velo_to_cam": ("Tr_velo_to_cam", "Tr_velo_cam"),
+    "Tr_imu_to_velo": ("Tr_imu_to_velo", "Tr_imu_velo"),
+}
+SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4), "Tr_imu_to_velo": (3, 4)}
+# The tracking benchmark says 0, 1, 2 instead of a share: the least shares that its levels "moderate" and "hard" allow.
+TRUNCATED = {0.0: 0.0, 1.0: 0.3, 2.0: 0.5}
 NOT_RIGID = 1e-3  # how far a rotation's products may be from the identity
 
 
@@ -33,11 +40,13 @@ class Calibration:
     """Of one frame, in float64.
 
     Attributes:
-        p2: (3, 4) rect -> image of the left color camera [px]. velo2rect: (4, 4) R0_rect Tr_velo_to_cam.
+        p2: (3, 4) rect -> image of the left color camera [px]. velo2rect: (4, 4) R0_rect Tr_velo_to_cam. imu2velo:
+            (4, 4), None: not asked for.
     """
 
     p2: NDArray[np.float64]
     velo2rect: NDArray[np.float64]
+    imu2velo: NDArray[np.float64] | None = None
 
     @property
     def intrinsic(self) -> NDArray[np.float64]:
@@ -80,6 +89,7 @@ class Labels:
     size_m: NDArray[np.float64]
     location_m: NDArray[np.float64]
     rotation_y_rad: NDArray[np.float64]
+    track: tuple[str, ...]
 
     @property
     def cared(self) -> NDArray[np.bool_]:
@@ -94,8 +104,8 @@ class Labels:
         return np.c_[apply(calibration.rect2lidar, center), self.size_m[:, [2, 1, 0]], yaw]
 
 
-def read_calibration(file: Path) -> Calibration:
-    """Read P2, R0_rect, Tr_velo_to_cam.
+def read_calibration(file: Path, imu: bool = False) -> Calibration:
+    """Read P2, R0_rect, Tr_velo_to_cam and, where ``imu`` asks, Tr_imu_to_velo.
 
     Raises:
         DataError: when the file or a matrix is missing, or the numbers are no calibration.
@@ -119,11 +129,13 @@ def read_calibration(file: Path) -> Calibration:
             ) from error
         if not np.isfinite(values).all():
             raise DataError(f"{file}:{number}: {key} has a number that is not finite")
-    missing = [" or ".join(KEYS[name]) for name in KEYS if name not in found]
+    missing = [" or ".join(KEYS[name]) for name in KEYS if name not in found and (imu or name != "Tr_imu_to_velo")]
     if missing:
         raise DataError(f"{file}: {', '.join(missing)} missing; a calibration file has P2, R0_rect and Tr_velo_to_cam")
     rect = _affine(found["R0_rect"], np.zeros(3))
-    result = Calibration(found["P2"], rect @ _affine(found["Tr_velo_to_cam"][:, :3], found["Tr_velo_to_cam"][:, 3]))
+    imu2velo = _affine(found["Tr_imu_to_velo"][:, :3], found["Tr_imu_to_velo"][:, 3]) if imu else None
+    velo2rect = rect @ _affine(found["Tr_velo_to_cam"][:, :3], found["Tr_velo_to_cam"][:, 3])
+    result = Calibration(found["P2"], velo2rect, imu2velo)
     rotation = result.velo2rect[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > NOT_RIGID or np.linalg.det(rotation) < 0:
         raise DataError(f"{file}: R0_rect and Tr_velo_to_cam are no rotation; copy the file again")
@@ -136,34 +148,67 @@ def read_calibration(file: Path) -> Calibration:
 
 def read_labels(file: Path, problems: list[str]) -> Labels:
     """Read a label file; lines that are none are added to ``problems`` (file:line: what is wrong) and left out."""
-    rows: list[list[float]] = []
-    kinds: list[str] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{file}: labels cannot be read ({getattr(error, 'strerror', None) or error})")
-        lines = []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
+    rows = []
+    for number, words in _lines(file, problems):
         reason, values = _line(words)
         if reason:
             problems.append(f"{file}:{number}: {reason}")
         else:
-            kinds.append(words[0])
-            rows.append([number, *values])
-    table = np.array(rows, np.float64).reshape(-1, WIDTH)
+            rows.append((words[0], "", number, values))
+    return _labels(rows)
+
+
+def read_track_labels(file: Path, frames: int, problems: list[str]) -> list[Labels]:
+    """Read a label file of the tracking benchmark: a frame's number and an object's id before the columns of the other.
+
+    Args:
+        frames: how many there are.
+
+    Returns:
+        The labels of each frame. TRUNCATED says what its numbers of truncation count as.
+    """
+    rows: list[list[tuple[str, str, int, list[float]]]] = [[] for _ in range(frames)]
+    for number, words in _lines(file, problems):
+        frame, track = [*words, "", ""][:2]
+        reason, values = _line(words[2:])
+        if not frame.isdecimal() or int(frame) >= frames:
+            reason = f"frame {frame!r} must be a number below {frames}, the lines of the oxts file"
+        elif not reason and words[2] != DONT_CARE and not track.isdecimal():
+            reason = f"track {track!r} must be a whole number"
+        elif not reason and words[2] != DONT_CARE and values[0] not in TRUNCATED:
+            reason = f"truncated {words[3]} is not allowed: 0, 1, 2"
+        if reason:
+            problems.append(f"{file}:{number}: {reason}")
+            continue
+        values[0] = TRUNCATED.get(values[0], values[0])
+        rows[int(frame)].append((words[2], "" if words[2] == DONT_CARE else track, number, values))
+    return [_labels(mine) for mine in rows]
+
+
+def _lines(file: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
+    """(number, words) of the lines that are not empty."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: labels cannot be read ({getattr(error, 'strerror', None) or error})")
+        return []
+    return [(number, line.split()) for number, line in enumerate(lines, start=1) if line.split()]
+
+
+def _labels(rows: list[tuple[str, str, int, list[float]]]) -> Labels:
+    """From (type, track, line, numbers) each."""
+    table = np.array([values for *_, values in rows], np.float64).reshape(-1, WIDTH - 1)
     return Labels(
-        kind=tuple(kinds),
-        line=table[:, 0].astype(np.int64),
-        truncated=table[:, 1],
-        occluded=table[:, 2].astype(np.int64),
-        alpha_rad=table[:, 3],
-        rectangle_px=table[:, 4:8],
-        size_m=table[:, 8:11],
-        location_m=table[:, 11:14],
-        rotation_y_rad=table[:, 14],
+        kind=tuple(row[0] for row in rows),
+        line=np.array([row[2] for row in rows], np.int64),
+        truncated=table[:, 0],
+        occluded=table[:, 1].astype(np.int64),
+        alpha_rad=table[:, 2],
+        rectangle_px=table[:, 3:7],
+        size_m=table[:, 7:10],
+        location_m=table[:, 10:13],
+        rotation_y_rad=table[:, 13],
+        track=tuple(row[1] for row in rows),
     )
 
 
