@@ -136,10 +136,10 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no calib": (lambda part: (part / "calib" / "0007.txt").unlink(), r"calib/0007.txt: calibration cannot be read"),
     "no imu": (calibration("Tr_imu_velo.*", ""), r"calib/0007.txt: Tr_imu_to_velo or Tr_imu_velo missing"),
     "frame": (lambda part: _replace(part / "label_02/0007.txt", "\n12 3", "\n99 3"), r"7.txt:26: frame '99' must"),
-    "track": (lambda part: _replace(part / "label_02/0007.txt", "\n0 3", "\n0 x"), r"0007.txt:2: track 'x' must be a"),
+    "track": (lambda part: _replace(part / "label_02/0007.txt", "\n0 3", "\n0 x"), r"0007.txt:2: track 'x' must"),
     "truncated": (lambda part: _replace(part / "label_02/0007.txt", "Car 0", "Car 3"), r"7.txt:2: truncated 3 is"),
     "columns": (lambda part: _replace(part / "label_02/0007.txt", "0.5\n", "\n"), r"7.txt:2: 14 columns instead"),
-    "class": (lambda part: _replace(part / "label_02/0007.txt", "Car 0", "Cow 0"), r"0007.txt:2: class 'Cow' is not in"),
+    "class": (lambda part: _replace(part / "label_02/0007.txt", "Car 0", "Cow 0"), r"7.txt:2: class 'Cow' is not"),
     "image": (lambda part: (part / "image_02/0007/000005.png").unlink(), r"image_02/0007/000005.png: no such image"),
 }  # fmt: skip
 
