@@ -16,7 +16,7 @@ from pdetr3d.presets import PRESETS, QUICKSTART
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [
     path
-    for path in sorted(ROOT.rglob("README.md"))
+    for path in sorted([*ROOT.rglob("README.md"), *(ROOT / "docs").rglob("*.md")])
     if not {".venv", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
 ]
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -25,9 +25,24 @@ TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), r
 
 def commands(text: str) -> list[list[str]]:
     """The command lines of all fenced code blocks and inline code, split into words; comments and prompts removed."""
-    blocks = re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()] + inline
+    return block_commands(text, unlabeled=True) + inline_commands(text)
+
+
+def block_commands(text: str, unlabeled: bool = False) -> list[list[str]]:
+    """Those of fenced code blocks that are labeled as a shell's, or that have no label, too."""
+    label = "(?:bash|sh|shell|console)" + ("?" if unlabeled else "")
+    blocks = re.findall(rf"^```{label}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return _split([line for block in blocks for line in block.replace("\\\n", " ").splitlines()])
+
+
+def inline_commands(text: str) -> list[list[str]]:
+    """Those of inline code, which may go on in the next line; the first words of what is none are there, too."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    paragraphs = re.split(r"\n\s*\n", prose)
+    return _split([" ".join(code.split()) for part in paragraphs for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", part)])
+
+
+def _split(lines: list[str]) -> list[list[str]]:
     words = []
     for line in lines:
         try:

@@ -1,0 +1,244 @@
+"""Every command that the documents show is executed, at toy size, or named here with the reason why it is not.
+
+The commands of ``README.md``, ``docs/`` and ``cluster/README.md`` are run as they are written there, one after another
+in one folder: what one makes the next ones find. Here run the verbs, which need no Ray, on a run directory whose models
+have random weights; what other tests run, jobs among it, is in ``ELSEWHERE``. What is changed:
+
+* names of data that no reader of the test has are those of the toy world (``SUBSTITUTES``);
+* sizes and repetitions of what would take long (``SMALLER``);
+* run directories and files that no command of the documents makes are planted (``planted``).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pdetr3d.capacity import measure
+from pdetr3d.data.index import Index
+from pdetr3d.labels import efficiency
+from pdetr3d.schema import CLASSES
+from pdetr3d.training import checkpoint, model_size
+from pdetr3d.training.build import build
+from tests.contract.test_docs import block_commands, inline_commands
+from tests.doctor_cases import PlantedRun
+from tests.jobs import run_verb
+from tests.model_cases import TINY, shaken
+from tests.reference import tiny_kitti
+from tests.report_cases import plant_trial, space_of, write_sweep
+from tests.unit import test_import_frames
+from tests.unit.test_labels_budget import write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "cluster" / "README.md"]
+
+# How a command begins -> why no test runs it.
+NOT_RUN = {
+    "make test": "is what runs this test; .ci/run does",
+    "make test-clusters": "minutes; .ci/run does",
+    "make chaos": "minutes; is a test suite of its own",
+    "make bench": "minutes; measures, on an idle machine",
+    "make audit": "asks the network; .ci/run does",
+    "pip check": "part of make audit",
+    "python -m ray_jobs.train_teacher": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
+    "python -m ray_jobs.pseudo_label": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
+    "python -m ray_jobs.evaluate": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
+    "python -m ray_jobs.teacher_study": "trains dozens of models: hours",
+    "python -m ray_jobs.student_study": "trains a dozen models: hours",
+    "bash tools/compile_ops.sh": "needs a CUDA toolkit",
+    "docker": "needs a container engine",
+    "kubectl": "needs a Kubernetes cluster",
+    "ray up": "needs a cloud account",
+    "ray down": "needs a cloud account",
+    "ray dashboard": "needs a cluster that ray up started",
+    "ray monitor": "needs a cluster that ray up started",
+    "ray get-auth-token": "writes a token into the user's home",
+    "grep ADMIN": "reads what cluster/mlflow/make_secrets.py writes",
+}
+# How a command begins -> the file of the test that runs it, and words of that test that do.
+ELSEWHERE = {
+    "make quickstart": ("tests/ray/cluster_pipeline.py", "ray_jobs.pipeline"),
+    "python -m ray_jobs.train_student": ("tests/clusters/test_interrupt.py", '"ray_jobs.train_student"'),
+    "python -m ray_jobs.pipeline --preset quickstart": ("tests/ray/cluster_pipeline.py", "ray_jobs.pipeline"),
+    "pdetr3d compare": ("tests/unit/test_report_compare.py", '"compare"'),
+    "make real-smoke": ("tests/e2e/test_real_smoke.py", '"--preset", "real-smoke"'),
+    "pdetr3d kitti-score": ("tests/unit/test_kitti_ap.py", '"kitti-score"'),
+    "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
+    "python -m ray_jobs.predict": ("tests/ray/test_predict_job.py", '"ray_jobs.predict"'),
+    "python -m ray_jobs.sweep": ("tests/clusters/test_sweep.py", '"ray_jobs.sweep"'),
+    "python -m tests.hosts": ("tests/clusters/test_hosts.py", "hosts.cluster("),
+    "python cluster/make_rayjobs.py": ("tests/contract/test_cluster.py", "make_rayjobs"),
+    "python cluster/mlflow/make_secrets.py": ("tests/contract/test_mlflow_server.py", "make_secrets"),
+    "python -c": ("tests/clusters/test_mlflow_postgres.py", "python -c"),
+    "ray job": ("tests/clusters/test_job_submit.py", '"job"'),
+    "ray start": ("tests/clusters/test_job_submit.py", '"start"'),
+}
+# A document whose code blocks no test runs -> why.
+NOT_RUN_DOCUMENTS = {
+    ROOT / "docs" / "your-data.md": "trains on a dataset of the reader's own; its verbs are run for README.md"
+}
+# What prose alone shows -> the command that is run for it.
+IN_PROSE = {
+    "pdetr3d simulate": "pdetr3d simulate --dataroot simulated",
+    "pdetr3d index --deep": "pdetr3d index --dataroot /data/nuscenes --version v1.0-mini --deep",
+    "pdetr3d doctor RUN --deep": "pdetr3d doctor runs/quickstart --deep",
+}
+PROGRAMS = {"make", "pdetr3d", "python", "ray", "kubectl", "docker", "pip", "bash"}  # of what prose calls a command
+
+SUBSTITUTES = {
+    "v1.0-mini": "v1.0-sim",
+    "mini_train": "sim_train",
+    "$PDETR3D_REAL_DATA": "WORLD",
+    "/data/nuscenes": "WORLD",
+}
+SMALLER = {
+    "pdetr3d plan": ["model.range_m=[-12.8,-12.8,-5,12.8,12.8,3]", "data.image_size_px=[64,32]", "data.num_sweeps=2"],
+    "pdetr3d show-config --preset nuscenes-voxel --model": [
+        "model.range_m=[-12.8,-12.8,-5,12.8,12.8,3]",
+        "data.image_size_px=[64,32]",
+    ],
+    "pdetr3d report-labels": ["--worst", "1"],
+    "pdetr3d simulate": ["sim.scenes=1", "sim.select_scenes=1", "sim.val_scenes=1", "sim.image_size_px=[64,32]"],
+}
+
+
+def begins(line: str, table: Iterable[str]) -> str | None:
+    """The entry of the table whose words the line begins with."""
+    return next((start for start in table if f"{line} ".startswith(f"{start} ")), None)
+
+
+def shown(path: Path) -> list[str]:
+    """The commands of a document's code blocks, in order; settings (``export``) are none."""
+    return [shlex.join(words) for words in block_commands(path.read_text()) if words and words[0] != "export"]
+
+
+def in_blocks() -> list[str]:
+    """The commands of all code blocks but of NOT_RUN_DOCUMENTS, each once, in order."""
+    return list(dict.fromkeys(line for path in DOCUMENTS if path not in NOT_RUN_DOCUMENTS for line in shown(path)))
+
+
+RUN = [*(line for line in in_blocks() if not begins(line, [*NOT_RUN, *ELSEWHERE])), *IN_PROSE.values()]
+
+
+def unlisted(text: str) -> list[str]:
+    """The commands in a text's prose that are no beginning of one that is run, and in no list."""
+    unknown = []
+    for words in inline_commands(text):
+        line = shlex.join(words).removesuffix(" --help").removesuffix(" --import")
+        known = begins(line, [*NOT_RUN, *ELSEWHERE, *IN_PROSE]) or any(f"{one} ".startswith(f"{line} ") for one in RUN)
+        if words and words[0] in PROGRAMS and not known and not set(words) & {"INDEX", "URI"}:
+            unknown.append(line)
+    return unknown
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_prose_names_is_run_or_listed(path: Path) -> None:
+    assert unlisted(path.read_text()) == [], "show it in a code block, or list it in NOT_RUN, ELSEWHERE or IN_PROSE"
+
+
+def test_a_command_that_nobody_runs_is_seen() -> None:
+    text = "Say `pdetr3d show-config --preset quickstart` or `pdetr3d\ncompare a b` or `make bench`, then `make lunch`."
+    assert unlisted(text) == ["make lunch"]
+
+
+def test_the_lists_hold_nothing_that_is_gone() -> None:
+    every = [line for path in DOCUMENTS for line in shown(path)]
+    every += [shlex.join(words) for path in DOCUMENTS for words in inline_commands(path.read_text())]
+    listed = (*NOT_RUN, *ELSEWHERE, *SMALLER, *IN_PROSE)
+    assert [start for start in listed if not any(f"{line} ".startswith(f"{start} ") for line in every)] == []
+
+
+@pytest.mark.parametrize(("start", "test"), ELSEWHERE.items())
+def test_what_others_run_is_in_their_files(start: str, test: tuple[str, str]) -> None:
+    file, words = test
+    assert words in (ROOT / file).read_text()
+
+
+@pytest.fixture(scope="module")
+def here(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the commands are run, with what they read and no other one of them writes."""
+    here = tmp_path_factory.mktemp("commands")
+    write_quickstart(here / "runs" / "quickstart", sim_world)
+    planted(here, sim_world)
+    return here
+
+
+def write_quickstart(folder: Path, dataroot: Path) -> None:
+    """A run directory as the quickstart leaves it, but for its training: weights are random. No Ray is started."""
+    planted = PlantedRun(folder, dataroot, *TINY, "data.num_sweeps=2", "data.image_size_px=[64,32]")
+    planted.write_labels(planted.good_boxes())
+    for kind, stage in (("student", "student_ours"), ("teacher", "teacher")):
+        model = shaken(build(kind, planted.run.config, planted.prior, guidance=False).model)
+        saved = checkpoint.save(folder / stage, model, None, 1, planted.run.config.to_json())
+        saved.rename(folder / stage / "step_0000001.pt")
+        planted.run.finish(stage, {"checkpoints": ["step_0000001.pt"], "steps": 1})
+
+
+def planted(here: Path, dataroot: Path) -> None:
+    """Runs and sweeps with made-up figures, people's clicks, a recording, datasets in other formats."""
+    sweep = here / "runs" / "sweep-label_ratio-quickstart"
+    space = space_of({"label.ratio": {"values": [0.02, 0.05]}}, name="label_ratio", search="grid")
+    for place, ratio in enumerate((0.02, 0.05)):
+        plant_trial(sweep, space, f"t{place}", {"label.ratio": ratio}, 0.2 + ratio)
+    write_sweep(sweep, space)
+    for boxed, name in ((1, "r02"), (2, "r05"), (4, "r10")):
+        write_run(here / "runs" / name, boxed)
+    for name, overrides in (("d_roi", []), ("lidar-only", ["teacher.fusion=none"])):
+        run = PlantedRun(here / "runs" / name, dataroot, *overrides)
+        run.write_labels(run.good_boxes())
+    tiny_kitti.write(here / "kitti", dict.fromkeys(("000000", "000001", "000002"), [tiny_kitti.CAR]))
+    test_import_frames.write(here / "mine")
+    index = Index.open(here / "runs/d_roi/data/index.arrow")
+    token = index.tokens("sim_train")[0]
+    record, found = index.record(token), index.annotations(token)
+    clicks = [
+        (token, *map(float, box[:3]), CLASSES[label], "lidar")
+        for box, label in zip(found.box, found.label, strict=True)
+    ]
+    write_csv(here / "clicks.csv", [("sample_token", "x", "y", "z", "class", "frame"), *clicks])
+    (here / "recordings").mkdir()
+    poses: list[tuple[object, ...]] = [("file", "timestamp_us", "x", "y", "z", "qw", "qx", "qy", "qz")]
+    for number, path in enumerate([record.sweeps[0].path, record.lidar_path]):
+        name = f"recordings/{number:03d}.pcd.bin"
+        shutil.copyfile(path, here / name)
+        poses.append((name, 50_000 * number, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0))
+    write_csv(here / "poses.csv", poses)
+
+
+def write_csv(file: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Rows, the first of which is the header."""
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
+def words_of(line: str, world: Path) -> list[str]:
+    """The words of a command on the toy world, smaller where it would take long."""
+    words = shlex.split(line) + SMALLER.get(begins(line, SMALLER) or "", [])
+    for name, other in SUBSTITUTES.items():
+        words = [word.replace(name, other) for word in words]
+    return [word.replace("WORLD", str(world)) for word in words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", RUN)
+def test_command(
+    line: str, here: Path, sim_world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(measure, "ROUNDS", 1)
+    monkeypatch.setattr(model_size, "SWEEP_POINTS", 500)
+    monkeypatch.setattr(efficiency, "RESAMPLES", 20)
+    program, *words = words_of(line, sim_world)
+    assert program == "pdetr3d", f"no way to run {line!r}: list it in NOT_RUN or ELSEWHERE"
+    code = run_verb(words)
+    said = capfd.readouterr()
+    assert code == 0, said.out + said.err
+    for option, made in zip(words, words[1:], strict=False):
+        if option in ("--out", "--html", "--png", "--picture", "--measure"):
+            assert os.path.getsize(made) > 0, f"{made} was not made"
