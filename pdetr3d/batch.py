@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class Batch:
         box_score: (B, N) float32; box_source: (B, N) int64, SOURCE_HUMAN or SOURCE_PSEUDO; box_valid: (B, N) bool.
         click: (B, K, 3) float32; canonical_click: (B, K, 3) float32, before augmentation; click_label: (B, K) int64;
         click_box: (B, K) int64, index into the sample's boxes or -1; click_valid: (B, K) bool.
+        known: (B, H, W) bool on the student's head grid, cells where labels hold: elsewhere there is neither object nor
+            background. None: they hold everywhere.
+        unclicked: (B, classes, H, W) bool, cells of the heatmaps that may show an object nobody clicked, and are no
+            background (``losses/unclicked.py``). None: there are none.
     """
 
     token: NDArray[np.bytes_]
@@ -66,16 +71,19 @@ class Batch:
     click_label: Tensor
     click_box: Tensor
     click_valid: Tensor
+    known: Tensor | None = None
+    unclicked: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.augmentation)
 
     def to(self, device: torch.device) -> Batch:
         """Copy every tensor to the device (asynchronously where memory is pinned)."""
-        return Batch(
-            self.token,
-            *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.name != "token"),
-        )
+        values = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "token")
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device, non_blocking=True) for name, value in values
+        }
+        return Batch(self.token, **moved)
 
     @property
     def crops(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -85,7 +93,8 @@ class Batch:
     def select(self, keep: Tensor) -> Batch:
         """The samples where ``keep``, (B,) bool, is true; possibly none."""
         place = keep.cumsum(0) - 1
-        chosen = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name not in _NOT_PER_SAMPLE}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_PER_SAMPLE}
+        chosen: dict[str, Any] = {name: value if value is None else value[keep] for name, value in values.items()}
         for cloud, owner in (("points", "point_sample"), ("weak_points", "weak_point_sample")):
             mine = keep[getattr(self, owner)]
             chosen |= {cloud: getattr(self, cloud)[mine], owner: place[getattr(self, owner)[mine]]}
@@ -95,12 +104,15 @@ class Batch:
         self, low_m: tuple[float, float], cell_m: float, grid: tuple[int, int], classes: tuple[int, ...]
     ) -> tuple[Cells, Tensor]:
         """The boxes of some classes centered on a BEV grid of ``grid`` = (rows, columns): their cells, and their index
-        (N,) in the sample."""
+        (N,) in the sample. Those in a cell where labels do not hold are left out."""
         cell = (self.box[..., :2] - self.box.new_tensor(low_m)) / cell_m
         mine = torch.isin(self.box_label, torch.tensor(classes, device=self.box_label.device))
         keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < cell.new_tensor(grid[::-1])).all(-1)
         sample, index = torch.nonzero(keep, as_tuple=True)
         column, row = cell[sample, index].long().unbind(1)
+        if self.known is not None:
+            held = self.known[sample, row, column]
+            sample, row, column, index = sample[held], row[held], column[held], index[held]
         return Cells(sample, row, column), index
 
     def surroundings(

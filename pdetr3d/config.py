@@ -158,10 +158,25 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_unclicked(self) -> Config:
+        if self.student.unclicked == "ignore" and not self.optim.ema_decay:
+            raise ValueError(
+                "student.unclicked=ignore asks the student's moving average, but optim.ema_decay is 0, so there is "
+                "none: set optim.ema_decay (0.99 for some hundred steps, 0.999 for thousands)"
+            )
+        return self
+
     @property
     def student_cell_m(self) -> float:
         """Side of one cell of the student's head grid [m]."""
         return self.model.bev_cell_m * self.model.backbone_strides[0] / self.student.neck_strides[0]
+
+    @property
+    def student_grid(self) -> tuple[int, int]:
+        """Rows (y) and columns (x) of the student's head grid."""
+        x0, y0, x1, y1 = self.model.bev_range_m
+        return round((y1 - y0) / self.student_cell_m), round((x1 - x0) / self.student_cell_m)
 
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal Config back."""

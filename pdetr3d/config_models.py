@@ -231,6 +231,11 @@ class StudentConfig(Section):
     human_weight: Annotated[float, Field(ge=0)] = 1.0
     pseudo_weight: Annotated[float, Field(ge=0)] = 1.0
     score_power: Annotated[float, Field(ge=0)] = 0.0
+    # Where nobody clicked: background, or ignore: no background where the student's own moving average (which
+    # optim.ema_decay asks for) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
+    unclicked: Literal["background", "ignore"] = "background"
+    unclicked_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    unclicked_radius_m: Meters = 2.0
     augment_flip: bool = True
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
     augment_scale: tuple[float, float] = (0.85, 1.15)

@@ -134,7 +134,8 @@ def pseudo_label_rows(
 
     The class is the click's; the velocity is null (the teacher's is not trained; ``with_track_velocity`` fills in what
     tracks tell). A row is kept but not ``accepted``, with the first ``reason`` that applies, when the box's center lies
-    outside ``range_m`` ("outside range"), a side is under 1/3 or over 3 times the class prior's ("implausible size"),
+    outside ``range_m`` ("outside range") or where the sample's labels do not hold ("outside regions"), a side is under
+    1/3 or over 3 times the class prior's ("implausible size"),
     or the box grown by 0.1 m does not contain its click ("click outside box"). With ``snap`` a box that misses its
     click by at most 0.5 m is first moved onto it (``snap_to_clicks``): the row holds the moved box, with reason
     "snapped" if it is accepted. Other accepted rows have reason "".
@@ -162,9 +163,13 @@ def pseudo_label_rows(
     low, high = np.array(range_m, dtype=np.float32).reshape(2, 3)
     inside_range = ((made.center_m >= low) & (made.center_m <= high)).all(axis=1)
     plausible = ((ratio >= 1 / SIZE_RATIO_MAX) & (ratio <= SIZE_RATIO_MAX)).all(axis=1)
+    owner, held = np.repeat(np.arange(len(records)), [len(mine) for mine in boxes]), np.ones(len(made), bool)
+    for number, record in enumerate(records):
+        if record.regions is not None:
+            held[owner == number] = record.regions.known_at(made.center_m[owner == number])
     reason = np.select(
-        [~inside_range, ~plausible, ~contains_click(made, clicks.xyz_m), moved],
-        ["outside range", "implausible size", "click outside box", SNAPPED],
+        [~inside_range, ~held, ~plausible, ~contains_click(made, clicks.xyz_m), moved],
+        ["outside range", "outside regions", "implausible size", "click outside box", SNAPPED],
         default="",
     )
     geometry = np.column_stack([made.center_m, made.size_m, made.yaw_rad])

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # shapely takes a while
+    from pdetr3d.geometry.regions import Regions
 
 from pdetr3d.errors import DataError as DataError  # part of what crosses borders
 
@@ -228,6 +232,7 @@ class SampleRecord:
         lidar2ego, ego2global: (4, 4) float64 at the keyframe's LiDAR time.
         boxes: human boxes of a box-labeled sample, pseudo labels of a point-labeled one (empty before there are any).
         clicks: stored clicks (train samples of either role).
+        regions: where labels hold (``geometry/regions.py``); None: everywhere.
     """
 
     sample_token: str
@@ -241,6 +246,7 @@ class SampleRecord:
     ego2global: NDArray[np.float64]
     boxes: Boxes3D
     clicks: PointLabels
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ class Sample:
         images: (6, H, W, 3) uint8 RGB in the order of CAMERAS, or (0, 0, 0, 3) when cameras were not asked for.
         lidar2img: (6, 4, 4) float64 for the resized images and the (possibly augmented) points.
         camera_valid: (6,) bool, False where the sample lacks that camera (its pixels are 0).
-        boxes, clicks: labels, moved together with the points by augmentation.
+        boxes, clicks, regions: labels and where they hold (None: everywhere), moved with the points by augmentation.
         augmentation: (4, 4) float64, ``lidar2augmented``: identity before ``augment``. May scale and mirror.
     """
 
@@ -265,3 +271,4 @@ class Sample:
     boxes: Boxes3D
     clicks: PointLabels
     augmentation: NDArray[np.float64]
+    regions: Regions | None = None

@@ -119,7 +119,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     """
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
     records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
-    loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader
+    loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader.for_records(stage.records)
     if stage.gt_database is not None:
         # A mean teacher's boxes take the place of all that a point-labeled sample has: those of pasted objects, too.
         loader = loader.pasting(stage.gt_database, stage.steps, everywhere=not stage.mean_teacher)

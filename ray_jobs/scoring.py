@@ -163,6 +163,9 @@ def _devkit(
         return matrix("lidar2ego", row), matrix("ego2global", row)
 
     poses = OfTokens(data.tokens(split), poses_of)
+    regions = {}
+    if data.records.has_regions:
+        regions = {r.sample_token: r.regions for r in records if r.regions is not None}
     reports = [
         score(
             data.dataroot,
@@ -173,6 +176,7 @@ def _devkit(
             stages.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
             nusc,
             bins=split == stages.config.data.val_split,
+            regions=regions,
         )
         for file, boxes in zip(files, results, strict=True)
     ]

@@ -17,6 +17,7 @@ NOT_IN_PRETRAINING = (
     "student.gt_sampling_pseudo_score",
     "student.self_training",
     "student.mean_teacher",
+    "student.unclicked",
 )
 
 

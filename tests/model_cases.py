@@ -130,7 +130,8 @@ def change(batch: Batch, **values: torch.Tensor) -> Batch:
 
 def one_sample(batch: Batch, index: int) -> Batch:
     """Sample ``index`` alone."""
-    per_sample = {f.name: getattr(batch, f.name)[index : index + 1] for f in fields(Batch) if "point" not in f.name}
+    values = {f.name: getattr(batch, f.name) for f in fields(Batch) if "point" not in f.name}
+    per_sample = {name: value[index : index + 1] for name, value in values.items() if value is not None}
     keep, weak = batch.point_sample == index, batch.weak_point_sample == index
     zeros = torch.zeros(int(keep.sum()), dtype=torch.long)
     return Batch(

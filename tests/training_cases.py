@@ -68,7 +68,7 @@ def run_locally(
     folder.mkdir(parents=True, exist_ok=True)
     task = build(kind, config, prior_size_m(records)[0])
     plan = Plan(len(records), task.optim.batch_size, steps, config.run.seed)
-    local: LocalContext = context(records, plan, task.loader, folder)
+    local: LocalContext = context(records, plan, task.loader.for_records(records), folder)
     with one_thread():
         train(task, local, steps, config.to_json(), folder / "scratch")
     return local

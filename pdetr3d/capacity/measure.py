@@ -110,7 +110,7 @@ def _records(config: Config, folder: Path) -> Records:
 def _stages(config: Config, records: list[SampleRecord], folder: Path, bytes_of_record: float) -> dict[str, StageCost]:
     prior, workers = prior_size_m(records)[0], config.scaling.most_workers
     teacher, student = build("teacher", config, prior, guidance=False), build("student", config, prior)
-    pasting = student.loader
+    pasting = student.loader.for_records(records)
     if config.student.gt_sampling:
         pasting = replace(pasting, gt_database=database_of(folder / "objects", records, config), gt_until=1)
     predict = BatchLoader(config, "predict", cameras=config.teacher.cameras)

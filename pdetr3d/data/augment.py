@@ -31,18 +31,21 @@ def keyed_uniform(seed: int, epoch: int, tokens: Iterable[str], purpose: str, co
 
 @dataclass(frozen=True)
 class AugmentRange:
-    """What may be drawn: two flips (probability 1/2 each), U(+-rotation_rad), U(*scale), N(0, translation_m)."""
+    """What may be drawn: flips along x and y (probability 1/2 each) where ``flip_axes`` allows them, U(+-rotation_rad),
+    U(*scale), N(0, translation_m)."""
 
     flip: bool = False
     rotation_rad: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     translation_m: float = 0.0
+    flip_axes: tuple[bool, bool] = (True, True)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw ``lidar2augmented`` (4, 4) float64: ``p' = scale * Rot * Flip * p + t`` (method.md 5.3)."""
         flips, angle = rng.random(2) < 0.5, rng.uniform(-1, 1) * self.rotation_rad
         scale, shift = rng.uniform(*self.scale), rng.normal(0, 1, 3) * self.translation_m
-        flip = np.diag([-1.0 if self.flip and flips[0] else 1.0, -1.0 if self.flip and flips[1] else 1.0, 1.0])
+        flips &= np.array(self.flip_axes) & self.flip
+        flip = np.diag([*np.where(flips, -1.0, 1.0), 1.0])
         cos, sin = np.cos(angle), np.sin(angle)
         rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
         lidar2augmented = np.eye(4)
@@ -54,9 +57,9 @@ class AugmentRange:
 def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
     """Move a sample by an affine matrix made of uniform scale, z-rotation, x/y mirrors and translation.
 
-    Points, boxes (center, size, yaw, velocity) and clicks move; ``lidar2img`` takes the inverse, so that projections of
-    moved points land on the same pixels; ``sample.augmentation`` accumulates. A mirrored world has mirrored pictures:
-    images turn left to right with it, or they would show headings that no box has.
+    Points, boxes (center, size, yaw, velocity), clicks and regions move; ``lidar2img`` takes the inverse, so that
+    projections of moved points land on the same pixels; ``sample.augmentation`` accumulates. A mirrored world has
+    mirrored pictures: images turn left to right with it, or they would show headings that no box has.
     """
     points = sample.points.copy()
     rigid.move_points(lidar2augmented, points)
@@ -76,6 +79,7 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
         boxes=move_boxes(sample.boxes, lidar2augmented),
         clicks=replace(sample.clicks, xyz_m=rigid.apply(lidar2augmented, sample.clicks.xyz_m)),
         augmentation=lidar2augmented @ sample.augmentation,
+        regions=sample.regions and sample.regions.moved(lidar2augmented),
     )
 
 

@@ -127,8 +127,9 @@ def write_arrow(path: Path, table: pa.Table) -> None:
             writer.write_table(chunk)
 
 
-def open_arrow(path: Path, schema: pa.Schema) -> pa.Table:
-    """Map an Arrow file of exactly this schema (but for metadata) into memory: nothing is read but where it lies.
+def open_arrow(path: Path, *schemas: pa.Schema) -> pa.Table:
+    """Map an Arrow file of exactly one of these schemas (but for metadata) into memory: nothing is read but where it
+    lies.
 
     Raises:
         DataError: when the file is missing, is no Arrow file, or has other columns.
@@ -139,9 +140,9 @@ def open_arrow(path: Path, schema: pa.Schema) -> pa.Table:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: no Arrow file ({error}); write it again with this version") from error
-    if not table.schema.equals(schema):
+    if not any(table.schema.equals(schema) for schema in schemas):
         raise DataError(
-            f"{path}: columns {_named(table.schema)} instead of {_named(schema)}; write it again with this version"
+            f"{path}: columns {_named(table.schema)} instead of {_named(schemas[0])}; write it again with this version"
         )
     return table
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.files import open_arrow, table_digest, write_arrow
+from pdetr3d.data.regions import POLYGONS, regions_of
 from pdetr3d.data.row_table import RowTable, places
+from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import (
     CAMERAS,
     Boxes3D,
@@ -67,6 +69,9 @@ INDEX_SCHEMA = pa.schema(
         ("ann_num_radar_pts", pa.list_(pa.int64())),
     ]
 )
+# Two columns more where a dataset brings regions (``data/regions.py``): as there, null of both where a sample has none.
+REGION_COLUMNS = ["region_valid", "region_ignore"]
+REGION_SCHEMA = pa.schema([*INDEX_SCHEMA, *((name, POLYGONS) for name in REGION_COLUMNS)])
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,23 @@ class RecordTable:
             ego2global=rows.matrix("ego2global", row),
             boxes=boxes,
             clicks=clicks,
+            regions=self._regions(row),
         )
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the dataset brings regions."""
+        return REGION_COLUMNS[0] in self.rows.table.column_names
+
+    def _regions(self, row: int) -> Regions | None:
+        if not self.has_regions:
+            return None
+        return regions_of(*(self.rows.value(name, row) for name in REGION_COLUMNS)) or None
 
     def take(self, rows: NDArray[np.int64]) -> RecordTable:
         """A copy of ascending rows, without annotations."""
-        return RecordTable(self.rows.take(rows, RECORD_COLUMNS), self.dataroot, self.source)
+        columns = RECORD_COLUMNS + (REGION_COLUMNS if self.has_regions else [])
+        return RecordTable(self.rows.take(rows, columns), self.dataroot, self.source)
 
     def _file(self, name: str, path: str) -> str:
         if (".." in path or path[:1] in "/\\" or ":" in path) and ESCAPES.search(path):
@@ -187,7 +204,8 @@ class IndexFacts:
         reading: how the dataset's files are read: ``data.lidar_*`` and ``data.nan_limit`` count. names: of the
             dataset's own. counted: annotations whose points the index counted itself, since the tables do not.
         unknown_categories: name -> annotations left out, being of none of the ten classes. missing_sweeps: files.
-        links: files that are links which leave the dataroot.
+        links: files that are links which leave the dataroot. outside: annotations left out, since they lie where
+            nothing is annotated, or in a region to ignore.
     """
 
     reading: DataConfig = DataConfig()
@@ -196,6 +214,7 @@ class IndexFacts:
     unknown_categories: Mapping[str, int] = field(default_factory=dict)
     missing_sweeps: int = 0
     links: int = 0
+    outside: int = 0
 
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal facts back."""
@@ -221,7 +240,8 @@ class IndexFacts:
 
 
 def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts: IndexFacts = IndexFacts()) -> None:
-    """Write an index of INDEX_SCHEMA's columns, atomically; its digest is stored with it, since it reads all of it."""
+    """Write an index of INDEX_SCHEMA's columns (or REGION_SCHEMA's), atomically; its digest is stored with it, since it
+    reads all of it."""
     digest = table_digest(table)
     if facts.identity != IndexFacts().identity:
         digest = hashlib.sha256(f"{digest} {facts.identity}".encode()).hexdigest()[:16]
@@ -258,7 +278,7 @@ class Index:
         Raises:
             DataError: when the file is missing or is not an index of this layout.
         """
-        return Index(Path(path), open_arrow(Path(path), INDEX_SCHEMA))
+        return Index(Path(path), open_arrow(Path(path), INDEX_SCHEMA, REGION_SCHEMA))
 
     def __len__(self) -> int:
         return self.table.num_rows

@@ -72,6 +72,7 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
         boxes=record.boxes,
         clicks=record.clicks,
         augmentation=np.eye(4),
+        regions=record.regions,
     )
 
 

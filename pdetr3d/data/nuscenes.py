@@ -20,12 +20,13 @@ from nuscenes.utils.splits import create_splits_scenes
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.empty import refuse_empty
-from pdetr3d.data.index import INDEX_SCHEMA, IndexFacts, write_index
+from pdetr3d.data.index import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA, IndexFacts, write_index
 from pdetr3d.data.point_counts import count_points
 from pdetr3d.data.points import NUSCENES, check_layout, check_lidar_size, check_points, point_bytes, read_file
+from pdetr3d.data.regions import read_regions, write_lists
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
-from pdetr3d.geometry.rigid import chain, inverse, rigid
+from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
 from pdetr3d.schema import CAMERAS, CLASSES, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
@@ -41,10 +42,12 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
 
     The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out
-    and counted; those without LiDAR and radar points stay, told by their counts. Where the tables do not count points,
-    they are counted here (``count_points``). Checked here: the fields that indexing and scoring need; for every file a
-    row names, that it lies under ``dataroot``, exists, and a .pcd.bin holds whole points; of each scene's first LiDAR
-    file, what its numbers are. A missing *earlier* sweep is dropped with a warning.
+    and counted, as are those whose center lies where the dataset's regions (``regions.parquet``) say that nothing is
+    annotated, or that what is there is to be ignored. Annotations without LiDAR and radar points stay, told by their
+    counts. Where the tables do not count points, they are counted here (``count_points``). Checked here: the fields
+    that indexing and scoring need; for every file a row names, that it lies under ``dataroot``, exists, and a .pcd.bin
+    holds whole points; of each scene's first LiDAR file, what its numbers are. A missing *earlier* sweep is dropped
+    with a warning.
 
     Args:
         data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``categories``, ``cameras``,
@@ -65,18 +68,17 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
         )
     reader = _Reader(nusc, data, whole)
     chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
-    batches = [
-        pa.RecordBatch.from_pylist([reader.row(sample) for sample in chunk], schema=INDEX_SCHEMA) for chunk in chunks
-    ]
+    schema = REGION_SCHEMA if reader.regions else INDEX_SCHEMA
+    batches = [pa.RecordBatch.from_pylist([reader.row(sample) for sample in chunk], schema=schema) for chunk in chunks]
     if reader.missing_sweeps:
         log.warning(
             "%d sweep files are missing under %s; these sweeps are left out", len(reader.missing_sweeps), dataroot
         )
     if reader.links:
         log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.links), dataroot)
-    table, counted = count_points(pa.Table.from_batches(batches, schema=INDEX_SCHEMA), dataroot, data, whole=whole)
+    table, counted = count_points(pa.Table.from_batches(batches, schema=schema), dataroot, data, whole=whole)
     unknown = dict(reader.unknown.most_common())
-    facts = IndexFacts(data, names, counted, unknown, len(reader.missing_sweeps), len(reader.links))
+    facts = IndexFacts(data, names, counted, unknown, len(reader.missing_sweeps), len(reader.links), reader.outside)
     if nusc.sample_annotation:  # without any, people's clicks may still come
         _refuse_no_objects(table, unknown, data, dataroot / version)
     write_index(Path(out), table, dataroot, version, facts)
@@ -130,6 +132,8 @@ class _Reader:
         self.missing_sweeps: set[str] = set()
         self.unknown: Counter[str] = Counter()  # annotations of each category that is none of the ten classes
         self.links: set[str] = set()  # files that are links which leave the dataroot
+        self.regions = read_regions(Path(nusc.table_root), {sample["token"] for sample in nusc.sample})
+        self.outside = 0  # annotations where nothing counts as annotated
         self._scenes: set[str] = set()  # whose first LiDAR file was looked into
         self._inside: set[str] = set()  # files known to lie under the dataroot: a sweep is asked for ten times
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
@@ -170,7 +174,14 @@ class _Reader:
             | self._sweeps(lidar, lidar2global)
             | self._cameras(sample, lidar2global)
             | self._annotations(sample, lidar2global)
+            | self._region_columns(sample["token"])
         )
+
+    def _region_columns(self, token: str) -> dict[str, list | None]:
+        if token not in self.regions:
+            return {}
+        found = self.regions[token]
+        return dict(zip(REGION_COLUMNS, (write_lists(found.valid), write_lists(found.ignore)), strict=True))
 
     def _sweeps(self, lidar: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
         paths: list[str] = []
@@ -223,6 +234,7 @@ class _Reader:
         self.unknown.update(ann["category_name"] for ann, name in pairs if name is None)
         kept = [(ann, CLASSES.index(name)) for ann, name in pairs if name is not None]
         global2lidar = inverse(lidar2global)
+        kept = self._within_regions(sample["token"], kept, global2lidar)
         for ann, _ in kept:
             numbers = np.array([*ann["translation"], *ann["size"], *ann["rotation"]], np.float64)
             if (
@@ -250,6 +262,16 @@ class _Reader:
             "ann_num_lidar_pts": [-1 if not_counted(ann["num_lidar_pts"]) else ann["num_lidar_pts"] for ann, _ in kept],
             "ann_num_radar_pts": [-1 if not_counted(ann["num_radar_pts"]) else ann["num_radar_pts"] for ann, _ in kept],
         }
+
+    def _within_regions(
+        self, token: str, kept: list[tuple[dict[str, Any], int]], global2lidar: NDArray[np.float64]
+    ) -> list[tuple[dict[str, Any], int]]:
+        if token not in self.regions or not kept:
+            return kept
+        center = apply(global2lidar, np.array([ann["translation"] for ann, _ in kept], np.float64))
+        known = self.regions[token].known_at(center)
+        self.outside += int((~known).sum())
+        return [each for each, inside in zip(kept, known, strict=True) if inside]
 
     def _annotation(self, token: str) -> dict[str, Any]:
         return self.nusc.get("sample_annotation", token)

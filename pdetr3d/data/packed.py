@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from pdetr3d.data.index import INDEX_SCHEMA, Index, IndexFacts, write_index
+from pdetr3d.data.index import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA, Index, IndexFacts, write_index
 from pdetr3d.schema import DataError
 
 # points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,
@@ -139,7 +139,8 @@ def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
         DataError: when it is not the index that was packed.
     """
     stored = pa.BufferReader(pack.read_bytes(INDEX))
-    table = pq.read_table(stored, schema=INDEX_SCHEMA)
+    regions = set(REGION_COLUMNS) <= set(pq.read_schema(stored).names)
+    table = pq.read_table(stored, schema=REGION_SCHEMA if regions else INDEX_SCHEMA)
     facts = IndexFacts.from_json((pq.read_schema(stored).metadata or {}).get(b"facts", b"{}").decode())
     write_index(out, table, dataroot.absolute(), pack.info["version"], facts)
     if Index.open(out).digest != pack.info["index"]:

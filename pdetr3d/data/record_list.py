@@ -3,8 +3,8 @@ than their row numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.index import RecordTable
 from pdetr3d.data.row_table import RowTable
+from pdetr3d.geometry.regions import EVERYWHERE, Polygon
 from pdetr3d.schema import CLASSES, ROLES, Boxes3D, PointLabels, SampleRecord
 
 CLICK_COLUMNS = ("click_id", "x", "y", "z", "class")
@@ -29,6 +30,9 @@ class Records(Sequence[SampleRecord]):
         clicks: columns CLICK_COLUMNS. click_range: (N, 2) int64, alike.
         click_box: (M,) int64: which of its record's boxes a click belongs to, or -1, from the row of ``clicks`` on that
             ``click_box_of`` (N,) int64 gives as the place of a record's first click; -1: of all its clicks unknown.
+        not_sure: sample token -> regions where people could not tell, which are ignored beside the dataset's own.
+
+    Clicks and boxes where labels do not hold (``SampleRecord.regions``) are left out of the records.
     """
 
     table: RecordTable
@@ -40,6 +44,7 @@ class Records(Sequence[SampleRecord]):
     click_range: NDArray[np.int64]
     click_box: NDArray[np.int64]
     click_box_of: NDArray[np.int64]
+    not_sure: Mapping[str, Sequence[Polygon]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -53,7 +58,10 @@ class Records(Sequence[SampleRecord]):
             return self.select(np.arange(len(self))[place])
         begin, end = self.box_range[place]
         boxes, role = self.boxes[begin:end], ROLES[self.role[place]]
-        return self.table.record(int(self.row[place]), role, boxes, self._clicks(place))
+        record = self.table.record(int(self.row[place]), role, boxes, self._clicks(place))
+        if marks := self.not_sure.get(record.sample_token):
+            record = replace(record, regions=(record.regions or EVERYWHERE).joined(marks))
+        return within_regions(record)
 
     def __iter__(self) -> Iterator[SampleRecord]:
         return (self[place] for place in range(len(self)))
@@ -70,6 +78,11 @@ class Records(Sequence[SampleRecord]):
             label=np.array([_LABEL_OF[name] for name in columns["class"].to_pylist()], np.int64),
             box_index=np.full(end - begin, -1) if first < 0 else self.click_box[first : first + end - begin],
         )
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether labels of some may not hold everywhere."""
+        return self.table.has_regions or bool(self.not_sure)
 
     @property
     def tokens(self) -> list[str]:
@@ -118,6 +131,7 @@ class Records(Sequence[SampleRecord]):
             np.stack([moved, moved + length], 1),
             self.click_box,
             self.click_box_of,
+            self.not_sure,
         )
 
 
@@ -148,6 +162,26 @@ def tokens_of(records: Sequence[SampleRecord]) -> list[str]:
     if isinstance(records, Joined):
         return [token for part in records.parts for token in tokens_of(part)]
     return records.tokens if isinstance(records, Records) else [record.sample_token for record in records]
+
+
+def within_regions(record: SampleRecord) -> SampleRecord:
+    """The record without the clicks and boxes at places where its labels do not hold."""
+    if record.regions is None or not (len(record.boxes) or len(record.clicks)):
+        return record
+    boxes, clicks = record.boxes, record.clicks
+    kept = record.regions.known_at(boxes.center_m)
+    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # the last: of clicks without a box
+    mine = clicks[record.regions.known_at(clicks.xyz_m)]
+    return replace(record, boxes=boxes[kept], clicks=replace(mine, box_index=place[mine.box_index]))
+
+
+def has_regions(records: Sequence[SampleRecord]) -> bool:
+    """Whether labels of some may not hold everywhere."""
+    if isinstance(records, Records):
+        return records.has_regions
+    if isinstance(records, Joined):
+        return any(map(has_regions, records.parts))
+    return any(record.regions is not None for record in records)
 
 
 def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
 from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, pick, ranges
+from pdetr3d.data.regions import disks
 from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.schema import (
     CLASSES,
@@ -175,6 +176,7 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
         click_range=manifest.click_range,
         click_box=np.concatenate(click_boxes),
         click_box_of=click_box_of,
+        not_sure=disks(manifest.ignore),
     )
 
 

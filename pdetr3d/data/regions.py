@@ -26,7 +26,7 @@ LISTED = 20  # problems named in a message
 def write_regions(folder: Path, regions: Mapping[str, Regions]) -> None:
     """Write ``folder``/regions.parquet (``folder``: of the tables), atomically: sample token -> its regions."""
     rows = [
-        {"sample_token": token, "valid": _lists(found.valid), "ignore": _lists(found.ignore)}
+        {"sample_token": token, "valid": write_lists(found.valid), "ignore": write_lists(found.ignore)}
         for token, found in regions.items()
     ]
     write_parquet(Path(folder) / FILE, pa.Table.from_pylist(rows, schema=REGIONS_SCHEMA))
@@ -89,7 +89,8 @@ def _problem(corners: list) -> str:
     return polygon_problem(np.array([(np.nan, np.nan) if c is None else c for c in corners or ()], np.float64))
 
 
-def _lists(polygons: tuple[Polygon, ...] | None) -> list | None:
+def write_lists(polygons: tuple[Polygon, ...] | None) -> list | None:
+    """The value of a column: the inverse of ``regions_of``."""
     return None if polygons is None else [np.asarray(corners, np.float64).tolist() for corners in polygons]
 
 

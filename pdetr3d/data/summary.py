@@ -28,7 +28,8 @@ class Summary:
         keyframes: of all these splits (one may be in several). frames: split -> role -> keyframes. objects: class ->
             objects kept, (10,). unknown: category -> annotations left
             out, of the whole dataset. no_points: objects without LiDAR and radar points. counted: objects of the whole
-            dataset whose points the index counted. outside: kept objects outside ``model.range_m``; None: not asked.
+            dataset whose points the index counted. regions: annotations of the whole dataset that lie where nothing is
+            annotated or in a region to ignore. outside: kept objects outside ``model.range_m``; None: not asked.
         clicks: class -> clicks, (10,). boxes: objects of box-labeled samples. images: of each camera, (6,).
         sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
             files that leave the dataroot. stray: scenes that are in no split, and stray_frames their keyframes.
@@ -40,6 +41,7 @@ class Summary:
     unknown: dict[str, int]
     no_points: int
     counted: int
+    regions: int
     outside: int | None
     clicks: NDArray[np.int64] | None
     boxes: int
@@ -63,6 +65,8 @@ class Summary:
         unknown = ": " + _counts(self.unknown) if self.unknown else ""
         rows.append(("left out, category", f"{sum(self.unknown.values())}{unknown}"))
         rows.append(("left out, no points", str(self.no_points)))
+        if self.regions:
+            rows.append(("left out, regions", f"{self.regions} outside the valid region or in one to ignore"))
         if self.outside is not None:
             rows.append(("outside range", f"{self.outside} of the kept (model.range_m)"))
         if self.counted:
@@ -136,6 +140,7 @@ def summarize(
         unknown=dict(index.facts.unknown_categories),
         no_points=int((used & ~kept).sum()),
         counted=index.facts.counted,
+        regions=index.facts.outside,
         outside=outside,
         clicks=None if manifest is None else _clicks(manifest),
         boxes=int((kept & boxed[np.repeat(every, lengths)]).sum()),

@@ -33,6 +33,7 @@ from pdetr3d.evaluation.distance_bins import (
     within,
 )
 from pdetr3d.evaluation.groups import by_group
+from pdetr3d.evaluation.held import where_labels_hold
 from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.results_format import (
     Poses,
@@ -42,6 +43,7 @@ from pdetr3d.evaluation.results_format import (
     results_file,
     write_json,
 )
+from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
@@ -126,6 +128,7 @@ def score(
     out_dir: Path,
     nusc: NuScenes | None = None,
     bins: bool = True,
+    regions: Mapping[str, Regions] | None = None,
 ) -> dict[str, Any]:
     """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``),
     holding the boxes of PIECE samples at a time.
@@ -141,6 +144,8 @@ def score(
         out_dir: created when missing.
         nusc: the loaded tables; default: loaded once per process.
         bins: also score by distance and by kind of object (doubles the time); not needed to choose a checkpoint.
+        regions: sample_token -> where its labels hold, of the samples that have any, LIDAR_TOP frame. Objects and
+            predictions whose center lies elsewhere are left out before anything is matched.
 
     Returns:
         JSON-safe dict. mAP, NDS and the mean errors mATE mASE mAOE mAVE mAAE as the devkit counts them (a class without
@@ -148,7 +153,7 @@ def score(
         with ground truth after the devkit's filters (None if there is none); ``n_gt`` per class after those filters;
         ``per_class``: class -> AP, AP@0.5 .. AP@4.0, ATE, ASE, AOE, AVE, AAE (None where undefined), n_gt;
         ``by_distance``: see ``distance_bins.by_distance``; ``by_group``: see ``groups.by_group``. Zero predictions
-        score zero.
+        score zero. With ``regions``: ``outside_regions``, how many ``objects`` and ``predictions`` were left out.
 
     Raises:
         DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
@@ -160,6 +165,7 @@ def score(
     _check_tokens(split, tokens, predictions, sensor_poses)
     out_dir.mkdir(parents=True, exist_ok=True)
     config = config_factory("detection_cvpr_2019")
+    lost = {"objects": 0, "predictions": 0}  # to regions
     official, by_bin = Matching(config), bin_matchings(config) if bins else {}
     with results_file(out_dir / "results_nusc.json") as write:
         for start in range(0, len(tokens), PIECE):
@@ -168,12 +174,17 @@ def score(
             for token, entries in results.items():
                 write(token, entries)
             gt, pred = _load_boxes(nusc, reaching(config), results)
+            if regions:
+                loaded = len(gt.all), len(pred.all)
+                gt, pred = (where_labels_hold(boxes, regions, sensor_poses) for boxes in (gt, pred))
+                lost["objects"] += loaded[0] - len(gt.all)
+                lost["predictions"] += loaded[1] - len(pred.all)
             official.add(within(gt, 0.0, config.class_range), within(pred, 0.0, config.class_range))
             add_to_bins(by_bin, gt, pred)
     metrics = official.metrics()
     metrics.add_runtime(time.monotonic() - began)
     write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
-    report = _report(metrics, count_objects(official))
+    report = _report(metrics, count_objects(official)) | ({"outside_regions": lost} if regions else {})
     if bins:
         report["by_distance"] = by_distance(by_bin)
         report["by_group"] = by_group(metrics, official)

@@ -67,6 +67,15 @@ class Regions:
         """With further regions to ignore."""
         return Regions(self.valid, (*self.ignore, *ignore))
 
+    def known_cells(self, low_m: Sequence[float], cell_m: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which cells of a BEV grid count, by their centers: (H, W) bool, rows = y, columns = x.
+
+        Args:
+            low_m: x, y of the grid's low corner [m]. cell_m: side of a cell. shape: (H, W).
+        """
+        y, x = (low + (np.arange(n) + 0.5) * cell_m for low, n in zip((low_m[1], low_m[0]), shape, strict=True))
+        return self.known_at(np.stack(np.meshgrid(x, y), -1))
+
     @cached_property
     def _valid_area(self) -> shapely.Geometry:
         return _union(self.valid or ())

@@ -127,6 +127,11 @@ class CenterCriterion:
             gaussians = gaussian_cells(center, (2 * radius + 1) / 6, radius, slot, shape)
             target = drawn(gaussians, shape)
             weights = heatmap_weights(target, gaussians, weight).view_as(maps.heatmap)
+            if batch.known is not None:
+                weights = weights * batch.known[:, None]
+            if batch.unclicked is not None:
+                missed = batch.unclicked[:, list(classes)] & (target.view_as(maps.heatmap) == 0)
+                weights = weights.masked_fill(missed, 0)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap), weights)
             box_sums = box_sums + self._box_losses(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)

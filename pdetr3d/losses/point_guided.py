@@ -93,7 +93,8 @@ class PointGuidance:
     def _loss(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
         rows, columns = strong.shape[-2:]
         grid = canonical_grid(strong, batch.augmentation, self.config.model.bev_range_m)
-        seen = _sample(torch.ones_like(strong[:, :1]), grid)[:, 0] > 0.999
+        held = torch.ones_like(strong[:, :1]) if batch.known is None else batch.known[:, None].to(strong)
+        seen = _sample(held, grid)[:, 0] > 0.999
         mask, gaussians = self.mask(batch, rows, columns) * seen, self.gaussians(batch, rows, columns) * seen
         # Only where the mask is: at the objects, it is a hundredth of the cells.
         sample, row, column = torch.nonzero(mask, as_tuple=True)

@@ -15,6 +15,7 @@ from pdetr3d.config import Config, OptimConfig, sigma_m
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance, ramp_of
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
+from pdetr3d.losses.unclicked import Unclicked
 from pdetr3d.models.box_code import encode_click_box
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
@@ -42,7 +43,7 @@ class Task:
         before_step: called with (step, steps) before each training step 0 .. steps - 1.
         watch: model output -> numbers to log beside the loss terms, without gradients.
         seed: of dropout.
-        teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``), or None.
+        teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``, ``Unclicked``), or None.
     """
 
     model: nn.Module
@@ -164,7 +165,23 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         return decoder(output.tasks)
 
     loader = BatchLoader(config, "student", cameras=False, weak_view=guided)
-    return Task(model, losses, predict, config.optim, loader, before_step, watch_features)
+    task = Task(model, losses, predict, config.optim, loader, before_step, watch_features)
+    return task if config.student.unclicked == "background" else _spared(config, task)
+
+
+def _spared(config: Config, student: Task) -> Task:
+    """The student's task where what its moving average sees, and nobody clicked, is no background."""
+
+    def heatmaps(average: nn.Module, batch: Batch) -> list[Tensor]:
+        assert isinstance(average, Student)
+        return average.head(average.features(batch.points, batch.point_sample, len(batch)))[1]
+
+    unclicked = Unclicked(config, heatmaps)
+
+    def watch(output: object) -> dict[str, Tensor]:
+        return {**student.watch(output), "unclicked_share": unclicked.share}
+
+    return replace(student, teach=unclicked, watch=watch)
 
 
 @torch.no_grad()
@@ -182,5 +199,11 @@ def _mean_teacher(config: Config, student: Task) -> Task:
     optim = config.optim.model_copy(update={"ema_decay": config.student.mean_teacher_decay})
     loader = replace(student.loader, weak_view=True)
     return replace(
-        student, losses=rival.losses, optim=optim, loader=loader, before_step=rival.before_step, teach=rival.teach
+        student,
+        losses=rival.losses,
+        optim=optim,
+        loader=loader,
+        before_step=rival.before_step,
+        teach=rival.teach,
+        watch=watch_features,
     )

@@ -8,6 +8,7 @@ two chains, and each batch takes a fixed number from either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,7 @@ from pdetr3d.data.corruption import corrupt
 from pdetr3d.data.grid_mask import grid_mask
 from pdetr3d.data.gt_sampling import open_database, paste
 from pdetr3d.data.load import load_sample
+from pdetr3d.data.record_list import has_regions
 from pdetr3d.schema import DataError, Sample, SampleRecord
 
 
@@ -98,6 +100,7 @@ class BatchLoader:
         weak_view: whether the unaugmented cloud is delivered too.
         gt_database: file of the objects that are pasted in steps before ``gt_until`` (``pasting``), into box-labeled
             samples alone unless ``paste_everywhere``.
+        masks: whether a student's batches say where labels hold (``Batch.known``): where records have regions.
     """
 
     config: Config
@@ -107,6 +110,7 @@ class BatchLoader:
     gt_database: Path | None = None
     gt_until: int = 0
     paste_everywhere: bool = True
+    masks: bool = False
 
     def pasting(self, database: Path, steps: int, everywhere: bool = True) -> BatchLoader:
         """The loader with GT sampling from ``database``, but for the last ``gt_sampling_fade_out`` of ``steps``;
@@ -114,9 +118,26 @@ class BatchLoader:
         until = steps - round(self.config.student.gt_sampling_fade_out * steps)
         return replace(self, gt_database=database, gt_until=until, paste_everywhere=everywhere)
 
+    def for_records(self, records: Sequence[SampleRecord]) -> BatchLoader:
+        """The loader of a stage that reads these: with masks where it needs them."""
+        return replace(self, masks=self.stage == "student" and has_regions(records))
+
     def __call__(self, records: Sequence[SampleRecord], passes: Sequence[int], step: int = 0) -> dict[str, NDArray]:
         pairs = [self._load(record, number, step) for record, number in zip(records, passes, strict=True)]
-        return collate([view for _, view in pairs], [weak for weak, _ in pairs] if self.weak_view else [])
+        views = [view for _, view in pairs]
+        arrays = collate(views, [weak for weak, _ in pairs] if self.weak_view else [])
+        if self.stage != "student":
+            return arrays
+        if self.masks:
+            return arrays | {"known": np.stack([self._known(view) for view in views])}
+        if strange := [view.record.sample_token for view in views if view.regions]:
+            raise ValueError(f"sample {strange[0]} has regions, but the loader is not the one ``for_records``")
+        return arrays
+
+    def _known(self, view: Sample) -> NDArray[np.bool_]:
+        """(H, W) bool on the student's head grid."""
+        low, cell, grid = self.config.model.range_m, self.config.student_cell_m, self.config.student_grid
+        return np.ones(grid, bool) if view.regions is None else view.regions.known_cells(low, cell, grid)
 
     def _load(self, record: SampleRecord, number: int, step: int) -> tuple[Sample, Sample]:
         """The canonical sample and its augmented view; draws are keyed by (seed, pass, sample token).
@@ -140,11 +161,13 @@ class BatchLoader:
         return sample, moved
 
     def _range(self) -> AugmentRange:
+        x0, y0, x1, y1 = self.config.model.bev_range_m
+        axes = math.isclose(-x0, x1), math.isclose(-y0, y1)  # elsewhere a mirrored cloud would leave the range
         if self.stage == "teacher":
             t = self.config.teacher
-            return AugmentRange(t.augment_flip, t.augment_rotation_rad, t.augment_scale)
+            return AugmentRange(t.augment_flip, t.augment_rotation_rad, t.augment_scale, flip_axes=axes)
         s = self.config.student
-        return AugmentRange(s.augment_flip, s.augment_rotation_rad, s.augment_scale, s.augment_translation_m)
+        return AugmentRange(s.augment_flip, s.augment_rotation_rad, s.augment_scale, s.augment_translation_m, axes)
 
 
 def milestones(optim: OptimConfig, steps: int) -> list[int]:

@@ -23,6 +23,7 @@ from pdetr3d.data.index import FILE as INDEX
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
+from pdetr3d.data.regions import FILE as REGIONS
 from pdetr3d.data.skipped import FILE as SKIPPED
 from pdetr3d.data.skipped import Skipped, find_skipped
 from pdetr3d.data.summary import empty_counts, summarize
@@ -272,11 +273,12 @@ def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def tables_digest(config: Config) -> str:
-    """Digest of names, sizes and times of the dataset's tables, and of the content of the mapping files of names; empty
-    for the simulated world (its config says all)."""
+    """Digest of names, sizes and times of the dataset's tables and regions, and of the content of the mapping files
+    of names; empty for the simulated world (its config says all)."""
     if not config.data.dataroot:
         return ""
-    tables = sorted((Path(config.data.dataroot) / config.data.version).glob("*.json"))
+    folder = Path(config.data.dataroot) / config.data.version
+    tables = [*sorted(folder.glob("*.json")), *folder.glob(REGIONS)]
     stats: list[Any] = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
     if config.data.categories or config.data.cameras:
         stats.append(Names.read(config.data.categories, config.data.cameras).as_dict())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pdetr3d import presets
 from pdetr3d.batch import Batch, StudentOutput, TaskMaps, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.center_code import encode, part
@@ -18,6 +19,7 @@ from pdetr3d.models.roi_fusion import LidarRoI
 from pdetr3d.models.student import CenterDecoder
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
+from pdetr3d.training.plan import BatchLoader
 from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
 
 ROWS, COLUMNS, CELL = 32, 24, 0.8
@@ -42,6 +44,22 @@ def test_grid_by_hand() -> None:
     assert wide().model.grid == (ROWS, COLUMNS) and wide().model.bev_range_m == RANGE
     voxel = wide("model.lidar=voxel", "model.voxel_m=[0.1,0.1,0.2]", "student.neck_strides=[1,2,4]").model
     assert voxel.voxel_grid == (41, 256, 192)
+
+
+def test_presets_of_kitti_by_hand() -> None:
+    """y 0 .. 70.4 m ahead in 0.4 m: 176 rows; x 80 m: 200 columns; heads at half of it. The full size: 0.2 m."""
+    small, full = presets.PRESETS["kitti-small"], presets.PRESETS["kitti"]
+    assert small.model.grid == (176, 200) and small.student_grid == (88, 100)
+    assert full.model.grid == (352, 400) and full.student_grid == (176, 200)
+    assert small.student_cell_m == pytest.approx(0.8) and full.student_cell_m == pytest.approx(0.4)
+
+
+def test_a_cloud_is_not_mirrored_out_of_its_range() -> None:
+    """The range is symmetric in y, not in x: over many draws y is mirrored about half of the time, x never."""
+    config = wide("student.augment_flip=true", "student.augment_rotation_rad=0", "student.augment_translation_m=0")
+    draw = BatchLoader(config, "student", cameras=False)._range().draw
+    signs = np.array([np.sign(np.diag(draw(np.random.default_rng(i)))[:2]) for i in range(60)])
+    assert (signs[:, 0] == 1).all() and 15 < (signs[:, 1] == -1).sum() < 45
 
 
 def test_the_target_cell_of_a_box() -> None:
@@ -92,7 +110,7 @@ def test_decoding_gives_the_box_back() -> None:
 def test_a_student_learns_on_it(guidance: str) -> None:
     config = wide(f"student.guidance={guidance}")
     task, batch = build("student", config, FALLBACK_SIZE_M), one_box()
-    output = task.model.train()(batch)
+    output = task.model.train()(change(batch, weak_points=batch.weak_points + 0.3))  # another view
     assert isinstance(output, StudentOutput)
     assert output.tasks[0].heatmap.shape == (2, 10, ROWS, COLUMNS)
     assert (output.tasks[0].cells.row.tolist(), output.tasks[0].cells.column.tolist()) == ([ROW], [COLUMN])
