@@ -34,7 +34,8 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     """Draw ``sample`` to ``out`` (PNG, atomic).
 
     Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed. Clicks:
-    white crosses. The bird's-eye view has x to the right and y (forward) up. Without images only that view is drawn.
+    white crosses. The bird's-eye view has x to the right and y (forward) up. Without images only that view is drawn;
+    rows and columns of cameras of which the sample has none are left out.
 
     Returns:
         ``out``.
@@ -42,17 +43,18 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     with_cameras = len(sample.images) == len(CAMERAS)
     figure = Figure(facecolor=BACKGROUND, dpi=120)
     FigureCanvasAgg(figure)
-    bev, *tiles = _layout(figure, sample.images.shape[2] / sample.images.shape[1] if with_cameras else 0.0)
+    shown = _shown(sample) if with_cameras else []
+    bev, *tiles = _layout(figure, shown, sample.images.shape[2] / sample.images.shape[1] if with_cameras else 0.0)
     groups = [(sample.boxes, "-")] + ([] if predictions is None else [(predictions, (0, (3, 2)))])
     _draw_bev(bev, sample, groups)
-    for tile, name in zip(tiles, [name for row in CAMERA_ROWS for name in row] if with_cameras else [], strict=True):
+    for tile, name in zip(tiles, [name for row in shown for name in row], strict=True):
         _draw_camera(tile, sample, name, groups)
     _draw_legend(figure, sample, predictions)
     record = sample.record
     counts = f"{len(sample.points):,} points   {len(sample.boxes)} boxes   {len(sample.clicks)} clicks"
     counts += "" if predictions is None else f"   {len(predictions)} predictions"
     role = f"{record.role}-labeled" if record.role in ("box", "point") else record.role
-    size = 12 if with_cameras else 8.5
+    size = 12 if len(shown) > 1 else 8.5
     name = record.sample_token if len(record.sample_token) <= NAME else f"…{record.sample_token[1 - NAME :]}"
     figure.text(0.006, 0.97, f"{name}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
     figure.text(0.994, 0.97, counts, color=TEXT, fontsize=size - 1, va="center", ha="right")
@@ -61,20 +63,28 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     return Path(out)
 
 
-def _layout(figure: Figure, aspect: float) -> list[Axes]:
-    """A square bird's-eye view and, unless ``aspect`` (width / height of an image) is 0, 2 x 3 tiles beside it."""
-    side, gap, top, bottom = 7.4, 0.06, 0.5, 0.42 if aspect else 0.8  # inches
+def _shown(sample: Sample) -> list[list[str]]:
+    """CAMERA_ROWS without rows and columns that are empty; all, where all are."""
+    there = np.array([[sample.camera_valid[CAMERAS.index(name)] for name in row] for row in CAMERA_ROWS])
+    if not there.any():
+        return [list(row) for row in CAMERA_ROWS]
+    return [list(row[there.any(0)]) for row in np.array(CAMERA_ROWS)[there.any(1)]]
+
+
+def _layout(figure: Figure, shown: list[list[str]], aspect: float) -> list[Axes]:
+    """A square bird's-eye view, tiles for the cameras ``shown`` beside it; ``aspect``: of an image, width / height."""
+    columns = len(shown[0]) if shown else 0
+    side, gap, top, bottom = 7.4, 0.06, 0.5, 0.42 if columns > 1 else 0.8  # inches
     tile = (side - gap) / 2
-    width, height = side + 2 * gap + (3 * (tile * aspect + gap) if aspect else 0), side + top + bottom
+    width, height = side + 2 * gap + columns * (tile * aspect + gap), side + top + bottom
     figure.set_size_inches(width, height)
     places = [(gap, bottom, side, side)]
-    if aspect:
-        step = tile * aspect + gap
-        places += [
-            (side + 2 * gap + column * step, bottom + (1 - row) * (tile + gap), tile * aspect, tile)
-            for row in range(2)
-            for column in range(3)
-        ]
+    step = tile * aspect + gap
+    places += [
+        (side + 2 * gap + column * step, bottom + (1 - row) * (tile + gap), tile * aspect, tile)
+        for row in range(len(shown))
+        for column in range(columns)
+    ]
     return [figure.add_axes((x / width, y / height, w / width, h / height)) for x, y, w, h in places]
 
 

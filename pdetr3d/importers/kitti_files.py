@@ -21,7 +21,8 @@ RECT2LIDAR_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 DONT_CARE = "DontCare"
 COLUMNS = "type truncated occluded alpha left top right bottom height width length x y z rotation_y"
 WIDTH = len(COLUMNS.split())  # a score would be one more
-OCCLUDED = (0, 1, 2, 3)  # 3: KITTI's "unknown"
+UNKNOWN = 3  # KITTI's number of an occlusion that nobody judged
+OCCLUDED = (0, 1, 2, UNKNOWN, -1)  # -1: not set, in labels made of raw tracklets; counts as unknown
 # Keys of a calibration: the object benchmark's, the tracking benchmark's.
 KEYS = {
     "P2": ("P2",),
@@ -231,7 +232,8 @@ def _line(words: list[str]) -> tuple[str, list[float]]:
     if words[0] == DONT_CARE:
         return "", values
     if values[1] not in OCCLUDED:
-        return f"occluded {words[2]} is not allowed: {', '.join(map(str, OCCLUDED))} (3: unknown)", []
+        return f"occluded {words[2]} is not allowed: {', '.join(map(str, OCCLUDED))} (3: unknown, -1: not set)", []
+    values[1] = UNKNOWN if values[1] < 0 else values[1]
     if min(values[7:10]) <= 0:
         return f"height, width, length {values[7]:g} {values[8]:g} {values[9]:g}: all must be over 0 m", []
     return "", values

@@ -33,7 +33,7 @@ LABELS = {
     "000001": ["Van 0.10 2 1.2 100 40 130 60 2.10 1.90 5.00 -3.00 1.80 25.00 2.90"],
     "000002": ["Cyclist 0.00 3 0.1 150 40 160 60 1.70 0.60 1.80 0.50 1.60 9.00 -3.10", TRAM],
     "000003": [],
-    "000004": ["Truck 0.00 0 0.1 100 30 190 60 3.20 2.60 9.00 2.00 1.90 30.00 1.55"],
+    "000004": ["Truck 0.00 -1 0.1 100 30 190 60 3.20 2.60 9.00 2.00 1.90 30.00 1.55"],
 }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_the_devkit_itself_loads_the_tables(made: Path) -> None:
 def test_what_has_no_class_is_counted(made: Path) -> None:
     facts = json.loads((made / "dataset" / VERSION / "import.json").read_text())
     assert facts["frames"] == 5 and facts["frames_without_velodyne"] == 0 and facts["without_class"] == {"Tram": 1}
-    assert facts["dont_care"] == 1 and facts["occlusion_unknown"] == 1
+    assert facts["dont_care"] == 1 and facts["occlusion_unknown"] == 2
     assert facts["objects"] == {"Car": 1, "Pedestrian": 1, "Van": 1, "Cyclist": 1, "Tram": 1, "Truck": 1}
     assert Index.open(made / "index.arrow").facts.unknown_categories == {"Tram": 1}
 

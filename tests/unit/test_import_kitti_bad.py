@@ -68,7 +68,7 @@ CASES = {
     "14 columns": (label(CAR.rsplit(" ", 1)[0]), r"label_2/000001.txt:3: 14 columns instead of 15 .* cut"),
     "a score": (label(f"{CAR} 0.9"), r"label_2/000001.txt:3: 16 columns instead of 15 .* a score"),
     "unknown class": (label(CAR.replace("Car", "Carr")), r"label_2/000001.txt:3: class 'Carr' .*did you mean 'Car'\?"),
-    "occluded 4": (label(CAR.replace("0.00 0", "0.00 4")), r"000001.txt:3: occluded 4 is not allowed: 0, 1, 2, 3"),
+    "occluded 4": (label(CAR.replace("0.00 0", "0.00 4")), r"000001.txt:3: occluded 4 is not allowed: 0, 1, 2, 3, -1"),
     "no number": (label(CAR.replace("15.00", "15,00")), r"000001.txt:3: z '15,00' is not a number"),
     "nan": (label(CAR.replace("15.00", "nan")), r"000001.txt:3: z 'nan' is not finite"),
     "flat box": (label(CAR.replace("1.50 1.70", "0.00 1.70")), r"000001.txt:3: height, width, length 0 1.7 4.2"),

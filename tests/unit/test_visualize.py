@@ -80,6 +80,24 @@ def test_empty_sample(sample: Sample, tmp_path: Path) -> None:
     assert inspect_sample(empty, tmp_path / "a.png", predictions=Boxes3D.empty()).is_file()
 
 
+@pytest.mark.parametrize(
+    ("there", "rows", "columns"),
+    [([0], 1, 1), ([0, 1], 1, 2), ([0, 3], 2, 1), ([2, 5], 2, 2), ([], 2, 3), ([0, 1, 2, 3, 4], 2, 3)],
+)
+def test_rows_and_columns_without_cameras_are_left_out(
+    sample: Sample, tmp_path: Path, there: list[int], rows: int, columns: int
+) -> None:
+    """CAM_FRONT is 0, to its right 1, to its left 2; CAM_BACK 3, to its right (in the picture) 5. The view from above
+    is 7.4 inches wide, an image 3.67 high and 16 / 9 as wide."""
+    some = dataclasses.replace(sample, camera_valid=np.isin(np.arange(6), there))
+    pixels = _pixels(inspect_sample(some, tmp_path / "a.png"))
+    expected = 120 * (7.4 + 0.12 + columns * (3.67 * 16 / 9 + 0.06))
+    assert pixels.shape[1] == pytest.approx(expected, abs=2)
+    lower = pixels[int(0.6 * len(pixels)) : int(0.9 * len(pixels)), int(120 * 7.6) :]
+    ground = np.array([int("#10141a"[i : i + 2], 16) for i in (1, 3, 5)])
+    assert (np.abs(lower - ground).max() > 60) == (rows == 2)
+
+
 def test_a_failure_leaves_no_file(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
