@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from pdetr3d.config import Config
 
 # Those of pdetr3d.presets, which --help does not import.
-PRESET_NAMES = ("quickstart", "real-smoke", "fusion-study", "nuscenes-pillar", "nuscenes-voxel", "kitti-small", "kitti")
+PRESET_NAMES = (
+    "quickstart",
+    "headline",
+    "real-smoke",
+    "fusion-study",
+    "nuscenes-pillar",
+    "nuscenes-voxel",
+    "kitti-small",
+    "kitti",
+)
 
 app = typer.Typer(
     name="pdetr3d",

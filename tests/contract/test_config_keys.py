@@ -19,7 +19,7 @@ model.norm optim.lr optim.epochs optim.batch_size
 scaling.workers scaling.cpus_per_worker scaling.threads_per_worker scaling.use_gpu
 run.seed run.name storage.path sim.scenes sim.keyframes sim.image_size_px sim.lidar_azimuth_steps
 """.split()
-PRESETS = {"quickstart", "real-smoke", "fusion-study", "nuscenes-pillar", "nuscenes-voxel"}
+PRESETS = {"quickstart", "headline", "real-smoke", "fusion-study", "nuscenes-pillar", "nuscenes-voxel"}
 
 
 @pytest.fixture(autouse=True)
