@@ -118,6 +118,7 @@ class TeacherConfig(Section):
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
     point_crop: bool = True  # layers start from what the points round the click show; with explicit and group alone
+    picture_crop: bool = True  # the crop branch sees a picture of each click, too; where the teacher has cameras
     # How the crop branch is trained before all else, on clicks cut out of the box-labeled samples: epochs are passes
     # over these clicks, batch_size is in clicks.
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
@@ -186,6 +187,11 @@ class TeacherConfig(Section):
     def has_crops(self) -> bool:
         """Whether queries see the points round their click: those that start there."""
         return self.point_crop and self.query_init in ("explicit", "group")
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the crop branch looks at images."""
+        return self.picture_crop and self.cameras and self.has_crops
 
     @property
     def cameras(self) -> bool:

@@ -312,7 +312,12 @@ class Stages:
                     gt_database=self.gt_database(records, pasted_from) if pastes else None,
                     mean_teacher=mean_teacher,
                     crop_init=crop_init,
-                    crops=crops_of(records, self.config.data, self.prior if prior is None else prior)
+                    crops=crops_of(
+                        records,
+                        self.config.data,
+                        self.prior if prior is None else prior,
+                        cameras=self.config.teacher.has_pictures,
+                    )
                     if kind == "crops"
                     else None,
                 )

@@ -120,7 +120,9 @@ def training_numbers(kind: str) -> Callable[[World], Any]:
 
     def numbers(world: World) -> Any:
         plain_config = world.run.config
-        cut = crops_of(world.boxed, plain_config.data, world.prior_size_m) if kind == "teacher" else None
+        cut, cameras = None, plain_config.teacher.has_pictures
+        if kind == "teacher":
+            cut = crops_of(world.boxed, plain_config.data, world.prior_size_m, cameras=cameras)
         crops = {} if cut is None else CropLoader(cut, plain_config.run.seed)([0, 1], [3, 4])
         return {
             **({"crops": {name: summary(a) for name, a in crops.items() if a.dtype.kind in "fiub"}} if crops else {}),

@@ -1,7 +1,8 @@
-"""The LiDAR points round each click of the box-labeled samples, cut out once: what the crop branch learns from.
+"""The LiDAR points and the picture round each click of the box-labeled samples, cut out once: what the crop branch
+learns from.
 
-Crops need neither images nor the rest of the cloud: of the few boxes that people drew, each can be seen many times at
-little cost (``CropLoader``).
+Crops need neither whole images nor the rest of the cloud: of the few boxes that people drew, each can be seen many
+times at little cost (``CropLoader``).
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.augment import keyed_uniform
 from pdetr3d.data.clicks import place_clicks
 from pdetr3d.data.load import load_sample
-from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M
-from pdetr3d.schema import SOURCE_HUMAN, SampleRecord
+from pdetr3d.geometry.camera import in_image, project
+from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M, SIDE_FACTOR
+from pdetr3d.geometry.rigid import chain
+from pdetr3d.schema import SOURCE_HUMAN, Sample, SampleRecord
 
 CLICK_REACH = 1 / 6  # of a side: how far a click lies from the box's center at most (method.md 1.3)
 THREADS = 4  # that read samples
+WINDOW_PX = 64
+WINDOW_MARGIN = 1.2  # a window is so much wider than the picture: what is nearer than the object's center is larger
 MOST_POINTS = 1024  # of a stored crop; more are thinned out evenly
 
 
@@ -32,6 +37,9 @@ class Crops:
     Attributes:
         points: (P, 5) float32 x, y, z, intensity, dt. start: (N + 1,) int64, crop i is points[start[i]:start[i + 1]].
         box: (N, 7) float64 x, y, z, l, w, h, yaw. label: (N,) int64. click: (N, 3) float64, as stored.
+        window: (N, V, WINDOW_PX, WINDOW_PX, 3) uint8 RGB, the part of a camera's image that a picture of the click
+            can show, as an image of its own; V is 1, or 0 where cameras are not asked for. lidar2window: (N, V, 4, 4)
+            float64, as ``Sample.lidar2img``. seen: (N, V) bool, whether a camera sees the object.
         click_id: (N,) str. redrawn: (N,) bool, clicks of simulation, which may be drawn anew.
     """
 
@@ -40,6 +48,9 @@ class Crops:
     box: NDArray[np.float64]
     label: NDArray[np.int64]
     click: NDArray[np.float64]
+    window: NDArray[np.uint8]
+    lidar2window: NDArray[np.float64]
+    seen: NDArray[np.bool_]
     click_id: NDArray[np.str_]
     redrawn: NDArray[np.bool_]
 
@@ -54,14 +65,16 @@ class Crops:
         return Crops(start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **rest)
 
 
-def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32]) -> Crops:
+def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool) -> Crops:
     """Crops of a sample's clicks whose box is known; each reaches as far as ``PointCrop`` looks from any click that may
     be drawn for the box.
 
     Args:
         record: of a box-labeled sample. data: how it is read. prior_size_m: (10, 3) mean l, w, h per class.
+        cameras: whether to cut windows of images, too.
     """
-    points = load_sample(record, data, cameras=False).points
+    sample = load_sample(record, data, cameras=cameras)
+    points = sample.points
     known = np.nonzero(record.clicks.box_index >= 0)[0]
     label, click = record.clicks.label[known], record.clicks.xyz_m[known]
     box = record.boxes[record.clicks.box_index[known]].rows.astype(np.float64)
@@ -77,7 +90,13 @@ def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.f
             near = near[(np.arange(MOST_POINTS) * len(near)) // MOST_POINTS]
         found.append(points[near])
         start.append(start[-1] + len(near))
+    reach = WINDOW_MARGIN * (SIDE_FACTOR * np.linalg.norm(prior, axis=1) / 2 + drift)
+    windows = [cut_window(sample, center, r) for center, r in zip(box[:, :3], reach, strict=True)] if cameras else []
+    views = 1 if cameras else 0
     return Crops(
+        window=np.array([w for w, _, _ in windows], np.uint8).reshape(len(box), views, WINDOW_PX, WINDOW_PX, 3),
+        lidar2window=np.array([m for _, m, _ in windows], np.float64).reshape(len(box), views, 4, 4),
+        seen=np.array([s for _, _, s in windows], bool).reshape(len(box), views),
         points=np.concatenate([np.zeros((0, 5), np.float32), *found]),
         start=np.array(start, np.int64),
         box=box,
@@ -88,16 +107,50 @@ def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.f
     )
 
 
-def crops_of(records: Sequence[SampleRecord], data: DataConfig, prior_size_m: NDArray[np.float32]) -> Crops:
+def cut_window(
+    sample: Sample, center_m: NDArray[np.float64], reach_m: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], bool]:
+    """The square of ``reach_m`` to each side of a place, from the camera that has the place nearest to its middle.
+
+    Returns:
+        (WINDOW_PX, WINDOW_PX, 3) uint8, never larger than the image shows it and 0 beyond it; its lidar2img (4, 4); and
+        whether a camera sees the place (else all is 0).
+    """
+    import cv2  # only where there are images
+
+    height, width = sample.images.shape[1:3]
+    ray = center_m[:2] / max(float(np.linalg.norm(center_m[:2])), 1e-6)
+    ends = center_m + np.array([[0, 0, 0], [ray[1], -ray[0], 0], [0, 0, 1]]) * reach_m
+    best, window, matrix = np.inf, np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8), np.eye(4)
+    for image, lidar2img, valid in zip(sample.images, sample.lidar2img, sample.camera_valid, strict=True):
+        uv, _ = project(lidar2img, ends)
+        off = abs(uv[0, 0] / width - 0.5)
+        if not (valid and in_image(uv[:1], (width, height))[0] and off < best):
+            continue
+        best, reach_px = off, float(np.nanmax(np.linalg.norm(uv[1:] - uv[0], axis=1)))
+        scale = min(1.0, WINDOW_PX / (2 * reach_px))
+        move = np.array([[scale, 0, 0], [0, scale, 0]])
+        move[:, 2] = WINDOW_PX / 2 - scale * uv[0]
+        smooth = cv2.blur(image, (round(1 / scale),) * 2) if scale < 0.6 else image
+        window = cv2.warpAffine(smooth, move, (WINDOW_PX, WINDOW_PX), flags=cv2.INTER_LINEAR)
+        into = np.eye(4)
+        into[:2, :3] = move
+        matrix = chain(lidar2img, into)
+    return window, matrix, bool(np.isfinite(best))
+
+
+def crops_of(
+    records: Sequence[SampleRecord], data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool
+) -> Crops:
     """Crops of all clicks of these samples, in their order; several samples are read at a time."""
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda record: cut_crops(record, data, prior_size_m), records))
+        parts = list(pool.map(lambda record: cut_crops(record, data, prior_size_m, cameras=cameras), records))
     return Crops.concatenate(parts)
 
 
 @dataclass(frozen=True)
 class CropLoader:
-    """Crops -> the arrays of a ``Batch``: one click a sample, no images.
+    """Crops -> the arrays of a ``Batch``: one click a sample; the image is the click's window.
 
     In training every crop is turned by any angle, mirrored or not, and its click drawn anew where ``Crops.redrawn``:
     draws are keyed by (seed, pass, click_id).
@@ -145,6 +198,9 @@ class CropLoader:
             moved[:, :2] = np.einsum("nij,nj->ni", linear, moved[:, :2])
         augmentation = np.tile(np.eye(4, dtype=np.float32), (n, 1, 1))
         augmentation[:, :2, :2] = linear
+        back = augmentation.astype(np.float64).swapaxes(1, 2)[
+            :, None
+        ]  # turned or mirrored: its inverse is its transpose
         one, label = np.ones((n, 1), bool), crops.label[index][:, None]
         return {
             "token": crops.click_id[index].astype(np.bytes_),
@@ -154,9 +210,9 @@ class CropLoader:
             "weak_point_sample": np.zeros(0, np.int64),
             "box_labeled": one[:, 0],
             "augmentation": augmentation,
-            "images": np.zeros((n, 0, 0, 0, 3), np.uint8),
-            "lidar2img": np.zeros((n, 0, 4, 4), np.float32),
-            "camera_valid": np.zeros((n, 0), bool),
+            "images": crops.window[index],
+            "lidar2img": (crops.lidar2window[index] @ back).astype(np.float32),
+            "camera_valid": crops.seen[index],
             "box": box.astype(np.float32)[:, None],
             "velocity": np.full((n, 1, 2), np.nan, np.float32),
             "box_label": label,

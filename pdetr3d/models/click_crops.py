@@ -1,4 +1,4 @@
-"""The crop branch: the LiDAR points round each click, looked at once per decoder layer.
+"""The crop branch: the LiDAR points round each click, looked at once per decoder layer, and the picture of it.
 
 The first stage sees them before anything is known of the box and finds the heading. Later stages see them along the
 heading that the stage before found, in units of the class's mean size, and say center and size along the box's axes.
@@ -7,22 +7,28 @@ The teacher's decoder adds to what the stages say; ``CropRegressor`` is the bran
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdetr3d.batch import hashed_uniform
+from pdetr3d.batch import Batch, hashed_uniform
 from pdetr3d.models.box_code import (
     BOX_CODE,
     FLAT_CODE,
     along_code,
+    backwards,
     direction_of,
     start_at_zero,
     start_code,
+    turn,
     viewing_direction,
 )
+from pdetr3d.models.picture_crop import PictureCrop
 from pdetr3d.models.point_crop import BoxCrop, Clicks, PointCrop
 
+FRAME = 2  # cos and sin of a stage's frame
 JITTER_RAD, JITTER_TURNED = 0.15, 0.1  # in training: standard deviation of the heading, share of those turned by pi
 
 
@@ -30,17 +36,27 @@ class ClickCrops(nn.Module):
     """``forward(stage, clicks, frame)``: what the points round the clicks show.
 
     Args:
-        channels: C. classes: how many. stages: one per decoder layer.
+        channels: C. classes: how many. stages: one per decoder layer. pictures: whether it looks at images.
     """
 
-    def __init__(self, channels: int, classes: int, stages: int) -> None:
+    def __init__(self, channels: int, classes: int, stages: int, pictures: bool) -> None:
         super().__init__()
         self.point_crop = PointCrop(channels, classes)
         self.box_crops = nn.ModuleList(BoxCrop(channels, classes) for _ in range(stages - 1))
+        self.picture_crop = PictureCrop(channels, classes) if pictures else None
+        # A picture says how an object stands to the viewing ray: a later stage must know how its frame does.
+        joins = (nn.Linear(2 * channels + FRAME, channels) for _ in range(stages if pictures else 0))
+        self.joins = nn.ModuleList(nn.Sequential(layer, nn.LayerNorm(channels), nn.ReLU()) for layer in joins)
         outputs = [BOX_CODE + FLAT_CODE, *[BOX_CODE] * (stages - 1)]
         self.heads = nn.ModuleList(nn.Linear(channels, n) for n in outputs)
         for head in self.heads:
             start_at_zero(head)  # type: ignore[arg-type]
+
+    def look(self, batch: Batch, clicks: Clicks) -> Clicks:
+        """With what the pictures show, where the branch looks at pictures."""
+        if self.picture_crop is None:
+            return clicks
+        return replace(clicks, picture=self.picture_crop(batch, clicks.click, clicks.prior, clicks.label))
 
     def forward(self, stage: int, clicks: Clicks, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, K, C), >= 0, and what to add to the stage's start (B, K, 16), see ``join_frames``.
@@ -49,6 +65,9 @@ class ClickCrops(nn.Module):
             frame: (B, K, 2) of the stage, see ``stage_frame``.
         """
         shape = self.point_crop(clicks) if stage == 0 else self.box_crops[stage - 1](clicks, frame)
+        if clicks.picture is not None:
+            towards = turn(frame, backwards(viewing_direction(clicks.click)))
+            shape = self.joins[stage](torch.cat([shape, clicks.picture.to(shape.dtype), towards.to(shape.dtype)], -1))
         said = self.heads[stage](shape).float()
         return shape, F.pad(said, (0, BOX_CODE + FLAT_CODE - said.shape[-1]))
 

@@ -1,7 +1,7 @@
-"""The crop branch alone: the points round each click -> one box per click. No cameras, no map of the scene.
+"""The crop branch alone: the points round each click, and its picture -> one box per click. No map of the scene.
 
 The teacher's crop branch is trained as this, on many clicks a step (``data/crops.py``). With ``teacher.model=crop`` it
-is the teacher: the baseline that shows what context and images add.
+is the teacher, without pictures: the baseline that shows what context and images add.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CropRegressor(nn.Module):
     def __init__(self, config: Config, prior_size_m: Tensor) -> None:
         super().__init__()
         c, self.stages = config.teacher.channels, config.teacher.decoder_layers
-        self.crops = ClickCrops(c, len(prior_size_m), self.stages)
+        self.crops = ClickCrops(c, len(prior_size_m), self.stages, config.teacher.has_pictures)
         self.quality_heads = nn.ModuleList(nn.Linear(c, 1) for _ in range(self.stages))
         self.start = config.teacher.heading_start
         self.prior_size_m: Tensor
@@ -34,7 +34,7 @@ class CropRegressor(nn.Module):
 
     def forward(self, batch: Batch) -> TeacherOutput:
         click = batch.click
-        clicks = find_clicks(*batch.crops, self.prior_size_m)
+        clicks = self.crops.look(batch, find_clicks(*batch.crops, self.prior_size_m))
         axis = start_axes(clicks, self.start)
         boxes: list[Tensor] = []
         codes, qualities, frames = [], [], []

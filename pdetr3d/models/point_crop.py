@@ -33,6 +33,7 @@ class Clicks:
     Attributes:
         points: (P, 5), of all samples. click: (B, K, 3) [m]. prior: (B, K, 3) mean l, w, h [m] of the clicks' classes.
         label: (B, K) int64. point, crop: (N,) int64 each, which point lies near which click b * K + k; ``crop`` rises.
+        picture: (B, K, C) what ``PictureCrop`` found, or None.
     """
 
     points: Tensor
@@ -41,6 +42,7 @@ class Clicks:
     label: Tensor
     point: Tensor
     crop: Tensor
+    picture: Tensor | None = None
 
 
 def find_clicks(

@@ -35,7 +35,11 @@ class Teacher(LidarModel):
         self.images = ImageEncoder(config) if teacher.fusion != "none" else None
         self.query = make_query(config, prior_size_m)
         classes = len(prior_size_m)
-        self.crops = ClickCrops(teacher.channels, classes, teacher.decoder_layers) if teacher.has_crops else None
+        self.crops = (
+            ClickCrops(teacher.channels, classes, teacher.decoder_layers, teacher.has_pictures)
+            if teacher.has_crops
+            else None
+        )
         self.config, self.start = teacher, teacher.heading_start
         self.decoder = Decoder(teacher, classes=classes if teacher.query_init == "learned" else 0)
         self.range_m: Tensor
@@ -70,7 +74,8 @@ class Teacher(LidarModel):
             return None
         label, valid = (t.gather(1, queries.click) for t in (batch.click_label, batch.click_valid))
         prior_size_m = self.query.prior_size_m
-        return find_clicks(batch.points, batch.point_sample, queries.anchor, label, valid, prior_size_m)
+        clicks = find_clicks(batch.points, batch.point_sample, queries.anchor, label, valid, prior_size_m)
+        return clicks if self.crops is None else self.crops.look(batch, clicks)
 
 
 def make_query(config: Config, prior_size_m: Tensor) -> ExplicitQuery | ImplicitQuery | LearnedQuery:

@@ -28,13 +28,13 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory):  # noqa: A
 
 @pytest.fixture(scope="module")
 def crops(world) -> Crops:  # noqa: ANN001
-    return crops_of(world.boxed[:2], world.run.config.data, PRIOR)
+    return crops_of(world.boxed[:2], world.run.config.data, PRIOR, cameras=True)
 
 
 def test_a_crop_holds_the_points_that_any_click_of_its_box_can_see(world, crops: Crops) -> None:  # noqa: ANN001
     record = world.boxed[0]
     data = world.run.config.data
-    cut, points = cut_crops(record, data, PRIOR), load_sample(record, data, cameras=False).points
+    cut, points = cut_crops(record, data, PRIOR, cameras=True), load_sample(record, data, cameras=False).points
     assert len(cut) == int((record.clicks.box_index >= 0).sum()) > 3
     for i in range(len(cut)):
         mine = cut.points[cut.start[i] : cut.start[i + 1]]
@@ -44,7 +44,7 @@ def test_a_crop_holds_the_points_that_any_click_of_its_box_can_see(world, crops:
         inside = np.hypot(offset[:, 0], offset[:, 1]) <= REACH_FACTOR * np.hypot(length, width) + REACH_M + drift
         inside &= np.abs(offset[:, 2]) <= height + REACH_M + drift
         assert len(mine) == min(1024, inside.sum()) and np.isin(mine[:, 0], points[inside, 0]).all()
-    both = cut_crops(world.boxed[1], world.run.config.data, PRIOR)
+    both = cut_crops(world.boxed[1], world.run.config.data, PRIOR, cameras=True)
     assert len(crops) == len(cut) + len(both)
     np.testing.assert_array_equal(crops.points[crops.start[len(cut)] :], both.points)
 

@@ -1,0 +1,136 @@
+"""Pictures of clicks: where they are taken, what they show of a turned or mirrored sample, windows as images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pdetr3d.batch import Batch
+from pdetr3d.data.crops import CropLoader, Crops, crops_of
+from pdetr3d.data.load import load_sample
+from pdetr3d.geometry.crops import SIDE_FACTOR
+from pdetr3d.models.picture_crop import PICTURE_PX, PictureCrop, best_view, take_pictures
+from pdetr3d.schema import FALLBACK_SIZE_M
+from tests.training_cases import open_world
+
+PRIOR = FALLBACK_SIZE_M
+# A camera at the sensor that looks along x: u grows to the right (-y), v downwards (-z); focal length 100 px.
+FORWARD = torch.tensor([[100.0, -100, 0, 0], [50, 0, -100, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    return open_world(sim_world, tmp_path_factory.mktemp("pictures") / "run", "label.ratio=1.0")
+
+
+@pytest.fixture(scope="module")
+def crops(world) -> Crops:  # noqa: ANN001
+    return crops_of(world.boxed[:1], world.run.config.data, PRIOR, cameras=True)
+
+
+def test_a_picture_shows_what_stands_round_the_click() -> None:
+    """At 10 m a meter is 10 px: of a picture 3.2 m wide a pixel is 1 px, and the click is in its middle."""
+    pixels = torch.zeros(1, 100, 200, 3)
+    pixels[0, 50:, 100:, 0] = 1.0  # below and to the right of (10, 0, 0)'s (100, 50)
+    picture, seen = take_pictures(
+        pixels,
+        FORWARD[None, None],
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[[10.0, 0, 0]]]),
+        torch.full((1, 1), 3.2),
+    )
+    expected = torch.zeros(PICTURE_PX, PICTURE_PX)
+    expected[PICTURE_PX // 2 :, PICTURE_PX // 2 :] = 1
+    assert seen.item()
+    torch.testing.assert_close(picture[0, 0, 0], expected, atol=1e-3, rtol=0)
+
+
+def test_a_near_object_is_averaged_not_sampled() -> None:
+    """At 2 m a pixel of a picture 2.56 m wide is 4 px: stripes of 1 px become their mean."""
+    pixels = torch.zeros(1, 100, 200, 3)
+    pixels[:, :, ::2] = 1.0
+    picture, _ = take_pictures(
+        pixels,
+        FORWARD[None, None],
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.tensor([[[2.0, 0, 0]]]),
+        torch.full((1, 1), 2.56),
+    )
+    inner = picture[0, 0, 0, 14:18]
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=1e-3, rtol=0)
+
+
+def test_the_view_is_the_valid_one_whose_middle_is_nearest() -> None:
+    """Of a click at 45 degrees to the left a camera turned by 60 degrees has it nearer to its middle."""
+    angle = np.deg2rad(60)
+    turn = torch.eye(4)
+    turn[:2, :2] = torch.tensor([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    views = torch.stack([FORWARD, FORWARD @ turn])[None]
+    click = torch.tensor([[[7.0, 6.9, 0], [10, 0, 0], [-5, 0, 0]]])
+    view, seen = best_view(views, torch.ones(1, 2, dtype=torch.bool), click, (200, 100))
+    assert view[0, :2].tolist() == [1, 0] and seen[0].tolist() == [True, True, False]
+    view, seen = best_view(views, torch.tensor([[True, False]]), click, (200, 100))
+    assert view[0, 0] == 0 and seen[0].tolist() == [True, True, False]
+
+
+def test_a_window_is_an_image_of_its_own(world, crops: Crops) -> None:  # noqa: ANN001
+    """Pictures read from windows are those read from the sample's images, but for one more interpolation."""
+    sample = load_sample(world.boxed[0], world.run.config.data, cameras=True)
+    batch = Batch.from_arrays(CropLoader(crops, 0).as_stored(range(len(crops))))
+    side = SIDE_FACTOR * torch.tensor(PRIOR)[batch.click_label].norm(dim=-1)
+    mine, seen = take_pictures(
+        batch.images.flatten(0, 1).float(), batch.lidar2img, batch.camera_valid, batch.click, side
+    )
+    whole = (
+        torch.tensor(sample.images).float(),
+        torch.tensor(sample.lidar2img).float()[None],
+        torch.ones(1, 6, dtype=torch.bool),
+    )
+    theirs, whole_seen = take_pictures(*whole, batch.click.transpose(0, 1), side.T)
+    both = seen[:, 0] & whole_seen[0]
+    assert both.sum() >= 0.8 * len(crops)
+    difference = (mine[:, 0] - theirs[0]).abs().flatten(1).mean(1)[both]
+    spread = (theirs[0] - theirs[0].roll(1, 0)).abs().flatten(1).mean(1)[both]  # two objects' pictures
+    assert difference.median() < 8 < spread.median()
+
+
+def test_a_turned_sample_s_picture_is_the_same_and_a_mirrored_one_s_is_mirrored(crops: Crops) -> None:
+    loader = CropLoader(crops, seed=7, redraw=False)
+    index = int(np.nonzero(crops.seen[:, 0])[0][0])
+
+    def take(batch: Batch) -> torch.Tensor:
+        side = SIDE_FACTOR * torch.tensor(PRIOR)[batch.click_label].norm(dim=-1)
+        return take_pictures(
+            batch.images.flatten(0, 1).float(), batch.lidar2img, batch.camera_valid, batch.click, side
+        )[0][0, 0]
+
+    stored, mirrored = take(Batch.from_arrays(loader.as_stored([index]))), set()
+    for number in range(8):
+        batch = Batch.from_arrays(loader([index], [number]))
+        flip = torch.det(batch.augmentation[0, :2, :2]).item() < 0
+        torch.testing.assert_close(take(batch), stored.flip(-1) if flip else stored, atol=1.0, rtol=0)
+        mirrored.add(flip)
+    assert mirrored == {True, False} and stored.std() > 5
+
+
+def test_without_a_camera_a_picture_says_nothing(crops: Crops) -> None:
+    torch.manual_seed(0)
+    net = PictureCrop(8, 10).eval()
+    arrays = CropLoader(crops, 0).as_stored([0, 1])
+    prior = torch.tensor(PRIOR)[crops.label[:2]][:, None]
+    arrays["camera_valid"] = np.array([[True], [False]])
+    batch = Batch.from_arrays(arrays)
+    with torch.no_grad():
+        found = net(batch, batch.click, prior, batch.click_label)
+    assert found[0].max() > 0 and found[1].abs().max() == 0
+    none = Batch.from_arrays(CropLoader(Crops(**{**vars(crops), "seen": crops.seen & False}), 0).as_stored([0, 1]))
+    with torch.no_grad():
+        assert net(none, none.click, prior, none.click_label).shape == (2, 1, 8)
+
+
+def test_crops_without_cameras_have_no_images(world) -> None:  # noqa: ANN001
+    arrays = CropLoader(crops_of(world.boxed[:1], world.run.config.data, PRIOR, cameras=False), 0).as_stored([0])
+    assert arrays["images"].shape[1] == arrays["lidar2img"].shape[1] == arrays["camera_valid"].shape[1] == 0
