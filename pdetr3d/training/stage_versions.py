@@ -20,7 +20,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "index": 1,  # rows of index.arrow
     "label": 2,  # label manifest: roles, clicks
     "load": 2,  # what is read of a sample, and how it is augmented and collated
-    "teacher": 4,  # its weights, losses, boxes
+    "teacher": 5,  # its weights, losses, boxes
     "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
     "student": 5,  # its weights, losses, boxes
     "evaluate": 2,  # scores, given boxes
