@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 REACH_FACTOR, REACH_M = 0.6, 0.5  # a crop's radius: this share of the mean footprint's diagonal, and this much more
-SIDE_FACTOR = 1.25  # of the diagonal of the class-mean box: what a picture of a click is wide and high
+SIDE_FACTOR = 1.0  # of the diagonal of the class-mean box: what a picture of a click is wide and high
 GROUND_M = 0.2  # the lowest part of an object is left out: what lies there is mostly ground
 MIN_POINTS = 5  # fewer say nothing about an axis
 DOUBTFUL_POINTS = 5.0  # an axis of so many points is believed half

@@ -28,7 +28,7 @@ from pdetr3d.models.box_code import (
 from pdetr3d.models.picture_crop import PictureCrop
 from pdetr3d.models.point_crop import BoxCrop, Clicks, PointCrop
 
-FRAME = 2  # cos and sin of a stage's frame
+HEADING = 4  # sin and cos of yaw, sin and cos of 2 yaw
 JITTER_RAD, JITTER_TURNED = 0.15, 0.1  # in training: standard deviation of the heading, share of those turned by pi
 
 
@@ -44,13 +44,16 @@ class ClickCrops(nn.Module):
         self.point_crop = PointCrop(channels, classes)
         self.box_crops = nn.ModuleList(BoxCrop(channels, classes) for _ in range(stages - 1))
         self.picture_crop = PictureCrop(channels, classes) if pictures else None
-        # A picture says how an object stands to the viewing ray: a later stage must know how its frame does.
-        joins = (nn.Linear(2 * channels + FRAME, channels) for _ in range(stages if pictures else 0))
-        self.joins = nn.ModuleList(nn.Sequential(layer, nn.LayerNorm(channels), nn.ReLU()) for layer in joins)
+        # Pictures say headings alone, and shapes nothing of them: with a word in centers and sizes they learn the few
+        # training scenes by heart.
+        views = [nn.Linear(channels, HEADING, bias=False) for _ in range(stages if pictures else 0)]
+        self.picture_heads = nn.ModuleList(views)
         outputs = [BOX_CODE + FLAT_CODE, *[BOX_CODE] * (stages - 1)]
         self.heads = nn.ModuleList(nn.Linear(channels, n) for n in outputs)
         for head in self.heads:
             start_at_zero(head)  # type: ignore[arg-type]
+        for head in self.picture_heads:
+            nn.init.zeros_(head.weight)  # type: ignore[arg-type]
 
     def look(self, batch: Batch, clicks: Clicks) -> Clicks:
         """With what the pictures show, where the branch looks at pictures."""
@@ -65,11 +68,19 @@ class ClickCrops(nn.Module):
             frame: (B, K, 2) of the stage, see ``stage_frame``.
         """
         shape = self.point_crop(clicks) if stage == 0 else self.box_crops[stage - 1](clicks, frame)
-        if clicks.picture is not None:
-            towards = turn(frame, backwards(viewing_direction(clicks.click)))
-            shape = self.joins[stage](torch.cat([shape, clicks.picture.to(shape.dtype), towards.to(shape.dtype)], -1))
         said = self.heads[stage](shape).float()
+        if clicks.picture is not None:
+            viewed = self.picture_heads[stage](clicks.picture).float()
+            said = said + F.pad(viewed_heading(viewed, clicks.click, frame), (6, said.shape[-1] - BOX_CODE))
         return shape, F.pad(said, (0, BOX_CODE + FLAT_CODE - said.shape[-1]))
+
+
+def viewed_heading(heading: Tensor, click: Tensor, frame: Tensor) -> Tensor:
+    """(B, K, 4) sin and cos of yaw and of 2 yaw from the viewing ray to the click (B, K, 3), as a picture shows them ->
+    the same from the frame's direction (B, K, 2)."""
+    back = backwards(turn(frame, backwards(viewing_direction(click))))
+    once, twice = turn(heading[..., [1, 0]], back), turn(turn(heading[..., [3, 2]], back), back)
+    return torch.cat([once[..., [1, 0]], twice[..., [1, 0]]], -1)
 
 
 def stage_frame(stage: int, anchor: Tensor, box: Tensor | None, training: bool) -> Tensor:

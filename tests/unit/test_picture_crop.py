@@ -12,7 +12,10 @@ from pdetr3d.batch import Batch
 from pdetr3d.data.crops import CropLoader, Crops, crops_of
 from pdetr3d.data.load import load_sample
 from pdetr3d.geometry.crops import SIDE_FACTOR
+from pdetr3d.models.box_code import viewing_direction
+from pdetr3d.models.click_crops import ClickCrops, viewed_heading
 from pdetr3d.models.picture_crop import PICTURE_PX, PictureCrop, best_view, take_pictures
+from pdetr3d.models.point_crop import find_clicks
 from pdetr3d.schema import FALLBACK_SIZE_M
 from tests.training_cases import open_world
 
@@ -134,3 +137,29 @@ def test_without_a_camera_a_picture_says_nothing(crops: Crops) -> None:
 def test_crops_without_cameras_have_no_images(world) -> None:  # noqa: ANN001
     arrays = CropLoader(crops_of(world.boxed[:1], world.run.config.data, PRIOR, cameras=False), 0).as_stored([0])
     assert arrays["images"].shape[1] == arrays["lidar2img"].shape[1] == arrays["camera_valid"].shape[1] == 0
+
+
+def test_a_viewed_heading_is_turned_from_the_viewing_ray_into_the_frame() -> None:
+    """A click at 30 degrees, an object at 20 from the ray, thus at 50 degrees: 40 from a frame at 10 degrees."""
+    ray, seen, frame = np.deg2rad([30.0, 20.0, 10.0])
+    click = torch.tensor([[[10 * np.cos(ray), 10 * np.sin(ray), 0.5]]], dtype=torch.float32)
+    heading = torch.tensor([[[np.sin(seen), np.cos(seen), np.sin(2 * seen), np.cos(2 * seen)]]], dtype=torch.float32)
+    into = torch.tensor([[[np.cos(frame), np.sin(frame)]]], dtype=torch.float32)
+    angle = np.deg2rad(40.0)
+    expected = [np.sin(angle), np.cos(angle), np.sin(2 * angle), np.cos(2 * angle)]
+    np.testing.assert_allclose(viewed_heading(heading, click, into)[0, 0], expected, atol=1e-6)
+
+
+def test_a_picture_says_headings_and_nothing_else(crops: Crops) -> None:
+    torch.manual_seed(0)
+    batch = Batch.from_arrays(CropLoader(crops, 0).as_stored(np.nonzero(crops.seen[:, 0])[0][:6]))
+    branch = ClickCrops(8, 10, 2, pictures=True).eval()
+    for head in branch.picture_heads:
+        torch.nn.init.normal_(head.weight)
+    clicks = find_clicks(*batch.crops, torch.tensor(PRIOR))
+    frame = viewing_direction(batch.click)
+    with torch.no_grad():
+        for stage in (0, 1):
+            without, with_picture = branch(stage, clicks, frame)[1], branch(stage, branch.look(batch, clicks), frame)[1]
+            changed = (with_picture - without).abs().amax((0, 1)) > 0
+            assert changed.nonzero()[:, 0].tolist() == [6, 7, 8, 9]
