@@ -132,7 +132,7 @@ def cut_window(
         move = np.array([[scale, 0, 0], [0, scale, 0]])
         move[:, 2] = WINDOW_PX / 2 - scale * uv[0]
         smooth = cv2.blur(image, (round(1 / scale),) * 2) if scale < 0.6 else image
-        window = cv2.warpAffine(smooth, move, (WINDOW_PX, WINDOW_PX), flags=cv2.INTER_LINEAR)
+        window = np.asarray(cv2.warpAffine(smooth, move, (WINDOW_PX, WINDOW_PX)), np.uint8)
         into = np.eye(4)
         into[:2, :3] = move
         matrix = chain(lidar2img, into)

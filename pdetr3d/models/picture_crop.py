@@ -19,10 +19,11 @@ from pdetr3d.models.box_code import viewing_direction
 from pdetr3d.models.image_backbone import RGB_MEAN, RGB_STD
 
 PICTURE_PX = 32
+FEATURES = 4 * 64  # four quarters of a picture, 64 channels
 LEVELS = 4  # of the pyramid pictures are read from: pixels averaged over 1, 2, 4, 8
 NEAREST_M = 0.1  # a camera sees nothing that is nearer
 JITTER = 0.3  # in training: of contrast, and of each color's brightness in standard deviations of pixels
-DROPOUT = 0.3
+DROPOUT = 0.3  # of what the network found: there are few clicks
 UNSEEN = 0.1  # share of the pictures left out in training: cameras fail
 
 
@@ -36,11 +37,11 @@ class PictureCrop(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         blocks = [_block(3, 16, 2), _block(16, 32, 2), _block(32, 32, 1), _block(32, 64, 2), _block(64, 64, 1)]
-        # The maxima of four quarters: a lamp is found wherever in its quarter it is. Dropout: there are few clicks.
-        self.network = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Dropout(DROPOUT))
+        # The maxima of four quarters: a lamp is found wherever in its quarter it is.
+        self.network = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(2), nn.Flatten())
         self.embedding = nn.Embedding(classes, channels)
         self.join = nn.Sequential(
-            nn.Linear(4 * 64 + channels, 2 * channels),
+            nn.Linear(FEATURES + channels, 2 * channels),
             nn.LayerNorm(2 * channels),
             nn.ReLU(),
             nn.Linear(2 * channels, channels),
@@ -54,16 +55,19 @@ class PictureCrop(nn.Module):
 
     def forward(self, batch: Batch, click: Tensor, prior: Tensor, label: Tensor) -> Tensor:
         """``click``: (B, K, 3) [m]; ``prior``: (B, K, 3) mean l, w, h [m] of the clicks' classes ``label`` (B, K)."""
-        if not batch.camera_valid.any():
+        if batch.images.shape[1] == 0:
             return click.new_zeros(*label.shape, self.embedding.embedding_dim)
         pixels = ((batch.images.float() - self.mean) / self.std).flatten(0, 1)
         side = SIDE_FACTOR * prior.norm(dim=-1)
         picture, seen = take_pictures(pixels, batch.lidar2img, batch.camera_valid, click.float(), side)
         if self.training:
-            light, color = hashed_uniform(click, 10)[..., -2:, :].unbind(-2)
+            drawn = hashed_uniform(click, 2 + FEATURES)  # a hash of the click: the same on every worker
+            light, color, kept = drawn[..., 0, :], drawn[..., 1, :], drawn[..., 2:, 0] > 2 * DROPOUT - 1
             picture = picture * (1 + JITTER * light[..., :1, None, None]) + JITTER * color[..., None, None]
             seen = seen & (light[..., 1] > 2 * UNSEEN - 1)
         found = self.network(picture.flatten(0, 1)).unflatten(0, label.shape)
+        if self.training:
+            found = found * kept / (1 - DROPOUT)
         return self.join(torch.cat([found, self.embedding(label).to(found.dtype)], -1)) * seen[..., None]
 
 
@@ -125,8 +129,8 @@ def take_pictures(
 
 
 def _project(lidar2img: Tensor, place: Tensor) -> Tensor:
-    """(..., 4, 4) and (..., 3) [m] -> (..., 3): u d, v d, d."""
-    return (lidar2img[..., :3, :3] @ place[..., None])[..., 0] + lidar2img[..., :3, 3]
+    """(..., 4, 4) and (..., 3) [m] -> (..., 3): u d, v d, d. No matrix product: autocast would round it to bfloat16."""
+    return (lidar2img[..., :3, :3] * place[..., None, :]).sum(-1) + lidar2img[..., :3, 3]
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -51,6 +51,18 @@ def test_a_picture_shows_what_stands_round_the_click() -> None:
     torch.testing.assert_close(picture[0, 0, 0], expected, atol=1e-3, rtol=0)
 
 
+def test_under_autocast_a_place_stays_where_it_is() -> None:
+    """A pixel of a wide image is a number that bfloat16 does not have."""
+    far = torch.tensor([[[50.0, -49.3, 1]]])
+    camera = torch.diag(torch.tensor([16.0, 9, 1, 1])) @ FORWARD  # 3200 x 900
+    pixels = torch.rand(1, 900, 3200, 3, generator=torch.Generator().manual_seed(0))
+    arguments = (pixels, camera[None, None], torch.ones(1, 1, dtype=torch.bool), far, torch.ones(1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, seen = take_pictures(*arguments)
+    assert seen.item()
+    torch.testing.assert_close(rounded, take_pictures(*arguments)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_near_object_is_averaged_not_sampled() -> None:
     """At 2 m a pixel of a picture 2.56 m wide is 4 px: stripes of 1 px become their mean."""
     pixels = torch.zeros(1, 100, 200, 3)
