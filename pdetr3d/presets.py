@@ -187,7 +187,12 @@ FUSION_STUDY = QUICKSTART.model_copy(
 # is x right, y forward here: KITTI's 0 .. 70.4 m ahead are y.
 KITTI_RANGE_M = (-40.0, 0.0, -3.0, 40.0, 70.4, 1.0)
 KITTI_DATA = DataConfig(
-    version="v1.0-kitti", train_split="kitti_train", val_split="kitti_val", num_sweeps=1, image_size_px=(1242, 375)
+    version="v1.0-kitti",
+    train_split="kitti_train",
+    val_split="kitti_val",
+    num_sweeps=1,
+    image_size_px=(1242, 375),
+    lidar_ring=False,
 )
 
 # Full size, on the object benchmark's 7,481 frames with labels: 400 x 352 pillars, heads on 200 x 176 cells of 0.4 m.
