@@ -18,7 +18,8 @@ from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
 from pdetr3d.schema import CAMERAS, CLASSES, Boxes3D, Sample
 
-RANGE_M = 52.0  # half side of the bird's-eye view
+RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows, and MARGIN_M round it
+MARGIN_M = 0.8
 RINGS_M = (10, 20, 30, 40, 50)
 # As one looks round: top row to the front, bottom row to the back.
 CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
@@ -30,12 +31,21 @@ NAME = 40  # characters of a sample's name that there is room for: more than a t
 POINT_COLORS = matplotlib.colormaps["turbo"]
 
 
-def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None) -> Path:
+def inspect_sample(
+    sample: Sample,
+    out: Path,
+    predictions: Boxes3D | None = None,
+    range_m: tuple[float, float, float, float] = RANGE_M,
+) -> Path:
     """Draw ``sample`` to ``out`` (PNG, atomic).
 
     Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed. Clicks:
-    white crosses. The bird's-eye view has x to the right and y (forward) up. Without images only that view is drawn;
-    rows and columns of cameras of which the sample has none are left out.
+    white crosses. The bird's-eye view has x to the right and y (forward) up. Dashed lines are the rim of where objects
+    are annotated; what is hatched is ignored. Without images only that view is drawn; rows and columns of cameras of
+    which the sample has none are left out.
+
+    Args:
+        range_m: x0, y0, x1, y1 that the view shows at least; it is square.
 
     Returns:
         ``out``.
@@ -46,7 +56,7 @@ def inspect_sample(sample: Sample, out: Path, predictions: Boxes3D | None = None
     shown = _shown(sample) if with_cameras else []
     bev, *tiles = _layout(figure, shown, sample.images.shape[2] / sample.images.shape[1] if with_cameras else 0.0)
     groups = [(sample.boxes, "-")] + ([] if predictions is None else [(predictions, (0, (3, 2)))])
-    _draw_bev(bev, sample, groups)
+    _draw_bev(bev, sample, groups, range_m)
     for tile, name in zip(tiles, [name for row in shown for name in row], strict=True):
         _draw_camera(tile, sample, name, groups)
     _draw_legend(figure, sample, predictions)
@@ -98,25 +108,34 @@ def _box_colors(boxes: Boxes3D) -> list[str]:
     return [COLORS[label] for label in boxes.label]
 
 
-def _draw_bev(axes: Axes, sample: Sample, groups: list) -> None:
+def _draw_bev(axes: Axes, sample: Sample, groups: list, range_m: tuple[float, float, float, float]) -> None:
     axes.set_facecolor(PANEL)
-    points = sample.points[np.abs(sample.points[:, :2]).max(1, initial=0) < RANGE_M]
+    low, high = np.array(range_m).reshape(2, 2)
+    middle, half = (low + high) / 2, (high - low).max() / 2 + MARGIN_M
+    points = sample.points[np.abs(sample.points[:, :2] - middle).max(1, initial=0) < half]
     points = points[np.argsort(points[:, 2], kind="stable")]  # high points on top
     axes.scatter(points[:, 0], points[:, 1], c=height_colors(points[:, 2]), s=1.4, linewidths=0, alpha=0.8)
     for radius in RINGS_M:
         axes.add_patch(Circle((0, 0), radius, fill=False, color=FAINT, linewidth=0.7, linestyle=(0, (4, 4))))
         axes.text(
-            radius * 0.7071, -radius * 0.7071, f"{radius} m", color="#7d8896", fontsize=8, ha="center", va="center"
-        )
+            radius * 0.7071, -radius * 0.7071, f"{radius} m", color="#7d8896", fontsize=8, ha="center", va="center",
+            clip_on=True,
+        )  # fmt: skip
     ego = Polygon([(-0.95, -2.2), (-0.95, 1.6), (0, 2.6), (0.95, 1.6), (0.95, -2.2)], color="#f5f7fa", zorder=5)
     axes.add_patch(ego)
+    if sample.regions is not None:
+        for corners_m in sample.regions.valid or ():
+            axes.add_patch(Polygon(corners_m, fill=False, edgecolor=TEXT, linewidth=0.8, linestyle=(0, (6, 4))))
+        for corners_m in sample.regions.ignore:
+            axes.add_patch(Polygon(corners_m, fill=False, edgecolor="#7d8896", linewidth=0.6, hatch="////"))
     for boxes, style in groups:
         draw_boxes_in_bev(axes, boxes, style, _box_colors(boxes), np.where(boxes.source == 0, 1.6, 1.0))
     clicks = sample.clicks
     axes.scatter(
         clicks.xyz_m[:, 0], clicks.xyz_m[:, 1], marker="x", s=16, linewidths=1.0, zorder=4, c=CLICK,
     )  # fmt: skip
-    axes.set(xlim=(-RANGE_M, RANGE_M), ylim=(-RANGE_M, RANGE_M), xticks=[], yticks=[], aspect="equal")
+    x_span, y_span = ((center - half, center + half) for center in middle)
+    axes.set(xlim=x_span, ylim=y_span, xticks=[], yticks=[], aspect="equal")
     axes.text(0.5, 0.985, "forward (y)", transform=axes.transAxes, color="#7d8896", fontsize=9, ha="center", va="top")
     for spine in axes.spines.values():
         spine.set_color(FAINT)

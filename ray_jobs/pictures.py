@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import ray
 
-from pdetr3d.config import Config, DataConfig
+from pdetr3d.config import Config
 from pdetr3d.data.clicks import redraw_clicks
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.label_manifest import inspection_record
@@ -84,15 +84,16 @@ def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleR
     """
     # Without a strategy the tasks of a sweep's trial would have to fit into its own, empty, placement group.
     task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_draw)
-    drawn = ray.get([task.remote(record, config.data, found) for record, found in boxes])
+    drawn = ray.get([task.remote(record, config, found) for record, found in boxes])
     for (record, _), png in zip(boxes, drawn, strict=True):
         with atomic_path(stage_dir / FOLDER / record.sample_token / FILE) as temporary:
             temporary.write_bytes(png)
     return stage_dir / FOLDER
 
 
-def _draw(record: SampleRecord, data: DataConfig, boxes: Boxes3D) -> bytes:
+def _draw(record: SampleRecord, config: Config, boxes: Boxes3D) -> bytes:
     from pdetr3d.visualize import inspect_sample  # matplotlib
 
     with tempfile.TemporaryDirectory() as scratch:
-        return inspect_sample(load_sample(record, data, cameras=True), Path(scratch) / FILE, boxes).read_bytes()
+        sample = load_sample(record, config.data, cameras=True)
+        return inspect_sample(sample, Path(scratch) / FILE, boxes, config.model.bev_range_m).read_bytes()

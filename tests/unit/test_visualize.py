@@ -14,6 +14,7 @@ from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
+from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import Boxes3D, PointLabels, Sample
 from pdetr3d.visualize import COLORS, inspect_sample
 
@@ -61,6 +62,26 @@ def test_box_is_drawn_where_it_is(sample: Sample, tmp_path: Path) -> None:
     assert (center_y - rows.min()) / scale == pytest.approx(
         38.8, abs=0.4
     )  # the heading tick reaches 0.8 m beyond the front
+
+
+def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_path: Path) -> None:
+    """x -40 .. 40, y 0 .. 70.4 m: a square of 80 m and 0.8 m more on each side, round (0, 35.2)."""
+    range_m = (-40.0, 0.0, 40.0, 70.4)
+    bus = Boxes3D.build(np.array([[20.0, 60, 0]]), np.array([[16.0, 4, 3]]), np.zeros(1), np.array([3]))
+    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", range_m=range_m))
+    rgb = [int(COLORS[3][i : i + 2], 16) for i in (1, 3, 5)]
+    rows, columns = np.nonzero(np.abs(pixels[: int(0.9 * len(pixels))] - rgb).sum(-1) < 12)
+    scale = 7.4 * 120 / 81.6
+    center_x, center_y = 0.06 * 120 + 40.8 * scale, 0.5 * 120 + 40.8 * scale
+    assert (columns.min() - center_x) / scale == pytest.approx(12, abs=0.4)
+    assert (center_y - rows.min()) / scale == pytest.approx(62 - 35.2, abs=0.4)
+    square = np.array([[-30.0, 10], [-10, 10], [-10, 30], [-30, 30]])
+    marked = dataclasses.replace(_bare(sample, bus), regions=Regions(None, (square,)))
+    changed = np.abs(_pixels(inspect_sample(marked, tmp_path / "b.png", range_m=range_m)) - pixels).sum(-1) > 30
+    rows, columns = np.nonzero(changed)
+    assert len(rows) > 300
+    for found, low, high in (((columns - center_x) / scale, -30, -10), (35.2 + (center_y - rows) / scale, 10, 30)):
+        assert found.min() == pytest.approx(low, abs=0.4) and found.max() == pytest.approx(high, abs=0.4)
 
 
 def test_predictions_are_dashed(sample: Sample, tmp_path: Path) -> None:
