@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pdetr3d.data.files import CHUNK_ROWS, atomic_path, read_parquet
@@ -64,7 +65,8 @@ class PseudoLabelWriter:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.accepted = Path(path), 0, 0
-        self._bounds: dict[str, tuple[int, int]] = {}  # sample token -> its rows in the mapped file
+        # Of the samples so far: tokens, and where their rows begin and end in the mapped file.
+        self._tokens, self._bounds = list[pa.Array](), [np.zeros((0, 2), np.int64)]
         descriptor, name = tempfile.mkstemp(prefix="pdetr3d_labels_", suffix=".arrow")
         os.close(descriptor)
         self._parts = Path(name)
@@ -74,7 +76,7 @@ class PseudoLabelWriter:
         """All rows of some samples, as ``write_pseudo_labels`` takes them.
 
         Raises:
-            DataError: as there. ValueError: when rows of a sample came before.
+            DataError: as there. At the end, ValueError: when rows of a sample came in two parts.
         """
         if isinstance(rows, pa.Table):
             rows = rows.to_pandas()
@@ -89,10 +91,8 @@ class PseudoLabelWriter:
         table = pa.Table.from_pandas(frame, schema=PSEUDO_SCHEMA, preserve_index=False).replace_schema_metadata(None)
         check_pseudo_labels(self.path, table)
         tokens, first, count = np.unique(frame["sample_token"].to_numpy(object), return_index=True, return_counts=True)
-        if again := self._bounds.keys() & set(tokens):
-            raise ValueError(f"pseudo labels of sample {min(again)} came twice")
-        begin = self.rows + first
-        self._bounds |= dict(zip(tokens, zip(begin.tolist(), (begin + count).tolist(), strict=True), strict=True))
+        self._tokens.append(pa.array(tokens, pa.string()))
+        self._bounds.append(self.rows + np.stack([first, first + count], 1))
         self._writer.write_table(table.combine_chunks())
         self.rows += len(table)
         self.accepted += int(frame["accepted"].sum())
@@ -110,11 +110,15 @@ class PseudoLabelWriter:
 
     def _write(self, table: RowTable) -> None:
         """Row groups of CHUNK_ROWS rows: samples in the order of their tokens."""
-        order = sorted(self._bounds)
+        tokens, bounds = pa.chunked_array(self._tokens, pa.string()), np.concatenate(self._bounds)
+        order = pc.sort_indices(tokens).to_numpy()
+        ordered = tokens.take(order)
+        again = pc.equal(ordered.slice(1), ordered.slice(0, max(0, len(order) - 1)))
+        if pc.any(again).as_py():
+            raise ValueError(f"pseudo labels of sample {ordered.slice(1).filter(again)[0]} came twice")
         with atomic_path(self.path) as temporary, pq.ParquetWriter(temporary, PSEUDO_SCHEMA) as writer:
             waiting, count = list[pa.Table](), 0
-            for token in order:
-                begin, end = self._bounds[token]
+            for begin, end in (bounds[place].tolist() for place in order):
                 waiting.append(table.span(tuple(PSEUDO_SCHEMA.names), begin, end))
                 count += end - begin
                 if count >= CHUNK_ROWS:
