@@ -166,11 +166,17 @@ def _each(
             for job in jobs:
                 yield job, simulate_scene(root, config, job)
         return
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     try:
         futures = {pool.submit(_worker, root, config, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the scenes that are begun
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -70,6 +70,7 @@ class Job:
                 env={**inherited, **ENVIRONMENT, **(environment or {})},
             )  # fmt: skip
         self.family: dict[int, psutil.Process] = {}
+        self._noted = 0.0
         self.ended_s = 0.0  # between a signal and its end
 
     @property
@@ -96,7 +97,7 @@ class Job:
         while not what():
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"it ended with {self.process.poll()}, or time is up:\n{self.text()[-3000:]}")
-            self.note_family()
+            self.note_family(0.5)
             time.sleep(0.02)
 
     def finish(self, timeout_s: float = 400) -> int:
@@ -105,7 +106,7 @@ class Job:
         while self.process.poll() is None:
             if time.monotonic() > end:
                 raise RuntimeError(f"time is up:\n{self.text()[-3000:]}")
-            self.note_family()
+            self.note_family(0.5)
             time.sleep(0.05)
         return self.process.returncode
 
@@ -118,8 +119,11 @@ class Job:
         self.ended_s = time.monotonic() - began
         return code
 
-    def note_family(self) -> None:
-        """Remember every process that it started."""
+    def note_family(self, every_s: float = 0.0) -> None:
+        """Remember every process that it started; it costs CPU time, so ``every_s`` seconds are left between looks."""
+        if time.monotonic() < self._noted + every_s:
+            return
+        self._noted = time.monotonic()
         try:
             self.family |= {child.pid: child for child in psutil.Process(self.process.pid).children(recursive=True)}
         except psutil.NoSuchProcess:
