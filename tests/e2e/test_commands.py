@@ -49,6 +49,7 @@ NOT_RUN = {
     "python -m ray_jobs.train_teacher": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
     "python -m ray_jobs.pseudo_label": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
     "python -m ray_jobs.evaluate": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
+    "python -m ray_jobs.pipeline --preset kitti-small": "minutes; tests/unit/test_kitti_preset.py takes its steps",
     "python -m ray_jobs.teacher_study": "trains dozens of models: hours",
     "python -m ray_jobs.student_study": "trains a dozen models: hours",
     "bash tools/compile_ops.sh": "needs a CUDA toolkit",
