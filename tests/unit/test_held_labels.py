@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pdetr3d.batch import StudentOutput
 from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.index import Index
+from pdetr3d.data.index import REGION_SCHEMA, Index, write_index
 from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.data.manifest import IGNORE_SCHEMA
 from pdetr3d.data.nuscenes import build_index
@@ -92,6 +93,21 @@ def test_the_index_leaves_out_annotations_and_counts_them(half_world: tuple[Path
     assert index.facts.outside == lost > 10 and index.digest != whole.digest
     assert ("left out, regions", f"{lost} outside the valid region or in one to ignore") in summarize(index).rows()
     assert whole.facts.outside == 0 and whole.record(whole.tokens("sim_train")[0]).regions is None
+
+
+def test_regions_survive_parquet_as_packs_hold_the_index(half_world: tuple[Path, Index], tmp_path: Path) -> None:
+    root, _ = half_world
+    index = Index.open(build_index(root, "v1.0-sim", tmp_path / "half.arrow"))
+    pq.write_table(index.table, tmp_path / "index.parquet")
+    table = pq.read_table(tmp_path / "index.parquet", schema=REGION_SCHEMA)
+    write_index(tmp_path / "again.arrow", table, index.dataroot, index.version, index.facts)
+    again = Index.open(tmp_path / "again.arrow")
+    assert again.digest == index.digest
+    regions = again.record(index.tokens("sim_train")[0]).regions
+    assert (
+        regions is not None and regions.valid is not None and again.record(index.tokens("sim_val")[0]).regions is None
+    )
+    np.testing.assert_array_equal(regions.valid[0], RIGHT)
 
 
 def test_clicks_and_records_keep_to_the_regions(half_world: tuple[Path, Index], tmp_path: Path) -> None:
