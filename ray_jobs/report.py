@@ -62,7 +62,7 @@ def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]
 
 def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float | None]] | None = None) -> None:
     """Table of the arms' scores on the val split, and the ratios."""
-    table = Table("arm", *HEADLINE, "car AP", title="devkit scores on the val split")
+    table = Table("arm", *HEADLINE, "car AP", title="devkit scores on the val split", box=None)
     for arm, metrics in arms.items():
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"]["car"]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
@@ -78,11 +78,12 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 
 def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
-    """The arms' scores by kind of object, headings taken apart."""
+    """Scores by kind of object, headings taken apart: of arm "ours", or of all without it (``report.json`` has all)."""
     header = ("arm", "objects", *KIND_FIGURES)
     title = escape("by kind of object; headings of the matched: errors [rad], share reversed")
-    table = Table(*header, title=title)
-    for arm, metrics in arms.items():
+    table = Table(*header, title=title, box=None)
+    shown = {"ours": arms["ours"]} if "ours" in arms else arms
+    for arm, metrics in shown.items():
         for kind in KINDS:
             figures = metrics["by_group"][kind]
             table.add_row(arm, kind.replace("_", ", "), *(_number(figures.get(key)) for key in KIND_FIGURES))
@@ -92,8 +93,8 @@ def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
 def print_quality(
     quality: dict[str, Any], title: str = "pseudo labels of point-labeled train samples", unknown: str = UNKNOWN
 ) -> None:
-    """Table of boxes' quality at clicks by distance, teacher against the class-mean boxes, and the scores' calibration;
-    where no click's true box is known, one line that says so (``unknown``)."""
+    """Table of boxes' quality at clicks, the teacher's by kind and distance, too (``report.json`` has the others'), and
+    the scores' calibration; where no click's true box is known, one line that says so (``unknown``)."""
     known, clicks = quality["teacher"]["n"], quality.get("clicks")
     if not known:
         print(f"{title}: {f'{clicks} clicks, ' if clicks is not None else ''}quality unknown: {unknown}")
@@ -101,9 +102,10 @@ def print_quality(
     header = ("boxes at the clicks", escape("objects, or distance [m]"), *QUALITY)
     if clicks is not None and clicks > known:
         title += f" ({known} of {clicks} clicks have a known box)"
-    table = Table(*header, title=title)
+    table = Table(*header, title=title, box=None)
     for name in ("teacher", *FLOORS):
-        rows = {"all": quality[name], **quality[name]["by_group"], **quality[name]["by_distance"]}
+        parts = {**quality[name]["by_group"], **quality[name]["by_distance"]} if name == "teacher" else {}
+        rows = {"all": quality[name], **parts}
         for which, values in rows.items():
             table.add_row(name, which, *(_number(values[q]) for q in QUALITY))
     Console(width=140).print(table)

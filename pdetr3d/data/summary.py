@@ -91,13 +91,16 @@ class Summary:
         return lines + ([f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else [])
 
     def show(self) -> None:
-        """Print the table."""
+        """Print the table; outside a terminal a row is a line."""
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 400
         table = Table(show_header=False, box=None, padding=(0, 1))
         table.add_column(justify="right", style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for row in self.rows():
             table.add_row(*row)
-        Console(highlight=False).print(table)
+        console.print(table)
 
 
 def summarize(
