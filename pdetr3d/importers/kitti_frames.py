@@ -67,7 +67,8 @@ class KittiFrame:
         )
         names = tuple(classes.category(kind) for kind in kinds)
         tracks = tuple(self.labels.track[i] or None for i in cared)
-        ignore = ignored(camera, self.labels.rectangle_px[~self.labels.cared], box)
+        view = Regions((field_of_view(camera),), ignored(camera, self.labels.rectangle_px[~self.labels.cared], box))
+        beside = outlines(box[~view.valid_at(box)])  # cut by the image's rim, but labeled: known where they stand
         return Frame(
             name=self.name,
             scene=row.scene,
@@ -76,7 +77,7 @@ class KittiFrame:
             lidar2global=self.lidar2global,
             cameras=(camera,),
             objects=Objects(names, box[:, :3], box[:, 3:6], box[:, 6], tracks),
-            regions=Regions((field_of_view(camera),), ignore),
+            regions=Regions((field_of_view(camera), *beside), view.ignore),
         )
 
 
@@ -103,7 +104,7 @@ def ignored(
     its lower side (of FARTHEST_START_M, where that is farther), at least at NEAREST_M, and ends where the field of view
     does.
     """
-    known = [np.array(shape.exterior.coords)[:-1] for shape in footprints(boxes[:, :3], boxes[:, 3:6], boxes[:, 6])]
+    known = outlines(boxes)
     polygons: list[NDArray[np.float64]] = []
     for left, _, right, bottom in rectangles_px:
         below_px = bottom - camera.intrinsic[1, 2]
@@ -111,6 +112,11 @@ def ignored(
         near_m = max(NEAREST_M, SLACK * min(depth_m, FARTHEST_START_M))
         polygons += cut_out(image_sector(camera, left, right, near_m), known)
     return tuple(polygons)
+
+
+def outlines(boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The footprints of N boxes (N, 7) as polygons (4, 2)."""
+    return [np.array(shape.exterior.coords)[:-1] for shape in footprints(boxes[:, :3], boxes[:, 3:6], boxes[:, 6])]
 
 
 def find_image(folder: Path, name: str, problems: list[str]) -> tuple[Path, tuple[int, int]] | None:
