@@ -213,6 +213,7 @@ class StudentConfig(Section):
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
+    drift: bool = False  # two channels beside the neck's: how points move with time, which sweeps show, one does not
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays

@@ -174,7 +174,8 @@ def _spared(config: Config, student: Task) -> Task:
 
     def heatmaps(average: nn.Module, batch: Batch) -> list[Tensor]:
         assert isinstance(average, Student)
-        return average.head(average.features(batch.points, batch.point_sample, len(batch)))[1]
+        features = average.features(batch.points, batch.point_sample, len(batch))
+        return average.head_maps(features, batch.points, batch.point_sample)[1]
 
     unclicked = Unclicked(config, heatmaps)
 
