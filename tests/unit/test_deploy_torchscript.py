@@ -26,7 +26,11 @@ CPU = torch.device("cpu")
 CLOUDS = {"as traced": 2000, "small": 37, "large": 12_000, "one point": 1, "empty": 0}
 
 
-@pytest.fixture(scope="module", params=[[*BATCH_NORM, SIX_TASKS], ["student.nms=circle"]], ids=["batch", "group"])
+@pytest.fixture(
+    scope="module",
+    params=[[*BATCH_NORM, SIX_TASKS], ["student.nms=circle", "student.drift=true"]],
+    ids=["batch", "group"],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportedDetector]:
     """A checkpoint, and the detector read back from its export."""
     folder = tmp_path_factory.mktemp("export")
