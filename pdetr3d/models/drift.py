@@ -4,7 +4,7 @@ Which way an object heads often shows in its motion alone. Within a pillar motio
 a maximum over points hardly shows: here it is fitted, and goes to the student's head as it is.
 
 Measured on the quickstart's world (boxes everywhere, 756 steps, seeds 0 and 1; without it in brackets): headings of
-people who walk are reversed at 23 and 20 % (48 at seed 0), cars' AOE is 0.61 and 0.56 (0.79 and 0.65), mATE 0.50 (0.53),
+walking people: 23 and 20 % are reversed (48 at seed 0); AOE of cars 0.61 and 0.56 (0.79 and 0.65); mATE 0.50 (0.53);
 but mAP is 0.293 and 0.286 (0.305 and 0.304) and SPNDS 0.337 and 0.334 (0.345). So no preset asks for it.
 
 Legend: P points, B samples, H rows (y), W columns (x) of the head's grid.
