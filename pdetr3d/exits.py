@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdetr3d.errors import DataError
 
@@ -30,6 +30,7 @@ GRACE_S = 3.0  # what a terminated command may take to end by itself
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
+_before: list[tuple[Any, float]] = []  # handler of SIGALRM and seconds to it, before ``_end_by_alarm``
 
 # What a person can do about an error of the operating system. Others (a broken pipe, a bad file descriptor) are none
 # that the input is to blame for.
@@ -79,6 +80,8 @@ def guarded(main: Callable[[], object]) -> int:
     except SystemExit as stop:
         return _code(stop)
     except KeyboardInterrupt:
+        if _overdue:
+            _end_by_alarm()
         print(INTERRUPTED_TEXT, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
@@ -111,8 +114,18 @@ def stop_like_ctrl_c() -> None:
         signal.signal(signal.SIGTERM, interrupt)
 
 
+def _end_by_alarm() -> None:
+    """No thread of Python runs once the interpreter takes itself down, and that may take long: the kernel ends it."""
+    _before.append((signal.signal(signal.SIGALRM, signal.SIG_DFL), signal.getitimer(signal.ITIMER_REAL)[0]))
+    signal.setitimer(signal.ITIMER_REAL, GRACE_S + LAST_S)
+
+
 def stand_down() -> None:
     """The process that was terminated goes on after all: only tests do."""
+    while _before:
+        handler, seconds = _before.pop()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
     while _overdue:
         _overdue.pop().cancel()
 

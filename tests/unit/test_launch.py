@@ -71,6 +71,30 @@ sys.exit(exits.guarded(main))
 """
 
 
+SLOW_TO_GO = """
+import sys, time
+from pdetr3d import exits
+class Slow:
+    def __del__(self):
+        time.sleep(60)
+kept = Slow()
+def main():
+    print("ready", flush=True)
+    time.sleep(60)
+sys.exit(exits.guarded(main))
+"""
+
+
+def test_what_takes_long_to_take_itself_down_is_ended_within_five_seconds() -> None:
+    """No thread of Python runs by then."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW_TO_GO], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(30) != 0 and time.monotonic() - began < 6
+    process.stdout.close()
+
+
 def test_what_swallows_the_interrupt_is_ended_within_five_seconds() -> None:
     process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
