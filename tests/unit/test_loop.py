@@ -287,7 +287,8 @@ def test_milestones_by_hand() -> None:
 def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: World, tmp_path: Path) -> None:
     """Thirty steps on two samples of random points, always in the same view."""
     task, batch = task_of(kind, world), make_batch()
-    arrays = {f.name: np.asarray(getattr(batch, f.name)) for f in fields(batch)}
+    held = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    arrays = {name: np.asarray(value) for name, value in held.items() if value is not None}
     optim = task.optim.model_copy(update={"lr": 0.01, "checkpoints": 1, "warmup_share": 0.05})
     context = LocalContext(world.records[:2], Plan(2, 2, 30, 0), lambda *_: arrays, tmp_path)
     with one_thread():
