@@ -46,9 +46,6 @@ NOT_RUN = {
     "make bench": "minutes; measures, on an idle machine",
     "make audit": "asks the network; .ci/run does",
     "pip check": "part of make audit",
-    "python -m ray_jobs.train_teacher": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
-    "python -m ray_jobs.pseudo_label": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
-    "python -m ray_jobs.evaluate": "tests/ray/test_pipeline.py runs the stage by the pipeline, not this job",
     "python -m ray_jobs.pipeline --preset kitti-small": "minutes; tests/unit/test_kitti_preset.py takes its steps",
     "python -m ray_jobs.teacher_study": "trains dozens of models: hours",
     "python -m ray_jobs.student_study": "trains a dozen models: hours",
@@ -62,12 +59,21 @@ NOT_RUN = {
     "ray get-auth-token": "writes a token into the user's home",
     "grep ADMIN": "reads what cluster/mlflow/make_secrets.py writes",
 }
+JOBS = "tests/clusters/test_documents_jobs.py"
 # How a command begins -> the file of the test that runs it, and words of that test that do.
 ELSEWHERE = {
-    "make quickstart": ("tests/ray/cluster_pipeline.py", "ray_jobs.pipeline"),
-    "python -m ray_jobs.train_student": ("tests/clusters/test_interrupt.py", '"ray_jobs.train_student"'),
-    "python -m ray_jobs.pipeline --preset quickstart": ("tests/ray/cluster_pipeline.py", "ray_jobs.pipeline"),
-    "pdetr3d compare": ("tests/unit/test_report_compare.py", '"compare"'),
+    **{
+        start: (JOBS, f'"{start}"')
+        for start in (
+            "make quickstart",
+            "python -m ray_jobs.train_teacher",
+            "python -m ray_jobs.pseudo_label",
+            "python -m ray_jobs.train_student",
+            "python -m ray_jobs.evaluate",
+            "python -m ray_jobs.pipeline --preset quickstart",
+            "pdetr3d compare",
+        )
+    },
     "make real-smoke": ("tests/e2e/test_real_smoke.py", '"--preset", "real-smoke"'),
     "pdetr3d kitti-score": ("tests/unit/test_kitti_ap.py", '"kitti-score"'),
     "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
