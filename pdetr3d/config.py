@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from pdetr3d.config_models import ModelConfig, StudentConfig, TeacherConfig, sigma_m
+from pdetr3d.class_list import ClassList, close_to
+from pdetr3d.config_models import TEN_TASKS, ModelConfig, StudentConfig, TeacherConfig, sigma_m
 from pdetr3d.config_sections import (
     OF_MANIFEST,
     CorruptionConfig,
@@ -105,6 +106,43 @@ class Config(Section):
                 "or model.norm to batch, group or frozen"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Config:
+        names, student = self.classes.names, self.student
+        for name in self.label.no_boxes_of:
+            if name not in names:
+                raise ValueError(
+                    f"label.no_boxes_of: {name!r} is no class{close_to(name, names)}; {self.classes.allowed}"
+                )
+        order = f"in the order of {'data.classes' if self.classes.own else 'pdetr3d.schema.CLASSES'} ({names[0]} first)"
+        if sorted(label for task in self.tasks for label in task) != list(range(len(names))):
+            raise ValueError(
+                f"student.tasks {student.tasks} must hold each class index 0..{len(names) - 1} exactly once, {order}; "
+                "student.tasks=[] makes a head for each group of classes"
+            )
+        if len(student.gt_sampling) not in (0, len(names)):
+            raise ValueError(
+                f"student.gt_sampling {student.gt_sampling} must hold {len(names)} counts, one for each class {order}, "
+                "or be [] for off"
+            )
+        if len(student.circle_radius_m) != len(names) and (student.nms == "circle" or not self.classes.own):
+            raise ValueError(
+                f"student.circle_radius_m {student.circle_radius_m} has {len(student.circle_radius_m)} radii; it needs "
+                f"{len(names)}, one for each class {order}"
+            )
+        return self
+
+    @property
+    def classes(self) -> ClassList:
+        """That are learned and scored."""
+        return self.data.class_list
+
+    @property
+    def tasks(self) -> tuple[tuple[int, ...], ...]:
+        """Labels of the classes of each of the student's heads."""
+        tasks = self.student.tasks
+        return self.classes.tasks if not tasks or (self.classes.own and tasks == TEN_TASKS) else tasks
 
     @property
     def box_slots(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pdetr3d.config_sections import Meters, OptimConfig, Positive, Section
 
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
+TEN_TASKS = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))  # CenterPoint's heads for nuScenes' ten classes
 SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
 
 
@@ -202,14 +203,8 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
 
-    tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0, le=9)], ...], Field(min_length=1)], ...] = (
-        (0,),
-        (1, 2),
-        (3, 4),
-        (5,),
-        (6, 7),
-        (8, 9),
-    )
+    # Labels of each head's classes; (): a head for each group of data.classes, which own classes have by default, too.
+    tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
     head_channels: Positive = 64
@@ -262,22 +257,6 @@ class StudentConfig(Section):
         0.5  # share of the steps on which that weight rises from 0
     )
     mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # takes the place of optim.ema_decay
-
-    @model_validator(mode="after")
-    def _check_tasks(self) -> StudentConfig:
-        if sorted(c for task in self.tasks for c in task) != list(range(10)):
-            raise ValueError(f"student.tasks {self.tasks} must hold each class index 0..9 exactly once")
-        if len(self.gt_sampling) not in (0, 10):
-            raise ValueError(
-                f"student.gt_sampling {self.gt_sampling} must hold ten counts, one for each class in the order of "
-                "pdetr3d.schema.CLASSES (car first), or be [] for off"
-            )
-        if len(self.circle_radius_m) != 10:
-            raise ValueError(
-                f"student.circle_radius_m {self.circle_radius_m} has {len(self.circle_radius_m)} radii; it needs ten, "
-                "one for each class in the order of method.md 1.3 (car, truck, ...)"
-            )
-        return self
 
 
 def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pdetr3d.schema import CLASSES
+from pdetr3d.class_list import ClassList, read_classes
 
 Positive = Annotated[int, Field(ge=1)]
 Meters = Annotated[float, Field(gt=0)]
-
-
-def _known_class(name: str) -> str:
-    if name not in CLASSES:
-        raise ValueError(f"{name!r} is no class; allowed: {', '.join(CLASSES)}")
-    return name
-
-
-ClassName = Annotated[str, AfterValidator(_known_class)]
 
 
 # What a dataset may have none of, where data.allow_empty says so.
@@ -74,7 +65,8 @@ class DataConfig(Section):
     loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
     on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (data/skipped.py)
     skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
-    categories: str = ""  # YAML file: own category name -> one of the ten classes, or null; empty: nuScenes' names
+    classes: str = ""  # YAML file of own classes, its text in {}, or kitti (class_list.py); empty: nuScenes' ten
+    categories: str = ""  # YAML file: own category name -> one of the classes, or null; empty: the classes' own names
     cameras: str = ""  # YAML file: own channel -> CAM_FRONT ... (LIDAR_TOP), or null; empty: nuScenes' names
     lidar_columns: Annotated[int, Field(ge=3, le=32)] = 5  # numbers a point: x, y, z, intensity, ring, others unread
     lidar_dtype: Literal["float32", "float64"] = "float32"
@@ -84,6 +76,17 @@ class DataConfig(Section):
     allow_empty: tuple[EmptyName, ...] = ()  # what of a dataset may be none at all (data/empty.py)
     deep_digest: bool = False  # the dataset's digest covers the content of all its files, not of a sample of them
     sensor: SensorConfig = SensorConfig()
+
+    @field_validator("classes")
+    @classmethod
+    def _read_classes(cls, value: str) -> str:
+        """A file's content is kept, not its name: other machines have no such file, and it may change."""
+        return read_classes(value).text
+
+    @property
+    def class_list(self) -> ClassList:
+        """What ``classes`` says."""
+        return read_classes(self.classes)
 
     @property
     def has_rings(self) -> bool:
@@ -128,7 +131,7 @@ class LabelConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
     balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
-    no_boxes_of: tuple[ClassName, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
+    no_boxes_of: tuple[str, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
     click_share: Annotated[float, Field(gt=0, le=1)] = (
         1.0  # of point-labeled samples' objects that get a (simulated) click
     )

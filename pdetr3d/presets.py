@@ -187,6 +187,7 @@ FUSION_STUDY = QUICKSTART.model_copy(
 # is x right, y forward here: KITTI's 0 .. 70.4 m ahead are y.
 KITTI_RANGE_M = (-40.0, 0.0, -3.0, 40.0, 70.4, 1.0)
 KITTI_DATA = DataConfig(
+    classes="kitti",
     version="v1.0-kitti",
     train_split="kitti_train",
     val_split="kitti_val",
@@ -201,7 +202,7 @@ KITTI = Config(
     data=KITTI_DATA,
     model=ModelConfig(range_m=KITTI_RANGE_M, pillar_m=0.2, pillar_points=32),
     teacher=CAMERA_TEACHER,
-    student=StudentConfig(neck_strides=(1, 2, 4), gt_sampling=GT_SAMPLING),
+    student=StudentConfig(tasks=(), neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),  # as the ten's alike
     optim=OptimConfig(epochs=80.0, batch_size=16, warmup_share=0.4),
     scaling=ScalingConfig(workers=4, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
 )
@@ -221,7 +222,9 @@ KITTI_SMALL = QUICKSTART.model_copy(
                 "optim": OptimConfig(lr=2e-3, epochs=40.0, batch_size=2, log_every=25, amp="auto"),
             }
         ),
-        "student": QUICKSTART.student.model_copy(update={"augment_flip": True, "augment_rotation_rad": 0.3}),
+        "student": QUICKSTART.student.model_copy(
+            update={"tasks": (), "augment_flip": True, "augment_rotation_rad": 0.3}
+        ),
         "optim": OptimConfig(lr=4e-3, epochs=30.0, batch_size=2, log_every=50, amp="auto"),
     }
 )

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.geometry.crops import axes_from_points
 from pdetr3d.geometry.rigid import apply, chain
-from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
 CLICK_TOLERANCE_M = 0.1
@@ -45,7 +46,7 @@ def class_mean_boxes(
 
     Args:
         clicks: K clicks, LIDAR_TOP frame.
-        prior_size_m: (10, 3) mean (l, w, h) [m] per class.
+        prior_size_m: (C, 3) mean (l, w, h) [m] per class.
         yaw_rad: (K,) headings [rad]; default pi / 2, the way most traffic round the ego vehicle drives.
 
     Returns:
@@ -107,18 +108,19 @@ def to_pseudo_labels(
     range_m: tuple[float, float, float, float, float, float] = RANGE_M,
     *,
     snap: bool = False,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> pd.DataFrame:
     """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
 
     Args:
         record: the sample; its clicks are used.
         boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
-        prior_size_m, teacher_digest, range_m, snap: as ``pseudo_label_rows``.
+        prior_size_m, teacher_digest, range_m, snap, classes: as ``pseudo_label_rows``.
 
     Raises:
         ValueError: when there is not exactly one box per click.
     """
-    return pseudo_label_rows([record], [boxes], prior_size_m, teacher_digest, range_m, snap=snap)
+    return pseudo_label_rows([record], [boxes], prior_size_m, teacher_digest, range_m, snap=snap, classes=classes)
 
 
 def pseudo_label_rows(
@@ -129,6 +131,7 @@ def pseudo_label_rows(
     range_m: tuple[float, float, float, float, float, float] = RANGE_M,
     *,
     snap: bool = False,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> pd.DataFrame:
     """``to_pseudo_labels`` of several samples at once, one after the other.
 
@@ -142,10 +145,10 @@ def pseudo_label_rows(
 
     Args:
         records, boxes: parallel; see ``to_pseudo_labels``.
-        prior_size_m: (10, 3) mean (l, w, h) [m] per class.
+        prior_size_m: (C, 3) mean (l, w, h) [m] per class.
         teacher_digest: names the teacher that made the boxes: digest of the run that trained it.
         range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
-        snap: ``label.snap``.
+        snap: ``label.snap``. classes: that labels are of.
 
     Raises:
         ValueError: when a sample has not exactly one box per click.
@@ -180,7 +183,7 @@ def pseudo_label_rows(
             **dict(zip("x y z l w h yaw".split(), geometry.T, strict=True)),
             "vx": pd.NA,
             "vy": pd.NA,
-            "class": np.array(CLASSES, dtype=object)[clicks.label],
+            "class": np.array(classes.names, dtype=object)[clicks.label],
             "score": made.score,
             "accepted": np.isin(reason, ("", SNAPPED)),
             "reason": reason,

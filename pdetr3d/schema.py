@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # shapely takes a while
 
 from pdetr3d.errors import DataError as DataError  # part of what crosses borders
 
-# Order of method.md 1.3; a label is an index into this tuple, everywhere.
+# nuScenes' ten, in the order of method.md 1.3. Which classes a run has, its class list says (``class_list.py``): a
+# label is a place in that, and it has these ten unless ``data.classes`` names others.
 CLASSES = (
     "car",
     "truck",
@@ -69,7 +70,7 @@ class Boxes3D:
         size_m: (N, 3) float32, (l, w, h) [m].
         yaw_rad: (N,) float32 in [-pi, pi).
         velocity_m_s: (N, 2) float32, (vx, vy) [m/s] of the object over ground in LIDAR_TOP axes; NaN = unknown.
-        label: (N,) int64, index into CLASSES.
+        label: (N,) int64, place in the list of classes.
         score: (N,) float32 in [0, 1]; 1 for boxes drawn by people.
         source: (N,) int8, SOURCE_HUMAN or SOURCE_PSEUDO.
     """
@@ -153,10 +154,8 @@ class Boxes3D:
                 raise ValueError(f"Boxes3D.{name} has a number that is not finite")
         if n and self.size_m.min() <= 0:
             raise ValueError(f"Boxes3D.size_m has a side of {self.size_m.min()} m, must be > 0")
-        if n and not (0 <= self.label.min() and self.label.max() < len(CLASSES)):
-            raise ValueError(
-                f"Boxes3D.label must be in 0..{len(CLASSES) - 1}, got {self.label.min()}..{self.label.max()}"
-            )
+        if n and self.label.min() < 0:
+            raise ValueError(f"Boxes3D.label must be a place in the list of classes, got {self.label.min()}")
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class PointLabels:
     Attributes:
         click_id: (K,) object array of str, the join key of pseudo labels.
         xyz_m: (K, 3) float64 [m].
-        label: (K,) int64, index into CLASSES.
+        label: (K,) int64, place in the list of classes.
         box_index: (K,) int64, index into the sample's human boxes where the click's box is known to the trainer
             (box-labeled samples), else -1. Point-labeled samples: always -1.
     """

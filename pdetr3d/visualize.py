@@ -13,17 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import atomic_path
 from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
-from pdetr3d.schema import CAMERAS, CLASSES, Boxes3D, Sample
+from pdetr3d.schema import CAMERAS, Boxes3D, Sample
 
 RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows, and MARGIN_M round it
 MARGIN_M = 0.8
 RINGS_M = (10, 20, 30, 40, 50)
 # As one looks round: top row to the front, bottom row to the back.
 CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
-# One color per class, order of CLASSES: told apart on dark ground and on street scenes.
+# One color per class, of the ten in their order; more begin anew: told apart on dark ground and on street scenes.
 COLORS = ("#3fa7ff", "#ff9f1c", "#d4b106", "#ff4d6d", "#c77dff", "#b0bec5", "#00e5c0", "#a3ff12", "#ff66c4", "#ff6d00")
 BACKGROUND, PANEL, TEXT, FAINT, CLICK = "#10141a", "#0b0e13", "#d8dee9", "#3a4350", "#ffffff"
 HEIGHT_M = (-2.6, 3.0)  # of the points' color scale, LIDAR_TOP z
@@ -31,11 +32,17 @@ NAME = 40  # characters of a sample's name that there is room for: more than a t
 POINT_COLORS = matplotlib.colormaps["turbo"]
 
 
+def color_of(label: int) -> str:
+    """The color of a class."""
+    return COLORS[label % len(COLORS)]
+
+
 def inspect_sample(
     sample: Sample,
     out: Path,
     predictions: Boxes3D | None = None,
     range_m: tuple[float, float, float, float] = RANGE_M,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> Path:
     """Draw ``sample`` to ``out`` (PNG, atomic).
 
@@ -45,7 +52,7 @@ def inspect_sample(
     which the sample has none are left out.
 
     Args:
-        range_m: x0, y0, x1, y1 that the view shows at least; it is square.
+        range_m: x0, y0, x1, y1 that the view shows at least; it is square. classes: that labels are of.
 
     Returns:
         ``out``.
@@ -59,7 +66,7 @@ def inspect_sample(
     _draw_bev(bev, sample, groups, range_m)
     for tile, name in zip(tiles, [name for row in shown for name in row], strict=True):
         _draw_camera(tile, sample, name, groups)
-    _draw_legend(figure, sample, predictions)
+    _draw_legend(figure, sample, predictions, classes)
     record = sample.record
     counts = f"{len(sample.points):,} points   {len(sample.boxes)} boxes   {len(sample.clicks)} clicks"
     counts += "" if predictions is None else f"   {len(predictions)} predictions"
@@ -105,7 +112,7 @@ def height_colors(z_m: np.ndarray) -> np.ndarray:
 
 
 def _box_colors(boxes: Boxes3D) -> list[str]:
-    return [COLORS[label] for label in boxes.label]
+    return [color_of(label) for label in boxes.label]
 
 
 def _draw_bev(axes: Axes, sample: Sample, groups: list, range_m: tuple[float, float, float, float]) -> None:
@@ -187,7 +194,7 @@ def draw_boxes_in_image(
     shape = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)
     for i in np.argsort(-np.linalg.norm(boxes.center_m, axis=1)):  # near boxes over far ones
         segments = project_segments(lidar2img, shape[i][EDGES])
-        hue, width = color or COLORS[boxes.label[i]], 1.8 if color else 1.4 if boxes.source[i] == 0 else 0.9
+        hue, width = color or color_of(boxes.label[i]), 1.8 if color else 1.4 if boxes.source[i] == 0 else 0.9
         axes.add_collection(LineCollection(list(segments), colors="black", linewidths=width + 1.2, alpha=0.35))
         axes.add_collection(LineCollection(list(segments), colors=hue, linewidths=width, linestyles=style))
         # The heading: from the middle of the bottom face to the middle of the front's bottom edge.
@@ -195,7 +202,7 @@ def draw_boxes_in_image(
         axes.add_collection(LineCollection(list(project_segments(lidar2img, heading)), colors=hue, linewidths=width))
 
 
-def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None) -> None:
+def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None, classes: ClassList) -> None:
     wide = len(sample.images) > 0
     parts = [sample.boxes.label, sample.clicks.label] + ([] if predictions is None else [predictions.label])
     present = set(np.concatenate(parts).tolist())
@@ -203,12 +210,12 @@ def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None) ->
         Line2D(
             [],
             [],
-            color=COLORS[label],
+            color=color_of(label),
             linewidth=4,
             label=name.replace("_", " "),
             alpha=1 if label in present else 0.35,
         )
-        for label, name in enumerate(CLASSES)
+        for label, name in enumerate(classes.names)
     ]
     handles.append(Line2D([], [], color=CLICK, marker="x", linestyle="none", label="click"))
     if predictions is not None:

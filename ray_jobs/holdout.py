@@ -63,11 +63,11 @@ def measure_holdout(stages: Stages) -> dict[str, Any] | None:
         return done
     config, out = stages.config, held_out(stages.records, stages.config.label)
     left = stages.records.select(~out)
-    prior = prior_size_m(left)[0]
+    prior = prior_size_m(left, classes=config.classes)[0]
     file = train_teacher(stages, left, SUFFIX, prior)
     began = time.monotonic()
     held = stages.records.select(out & stages.records.boxed & stages.records.clicked)
-    known = KnownClicks(held)
+    known = KnownClicks(held, classes=config.classes)
     boxes = predict("teacher", config, prior, [file], held)[0]
     report = {"teacher": known.quality(boxes), **floors(known, config, prior)}
     stages.timing[STAGE] = time.monotonic() - began

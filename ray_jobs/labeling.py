@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.pseudo_table import PseudoLabelWriter
 from pdetr3d.data.record_list import Records
 from pdetr3d.pseudo_labels import with_track_velocity
@@ -23,17 +24,18 @@ def write_labels(
     boxes: Mapping[str, Boxes3D],
     rows_of: Callable[[list[SampleRecord], list[Boxes3D]], pd.DataFrame],
     track_of: Mapping[str, str],
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> tuple[int, int]:
     """Write pseudo_labels.parquet, velocities of people's tracks included.
 
     Args:
         records: samples with clicks. boxes: sample token -> one per click. rows_of: ``pseudo_label_rows`` of some
-            samples. track_of: click_id -> track_id.
+            samples. track_of: click_id -> track_id. classes: that labels are of.
 
     Returns:
         Numbers of rows and of accepted rows.
     """
-    with PseudoLabelWriter(file) as writer:
+    with PseudoLabelWriter(file, classes) as writer:
         for piece in scenes(records):
             rows = rows_of(piece, [boxes[record.sample_token] for record in piece])
             writer.add(with_track_velocity(rows, track_of, piece))

@@ -96,4 +96,5 @@ def _draw(record: SampleRecord, config: Config, boxes: Boxes3D) -> bytes:
 
     with tempfile.TemporaryDirectory() as scratch:
         sample = load_sample(record, config.data, cameras=True)
-        return inspect_sample(sample, Path(scratch) / FILE, boxes, config.model.bev_range_m).read_bytes()
+        file, range_m = Path(scratch) / FILE, config.model.bev_range_m
+        return inspect_sample(sample, file, boxes, range_m, config.classes).read_bytes()

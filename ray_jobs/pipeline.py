@@ -61,8 +61,8 @@ def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]
     boxes = predict("student", stages.config, stages.prior, [chosen], [record])[0][token]
     sample = load_sample(record, stages.config.data, cameras=True)
-    range_m = stages.config.model.bev_range_m
-    return inspect_sample(sample, stages.run.path / f"predictions_{arm}.png", confident(boxes), range_m)
+    file, config = stages.run.path / f"predictions_{arm}.png", stages.config
+    return inspect_sample(sample, file, confident(boxes), config.model.bev_range_m, config.classes)
 
 
 if __name__ == "__main__":

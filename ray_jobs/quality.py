@@ -9,6 +9,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.config import Config
 from pdetr3d.data.load import load_sample
 from pdetr3d.evaluation.column_files import ColumnFiles
@@ -31,14 +32,17 @@ class KnownClicks:
         records: samples whose clicks were turned into boxes.
         known: some of the records -> for each the record that has every box (role "box"), its clicks with
             ``box_index``; None: the records themselves are such.
+        classes: that labels are of.
     """
 
     def __init__(
         self,
         records: Sequence[SampleRecord],
         known: Callable[[list[SampleRecord]], Sequence[SampleRecord]] | None = None,
+        classes: ClassList = NUSCENES_CLASSES,
     ) -> None:
         self.records, self.known = records, known or (lambda piece: piece)
+        self.classes = classes
 
     def __bool__(self) -> bool:
         """Whether there is any such click."""
@@ -71,10 +75,12 @@ class KnownClicks:
             for name, source in sources.items():
                 found = source(records)
                 mine = [found[record.sample_token][of] for record, of in zip(records, rows, strict=True)]
-                columns[name].add(measures(Boxes3D.concatenate(mine), truth, distance))
+                columns[name].add(measures(Boxes3D.concatenate(mine), truth, distance, self.classes))
         nothing = (Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
         return {
-            name: report_of(column.mapped()) if column.rows else pseudo_label_quality(*nothing)
+            name: report_of(column.mapped(), classes=self.classes)
+            if column.rows
+            else pseudo_label_quality(*nothing, classes=self.classes)
             for name, column in columns.items()
         }
 

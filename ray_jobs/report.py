@@ -62,9 +62,10 @@ def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]
 
 def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float | None]] | None = None) -> None:
     """Table of the arms' scores on the val split, and the ratios."""
-    table = Table("arm", *HEADLINE, "car AP", title="devkit scores on the val split", box=None)
+    first = next((name for metrics in arms.values() for name in metrics["per_class"]), "car")
+    table = Table("arm", *HEADLINE, f"{first} AP", title="devkit scores on the val split", box=None)
     for arm, metrics in arms.items():
-        cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"]["car"]["AP"]]
+        cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
     Console(width=140).print(table)
     Console(width=140).print(_kinds(arms))

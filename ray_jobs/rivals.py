@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def self_training_records(stages: Stages) -> list[SampleRecord]:
     """Every train sample (unlabeled ones, too) with its human boxes or the boxes-only student's, without clicks."""
-    return self_labeled(stages.records, read_self_labels(_self_labels(stages)))
+    return self_labeled(stages.records, read_self_labels(_self_labels(stages), stages.config.classes))
 
 
 def _self_labels(stages: Stages) -> Path:
@@ -37,7 +37,7 @@ def _self_labels(stages: Stages) -> Path:
         began = time.monotonic()
         records = without_clicks([r for r in stages.records if r.role not in BOXES_KNOWN])
         boxes = predict("student", stages.config, stages.prior, [student], records, batches)[0] if records else {}
-        count = write_self_labels(file, boxes, stages.config.student.self_training_threshold)
+        count = write_self_labels(file, boxes, stages.config.student.self_training_threshold, stages.config.classes)
         stages.timing["self_training"] = time.monotonic() - began
         stages.run.finish("self_training", {"boxes": count, "samples": len(records)})
     shutil.rmtree(batches, ignore_errors=True)  # only now: a job killed before predicts none of them again
@@ -50,7 +50,7 @@ def mean_teacher_records(stages: Stages) -> list[SampleRecord]:
     records = without_clicks(stages.records)
     labeled: Sequence[SampleRecord] = [r for r in records if r.role in BOXES_KNOWN]
     if stages.config.student.cbgs:
-        labeled = class_balanced(labeled, stages.config.run.seed)
+        labeled = class_balanced(labeled, stages.config.run.seed, stages.config.classes)
     return half_labeled(labeled, [r for r in records if r.role not in BOXES_KNOWN])
 
 

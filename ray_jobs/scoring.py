@@ -97,9 +97,9 @@ def _clicked_records(stages: Stages, split: str) -> Records:
 def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
     """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
     if not annotated(stages.data.index, split).any():  # nobody drew boxes there
-        return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
+        return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=stages.config.classes)
     records = _clicked_records(stages, split)
-    known = KnownClicks(records)
+    known = KnownClicks(records, classes=stages.config.classes)
     boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]
     scores = known.quality(boxes)
     if split == stages.config.data.val_split != stages.config.data.select_split:  # not of each checkpoint
@@ -155,7 +155,7 @@ def _devkit(
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 
     records, data = eval_records(stages.data.index, split), stages.data.index
-    nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points())
+    nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points(), data.classes)
     matrix = data.records.rows.matrix
 
     def poses_of(token: str) -> Poses:
@@ -177,6 +177,7 @@ def _devkit(
             nusc,
             bins=split == stages.config.data.val_split,
             regions=regions,
+            classes=data.classes,
         )
         for file, boxes in zip(files, results, strict=True)
     ]
@@ -184,5 +185,5 @@ def _devkit(
     if has_kitti_labels(tables):
         cameras = {r.sample_token: r.cameras[0] for r in records}
         for report, boxes in zip(reports, results, strict=True):
-            report["kitti"] = kitti_score(tables, boxes, cameras)
+            report["kitti"] = kitti_score(tables, boxes, cameras, data.classes)
     return reports

@@ -92,7 +92,7 @@ class Stages:
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
             )
         held_out(self.records, self.config.label)  # refused now, if it cannot be
-        self.prior, self.absent_classes = prior_size_m(self.records, self.config.data)
+        self.prior, self.absent_classes = prior_size_m(self.records, self.config.data, self.config.classes)
         check_models(self.config, self.prior)
         self.timing: dict[str, float] = {}
         self.locks: dict[str, Lock] = defaultdict(Lock)  # a stage that two lanes need is run once
@@ -194,9 +194,12 @@ class Stages:
         teacher, label = trained_in(self, "teacher"), self.config.label
 
         def rows_of(some: list[SampleRecord], theirs: list[Boxes3D]) -> pd.DataFrame:
-            return pseudo_label_rows(some, theirs, self.prior, teacher, self.config.model.range_m, snap=label.snap)
+            config = self.config
+            return pseudo_label_rows(
+                some, theirs, self.prior, teacher, config.model.range_m, snap=label.snap, classes=config.classes
+            )
 
-        return write_labels(self.pseudo_file, records, boxes, rows_of, self.data.manifest.track_of)
+        return write_labels(self.pseudo_file, records, boxes, rows_of, self.data.manifest.track_of, self.config.classes)
 
     @property
     def pseudo_file(self) -> Path:
@@ -215,7 +218,11 @@ class Stages:
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
         """The true boxes of the records' clicks, for reports only."""
         index, manifest = self.data.index, self.data.manifest
-        return KnownClicks(records, lambda piece: inspection_records(index, [r.sample_token for r in piece], manifest))
+
+        def known(piece: list[SampleRecord]) -> list[SampleRecord]:
+            return inspection_records(index, [r.sample_token for r in piece], manifest)
+
+        return KnownClicks(records, known, self.config.classes)
 
     def _quality(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""
@@ -229,7 +236,7 @@ class Stages:
         records = self._arm_records(arm)
         mean_teacher = arm == "mean_teacher"
         if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
-            records = class_balanced(records, self.config.run.seed)
+            records = class_balanced(records, self.config.run.seed, self.config.classes)
         return self.fit_stage(
             f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
         )

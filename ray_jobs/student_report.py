@@ -41,9 +41,10 @@ def _classes(runs: Runs) -> list[str]:
 def print_students(document: dict[str, Any]) -> None:
     """One row per variant."""
     title = f"{document['study']}: mean +- std over seeds {document['seeds']}"
-    table = Table("variant", *SCORES, "car AP", "labels' BEV IoU", title=title)
+    first = next((name for row in document["summary"].values() for name in row["AP"]), "car")
+    table = Table("variant", *SCORES, f"{first} AP", "labels' BEV IoU", title=title)
     for name, row in document["summary"].items():
-        cells = [*(row[score] for score in SCORES), row["AP"]["car"], row["label_bev_iou"]]
+        cells = [*(row[score] for score in SCORES), row["AP"][first], row["label_bev_iou"]]
         table.add_row(name, *(plus_minus(cell) for cell in cells))
     Console(width=180).print(table)
 

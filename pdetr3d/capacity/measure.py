@@ -108,7 +108,7 @@ def _records(config: Config, folder: Path) -> Records:
 
 
 def _stages(config: Config, records: list[SampleRecord], folder: Path, bytes_of_record: float) -> dict[str, StageCost]:
-    prior, workers = prior_size_m(records)[0], config.scaling.most_workers
+    prior, workers = prior_size_m(records, classes=config.classes)[0], config.scaling.most_workers
     teacher, student = build("teacher", config, prior, guidance=False), build("student", config, prior)
     pasting = student.loader.for_records(records)
     if config.student.gt_sampling:

@@ -14,6 +14,7 @@ from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.click.desk import Student, Teacher
+    from pdetr3d.data.index import Index
     from pdetr3d.schema import Boxes3D, SampleRecord
 
 
@@ -44,33 +45,37 @@ def click(
     from pdetr3d.click.server import serve
     from pdetr3d.data.index import Index
 
+    index = Index.open(index_file)
     serve(
-        Index.open(index_file),
+        index,
         split,
         out,
         host=host,
         port=port,
         token=token,
         sweeps=sweeps,
-        teacher=_teacher(teacher),
-        student=_student(propose, propose_score),
+        teacher=_teacher(teacher, index),
+        student=_student(propose, propose_score, index),
     )
 
 
-def _teacher(run: Path | None) -> Teacher | None:
+def _teacher(run: Path | None, index: Index) -> Teacher | None:
     if run is None:
         return None
     from pdetr3d.inference.teacher import TeacherPredictor
 
-    return TeacherPredictor.load(run).boxes
+    teacher = TeacherPredictor.load(run)
+    index.classes.refuse_other(teacher.config.classes, teacher.file, index.path)
+    return teacher.boxes
 
 
-def _student(run: Path | None, least: float) -> Student | None:
+def _student(run: Path | None, least: float, index: Index) -> Student | None:
     if run is None:
         return None
     from pdetr3d.inference.student import StudentPredictor
 
     student = StudentPredictor.load(run)
+    index.classes.refuse_other(student.config.classes, student.file, index.path)
 
     def confident(record: SampleRecord) -> Boxes3D:
         boxes = student.boxes(record)

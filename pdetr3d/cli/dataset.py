@@ -13,6 +13,7 @@ from pdetr3d.cli.app import Overrides, Preset, app, load_config, say
 from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
+    from pdetr3d.class_list import ClassList
     from pdetr3d.data.index import Index
     from pdetr3d.data.label_manifest import LabelManifest
 
@@ -130,7 +131,7 @@ def label(
         refuse_empty({"clicks": clicks}, whole.data.allow_empty, f"split {split!r} of {index_file}", found.left_out())
         manifest = build_manifest(opened, split, config, folder, None if named is None else people)
     summarize(opened, [split], manifest, whole.model.range_m).show()
-    describe_manifest(manifest)
+    describe_manifest(manifest, opened.classes)
 
 
 def drawn_keys(words: list[str]) -> list[str]:
@@ -149,10 +150,9 @@ def _train_split(index: Index) -> str:
     return known[index.version]
 
 
-def describe_manifest(manifest: LabelManifest) -> None:
+def describe_manifest(manifest: LabelManifest, classes: ClassList) -> None:
     """Print what a manifest holds, and what in it somebody should look at."""
     from pdetr3d.data.people_manifest import STRAYS
-    from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M
 
     facts, counts = manifest.facts, manifest.role_counts()
     asked = "" if facts else f"; asked for {manifest.config.ratio:.2%}"
@@ -175,7 +175,7 @@ def describe_manifest(manifest: LabelManifest) -> None:
     if n := facts.get("not_done"):
         say(warning=f"{n} samples have clicks but are not marked as done: unclicked objects there count as background")
     for name in facts.get("classes_without_boxes", ()):
-        size = " x ".join(f"{side:g}" for side in FALLBACK_SIZE_M[CLASSES.index(name)])
+        size = " x ".join(f"{side:g}" for side in classes.fallback_size_m[classes.label_of[name]])
         say(warning=f"class {name} has clicks and no box: its boxes start from a typical size, {size} m (l, w, h)")
 
 
@@ -206,7 +206,8 @@ def inspect(
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
     read = {"num_sweeps": sweeps, "image_size_px": sizes[0] if sizes else (1, 1)}
     data = opened.reading.model_copy(update=read)
-    path = inspect_sample(load_sample(record, data, cameras=bool(sizes)), out or Path("runs/inspect") / f"{token}.png")
+    drawn = load_sample(record, data, cameras=bool(sizes))
+    path = inspect_sample(drawn, out or Path("runs/inspect") / f"{token}.png", classes=opened.classes)
     say(sample=token, picture=path)
 
 

@@ -18,7 +18,11 @@ app.add_typer(importers, name="import")
 Out = Annotated[Path, typer.Option(help="Folder to write the dataset to. Must not exist.")]
 ClassFile = Annotated[
     Path | None,
-    typer.Option("--mapping", help="YAML file: own class name -> one of the ten classes, another name, or null."),
+    typer.Option("--mapping", help="YAML file: own class name -> one of the classes, another name, or null."),
+]
+ListFile = Annotated[
+    str,
+    typer.Option("--classes", help="YAML file of your own classes, or kitti: category names stay (data.classes)."),
 ]
 Links = Annotated[
     bool,
@@ -38,6 +42,7 @@ def kitti(
             "scenes.csv in the root; without one each frame is a scene."
         ),
     ] = None,
+    classes: ListFile = "",
     every: Annotated[int, typer.Option(min=1, help="Of the tracking layout (10 Hz): frames to a keyframe.")] = 5,
     links: Links = False,
 ) -> None:
@@ -47,9 +52,11 @@ def kitti(
     validation. LIDAR_TOP stands at the velodyne: x right, y forward, z up as KITTI's boxes stand. The ground outside
     the camera's view is marked as not annotated, DontCare as regions to ignore (regions.parquet beside the tables).
     """
+    from pdetr3d.class_list import read_classes
     from pdetr3d.importers.kitti import VERSION, import_kitti
 
-    told(import_kitti(root, out, mapping, scenes, links=links, every=every), out, VERSION, links)
+    own = read_classes(classes, "--classes")
+    told(import_kitti(root, out, mapping, scenes, own, links=links, every=every), out, VERSION, links, classes)
 
 
 class Forward(StrEnum):
@@ -71,6 +78,7 @@ def frames(
         str | None,
         typer.Option(help="Of .bin and .npy files, in order, as of `pdetr3d predict`, e.g. x,y,z,intensity."),
     ] = None,
+    classes: ListFile = "",
     intensity_max: Annotated[float, typer.Option(help="Full scale of the files' intensity.")] = 255.0,
     links: Links = False,
 ) -> None:
@@ -79,9 +87,12 @@ def frames(
     Splits follow the column split of frames.parquet, as frames_NAME; without it 30 % of the frames, whole scenes, are
     frames_val.
     """
+    from pdetr3d.class_list import read_classes
     from pdetr3d.importers.plain import VERSION, import_frames
 
-    told(import_frames(root, out, forward.value, mapping, columns, intensity_max, links=links), out, VERSION, links)
+    own = read_classes(classes, "--classes")
+    facts = import_frames(root, out, forward.value, mapping, columns, intensity_max, own, links=links)
+    told(facts, out, VERSION, links, classes)
 
 
 @app.command()
@@ -105,9 +116,10 @@ def kitti_score(
 
     index = Index.open(index_file)
     records = [index.record(token) for token in index.tokens(split)]
-    boxes = read_results(results, {record.sample_token: (record.lidar2ego, record.ego2global) for record in records})
+    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
+    boxes = read_results(results, poses, index.classes)
     cameras = {record.sample_token: record.cameras[0] for record in records}
-    report = score(index.dataroot / index.version, boxes, cameras)
+    report = score(index.dataroot / index.version, boxes, cameras, index.classes)
     show_kitti(report)
     if out is not None:
         with atomic_path(out) as temporary:
@@ -115,10 +127,11 @@ def kitti_score(
         say(out=out)
 
 
-def told(facts: dict[str, Any], out: Path, version: str, links: bool) -> None:
+def told(facts: dict[str, Any], out: Path, version: str, links: bool, classes: str = "") -> None:
     """Print what was imported, what was left out, and the next command."""
     lines = {name.replace("_", " "): _words(value) for name, value in facts.items()}
     more = " data.follow_links=true" if links else ""
+    more += f" data.classes={shlex.quote(classes)}" if classes else ""
     say(
         dataset=out,
         **lines,

@@ -72,8 +72,8 @@ def predict(
     from pdetr3d.inference.student import StudentPredictor
     from pdetr3d.visualize import inspect_sample
 
-    writer = BoxWriter(out)
     student = StudentPredictor.load(model, arm)
+    writer = BoxWriter(out, student.config.classes)
     asked = Asked([*(lidar or ()), *(more or ())], columns, intensity_max, poses, index_file, split)
     frames, counts = asked.frames(student.config.data.num_sweeps), Counts()
     with contextlib.ExitStack() as stack:
@@ -83,7 +83,8 @@ def predict(
         for frame, sample, boxes in progress.track(found, total=len(frames)):
             writer.add(frame, boxes)
             if folder is not None:
-                inspect_sample(sample, folder / picture_name(frame.name), boxes[boxes.score > PICTURE_SCORE])
+                shown = boxes[boxes.score > PICTURE_SCORE]
+                inspect_sample(sample, folder / picture_name(frame.name), shown, classes=student.config.classes)
         writer.write()
     say(**counts.told(asked, student.config.data.num_sweeps), out=out)
 

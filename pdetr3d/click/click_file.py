@@ -22,7 +22,7 @@ from pdetr3d.data.files import atomic_path
 from pdetr3d.data.human_clicks import DONE, FRAMES, IGNORE, IGNORE_RADIUS_M, read_rows
 from pdetr3d.data.index import Index
 from pdetr3d.geometry.rigid import apply, chain, inverse
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import DataError
 
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame", "radius_m", "track_id")
 
@@ -32,7 +32,7 @@ class Click:
     """One click (or region), in the LIDAR_TOP frame of its keyframe.
 
     Attributes:
-        xyz_m: [m]. name: one of CLASSES, or IGNORE. radius_m: of a region of IGNORE [m]; None for clicks.
+        xyz_m: [m]. name: one of the index's classes, or IGNORE. radius_m: of a region of IGNORE [m]; None for clicks.
         track_id: kept as the file had it; clicks made here have none ("").
     """
 
@@ -75,8 +75,8 @@ def _click(row: dict[str, Any], index: Index) -> Click:
     token, name, frame = row["sample_token"], row["class"], row["frame"]
     if token not in index:
         raise DataError(f"sample_token {token!r} is not in {index.path}")
-    if name not in CLASSES and name != IGNORE:
-        raise DataError(f"class {name!r} is neither {IGNORE} nor one of {', '.join(CLASSES)}")
+    if name not in index.classes.names and name != IGNORE:
+        raise DataError(f"class {name!r} is neither {IGNORE} nor a class here: {index.classes.allowed}")
     if frame not in FRAMES:
         raise DataError(f"frame {frame!r} is not allowed: {', '.join(FRAMES)}")
     try:

@@ -9,13 +9,14 @@ import numpy as np
 import viser
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import ClassList
 from pdetr3d.click import marks
 from pdetr3d.click.click_file import Click
 from pdetr3d.click.desk import Frame
 from pdetr3d.click.sheet import RANGE_M, Tile
 from pdetr3d.click.views import View
 from pdetr3d.data.human_clicks import IGNORE
-from pdetr3d.schema import CLASSES, Boxes3D
+from pdetr3d.schema import Boxes3D
 from pdetr3d.visualize import COLORS, height_colors
 
 RGB = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in COLORS], np.uint8)
@@ -29,7 +30,8 @@ NOTHING: tuple[NDArray, NDArray] = np.zeros((0, 2, 3)), np.zeros((0, 3), np.uint
 class Drawing:
     """The scene of one tab; names of nodes are fixed, and a node that is drawn anew replaces the one before."""
 
-    def __init__(self, client: viser.ClientHandle) -> None:
+    def __init__(self, client: viser.ClientHandle, classes: ClassList) -> None:
+        self.classes = classes
         self.client, self.scene = client, client.scene
         self.tiles: list[Tile] = []
         self._images: list[Any] = []
@@ -54,7 +56,7 @@ class Drawing:
         for tile, image in zip(self.tiles, frame.images if frame is not None else [], strict=True):
             self._image(tile, image)
         clicks, places = earlier
-        self._crosses("/earlier", places, _colors(clicks, FAINT), arm_m=0.5, thickness=1.5)
+        self._crosses("/earlier", places, _colors(clicks, self.classes, FAINT), arm_m=0.5, thickness=1.5)
 
     def _image(self, tile: Tile, image: NDArray[np.uint8]) -> None:
         x, y, z = tile.place(np.array([tile.camera.width_px / 2, tile.camera.height_px / 2]))
@@ -87,9 +89,9 @@ class Drawing:
     def clicks(self, clicks: Sequence[Click], chosen: Click | None) -> None:
         """Crosses in class colors, in the scene and on the images; circles round regions and the chosen click."""
         places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
-        self._crosses("/clicks", places, _colors(clicks))
+        self._crosses("/clicks", places, _colors(clicks, self.classes))
         segments, of = marks.on_images(places, self.shown_tiles)
-        self._lines("/clicks_on_images", segments, _colors(clicks)[of])
+        self._lines("/clicks_on_images", segments, _colors(clicks, self.classes)[of])
         rims = [marks.circle(np.array(click.xyz_m), click.radius_m) for click in clicks if click.radius_m is not None]
         if chosen is not None:
             rims += [marks.circle(np.array(chosen.xyz_m), radius) for radius in (1.1, 1.2)]
@@ -100,7 +102,7 @@ class Drawing:
 
     def boxes(self, name: str, boxes: Boxes3D, *, strength: float = 1.0, white: bool = False) -> None:
         """Edges and headings in class colors, or white, in the scene and on the images."""
-        colors = np.tile(WHITE, (len(boxes), 1)) if white else (strength * RGB[boxes.label]).astype(np.uint8)
+        colors = np.tile(WHITE, (len(boxes), 1)) if white else (strength * RGB[boxes.label % len(RGB)]).astype(np.uint8)
         edges = marks.box_edges(boxes).reshape(-1, BOX_EDGES, 2, 3)
         parts = [(edges.reshape(-1, 2, 3), np.repeat(colors, BOX_EDGES, 0))]
         for one, color in zip(edges, colors, strict=True):
@@ -129,7 +131,7 @@ class Drawing:
         )
 
 
-def _colors(clicks: Sequence[Click], strength: float = 1.0) -> NDArray[np.uint8]:
+def _colors(clicks: Sequence[Click], classes: ClassList, strength: float = 1.0) -> NDArray[np.uint8]:
     """(K, 3): of each click's class; white for regions."""
-    rows = [WHITE if click.name == IGNORE else RGB[CLASSES.index(click.name)] for click in clicks]
+    rows = [WHITE if click.name == IGNORE else RGB[classes.label_of[click.name] % len(RGB)] for click in clicks]
     return (strength * np.array(rows).reshape(-1, 3)).astype(np.uint8)

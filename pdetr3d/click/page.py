@@ -21,7 +21,7 @@ from pdetr3d.click.rays import Ray, cut, nearest
 from pdetr3d.click.sheet import Tile, through
 from pdetr3d.click.views import above, beside, over
 from pdetr3d.data.human_clicks import IGNORE
-from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.schema import Boxes3D, DataError
 
 NOTICE_S = 6.0
 SHAPE = 0.01  # relative change of the canvas's width / height from which on the view is fitted again
@@ -33,7 +33,7 @@ class Page:
     def __init__(self, client: viser.ClientHandle, desk: Desk, changed: Callable[[], None]) -> None:
         """``changed`` is called after each act, so that other tabs follow."""
         self.client, self.desk, self.session, self.changed = client, desk, desk.session, changed
-        self.drawing = Drawing(client)
+        self.drawing = Drawing(client, desk.session.index.classes)
         self.token = desk.token
         self.frame: Frame | None = None
         self.label = 0
@@ -53,8 +53,9 @@ class Page:
     def _build(self) -> None:
         gui = self.client.gui
         self.status = gui.add_html("")
-        for number, name in enumerate(CLASSES):
-            self._on(f"class {name}", str(number), functools.partial(self.choose_class, number))
+        for number, name in enumerate(self.session.index.classes.names):
+            key = str(number) if number < 10 else None  # of more classes the others have buttons
+            self._on(f"class {name}", key, functools.partial(self.choose_class, number), button=key is None)
         buttons = [
             ("Done / not done", "D", self.toggle_done),
             ("Next frame", "N", lambda: self.step(1)),
@@ -87,7 +88,7 @@ class Page:
 
         self.client.gui.add_command(label, hotkey=key).on_trigger(run)
         if button:
-            self.client.gui.add_button(f"{label} ({key})").on_click(run)
+            self.client.gui.add_button(f"{label} ({key})" if key else label).on_click(run)
 
     def guarded(self, act: Callable[[], None]) -> None:
         """Run an act; what it refuses is said on the page."""
@@ -129,7 +130,7 @@ class Page:
         """The class of the next clicks; where a click is chosen, of that one."""
         self.label = label
         if self.chosen is not None:
-            self.chosen = self.session.rename(self.chosen, CLASSES[label])
+            self.chosen = self.session.rename(self.chosen, self.session.index.classes.names[label])
             self.changed()
         self.refresh()
 
@@ -186,7 +187,7 @@ class Page:
         elif self.mode == "ignore":
             self.session.add(self.token, hit.xyz_m, IGNORE, float(self.radius.value))
         else:
-            self.session.add(self.token, hit.xyz_m, CLASSES[self.label])
+            self.session.add(self.token, hit.xyz_m, self.session.index.classes.names[self.label])
         self.mode = ""
         self.changed()
         self.refresh()
@@ -203,7 +204,9 @@ class Page:
         row = self._suggested()
         if row is None:
             raise DataError("there is no suggestion left in this frame")
-        self.session.add(self.token, self.suggestions.center_m[row], CLASSES[self.suggestions.label[row]])
+        self.session.add(
+            self.token, self.suggestions.center_m[row], self.session.index.classes.names[self.suggestions.label[row]]
+        )
         self.changed()
         self.refresh()
 
@@ -297,7 +300,7 @@ class Page:
         frame, teacher = self.frame, self.desk.teacher
         assert frame is not None and teacher is not None
         places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
-        labels = np.array([CLASSES.index(click.name) for click in clicks], np.int64)
+        labels = np.array([self.session.index.classes.label_of[click.name] for click in clicks], np.int64)
         boxes = await self._answer(lambda: teacher(frame.record, places, labels), frame, clicks)
         if boxes is not None:
             self.boxes = boxes

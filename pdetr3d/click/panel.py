@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from pdetr3d.click.click_file import Click
 from pdetr3d.click.session import Session
-from pdetr3d.schema import CLASSES
-from pdetr3d.visualize import COLORS
+from pdetr3d.visualize import color_of
 
 KEYS = (
     "0-9 class of the next click (of the chosen one) · click: new · Shift+click: choose one · M, then click: move it · "
@@ -39,7 +38,7 @@ def status_html(
     if suggestions is not None:
         rows.insert(3, f"{suggestions} suggestions without a click (the white one is next)")
     lines = "".join(f"<div>{row or '&nbsp;'}</div>" for row in rows)
-    legend = "".join(_legend(number, number == label) for number in range(len(CLASSES)))
+    legend = "".join(_legend(number, name, number == label) for number, name in enumerate(session.index.classes.names))
     return f'<div id="pdetr3d-status" {state} style="padding:0 12px;font-size:14px">{lines}{legend}</div>'
 
 
@@ -47,6 +46,6 @@ def _count(clicks: Sequence[Click], regions: bool) -> int:
     return sum((click.radius_m is not None) == regions for click in clicks)
 
 
-def _legend(number: int, is_next: bool) -> str:
-    style = f"color:{COLORS[number]};padding:0 4px;{'outline:1px solid;' if is_next else ''}"
-    return f'<div style="{style}">{number} {CLASSES[number]}{" ◀" if is_next else ""}</div>'
+def _legend(number: int, name: str, is_next: bool) -> str:
+    style = f"color:{color_of(number)};padding:0 4px;{'outline:1px solid;' if is_next else ''}"
+    return f'<div style="{style}">{number} {html.escape(name)}{" ◀" if is_next else ""}</div>'

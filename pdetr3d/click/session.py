@@ -19,7 +19,7 @@ from pdetr3d.click.click_file import Click, read_clicks, read_done, write_clicks
 from pdetr3d.data.human_clicks import MAX_DISTANCE_M
 from pdetr3d.data.index import Index
 from pdetr3d.geometry.rigid import apply, chain, inverse
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import DataError
 
 SAME_M = 0.05  # two clicks of one class nearer than this are one
 PAUSE_S = 60.0  # a longer time between two acts counts as this much work
@@ -107,7 +107,7 @@ class Session:
         """Click at a place of the frame's LIDAR_TOP frame (3,) [m].
 
         Args:
-            name: one of CLASSES, or IGNORE with the ``radius_m`` [m] of the region that is not known.
+            name: one of the index's classes, or IGNORE with the ``radius_m`` [m] of the region that is not known.
 
         Raises:
             DataError: for an unknown frame, or a click that cannot be one (``_check``).
@@ -169,8 +169,9 @@ class Session:
         """Refuse what the import would refuse; ``but``: the place of the click that this one replaces."""
         if click.sample_token not in self._scene:
             raise DataError(f"sample token {click.sample_token!r} is not in the split that is clicked")
-        if (click.name in CLASSES) != (click.radius_m is None):
-            raise DataError(f"class {click.name!r}: must be one of {', '.join(CLASSES)}, or ignore with a radius")
+        classes = self.index.classes
+        if (click.name in classes.names) != (click.radius_m is None):
+            raise DataError(f"class {click.name!r}: {classes.allowed}, or ignore with a radius")
         if click.radius_m is not None and not 0 < click.radius_m < MAX_DISTANCE_M:
             raise DataError(f"a region of {click.radius_m} m: must be over 0 and below {MAX_DISTANCE_M:g} m")
         place = np.array(click.xyz_m)

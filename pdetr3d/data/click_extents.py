@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.load import load_sample
-from pdetr3d.schema import FALLBACK_SIZE_M, SampleRecord
+from pdetr3d.schema import SampleRecord
 
 CLICKS = 150  # of a class that are looked at: the nearest, which have most points
 MIN_CLICKS = 5  # fewer measured objects say nothing
@@ -37,11 +37,12 @@ def sizes_from_clicks(
     """
     wanted = nearest_clicks(records, labels)
     one_sweep = data.model_copy(update={"num_sweeps": 1})
+    typical_m = data.class_list.fallback_size_m
     measured: dict[int, list[NDArray[np.float64]]] = {label: [] for label in labels}
     for number in sorted(wanted):
         points = load_sample(records[number], one_sweep, cameras=False).points[:, :3].astype(np.float64)
         for label, click in wanted[number]:
-            size = extents(points, click, label, records[number].clicks.xyz_m)
+            size = extents(points, click, typical_m[label], records[number].clicks.xyz_m)
             if size is not None:
                 measured[label].append(size)
     return {
@@ -68,9 +69,14 @@ def nearest_clicks(
 
 
 def extents(
-    points_m: NDArray[np.float64], click_m: NDArray[np.float64], label: int, clicks_m: NDArray[np.floating]
+    points_m: NDArray[np.float64],
+    click_m: NDArray[np.float64],
+    typical_m: NDArray[np.floating],
+    clicks_m: NDArray[np.floating],
 ) -> NDArray[np.float64] | None:
     """(l, w, h) [m] of one object by its click and the points (P, 3) of the sample; None where too few are its own.
+
+    ``typical_m`` (3,): l, w, h [m] of its class.
 
     A point belongs to the nearest of the sample's clicks ``clicks_m`` (K, 3), seen from above.
 
@@ -80,7 +86,7 @@ def extents(
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
-    typical = FALLBACK_SIZE_M[label].astype(np.float64)
+    typical = np.asarray(typical_m, np.float64)
     offset = points_m - click_m
     diagonal = float(np.hypot(typical[0], typical[1]))
     around = offset[np.hypot(offset[:, 0], offset[:, 1]) < 0.75 * diagonal + 0.5]

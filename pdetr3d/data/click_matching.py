@@ -19,7 +19,7 @@ def match_clicks(xyz_m: NDArray[np.floating], label: NDArray[np.integer], boxes:
     that as many clicks as possible lie in their boxes, with the least sum of distances to the centers.
 
     Args:
-        xyz_m: (K, 3) [m] and boxes: in one frame. label: (K,) as ``CLASSES``.
+        xyz_m: (K, 3) [m] and boxes: in one frame. label: (K,) as those of the boxes.
     """
     result = np.full(len(label), -1)
     if not len(label) or not len(boxes):

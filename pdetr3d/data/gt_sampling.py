@@ -21,7 +21,7 @@ from pdetr3d.config import Config
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.load import load_sample
 from pdetr3d.geometry.boxes import bev_overlaps, points_in_each_box, rotate_z
-from pdetr3d.schema import CLASSES, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, Sample, SampleRecord
+from pdetr3d.schema import SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, Sample, SampleRecord
 
 MIN_POINTS = 5  # of all sweeps; fewer show no object (method.md 2.9)
 THREADS = 4  # that read samples while the database is built
@@ -116,7 +116,8 @@ class ObjectDatabase:
     """The objects of a file of ``database_of``.
 
     Attributes:
-        boxes: N boxes, each in the LIDAR_TOP frame of the sample it was cut from. of_class: rows of each class.
+        boxes: N boxes, each in the LIDAR_TOP frame of the sample it was cut from. of_class: rows of each class
+            that has any.
 
     Raises:
         DataError: when the file cannot be read.
@@ -143,7 +144,8 @@ class ObjectDatabase:
             ),
             source=table["source"].to_numpy(),
         )
-        self.of_class = [np.flatnonzero(self.boxes.label == label) for label in range(len(CLASSES))]
+        labels = np.unique(self.boxes.label).tolist()
+        self.of_class = {label: np.flatnonzero(self.boxes.label == label) for label in labels}
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -154,17 +156,20 @@ class ObjectDatabase:
         points[:, :3] = rotate_z(points[:, :3], self.boxes.yaw_rad[row]) + self.boxes.center_m[row]
         return points
 
+    def _rows_of(self, label: int) -> NDArray[np.int64]:
+        return self.of_class.get(label, np.zeros(0, np.int64))
+
     def draw(self, present: Boxes3D, counts: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
         """Rows of objects for a sample that holds the boxes ``present``, in the order of classes.
 
-        As many of each class are drawn as the sample lacks of ``counts`` (10,), as far as there are any; those that
+        As many of each class are drawn as the sample lacks of ``counts`` (C,), as far as there are any; those that
         would share ground with a box of the sample, or with one kept before, are left out and not replaced.
         """
-        lacking = np.maximum(np.asarray(counts) - np.bincount(present.label, minlength=len(CLASSES)), 0)
+        lacking = np.maximum(np.asarray(counts) - np.bincount(present.label, minlength=len(counts)), 0)
         drawn = np.concatenate(
             [
                 rng.choice(rows, min(number, len(rows)), replace=False)
-                for number, rows in zip(lacking, self.of_class, strict=True)
+                for number, rows in zip(lacking, map(self._rows_of, range(len(counts))), strict=True)
             ]
         )
         rows = self.boxes[drawn].rows

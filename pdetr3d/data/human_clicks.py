@@ -6,7 +6,6 @@ What becomes of them is said by ``people_manifest.py``.
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import close_to
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICK_DIGITS, click_id
 from pdetr3d.geometry.rigid import apply, chain, inverse
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import DataError
 
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
@@ -166,10 +166,9 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | N
     if name == IGNORE:
         if row.get("radius_m") not in (None, "") and not 0 < (_number(row["radius_m"]) or 0) <= MAX_DISTANCE_M:
             reasons.append(f"radius_m {row['radius_m']!r} is not a number above 0 and up to {MAX_DISTANCE_M:g} [m]")
-    elif name not in CLASSES:
-        close = difflib.get_close_matches(str(name), CLASSES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        reasons.append(f"class {name!r} is none of the ten: {hint}allowed are {', '.join(CLASSES)}, {IGNORE}")
+    elif name not in index.classes.names:
+        hint = close_to(name, index.classes.names)
+        reasons.append(f"class {name!r} is no class here{hint}: {index.classes.allowed}, or {IGNORE}")
     if row.get("frame") not in FRAMES:
         reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
     if SURPLUS in row:

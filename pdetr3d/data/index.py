@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import DataConfig
 from pdetr3d.data.files import open_arrow, table_digest, write_arrow
 from pdetr3d.data.regions import POLYGONS, regions_of
@@ -41,7 +42,7 @@ ESCAPES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")  # an absolute
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
 # One row per keyframe. Paths are relative to the dataroot. Lists named alike have equal lengths:
 # sweep_* newest first (at most 9); camera_* and lidar2img in the order of CAMERAS (path null, size 0 where there is
-# none); ann_* one item per annotation of the ten classes: label, box (x, y, z, l, w, h, yaw), velocity (vx, vy; NaN
+# none); ann_* one item per annotation that has a class: label, box (x, y, z, l, w, h, yaw), velocity (vx, vy; NaN
 # unknown), counts.
 INDEX_SCHEMA = pa.schema(
     [
@@ -76,7 +77,7 @@ REGION_SCHEMA = pa.schema([*INDEX_SCHEMA, *((name, POLYGONS) for name in REGION_
 
 @dataclass(frozen=True)
 class Annotations:
-    """The N annotations of one sample, all ten classes, with or without sensor points, LIDAR_TOP frame, float64.
+    """The N annotations of one sample, of all classes, with or without sensor points, LIDAR_TOP frame, float64.
 
     Attributes:
         token: (N,) object array of annotation tokens.
@@ -126,10 +127,11 @@ class RecordTable:
 
     Attributes:
         rows: with RECORD_COLUMNS, or more. dataroot: that its paths are relative to. source: file named in messages.
+        classes: of the dataset.
     """
 
-    def __init__(self, rows: RowTable, dataroot: Path, source: Path) -> None:
-        self.rows, self.dataroot, self.source = rows, dataroot, source
+    def __init__(self, rows: RowTable, dataroot: Path, source: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+        self.rows, self.dataroot, self.source, self.classes = rows, dataroot, source, classes
 
     def record(self, row: int, role: str, boxes: Boxes3D, clicks: PointLabels) -> SampleRecord:
         """The record of a row.
@@ -167,7 +169,7 @@ class RecordTable:
     def take(self, rows: NDArray[np.int64]) -> RecordTable:
         """A copy of ascending rows, without annotations."""
         columns = RECORD_COLUMNS + (REGION_COLUMNS if self.has_regions else [])
-        return RecordTable(self.rows.take(rows, columns), self.dataroot, self.source)
+        return RecordTable(self.rows.take(rows, columns), self.dataroot, self.source, self.classes)
 
     def _file(self, name: str, path: str) -> str:
         if (".." in path or path[:1] in "/\\" or ":" in path) and ESCAPES.search(path):
@@ -202,14 +204,16 @@ class IndexFacts:
 
     Attributes:
         reading: how the dataset's files are read: ``data.lidar_*`` and ``data.nan_limit`` count. names: of the
-            dataset's own. counted: annotations whose points the index counted itself, since the tables do not.
-        unknown_categories: name -> annotations left out, being of none of the ten classes. missing_sweeps: files.
+            dataset's own. classes: that annotations are of. counted: annotations whose points the index counted itself,
+            since the tables do not.
+        unknown_categories: name -> annotations left out, being of none of the classes. missing_sweeps: files.
         links: files that are links which leave the dataroot. outside: annotations left out, since they lie where
             nothing is annotated, or in a region to ignore.
     """
 
     reading: DataConfig = DataConfig()
     names: Names = Names()
+    classes: ClassList = NUSCENES_CLASSES
     counted: int = 0
     unknown_categories: Mapping[str, int] = field(default_factory=dict)
     missing_sweeps: int = 0
@@ -218,7 +222,8 @@ class IndexFacts:
 
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal facts back."""
-        value = vars(self) | {"reading": self._reading, "names": self.names.as_dict()}
+        mine = {"reading": self._reading, "names": self.names.as_dict(), "classes": self.classes.text}
+        value = vars(self) | mine
         return json.dumps(value, sort_keys=True)
 
     @staticmethod
@@ -226,13 +231,15 @@ class IndexFacts:
         """What ``to_json`` wrote; older indexes have none: "{}"."""
         value = json.loads(text)
         known = {"reading": DataConfig(**value.get("reading", {})), "names": Names.of(value.get("names", {}))}
+        known["classes"] = read_classes(value.get("classes", ""))
         return IndexFacts(**value | known)
 
     @property
     def identity(self) -> str:
         """What of it changes the data that rows and files are."""
         reading = {key: value for key, value in self._reading.items() if key != "nan_limit"}  # refuses, changes nothing
-        return json.dumps([reading, self.names.as_dict()], sort_keys=True)
+        own = [self.classes.text] if self.classes.own else []
+        return json.dumps([reading, self.names.as_dict(), *own], sort_keys=True)
 
     @property
     def _reading(self) -> dict[str, Any]:
@@ -269,7 +276,7 @@ class Index:
         self.dataroot, self.version = Path(metadata["dataroot"]), metadata["version"]
         self.digest = metadata["digest"]
         self.facts = IndexFacts.from_json(metadata.get("facts", "{}"))
-        self.records = RecordTable(RowTable(table), self.dataroot, path)
+        self.records = RecordTable(RowTable(table), self.dataroot, path, self.classes)
 
     @staticmethod
     def open(path: Path) -> Index:
@@ -282,6 +289,11 @@ class Index:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def classes(self) -> ClassList:
+        """That annotations and clicks are of."""
+        return self.facts.classes
 
     @property
     def reading(self) -> DataConfig:

@@ -24,7 +24,7 @@ from pdetr3d.data.files import atomic_path, open_arrow, table_digest, write_arro
 from pdetr3d.data.index import Index
 from pdetr3d.data.roles import People, annotated, drawn_roles, peoples_roles
 from pdetr3d.data.row_table import places
-from pdetr3d.schema import CLASSES, ROLES, DataError
+from pdetr3d.schema import ROLES, DataError
 
 # role: of ROLES. clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples,
 # by class and place: their order tells nothing of who wrote them down.
@@ -57,7 +57,6 @@ IGNORE_SCHEMA = pa.schema(
     [("sample_token", pa.string()), *((name, pa.float64()) for name in ("x", "y", "z", "radius_m"))]
 )
 CLICK_DIGITS = 6  # decimals of a click's x, y, z [m]: taken to another frame and back, a click is the same again
-_CLASS_ORDER = pa.array(CLASSES)
 
 VERIFIED_CLICKS = 5_000_000  # the tables of up to so many are read whole when opened; of more, only counted
 
@@ -168,7 +167,7 @@ def read_info(path: Path) -> dict:
 def build_manifest(
     index: Index, split: str, config: LabelConfig, out_dir: Path, people: People | None = None
 ) -> LabelManifest:
-    """Choose the box-labeled samples of ``split`` and draw one click per kept object (ten classes, >= 1 sensor point).
+    """Choose the box-labeled samples of ``split`` and draw one click per kept object (of a class, >= 1 sensor point).
 
     A click depends on (label.seed, annotation token) and its box alone: it is the same whatever the ratio or the split.
     Samples of scenes without any annotation are "unlabeled". With ``people`` they say which samples have boxes
@@ -208,7 +207,7 @@ def simulated_clicks(index: Index, tokens: Sequence[str], seed: int, but: frozen
         {
             "click_id": [click_id("sim", seed, name) for name in names],
             "sample_token": [part[0] for part in parts for _ in part[1]],
-            "class": [CLASSES[label] for part in parts for label in part[2]],
+            "class": [index.classes.names[label] for part in parts for label in part[2]],
             "x": xyz[:, 0],
             "y": xyz[:, 1],
             "z": xyz[:, 2],
@@ -243,7 +242,7 @@ def write_manifest(
     out_dir = Path(out_dir)
     tokens = index.tokens(split)
     sample = places(clicks["sample_token"], pa.chunked_array([tokens], pa.string()))
-    label = pc.index_in(clicks["class"], value_set=_CLASS_ORDER).to_numpy()
+    label = pc.index_in(clicks["class"], value_set=pa.array(index.classes.names)).to_numpy()
     order = np.lexsort((*(clicks[axis].to_numpy() for axis in "zyx"), label, sample))
     clicks = clicks.take(pa.array(order))
     samples = pa.table(

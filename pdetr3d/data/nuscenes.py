@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.splits import create_splits_scenes
 
 from pdetr3d.config import DataConfig
@@ -27,7 +26,7 @@ from pdetr3d.data.regions import read_regions, write_lists
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
-from pdetr3d.schema import CAMERAS, CLASSES, DataError
+from pdetr3d.schema import CAMERAS, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import Names
@@ -41,7 +40,7 @@ MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts
 def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSCENES, *, whole: bool = True) -> Path:
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
 
-    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations outside the ten classes are left out
+    The columns are documented at ``pdetr3d.data.index.INDEX_SCHEMA``. Annotations of none of the classes are left out
     and counted, as are those whose center lies where the dataset's regions (``regions.parquet``) say that nothing is
     annotated, or that what is there is to be ignored. Annotations without LiDAR and radar points stay, told by their
     counts. Where the tables do not count points, they are counted here (``count_points``). Checked here: the fields
@@ -50,16 +49,17 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     with a warning.
 
     Args:
-        data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``categories``, ``cameras``,
-            ``follow_links``, ``allow_empty``. whole: False leaves existence and content of files to a later check
-            (``data.on_error=skip``).
+        data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``classes``, ``categories``,
+            ``cameras``, ``follow_links``, ``allow_empty``. whole: False leaves existence and content of files to a
+            later check (``data.on_error=skip``).
 
     Raises:
         DataError: naming the file or token, the value, what is allowed and the fix.
     """
     dataroot = Path(dataroot).absolute()
-    names = Names.read(data.categories, data.cameras)
-    nusc = Tables(dataroot, version, names)
+    classes = data.class_list
+    names = Names.read(data.categories, data.cameras, classes)
+    nusc = Tables(dataroot, version, names, classes)
     if nusc.cut_tracks:
         log.warning(
             "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
@@ -78,7 +78,9 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
         log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.links), dataroot)
     table, counted = count_points(pa.Table.from_batches(batches, schema=schema), dataroot, data, whole=whole)
     unknown = dict(reader.unknown.most_common())
-    facts = IndexFacts(data, names, counted, unknown, len(reader.missing_sweeps), len(reader.links), reader.outside)
+    facts = IndexFacts(
+        data, names, classes, counted, unknown, len(reader.missing_sweeps), len(reader.links), reader.outside
+    )
     if nusc.sample_annotation:  # without any, people's clicks may still come
         _refuse_no_objects(table, unknown, data, dataroot / version)
     write_index(Path(out), table, dataroot, version, facts)
@@ -88,7 +90,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
 def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfig, folder: Path) -> None:
     points = [pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
     seen = [f"{count} annotations of category {name!r}" for name, count in unknown.items()]
-    seen += [f"{len(points[0])} objects of the ten classes, all without points"] if len(points[0]) else []
+    seen += [f"{len(points[0])} objects that have a class, all without points"] if len(points[0]) else []
     refuse_empty({"objects": int((points[0] + points[1] > 0).sum())}, data.allow_empty, str(folder), seen)
 
 
@@ -130,7 +132,7 @@ class _Reader:
         self.data = data
         self.whole = whole
         self.missing_sweeps: set[str] = set()
-        self.unknown: Counter[str] = Counter()  # annotations of each category that is none of the ten classes
+        self.unknown: Counter[str] = Counter()  # annotations of each category that has no class
         self.links: set[str] = set()  # files that are links which leave the dataroot
         self.regions = read_regions(Path(nusc.table_root), {sample["token"] for sample in nusc.sample})
         self.outside = 0  # annotations where nothing counts as annotated
@@ -228,11 +230,10 @@ class _Reader:
         return {"camera_path": paths, "camera_size_px": sizes, "lidar2img": matrices}
 
     def _annotations(self, sample: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, Any]:
-        pairs = [
-            (ann, category_to_detection_name(ann["category_name"])) for ann in map(self._annotation, sample["anns"])
-        ]
+        classes = self.data.class_list
+        pairs = [(ann, classes.class_of(ann["category_name"])) for ann in map(self._annotation, sample["anns"])]
         self.unknown.update(ann["category_name"] for ann, name in pairs if name is None)
-        kept = [(ann, CLASSES.index(name)) for ann, name in pairs if name is not None]
+        kept = [(ann, classes.label_of[name]) for ann, name in pairs if name is not None]
         global2lidar = inverse(lidar2global)
         kept = self._within_regions(sample["token"], kept, global2lidar)
         for ann, _ in kept:

@@ -17,7 +17,6 @@ from pdetr3d.data.human_clicks import PeoplesClicks, read_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, IGNORE_SCHEMA, LabelManifest, simulated_clicks, write_manifest
 from pdetr3d.data.roles import People, annotated, drawn_roles, peoples_roles
-from pdetr3d.schema import CLASSES
 
 STRAYS = "clicks_without_box.csv"  # in the manifest's folder: clicks of box-labeled samples that match no box
 
@@ -92,12 +91,12 @@ def _match(index: Index, found: PeoplesClicks, boxed: set[str]) -> tuple[set[str
         annotations = index.annotations(token)
         boxes, names = annotations.boxes(), annotations.token[annotations.kept]
         xyz = np.array([[click[axis] for axis in "xyz"] for click in clicks])
-        label = np.array([CLASSES.index(click["class"]) for click in clicks])
+        label = np.array([index.classes.label_of[click["class"]] for click in clicks])
         for click, own in zip(clicks, match_clicks(xyz, label, boxes), strict=True):
             if own >= 0:
                 matched.add(str(names[own]))
                 continue
-            same = boxes.center_m[boxes.label == CLASSES.index(click["class"])]
+            same = boxes.center_m[boxes.label == index.classes.label_of[click["class"]]]
             place = np.array([click[axis] for axis in "xyz"])
             nearest = float(np.linalg.norm(same - place, axis=1).min()) if len(same) else None
             strays.append({"row": found.row_of[click["click_id"]], **click, "nearest_box_m": nearest})
@@ -108,7 +107,7 @@ def _without_boxes(index: Index, found: PeoplesClicks, boxed: list[str]) -> list
     """Classes that have clicks, but no box in any box-labeled sample."""
     seen = {int(label) for token in boxed for label in index.annotations(token).boxes().label}
     clicked = {click["class"] for click in found.clicks}
-    return [name for label, name in enumerate(CLASSES) if name in clicked and label not in seen]
+    return [name for label, name in enumerate(index.classes.names) if name in clicked and label not in seen]
 
 
 def _write_strays(file: Path, strays: list[dict[str, Any]]) -> None:

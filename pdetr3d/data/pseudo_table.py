@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import CHUNK_ROWS, atomic_path, read_parquet
 from pdetr3d.data.row_table import RowTable
-from pdetr3d.schema import CLASSES, SOURCE_PSEUDO, Boxes3D, DataError
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError
 
 # Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
 # an accepted box that was moved onto its click, else "".
@@ -36,16 +37,21 @@ PSEUDO_SCHEMA = pa.schema(
 _NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 
 
-def write_pseudo_labels(path: Path, rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]]) -> Path:
+def write_pseudo_labels(
+    path: Path,
+    rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]],
+    classes: ClassList = NUSCENES_CLASSES,
+) -> Path:
     """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
 
     Args:
         path: the Parquet file. rows: table-like with the columns of PSEUDO_SCHEMA (vx, vy may be absent or NaN: null).
+        classes: that labels are of.
 
     Raises:
         DataError: when a column is missing or a row breaks the contract (``check_pseudo_labels``).
     """
-    with PseudoLabelWriter(path) as writer:
+    with PseudoLabelWriter(path, classes) as writer:
         writer.add(rows)
     return Path(path)
 
@@ -57,13 +63,14 @@ class PseudoLabelWriter:
     after an error nothing is at ``path``.
 
     Args:
-        path: the Parquet file.
+        path: the Parquet file. classes: that labels are of.
 
     Attributes:
         rows, accepted: how many there are so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+        self.classes = classes
         self.path, self.rows, self.accepted = Path(path), 0, 0
         # Of the samples so far: tokens, and where their rows begin and end in the mapped file.
         self._tokens, self._bounds = list[pa.Array](), [np.zeros((0, 2), np.int64)]
@@ -89,7 +96,7 @@ class PseudoLabelWriter:
             raise DataError(f"pseudo labels for {self.path}: column(s) {missing} missing; needed: {needed}")
         frame = frame[PSEUDO_SCHEMA.names].sort_values(["sample_token", "click_id"], kind="stable")
         table = pa.Table.from_pandas(frame, schema=PSEUDO_SCHEMA, preserve_index=False).replace_schema_metadata(None)
-        check_pseudo_labels(self.path, table)
+        check_pseudo_labels(self.path, table, self.classes)
         tokens, first, count = np.unique(frame["sample_token"].to_numpy(object), return_index=True, return_counts=True)
         self._tokens.append(pa.array(tokens, pa.string()))
         self._bounds.append(self.rows + np.stack([first, first + count], 1))
@@ -130,42 +137,40 @@ class PseudoLabelWriter:
                 writer.write_table(pa.concat_tables([PSEUDO_SCHEMA.empty_table(), *waiting]).combine_chunks())
 
 
-def read_pseudo_labels(path: Path) -> pa.Table:
+def read_pseudo_labels(path: Path, classes: ClassList = NUSCENES_CLASSES) -> pa.Table:
     """Read and check pseudo labels.
 
     Raises:
         DataError: when the file is missing, of another layout, or a row breaks the contract.
     """
     table = read_parquet(Path(path), PSEUDO_SCHEMA)
-    check_pseudo_labels(Path(path), table)
+    check_pseudo_labels(Path(path), table, classes)
     return table
 
 
-def to_boxes(rows: pd.DataFrame) -> Boxes3D:
+def to_boxes(rows: pd.DataFrame, classes: ClassList = NUSCENES_CLASSES) -> Boxes3D:
     """Rows of the table, all numbers finite, as pseudo boxes in their order; null velocities become NaN."""
     numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
     return Boxes3D.build(
         numbers[:, :3],
         numbers[:, 3:6],
         numbers[:, 6],
-        np.array([CLASSES.index(name) for name in rows["class"]], np.int64),
+        np.array([classes.label_of[name] for name in rows["class"]], np.int64),
         velocity_m_s=numbers[:, 7:9],
         score=numbers[:, 9],
         source=SOURCE_PSEUDO,
     )
 
 
-def check_pseudo_labels(path: Path, table: pa.Table) -> None:
-    """Raise DataError for a repeated click_id, a class outside the ten, or an accepted box that is no box."""
+def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList = NUSCENES_CLASSES) -> None:
+    """Raise DataError for a repeated click_id, a class that is not in the list, or an accepted box that is no box."""
     frame = table.to_pandas()
     repeated = frame["click_id"][frame["click_id"].duplicated()]
     if len(repeated):
         raise DataError(
             f"{path}: click_id {repeated.iloc[0]!r} occurs more than once ({len(repeated)} repeats); one row per click"
         )
-    unknown = sorted(set(frame["class"]) - set(CLASSES), key=str)
-    if unknown:
-        raise DataError(f"{path}: class {unknown[0]!r}: allowed are {', '.join(CLASSES)}")
+    classes.refuse_unknown(set(frame["class"]), str(path))
     accepted = frame[frame["accepted"].astype(bool)]
     numbers = accepted[_NUMBERS].to_numpy(float)
     bad = ~(np.isfinite(numbers).all(1) & (numbers[:, 3:6] > 0).all(1) & (numbers[:, 7] >= 0) & (numbers[:, 7] <= 1))

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.index import RecordTable
 from pdetr3d.data.row_table import RowTable
 from pdetr3d.geometry.regions import EVERYWHERE, Polygon
-from pdetr3d.schema import CLASSES, ROLES, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import ROLES, Boxes3D, PointLabels, SampleRecord
 
 CLICK_COLUMNS = ("click_id", "x", "y", "z", "class")
-_LABEL_OF = {name: label for label, name in enumerate(CLASSES)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Records(Sequence[SampleRecord]):
         return PointLabels(
             click_id=np.array(columns["click_id"].to_pylist(), object),
             xyz_m=np.stack([columns[axis].to_numpy() for axis in "xyz"], 1),
-            label=np.array([_LABEL_OF[name] for name in columns["class"].to_pylist()], np.int64),
+            label=np.array([self.table.classes.label_of[name] for name in columns["class"].to_pylist()], np.int64),
             box_index=np.full(end - begin, -1) if first < 0 else self.click_box[first : first + end - begin],
         )
 
@@ -194,6 +194,13 @@ def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
 def boxed(records: Sequence[SampleRecord]) -> NDArray[np.bool_]:
     """(N,): which are box-labeled."""
     return records.boxed if isinstance(records, Records) else np.array([r.role == "box" for r in records], bool)
+
+
+def classes_of(records: Sequence[SampleRecord]) -> ClassList:
+    """That labels of the records are of: nuScenes' ten where nothing else is known."""
+    if isinstance(records, Records):
+        return records.table.classes
+    return classes_of(records.parts[0]) if isinstance(records, Joined) else NUSCENES_CLASSES
 
 
 def boxes_of(records: Sequence[SampleRecord]) -> Boxes3D:

@@ -11,18 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import ClassList
 from pdetr3d.config import DataConfig
 from pdetr3d.data.click_extents import sizes_from_clicks
 from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
-from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, pick, ranges
+from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, classes_of, pick, ranges
 from pdetr3d.data.regions import disks
 from pdetr3d.data.row_table import RowTable, places
 from pdetr3d.schema import (
-    CLASSES,
-    FALLBACK_SIZE_M,
     ROLES,
     SOURCE_HUMAN,
     Boxes3D,
@@ -73,7 +72,7 @@ def training_records(
         unseen = (role == _UNLABELED) & (records.box_range[:, 0] == records.box_range[:, 1])
         role[whole & ~unseen] = _BOX
     if pseudo is not None:
-        made, made_range = _pseudo_boxes(Path(pseudo), manifest)
+        made, made_range = _pseudo_boxes(Path(pseudo), manifest, index.classes)
         records = replace(
             records,
             boxes=Boxes3D.concatenate([records.boxes, made]),
@@ -123,20 +122,24 @@ def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest 
 
 
 def prior_size_m(
-    records: Sequence[SampleRecord], data: DataConfig | None = None
+    records: Sequence[SampleRecord], data: DataConfig | None = None, classes: ClassList | None = None
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
     A class without a box there has the size that the LiDAR points at its clicks show (``click_extents``), where
-    ``data`` says how to read them and enough of them show it; else FALLBACK_SIZE_M.
+    ``data`` says how to read them and enough of them show it; else the class list's own.
+
+    Args:
+        classes: that labels are of; None: of the records' dataset.
 
     Returns:
-        (10, 3) float32, and the names of the classes that hold FALLBACK_SIZE_M.
+        (C, 3) float32, and the names of the classes that hold the list's size.
     """
+    classes = classes or classes_of(records)
     labeled = boxes_of(pick(records, boxed(records)))
     labeled = labeled[labeled.source == SOURCE_HUMAN]
-    prior, absent = FALLBACK_SIZE_M.copy(), []
-    for label in range(len(CLASSES)):
+    prior, absent = classes.fallback_size_m.copy(), []
+    for label in range(len(classes)):
         sizes = labeled.size_m[labeled.label == label]
         if len(sizes):
             prior[label] = sizes.mean(0, dtype=np.float64)
@@ -145,7 +148,7 @@ def prior_size_m(
     measured = sizes_from_clicks(records, absent, data) if data is not None and absent else {}
     for label, size in measured.items():
         prior[label] = size
-    return prior, [CLASSES[label] for label in absent if label not in measured]
+    return prior, [classes.names[label] for label in absent if label not in measured]
 
 
 def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64], chosen: NDArray[np.int64]) -> Records:
@@ -162,7 +165,7 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
     for start in range(0, len(chosen), PIECE):
         piece = chosen[start : start + PIECE]
         boxes, bounds, tokens = _annotations_of(index, row[piece])
-        click_boxes.append(_click_boxes(manifest, clicks, piece, boxes, bounds, tokens))
+        click_boxes.append(_click_boxes(index, manifest, clicks, piece, boxes, bounds, tokens))
         box_range[piece] = bounds + count
         parts.append(boxes)
         count += len(boxes)
@@ -203,6 +206,7 @@ def _wide(column: pa.ChunkedArray, width: int) -> NDArray[np.float64]:
 
 
 def _click_boxes(
+    index: Index,
     manifest: LabelManifest,
     clicks: RowTable,
     chosen: NDArray[np.int64],
@@ -232,7 +236,7 @@ def _click_boxes(
     result = position - begin
     if human.any():
         xyz = np.stack([table[axis].to_numpy() for axis in "xyz"], 1)
-        label = pc.index_in(table["class"], value_set=pa.array(CLASSES)).to_numpy()
+        label = pc.index_in(table["class"], value_set=pa.array(index.classes.names)).to_numpy()
         ends = np.cumsum(lengths)
         for number in np.unique(np.repeat(np.arange(len(chosen)), lengths)[human]):
             rows = np.arange(ends[number] - lengths[number], ends[number])
@@ -241,9 +245,9 @@ def _click_boxes(
     return result
 
 
-def _pseudo_boxes(path: Path, manifest: LabelManifest) -> tuple[Boxes3D, NDArray[np.int64]]:
+def _pseudo_boxes(path: Path, manifest: LabelManifest, classes: ClassList) -> tuple[Boxes3D, NDArray[np.int64]]:
     """The accepted pseudo labels in the order of the clicks, and (N, 2) which of them are each train sample's."""
-    labels = read_pseudo_labels(path).to_pandas()
+    labels = read_pseudo_labels(path, classes).to_pandas()
     clicks = manifest.clicks.select(["click_id", "sample_token", "class"]).to_pandas()
     clicks["order"] = np.arange(len(clicks))
     joined = labels.merge(clicks, on="click_id", how="left", suffixes=("", "_click"), validate="one_to_one")
@@ -264,4 +268,4 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest) -> tuple[Boxes3D, NDArray
         )
     accepted = joined[joined["accepted"].astype(bool)].sort_values("order")
     bounds = np.searchsorted(accepted["order"].to_numpy(), manifest.click_range)
-    return to_boxes(accepted), bounds.astype(np.int64)
+    return to_boxes(accepted, classes), bounds.astype(np.int64)

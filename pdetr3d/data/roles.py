@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.index import Index
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import DataError
 
 SHOWN = 10  # of what is listed in a message
 
 
 def annotated(index: Index, split: str) -> NDArray[np.bool_]:
-    """(N,): which samples of a split have an annotation of the ten classes in the tables, in index order."""
+    """(N,): which samples of a split have an annotation of a class in the tables, in index order."""
     counts = pc.list_value_length(index.table["ann_label"]).to_numpy()
     return counts[index.rows(split)] > 0
 
@@ -50,7 +51,9 @@ def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np
     mine = np.flatnonzero(known)
     counts = _class_counts(index, [tokens[i] for i in mine]) if config.balance or config.no_boxes_of else None
     times = index.column("timestamp_us", tokens)
-    chosen = box_labeled([tokens[i] for i in mine], [scenes[i] for i in mine], [times[i] for i in mine], config, counts)
+    chosen = box_labeled(
+        [tokens[i] for i in mine], [scenes[i] for i in mine], [times[i] for i in mine], config, counts, index.classes
+    )
     return [
         "box" if token in chosen else "point" if may else "unlabeled" for token, may in zip(tokens, known, strict=True)
     ]
@@ -165,6 +168,7 @@ def box_labeled(
     timestamps_us: Sequence[int],
     config: LabelConfig,
     counts: NDArray[np.int64] | None = None,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> set[str]:
     """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
 
@@ -172,7 +176,7 @@ def box_labeled(
     ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
 
     Args:
-        counts: (N, 10) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
+        counts: (N, C) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
 
     Raises:
         DataError: when too few scenes (samples) show none of ``label.no_boxes_of``.
@@ -190,7 +194,7 @@ def box_labeled(
     totals: dict[str, NDArray[np.int64]] = {}
     if counts is not None:
         totals = {name: counts[places].sum(0) for name, places in members.items()}
-        barred = [CLASSES.index(name) for name in config.no_boxes_of]
+        barred = [classes.label_of[name] for name in config.no_boxes_of]
         order = [name for name in order if not totals[name][barred].any()]
     chosen: set[str] = set()
     for name in _balanced(order, totals) if config.balance else order:
@@ -207,8 +211,8 @@ def box_labeled(
 def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
     """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
     Among equals the first in ``order``."""
-    counts = np.array([totals[name] for name in order], np.int64).reshape(-1, len(CLASSES))
-    have, chosen = np.zeros(len(CLASSES), np.int64), np.zeros(len(order), bool)
+    counts = np.array([totals[name] for name in order], np.int64)
+    have, chosen = np.zeros(counts.shape[-1], np.int64), np.zeros(len(order), bool)
     for _ in order:
         best = int(np.argmax(np.where(chosen, -1.0, np.log1p(have + counts).sum(1))))
         have, chosen[best] = have + counts[best], True
@@ -216,6 +220,6 @@ def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterato
 
 
 def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
-    """(N, 10): kept objects of each class in each sample."""
+    """(N, C): kept objects of each class in each sample."""
     found = (index.annotations(token) for token in tokens)
-    return np.stack([np.bincount(each.label[each.kept], minlength=len(CLASSES)) for each in found])
+    return np.stack([np.bincount(each.label[each.kept], minlength=len(index.classes)) for each in found])

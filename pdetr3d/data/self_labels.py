@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import read_parquet, write_parquet
-from pdetr3d.schema import BOXES_KNOWN, CLASSES, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.schema import BOXES_KNOWN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
 _NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 # Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame. Nothing joins them to a click.
@@ -20,7 +21,9 @@ SELF_SCHEMA = pa.schema(
 )
 
 
-def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float) -> int:
+def write_self_labels(
+    path: Path, boxes: Mapping[str, Boxes3D], threshold: float, classes: ClassList = NUSCENES_CLASSES
+) -> int:
     """Write the boxes (sample_token -> boxes) whose score exceeds ``threshold``, atomically; returns their number.
 
     Velocities are left out, as the teacher's are: labels know them from people alone.
@@ -29,13 +32,13 @@ def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float
     for token in sorted(boxes):
         sure = boxes[token][boxes[token].score > threshold]
         frame = pd.DataFrame(np.column_stack([sure.rows, sure.score]), columns=_NUMBERS)
-        frames.append(frame.assign(sample_token=token, **{"class": [CLASSES[i] for i in sure.label]}))
+        frames.append(frame.assign(sample_token=token, **{"class": [classes.names[i] for i in sure.label]}))
     table = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
     write_parquet(path, pa.Table.from_pandas(table[SELF_SCHEMA.names], schema=SELF_SCHEMA, preserve_index=False))
     return len(table)
 
 
-def read_self_labels(path: Path) -> Mapping[str, Boxes3D]:
+def read_self_labels(path: Path, classes: ClassList = NUSCENES_CLASSES) -> Mapping[str, Boxes3D]:
     """sample_token -> boxes of ``write_self_labels``; samples without a box are not in it.
 
     Raises:
@@ -43,14 +46,15 @@ def read_self_labels(path: Path) -> Mapping[str, Boxes3D]:
     """
     table = read_parquet(path, SELF_SCHEMA).to_pandas()
     try:
-        return {str(token): _build(rows) for token, rows in table.groupby("sample_token", sort=False)}
-    except ValueError as error:  # a class outside the ten, a number that is not finite, a side of 0 m
+        classes.refuse_unknown(set(table["class"]), "a row")
+        return {str(token): _build(rows, classes) for token, rows in table.groupby("sample_token", sort=False)}
+    except ValueError as error:  # a class that is none, a number that is not finite, a side of 0 m
         raise DataError(f"{path}: {error}; remove its folder and train the arm self_training again") from error
 
 
-def _build(rows: pd.DataFrame) -> Boxes3D:
+def _build(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
     numbers = rows[_NUMBERS].to_numpy(float)
-    label = np.array([CLASSES.index(name) for name in rows["class"]])
+    label = np.array([classes.label_of[name] for name in rows["class"]])
     return Boxes3D.build(
         numbers[:, :3], numbers[:, 3:6], numbers[:, 6], label, score=numbers[:, 7], source=SOURCE_PSEUDO
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 from pdetr3d.config import EmptyName
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.schema import CAMERAS, CLASSES
+from pdetr3d.schema import CAMERAS
 
 NAMED = 5  # scenes named
 
@@ -26,13 +26,14 @@ class Summary:
 
     Attributes:
         keyframes: of all these splits (one may be in several). frames: split -> role -> keyframes. objects: class ->
-            objects kept, (10,). unknown: category -> annotations left
+            objects kept, (C,). unknown: category -> annotations left
             out, of the whole dataset. no_points: objects without LiDAR and radar points. counted: objects of the whole
             dataset whose points the index counted. regions: annotations of the whole dataset that lie where nothing is
             annotated or in a region to ignore. outside: kept objects outside ``model.range_m``; None: not asked.
-        clicks: class -> clicks, (10,). boxes: objects of box-labeled samples. images: of each camera, (6,).
+        clicks: class -> clicks, (C,). boxes: objects of box-labeled samples. images: of each camera, (6,).
         sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
             files that leave the dataroot. stray: scenes that are in no split, and stray_frames their keyframes.
+        classes: the C names.
     """
 
     keyframes: int
@@ -52,6 +53,7 @@ class Summary:
     links: int
     stray: list[str]
     stray_frames: int
+    classes: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, str]]:
         """Lines of the table: what, and how many."""
@@ -61,7 +63,7 @@ class Summary:
             names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
             text = f"{len(self.stray)} ({self.stray_frames} frames): {names}; splits.json beside the tables names more"
             rows.append(("scenes in no split", text))
-        rows.append(("objects kept", _by_class(self.objects)))
+        rows.append(("objects kept", _by_class(self.objects, self.classes)))
         unknown = ": " + _counts(self.unknown) if self.unknown else ""
         rows.append(("left out, category", f"{sum(self.unknown.values())}{unknown}"))
         rows.append(("left out, no points", str(self.no_points)))
@@ -72,7 +74,7 @@ class Summary:
         if self.counted:
             rows.append(("points counted", f"of {self.counted} objects by the index: the tables do not count them"))
         if self.clicks is not None:
-            rows += [("clicks by class", _by_class(self.clicks)), ("boxes to learn", str(self.boxes))]
+            rows += [("clicks by class", _by_class(self.clicks, self.classes)), ("boxes to learn", str(self.boxes))]
         found = [f"{name} {n}" for name, n in zip(CAMERAS, self.images, strict=True) if n]
         rows.append(("cameras found", f"{len(found)} of 6" + (f": {', '.join(found)}" if found else "")))
         absent = [name for name, n in zip(CAMERAS, self.images, strict=True) if n < frames]
@@ -139,13 +141,13 @@ def summarize(
     return Summary(
         keyframes=len(rows),
         frames={split: _roles(index, split, manifest) for split in dict.fromkeys(known)},
-        objects=np.bincount(label[kept], minlength=len(CLASSES)),
+        objects=np.bincount(label[kept], minlength=len(index.classes)),
         unknown=dict(index.facts.unknown_categories),
         no_points=int((used & ~kept).sum()),
         counted=index.facts.counted,
         regions=index.facts.outside,
         outside=outside,
-        clicks=None if manifest is None else _clicks(manifest),
+        clicks=None if manifest is None else _clicks(manifest, index.classes.names),
         boxes=int((kept & boxed[np.repeat(every, lengths)]).sum()),
         images=images.sum(0),
         sweeps=int(sweeps.sum()),
@@ -154,6 +156,7 @@ def summarize(
         links=index.facts.links,
         stray=pc.unique(table["scene_name"].filter(pa.array(alone))).to_pylist(),
         stray_frames=int(alone.sum()),
+        classes=index.classes.names,
     )
 
 
@@ -176,15 +179,15 @@ def _roles(index: Index, split: str, manifest: LabelManifest | None) -> dict[str
     return {role: count for role, count in manifest.role_counts().items() if count}
 
 
-def _clicks(manifest: LabelManifest) -> NDArray[np.int64]:
+def _clicks(manifest: LabelManifest, classes: tuple[str, ...]) -> NDArray[np.int64]:
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest.clicks["class"]).to_pylist()}
-    return np.array([counts.get(name, 0) for name in CLASSES], np.int64)
+    return np.array([counts.get(name, 0) for name in classes], np.int64)
 
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
 
 
-def _by_class(counts: NDArray[np.int64]) -> str:
-    found = {name: int(n) for name, n in zip(CLASSES, counts, strict=True) if n}
+def _by_class(counts: NDArray[np.int64], classes: tuple[str, ...]) -> str:
+    found = {name: int(n) for name, n in zip(classes, counts, strict=True) if n}
     return f"{sum(found.values())}: {_counts(found)}" if found else "none"

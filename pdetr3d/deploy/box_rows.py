@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pdetr3d.schema import CLASSES, Boxes3D
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.schema import Boxes3D
 
 NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
 COLUMNS = ["sample", *NUMBERS, "class", "score"]
 DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "object"}
 
 
-def to_frame(boxes: Boxes3D, name: str) -> pd.DataFrame:
+def to_frame(boxes: Boxes3D, name: str, classes: ClassList = NUSCENES_CLASSES) -> pd.DataFrame:
     """Boxes of the sample ``name`` as rows of COLUMNS: [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
     frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
     frame["vx"], frame["vy"] = boxes.velocity_m_s.T
-    frame["class"] = [CLASSES[label] for label in boxes.label]
+    frame["class"] = [classes.names[label] for label in boxes.label]
     return frame[COLUMNS].astype(DTYPES)
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pdetr3d.batch import REGRESSION
 from pdetr3d.config import Config
-from pdetr3d.schema import CLASSES
 
 INPUT = [
     "points (P, 5) float32, P >= 0 and different in every call: x, y, z [m] in the keyframe's LIDAR_TOP frame "
@@ -59,10 +58,10 @@ def refuse_no_ages(points: Tensor) -> Tensor:
 
 def describe(config: Config) -> dict[str, Any]:
     """Input, outputs, what comes after, the numbers that it needs, and the whole config."""
-    student = config.student
+    student, names = config.student, config.classes.names
     return {
-        "classes": CLASSES,
-        "tasks": [[CLASSES[c] for c in task] for task in student.tasks],
+        "classes": names,
+        "tasks": [[names[c] for c in task] for task in config.tasks],
         "range_m": config.model.range_m,
         "cell_m": config.student_cell_m,
         "num_sweeps": config.data.num_sweeps,

@@ -14,7 +14,6 @@ import pdetr3d
 from pdetr3d.data.files import new_folder
 from pdetr3d.deploy import mlflow_model
 from pdetr3d.deploy.source import TrainedStudent
-from pdetr3d.schema import CLASSES
 from pdetr3d.training import checkpoint
 
 # What prediction imports. No Ray, no devkit.
@@ -38,7 +37,7 @@ def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     metadata = {
         "checkpoint": trained.file.name,
-        "classes": list(CLASSES),
+        "classes": list(trained.config.classes.names),
         "config": json.loads(trained.config.to_json()),
     }
     with new_folder(out) as folder, tempfile.TemporaryDirectory() as weights:

@@ -51,7 +51,7 @@ class StudentModel(PythonModel):
     def _boxes(self, row: Mapping[str, Any], name: str) -> pd.DataFrame:
         sample = to_sample(row, name, self.trained.config.data)
         batch = Batch.from_arrays(collate([sample])).to(self.device)
-        return to_frame(self.decoder(self.trained.model(batch).tasks)[0], name)
+        return to_frame(self.decoder(self.trained.model(batch).tasks)[0], name, self.trained.config.classes)
 
 
 def records(model_input: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from pdetr3d.doctor.result import Result, change, setting
 from pdetr3d.doctor.run import Run
 from pdetr3d.evaluation.pseudo_label_quality import BINS_M
-from pdetr3d.schema import CLASSES, DataError
+from pdetr3d.schema import DataError
 
 IOU_MARGIN = 0.01  # of mean BEV IoUs; three times what seeds differ by (README, fusion: up to 0.003)
 YAW_MARGIN_RAD = 0.05  # seeds' standard deviations there are 0.03 to 0.08: one pair of runs shows no less
@@ -99,7 +99,7 @@ def groups(run: Run, other: Run | None) -> Result:
     if not lines:
         return Result("ok", "; but ".join(["no class and no distance band stands out", *blind]))
     names = list(dict.fromkeys(group for group, _ in lines))
-    learned = ", ".join(f"{run.box_labels.get(name, 0)} of {name}" for name in names if name in CLASSES)
+    learned = ", ".join(f"{run.box_labels.get(name, 0)} of {name}" for name in names if name in run.index.classes.names)
     advice = (
         f"the teacher learned from {learned}" if learned else "a band: far objects need images and sweeps",
         f"{change(run, 'raise', 'label.ratio')}, {change(run, 'raise', 'data.num_sweeps')}, "
@@ -148,7 +148,7 @@ def _poor(run: Run) -> Iterator[tuple[str, str]]:
 def _rejected(run: Run) -> Iterator[tuple[str, str]]:
     """(group, evidence) by what was not accepted."""
     table = run.labels
-    masks = {name: table["class"] == name for name in CLASSES} | {
+    masks = {name: table["class"] == name for name in run.index.classes.names} | {
         f"{lo}-{hi} m": (table["distance_m"] >= lo) & (table["distance_m"] < hi) for lo, hi in BINS_M
     }
     for group, mask in masks.items():

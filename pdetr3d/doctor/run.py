@@ -96,7 +96,7 @@ class Run:
         if FLOORS[0] in self.measured:
             return dict(self.measured[FLOORS[0]])
         records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
-        prior, _ = prior_size_m(records)
+        prior, _ = prior_size_m(records, classes=self.index.classes)
         if self.source in ON_VAL:
             manifest = LabelManifest.open(self.path / "data" / f"manifest_{self.config['data.val_split']}")
             clicked = [r for r in inspection_records(self.index, list(manifest.roles), manifest) if len(r.clicks)]
@@ -114,7 +114,8 @@ class Run:
                 f"the class-mean box at the clicks is not known: {self.source} measured {self.teacher['n']} clicks, "
                 f"of {len(true)} whose true box is known"
             )
-        return pseudo_label_quality(Boxes3D.concatenate(boxes), true, np.linalg.norm(true.center_m[:, :2], axis=1))
+        distance = np.linalg.norm(true.center_m[:, :2], axis=1)
+        return pseudo_label_quality(Boxes3D.concatenate(boxes), true, distance, classes=self.index.classes)
 
     @cached_property
     def by_cameras(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -134,7 +135,7 @@ class Run:
         if not file.is_file():
             raise DataError("pseudo_labels/pseudo_labels.parquet is missing: there are no pseudo labels yet")
         clicks = self.manifest.clicks.to_pandas().set_index("click_id")[["x", "y", "z"]]
-        table = read_pseudo_labels(file).to_pandas()
+        table = read_pseudo_labels(file, self.index.classes).to_pandas()
         xyz = clicks.reindex(table["click_id"]).to_numpy()
         low, high = np.array(self.config["model.range_m"]).reshape(2, 3)
         table["distance_m"] = np.hypot(xyz[:, 0], xyz[:, 1])

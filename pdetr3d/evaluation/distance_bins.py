@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.evaluation.matching import Matching
-from pdetr3d.schema import CLASSES
+from pdetr3d.evaluation.means import mean_of
 
 DISTANCE_BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))
 MIN_OBJECTS_IN_BIN = 10
@@ -20,7 +20,7 @@ ERROR_NAMES = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel
 def reaching(config: DetectionConfig) -> DetectionConfig:
     """The same configuration with class ranges that reach the last bin's end (and no less than before)."""
     ranges = {name: max(range_m, DISTANCE_BINS_M[-1][1]) for name, range_m in config.class_range.items()}
-    return DetectionConfig.deserialize(config.serialize() | {"class_range": ranges})
+    return type(config).deserialize(config.serialize() | {"class_range": ranges})
 
 
 def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxes:
@@ -34,15 +34,15 @@ def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxe
     return kept
 
 
-def bin_matchings(config: DetectionConfig) -> dict[tuple[int, int], Matching]:
+def bin_matchings(config: DetectionConfig, classes: ClassList = NUSCENES_CLASSES) -> dict[tuple[int, int], Matching]:
     """An empty ``Matching`` for each of DISTANCE_BINS_M."""
-    return {bounds: Matching(config) for bounds in DISTANCE_BINS_M}
+    return {bounds: Matching(config, classes) for bounds in DISTANCE_BINS_M}
 
 
 def add_to_bins(bins: dict[tuple[int, int], Matching], gt: EvalBoxes, pred: EvalBoxes) -> None:
     """Give some samples to all bins. gt, pred: filtered by the devkit with the ranges of ``reaching``."""
     for (low, high), matching in bins.items():
-        high_m = dict.fromkeys(CLASSES, float(high))
+        high_m = dict.fromkeys(matching.classes.names, float(high))
         matching.add(within(gt, low, high_m), within(pred, low, high_m))
 
 
@@ -68,7 +68,7 @@ def bin_name(low_m: float, high_m: float) -> str:
 
 
 def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:
-    classes = [name for name in CLASSES if n_gt[name] >= MIN_OBJECTS_IN_BIN]
+    classes = [name for name in n_gt if n_gt[name] >= MIN_OBJECTS_IN_BIN]
     aps = metrics.mean_dist_aps
     report: dict[str, Any] = {"mAP": mean_of([aps[name] for name in classes])}
     for error in ("trans_err", "scale_err", "orient_err"):
@@ -77,11 +77,5 @@ def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, An
 
 
 def count_objects(matching: Matching) -> dict[str, int]:
-    """Objects per class, all ten classes."""
-    return {name: matching.n_gt[name] for name in CLASSES}
-
-
-def mean_of(values: list[float]) -> float | None:
-    """Mean of the values that are not NaN; None when there are none."""
-    known = [v for v in values if not math.isnan(v)]
-    return float(np.mean(known)) if known else None
+    """Objects per class, all classes."""
+    return {name: matching.n_gt[name] for name in matching.classes.names}

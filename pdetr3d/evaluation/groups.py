@@ -12,22 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from nuscenes.eval.detection.data_classes import DetectionMetrics
 
-from pdetr3d.evaluation.distance_bins import ERROR_NAMES, mean_of
+from pdetr3d.class_list import ClassList
+from pdetr3d.evaluation.distance_bins import ERROR_NAMES
 from pdetr3d.evaluation.matching import Matching
+from pdetr3d.evaluation.means import mean_of
 
-GROUPS = {
-    "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
-    "cycles": ("motorcycle", "bicycle"),
-    "people": ("pedestrian",),
-    "barriers": ("barrier",),
-    "cones": ("traffic_cone",),
-}
 PARTS = ("people_moving", "people_standing")  # of the people, by the attribute of the ground truth
-NO_DIRECTION, NO_HEADING = ("barrier", "traffic_cone"), ("traffic_cone",)
 
 
 def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[str, Any]]:
-    """Figures of each of GROUPS, and of people who move and who do not.
+    """Figures of each group of classes, and of people who move and who do not.
 
     Args:
         metrics: of ``matching``, which has all samples of a split, filtered by class range.
@@ -40,7 +34,7 @@ def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[st
         None where undefined: barriers look the same from both sides, cones from all.
     """
     report = {}
-    for group, classes in GROUPS.items():
+    for group, classes in matching.classes.groups.items():
         pairs = {name: matching.matched(name) for name in classes}
         known = [name for name in classes if matching.n_gt[name]]
         aps = metrics.mean_dist_aps
@@ -48,20 +42,21 @@ def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[st
         for error in ("trans_err", "scale_err", "orient_err"):
             means[ERROR_NAMES[error]] = mean_of([metrics.get_label_tp(name, error) for name in known])
         objects = sum(matching.n_gt[name] for name in classes)
-        report[group] = {**means, "n_gt": objects, **headings(pairs)}
+        report[group] = {**means, "n_gt": objects, **headings(pairs, matching.classes)}
         if group == "people":
             for part, moving in zip(PARTS, (True, False), strict=True):
                 mine = {n: {key: v[(p["walks"] > 0) == moving] for key, v in p.items()} for n, p in pairs.items()}
                 count = matching.walking if moving else objects - matching.walking
-                report[part] = {"n_gt": count, **headings(mine)}
+                report[part] = {"n_gt": count, **headings(mine, matching.classes)}
     return report
 
 
-def headings(pairs: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, Any]:
+def headings(pairs: Mapping[str, Mapping[str, NDArray[np.float64]]], classes: ClassList) -> dict[str, Any]:
     """``matched``, ``yaw_error_rad``, ``axis_error_rad``, ``reversed`` of class -> ``Matching.matched``."""
-    axis = [pair["axis"] for name, pair in pairs.items() if name not in NO_HEADING]
-    yaw = [pair["yaw"] for name, pair in pairs.items() if name not in NO_DIRECTION]
-    undirected = [pair["axis"] for name, pair in pairs.items() if name == "barrier"]
+    heading = {each.name: each.heading for each in classes.classes}
+    axis = [pair["axis"] for name, pair in pairs.items() if heading[name] != "none"]
+    yaw = [pair["yaw"] for name, pair in pairs.items() if heading[name] == "direction"]
+    undirected = [pair["axis"] for name, pair in pairs.items() if heading[name] == "axis"]
     return {
         "matched": sum(len(pair["yaw"]) for pair in pairs.values()),
         "yaw_error_rad": _mean(yaw + undirected),

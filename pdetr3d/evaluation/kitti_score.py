@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.evaluation.kitti_ap import IOU, METRICS, Detected, Labeled, kitti_ap
 from pdetr3d.geometry.boxes import EDGES, corners
 from pdetr3d.geometry.camera import project_segments
-from pdetr3d.schema import CLASSES, Boxes3D, CameraRecord, DataError
+from pdetr3d.schema import Boxes3D, CameraRecord, DataError
 
 LABELS = "kitti_labels.parquet"  # in the folder of the tables: written by the import
 FACTS = "import.json"
@@ -29,14 +30,17 @@ def has_kitti_labels(folder: Path) -> bool:
 
 
 def kitti_score(
-    folder: Path, predictions: Mapping[str, Boxes3D], cameras: Mapping[str, CameraRecord | None]
+    folder: Path,
+    predictions: Mapping[str, Boxes3D],
+    cameras: Mapping[str, CameraRecord | None],
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> dict[str, Any]:
     """Score boxes as KITTI does.
 
     Args:
         folder: of the tables, ``dataroot/version``. predictions: sample token -> boxes in the LIDAR_TOP frame, of every
             sample that is scored. cameras: sample token -> CAM_FRONT. Boxes that its image does not show are left out:
-            nobody annotated there.
+            nobody annotated there. classes: that labels are of.
 
     Returns:
         As ``kitti_ap``, of the classes of KITTI that the import gave a class.
@@ -46,8 +50,8 @@ def kitti_score(
     """
     if not has_kitti_labels(folder):
         raise DataError(f"{folder / LABELS}: no such file; KITTI's score is of what pdetr3d import kitti wrote")
-    targets = json.loads((folder / FACTS).read_text())["classes"]
-    kind_of = {targets[kind]: kind for kind in IOU if targets.get(kind) in CLASSES}
+    categories = json.loads((folder / FACTS).read_text())["categories"]  # of KITTI's types, as the import wrote them
+    kind_of = {name: kind for kind in IOU if (name := classes.class_of(categories.get(kind, ""))) is not None}
     labels = pq.read_table(folder / LABELS).to_pandas()
     labels = dict(tuple(labels[labels["kind"] != DONT_CARE].groupby("sample_token")))
     frames = []
@@ -55,7 +59,9 @@ def kitti_score(
         camera = cameras[token]
         if camera is None:
             raise DataError(f"sample {token}: has no CAM_FRONT, which KITTI's score needs; import the dataset again")
-        frames.append((_labeled(labels.get(token)), _detected(boxes, camera, kind_of)))
+        frames.append(
+            (_labeled(labels.get(token)), _detected(boxes, camera, [kind_of.get(name, "") for name in classes.names]))
+        )
     report = kitti_ap(frames)
     return {kind: report[kind] for kind in report if kind in kind_of.values()}
 
@@ -83,9 +89,9 @@ def _labeled(rows: Any) -> Labeled:
     )
 
 
-def _detected(boxes: Boxes3D, camera: CameraRecord, kind_of: Mapping[str, str]) -> Detected:
+def _detected(boxes: Boxes3D, camera: CameraRecord, kinds: Sequence[str]) -> Detected:
     height = image_heights(boxes.rows.astype(np.float64), camera)
-    kind = np.array([kind_of.get(CLASSES[label], "") for label in boxes.label], str).reshape(len(boxes))
+    kind = np.array([kinds[label] for label in boxes.label], str).reshape(len(boxes))
     keep = (height > 0) & (kind != "")
     return Detected(kind[keep], height[keep], boxes.score[keep].astype(np.float64), boxes.rows[keep].astype(np.float64))
 

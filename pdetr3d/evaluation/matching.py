@@ -20,31 +20,29 @@ from nuscenes.eval.detection.algo import calc_ap, calc_tp
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetricData, DetectionMetrics
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.evaluation.class_scoring import ClassMetrics
 from pdetr3d.evaluation.column_files import ColumnFiles
-from pdetr3d.schema import CLASSES
 
 PART = 1 << 18  # detections that are held at a time, but for their order
 WALKING = "pedestrian.moving"
 ERRORS = ("trans_err", "vel_err", "scale_err", "orient_err", "attr_err")
-NOT_DEFINED = {
-    "traffic_cone": ("attr_err", "vel_err", "orient_err"),
-    "barrier": ("attr_err", "vel_err"),
-}  # the devkit's
 
 
 class Matching:
     """Takes samples, gives the devkit's metrics.
 
     Args:
-        config: the devkit's; its class ranges are not looked at.
+        config: the devkit's; its class ranges are not looked at. classes: that are scored.
 
     Attributes:
         n_gt: Counter of objects by class. walking: how many of them are people who move.
     """
 
-    def __init__(self, config: DetectionConfig) -> None:
+    def __init__(self, config: DetectionConfig, classes: ClassList = NUSCENES_CLASSES) -> None:
         self.config, self.n_gt, self.walking = config, Counter[str](), 0
-        self._files = {name: ColumnFiles() for name in CLASSES}
+        self.classes, self._axis = classes, {classes.names[label] for label in classes.labels("axis")}
+        self._files = {name: ColumnFiles() for name in classes.names}
         self._read: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def add(self, gt: EvalBoxes, pred: EvalBoxes) -> None:
@@ -79,7 +77,7 @@ class Matching:
                     center_distance(one, other),
                     velocity_l2(one, other),
                     1 - scale_iou(one, other),
-                    axis if name == "barrier" else yaw,
+                    axis if name in self._axis else yaw,
                     1 - attr_acc(one, other),
                     yaw,
                     axis,
@@ -103,15 +101,15 @@ class Matching:
 
     def metrics(self) -> DetectionMetrics:
         """As ``DetectionEval.evaluate`` makes them."""
-        config, made = self.config, DetectionMetrics(self.config)
+        config, made = self.config, (ClassMetrics if self.classes.own else DetectionMetrics)(self.config)
+        undefined = {each.name: each.undefined for each in self.classes.classes}
         for name in config.class_names:
             for threshold in config.dist_ths:
                 data = self.metric_data(name, threshold)
                 made.add_label_ap(name, threshold, calc_ap(data, config.min_recall, config.min_precision))
                 if threshold == config.dist_th_tp:
                     for metric in TP_METRICS:
-                        undefined = metric in NOT_DEFINED.get(name, ())
-                        value = np.nan if undefined else calc_tp(data, config.min_recall, metric)
+                        value = np.nan if metric in undefined[name] else calc_tp(data, config.min_recall, metric)
                         made.add_label_tp(name, metric, value)
         return made
 

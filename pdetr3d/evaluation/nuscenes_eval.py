@@ -15,26 +15,27 @@ from typing import Any
 
 import numpy as np
 from nuscenes import NuScenes
-from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.common.loaders import add_center_dist, filter_eval_boxes, load_gt_of_sample_tokens
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetrics
 from nuscenes.utils.splits import get_scenes_of_split
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.evaluation.class_scoring import ClassBox, ground_truth, scoring_config
 from pdetr3d.evaluation.distance_bins import (
     ERROR_NAMES,
     add_to_bins,
     bin_matchings,
     by_distance,
     count_objects,
-    mean_of,
     reaching,
     within,
 )
 from pdetr3d.evaluation.groups import by_group
 from pdetr3d.evaluation.held import where_labels_hold
 from pdetr3d.evaluation.matching import Matching
+from pdetr3d.evaluation.means import mean_of
 from pdetr3d.evaluation.results_format import (
     Poses,
     ground_truth_boxes,
@@ -44,7 +45,7 @@ from pdetr3d.evaluation.results_format import (
     write_json,
 )
 from pdetr3d.geometry.regions import Regions
-from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import NUSCENES, Names
@@ -55,12 +56,17 @@ _STDERR = threading.Lock()  # jobs score in several threads
 
 
 def load_tables(
-    dataroot: Path | str, version: str, names: Names = NUSCENES, points: Mapping[str, int] | None = None
+    dataroot: Path | str,
+    version: str,
+    names: Names = NUSCENES,
+    points: Mapping[str, int] | None = None,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> NuScenes:
     """The devkit's tables, read once per process and dataset (again when the annotations on disk changed).
 
     Args:
         names: of the dataset's own. points: annotation token -> LiDAR points, where the tables do not count them.
+        classes: that annotations are of.
 
     Raises:
         DataError: when there are no tables at ``dataroot/version``, or they lack what scoring needs (``Tables``).
@@ -68,15 +74,15 @@ def load_tables(
     table = Path(dataroot) / version / "sample_annotation.json"
     if not table.is_file():
         raise DataError(f"{table} does not exist: data.dataroot must hold the tables in a folder named data.version")
-    nusc = _load_tables(str(Path(dataroot).resolve()), version, names, table.stat().st_mtime_ns)
+    nusc = _load_tables(str(Path(dataroot).resolve()), version, names, classes, table.stat().st_mtime_ns)
     for token, count in (points or {}).items():
         nusc.get("sample_annotation", token)["num_lidar_pts"] = count
     return nusc
 
 
 @functools.lru_cache(maxsize=2)
-def _load_tables(dataroot: str, version: str, names: Names, _mtime_ns: int) -> NuScenes:
-    nusc = Tables(Path(dataroot), version, names)
+def _load_tables(dataroot: str, version: str, names: Names, classes: ClassList, _mtime_ns: int) -> NuScenes:
+    nusc = Tables(Path(dataroot), version, names, classes)
     for row in nusc.sample_annotation:  # the devkit adds the two and leaves out objects with 0
         for field in ("num_lidar_pts", "num_radar_pts"):
             row[field] = 0 if not_counted(row[field]) else row[field]
@@ -112,11 +118,13 @@ def split_samples(nusc: NuScenes, split: str) -> list[str]:
     return tokens
 
 
-def ground_truth_predictions(nusc: NuScenes, split: str) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
-    """The objects that the devkit scores, as perfect predictions, and their samples' poses: arguments of ``score``."""
+def ground_truth_predictions(
+    nusc: NuScenes, split: str, classes: ClassList = NUSCENES_CLASSES
+) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
+    """The objects that are scored, as perfect predictions, and their samples' poses: arguments of ``score``."""
     tokens = split_samples(nusc, split)
     poses = read_poses(nusc, tokens)
-    return {token: ground_truth_boxes(nusc, token, poses[token]) for token in tokens}, poses
+    return {token: ground_truth_boxes(nusc, token, poses[token], classes) for token in tokens}, poses
 
 
 def score(
@@ -129,6 +137,7 @@ def score(
     nusc: NuScenes | None = None,
     bins: bool = True,
     regions: Mapping[str, Regions] | None = None,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> dict[str, Any]:
     """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``),
     holding the boxes of PIECE samples at a time.
@@ -146,6 +155,8 @@ def score(
         bins: also score by distance and by kind of object (doubles the time); not needed to choose a checkpoint.
         regions: sample_token -> where its labels hold, of the samples that have any, LIDAR_TOP frame. Objects and
             predictions whose center lies elsewhere are left out before anything is matched.
+        classes: that labels are of. The devkit scores its ten; of others ``class_scoring`` says what it cannot, and the
+            errors that make sense for none of them are None and no part of NDS.
 
     Returns:
         JSON-safe dict. mAP, NDS and the mean errors mATE mASE mAOE mAVE mAAE as the devkit counts them (a class without
@@ -159,21 +170,21 @@ def score(
         DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
             the split, or the devkit refuses the split for this version.
     """
-    began, nusc = time.monotonic(), nusc or load_tables(dataroot, version)
+    began, nusc = time.monotonic(), nusc or load_tables(dataroot, version, classes=classes)
     tokens = split_samples(nusc, split)
     refuse_unscorable(nusc.version, split)
     _check_tokens(split, tokens, predictions, sensor_poses)
     out_dir.mkdir(parents=True, exist_ok=True)
-    config = config_factory("detection_cvpr_2019")
+    config = scoring_config(classes)
     lost = {"objects": 0, "predictions": 0}  # to regions
-    official, by_bin = Matching(config), bin_matchings(config) if bins else {}
+    official, by_bin = Matching(config, classes), bin_matchings(config, classes) if bins else {}
     with results_file(out_dir / "results_nusc.json") as write:
         for start in range(0, len(tokens), PIECE):
             piece = tokens[start : start + PIECE]
-            results = {token: nuscenes_boxes(token, predictions[token], sensor_poses[token]) for token in piece}
+            results = {t: nuscenes_boxes(t, predictions[t], sensor_poses[t], classes) for t in piece}
             for token, entries in results.items():
                 write(token, entries)
-            gt, pred = _load_boxes(nusc, reaching(config), results)
+            gt, pred = _load_boxes(nusc, reaching(config), results, classes)
             if regions:
                 loaded = len(gt.all), len(pred.all)
                 gt, pred = (where_labels_hold(boxes, regions, sensor_poses) for boxes in (gt, pred))
@@ -194,11 +205,14 @@ def score(
 def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
     """(5 mAP + sum over ATE, ASE, AOE of (1 - min(1, error))) / 8: NDS without velocity and attribute (method 6.1).
 
+    An error that is NaN (headings, where no class has one) is no part: the divisor is less by one.
+
     Args:
         mean_ap: mAP as the devkit counts it.
         tp_errors: the devkit's mean errors, keys ``trans_err``, ``scale_err``, ``orient_err``.
     """
-    return (5 * mean_ap + sum(1 - min(1.0, tp_errors[e]) for e in ("trans_err", "scale_err", "orient_err"))) / 8
+    known = [error for e in ("trans_err", "scale_err", "orient_err") if not math.isnan(error := tp_errors[e])]
+    return (5 * mean_ap + sum(1 - min(1.0, error) for error in known)) / (5 + len(known))
 
 
 def _check_tokens(
@@ -218,7 +232,7 @@ def _check_tokens(
 
 
 def _load_boxes(
-    nusc: NuScenes, config: DetectionConfig, results: dict[str, list[dict[str, Any]]]
+    nusc: NuScenes, config: DetectionConfig, results: dict[str, list[dict[str, Any]]], classes: ClassList
 ) -> tuple[EvalBoxes, EvalBoxes]:
     """Ground truth and predictions of some samples as ``DetectionEval`` loads and filters them.
 
@@ -226,9 +240,12 @@ def _load_boxes(
     afterwards (``within``) equals loading them with those ranges, and loading is what takes the time.
     """
     # It draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
-    with _STDERR, contextlib.redirect_stderr(io.StringIO()):
-        gt = load_gt_of_sample_tokens(nusc, list(results), DetectionBox)
-    pred = EvalBoxes.deserialize(results, DetectionBox)
+    if classes.own:
+        gt = ground_truth(nusc, list(results), classes)
+    else:
+        with _STDERR, contextlib.redirect_stderr(io.StringIO()):
+            gt = load_gt_of_sample_tokens(nusc, list(results), DetectionBox)
+    pred = EvalBoxes.deserialize(results, ClassBox if classes.own else DetectionBox)
     for boxes in (gt, pred):
         add_center_dist(nusc, boxes)
         if boxes.all:  # the devkit raises when there is no box at all
@@ -239,14 +256,14 @@ def _load_boxes(
 def _report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:
     aps, errors = metrics.mean_dist_aps, metrics.tp_errors
     per_class = {}
-    for name in CLASSES:
+    for name in n_gt:
         entry = {"AP": aps[name]}
         entry |= {f"AP@{threshold}": metrics.get_label_ap(name, threshold) for threshold in metrics.cfg.dist_ths}
         entry |= {ERROR_NAMES[error]: metrics.get_label_tp(name, error) for error in TP_METRICS}
         per_class[name] = entry | {"n_gt": n_gt[name]}
     report = {
         "mAP": metrics.mean_ap,
-        "mAP_present": mean_of([aps[name] for name in CLASSES if n_gt[name]]),
+        "mAP_present": mean_of([aps[name] for name in n_gt if n_gt[name]]),
         "NDS": metrics.nd_score,
         "SPNDS": spnds(metrics.mean_ap, errors),
         **{f"m{ERROR_NAMES[error]}": errors[error] for error in TP_METRICS},

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.evaluation.ranks import rank_correlation
 from pdetr3d.geometry.boxes import bev_iou_aligned
-from pdetr3d.schema import CLASSES, Boxes3D
+from pdetr3d.schema import Boxes3D
 
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
 Bins = tuple[tuple[float, float], ...]
@@ -28,8 +29,8 @@ QUALITIES = (
     "axis_error_rad",
     "reversed",
 )
-_BARRIER, _CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")
-# What a mean over all classes hides: people and two-wheelers are small, barriers and cones stand still.
+# Of nuScenes' ten, what a mean over all classes hides: people and two-wheelers are small, barriers and cones stand
+# still. A list of own classes has groups of its own.
 GROUPS = {
     "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
     "riders_and_people": ("motorcycle", "bicycle", "pedestrian"),
@@ -70,21 +71,23 @@ def size_error(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
     return 1 - overlap / (_volume(pred) + _volume(truth) - overlap)
 
 
-def yaw_error_rad(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
+def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList = NUSCENES_CLASSES) -> NDArray[np.float64]:
     """Smallest angle (N,) [rad] between the headings (the devkit's ``yaw_diff``: AOE). Barriers look the same from both
     sides (period pi); cones have no heading: NaN. The class is the true one."""
-    period = np.where(truth.label == _BARRIER, np.pi, 2 * np.pi)
+    period = np.where(np.isin(truth.label, classes.labels("axis")), np.pi, 2 * np.pi)
     difference = truth.yaw_rad.astype(np.float64) - pred.yaw_rad
     error = np.abs((difference + period / 2) % period - period / 2)
-    return np.where(truth.label == _CONE, np.nan, error)
+    return np.where(np.isin(truth.label, classes.labels("none")), np.nan, error)
 
 
-def heading_errors(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
+def heading_errors(
+    pred: Boxes3D, truth: Boxes3D, classes: ClassList = NUSCENES_CLASSES
+) -> dict[str, NDArray[np.float64]]:
     """``yaw_error_rad`` and its two parts, each (N,): the angle between the boxes' axes [rad], at most pi / 2, and
     whether the heading is reversed (1.0 or 0.0; NaN for barriers and cones, which have no direction)."""
-    yaw = yaw_error_rad(pred, truth)
+    yaw = yaw_error_rad(pred, truth, classes)
     axis = np.minimum(yaw, np.pi - yaw)
-    turned = np.where(np.isnan(yaw) | (truth.label == _BARRIER), np.nan, yaw > np.pi / 2)
+    turned = np.where(np.isnan(yaw) | np.isin(truth.label, classes.labels("axis")), np.nan, yaw > np.pi / 2)
     return {"yaw_error_rad": yaw, "axis_error_rad": axis, "reversed": turned}
 
 
@@ -103,7 +106,11 @@ def oracle_ious(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]
 
 
 def pseudo_label_quality(
-    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], bins_m: Bins = BINS_M
+    pred: Boxes3D,
+    truth: Boxes3D,
+    distance_m: NDArray[np.floating],
+    bins_m: Bins = BINS_M,
+    classes: ClassList = NUSCENES_CLASSES,
 ) -> dict[str, Any]:
     """Mean quality of pseudo labels over all rows, per true class, and by distance.
 
@@ -111,26 +118,28 @@ def pseudo_label_quality(
         pred: N pseudo labels.
         truth: N true boxes, in the same order and frame.
         distance_m: (N,) distance [m] by which rows are put into ``bins_m`` (lo <= distance < hi).
-        bins_m: (lo, hi) [m] of each bin.
+        bins_m: (lo, hi) [m] of each bin. classes: that labels are of.
 
     Returns:
         JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad", "axis_error_rad",
-        "reversed", "per_class": {class: the same}, "by_group": {name of ``GROUPS``: the same}, "by_distance":
+        "reversed", "per_class": {class: the same}, "by_group": {group of classes: the same}, "by_distance":
         {"0-10": the same, ...}, "oracles": ..., "calibration": ...}``. Means are None where there is nothing to
-        average; ``per_class`` has all ten classes and ``by_distance`` all bins; oracles: means of ``oracle_ious``; the
+        average; ``per_class`` has all classes and ``by_distance`` all bins; oracles: means of ``oracle_ious``; the
         calibration is that of ``pred.score`` (``score_calibration``).
 
     Raises:
         ValueError: when the lengths differ.
     """
-    return report_of(measures(pred, truth, distance_m), bins_m)
+    return report_of(measures(pred, truth, distance_m, classes), bins_m, classes)
 
 
-def measures(pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+def measures(
+    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], classes: ClassList = NUSCENES_CLASSES
+) -> dict[str, NDArray[np.float64]]:
     """What ``report_of`` needs to know of N pseudo labels: columns (N,), which may be made piece by piece and joined.
 
     Args:
-        pred, truth, distance_m: as ``pseudo_label_quality``.
+        pred, truth, distance_m, classes: as ``pseudo_label_quality``.
 
     Raises:
         ValueError: when the lengths differ.
@@ -145,7 +154,7 @@ def measures(pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating]) ->
         "iou_3d": iou_3d(pred, truth),
         "center_error_m": np.linalg.norm(pred.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
         "size_error": size_error(pred, truth),
-        **heading_errors(pred, truth),
+        **heading_errors(pred, truth, classes),
         **oracle_ious(pred, truth),
         "label": truth.label.astype(np.float64),
         "distance_m": distance,
@@ -153,14 +162,17 @@ def measures(pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating]) ->
     }
 
 
-def report_of(columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M) -> dict[str, Any]:
+def report_of(
+    columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M, classes: ClassList = NUSCENES_CLASSES
+) -> dict[str, Any]:
     """``pseudo_label_quality`` of the columns of ``measures``. Of columns in mapped files it holds a part at a time."""
     label, distance = columns["label"], columns["distance_m"]
     means = {name: columns[name] for name in QUALITIES}
-    of_class = [label == i for i in range(len(CLASSES))]
+    of_class = {name: label == i for i, name in enumerate(classes.names)}
     report = _means(means, np.ones(len(label), bool))
-    report["per_class"] = {name: _means(means, rows) for name, rows in zip(CLASSES, of_class, strict=True)}
-    of_group = {name: [of_class[CLASSES.index(c)] for c in members] for name, members in GROUPS.items()}
+    report["per_class"] = {name: _means(means, rows) for name, rows in of_class.items()}
+    groups = classes.groups if classes.own else GROUPS
+    of_group = {name: [of_class[each] for each in members] for name, members in groups.items()}
     report["by_group"] = {name: _means(means, np.logical_or.reduce(rows)) for name, rows in of_group.items()}
     report["by_distance"] = {f"{lo:g}-{hi:g}": _means(means, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
     oracles = {name: columns[name] for name in columns if name.startswith("true_")}

@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from nuscenes import NuScenes
-from nuscenes.eval.detection.utils import category_to_detection_name
 from scipy.spatial.transform import Rotation
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
-from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.schema import Boxes3D, DataError
 
 MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
 Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global, each (4, 4)
 _META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 
 
-def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict[str, Any]]:
+def nuscenes_boxes(
+    sample_token: str, boxes: Boxes3D, poses: Poses, classes: ClassList = NUSCENES_CLASSES
+) -> list[dict[str, Any]]:
     """The ``sample_result`` entries of one sample: its best 500 boxes, best first.
 
     Global frame, size (w, l, h), quaternion (w, x, y, z), velocity (vx, vy) [m/s] with unknown (NaN) written as 0,
@@ -35,7 +37,7 @@ def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict
     Args:
         sample_token: nuScenes token.
         boxes: in the LIDAR_TOP frame of the sample.
-        poses: (lidar2ego, ego2global), (4, 4) each.
+        poses: (lidar2ego, ego2global), (4, 4) each. classes: that labels are of.
     """
     boxes = boxes[np.argsort(-boxes.score, kind="stable")[:MAX_BOXES_PER_SAMPLE]]
     if not len(boxes):
@@ -55,9 +57,9 @@ def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses) -> list[dict
             "size": wlh[i].tolist(),
             "rotation": quaternion[i].tolist(),
             "velocity": velocity[i].tolist(),
-            "detection_name": CLASSES[boxes.label[i]],
+            "detection_name": classes.names[boxes.label[i]],
             "detection_score": float(boxes.score[i]),
-            "attribute_name": attribute_of(CLASSES[boxes.label[i]], float(speed[i])),
+            "attribute_name": attribute_of(classes.classes[boxes.label[i]], float(speed[i])),
         }
         for i in range(len(boxes))
     ]
@@ -100,7 +102,7 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def read_results(path: Path, poses: Mapping[str, Poses]) -> dict[str, Boxes3D]:
+def read_results(path: Path, poses: Mapping[str, Poses], classes: ClassList = NUSCENES_CLASSES) -> dict[str, Boxes3D]:
     """A nuScenes results file as boxes in the LIDAR_TOP frames of the samples.
 
     Args:
@@ -119,18 +121,21 @@ def read_results(path: Path, poses: Mapping[str, Poses]) -> dict[str, Boxes3D]:
             f"{path}: {len(missing)} of {len(poses)} samples of the split are missing, e.g. {missing[0]}; a sample "
             "without boxes needs an empty list"
         )
-    return {token: _boxes(path, token, results[token], pose) for token, pose in poses.items()}
+    return {token: _boxes(path, token, results[token], pose, classes) for token, pose in poses.items()}
 
 
-def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses) -> Boxes3D:
+def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses, classes: ClassList) -> Boxes3D:
     if not rows:
         return Boxes3D.empty()
     try:
         columns = [np.array([row[key] for row in rows], np.float64) for key in ("translation", "size", "rotation")]
-        label = [CLASSES.index(row["detection_name"]) for row in rows]
+        classes.refuse_unknown({row["detection_name"] for row in rows}, f"{path}, sample {token}")
+        label = [classes.label_of[row["detection_name"]] for row in rows]
         score = np.array([row["detection_score"] for row in rows], np.float64)
         center, size, yaw = from_nuscenes(columns[0], columns[1], columns[2], inverse(chain(*poses)))
         return Boxes3D.build(center, size, yaw, np.array(label), score=score)
+    except DataError:
+        raise
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}, sample {token}: a box is not of nuScenes' results format ({error!r})") from error
 
@@ -146,8 +151,10 @@ def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
     return poses
 
 
-def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses) -> Boxes3D:
-    """One sample's annotations of the ten classes with a LiDAR or radar point, as boxes in its LIDAR_TOP frame.
+def ground_truth_boxes(
+    nusc: NuScenes, sample_token: str, poses: Poses, classes: ClassList = NUSCENES_CLASSES
+) -> Boxes3D:
+    """One sample's annotations of the classes with a LiDAR or radar point, as boxes in its LIDAR_TOP frame.
 
     These are the objects that the devkit scores (before its range filter). Velocity as ``NuScenes.box_velocity``.
     """
@@ -155,13 +162,15 @@ def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses) -> Boxes
     rows = []
     for annotation_token in nusc.get("sample", sample_token)["anns"]:
         row = nusc.get("sample_annotation", annotation_token)
-        name = category_to_detection_name(row["category_name"])
+        name = classes.class_of(row["category_name"])
         if name is None or row["num_lidar_pts"] + row["num_radar_pts"] == 0:
             continue
         box2lidar = chain(rigid(row["rotation"], row["translation"]), global2lidar)
         velocity = global2lidar[:3, :3] @ nusc.box_velocity(annotation_token)
         width, length, height = row["size"]
-        rows.append((box2lidar[:3, 3], (length, width, height), yaw_of(box2lidar), CLASSES.index(name), velocity[:2]))
+        rows.append(
+            (box2lidar[:3, 3], (length, width, height), yaw_of(box2lidar), classes.label_of[name], velocity[:2])
+        )
     if not rows:
         return Boxes3D.empty()
     center, size, yaw, label, velocities = (np.array(column) for column in zip(*rows, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.importers.dataset import refuse, write_dataset
 from pdetr3d.importers.kitti_files import read_calibration, read_labels
 from pdetr3d.importers.kitti_frames import KittiFrame, class_problems, find_image, label_facts, size_problems
@@ -43,6 +44,7 @@ def import_kitti(
     out: Path,
     mapping: Path | None = None,
     scenes: Path | None = None,
+    classes: ClassList = NUSCENES_CLASSES,
     *,
     links: bool = False,
     every: int = EVERY,
@@ -51,7 +53,8 @@ def import_kitti(
 
     Args:
         mapping: YAML file, KITTI's type -> class; default CLASSES. scenes: of the object layout, CSV
-            (``scenes.read_scenes``); default: root/scenes.csv; without one each frame is a scene. links: images are
+            (``scenes.read_scenes``); default: root/scenes.csv; without one each frame is a scene. classes: of one's
+            own: KITTI's types keep their names where a class claims them. links: images are
             links instead of copies. every: of the tracking layout, how many frames there are to a keyframe.
 
     Returns:
@@ -61,17 +64,17 @@ def import_kitti(
         DataError: naming file and line of everything that cannot be used; nothing is written then.
     """
     root = Path(root)
-    classes = CLASSES if mapping is None else ClassMapping.read(mapping)
+    kinds = _mapping(mapping, classes)
     sets: dict[str, set[str]] = {}
     if is_tracking(root):
         if scenes is not None:
             raise DataError(f"--scenes {scenes}: {root} is in KITTI's tracking layout, whose sequences are the scenes")
-        found, rows, facts = read_tracking(root, classes, every)
+        found, rows, facts = read_tracking(root, kinds, every)
     else:
         names = frame_names(root)
         rows = _scenes(root, scenes, names)
         problems: list[str] = []
-        found = [each for name in names if name in rows and (each := _read(root, name, classes, problems))]
+        found = [each for name in names if name in rows and (each := _read(root, name, kinds, problems))]
         refuse(problems, "mend these, or leave their frames out of scenes.csv")
         sets, unused = _image_sets(root, names)
         facts = {
@@ -82,19 +85,27 @@ def import_kitti(
     key = [each for each in found if each.keyframe]
     splits = splits_of("kitti", {each.name: rows[each.name] for each in key}, sets)
     counts = {split: sum(rows[each.name].scene in mine for each in key) for split, mine in splits.items()}
-    facts = label_facts(found, classes) | facts | {"splits": counts}
+    categories = {kind: kinds.category(kind) for kind in kinds.targets}
+    facts = label_facts(found, kinds) | facts | {"splits": counts}
     write_dataset(
         out,
         VERSION,
-        [each.to_frame(rows[each.name], classes) for each in found],
+        [each.to_frame(rows[each.name], kinds) for each in found],
         splits,
-        {"importer": "kitti", "root": str(root.absolute()), "classes": dict(classes.targets)} | facts,
+        {"importer": "kitti", "root": str(root.absolute()), "classes": dict(kinds.targets), "categories": categories}
+        | facts,
         links=links,
         extra=lambda folder: write_labels(
             folder, [(sample_token(VERSION, each.name), each.labels, each.calibration) for each in key]
         ),
     )
     return facts
+
+
+def _mapping(file: Path | None, classes: ClassList) -> ClassMapping:
+    if file is not None:
+        return ClassMapping.read(file, classes)
+    return ClassMapping.of(classes, CLASSES.targets) if classes.own else CLASSES
 
 
 def frame_names(root: Path) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, close_to
 from pdetr3d.schema import DataError
-from pdetr3d.tables.names import CATEGORY
 
 EXAMPLE = "it holds lines such as `Car: car` (null: no class)"
 
@@ -20,15 +20,30 @@ class ClassMapping:
     """Own name -> class name, or None: no class.
 
     Attributes:
-        targets: of every name that is known. source: file that says so, or words, for messages.
+        targets: of every name that is known. source: file that says so, or words, for messages. classes: whose
+            categories are written.
     """
 
     targets: Mapping[str, str | None]
     source: str
+    classes: ClassList = NUSCENES_CLASSES
 
     @staticmethod
-    def read(file: Path) -> ClassMapping:
-        """Read a YAML file of own names, each with one of the ten classes, a name of your own, or null.
+    def of(classes: ClassList, names: Iterable[str] | None = None) -> ClassMapping:
+        """Of a list of own classes.
+
+        Args:
+            names: all that are known; those that no class claims have none. Default: the categories of the classes.
+        """
+        known = [category for each in classes.classes for category in each.categories] if names is None else names
+        return ClassMapping(
+            {name: classes.class_of(name) for name in known}, "--classes (--mapping names others)", classes
+        )
+
+    @staticmethod
+    def read(file: Path, classes: ClassList = NUSCENES_CLASSES) -> ClassMapping:
+        """Read a YAML file of own names, each with a class or null; without own ``classes`` with one of the ten
+        classes, a name of your own, or null.
 
         Raises:
             DataError: when it cannot be read or is no such mapping.
@@ -44,13 +59,26 @@ class ClassMapping:
         if wrong:
             lines = "".join(f"\n  {name!r}: {target!r}" for name, target in wrong.items())
             raise DataError(f"--mapping {file}: names are texts, their classes texts or null, but not{lines}")
-        return ClassMapping(value, f"--mapping {file}")
+        if classes.own:
+            strange = {n: t for n, t in value.items() if t is not None and t not in classes.names}
+            lines = "".join(
+                f"\n  {name}: {target!r}{close_to(target, classes.names)}" for name, target in strange.items()
+            )
+            if strange:
+                allowed = ", ".join(classes.names)
+                raise DataError(
+                    f"--mapping {file}: classes that are not in --classes (allowed: {allowed}, null):{lines}"
+                )
+        return ClassMapping(value, f"--mapping {file}", classes)
 
     def category(self, name: str) -> str:
-        """What category.json calls an object: nuScenes' category of one of the ten classes; a name that is none of the
-        ten as it is; the own name where there is no class (index and devkit then count it as of no class)."""
+        """What category.json calls an object: the own name where its class claims that, or where it has no class (index
+        and devkit then count it as of none); else the category that stands for its class (of the ten: nuScenes'); a
+        class that is not in the list as it is."""
         target = self.targets[name]
-        return name if target is None else CATEGORY.get(target, target)
+        if target is None or self.classes.class_of(name) == target:
+            return name
+        return self.classes.category_of(target) if target in self.classes.names else target
 
     def problem(self, name: str) -> str:
         """What is wrong with a name; empty: it is known."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.geometry.regions import EVERYWHERE, Regions
 from pdetr3d.geometry.rigid import chain, inverse, move_points, rigid
 from pdetr3d.importers.dataset import refuse, write_dataset
@@ -150,6 +151,7 @@ def import_frames(
     mapping: Path | None = None,
     columns: str | None = None,
     intensity_max: float = 255.0,
+    classes: ClassList = NUSCENES_CLASSES,
     *,
     links: bool = False,
 ) -> dict[str, Any]:
@@ -157,7 +159,8 @@ def import_frames(
 
     Args:
         forward: which axis of the LiDAR files looks forward: "x" (then y is left), or "y" (then x is right).
-        mapping: YAML file, category -> class; default: the ten classes' names, or nuScenes' categories.
+        mapping: YAML file, category -> class; default: the ten classes' names, or nuScenes' categories;
+            of one's own ``classes``: their categories.
         columns, intensity_max: of the LiDAR files (``CloudReader.of``). links: images are links instead of copies.
 
     Returns:
@@ -169,15 +172,16 @@ def import_frames(
     if forward not in AXES:
         raise DataError(f"--forward {forward}: must be x (y is left) or y (x is right)")
     reader = CloudReader.of(columns, intensity_max)
-    classes = CLASSES if mapping is None else ClassMapping.read(mapping)
+    known = ClassMapping.of(classes) if classes.own else CLASSES
+    known = known if mapping is None else ClassMapping.read(mapping, classes)
     folder = _Folder(Path(root))
     for pairs in folder.boxes.values():
         for where, row in pairs:
-            if problem := classes.problem(row["category"]):
+            if problem := known.problem(row["category"]):
                 folder.problems.append(f"{where}: {problem}")
     sizes = _image_sizes(folder)
     refuse(folder.problems, "mend these rows or files")
-    frames = [_frame(folder, name, sizes, reader, AXES[forward], classes) for name in folder.frames]
+    frames = [_frame(folder, name, sizes, reader, AXES[forward], known) for name in folder.frames]
     key = {name: row for name, row in folder.frames.items() if row["keyframe"]}
     scenes = {name: SceneRow(row["scene"], row["timestamp_us"], row["split"]) for name, row in key.items()}
     splits = splits_of("frames", scenes, {})
@@ -186,12 +190,12 @@ def import_frames(
         "frames": len(key),
         "sweeps": len(frames) - len(key),
         "objects": dict(Counter(names).most_common()),
-        "without_class": classes.without_class(names),
+        "without_class": known.without_class(names),
         "images": sum(map(len, folder.cameras.values())),
         "frames_with_regions": len(folder.regions),
         "splits": {split: sum(row["scene"] in mine for row in key.values()) for split, mine in splits.items()},
     }
-    told = {"importer": "frames", "root": str(Path(root).absolute()), "classes": dict(classes.targets), **facts}
+    told = {"importer": "frames", "root": str(Path(root).absolute()), "classes": dict(known.targets), **facts}
     write_dataset(out, VERSION, frames, splits, told, links=links)
     return facts
 

@@ -54,7 +54,7 @@ class Blocks:
         """Predict one block and write its file, atomically; DataError for a frame that cannot be read."""
         frames, counts = self.frames[block * self.size : (block + 1) * self.size], Counts()
         found = predict_frames(student, frames, counts, min_score)
-        table = join_frames([to_frame(boxes, frame.name) for frame, _, boxes in found])
+        table = join_frames([to_frame(boxes, frame.name, student.config.classes) for frame, _, boxes in found])
         extra = {SAMPLES: json.dumps([frame.name for frame in frames]), COUNTS: json.dumps(asdict(counts))}
         schema = SCHEMA.with_metadata({**(SCHEMA.metadata or {}), **extra})
         with atomic_path(self.file(block)) as temporary:

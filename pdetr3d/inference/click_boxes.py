@@ -15,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.files import atomic_path
 from pdetr3d.data.human_clicks import read_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels
-from pdetr3d.schema import CLASSES, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
 ROW = "row"  # of the click in its file, from 1
 MEANING = {
@@ -41,10 +42,11 @@ class ClickBoxes:
         teacher: makes the boxes. index: of the samples that the clicks name. file: as ``pdetr3d label --import`` takes.
 
     Raises:
-        DataError: with every bad row of the file in one message.
+        DataError: with every bad row of the file in one message; for a teacher of other classes.
     """
 
     def __init__(self, teacher: TeacherPredictor, index: Index, file: Path) -> None:
+        index.classes.refuse_other(teacher.config.classes, teacher.file, index.path)
         self.teacher, self.index = teacher, index
         found = read_clicks(index, None, file)
         self.row_of = found.row_of
@@ -62,14 +64,20 @@ class ClickBoxes:
     def predict(self) -> Iterator[str]:
         """Make the boxes sample by sample; yields the token of each. DataError for a broken file of a sample."""
         for token, clicks in self.clicks.items():
-            record = dataclasses.replace(self.index.record(token), clicks=_labels(clicks))
+            record = dataclasses.replace(self.index.record(token), clicks=_labels(clicks, self.index.classes))
             boxes = self.teacher.boxes(record, record.clicks.xyz_m, record.clicks.label)
             config = self.teacher.config
             rows = to_pseudo_labels(
-                record, boxes, self.teacher.prior_size_m, self.digest, config.model.range_m, snap=config.label.snap
+                record,
+                boxes,
+                self.teacher.prior_size_m,
+                self.digest,
+                config.model.range_m,
+                snap=config.label.snap,
+                classes=config.classes,
             )
             self.parts.append(rows.assign(**{ROW: [self.row_of[click["click_id"]] for click in clicks]}))
-            self.results[token] = _result(record, rows)
+            self.results[token] = _result(record, rows, self.index.classes)
             yield token
 
     @property
@@ -92,19 +100,19 @@ class ClickBoxes:
                 pq.write_table(table.replace_schema_metadata({"meaning": json.dumps(MEANING)}), temporary)
 
 
-def _labels(clicks: list[dict[str, Any]]) -> PointLabels:
+def _labels(clicks: list[dict[str, Any]], classes: ClassList) -> PointLabels:
     return PointLabels(
         click_id=np.array([click["click_id"] for click in clicks], object),
         xyz_m=np.array([[click[axis] for axis in "xyz"] for click in clicks], np.float64).reshape(-1, 3),
-        label=np.array([CLASSES.index(click["class"]) for click in clicks], np.int64),
+        label=np.array([classes.label_of[click["class"]] for click in clicks], np.int64),
         box_index=np.full(len(clicks), -1),
     )
 
 
-def _result(record: SampleRecord, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _result(record: SampleRecord, rows: pd.DataFrame, classes: ClassList) -> list[dict[str, Any]]:
     """The accepted boxes of a sample as entries of a results file."""
     good = rows[rows["accepted"]]
     box = good[["x", "y", "z", "l", "w", "h", "yaw"]].to_numpy(np.float32)
-    label = [CLASSES.index(name) for name in good["class"]]
+    label = [classes.label_of[name] for name in good["class"]]
     boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], np.array(label, np.int64), score=good["score"].to_numpy())
-    return nuscenes_boxes(record.sample_token, boxes, (record.lidar2ego, record.ego2global))
+    return nuscenes_boxes(record.sample_token, boxes, (record.lidar2ego, record.ego2global), classes)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
-from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
+from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task, build
 
@@ -38,9 +38,10 @@ class Detector:
         config: Config,
         weights: Mapping[str, Tensor],
         device: torch.device,
-        prior_size_m: NDArray[np.floating] = FALLBACK_SIZE_M,
+        prior_size_m: NDArray[np.floating] | None = None,
     ) -> Detector:
         """A model of these weights; a teacher's class sizes come with them, so that any ``prior_size_m`` will do."""
+        prior_size_m = config.classes.fallback_size_m if prior_size_m is None else prior_size_m
         task = build(kind, config, prior_size_m, guidance=False)
         task.model.load_state_dict(weights)
         task.model.to(device).eval()

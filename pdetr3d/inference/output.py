@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import atomic_path, refuse_existing
 from pdetr3d.deploy.box_rows import COLUMNS, DTYPES, join_frames, to_frame
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
@@ -41,9 +42,10 @@ def check_out(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 class BoxWriter:
     """Collects the boxes of frames, and writes them at the end: atomically, or not at all."""
 
-    def __init__(self, out: Path) -> None:
-        """Raises DataError as ``check_out``."""
+    def __init__(self, out: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+        """Raises DataError as ``check_out``. ``classes``: that labels are of."""
         check_out(out)
+        self.classes = classes
         self.out, self.kind = out, out.suffix.lower()
         self.frames: list[pd.DataFrame] = []
         self.samples: dict[str, Any] = {}
@@ -52,12 +54,12 @@ class BoxWriter:
     def add(self, frame: Frame, boxes: Boxes3D) -> None:
         """The boxes of one frame, LIDAR_TOP frame."""
         if self.kind != ".json":
-            self.frames.append(to_frame(boxes, frame.name))
+            self.frames.append(to_frame(boxes, frame.name, self.classes))
         elif isinstance(frame, RecordFrame):
             poses = (frame.record.lidar2ego, frame.record.ego2global)
-            self.samples[frame.name], self.of_index = nuscenes_boxes(frame.name, boxes, poses), True
+            self.samples[frame.name], self.of_index = nuscenes_boxes(frame.name, boxes, poses, self.classes), True
         else:
-            rows = to_frame(boxes, frame.name).drop(columns="sample")
+            rows = to_frame(boxes, frame.name, self.classes).drop(columns="sample")
             self.samples[frame.name] = json.loads(rows.to_json(orient="records", double_precision=7))
 
     def write(self) -> None:

@@ -48,7 +48,7 @@ class TeacherPredictor:
 
     @property
     def prior_size_m(self) -> NDArray[np.float32]:
-        """(10, 3) mean l, w, h [m] per class of the boxes that it was trained on; they are stored with its weights."""
+        """(C, 3) mean l, w, h [m] per class of the boxes that it was trained on; they are stored with its weights."""
         sizes = [value for name, value in self.detector.task.model.named_buffers() if name.endswith("prior_size_m")]
         return sizes[0].cpu().numpy()
 
@@ -57,7 +57,7 @@ class TeacherPredictor:
 
         Args:
             record: the sample; its own boxes and clicks are not looked at.
-            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into CLASSES.
+            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into ``config.classes``.
 
         Raises:
             DataError: for a missing or broken file of the sample.

@@ -22,7 +22,9 @@ def export_results(labels: RunLabels, out: Path) -> dict[str, object]:
     refuse_existing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {
-        record.sample_token: nuscenes_boxes(record.sample_token, record.boxes, (record.lidar2ego, record.ego2global))
+        record.sample_token: nuscenes_boxes(
+            record.sample_token, record.boxes, (record.lidar2ego, record.ego2global), labels.index.classes
+        )
         for record in labels.records
     }
     write_results(out, results, use_camera=labels.teacher_cameras, use_external=True)  # the clicks

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pdetr3d.class_list import ObjectClass
 from pdetr3d.data.files import new_folder
 from pdetr3d.data.points import read_lidar
 from pdetr3d.data.pseudo_table import to_boxes
@@ -20,10 +21,8 @@ from pdetr3d.geometry.rigid import chain
 from pdetr3d.labels.run_labels import RunLabels
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tables.loaded import TABLES
-from pdetr3d.tables.names import CATEGORY
 
 Row = dict[str, Any]
-# What is the most usual nuScenes category of a class stands for it: CATEGORY.
 WRITTEN = ("category", "instance", "sample_annotation")  # tables that differ from the dataset's own
 UNKNOWN = ("point", "unlabeled")  # roles of train samples whose annotations, if there are any, the run did not know
 FILES = ("samples", "sweeps", "maps")  # folders of the dataroot that the tables refer to
@@ -72,7 +71,8 @@ def _tables(labels: RunLabels, old: Mapping[str, list[Row]]) -> dict[str, list[R
     time_of = dict(zip(column("sample_token").to_pylist(), column("timestamp_us").to_pylist(), strict=True))
     category = list(old["category"])
     category_of = {row["name"]: row["token"] for row in category}
-    for name in CATEGORY.values():
+    classes = labels.index.classes
+    for name in map(classes.category_of, classes.names):
         if name not in category_of:
             category_of[name] = _token("category", name)
             category.append({"token": category_of[name], "name": name, "description": ""})
@@ -80,7 +80,7 @@ def _tables(labels: RunLabels, old: Mapping[str, list[Row]]) -> dict[str, list[R
     human = [row for row in old["sample_annotation"] if labels.role_of.get(row["sample_token"]) not in UNKNOWN]
     annotations, ends = _chained(human + pseudo, time_of)
     instances = old["instance"] + [
-        {"token": token, "category_token": category_of[CATEGORY[name]]} for token, name in class_of.items()
+        {"token": token, "category_token": category_of[classes.category_of(name)]} for token, name in class_of.items()
     ]
     left = [row | ends[row["token"]] for row in instances if row["token"] in ends]
     return {"category": category, "instance": left, "sample_annotation": annotations}
@@ -107,9 +107,9 @@ def _chained(rows: list[Row], time_of: Mapping[str, int]) -> tuple[list[Row], di
 def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tuple[list[Row], dict[str, str]]:
     """Annotations of the accepted pseudo labels, not yet chained, and instance token -> class."""
     record_of = {record.sample_token: record for record in labels.records}
-    rows, class_of = [], {}
+    rows, class_of, classes = [], {}, labels.index.classes
     for token, group in labels.accepted.groupby("sample_token", sort=False):
-        record, boxes = record_of[str(token)], to_boxes(group)
+        record, boxes = record_of[str(token)], to_boxes(group, classes)
         translation, size_wlh, rotation = to_nuscenes(
             boxes.center_m, boxes.size_m, boxes.yaw_rad, chain(record.lidar2ego, record.ego2global)
         )
@@ -118,7 +118,9 @@ def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tupl
         for i, (click, name) in enumerate(zip(group["click_id"], group["class"], strict=True)):
             instance = _instance(labels.manifest.track_of.get(click), click, name, record)
             class_of[instance] = name
-            attribute = _attribute(name, float(np.linalg.norm(boxes.velocity_m_s[i])))
+            attribute = _attribute(
+                classes.classes[classes.label_of[name]], float(np.linalg.norm(boxes.velocity_m_s[i]))
+            )
             rows.append({
                 "token": _token("annotation", click), "sample_token": token, "instance_token": instance,
                 "visibility_token": "",
@@ -134,8 +136,8 @@ def _instance(track: str | None, click: str, name: str, record: SampleRecord) ->
     return _token("instance", click) if track is None else _token("track", record.scene_token, name, track)
 
 
-def _attribute(name: str, speed_m_s: float) -> str:
-    return "" if math.isnan(speed_m_s) else attribute_of(name, speed_m_s)
+def _attribute(kind: ObjectClass, speed_m_s: float) -> str:
+    return "" if math.isnan(speed_m_s) else attribute_of(kind, speed_m_s)
 
 
 def _token(*parts: str) -> str:

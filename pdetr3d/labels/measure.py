@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.pseudo_table import to_boxes
 from pdetr3d.data.records import inspection_records
 from pdetr3d.evaluation.pseudo_label_quality import (
@@ -19,7 +20,7 @@ from pdetr3d.evaluation.pseudo_label_quality import (
     size_error,
 )
 from pdetr3d.labels.run_labels import RunLabels
-from pdetr3d.schema import CLASSES, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
@@ -36,7 +37,7 @@ class MeasuredLabels:
     """
 
     def __init__(self, labels: RunLabels) -> None:
-        self.table = labels.table.reset_index(drop=True)
+        self.table, self.classes = labels.table.reset_index(drop=True), labels.index.classes
         tokens = list(dict.fromkeys(self.table["sample_token"]))
         records = inspection_records(labels.index, tokens, labels.manifest)
         self.records = {record.sample_token: record for record in records}
@@ -45,7 +46,7 @@ class MeasuredLabels:
         finite = np.isfinite(self.table[NUMBERS].to_numpy(float)).all(1) & (self.table[["l", "w", "h"]] > 0).all(axis=1)
         usable = self.table.copy()
         usable.loc[~finite, NUMBERS] = 1.0  # stands in for a rejected row that holds no box
-        self.boxes = to_boxes(usable)
+        self.boxes = to_boxes(usable, self.classes)
         at = clicks.box_index[order]
         known = (at >= 0) & finite.to_numpy()
         every = Boxes3D.concatenate([*(record.boxes for record in records), self.boxes])
@@ -53,7 +54,7 @@ class MeasuredLabels:
         self.truth = every[np.where(known, at, own)]
         self.table["distance_m"] = np.linalg.norm(clicks.xyz_m[order, :2], axis=1)
         self.table["known"] = known
-        for name, values in _errors(self.boxes, self.truth).items():
+        for name, values in _errors(self.boxes, self.truth, self.classes).items():
             self.table[name] = np.where(known, values, np.nan)
 
     def worst(self, count: int) -> list[int]:
@@ -82,7 +83,7 @@ class MeasuredLabels:
         calibration = score_calibration(rated["score"].to_numpy(), rated["bev_iou"].to_numpy())
         return {
             "all": _row(table),
-            "by_class": {name: _row(table[table["class"] == name]) for name in CLASSES},
+            "by_class": {name: _row(table[table["class"] == name]) for name in self.classes.names},
             "by_distance": {
                 f"{lo:g}-{hi:g}": _row(table[(lo <= table["distance_m"]) & (table["distance_m"] < hi)])
                 for lo, hi in bins
@@ -93,13 +94,13 @@ class MeasuredLabels:
         }
 
 
-def _errors(boxes: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
+def _errors(boxes: Boxes3D, truth: Boxes3D, classes: ClassList) -> dict[str, NDArray[np.float64]]:
     return {
         "bev_iou": bev_iou(boxes, truth),
         "iou_3d": iou_3d(boxes, truth),
         "center_error_m": np.linalg.norm(boxes.center_m[:, :2].astype(np.float64) - truth.center_m[:, :2], axis=1),
         "size_error": size_error(boxes, truth),
-        **heading_errors(boxes, truth),
+        **heading_errors(boxes, truth, classes),
     }
 
 

@@ -57,7 +57,9 @@ class RunLabels:
             raise DataError(f"{index.path}: its dataset {index.dataroot} is gone (the run directory was moved?)")
         everywhere = config["label.pseudo_for"] == "all"
         records = training_records(index, manifest, pseudo, pseudo_everywhere=everywhere)
-        return RunLabels(run_dir, config, index, manifest, read_pseudo_labels(pseudo).to_pandas(), records)
+        return RunLabels(
+            run_dir, config, index, manifest, read_pseudo_labels(pseudo, index.classes).to_pandas(), records
+        )
 
     @cached_property
     def role_of(self) -> dict[str, str]:

@@ -15,14 +15,13 @@ from pdetr3d.batch import Batch, RankMean, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.geometry.center_code import CODE_CHANNELS, decode, encode, part
-from pdetr3d.schema import CLASSES, SOURCE_PSEUDO
+from pdetr3d.schema import SOURCE_PSEUDO
 
 MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the heatmap Gaussian, in cells (method.md 5.1)
 BOX_TERMS = ("box", "direction", "quality")
 # With 0.5 a PointNet on crops of the simulated objects reversed 14 % of the vehicles' headings, with 2 10 %, and its
 # axes were off by 0.15 rather than 0.12 rad (two seeds).
 DIRECTION_WEIGHT, QUALITY_WEIGHT = 2.0, 1.0
-BARRIER, CONE = CLASSES.index("barrier"), CLASSES.index("traffic_cone")  # without direction; the cone without axis
 
 
 def gaussian_radius(length: Tensor, width: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
@@ -113,10 +112,11 @@ class CenterCriterion:
     def __init__(self, config: Config, rank_mean: RankMean) -> None:
         self.config, self.rank_mean = config, rank_mean
         self.cell_m, self.low = config.student_cell_m, config.model.range_m[:2]
+        self.undirected, self.round = config.classes.labels("axis", "none"), config.classes.labels("none")
 
     def __call__(self, tasks: list[TaskMaps], batch: Batch) -> dict[str, Tensor]:
         heat_sum, box_sums, objects, places = batch.box.new_zeros(()), batch.box.new_zeros(len(BOX_TERMS)), 0, 0
-        for maps, classes in zip(tasks, self.config.student.tasks, strict=True):
+        for maps, classes in zip(tasks, self.config.tasks, strict=True):
             rows, columns = maps.heatmap.shape[-2:]
             cells, index = batch.objects(self.low, self.cell_m, (rows, columns), classes)
             box, weight = batch.box[cells.sample, index], self.label_weights(batch)[cells.sample, index]
@@ -158,11 +158,11 @@ class CenterCriterion:
         weight = torch.ones_like(code)
         part(weight, "direction").zero_()  # not by L1
         part(weight, "velocity").fill_(self.config.student.velocity_weight)
-        part(weight, "axis")[label == CONE] = 0
+        part(weight, "axis")[torch.isin(label, label.new_tensor(self.round))] = 0
         known = torch.isfinite(code)  # only velocity may be unknown
         error = ((said - torch.where(known, code, said.detach())).abs() * weight).sum(1)
         odds = (part(said, "direction") * part(code, "direction")).sum(1)
-        undirected = torch.isin(label, label.new_tensor([BARRIER, CONE]))
+        undirected = torch.isin(label, label.new_tensor(self.undirected))
         turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
         reached = bev_iou(decode(said.detach(), corner, self.cell_m), box)
         judged = QUALITY_WEIGHT * F.binary_cross_entropy_with_logits(logit, reached, reduction="none")

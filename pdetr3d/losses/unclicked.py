@@ -34,7 +34,7 @@ class Unclicked:
     def __call__(self, average: nn.Module, batch: Batch) -> Batch:
         student = self.config.student
         logits = torch.cat([each.float() for each in self.heatmaps(average, batch)], 1)
-        order = torch.tensor([label for task in student.tasks for label in task], device=logits.device)
+        order = torch.tensor([label for task in self.config.tasks for label in task], device=logits.device)
         score = torch.zeros_like(logits).index_copy(1, order, logits.sigmoid())
         cells = (score >= student.unclicked_threshold) & self.far_from_clicks(batch, score.shape[-2:])[:, None]
         cells &= ~batch.box_labeled[:, None, None, None]

@@ -33,7 +33,7 @@ class Student(StudentFeatures):
         self.config = config
         self.drift = Drift(config) if config.student.drift else None
         inputs = self.neck.channels + (DRIFT_CHANNELS if self.drift is not None else 0)
-        self.head = CenterHead(inputs, config.student.head_channels, config.student.tasks, config.model.norm)
+        self.head = CenterHead(inputs, config.student.head_channels, config.tasks, config.model.norm)
         self.guidance = GuidanceBranch(config, self) if guided else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -49,9 +49,7 @@ class Student(StudentFeatures):
             strong, weak = self.guidance(self, features, batch)
         shared, heatmaps = self.head_maps(features, batch.points, batch.point_sample)
         tasks = []
-        for heatmap, regression, classes in zip(
-            heatmaps, self.head.regressions, self.config.student.tasks, strict=True
-        ):
+        for heatmap, regression, classes in zip(heatmaps, self.head.regressions, self.config.tasks, strict=True):
             cells = self._cells(batch, heatmap, classes)
             tasks.append(TaskMaps(heatmap, cells, regression(shared, cells)))
         return StudentOutput(tasks, strong, weak)
@@ -94,7 +92,7 @@ class CenterDecoder:
         """One ``Boxes3D`` per sample, sorted by falling score, at most ``student.max_boxes``."""
         samples = tasks[0].heatmap.shape[0]
         parts: list[list[Boxes3D]] = [[] for _ in range(samples)]
-        for classes, maps in zip(self.config.student.tasks, tasks, strict=True):
+        for classes, maps in zip(self.config.tasks, tasks, strict=True):
             for sample, boxes in enumerate(self._decode_task(maps, classes)):
                 parts[sample].append(boxes)
         # All tasks at once: most candidates score below the last box that can stay, and are never looked at.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from pdetr3d.class_list import ATTRIBUTES, NUSCENES_CLASSES, ClassList
 from pdetr3d.schema import CAMERAS
 
 Rows = list[dict[str, Any]]
@@ -144,9 +145,9 @@ def table_problems(tables: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def scoring_problems(tables: Mapping[str, Rows]) -> list[str]:
+def scoring_problems(tables: Mapping[str, Rows], classes: ClassList = NUSCENES_CLASSES) -> list[str]:
     """What is wrong with images and attributes, of tables without ``table_problems`` whose names fit (``Names``)."""
-    return [*_cameras(tables), *_attributes(tables)]
+    return [*_cameras(tables), *_attributes(tables, classes)]
 
 
 def _at(name: str, row: int, rows: Rows, field: str) -> str:
@@ -220,13 +221,10 @@ def _square(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(VECTOR[2](row) for row in value)
 
 
-def _attributes(tables: Mapping[str, Rows]) -> list[str]:
-    """The devkit scores an object of the ten classes with one attribute of its own list, or none."""
-    from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
+def _attributes(tables: Mapping[str, Rows], classes: ClassList) -> list[str]:
+    """The devkit scores an object that has a class with one attribute of its own list, or none."""
     name_of = {row["token"]: row["name"] for row in tables["attribute"]}
-    scored = {row["token"] for row in tables["category"] if category_to_detection_name(row["name"]) is not None}
+    scored = {row["token"] for row in tables["category"] if classes.class_of(row["name"]) is not None}
     mine = {row["token"] for row in tables["instance"] if row["category_token"] in scored}
     rows = tables["sample_annotation"]
     problems: dict[str, list[int]] = {}
@@ -238,8 +236,8 @@ def _attributes(tables: Mapping[str, Rows]) -> list[str]:
             reason = f"has {len(tokens)} tokens, but the devkit's scoring allows one"
         elif tokens[0] not in name_of:
             reason = f"names {tokens[0]!r}, which is in no row of attribute.json"
-        elif name_of[tokens[0]] not in ATTRIBUTE_NAMES:
-            allowed = ", ".join(ATTRIBUTE_NAMES)
+        elif name_of[tokens[0]] not in ATTRIBUTES:
+            allowed = ", ".join(ATTRIBUTES)
             reason = f"names {name_of[tokens[0]]!r}, but the devkit's scoring allows {allowed}; write [] instead"
         else:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from nuscenes import NuScenes
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
@@ -32,15 +33,17 @@ class Tables(NuScenes):
             scoring need; names table, row, field and value.
     """
 
-    def __init__(self, dataroot: Path, version: str, names: Names = NUSCENES) -> None:
+    def __init__(
+        self, dataroot: Path, version: str, names: Names = NUSCENES, classes: ClassList = NUSCENES_CLASSES
+    ) -> None:
         # Not the devkit's own: that opens an image for each map, and one label file for each LiDAR file.
         folder = _folder(dataroot, version)
         self.version, self.dataroot, self.verbose = version, str(dataroot), False
         self.table_names = list(TABLES)
         tables = {name: _read(folder / f"{name}.json") for name in FIELDS}
         _refuse(folder, table_problems(tables))
-        names.apply(tables, folder)
-        _refuse(folder, scoring_problems(tables))
+        names.apply(tables, folder, classes)
+        _refuse(folder, scoring_problems(tables, classes))
         self.cut_tracks = _cut_tracks(tables["sample_annotation"])
         self.__dict__ |= tables
         self.visibility: list[dict[str, Any]] = []

@@ -11,21 +11,11 @@ from typing import Any
 
 import yaml
 
-from pdetr3d.schema import CAMERAS, CLASSES, DataError
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.schema import CAMERAS, DataError
 
-# The most usual nuScenes category of each class stands for it.
-CATEGORY = {
-    "car": "vehicle.car",
-    "truck": "vehicle.truck",
-    "construction_vehicle": "vehicle.construction",
-    "bus": "vehicle.bus.rigid",
-    "trailer": "vehicle.trailer",
-    "barrier": "movable_object.barrier",
-    "motorcycle": "vehicle.motorcycle",
-    "bicycle": "vehicle.bicycle",
-    "pedestrian": "human.pedestrian.adult",
-    "traffic_cone": "movable_object.trafficcone",
-}
+# The most usual nuScenes category of each of the ten classes stands for it.
+CATEGORY = {name: NUSCENES_CLASSES.category_of(name) for name in NUSCENES_CLASSES.names}
 LIDAR = "LIDAR_TOP"
 SENSORS = (*CAMERAS, LIDAR)  # what ``data.cameras`` may map to: the LiDAR, too
 IGNORED = "ignored"  # prefix of names that are mapped to null: no class, no camera
@@ -35,22 +25,22 @@ Pairs = tuple[tuple[str, str | None], ...]
 
 @dataclass(frozen=True)
 class Names:
-    """Own name -> name here, sorted: categories to one of CLASSES, sensor channels to one of SENSORS; None: left out.
+    """Own name -> name here, sorted: categories to a class, sensor channels to one of SENSORS; None: left out.
 
-    Categories that are not mapped count as the devkit maps nuScenes' own; channels keep their names.
+    Categories that are not mapped are of the class that claims them (``ClassList.class_of``); channels keep names.
     """
 
     categories: Pairs = ()
     cameras: Pairs = ()
 
     @staticmethod
-    def read(categories: str, cameras: str) -> Names:
+    def read(categories: str, cameras: str, classes: ClassList = NUSCENES_CLASSES) -> Names:
         """Read the YAML files that ``data.categories`` and ``data.cameras`` name; "" stands for none.
 
         Raises:
             DataError: when a file cannot be read, is no mapping of names, or maps to a name that is not allowed.
         """
-        return Names(_read("data.categories", categories, CLASSES), _read("data.cameras", cameras, SENSORS))
+        return Names(_read("data.categories", categories, classes.names), _read("data.cameras", cameras, SENSORS))
 
     @staticmethod
     def of(value: Mapping[str, Mapping[str, str | None]]) -> Names:
@@ -61,13 +51,16 @@ class Names:
         """Two JSON objects."""
         return {"categories": dict(self.categories), "cameras": dict(self.cameras)}
 
-    def apply(self, tables: Mapping[str, list[dict[str, Any]]], where: Path) -> None:
+    def apply(
+        self, tables: Mapping[str, list[dict[str, Any]]], where: Path, classes: ClassList = NUSCENES_CLASSES
+    ) -> None:
         """Rename rows of the tables ``category`` and ``sensor`` (of the folder ``where``) in place.
 
         Raises:
             DataError: when a mapped name is in no row, or two channels would have one name.
         """
-        _rename(tables["category"], "name", self.categories, CATEGORY, ("data.categories", where / "category.json"))
+        standing = {name: classes.category_of(name) for name in classes.names}
+        _rename(tables["category"], "name", self.categories, standing, ("data.categories", where / "category.json"))
         known = {name: name for name in SENSORS}
         _rename(tables["sensor"], "channel", self.cameras, known, ("data.cameras", where / "sensor.json"))
         if not self.cameras:

@@ -25,7 +25,7 @@ from pdetr3d.models.point_query import Queries
 from pdetr3d.models.roi_fusion import Views
 from pdetr3d.models.student import Student
 from pdetr3d.models.teacher import Teacher
-from pdetr3d.schema import CAMERAS, FALLBACK_SIZE_M
+from pdetr3d.schema import CAMERAS
 from pdetr3d.training.build import build
 
 SWEEP_POINTS = 30_000  # of a 32-beam sweep; the cloud has ``data.num_sweeps`` of them
@@ -52,18 +52,19 @@ def count(name: str, modules: list[nn.Module], forward: Callable[[], object]) ->
 def measure(stage: str, config: Config) -> list[Part]:
     """The parts of the "teacher" or the "student", in the order of the data; inference mode, batch size one."""
     # FlopCounterMode hooks into the graph of what requires a gradient, and views of parameters have none here.
-    model = build(stage, config, FALLBACK_SIZE_M).model.eval().requires_grad_(False)
+    prior = torch.tensor(config.classes.fallback_size_m)
+    model = build(stage, config, config.classes.fallback_size_m).model.eval().requires_grad_(False)
     points, sample = _cloud(config)
     if isinstance(model, CropRegressor):
         heads: list[nn.Module] = [*model.quality_heads]
-        return [_crops(model.crops, points, sample), _heads(heads, OBJECTS, config.teacher.channels)]
+        return [_crops(model.crops, points, sample, prior), _heads(heads, OBJECTS, config.teacher.channels)]
     assert isinstance(model, Teacher | Student)
     encoder = model.voxels if hasattr(model, "voxels") else model.pillars
     parts = [count("LiDAR encoder", [encoder], lambda: encoder(points, sample, 1))]
     rows, columns = (round(span / config.model.bev_cell_m) for span in reversed(_spans_m(config)))
     bev_shape = (1, config.model.bev_channels, rows, columns)
     if isinstance(model, Teacher) and model.crops is not None:
-        parts.append(_crops(model.crops, points, sample))
+        parts.append(_crops(model.crops, points, sample, prior))
     model.to(META)
     stages: list[Tensor] = []
     parts.append(
@@ -115,10 +116,10 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
     return [*parts, Part("decoder", whole.parameters - head.parameters, whole.flops - head.flops), head]
 
 
-def _crops(crops: ClickCrops, points: Tensor, sample: Tensor) -> Part:
+def _crops(crops: ClickCrops, points: Tensor, sample: Tensor, prior_size_m: Tensor) -> Part:
     click = points[None, :: len(points) // OBJECTS, :3][:, :OBJECTS]
     label = torch.zeros(click.shape[:2], dtype=torch.long)
-    clicks = find_clicks(points, sample, click, label, label == 0, torch.tensor(FALLBACK_SIZE_M))
+    clicks = find_clicks(points, sample, click, label, label == 0, prior_size_m)
     frame = viewing_direction(click)
     return count("click crops", [crops], lambda: [crops(stage, clicks, frame) for stage in range(len(crops.heads))])
 

@@ -281,5 +281,5 @@ def tables_digest(config: Config) -> str:
     tables = [*sorted(folder.glob("*.json")), *folder.glob(REGIONS)]
     stats: list[Any] = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
     if config.data.categories or config.data.cameras:
-        stats.append(Names.read(config.data.categories, config.data.cameras).as_dict())
+        stats.append(Names.read(config.data.categories, config.data.cameras, config.classes).as_dict())
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]

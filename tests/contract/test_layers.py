@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 
 # Part of pdetr3d -> the parts it may import. A new part must be added here on purpose.
-CORE = {"errors", "schema", "geometry", "config", "batch"}
+CORE = {"errors", "class_list", "schema", "geometry", "config", "batch"}
 PARTS = CORE | {
     "data",
     "models",
@@ -32,13 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "geometry": set(),
     "schema": {"errors", "geometry"},
+    "class_list": {"schema"},
     "exits": {"errors"},
-    "config_sections": {"schema"},
+    "config_sections": {"class_list", "schema"},
     "config_models": {"config_sections"},
-    "config": {"schema", "config_sections", "config_models"},
+    "config": {"class_list", "schema", "config_sections", "config_models"},
     "presets": {"schema", "config"},
     "batch": {"schema", "geometry"},
-    "tables": {"schema"},
+    "tables": {"class_list", "schema"},
     "data": CORE | {"tables"},
     "models": CORE,
     "losses": CORE,

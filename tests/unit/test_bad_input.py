@@ -211,7 +211,7 @@ def test_broken_data(world: Path, job: Callable[..., str], damage: Callable[[Pat
         ("label.ratoi=0.1", ["unknown config key 'label.ratoi'", "did you mean 'label.ratio'?"]),
         ("optim.batch_size=many", ["optim.batch_size = 'many'", "valid integer"]),
         ("model.pillar_m=0.7", ["model.pillar_m 0.7", "multiple", "change model.pillar_m or model.range_m"]),
-        ("student.tasks=[[0,10]]", ["student.tasks", "less than or equal to 9"]),
+        ("student.tasks=[[0,10]]", ["student.tasks", "each class index 0..9 exactly once"]),
     ],
 )
 def test_bad_values(world: Path, job: Callable[..., str], override: str, words: list[str]) -> None:

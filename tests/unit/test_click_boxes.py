@@ -82,7 +82,7 @@ def test_bad_rows_are_all_reported_and_nothing_is_written(
     teacher = run / "teacher" / "checkpoint.pt"
     cases: list[tuple[list[object], list[str]]] = [
         ([run, "--clicks", bad, "--out", tmp_path / "out.csv"], ["2 of 3 rows are bad", "row 2: sample_token 'nobody'",
-            "row 3: class 'cat' is none of the ten", "row 3: frame 'world'"]),
+            "row 3: class 'cat' is no class here", "row 3: frame 'world'"]),
         ([run, "--clicks", tmp_path / "no.csv", "--out", tmp_path / "out.csv"], ["no.csv: no such click file"]),
         ([run, "--clicks", good, "--out", tmp_path / "out.xlsx"], ["suffix '.xlsx'; allowed are .parquet"]),
         ([run, "--clicks", good, "--out", tmp_path / "there.csv"], ["exists and is not overwritten"]),

@@ -31,7 +31,9 @@ def wall(start: tuple[float, float], end: tuple[float, float], height: float) ->
 
 
 def measured(points: list[np.ndarray], click: tuple[float, float, float], label: int, *others: tuple) -> np.ndarray:
-    found = extents(np.concatenate([ground(), *points]), np.array(click), label, np.array([click, *others]))
+    found = extents(
+        np.concatenate([ground(), *points]), np.array(click), FALLBACK_SIZE_M[label], np.array([click, *others])
+    )
     assert found is not None
     return found
 
@@ -60,7 +62,7 @@ def test_a_barrier_is_wider_than_long_and_ends_midway_to_its_neighbors() -> None
 def test_too_few_points_say_nothing() -> None:
     few = wall((8.0, -0.9), (8.0, 0.9), 1.5)[: MIN_POINTS - 1]
     click = np.array([10.0, 0.0, GROUND + 0.75])
-    assert extents(np.concatenate([ground(), few]), click, CAR, click[None]) is None
+    assert extents(np.concatenate([ground(), few]), click, FALLBACK_SIZE_M[CAR], click[None]) is None
 
 
 @pytest.mark.parametrize("count", [MIN_CLICKS - 1, MIN_CLICKS])

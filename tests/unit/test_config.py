@@ -69,7 +69,7 @@ BAD = [
     (["student.neck_strides=[0.75,1.5,3]"], "(0.75, 1.5, 3.0): 0.75 is neither whole (enlarges) nor one by a whole"),
     (["student.tasks=[[],[0,1,2,3,4,5,6,7,8,9]]"], "config key student.tasks.0 = []"),
     (["student.tasks=[[0,1],[1,2]]"], "must hold each class index 0..9 exactly once"),
-    (["student.gt_sampling=[2,3]"], "student.gt_sampling (2, 3) must hold ten counts, one for each class"),
+    (["student.gt_sampling=[2,3]"], "student.gt_sampling (2, 3) must hold 10 counts, one for each class"),
     (["student.gt_sampling_fade_out=1.5"], "config key student.gt_sampling_fade_out = 1.5"),
     (["student.pseudo_weight=-1"], "config key student.pseudo_weight = -1"),
     (["student.nms_iou=1"], "config key student.nms_iou = 1"),

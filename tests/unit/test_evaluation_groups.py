@@ -15,8 +15,9 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.eval.detection.evaluate import DetectionEval
 from pyquaternion import Quaternion
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.evaluation import matching
-from pdetr3d.evaluation.groups import GROUPS, PARTS, by_group
+from pdetr3d.evaluation.groups import PARTS, by_group
 from pdetr3d.evaluation.matching import Matching, match
 from pdetr3d.schema import CLASSES
 
@@ -44,7 +45,7 @@ def report(gt: EvalBoxes, pred: EvalBoxes) -> dict[str, dict[str, Any]]:
 
 
 def test_groups_hold_each_class_once() -> None:
-    assert sorted(name for names in GROUPS.values() for name in names) == sorted(CLASSES)
+    assert sorted(name for names in NUSCENES_CLASSES.groups.values() for name in names) == sorted(CLASSES)
 
 
 def test_headings_by_hand() -> None:
@@ -61,7 +62,7 @@ def test_headings_by_hand() -> None:
         box("pedestrian", 50, 0.2, score=0.9), box("pedestrian", 60, 3, score=0.8),
     )  # fmt: skip
     found = report(gt, pred)
-    assert list(found) == ["vehicles", "cycles", "people", *PARTS, "barriers", "cones"]
+    assert list(found) == ["vehicles", "barriers", "cycles", "people", *PARTS, "cones"]
     vehicles = found["vehicles"]
     assert [vehicles[key] for key in ("n_gt", "matched")] == [3, 2]  # the truck is 2.5 m off
     assert vehicles["yaw_error_rad"] == pytest.approx((np.pi - 0.1 + 0.3) / 2)

@@ -129,7 +129,7 @@ def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: li
     for expected in (
         "row 2: sample_token 'nowhere' is not in the index",
         "row 3: x 'left' is not a finite number",
-        "row 3: class 'cars' is none of the ten: did you mean 'car'? allowed are car, truck",
+        "row 3: class 'cars' is no class here (did you mean 'car'?): allowed are car, truck",
         "row 4: z 'nan' is not a finite number",
         "row 5: frame 'world' is not allowed: global, ego, lidar",
         "row 6: frame 'lidar': the click is at (900.0",

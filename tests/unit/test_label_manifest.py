@@ -32,6 +32,7 @@ from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.roles import box_labeled
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, SampleRecord
+from tests.model_cases import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,8 @@ def test_the_first_samples_are_not_chosen_by_class() -> None:
 
 
 def test_an_unknown_class_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="'cyclist' is no class; allowed: car, truck, .*traffic_cone"):
-        LabelConfig(no_boxes_of=("cyclist",))
+    with pytest.raises(DataError, match="'cyclist' is no class.*; allowed are car, truck, .*traffic_cone"):
+        tiny_config("label.no_boxes_of=[cyclist]")
 
 
 def test_boxes_everywhere_leave_nothing_to_choose() -> None:

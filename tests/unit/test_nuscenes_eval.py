@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import SimConfig
 from pdetr3d.data.simulate import simulate
 from pdetr3d.evaluation import nuscenes_eval
@@ -152,10 +154,16 @@ def test_velocity_and_attribute_errors(tmp_path):
     assert car["AVE"] == pytest.approx(0, abs=1e-5) and car["AAE"] == 0 and car["n_gt"] == 3
 
 
+KIND = {kind.name: kind for kind in NUSCENES_CLASSES.classes}
+
+
 def test_attribute_rule():
-    assert attribute_of("car", 0.3) == "vehicle.moving" and attribute_of("car", 0.1) == "vehicle.parked"
-    assert attribute_of("bus", math.nan) == "vehicle.stopped" and attribute_of("bicycle", 2) == "cycle.with_rider"
-    assert attribute_of("pedestrian", 0.0) == "pedestrian.standing" and attribute_of("barrier", 9) == ""
+    assert attribute_of(KIND["car"], 0.3) == "vehicle.moving" and attribute_of(KIND["car"], 0.1) == "vehicle.parked"
+    assert (
+        attribute_of(KIND["bus"], math.nan) == "vehicle.stopped"
+        and attribute_of(KIND["bicycle"], 2) == "cycle.with_rider"
+    )
+    assert attribute_of(KIND["pedestrian"], 0.0) == "pedestrian.standing" and attribute_of(KIND["barrier"], 9) == ""
 
 
 def test_zero_predictions_score_zero(tmp_path):
@@ -179,25 +187,36 @@ def test_no_objects_at_all(tmp_path):
         assert report["per_class"]["traffic_cone"]["AOE"] is None and report["per_class"]["barrier"]["AVE"] is None
 
 
-def test_equals_the_devkit_run_as_its_command_line_does(tmp_path):
-    """Noisy predictions of a crowded world: every number equals DetectionEval.main on the results file we leave."""
+@pytest.fixture
+def crowd(tmp_path: Path) -> tuple[NuScenes, Boxes3D]:
+    """A crowded world, and noisy predictions of it."""
     rng = np.random.default_rng(0)
     objects = [
         annotation(str(c), at(rng.uniform(3, 60), rng.uniform(0, 6)), rng.uniform(1, 4, 3), num_lidar_pts=int(k))
         for c, k in zip(rng.choice(list(CLASSES), 150), rng.integers(0, 4, 150), strict=True)
     ]
     nusc = world(tmp_path, [*objects, annotation("bicycle_rack", at(12, 3), (9, 9, 4))])
-    truth = ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"]
+    return nusc, noisy(ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"], rng)
+
+
+def noisy(truth: Boxes3D, rng: np.random.Generator) -> Boxes3D:
+    """Predictions round the truth, some of them twice."""
     truth = Boxes3D.concatenate([truth, truth[::3]])
-    noise = {name: rng.normal(0, s, (len(truth), 3)) for name, s in (("center", 0.8), ("yaw", 0.4))}
-    noisy = Boxes3D.build(
+    noise = {name: rng.normal(0, s, (len(truth), 3)) for name, s in (("center", 0.8), ("yaw", 0.4), ("speed", 0.3))}
+    return Boxes3D.build(
         truth.center_m + noise["center"],
         truth.size_m * 1.2,
         truth.yaw_rad + noise["yaw"][:, 0],
         truth.label,
+        velocity_m_s=np.nan_to_num(truth.velocity_m_s) + noise["speed"][:, :2],
         score=rng.random(len(truth)),
     )
-    report = run(tmp_path, nusc, {"val-a-0": noisy})
+
+
+def test_equals_the_devkit_run_as_its_command_line_does(tmp_path: Path, crowd: tuple[NuScenes, Boxes3D]) -> None:
+    """Every number equals DetectionEval.main on the results file we leave."""
+    nusc, predicted = crowd
+    report = run(tmp_path, nusc, {"val-a-0": predicted})
     config, results = config_factory("detection_cvpr_2019"), str(tmp_path / "out/results_nusc.json")
     official = DetectionEval(nusc, config, results, SPLIT, str(tmp_path / "devkit"), verbose=False)
     summary = official.main(render_curves=False)
@@ -210,6 +229,68 @@ def test_equals_the_devkit_run_as_its_command_line_does(tmp_path):
     assert sum(report["n_gt"].values()) == len(official.gt_boxes.all)
     written = json.loads((tmp_path / "out/metrics_summary.json").read_text())
     assert written["mean_ap"] == summary["mean_ap"] and written["cfg"] == json.loads(json.dumps(config.serialize()))
+
+
+@pytest.mark.parametrize("simulated", [False, True], ids=["a crowd, a bike rack", "velocities and attributes"])
+def test_own_classes_are_scored_as_the_devkit_scores_its_own(
+    simulated: bool, tmp_path: Path, crowd: tuple[NuScenes, Boxes3D], sim_world: Path
+) -> None:
+    """The ten in another order are a list of one's own, which the devkit's types know nothing of."""
+    if simulated:
+        nusc, rng = load_tables(sim_world, VERSION), np.random.default_rng(3)
+        predicted = {t: noisy(boxes, rng) for t, boxes in ground_truth_predictions(nusc, SPLIT)[0].items()}
+    else:
+        nusc, predicted = crowd[0], {"val-a-0": crowd[1]}
+    root, poses = Path(nusc.dataroot), read_poses(nusc, split_samples(nusc, SPLIT))
+    expected = score(root, VERSION, SPLIT, predicted, poses, tmp_path / "ten", nusc)
+    official = DetectionEval(
+        nusc, config_factory("detection_cvpr_2019"), str(tmp_path / "ten/results_nusc.json"), SPLIT,
+        str(tmp_path / "devkit"), verbose=False,
+    )  # fmt: skip
+    summary = official.main(render_curves=False)
+    order = np.random.default_rng(1).permutation(10)
+    own = ClassList(tuple(NUSCENES_CLASSES.classes[i] for i in order))
+    assert own.own and own.names != CLASSES
+    turned = {t: replace(boxes, label=np.argsort(order)[boxes.label]) for t, boxes in predicted.items()}
+    report = score(root, VERSION, SPLIT, turned, poses, tmp_path / "own", nusc, classes=own)
+    results = [json.loads((tmp_path / name / "results_nusc.json").read_text()) for name in ("ten", "own")]
+    assert results[0] == results[1]
+    near = {"rel": 0, "abs": 1e-9, "nan_ok": True}
+    assert 0.1 < report["mAP"] < 0.9 and (not simulated or (report["mAVE"] < 0.9 and 0 < report["mAAE"] < 0.9))
+    assert (report["mAP"], report["NDS"]) == pytest.approx((summary["mean_ap"], summary["nd_score"]), **near)
+    names = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"}
+    for ours, theirs in names.items():
+        assert report[f"m{ours}"] == pytest.approx(summary["tp_errors"][theirs], **near)
+        for name in CLASSES:
+            mine = report["per_class"][name][ours]
+            error = math.nan if mine is None else mine
+            assert error == pytest.approx(summary["label_tp_errors"][name][theirs], **near)
+    for name in CLASSES:
+        assert report["per_class"][name]["AP"] == pytest.approx(summary["mean_dist_aps"][name], **near)
+        assert report["per_class"][name] == pytest.approx(expected["per_class"][name], **near)
+    assert report["by_group"] == {name: pytest.approx(row, **near) for name, row in expected["by_group"].items()}
+    assert set(report["by_distance"]) == set(expected["by_distance"])
+    assert report["SPNDS"] == pytest.approx(expected["SPNDS"], **near)
+    assert sum(report["n_gt"].values()) == len(official.gt_boxes.all)
+
+
+def test_what_makes_no_sense_for_any_class_is_no_part_of_nds(tmp_path: Path) -> None:
+    """Two own classes without velocities and attributes: NDS of mAP 1 and errors of 0 is 1, not (5 + 3) / 10."""
+    text = "{pkw: {size_m: [4, 2, 1.5], categories: [vehicle.car], range_m: 25, velocity: false}, "
+    own = read_classes(text + "person: {size_m: [1, 1, 2], categories: [human.pedestrian.adult], velocity: false}}")
+    nusc = world(tmp_path, [annotation("car", at(20, 0.2), (2, 4, 1.5)), annotation("car", at(26, 1), (2, 4, 1.5)),
+                            annotation("pedestrian", at(49, 0.3), (1, 1, 2)),
+                            annotation("bus", at(9, 2), (3, 9, 3))])  # fmt: skip
+    truth, poses = ground_truth_predictions(nusc, SPLIT, own)
+    assert truth["val-a-0"].label.tolist() == [0, 0, 1]
+    report = score(tmp_path / "data", VERSION, SPLIT, truth, poses, tmp_path / "own", nusc, classes=own)
+    assert report["n_gt"] == {"pkw": 1, "person": 1}  # one car lies beyond the class's own range
+    assert [report[name] for name in ("mAP", "NDS", "SPNDS")] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert report["mAVE"] is None and report["mAAE"] is None and report["mAOE"] == pytest.approx(0, abs=1e-5)
+    assert list(report["by_group"]) == ["pkw", "person"]
+    json.dumps(report, allow_nan=False)
+    results = json.loads((tmp_path / "own/results_nusc.json").read_text())["results"]["val-a-0"]
+    assert {row["detection_name"] for row in results} == {"pkw", "person"}
 
 
 def test_devkit_filters_count_in_n_gt(tmp_path):
