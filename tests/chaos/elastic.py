@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import Chaos
-from tests.chaos.job import OVERRIDES, ROOT, Job
+from tests.chaos.job import OVERRIDES, ROOT, STREAM, Job
 
 STEPS, SAMPLES, BATCH = 300, 6, 2
 STEP_S = 0.3  # at least: a node takes its time to come
 RESIZE_S = 5.0  # instead of a minute
 SEEN = "PDETR3D_SEEN"  # environment variable: folder of what steps were given
 MORE = [
+    *STREAM,
     f"optim.epochs={STEPS * BATCH // SAMPLES}",
     "scaling.workers=[1,2]",
     "scaling.cpus_per_worker=0.6",

@@ -14,18 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyarrow.fs import LocalFileSystem
+
 from pdetr3d.config import SimConfig
 from pdetr3d.data.simulate import simulate
-from ray_jobs.resume import PROGRESS, resume_point
-from tests.chaos.job import ROOT, STEPS, Job, equal, weights
+from pdetr3d.exits import BAD_INPUT
+from ray_jobs.resume import PROGRESS, points, read_progress, resume_point
+from tests.chaos.job import ROOT, STEPS, STREAM, Job, equal, stage_folder, weights
 
 WORLD = SimConfig(
     scenes=3, keyframes=2, select_scenes=1, val_scenes=2, image_size_px=(160, 90), lidar_azimuth_steps=360, processes=2,
 )  # fmt: skip
+KILLED = "killed"  # folder of what a killed job left
 TMPFS_MIB = 24
 AWAY_S = 60  # for so long MLflow's server stands still
-# The same batches without Ray Data's processes, where a fault does not touch the stream.
-NO_STREAM = ("data.loader=torch", "scaling.loader_processes=0")
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,32 @@ def trains(job: Job) -> bool:
     return 0 < job.committed() < STEPS - 3
 
 
+def far(job: Job) -> bool:
+    """The same, of two checkpoints."""
+    return trains(job) and job.committed() >= 6
+
+
 def sigkill(chaos: Chaos, place: Path) -> Outcome:
-    first = hurt(chaos, place, signal.SIGKILL, -signal.SIGKILL, trains)
-    return chaos.again(place, first.committed())
+    first = hurt(chaos, place, signal.SIGKILL, -signal.SIGKILL, far)
+    shutil.rmtree(chaos.folder / KILLED, ignore_errors=True)
+    shutil.copytree(place, chaos.folder / KILLED)
+    return chaos.again(place, first.committed(), "its owner is gone")
+
+
+def killed(chaos: Chaos, place: Path) -> Path:
+    """What a killed job left, copied to ``place``: that of ``sigkill``, or of one that is killed for this. The run
+    directory."""
+    left = chaos.folder / KILLED
+    if not left.exists():
+        hurt(chaos, chaos.place(KILLED), signal.SIGKILL, -signal.SIGKILL, far)
+    shutil.copytree(left, place, dirs_exist_ok=True)
+    return place / "run"
 
 
 def sigterm(chaos: Chaos, place: Path) -> Outcome:
-    first = hurt(chaos, place, signal.SIGTERM, 130, lambda job: 5 <= len(job.steps()) < STEPS - 3)
+    first = hurt(chaos, place, signal.SIGTERM, 130, lambda job: 5 <= len(job.steps()) < STEPS - 3, more=STREAM)
     done, saved = first.steps()[-1], first.committed()
-    found = chaos.again(place, saved)
+    found = chaos.again(place, saved, more=STREAM)
     note = f"ended after {first.ended_s:.1f} s, saved at step {saved} of {done} done"
     return Outcome(found.lost, found.recovery_s, found.run_dir, note)
 
@@ -126,19 +145,34 @@ def ctrl_c(chaos: Chaos, place: Path, at: Callable[[Job], bool], **options: obje
 
 
 def ctrl_c_begin(chaos: Chaos, place: Path) -> Outcome:
-    return ctrl_c(chaos, place, lambda job: (job.run_dir / "data").exists(), more=NO_STREAM)
+    return ctrl_c(chaos, place, lambda job: (job.run_dir / "data").exists())
 
 
 def ctrl_c_start(chaos: Chaos, place: Path) -> Outcome:
-    return ctrl_c(chaos, place, lambda job: (job.run_dir / "ray").exists(), more=NO_STREAM)
+    return ctrl_c(chaos, place, lambda job: (job.run_dir / "ray").exists())
 
 
 def ctrl_c_training(chaos: Chaos, place: Path) -> Outcome:
     return ctrl_c(chaos, place, trains)
 
 
-def lost_worker(chaos: Chaos, place: Path) -> Outcome:
+def second_driver(chaos: Chaos, place: Path) -> Outcome:
+    """Another driver on the same run directory is refused within seconds; the first one is not disturbed."""
     job = chaos.job(place)
+    job.wait_for(lambda: bool(job.steps()))
+    other = chaos.job(place)
+    code, refused_s = other.finish(), time.monotonic() - other.began
+    if code != BAD_INPUT or f"is in use by process {job.process.pid} of" not in other.text():
+        raise RuntimeError(f"exit code {code}:\n{other.text()[-3000:]}")
+    if job.process.poll() is not None:
+        raise RuntimeError("the first driver had ended before the second one was refused")
+    if job.finish() != 0:
+        raise RuntimeError(job.text()[-3000:])
+    return Outcome(0, 0.0, job.run_dir, f"the second one: exit code {code} after {refused_s:.1f} s, told whose it is")
+
+
+def lost_worker(chaos: Chaos, place: Path) -> Outcome:
+    job = chaos.job(place, more=STREAM)
     job.wait_for(lambda: trains(job) and bool(job.workers()))
     committed, seen = job.committed(), len(job.steps())
     for worker in job.workers():
@@ -157,26 +191,28 @@ def _pairs(steps: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def cut_checkpoint(chaos: Chaos, place: Path) -> Outcome:
-    first = hurt(chaos, place, signal.SIGKILL, -signal.SIGKILL, lambda job: trains(job) and job.committed() >= 6)
-    newest = first.newest()
+    folder = stage_folder(killed(chaos, place))
+    whole = points(LocalFileSystem(), str(folder))[0]
+    newest = Path(whole.path)
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    point = resume_point(first.folder.as_uri())
+    point = resume_point(folder.as_uri())
     if point is None:
         raise RuntimeError(f"there is no whole checkpoint beside {newest}")
-    found = chaos.again(place, point.step, "is broken", more=NO_STREAM)
-    return Outcome(found.lost, found.recovery_s, found.run_dir, f"went on from step {point.step}, said so")
+    found = chaos.again(place, point.step, "is broken")
+    note = f"that of step {whole.step}; went on from step {point.step}, said so"
+    return Outcome(found.lost, found.recovery_s, found.run_dir, note)
 
 
 def corrupt_progress(chaos: Chaos, place: Path) -> Outcome:
-    first = hurt(chaos, place, signal.SIGKILL, -signal.SIGKILL, trains, more=NO_STREAM)
-    committed = first.committed()
-    (first.folder / PROGRESS).write_bytes(b"\x00\xff7")
-    return chaos.again(place, committed, "newest whole checkpoint is of step", more=NO_STREAM)
+    folder = stage_folder(killed(chaos, place))
+    committed = read_progress(folder.as_uri())
+    (folder / PROGRESS).write_bytes(b"\x00\xff7")
+    return chaos.again(place, committed, "newest whole checkpoint is of step")
 
 
 def full_disk(chaos: Chaos, place: Path) -> Outcome:
     storage = place / "storage"
-    options = {"more": (*NO_STREAM, f"storage.path={storage}")}
+    options = {"more": (f"storage.path={storage}",)}
     storage.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MIB}m", "tmpfs", str(storage)], check=True)
     try:
@@ -208,13 +244,13 @@ def fill(file: Path) -> None:
 
 def tracker_down(chaos: Chaos, place: Path) -> Outcome:
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{unused_port()}"}
-    return chaos.again(place, 0, environment=environment, more=NO_STREAM)
+    return chaos.again(place, 0, environment=environment)
 
 
 def tracker_away(chaos: Chaos, place: Path) -> Outcome:
     """The server stands still (SIGSTOP) for a minute of the training: connections hang, which is worse than refused."""
     with mlflow_server(place) as (server, address):
-        job = chaos.job(place, environment={"MLFLOW_TRACKING_URI": address}, more=NO_STREAM)
+        job = chaos.job(place, environment={"MLFLOW_TRACKING_URI": address})
         job.wait_for(lambda: len(job.steps()) >= 1)
         seen, began = len(job.steps()), time.monotonic()
         os.killpg(server.pid, signal.SIGSTOP)
@@ -271,6 +307,7 @@ FAULTS: dict[str, tuple[str, Callable[[Chaos, Path], Outcome]]] = {
     "ctrl-c-data": ("Ctrl-C while data is prepared", ctrl_c_begin),
     "ctrl-c-start": ("Ctrl-C while workers start", ctrl_c_start),
     "ctrl-c-training": ("Ctrl-C in training", ctrl_c_training),
+    "second": ("two drivers on one run directory", second_driver),
     "worker": ("worker killed", lost_worker),
     "cut": ("newest checkpoint cut in half", cut_checkpoint),
     "progress": ("progress.txt corrupt", corrupt_progress),

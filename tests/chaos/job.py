@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from pdetr3d.training import checkpoint
-from ray_jobs.resume import points, read_progress
+from ray_jobs.resume import read_progress
 from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,11 @@ OVERRIDES = [
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
     "run.arms=[full]",
+    # The same batches without Ray Data's processes, which take half of a job's time to start.
+    "data.loader=torch",
+    "scaling.loader_processes=0",
 ]
+STREAM = ("data.loader=ray",)  # for faults that touch the stream
 ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1",
@@ -73,12 +77,6 @@ class Job:
         self._noted = 0.0
         self.ended_s = 0.0  # between a signal and its end
 
-    @property
-    def folder(self) -> Path:
-        """Where its checkpoints lie."""
-        made = [*self.run_dir.glob(f"ray/{STAGE}"), *self.run_dir.parent.glob(f"storage/*/{STAGE}")]
-        return made[0] if made else self.run_dir / "ray" / STAGE
-
     def text(self) -> str:
         """What it printed so far."""
         return self.output.read_text(errors="replace")
@@ -89,7 +87,7 @@ class Job:
 
     def committed(self) -> int:
         """The step of its newest saved checkpoint."""
-        return read_progress(self.folder.as_uri())
+        return read_progress(stage_folder(self.run_dir).as_uri())
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float = 400) -> None:
         """Until something holds; fails when the job ends before, or it takes too long."""
@@ -148,11 +146,11 @@ class Job:
         self.family = {}
         return len(left)
 
-    def newest(self) -> Path:
-        """File of its newest checkpoint."""
-        from pyarrow.fs import LocalFileSystem
 
-        return Path(points(LocalFileSystem(), str(self.folder))[0].path)
+def stage_folder(run_dir: Path) -> Path:
+    """Where the checkpoints of a job on this run directory lie."""
+    made = [*run_dir.glob(f"ray/{STAGE}"), *run_dir.parent.glob(f"storage/*/{STAGE}")]
+    return made[0] if made else run_dir / "ray" / STAGE
 
 
 def command_of(process: psutil.Process) -> str:

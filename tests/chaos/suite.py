@@ -2,10 +2,11 @@
 
 python -m tests.chaos.suite [--folder DIR] [NAME ...]
 
-Without names: every fault that has no row of this commit yet in DIR/chaos.json (default runs/chaos), so that a suite
-that was stopped continues. Names: these faults, anew. A row is written as its fault ends: committed steps lost, seconds
-to the next step, whether the final weights are those of an undisturbed run, bit by bit (CPU). Exit code 1 when anything
-is lost, differs, or takes more than five seconds to end after SIGTERM.
+Without names: every fault that has no row yet in DIR/chaos.json (default runs/chaos), so that a suite that was stopped
+continues. Names: these faults, anew. All rows are of one commit: what another one left in DIR is removed. A row is
+written as its fault ends: committed steps lost, seconds to the next step, whether the final weights are those of an
+undisturbed run, bit by bit (CPU). Exit code 1 when anything is lost, differs, or takes more than five seconds to end
+after SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -39,28 +41,46 @@ class Rows:
 
     def __init__(self, file: Path) -> None:
         self.file, self.commit = file, commit()
-        self.rows: list[Row] = json.loads(file.read_text())["rows"] if file.exists() else []
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        if kept and kept.get("commit") != self.commit:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            kept = {}
+        self.rows: list[Row] = kept.get("rows", [])
+        self.seconds: dict[str, float] = kept.get("seconds", {})
+        self.write()
 
     def done(self, name: str) -> bool:
-        """Whether all of a fault's rows are there, good, and of this commit."""
-        mine = [row["good"] and row["commit"] == self.commit for row in self.rows if row["name"] == name]
-        return bool(mine) and all(mine)
+        """Whether a fault was run to its end, and all of its rows are good."""
+        return name in self.seconds and all(row["good"] for row in self.rows if row["name"] == name)
 
     def forget(self, name: str) -> None:
         """Drop a fault's rows."""
         self.rows = [row for row in self.rows if row["name"] != name]
+        self.seconds.pop(name, None)
 
     def add(self, name: str, **row: Any) -> None:
         """A row of a fault: what, lost, recovery_s, equal, note, good."""
-        self.rows.append({"name": name, **row, "commit": self.commit})
+        self.rows.append({"name": name, **row})
         self.rows.sort(key=lambda one: NAMES.index(one["name"]))
-        about = {"command": "make chaos", "cores": len(os.sched_getaffinity(0)), "rows": self.rows}
+        self.write()
+
+    def ended(self, name: str, seconds: float) -> None:
+        """A fault was run to its end."""
+        self.seconds[name] = round(seconds, 1)
+        self.write()
+
+    def write(self) -> None:
+        """The file."""
+        about = {"command": "make chaos", "commit": self.commit, "cores": len(os.sched_getaffinity(0))}
+        about |= {"seconds": self.seconds, "rows": self.rows}
         with atomic_path(self.file) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n")
 
     def show(self) -> None:
         """Print them."""
+        cores, minutes = len(os.sched_getaffinity(0)), sum(self.seconds.values()) / 60
         table = Table("fault", "committed steps lost", "s to the next step", "equal to undisturbed", "note")
+        table.title = f"make chaos of commit {self.commit} on {cores} cores: {minutes:.0f} minutes"
         for row in self.rows:
             lost, recovery = ("" if row[key] is None else f"{row[key]:.0f}" for key in ("lost", "recovery_s"))
             same = {True: "yes", False: "NO", None: ""}[row["equal"]]
@@ -126,8 +146,10 @@ def main(arguments: list[str]) -> int:
     for name in args.names or [name for name in NAMES if not rows.done(name)]:
         print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
         rows.forget(name)
+        began = time.monotonic()
         try:
             run(name, chaos, rows)
+            rows.ended(name, time.monotonic() - began)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             print(f"{name} FAILED: {error}", file=sys.stderr, flush=True)
             failed.append(name)
