@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
 
 INTERRUPTED_TEXT = "interrupted: nothing half-written is left; run the same command again to continue"
-GRACE_S = 3.0  # what a terminated command may take to end by itself
+GRACE_S = 2.5  # what a terminated command may take to end by itself
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
@@ -135,8 +135,9 @@ def _end_now() -> None:
 
     acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
     acts.start()
+    children = psutil.Process().children(recursive=True)  # on a busy machine it takes a while to find them
     acts.join(LAST_S)
-    for child in psutil.Process().children(recursive=True):
+    for child in children:
         try:
             child.kill()
         except psutil.NoSuchProcess:

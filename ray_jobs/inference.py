@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from ray.data import ActorPoolStrategy
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
-from pdetr3d.data.files import atomic_path, read_parquet, write_json, write_parquet
+from pdetr3d.data.files import atomic_path, read_parquet, table_digest, write_json, write_parquet
 from pdetr3d.data.record_list import tokens_of
+from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
@@ -90,8 +90,8 @@ def predict(
     Raises:
         ValueError: when a sample comes twice: its boxes would come twice, too.
     """
-    tokens = tokens_of(records)
-    if repeated := [token for token, count in Counter(tokens).items() if count > 1]:
+    place = TextPlaces(tokens_of(records))
+    if len(repeated := place.repeated()):
         raise ValueError(f"{len(repeated)} samples are to be predicted more than once, the first is {repeated[0]}")
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
@@ -101,7 +101,7 @@ def predict(
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
     if gpus and beside:
         gpus = gpu_beside(scaling, ray.cluster_resources().get("GPU", 0.0))
-    finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, tokens)
+    finished = {} if keep is None else kept_batches(keep, kind, config, checkpoints, place.texts)
     todo = [number for number in range(-(-len(records) // BATCH_SIZE)) if number not in finished]
 
     def rows_of(some: Sequence[int]) -> ray.data.Dataset:
@@ -118,7 +118,7 @@ def predict(
             num_gpus=gpus or None,
         )
 
-    writer, stats = BoxTableWriter(tokens, len(checkpoints)), list[str]()
+    writer, stats = BoxTableWriter(place, len(checkpoints)), list[str]()
     try:
         for file in finished.values():
             writer.add(read_parquet(file, SCHEMA))
@@ -159,12 +159,13 @@ def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
 
 
 def kept_batches(
-    keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: list[str]
+    keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: pa.ChunkedArray
 ) -> dict[int, Path]:
     """Finished batches in ``keep`` by number, of these models, this config and these samples; files of others go."""
     identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
     weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoints]
-    asked = json.loads(json.dumps([kind, identity, weights, BATCH_SIZE, tokens]))
+    samples = table_digest(pa.table({"sample_token": tokens}))
+    asked = json.loads(json.dumps([kind, identity, weights, BATCH_SIZE, samples]))
     file = keep / "batches.json"
     if not file.exists() or json.loads(file.read_text()) != asked:
         shutil.rmtree(keep, ignore_errors=True)

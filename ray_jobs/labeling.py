@@ -48,6 +48,7 @@ def scenes(records: Records) -> Iterator[list[SampleRecord]]:
     scene = pc.rank(tokens, tiebreaker="dense").to_numpy()
     order = np.argsort(scene, kind="stable")
     first = np.flatnonzero(np.r_[True, np.diff(scene[order]) != 0]) if len(order) else np.zeros(0, np.int64)
+    del tokens, scene  # they are of the whole split's size
     start = 0
     for stop in [*first[1:].tolist(), len(order)]:
         if stop - start >= PIECE or (stop == len(order) and stop > start):

@@ -88,6 +88,8 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         try:
             ray.init(address=address, log_to_driver=True, **local)
+        except SystemExit as stop:  # of Ray's own handler of SIGTERM
+            raise KeyboardInterrupt from stop
         except (ConnectionError, ValueError) as error:
             if address == "local":
                 raise

@@ -18,6 +18,7 @@ from pdetr3d.data.files import atomic_path
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.record_list import Records
+from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecor
         (the val split may be the train split) keeps the clicks it has there: it is predicted once, and the boxes are
         those of these clicks.
     """
-    places = {token: place for place, token in enumerate(records.tokens)}
+    places = TextPlaces(records.token_column)
     shown, others = [], []
     for record in pictured_records(stages):
         if (place := places.get(record.sample_token)) is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_records, training_records
 from pdetr3d.data.record_list import Records
 from pdetr3d.data.roles import annotated
+from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.data.skipped import without
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
@@ -119,7 +120,7 @@ def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool =
     unread = [skipped for skipped in stages.data.skipped if not skipped.image]  # students look at LiDAR alone
     results = predict("student", stages.config, stages.prior, files, without(records, unread), beside=beside)
     # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
-    tokens, nothing = records.tokens, Boxes3D.empty()
+    tokens, nothing = TextPlaces(records.token_column), Boxes3D.empty()
     return [OfTokens(tokens, partial(_boxes_or, boxes, nothing)) for boxes in results]
 
 
@@ -130,8 +131,8 @@ def _boxes_or(boxes: Mapping[str, Boxes3D], nothing: Boxes3D, token: str) -> Box
 class OfTokens(Mapping[str, T]):
     """What a function says of each of some tokens, made when it is asked for."""
 
-    def __init__(self, tokens: Sequence[str], of: Callable[[str], T]) -> None:
-        self.tokens, self.of = dict.fromkeys(tokens), of
+    def __init__(self, tokens: TextPlaces, of: Callable[[str], T]) -> None:
+        self.tokens, self.of = tokens, of
 
     def __getitem__(self, token: str) -> T:
         if token not in self.tokens:
@@ -162,7 +163,7 @@ def _devkit(
         row = data.row(token)
         return matrix("lidar2ego", row), matrix("ego2global", row)
 
-    poses = OfTokens(data.tokens(split), poses_of)
+    poses = OfTokens(TextPlaces(data.token_column(split)), poses_of)
     regions = {}
     if data.records.has_regions:
         regions = {r.sample_token: r.regions for r in records if r.regions is not None}

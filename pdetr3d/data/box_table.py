@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.data.files import CHUNK_ROWS
+from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
@@ -28,7 +29,7 @@ class BoxTable(Mapping[str, Boxes3D]):
         table: columns COLUMNS, mapped. place: token -> number of the sample. bounds: (N, 2) int64, its rows.
     """
 
-    def __init__(self, table: pa.Table, place: dict[str, int], bounds: NDArray[np.int64]) -> None:
+    def __init__(self, table: pa.Table, place: TextPlaces, bounds: NDArray[np.int64]) -> None:
         self.table, self.place, self.bounds = table, place, bounds
 
     def __getitem__(self, token: str) -> Boxes3D:
@@ -53,12 +54,12 @@ class BoxTableWriter:
     """Takes parts as they come, writes them in blocks, and gives a ``BoxTable`` per checkpoint.
 
     Args:
-        tokens: of all samples; one without boxes has none in the end. checkpoints: their number.
+        place: of all samples, token -> number; one without boxes has none in the end. checkpoints: their number.
     """
 
-    def __init__(self, tokens: Sequence[str], checkpoints: int) -> None:
-        self.place = {token: number for number, token in enumerate(tokens)}
-        self.bounds = np.zeros((checkpoints, len(tokens), 2), np.int64)
+    def __init__(self, place: TextPlaces, checkpoints: int) -> None:
+        self.place = place
+        self.bounds = np.zeros((checkpoints, len(place), 2), np.int64)
         self.rows, self.waiting, self.waiting_rows = 0, list[pa.Table](), 0
         descriptor, name = tempfile.mkstemp(prefix="pdetr3d_boxes_", suffix=".arrow")
         os.close(descriptor)

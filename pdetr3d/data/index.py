@@ -21,7 +21,7 @@ from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import DataConfig
 from pdetr3d.data.files import open_arrow, table_digest, write_arrow
 from pdetr3d.data.regions import POLYGONS, regions_of
-from pdetr3d.data.row_table import RowTable, places
+from pdetr3d.data.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import (
     CAMERAS,
@@ -307,8 +307,8 @@ class Index:
         return {name: rows[pc.equal(names, name).to_numpy()] for name in pc.unique(names).to_pylist()}
 
     @cached_property
-    def _row(self) -> dict[str, int]:
-        return {token: row for row, token in enumerate(self.table.column("sample_token").to_pylist())}
+    def _row(self) -> TextPlaces:
+        return TextPlaces(self.table.column("sample_token"))
 
     @property
     def splits(self) -> list[str]:
@@ -321,7 +321,11 @@ class Index:
         Raises:
             DataError: when the split has no samples here; names those that have.
         """
-        return self.table.column("sample_token").take(pa.array(self.rows(split))).to_pylist()
+        return self.token_column(split).to_pylist()
+
+    def token_column(self, split: str) -> pa.ChunkedArray:
+        """``tokens`` as a column, without an object for each."""
+        return self.table.column("sample_token").take(pa.array(self.rows(split)))
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, ascending.
@@ -349,11 +353,12 @@ class Index:
         Raises:
             DataError: for an unknown token.
         """
-        if token not in self._row:
+        try:
+            return self._row[token]
+        except KeyError:
             raise DataError(
                 f"sample token {token!r} is not in {self.path} ({len(self)} samples of {self.version}, {self.dataroot})"
-            )
-        return self._row[token]
+            ) from None
 
     def __contains__(self, token: str) -> bool:
         return token in self._row
@@ -364,7 +369,10 @@ class Index:
 
     def column(self, name: str, tokens: list[str]) -> list[Any]:
         """One column for many samples, in the order of ``tokens``."""
-        return self.table.column(name).take([self.row(token) for token in tokens]).to_pylist()
+        rows = self.rows_of(text_column(tokens))
+        for unknown in np.flatnonzero(rows < 0):
+            self.row(tokens[unknown])  # raises
+        return self.table.column(name).take(pa.array(rows)).to_pylist()
 
     def counted_points(self) -> dict[str, int]:
         """Annotation token -> LiDAR points, where the index counted them itself; else empty."""

@@ -23,7 +23,7 @@ from pdetr3d.data.clicks import place_clicks
 from pdetr3d.data.files import atomic_path, open_arrow, table_digest, write_arrow
 from pdetr3d.data.index import Index
 from pdetr3d.data.roles import People, annotated, drawn_roles, peoples_roles
-from pdetr3d.data.row_table import places
+from pdetr3d.data.row_table import TextPlaces, places, text_column
 from pdetr3d.schema import ROLES, DataError
 
 # role: of ROLES. clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples,
@@ -112,6 +112,11 @@ class LabelManifest:
         return dict(
             zip(self.samples.column("sample_token").to_pylist(), self.samples.column("role").to_pylist(), strict=True)
         )
+
+    @cached_property
+    def place(self) -> TextPlaces:
+        """sample_token -> its row of ``samples``."""
+        return TextPlaces(self.samples["sample_token"])
 
     @property
     def achieved_ratio(self) -> float:
@@ -241,7 +246,7 @@ def write_manifest(
     """
     out_dir = Path(out_dir)
     tokens = index.tokens(split)
-    sample = places(clicks["sample_token"], pa.chunked_array([tokens], pa.string()))
+    sample = places(clicks["sample_token"], text_column(tokens))
     label = pc.index_in(clicks["class"], value_set=pa.array(index.classes.names)).to_numpy()
     order = np.lexsort((*(clicks[axis].to_numpy() for axis in "zyx"), label, sample))
     clicks = clicks.take(pa.array(order))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import CHUNK_ROWS, atomic_path, read_parquet
-from pdetr3d.data.row_table import RowTable
+from pdetr3d.data.row_table import RowTable, give_back
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError
 
 # Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
@@ -103,6 +103,8 @@ class PseudoLabelWriter:
         self._writer.write_table(table.combine_chunks())
         self.rows += len(table)
         self.accepted += int(frame["accepted"].sum())
+        del table
+        give_back()
 
     def __enter__(self) -> PseudoLabelWriter:
         return self

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.index import RecordTable
-from pdetr3d.data.row_table import RowTable
+from pdetr3d.data.row_table import RowTable, text_column
 from pdetr3d.geometry.regions import EVERYWHERE, Polygon
 from pdetr3d.schema import ROLES, Boxes3D, PointLabels, SampleRecord
 
@@ -87,7 +87,12 @@ class Records(Sequence[SampleRecord]):
     @property
     def tokens(self) -> list[str]:
         """Sample tokens, in order."""
-        return self.table.rows.table["sample_token"].take(pa.array(self.row)).to_pylist()
+        return self.token_column.to_pylist()
+
+    @property
+    def token_column(self) -> pa.ChunkedArray:
+        """The same without an object for each."""
+        return self.table.rows.table["sample_token"].take(pa.array(self.row))
 
     @property
     def boxed(self) -> NDArray[np.bool_]:
@@ -157,11 +162,14 @@ class Joined(Sequence[SampleRecord]):
         return self.parts[part][number - (int(self.ends[part - 1]) if part else 0)]
 
 
-def tokens_of(records: Sequence[SampleRecord]) -> list[str]:
+def tokens_of(records: Sequence[SampleRecord]) -> pa.ChunkedArray:
     """Sample tokens, in order."""
     if isinstance(records, Joined):
-        return [token for part in records.parts for token in tokens_of(part)]
-    return records.tokens if isinstance(records, Records) else [record.sample_token for record in records]
+        parts = [chunk for part in records.parts for chunk in tokens_of(part).chunks]
+        return pa.chunked_array(parts, pa.string())
+    if isinstance(records, Records):
+        return records.token_column
+    return text_column([record.sample_token for record in records])
 
 
 def within_regions(record: SampleRecord) -> SampleRecord:

@@ -20,7 +20,7 @@ from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
 from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, classes_of, pick, ranges
 from pdetr3d.data.regions import disks
-from pdetr3d.data.row_table import RowTable, places
+from pdetr3d.data.row_table import RowTable, give_back, places
 from pdetr3d.schema import (
     ROLES,
     SOURCE_HUMAN,
@@ -112,8 +112,9 @@ def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest 
     the manifest's clicks with the ``box_index`` of their own (-1: a person clicked where no box is known)."""
     if manifest is None:
         return [index.record(token, boxes=index.annotations(token).boxes()) for token in tokens]
-    found = places(pa.chunked_array([tokens], pa.string()), manifest.samples["sample_token"])
-    row = index.rows_of(manifest.samples["sample_token"])
+    found = np.array([manifest.place.get(token, -1) for token in tokens], np.int64)
+    row = np.zeros(len(manifest.samples), np.int64)  # of those asked for: the others' are not looked at
+    row[found[found >= 0]] = [index.row(token) for token, place in zip(tokens, found, strict=True) if place >= 0]
     shown = _human_labels(index, manifest, row, np.unique(found[found >= 0]))
     return [
         shown[place] if place >= 0 else index.record(token, boxes=index.annotations(token).boxes())
@@ -169,6 +170,7 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
         box_range[piece] = bounds + count
         parts.append(boxes)
         count += len(boxes)
+        give_back()
     return Records(
         table=index.records,
         row=row,

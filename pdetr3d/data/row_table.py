@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -94,6 +95,50 @@ class RowTable:
                 values = values.reshape(-1, width) if width else values
             self._views[name, chunk] = (offsets, values)
         return self._views[name, chunk]
+
+
+class TextPlaces(Mapping[str, int]):
+    """Text -> its place in a column of different texts, as a dict would tell it, in four bytes a text: the texts stay
+    where they are (a mapped file), and are found by bisection, in some 20 microseconds.
+
+    Args:
+        texts: the column.
+    """
+
+    def __init__(self, texts: pa.ChunkedArray) -> None:
+        self.texts = texts
+        self._order = pc.sort_indices(texts).to_numpy().astype(np.uint32)  # bytes of UTF-8 sort as Python's texts do
+        give_back()
+
+    def __getitem__(self, text: str) -> int:
+        found = bisect_left(self._order, text, key=self._text)
+        if found == len(self._order) or self._text(self._order[found]) != text:
+            raise KeyError(text)
+        return int(self._order[found])
+
+    def _text(self, place: np.uint32) -> str:
+        return self.texts[int(place)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return (text.as_py() for text in self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def repeated(self) -> pa.ChunkedArray:
+        """Texts that come more than once; of those, lookups give any place."""
+        ordered = self.texts.take(pa.array(self._order))
+        return ordered.slice(1).filter(pc.equal(ordered.slice(1), ordered.slice(0, max(0, len(ordered) - 1))))
+
+
+def give_back() -> None:
+    """Give memory that Arrow has freed back to the system. By itself it keeps several times what it ever used."""
+    pa.default_memory_pool().release_unused()
+
+
+def text_column(texts: Sequence[str]) -> pa.ChunkedArray:
+    """Texts as a column."""
+    return pa.chunked_array([list(texts)], pa.string())
 
 
 def places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ from pdetr3d.data.index import FILE, Index
 from pdetr3d.data.label_manifest import inspection_records, training_records
 from pdetr3d.data.manifest import LabelManifest
 from pdetr3d.data.record_list import Records
+from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.evaluation import nuscenes_eval, pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes, pseudo_label_rows
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D
@@ -67,7 +68,7 @@ class Peak:
 
 def predicted(records: Records) -> BoxTable:
     """Class-mean boxes at the clicks of all records, as actors would have sent them."""
-    writer = BoxTableWriter(records.tokens, 1)
+    writer = BoxTableWriter(TextPlaces(records.token_column), 1)
     for start in range(0, len(records), 256):
         part = list(records[start : start + 256])
         made = [class_mean_boxes(record.clicks, FALLBACK_SIZE_M) for record in part]
@@ -84,7 +85,7 @@ def predicted(records: Records) -> BoxTable:
 class Tables:
     """The devkit's tables of the world, where TOKEN-NUMBER is a copy of the sample TOKEN."""
 
-    def __init__(self, nusc: Any, tokens: list[str]) -> None:
+    def __init__(self, nusc: Any, tokens: pa.ChunkedArray) -> None:
         self.nusc, self.tokens = nusc, tokens
         self.attribute, self.version, self.dataroot = nusc.attribute, nusc.version, nusc.dataroot
         self.box_velocity = nusc.box_velocity
@@ -92,7 +93,8 @@ class Tables:
     @property
     def sample(self) -> Iterator[dict[str, str]]:
         """Rows, as far as the split of a sample is asked for."""
-        return ({"token": t, "scene_token": self.get("sample", t)["scene_token"]} for t in self.tokens)
+        tokens = (token.as_py() for token in self.tokens)
+        return ({"token": t, "scene_token": self.get("sample", t)["scene_token"]} for t in tokens)
 
     def get(self, table: str, token: str) -> dict[str, Any]:
         """A row."""
@@ -138,7 +140,8 @@ def hold(holder: str, folder: Path) -> int:
     def poses(token: str) -> Any:
         return tuple(matrix(name, index.row(token)) for name in ("lidar2ego", "ego2global"))
 
-    where, tables = OfTokens(records.tokens, poses), Tables(nusc, records.tokens)
+    where = OfTokens(TextPlaces(records.token_column), poses)
+    tables = Tables(nusc, records.token_column)
     place = (index.dataroot, index.version, "sim_train")
     report = nuscenes_eval.score(*place, boxes, where, folder / "score", tables, bins=False)  # type: ignore[arg-type]
     return int(sum(report["n_gt"].values()))

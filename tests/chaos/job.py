@@ -20,6 +20,8 @@ from tests.training_cases import world_arguments
 ROOT = Path(__file__).resolve().parents[2]
 STAGE, STEPS = "student_full", 30
 MODULE = "ray_jobs.train_student"
+# The same batches without Ray Data's processes, which take half of a job's time to start.
+NO_STREAM = ("data.loader=torch", "scaling.loader_processes=0")
 # Saved at steps 3, 6, ..., kept at 15, 16, ..., 30.
 OVERRIDES = [
     "optim.batch_size=2",
@@ -30,9 +32,7 @@ OVERRIDES = [
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
     "run.arms=[full]",
-    # The same batches without Ray Data's processes, which take half of a job's time to start.
-    "data.loader=torch",
-    "scaling.loader_processes=0",
+    *NO_STREAM,
 ]
 STREAM = ("data.loader=ray",)  # for faults that touch the stream
 ENVIRONMENT = {

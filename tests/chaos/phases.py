@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ray_jobs.fit import CROPS
 from tests.chaos.faults import Chaos
-from tests.chaos.job import Job, command_of, equal, weights
+from tests.chaos.job import NO_STREAM, Job, command_of, equal, weights
 
 LIMIT_S = 5.0
 OVERRIDES = [
@@ -35,6 +35,7 @@ OVERRIDES = [
     "scaling.cpus_per_worker=0.5",
     "scaling.threads_per_worker=1",
     "run.arms=[ours]",
+    *NO_STREAM,
 ]
 
 

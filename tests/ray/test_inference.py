@@ -123,7 +123,7 @@ def test_what_is_left_of_the_gpus_beside_a_training(
 def test_batches_of_another_model_config_or_sample_are_removed(trained: tuple[World, Path], tmp_path: Path) -> None:
     world, checkpoint = trained
     config, keep = world.run.config, tmp_path / "batches"
-    tokens = [r.sample_token for r in world.records]
+    tokens = world.records.token_column
 
     def kept(**changes: object) -> list[int]:
         asked = {"config": config, "checkpoints": [checkpoint], "tokens": tokens} | changes
@@ -134,7 +134,7 @@ def test_batches_of_another_model_config_or_sample_are_removed(trained: tuple[Wo
     moved = config.model_copy(update={"data": config.data.model_copy(update={"num_sweeps": 1})})
     elsewhere = config.model_copy(update={"scaling": config.scaling.model_copy(update={"workers": 7})})
     assert kept() == []
-    for changes in ({"checkpoints": [other]}, {"config": moved}, {"tokens": tokens[1:]}):
+    for changes in ({"checkpoints": [other]}, {"config": moved}, {"tokens": tokens.slice(1)}):
         kept()
         pq.write_table(pa.table({"a": [1]}), keep / "00000003.parquet")
         assert kept() == [3] and kept(config=elsewhere) == [3]

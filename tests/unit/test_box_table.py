@@ -11,6 +11,7 @@ import pytest
 
 from pdetr3d.data import box_table
 from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTableWriter
+from pdetr3d.data.row_table import TextPlaces, text_column
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def part(token: str, checkpoint: int, count: int, first: float) -> pa.Table:
 
 def test_each_samples_boxes_come_back_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_table, "CHUNK_ROWS", 4)  # boxes of a sample lie in two blocks
-    writer = BoxTableWriter(["a", "b", "none"], 2)
+    writer = BoxTableWriter(TextPlaces(text_column(["a", "b", "none"])), 2)
     writer.add(pa.concat_tables([part("b", 0, 3, 10.0), part("b", 1, 1, 20.0), part("a", 0, 2, 30.0)]))
     writer.add(SCHEMA.empty_table())
     writer.add(part("a", 1, 5, 40.0))
@@ -52,12 +53,12 @@ def test_each_samples_boxes_come_back_in_their_order(tmp_path: Path, monkeypatch
 
 
 def test_no_box_at_all() -> None:
-    [table] = BoxTableWriter(["a"], 1).close()
+    [table] = BoxTableWriter(TextPlaces(text_column(["a"])), 1).close()
     assert len(table["a"]) == 0
 
 
 def test_a_sample_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    writer = BoxTableWriter(["a"], 1)
+    writer = BoxTableWriter(TextPlaces(text_column(["a"])), 1)
     writer.add(part("a", 0, 2, 0.0))
     with pytest.raises(ValueError, match="boxes of sample a came twice"):
         writer.add(part("a", 0, 2, 0.0))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,11 @@ def foreign(folder: Path, /, **changes: object) -> None:
     (folder / lease.FILE).write_text(json.dumps(owner | changes))
 
 
+def owner_of(folder: Path) -> int:
+    """Process id in a folder's lease."""
+    return int(json.loads((folder / lease.FILE).read_text())["pid"])
+
+
 def test_a_second_process_is_refused_and_told_whose_it_is(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     for _ in range(2):
         with pytest.raises(DataError, match=f"{tmp_path} is in use by process {holder.pid} of .* on host .*--run-dir"):
@@ -82,17 +88,22 @@ def test_a_killed_owners_lease_is_taken_over(
 def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> None:
     foreign(tmp_path, machine=lease._machine(), pid=os.getppid(), process_start=1.0, folder=str(tmp_path))
     lease.hold(tmp_path)
+    assert owner_of(tmp_path) == os.getpid()
 
 
 def test_a_copied_directory_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / lease.FILE).write_bytes((tmp_path / lease.FILE).read_bytes())
     lease.hold(tmp_path / "copy")
+    assert owner_of(tmp_path / "copy") == os.getpid() and owner_of(tmp_path) == holder.pid
 
 
 def test_waiting_for_an_owner_to_end(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    holder.kill()
+    end = threading.Timer(1.0, holder.kill)
+    end.start()
+    began = time.monotonic()
     lease.hold(tmp_path, wait_s=30)
+    assert 0.9 < time.monotonic() - began < 10 and owner_of(tmp_path) == os.getpid()
 
 
 def test_the_holder_may_hold_again_and_lets_go(tmp_path: Path) -> None:
@@ -132,6 +143,7 @@ def test_a_lease_that_cannot_be_read_is_nobodys_after_a_while(tmp_path: Path, mo
     monkeypatch.setattr(lease, "EXPIRES_S", 0.05)
     (tmp_path / lease.FILE).write_text("")  # its owner was killed between making and writing it
     lease.hold(tmp_path)
+    assert owner_of(tmp_path) == os.getpid()
 
 
 def test_a_lease_made_in_the_meantime_is_put_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pdetr3d.data import files
 from pdetr3d.data.files import open_arrow, table_digest, write_arrow
-from pdetr3d.data.row_table import RowTable, places
+from pdetr3d.data.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import DataError
 
 SCHEMA = pa.schema(
@@ -106,3 +106,19 @@ def test_places() -> None:
     among = pa.chunked_array([["b", "a"], ["d"]])
     assert places(pa.chunked_array([["d", "x"], ["a", None, "b"]]), among).tolist() == [2, -1, 1, -1, 0]
     assert places(pa.chunked_array([[]], pa.string()), among).tolist() == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_places_of_texts_are_those_of_a_dict(size: int) -> None:
+    """Also of texts whose order in UTF-16 is another one than in UTF-8."""
+    texts = ["b", "", "a-10", "a-9", "\U0001f697", "\uffee", "ä", "a"]
+    column = pa.chunked_array([texts[i : i + size] for i in range(0, len(texts), size)])
+    found, expected = TextPlaces(column), {text: place for place, text in enumerate(texts)}
+    assert dict(found) == expected and list(found) == texts and len(found) == 8
+    assert all(text not in found for text in ("A", "a-1", "c", "\U0001f698"))
+    assert found.get("a-99") is None and not len(found.repeated())
+
+
+def test_texts_that_come_again() -> None:
+    assert TextPlaces(text_column(["b", "a", "b", "c", "a", "b"])).repeated().to_pylist() == ["a", "b", "b"]
+    assert TextPlaces(text_column([])).repeated().to_pylist() == [] and "a" not in TextPlaces(text_column([]))

@@ -122,7 +122,10 @@ def test_none_at_all_is_refused_unless_allowed_by_name(
     assert f"data.allow_empty=[{','.join(keys)}]" in message
     assert all(RULES[key][0] in message for key in keys)  # type: ignore[index]
     assert not (world.parent / "run" / "data").exists()  # a corrected command may use the directory
-    prepare(run(world, f"data.allow_empty=[{','.join(keys)}]"))
+    found = prepare(run(world, f"data.allow_empty=[{','.join(keys)}]")).index
+    images = summarize(found, ["sim_train"]).images.sum()
+    objects = summarize(found, ["sim_val"]).objects.sum()
+    assert (images == 0) == (keys == ["cameras"]) and (objects == 0) == (keys == ["val_objects"])
 
 
 def test_no_annotation_at_all(world: Path, tmp_path: Path) -> None:
@@ -136,7 +139,9 @@ def test_no_annotation_at_all(world: Path, tmp_path: Path) -> None:
 
 def test_a_teacher_without_cameras_needs_none(world: Path) -> None:
     no_cameras(world)
-    prepare(run(world, "teacher.fusion=none"))
+    found = prepare(run(world, "teacher.fusion=none")).index
+    assert [len(found.record(token).lidar_path) > 0 for token in found.tokens("sim_train")] == [True] * 6
+    assert all(camera is None for token in found.tokens("sim_train") for camera in found.record(token).cameras)
 
 
 def test_categories_that_nobody_knows(world: Path, tmp_path: Path) -> None:
