@@ -8,6 +8,7 @@ from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import Data
+from ray_jobs.console import warn
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
@@ -25,7 +26,7 @@ def possible_arms(data: Data, config: Config) -> list[str]:
     unknown = unknown_boxes(data.index, data.manifest, config) if "full" in asked else 0
     if not unknown:
         return asked
-    print(f"arm full is left out: the boxes of {unknown} of {len(data.manifest.roles)} train samples are not known")
+    warn(f"arm full is left out: the boxes of {unknown} of {len(data.manifest.roles)} train samples are not known")
     return [arm for arm in asked if arm != "full"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class RayContext:
     Args:
         plan: of the stage. scratch: local folder for checkpoints on their way. folder: URI of the stage's folder in
             storage (checkpoints, progress.txt). logger: MLflow, rank 0 only. label: starts each progress line.
-        stall_s: see ``Watchdog``.
+        stall_s: see ``Watchdog``. asked: when the driver asked for the stage [s since 1970]: the first batch's wait is
+            said.
         load_here: (rank, world size, first step) -> batches, where this process reads them itself; None: Ray Data does.
     """
 
@@ -47,12 +49,13 @@ class RayContext:
         label: str,
         load_here: Callable[[int, int, int], Iterator[dict[str, NDArray]]] | None = None,
         stall_s: float = 300.0,
+        asked: float | None = None,
     ) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.plan, self.scratch, self.folder, self.logger, self.label = plan, scratch, folder, logger, label
-        self.load_here = load_here
+        self.load_here, self.began_at = load_here, asked
         self.restored = scratch / "resume"
         self.shard: ray.data.DataIterator | None = None
         self.watchdog = Watchdog(folder, self.rank, self.world_size, stall_s)
@@ -62,6 +65,10 @@ class RayContext:
         step = start_step
         self.watchdog.beat("waits for its batch", step)
         for step, arrays in enumerate(self._batches(start_step), start_step):
+            if self.began_at is not None and self.rank == 0:
+                waited = time.time() - self.began_at
+                print(f"{self.label}: first batch {waited:.1f} s after the stage was begun", flush=True)
+                self.began_at = None
             self.watchdog.beat("computes", step)
             yield arrays
             self.watchdog.beat("waits for its batch", step + 1)

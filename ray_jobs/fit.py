@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from pyarrow.fs import FileSystem
 from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from pdetr3d.config import Config, OptimConfig
 from pdetr3d.config import ScalingConfig as ScalingSection
@@ -33,9 +35,11 @@ from pdetr3d.training.loop import train
 from pdetr3d.training.out_of_memory import OutOfMemoryError, advice, is_out_of_memory
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
+from ray_jobs.console import current, say
 from ray_jobs.context import STATS, RayContext, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
+from ray_jobs.phases import PHASES
 from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
 from ray_jobs.save_requests import training
 from ray_jobs.stream import quiet_ray_data, train_stream
@@ -117,6 +121,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
         The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop. Beside them lies what
         Ray Data says of the stage's stream, ``STATS``.
     """
+    things = f"{len(stage.records)} samples" if stage.crops is None else f"{len(stage.crops)} crops"
+    say(f"{stage.name} begins: {stage.steps} steps of {stage.optim.batch_size}, {things}")
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
     records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
     loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader.for_records(stage.records)
@@ -134,7 +140,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
 
     resume_point(folder)  # raises here, before any worker starts, where there is nothing whole to continue from
     forget_rays_record(folder)
-    trainer = TorchTrainer(
+    trainer = (TorchTrainer if has_state_api() else LocalTrainer)(
         _worker,  # type: ignore[arg-type]  # Ray Train v2 hands on what it returns
         torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
         train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},
@@ -167,7 +173,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
             raise failed  # what would fail again at every restart
 
     try:
-        with training(folder):
+        with training(folder), PHASES.of("train"):
             if score is None:
                 run_lanes([run])  # in a thread: see there
                 files = [collect(step) for step in steps]
@@ -175,6 +181,8 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
                 watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
                 watcher.run_beside(run)
                 files = watcher.files
+        if (console := current()) is not None:
+            console.ended(stage.name)
     except SystemExit as stop:  # Ray was shut down by another lane
         raise KeyboardInterrupt from stop
     if stage.streamed:
@@ -206,6 +214,20 @@ class PlannedData(DataConfig):
         return options.configure({"train": self.source(world_size)}, world_size, *args, **kwargs)
 
 
+class LocalTrainer(TorchTrainer):
+    """Starts no process that watches whether the controller lives, by the state API of a dashboard: where Ray is this
+    run's alone there is none to ask, and placement groups end with Ray."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found = super()._create_default_callbacks()  # type: ignore[misc]  # v2's, typed as v1's
+        return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def has_state_api() -> bool:
+    """Whether Ray has a dashboard: on a cluster, and where ``launch.init_ray`` was asked for one."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local" or "RAY_API_SERVER_ADDRESS" in os.environ
+
+
 def starts_allowed(scaling: ScalingSection) -> int:
     """How often starting the workers may fail."""
     alone = os.environ.get("RAY_ADDRESS", "local") == "local"
@@ -234,6 +256,7 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
     images = image_weights(stage.config) if stage.kind == "teacher" else None  # read here: workers need no such file
     return {
         "name": stage.name,
+        "asked": time.time(),
         "kind": stage.kind,
         "config": stage.config.to_json(),
         "prior": np.asarray(stage.prior_size_m).tolist(),
@@ -296,7 +319,8 @@ def _train(loop: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory(prefix="pdetr3d_") as scratch:
         mine = None if loop["streamed"] else load_here
-        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine, config.scaling.stall_s)
+        stall_s, asked = config.scaling.stall_s, loop["asked"]
+        context = RayContext(plan, Path(scratch), loop["folder"], logger, loop["name"], mine, stall_s, asked)
         train(task, context, plan.steps, loop["config"], Path(scratch))
         context.finish()
     if logger is not None:

@@ -34,6 +34,7 @@ from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.stage_versions import NOT_IDENTITY
 from ray_jobs.context import STATS
+from ray_jobs.phases import PHASES
 from ray_jobs.stream import from_table, inference_stream
 
 # Batches of one Ray Data execution, whose read tasks, with the records they read, the driver holds: 8,192 samples, some
@@ -49,13 +50,15 @@ class Predictor:
         kind: str,
         config_json: str,
         prior_size_m: NDArray[np.float32],
-        states: list[dict],
+        states: list[ray.ObjectRef],
         keep: Path | None,
         device: str,
     ) -> None:
         config, self.keep = Config.from_json(config_json), keep
         torch.set_num_threads(config.scaling.threads_per_worker)
-        self.detectors = [Detector.of(kind, config, state, torch.device(device), prior_size_m) for state in states]
+        self.detectors = [
+            Detector.of(kind, config, state, torch.device(device), prior_size_m) for state in ray.get(states)
+        ]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         arrays, header = from_table(table)
@@ -95,7 +98,8 @@ def predict(
         raise ValueError(f"{len(repeated)} samples are to be predicted more than once, the first is {repeated[0]}")
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
-    states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
+    # By reference: once in the object store, and Ray warns of actors whose arguments are large and may be gone later.
+    states = [ray.put(checkpoint.best_weights(checkpoint.load(file))) for file in checkpoints]
     scaling = config.scaling
     actors = 1 if beside else scaling.inference_workers or scaling.most_workers
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
@@ -120,14 +124,15 @@ def predict(
 
     writer, stats = BoxTableWriter(place, len(checkpoints)), list[str]()
     try:
-        for file in finished.values():
-            writer.add(read_parquet(file, SCHEMA))
-        for start in range(0, len(todo), EXECUTION):
-            rows = rows_of(todo[start : start + EXECUTION])
-            parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
-            for part in parts:
-                writer.add(part.cast(SCHEMA))
-            stats.append(rows.stats())
+        with PHASES.of("predict"):
+            for file in finished.values():
+                writer.add(read_parquet(file, SCHEMA))
+            for start in range(0, len(todo), EXECUTION):
+                rows = rows_of(todo[start : start + EXECUTION])
+                parts: Iterable[pa.Table] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+                for part in parts:
+                    writer.add(part.cast(SCHEMA))
+                stats.append(rows.stats())
     except BaseException:
         writer.abort()
         raise

@@ -20,6 +20,8 @@ from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.address import check_address
 from ray_jobs.arms import check_arms
+from ray_jobs.console import attach, console, current
+from ray_jobs.phases import PHASES, lines
 from ray_jobs.stages import EXPERIMENT, Stages
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
@@ -39,6 +41,13 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
         "--fresh", action="store_true", help="begin anew in DIR-2, DIR-3, ... where DIR exists; nothing is overwritten"
     )
     parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=os.environ.get("PDETR3D_VERBOSE", "0") not in ("", "0"),
+        help="show all that else goes to DIR/logs alone: Ray's and MLflow's lines, all progress (or PDETR3D_VERBOSE=1)",
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
     )
     args = parser.parse_intermixed_args(arguments)  # key=value before and after options
@@ -49,13 +58,25 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
         print(f"run directory: {run.path}", flush=True)
     last_acts.append(partial(end_runs, run.path))
     name = f"{config.run.name or config.preset} {run.digest}"
-    with closing(run), Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent:
+    with (
+        closing(run),
+        console(run.path, args.verbose) as said,
+        Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent,
+    ):
         log_provenance(parent, run.config.to_json())
-        stages = Stages(run, parent)
+        with PHASES.of("data"):
+            stages = Stages(run, parent)
         if run.config.run.arms == ("full",):
             check_arms(run.config.run.arms, stages.data, run.config)
         init_ray(config.scaling.use_gpu)
+        PHASES.started()
         body(stages)
+        told = ["where the time went:", *lines(PHASES.seconds())]
+        if waited := said.first_batch_s:
+            told.append(
+                "from a stage's begin to its first batch: " + ", ".join(f"{k} {v:.1f} s" for k, v in waited.items())
+            )
+        print("\n".join(told), flush=True)
 
 
 def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
@@ -75,6 +96,11 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: each stage ends 2-4 s sooner
+        # Two processes for each training, of a second or three of imports each. One polls for machines that are to be
+        # taken away, the other one frees a placement group whose controller died, which it asks the dashboard about:
+        # where Ray is this run's alone, machine and placement groups end with it (fit.LocalTrainer).
+        if ray_address() == "local" and not dashboard:
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Default 1000: with more processes than CPUs, which any training has, Ray ends a reader that rested for a
         # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
         # finished stage leaves half a dozen processes of 0.4 GB.
@@ -100,6 +126,8 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
+    if (mine := current()) is not None:
+        attach(mine)
 
 
 def ray_address() -> str:

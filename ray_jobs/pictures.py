@@ -20,6 +20,7 @@ from pdetr3d.data.load import load_sample
 from pdetr3d.data.record_list import Records
 from pdetr3d.data.row_table import TextPlaces
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
+from ray_jobs.phases import PHASES
 
 if TYPE_CHECKING:
     from ray_jobs.stages import Stages
@@ -77,6 +78,7 @@ def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecor
     return shown, others
 
 
+@PHASES.of("pictures")
 def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:
     """Draw true boxes, clicks and predictions (dashed) of each record, in Ray tasks.
 

@@ -9,21 +9,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pdetr3d.batch import Batch
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.load import load_sample
+from pdetr3d.inference.detector import Detector
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
+from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.arms import possible_arms
+from ray_jobs.console import current
 from ray_jobs.holdout import measure_holdout
-from ray_jobs.inference import predict
 from ray_jobs.launch import main
 from ray_jobs.memory import PeakMemory
+from ray_jobs.phases import PHASES
 from ray_jobs.pictures import confident
 from ray_jobs.report import build_report, print_arms, print_holdout, print_quality
 from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
+from ray_jobs.teacher_stages import planned_steps
 
 
 def body(stages: Stages) -> None:
@@ -31,6 +38,8 @@ def body(stages: Stages) -> None:
     began = time.monotonic()
     with PeakMemory() as memory:
         chosen = possible_arms(stages.data, stages.config)
+        if (console := current()) is not None:
+            console.planned(planned_steps(stages, chosen), stages.config.scaling.concurrent_stages)
         stages.train(chosen)
         quality = stages.pseudo_labels()
         arms = evaluate(stages, chosen)
@@ -50,6 +59,7 @@ def body(stages: Stages) -> None:
     print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
 
 
+@PHASES.of("pictures")
 def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     """PNG of the first readable val sample: true boxes and the last arm-"ours" student's predictions (dashed)."""
     from pdetr3d.visualize import inspect_sample  # matplotlib
@@ -59,7 +69,9 @@ def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     record = inspection_record(stages.data.index, token)
     arm = "ours" if "ours" in arms else next(iter(arms))
     chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]
-    boxes = predict("student", stages.config, stages.prior, [chosen], [record])[0][token]
+    # Here: actors and loading tasks for one sample would be several processes.
+    batch = Batch.from_arrays(BatchLoader(stages.config, "predict", cameras=False)([record], [0]))
+    boxes = Detector.load("student", chosen, torch.device("cpu"))(batch)[0]
     sample = load_sample(record, stages.config.data, cameras=True)
     file, config = stages.run.path / f"predictions_{arm}.png", stages.config
     return inspect_sample(sample, file, confident(boxes), config.model.bev_range_m, config.classes)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.pseudo_labels import FLOORS
+from ray_jobs.phases import PHASES
 from ray_jobs.stages import Stages
 
 KINDS = ("vehicles", "people_moving", "people_standing", "cycles", "barriers", "cones")
@@ -36,6 +37,7 @@ def build_report(
         "pseudo_labels": {**quality["teacher"], **{key: quality.get(key) for key in ("clicks", "accepted", *FLOORS)}},
         "holdout": stages.run.result("holdout"),
         "timing": {"wall_s": wall_s, **stages.timing},
+        "phases_s": PHASES.seconds(),
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
         "config": stages.config.flat(),
         "data": {

@@ -19,8 +19,10 @@ from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
+from ray_jobs.console import say
 from ray_jobs.fit import CROPS, Stage
 from ray_jobs.inference import predict
+from ray_jobs.phases import PHASES
 from ray_jobs.pictures import confident, pictured_records
 from ray_jobs.quality import KnownClicks
 from ray_jobs.tracked import evaluated, step_of
@@ -42,6 +44,7 @@ def evaluate(stages: Stages, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     if todo:
         began = time.monotonic()
         chosen, selection = _choose(stages, {arm: stages.checkpoints(f"student_{arm}") for arm in todo})
+        say(f"scores begin: students {', '.join(todo)}")
         split, shown = stages.config.data.val_split, pictured_records(stages)
         found = _predict_split(stages, chosen, split)
         for arm, file, boxes, metrics in zip(todo, chosen, found, _devkit(stages, chosen, found, split), strict=True):
@@ -149,6 +152,7 @@ class OfTokens(Mapping[str, T]):
         return token in self.tokens  # Mapping's would make the value
 
 
+@PHASES.of("score")
 def _devkit(
     stages: Stages, files: list[Path], results: Sequence[Mapping[str, Boxes3D]], split: str
 ) -> list[dict[str, Any]]:

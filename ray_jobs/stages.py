@@ -35,12 +35,14 @@ from pdetr3d.training.build import check_models
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
 from ray_jobs.arms import ARMS, check_arms
+from ray_jobs.console import say
 from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.holdout import held_out, measure_holdout
 from ray_jobs.inference import predict
 from ray_jobs.labeling import write_labels
 from ray_jobs.lanes import run_lanes
+from ray_jobs.phases import PHASES
 from ray_jobs.pictures import clicked_pictures
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.rivals import RIVALS
@@ -137,6 +139,7 @@ class Stages:
             )
         teacher = self.checkpoints("teacher")[-1]
         shown, others = clicked_pictures(self, records)  # for pictures alone: of the val split
+        say(f"pseudo labels begin: {len(records)} samples")
         boxes = predict("teacher", self.config, self.prior, [teacher], Joined(records, others), batches)[0]
         clicks, accepted = self._write_labels(records, boxes)
         labels_made(self, teacher)
@@ -224,6 +227,7 @@ class Stages:
 
         return KnownClicks(records, known, self.config.classes)
 
+    @PHASES.of("score")
     def _quality(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
         """Teacher and floors against the true boxes of the clicks."""
         known = self.known_clicks(records)

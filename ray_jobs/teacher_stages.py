@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,25 @@ def train_teacher(stages: Stages, records: Records, suffix: str = "", prior: NDA
     return files[-1]
 
 
-def _train_crops(stages: Stages, name: str, records: Records, prior: NDArray[np.float32] | None) -> Path:
-    """Train the teacher's crop branch, as the stage ``name``; returns its checkpoint."""
+def planned_steps(stages: Stages, arms: Sequence[str]) -> dict[str, int]:
+    """Stage -> its optimizer steps, of what ``Stages.train`` is to train for these arms (without a held-out part's)."""
+    teacher, optim, labels = stages.config.teacher, stages.config.optim, stages.records.select(stages.records.boxed)
+    wanted = [*arms, *(["boxes_only"] if teacher.lidar_init == "boxes_only" and stages.to_label else [])]
+    steps = {f"student_{arm}": total_steps(optim.epochs, stages.labeled, optim.batch_size) for arm in wanted}
+    if stages.to_label and teacher.has_crops and teacher.model != "crop":
+        steps[CROPS] = _crop_steps(stages, labels)
+    if stages.to_label and teacher.model != "crop":
+        steps["teacher"] = total_steps(teacher.optim.epochs, len(labels), teacher.optim.batch_size)
+    return {stage: count for stage, count in steps.items() if stages.run.result(stage) is None}
+
+
+def _crop_steps(stages: Stages, records: Records) -> int:
     optim = stages.config.teacher.crop_optim
     clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
-    steps = total_steps(optim.epochs, clicks, optim.batch_size)
+    return total_steps(optim.epochs, clicks, optim.batch_size)
+
+
+def _train_crops(stages: Stages, name: str, records: Records, prior: NDArray[np.float32] | None) -> Path:
+    """Train the teacher's crop branch, as the stage ``name``; returns its checkpoint."""
+    steps = _crop_steps(stages, records)
     return stages.fit_stage(name, "crops", records, steps, guidance=False, prior=prior)[-1]

@@ -51,9 +51,9 @@ class Watchdog:
                 if self._stop.wait(2 * poll) or self.last != last:  # the others write, too
                     continue
                 if text := self.report(silent):
-                    print(text, file=sys.stderr, flush=True)
+                    print(text, flush=True)
             except OSError as error:  # storage is away: that is why, perhaps
-                print(f"rank {self.rank} stands still for {silent:.0f} s; {error}", file=sys.stderr, flush=True)
+                print(f"rank {self.rank} stands still for {silent:.0f} s; {error}", flush=True)
             self.told = last
 
     def write(self, silent_s: float) -> None:

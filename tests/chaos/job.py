@@ -36,6 +36,7 @@ OVERRIDES = [
 ]
 STREAM = ("data.loader=ray",)  # for faults that touch the stream
 ENVIRONMENT = {
+    "PDETR3D_VERBOSE": "1",  # every progress line
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",

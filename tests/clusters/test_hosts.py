@@ -33,7 +33,14 @@ def entrypoint(run_dir: Path, dataroot: Path) -> list[str]:
     manifest = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayjob-student.yaml").read_text())
     words = manifest["spec"]["entrypoint"].split()
     assert words[:4:3] == ["python", "--preset"] and words[5] == "--run-dir" and "=" in words[7]
-    return [*words[:4], "quickstart", words[5], str(run_dir), *world_arguments(dataroot, *OVERRIDES, *ACROSS)]
+    return [
+        *words[:4],
+        "quickstart",
+        "--verbose",
+        words[5],
+        str(run_dir),
+        *world_arguments(dataroot, *OVERRIDES, *ACROSS),
+    ]
 
 
 def workers(host: hosts.Host) -> list[psutil.Process]:

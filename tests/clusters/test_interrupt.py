@@ -59,7 +59,7 @@ class Job:
             self.process = subprocess.Popen(
                 [*command, *world_arguments(dataroot, *overrides)],
                 cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "PDETR3D_VERBOSE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self.family: dict[int, psutil.Process] = {}
 

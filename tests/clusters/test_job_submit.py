@@ -99,7 +99,7 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
     assert head.status_of_jobs_api(None) == 401 and head.status_of_jobs_api("0" * 64) in (401, 403)
     assert head.status_of_jobs_api(head.environment["RAY_AUTH_TOKEN"]) == 200
     run_dir = tmp_path / "run"
-    job = ["python", "-m", "ray_jobs.train_student", "--preset", "quickstart", "--run-dir", str(run_dir)]
+    job = ["python", "-m", "ray_jobs.train_student", "--verbose", "--preset", "quickstart", "--run-dir", str(run_dir)]
     words = ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
 
     def submit(name: str, *more: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray.train.torch import TorchTrainer
 
 from pdetr3d.exits import GRACE_S, stand_down, stop_like_ctrl_c
 from pdetr3d.schema import DataError
@@ -21,6 +22,7 @@ from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from ray_jobs import address as address_module
 from ray_jobs.address import check_address
+from ray_jobs.fit import LocalTrainer, has_state_api
 from ray_jobs.launch import init_ray, launch
 
 
@@ -47,7 +49,8 @@ def test_a_terminated_job_ends_its_runs_as_killed(tmp_path: Path) -> None:
 def test_rays_own_handler_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number)))
-    for name in ("RAY_TRAIN_ENABLE_PRINT_PATCH", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"):
+    names = ("ENABLE_PRINT_PATCH", "HEALTH_CHECK_INTERVAL_S", "ENABLE_PREEMPTION_WATCHER")
+    for name in (f"RAY_TRAIN_{name}" for name in names):
         monkeypatch.setenv(name, os.environ.get(name, "0"))  # back to what they were: init_ray sets them
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "10000")
     init_ray(use_gpu=False)
@@ -164,3 +167,25 @@ def test_a_run_directory_that_may_not_be_written(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and "(Permission denied); this user may not; change its" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "watched"),
+    [({}, False), ({"RAY_ADDRESS": "head:6379"}, True), ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}, True)],
+)
+def test_a_ray_of_its_own_starts_no_process_that_asks_a_dashboard(
+    environment: dict[str, str], watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Ray Train's own callbacks all others stay."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert has_state_api() == watched
+
+    def names(trainer: type[TorchTrainer]) -> list[str]:
+        return [type(one).__name__ for one in trainer(lambda: None)._create_default_callbacks()]  # type: ignore[attr-defined]
+
+    rays, ours = names(TorchTrainer), names(LocalTrainer)
+    assert "PlacementGroupCleanerCallback" in rays and "DatasetsCallback" in ours
+    assert ours == [name for name in rays if name != "PlacementGroupCleanerCallback"]

@@ -55,11 +55,11 @@ def test_it_looks_by_itself_and_is_quiet_while_there_are_steps(
     for step in range(5):
         dog.beat("computes", step)
         time.sleep(0.1)
-    assert "no step" not in capfd.readouterr().err
+    assert "no step" not in capfd.readouterr().out
     dog.beat("waits for its batch", 5)
     time.sleep(1.2)
     dog.stop()
-    said = capfd.readouterr().err
+    said = capfd.readouterr().out
     assert said.count("no step for") == 1 and "rank 0: step 5, waits for its batch: " in said
 
 

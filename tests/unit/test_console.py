@@ -1,0 +1,163 @@
+"""What of a job's output a person sees, and where the rest is; where its time went."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
+
+from ray_jobs import console as module
+from ray_jobs.console import HANDLER, Console, attach, console, warn
+from ray_jobs.phases import Phases, clock, lines, shares
+
+
+def said(line: str, *, is_err: bool = False, pid: object = 7, actor: str = "RayTrainWorker") -> dict[str, Any]:
+    """A message of Ray's log monitor (``ray._private.worker.print_worker_logs`` has its fields)."""
+    return {"lines": [line], "is_err": is_err, "pid": pid, "actor_name": actor, "ip": "192.0.2.1"}
+
+
+def progress(stage: str, step: int, eta: int, step_s: float = 0.5) -> dict[str, Any]:
+    return said(
+        f"{stage} step {step}/100 heatmap 1.059 (19.0%) loss 5.56 grad_norm 4.3 lr 0.003 | 2.3 samples/s "
+        f"step {step_s:.2f} s (data 1%) ETA {eta} s"
+    )
+
+
+NOISE = [
+    said("Requesting resources: {'CPU': 0.75} * 1", is_err=True, actor="TrainController"),
+    said("Cluster resources are not enough ... The job may hang forever unless the cluster scales up.", is_err=True),
+    said("Failed to query Ray Train Controller actor state.", is_err=True, actor="PlacementGroupCleaner"),
+    said("WARNING: 8 PYTHON worker processes have been started on node: 5f", pid="raylet", actor=""),
+    said("[E] core_worker.cc:2465: Actor with class name: 'PreemptionWatcher' and ID: '30' has ...", is_err=True),
+    said("student_ours: first batch 3.2 s after the stage was begun"),
+    said(""),
+]
+
+
+def test_noise_goes_to_the_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with console(tmp_path) as mine:
+        for data in NOISE:
+            mine(data)
+    assert capsys.readouterr().out == "" and mine.first_batch_s == {"student_ours": 3.2}
+    log = (tmp_path / "logs" / "ray.log").read_text()
+    assert all(data["lines"][0] in log for data in NOISE) and len(log.splitlines()) == len(NOISE)
+    assert "(PlacementGroupCleaner pid=7, 192.0.2.1) Failed to query" in log
+
+
+def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = "(raylet) 1 Workers (tasks / actors) killed due to memory pressure (OOM)"
+    with console(tmp_path) as mine:
+        mine(said(lost, is_err=True, pid="raylet"))
+        mine(said("step 7 is skipped: loss is nan; put on record: x"))
+        mine(said("step 7 is skipped: loss is nan; put on record: x"))
+        warn("arm full is left out")
+        mine(said("a plain line of ours"))
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split("] ", 1)[1] for line in out[:4]] == [
+        lost,
+        "step 7 is skipped: loss is nan; put on record: x",
+        "arm full is left out",
+        "a plain line of ours",
+    ]
+    again = ["warnings:", f"  {lost}", "  step 7 is skipped: loss is nan; put on record: x (2 times)"]
+    assert out[4:] == [*again, "  arm full is left out"]
+
+
+def test_a_stage_has_its_last_line_and_one_every_three_minutes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with console(tmp_path) as mine:
+        for step in range(10, 101, 10):
+            now = step * 2.5  # 250 s in all: one line 180 s after its first, and the last
+            mine(progress("student_full", step, 100 - step))
+        for minute in range(10):
+            now = minute * 60.0  # 50 minutes to go: a line every five
+            mine(progress("teacher", 10 + minute, 3000))
+    shown = [line.split("] ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        "student_full step 90/100 loss 5.56 | 2.3 samples/s ETA 0:10",
+        "student_full step 100/100 loss 5.56 | 2.3 samples/s ETA 0:00",
+        "teacher step 15/100 loss 5.56 | 2.3 samples/s ETA 50:00",
+    ]
+
+
+def test_the_time_that_all_training_takes_yet(tmp_path: Path) -> None:
+    """By hand: student_full has 30 s left; student_ours is 100 steps of its 0.5 s; two at once: (30 + 50) / 2 = 40."""
+    mine = Console(tmp_path)
+    assert mine.outlook() == ""
+    mine.planned({"student_full": 100, "student_ours": 100, "teacher": 40}, at_once=2)
+    mine(progress("student_full", 40, 30, step_s=0.5))
+    assert mine.outlook() == "; all training 0:40 and teacher"
+    mine(progress("teacher", 10, 60, step_s=2.0))
+    assert mine.outlook() == "; all training 1:10"
+    mine.ended("student_full")
+    mine.ended("teacher")
+    assert mine.outlook() == "; all training 0:50"  # one is left, and trains alone
+
+
+def test_verbose_shows_all_as_ray_does(tmp_path: Path) -> None:
+    printed: list[object] = []
+    worker_output.add_handler(HANDLER, printed.append)
+    try:
+        with console(tmp_path, verbose=True) as mine:
+            attach(mine)
+            worker_output.emit(NOISE[0])
+            assert printed == [NOISE[0]]
+        with console(tmp_path, verbose=True) as second:  # of a job after it, in the same process
+            attach(second)
+            worker_output.emit(NOISE[1])
+        assert printed == NOISE[:2]
+    finally:
+        worker_output.remove_handler(HANDLER)
+
+
+def test_libraries_log_to_files_and_errors_to_the_screen_too(tmp_path: Path) -> None:
+    logger, screen = logging.getLogger("ray.data"), logging.StreamHandler()
+    logger.addHandler(screen)
+    try:
+        with console(tmp_path):
+            assert screen.level == logging.ERROR
+            logger.warning("Progress bars disabled")
+            logging.getLogger("alembic").warning("Context impl SQLiteImpl")
+        assert screen.level == logging.NOTSET
+    finally:
+        logger.removeHandler(screen)
+    assert "WARNING ray.data: Progress bars disabled" in (tmp_path / "logs" / "ray.log").read_text()
+    assert "SQLiteImpl" in (tmp_path / "logs" / "mlflow.log").read_text()
+
+
+def test_an_error_is_told_last_after_where_the_log_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="bad"), console(tmp_path):
+        raise ValueError("bad")
+    assert capsys.readouterr().err == ""  # no Ray yet
+    with pytest.raises(ValueError, match="bad"), console(tmp_path) as mine:
+        mine.rays = print
+        raise ValueError("bad")
+    assert capsys.readouterr().err == f"what Ray and the workers said: {tmp_path}/logs/ray.log\n"
+
+
+def test_each_moment_counts_once() -> None:
+    """By hand: 0..10; data 0-2, start 0-4, train 3-7, predict 6-9, nothing 9-10."""
+    spans = [("data", 0.0, 2.0), ("start", -1.0, 4.0), ("train", 3.0, 7.0), ("predict", 6.0, 9.0)]
+    found = shares(spans, 0.0, 10.0)
+    expected = {"train": 4, "predict": 2, "score": 0, "pictures": 0, "data": 2, "start": 1, "rest": 1}
+    assert found == pytest.approx(expected) and sum(found.values()) == 10
+    assert lines(found)[-1] == "    in all    10.0 s"
+
+
+def test_phases_time_what_is_done_inside() -> None:
+    phases = Phases(began=0.0)
+    with phases.of("score"):
+        pass
+    ((kind, begin, end),) = phases.spans
+    assert kind == "score" and 0 < begin <= end
+    with pytest.raises(ValueError, match="allowed train, predict"), phases.of("lunch"):
+        pass
+    assert (clock(59.6), clock(125), clock(3725)) == ("1:00", "2:05", "1:02:05")
