@@ -2,12 +2,11 @@
 
 Everything that the job's processes on the cluster print, and what Ray and MLflow log here, goes to ``logs/`` of the run
 directory. From there to the screen come: what our own code prints (it writes to stdout; Ray's libraries log to
-stderr), shortened where it is progress; and a few messages of Ray's that mean a loss (``LOSSES``).
+stderr), shortened where it is progress; errors; and messages of Ray's that mean a loss (``LOSSES``).
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import time
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
+from ray._private.worker import filter_autoscaler_events
 
+from ray_jobs.log_files import JOB_LOG, Libraries, LogFile
 from ray_jobs.phases import PHASES, clock
 
 FOLDER = "logs"
 HANDLER = "ray_print_logs"  # Ray's own name of what prints workers' lines on the driver
-LOGGERS = {"ray.log": ("ray", "ray.data", "ray.train", "ray.tune"), "mlflow.log": ("mlflow", "alembic")}
 # As ``RayContext.log`` prints it.
 PROGRESS = re.compile(
     r"^(?P<stage>\S+) step (?P<step>\d+)/(?P<steps>\d+) .*?\bloss (?P<loss>\S+).* \| (?P<rate>\S+) samples/s "
@@ -31,7 +31,11 @@ PROGRESS = re.compile(
 FIRST_BATCH = re.compile(r"^(\S+): first batch ([\d.]+) s after")  # ``RayContext.batches``: told at the end
 LINE_S, LINES = 180.0, 10  # seconds between two lines of a stage at least; how many lines the rest of it may have
 # Ray's own words where work is lost or done again.
-LOSSES = re.compile(r"\[FailurePolicy\]|killed|out of memory|out of disk|Error: No available node types", re.I)
+LOSSES = re.compile(
+    r"\[FailurePolicy\]|killed|marked dead|out of memory|out of disk|% full|No available node types|"
+    r"Fatal Python error|Exception in thread",
+    re.I,
+)
 # Our own words that are worth reading again at the end.
 WARNINGS = re.compile(r"warning|is skipped:|is broken|no step for|stands still|taken away|left out", re.I)
 MOST_WARNINGS = 10
@@ -41,14 +45,15 @@ class Console:
     """Ray's handler of workers' output, in place of its own.
 
     Args:
-        folder: run directory; ``logs/ray.log`` is written there, added to an older one's end.
+        folder: run directory; ``logs/job.log`` is written there.
         verbose: everything comes to the screen as well, as Ray prints it.
     """
 
     def __init__(self, folder: Path, verbose: bool = False) -> None:
-        self.file, self.verbose = folder / FOLDER / "ray.log", verbose
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.stream = self.file.open("a", buffering=1, errors="replace")
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
+        self.libraries = Libraries(self.log, self.of_library, verbose)
+        self.over = False  # the job has ended: what comes yet goes to the file alone
         self.warnings: dict[str, int] = {}
         self.shown: dict[str, float] = {}  # stage -> when its last line was shown
         self.plans: dict[str, int] = {}  # stage -> steps
@@ -60,27 +65,29 @@ class Console:
 
     def __call__(self, data: Mapping[str, Any]) -> None:
         """Lines of one process: ``lines``, ``is_err``, ``pid``, ``actor_name`` or ``task_name``, as Ray gives them."""
-        who = f"{data.get('actor_name') or data.get('task_name') or ''} pid={data.get('pid')}".strip()
-        for line in data.get("lines", ()):
-            self.stream.write(f"{time.strftime('%H:%M:%S')} ({who}, {data.get('ip')}) {line}\n")
-            if not self.verbose:
+        who = f"{data.get('actor_name') or data.get('task_name') or ''} pid={data.get('pid')}, {data.get('ip')}".strip()
+        lines = data.get("lines", ())
+        if data.get("pid") == "autoscaler":  # a table every five seconds, and what happened
+            lines = filter_autoscaler_events(lines)
+        for line in lines:
+            self.log.line(who, line)
+            if not self.over:
                 self.tell(line, ours=not data.get("is_err") and data.get("pid") not in ("raylet", "autoscaler"))
-        if self.verbose and self.rays is not None:
+        if self.verbose and self.rays is not None and not self.over:
             self.rays(data)
 
     def tell(self, line: str, ours: bool) -> None:
-        """Show one line, or a part of it, or nothing."""
+        """Show one line of another process, or a part of it, or nothing (all of them are, where it is verbose)."""
         if not ours:
             if LOSSES.search(line):
-                self.warn(line)
-            return
-        if progress := PROGRESS.match(line):
+                self.warn(line, shown=self.verbose)
+        elif progress := PROGRESS.match(line):
             self.progress(progress)
         elif first := FIRST_BATCH.match(line):
             self.first_batch_s.setdefault(first[1], float(first[2]))
         elif WARNINGS.search(line):
-            self.warn(line)
-        elif line.strip():
+            self.warn(line, shown=self.verbose)
+        elif line.strip() and not self.verbose:
             say(line)
 
     def progress(self, line: re.Match[str]) -> None:
@@ -88,7 +95,8 @@ class Console:
         stage, step, steps = line["stage"], int(line["step"]), int(line["steps"])
         self.left_s[stage], self.step_s[stage] = float(line["eta"]), float(line["step_s"])
         now, left_s = time.monotonic(), self.left_s[stage]
-        if step < steps and now - self.shown.setdefault(stage, now) < max(LINE_S, left_s / LINES):
+        early = step < steps and now - self.shown.setdefault(stage, now) < max(LINE_S, left_s / LINES)
+        if early or self.verbose:
             return
         self.shown[stage] = now
         left = clock(left_s)
@@ -117,10 +125,17 @@ class Console:
         most = max(1, min(self.at_once, open_stages))
         return f"; all training {clock(seconds / most)}" + (f" and {', '.join(unknown)}" if unknown else "")
 
-    def warn(self, text: str) -> None:
-        """Show a warning now, and keep it for the end."""
+    def of_library(self, text: str, ours: bool) -> None:
+        """A warning that was logged in this process."""
+        if ours:
+            self.warn(f"warning: {text}")
+        elif LOSSES.search(text):
+            self.warn(text, shown=self.verbose)
+
+    def warn(self, text: str, shown: bool = False) -> None:
+        """Show a warning now, unless it is ``shown`` already, and keep it for the end."""
         text = text.strip()
-        if text not in self.warnings:
+        if text not in self.warnings and not shown:
             say(text)
         self.warnings[text] = self.warnings.get(text, 0) + 1
 
@@ -128,8 +143,9 @@ class Console:
         """Say again what somebody should have read."""
         if self.warnings:
             told = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in self.warnings.items()]
-            more = [f"  ... and {len(told) - MOST_WARNINGS} more: {self.file}"] if len(told) > MOST_WARNINGS else []
-            print("\n".join(["warnings:", *told[:MOST_WARNINGS], *more]), flush=True)
+            more = [f"  ... and {len(told) - MOST_WARNINGS} more in {self.log.baseFilename}"]
+            told = told if len(told) <= MOST_WARNINGS else told[:MOST_WARNINGS] + more
+            print("\n".join(["warnings:", *told]), flush=True)
 
 
 def warn(text: str) -> None:
@@ -160,44 +176,32 @@ def current() -> Console | None:
 @contextmanager
 def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
     """Inside, output goes as this module says; Ray may be started before or inside. Warnings are told again at the end,
-    and after an error where all that was said lies."""
-    mine, files = Console(folder, verbose), list[tuple[logging.Logger, logging.FileHandler]]()
-    levels: list[tuple[logging.Handler, int]] = []
-    for name, loggers in LOGGERS.items():
-        file = logging.FileHandler(folder / FOLDER / name, delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        for logger in map(logging.getLogger, loggers):
-            for handler in logger.handlers:
-                if not verbose and _on_screen(handler):
-                    levels.append((handler, handler.level))
-                    handler.setLevel(logging.ERROR)
-            logger.addHandler(file)
-            files.append((logger, file))
+    and after an error where all that was said lies. What the cluster says after that goes to the file alone."""
+    mine = Console(folder, verbose)
+    mine.libraries.take()
     CONSOLE.append(mine)
     try:
         yield mine
     except Exception:
         if mine.rays is not None:
-            print(f"what Ray and the workers said: {mine.file}", file=sys.stderr, flush=True)
+            print(f"what Ray and the workers said: {mine.log.baseFilename}", file=sys.stderr, flush=True)
         raise
     finally:
+        mine.over = True
         mine.end()
         CONSOLE.remove(mine)
-        for logger, file in files:
-            logger.removeHandler(file)
-            file.close()
-        for handler, level in levels:
-            handler.setLevel(level)
-
-
-def _on_screen(handler: logging.Handler) -> bool:
-    return isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+        mine.libraries.release()
+        mine.log.close()  # a line that comes later opens it again
 
 
 def attach(mine: Console) -> None:
     """Take the place of Ray's printing, until Ray ends; call once Ray runs."""
+    mine.libraries.take()
     printing = [handler for name, handler in worker_output.handlers if name == HANDLER]
     if printing:  # else its output was not asked for (ray.init(log_to_driver=False))
-        mine.rays = printing[0].rays if isinstance(printing[0], Console) else printing[0]
+        before = printing[0]
+        if isinstance(before, Console):
+            before.log.close()
+        mine.rays = before.rays if isinstance(before, Console) else before
         worker_output.remove_handler(HANDLER)
         worker_output.add_handler(HANDLER, mine)

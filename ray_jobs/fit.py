@@ -39,6 +39,7 @@ from ray_jobs.console import current, say
 from ray_jobs.context import STATS, RayContext, set_threads
 from ray_jobs.early_stop import Watcher
 from ray_jobs.lanes import run_lanes
+from ray_jobs.log_files import warnings_to_stdout
 from ray_jobs.phases import PHASES
 from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
 from ray_jobs.save_requests import training
@@ -297,6 +298,7 @@ def _worker(loop: dict[str, Any]) -> Exception | None:
 
 def _train(loop: dict[str, Any]) -> None:
     config = Config.from_json(loop["config"])
+    warnings_to_stdout()
     set_threads(config.scaling.threads_per_worker)
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
     if loop["initial"] is not None:

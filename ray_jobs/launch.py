@@ -50,6 +50,7 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
     )
+    PHASES.restart()
     args = parser.parse_intermixed_args(arguments)  # key=value before and after options
     config = load(args.preset, args.overrides)
     check_address(ray_address())

@@ -25,7 +25,7 @@ class Phases:
     """The spans of this process.
 
     Args:
-        began: when the process was started, on the clock of ``time.monotonic``.
+        began: when the process or its job was started, on the clock of ``time.monotonic``.
     """
 
     def __init__(self, began: float) -> None:
@@ -43,12 +43,17 @@ class Phases:
         finally:
             self.spans.append((kind, begin, time.monotonic()))
 
+    def restart(self) -> None:
+        """From now on, where this process has done a job before."""
+        if self.spans:
+            self.began, self.spans = time.monotonic(), []
+
     def started(self) -> None:
-        """From the start of the process to now it was "start", but for what had a kind of its own."""
+        """From ``began`` to now it was "start", but for what had a kind of its own."""
         self.spans.append(("start", self.began, time.monotonic()))
 
     def elapsed(self) -> float:
-        """Seconds since the process was started."""
+        """Seconds since ``began``."""
         return time.monotonic() - self.began
 
     def seconds(self) -> dict[str, float]:

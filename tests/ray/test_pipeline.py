@@ -75,7 +75,7 @@ def test_both_runs_succeed_and_the_second_does_nothing_new(done: tuple[Path, str
 
 def test_report_has_the_documented_form(done: tuple[Path, str, list[dict[str, Any]]]) -> None:
     report = report_of(done[0])
-    parts = {"arms", "ratios", "pseudo_labels", "holdout", "timing", "memory", "config", "data", "lineage"}
+    parts = {"arms", "ratios", "pseudo_labels", "holdout", "timing", "phases_s", "memory", "config", "data", "lineage"}
     assert parts == report.keys() and report["holdout"] is None
     assert report["arms"].keys() == ARMS
     for metrics in report["arms"].values():

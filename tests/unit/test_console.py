@@ -10,7 +10,9 @@ import pytest
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
 
 from ray_jobs import console as module
-from ray_jobs.console import HANDLER, Console, attach, console, warn
+from ray_jobs import log_files
+from ray_jobs.console import HANDLER, WARNINGS, Console, attach, console, warn
+from ray_jobs.log_files import warnings_to_stdout
 from ray_jobs.phases import Phases, clock, lines, shares
 
 
@@ -42,9 +44,19 @@ def test_noise_goes_to_the_log_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
         for data in NOISE:
             mine(data)
     assert capsys.readouterr().out == "" and mine.first_batch_s == {"student_ours": 3.2}
-    log = (tmp_path / "logs" / "ray.log").read_text()
+    log = (tmp_path / "logs" / "job.log").read_text()
     assert all(data["lines"][0] in log for data in NOISE) and len(log.splitlines()) == len(NOISE)
-    assert "(PlacementGroupCleaner pid=7, 192.0.2.1) Failed to query" in log
+    assert "INFO PlacementGroupCleaner pid=7, 192.0.2.1: Failed to query" in log
+
+
+def test_of_the_autoscaler_only_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.autoscaler.v2.utils.cached_is_autoscaler_v2", False)  # Ray asks its server, here is none
+    with console(tmp_path) as mine:
+        mine(said("0.0/2.0 CPU", pid="autoscaler"))
+        mine(said(":event_summary:Error: No available node types can fulfill the request", pid="autoscaler"))
+        assert list(mine.warnings) == ["Error: No available node types can fulfill the request"]
+    log = (tmp_path / "logs" / "job.log").read_text()
+    assert "No available node types" in log and "CPU" not in log
 
 
 def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
@@ -129,8 +141,45 @@ def test_libraries_log_to_files_and_errors_to_the_screen_too(tmp_path: Path) -> 
         assert screen.level == logging.NOTSET
     finally:
         logger.removeHandler(screen)
-    assert "WARNING ray.data: Progress bars disabled" in (tmp_path / "logs" / "ray.log").read_text()
-    assert "SQLiteImpl" in (tmp_path / "logs" / "mlflow.log").read_text()
+    assert "WARNING ray.data: Progress bars disabled" in (tmp_path / "logs" / "job.log").read_text()
+    assert "SQLiteImpl" in (tmp_path / "logs" / "job.log").read_text()
+
+
+def test_warnings_logged_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of our core are shown, and again at the end; of a library's only what means a loss."""
+    with console(tmp_path) as mine:
+        logging.getLogger("pdetr3d.tracking").warning("MLflow at %s failed", "here")
+        logging.getLogger("ray.data").warning("The node with node id 5f has been marked dead")
+        logging.getLogger("ray.data").warning("an operator uses more memory than expected")
+        assert list(mine.warnings) == [
+            "warning: MLflow at here failed",
+            "The node with node id 5f has been marked dead",
+        ]
+    assert capsys.readouterr().out.count("MLflow at here failed") == 2
+
+
+def test_in_a_worker_our_warnings_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that they are taken for ours: what Ray's libraries log goes to stderr."""
+    logger = logging.getLogger("pdetr3d")
+    try:
+        warnings_to_stdout()
+        warnings_to_stdout()
+        logging.getLogger("pdetr3d.tracking").warning("metrics cannot be written")
+    finally:
+        logger.handlers.clear()
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("warning: metrics cannot be written\n", "")
+    assert WARNINGS.search(said.out)
+
+
+def test_verbose_repeats_warnings_without_showing_them_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console(tmp_path, verbose=True) as mine:
+        mine(said("step 7 is skipped: loss is nan"))  # Ray prints it
+        mine(progress("teacher", 100, 0))
+        assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "warnings:\n  step 7 is skipped: loss is nan\n"
 
 
 def test_an_error_is_told_last_after_where_the_log_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +189,35 @@ def test_an_error_is_told_last_after_where_the_log_is(tmp_path: Path, capsys: py
     with pytest.raises(ValueError, match="bad"), console(tmp_path) as mine:
         mine.rays = print
         raise ValueError("bad")
-    assert capsys.readouterr().err == f"what Ray and the workers said: {tmp_path}/logs/ray.log\n"
+    assert capsys.readouterr().err == f"what Ray and the workers said: {tmp_path}/logs/job.log\n"
+    mine(said("killed", is_err=True))
+    mine(said("a line of ours"))
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")  # the error stays the last on the screen
+    assert "a line of ours" in (tmp_path / "logs" / "job.log").read_text()
+
+
+def test_logs_are_bounded_and_closed_and_a_full_disk_stops_no_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "LOG_BYTES", 1000)
+    with console(tmp_path) as mine:
+        for number in range(100):
+            mine(said(f"line {number} " + "x" * 50, is_err=True))
+        sizes = {file.name: file.stat().st_size for file in (tmp_path / "logs").iterdir()}
+        assert sizes.keys() == {"job.log", "job.log.1"} and max(sizes.values()) <= 1000
+        assert "line 99" in (tmp_path / "logs" / "job.log").read_text()
+
+        def full() -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(mine.log, "_open", full)
+        mine.log.close()
+        mine(said("one"))
+        mine(said("two"))
+    out = capsys.readouterr().out
+    assert out.count("cannot be written, its lines are lost: [Errno 28] No space left on device") == 1
+    assert mine.log.stream is None  # closed
 
 
 def test_each_moment_counts_once() -> None:
@@ -160,4 +237,6 @@ def test_phases_time_what_is_done_inside() -> None:
     assert kind == "score" and 0 < begin <= end
     with pytest.raises(ValueError, match="allowed train, predict"), phases.of("lunch"):
         pass
+    phases.restart()
+    assert phases.spans == [] and phases.elapsed() < 60
     assert (clock(59.6), clock(125), clock(3725)) == ("1:00", "2:05", "1:02:05")
