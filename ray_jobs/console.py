@@ -36,6 +36,9 @@ LOSSES = re.compile(
     r"Fatal Python error|Exception in thread",
     re.I,
 )
+# Ray's words while something waits for CPUs: usual for seconds, and the reason where a training stands still.
+STARVED = re.compile(r"Cluster resources are not enough", re.I)
+STANDS_STILL = re.compile(r"no step for|stands still")
 # Our own words that are worth reading again at the end.
 WARNINGS = re.compile(r"warning|is skipped:|is broken|no step for|stands still|taken away|left out", re.I)
 MOST_WARNINGS = 10
@@ -53,6 +56,7 @@ class Console:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
         self.libraries = Libraries(self.log, self.of_library, verbose)
+        self.starved = ""  # the last such line of Ray's
         self.over = False  # the job has ended: what comes yet goes to the file alone
         self.warnings: dict[str, int] = {}
         self.shown: dict[str, float] = {}  # stage -> when its last line was shown
@@ -81,12 +85,16 @@ class Console:
         if not ours:
             if LOSSES.search(line):
                 self.warn(line, shown=self.verbose)
+            elif STARVED.search(line):
+                self.starved = line
         elif progress := PROGRESS.match(line):
             self.progress(progress)
         elif first := FIRST_BATCH.match(line):
             self.first_batch_s.setdefault(first[1], float(first[2]))
         elif WARNINGS.search(line):
             self.warn(line, shown=self.verbose)
+            if STANDS_STILL.search(line) and self.starved:
+                self.warn(f"Ray says: {self.starved}")
         elif line.strip() and not self.verbose:
             say(line)
 

@@ -80,6 +80,16 @@ def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
     assert out[4:] == [*again, "  arm full is left out"]
 
 
+def test_what_ray_waits_for_is_told_where_a_training_stands_still(tmp_path: Path) -> None:
+    starved = "Cluster resources are not enough to run any task from ReadSamples. The job may hang forever"
+    with console(tmp_path) as mine:
+        mine(said("no step for 300 s (scaling.stall_s):"))
+        mine(said(starved, is_err=True))
+        assert list(mine.warnings) == ["no step for 300 s (scaling.stall_s):"]
+        mine(said("no step for 305 s (scaling.stall_s):"))
+    assert list(mine.warnings)[1:] == ["no step for 305 s (scaling.stall_s):", f"Ray says: {starved}"]
+
+
 def test_a_stage_has_its_last_line_and_one_every_three_minutes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
