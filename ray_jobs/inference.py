@@ -50,15 +50,13 @@ class Predictor:
         kind: str,
         config_json: str,
         prior_size_m: NDArray[np.float32],
-        states: list[ray.ObjectRef],
+        states: list[dict],
         keep: Path | None,
         device: str,
     ) -> None:
         config, self.keep = Config.from_json(config_json), keep
         torch.set_num_threads(config.scaling.threads_per_worker)
-        self.detectors = [
-            Detector.of(kind, config, state, torch.device(device), prior_size_m) for state in ray.get(states)
-        ]
+        self.detectors = [Detector.of(kind, config, state, torch.device(device), prior_size_m) for state in states]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         arrays, header = from_table(table)
@@ -98,8 +96,7 @@ def predict(
         raise ValueError(f"{len(repeated)} samples are to be predicted more than once, the first is {repeated[0]}")
     cameras = kind == "teacher" and config.teacher.cameras
     loader = BatchLoader(config, "predict", cameras=cameras)
-    # By reference: once in the object store, and Ray warns of actors whose arguments are large and may be gone later.
-    states = [ray.put(checkpoint.best_weights(checkpoint.load(file))) for file in checkpoints]
+    states = [checkpoint.best_weights(checkpoint.load(file)) for file in checkpoints]
     scaling = config.scaling
     actors = 1 if beside else scaling.inference_workers or scaling.most_workers
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
