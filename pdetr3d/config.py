@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from pdetr3d.class_list import ClassList, close_to
-from pdetr3d.config_models import TEN_TASKS, ModelConfig, StudentConfig, TeacherConfig, sigma_m
+from pdetr3d.config_models import ONE_TASK, TEN_TASKS, ModelConfig, StudentConfig, TeacherConfig, sigma_m
 from pdetr3d.config_sections import (
     OF_MANIFEST,
     CorruptionConfig,
@@ -142,7 +142,7 @@ class Config(Section):
     def tasks(self) -> tuple[tuple[int, ...], ...]:
         """Labels of the classes of each of the student's heads."""
         tasks = self.student.tasks
-        return self.classes.tasks if not tasks or (self.classes.own and tasks == TEN_TASKS) else tasks
+        return self.classes.tasks if not tasks or (self.classes.own and tasks in (TEN_TASKS, ONE_TASK)) else tasks
 
     @property
     def box_slots(self) -> int:

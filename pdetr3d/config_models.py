@@ -12,6 +12,7 @@ from pdetr3d.config_sections import Meters, OptimConfig, Positive, Section
 
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 TEN_TASKS = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))  # CenterPoint's heads for nuScenes' ten classes
+ONE_TASK = (tuple(range(10)),)  # a head for all ten
 SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
 
 
@@ -203,7 +204,8 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
 
-    # Labels of each head's classes; (): a head for each group of data.classes, which own classes have by default, too.
+    # Labels of each head's classes; (): a head for each group of data.classes. Own classes have that by default, too:
+    # what the presets say of the ten (TEN_TASKS, ONE_TASK) is not said of them.
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves

@@ -18,6 +18,7 @@ from pdetr3d.config import (
     TeacherConfig,
     override,
 )
+from pdetr3d.config_models import ONE_TASK
 from pdetr3d.schema import DataError
 
 # The image branch of method.md 2.4 and 2.9: stem and first stage fixed, all its norms, a tenth of the learning rate.
@@ -93,7 +94,7 @@ QUICKSTART = Config(
         optim=OptimConfig(lr=2e-3, epochs=14.0, batch_size=2, log_every=25, amp="auto"),
     ),
     student=StudentConfig(
-        tasks=(tuple(range(10)),),
+        tasks=ONE_TASK,
         neck_channels=(16, 24, 24),
         neck_strides=(1, 2, 4),
         head_channels=32,
@@ -202,7 +203,7 @@ KITTI = Config(
     data=KITTI_DATA,
     model=ModelConfig(range_m=KITTI_RANGE_M, pillar_m=0.2, pillar_points=32),
     teacher=CAMERA_TEACHER,
-    student=StudentConfig(tasks=(), neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),  # as the ten's alike
+    student=StudentConfig(neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),  # as the ten's alike
     optim=OptimConfig(epochs=80.0, batch_size=16, warmup_share=0.4),
     scaling=ScalingConfig(workers=4, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
 )
@@ -222,9 +223,7 @@ KITTI_SMALL = QUICKSTART.model_copy(
                 "optim": OptimConfig(lr=2e-3, epochs=40.0, batch_size=2, log_every=25, amp="auto"),
             }
         ),
-        "student": QUICKSTART.student.model_copy(
-            update={"tasks": (), "augment_flip": True, "augment_rotation_rad": 0.3}
-        ),
+        "student": QUICKSTART.student.model_copy(update={"augment_flip": True, "augment_rotation_rad": 0.3}),
         "optim": OptimConfig(lr=4e-3, epochs=30.0, batch_size=2, log_every=50, amp="auto"),
     }
 )

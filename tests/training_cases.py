@@ -66,7 +66,7 @@ def run_locally(
 ) -> LocalContext:
     """Train in this process; checkpoints and the history of logged metrics are kept. Raises what the loop raises."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = build(kind, config, prior_size_m(records)[0])
+    task = build(kind, config, prior_size_m(records, classes=config.classes)[0])
     plan = Plan(len(records), task.optim.batch_size, steps, config.run.seed)
     local: LocalContext = context(records, plan, task.loader.for_records(records), folder)
     with one_thread():

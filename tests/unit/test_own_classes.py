@@ -1,0 +1,252 @@
+"""Seven own classes from import to page, in one process: nothing on the way takes them for nuScenes' ten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pdetr3d.class_list import ClassList, read_classes
+from pdetr3d.cli import main
+from pdetr3d.click.panel import status_html
+from pdetr3d.click.session import Session
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import build_manifest, import_clicks, training_records, write_pseudo_labels
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.records import eval_records, inspection_records
+from pdetr3d.deploy.contract import describe
+from pdetr3d.evaluation.nuscenes_eval import score
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.inference.click_boxes import ClickBoxes
+from pdetr3d.inference.detector import Detector
+from pdetr3d.inference.teacher import TeacherPredictor
+from pdetr3d.pseudo_labels import to_pseudo_labels
+from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.training import checkpoint
+from tests.people_cases import write_clicks
+from tests.training_cases import World, one_thread, open_world, run_locally
+
+# None has a name of nuScenes', and none its place among the ten.
+LIST = """
+huetchen: {size_m: [0.4, 0.4, 1.1], range_m: 30, heading: none, velocity: false}
+mensch: {size_m: [0.7, 0.7, 1.8], range_m: 40, attributes: [pedestrian.moving, pedestrian.standing]}
+zweirad: {size_m: [2, 0.7, 1.4], range_m: 40}
+bake: {size_m: [0.5, 2.5, 1], range_m: 30, heading: axis, velocity: false}
+anhaenger: {size_m: [12, 3, 3.9], group: gross}
+lkw: {size_m: [7, 2.5, 2.9], categories: [lkw, bus], group: gross}
+pkw: {size_m: [4.6, 1.9, 1.7], group: gross}
+"""
+NAME = {
+    "car": "pkw", "truck": "lkw", "construction_vehicle": "lkw", "bus": "bus", "trailer": "anhaenger",
+    "barrier": "bake", "motorcycle": "zweirad", "bicycle": "zweirad", "pedestrian": "mensch",
+    "traffic_cone": "huetchen",
+}  # fmt: skip
+SMALL = ["teacher.fusion=none", "data.lidar_ring=false", "data.num_sweeps=1", "optim.batch_size=2",
+         "data.version=v1.0-frames", "data.train_split=frames_train", "data.val_split=frames_val", "data.select_split=",
+         "teacher.optim.batch_size=2", "student.score_threshold=0.09", "data.allow_empty=[cameras]"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own:
+    """The imported dataset and a run on people's clicks in it."""
+
+    list_file: Path
+    folder: Path
+    world: World
+
+    @property
+    def classes(self) -> ClassList:
+        """The seven."""
+        return read_classes(str(self.list_file))
+
+
+def write_frames(sim_world: Path, root: Path) -> pd.DataFrame:
+    """The tests' world in the plain format, with own names; returns its boxes."""
+    index = Index.open(build_index(sim_world, "v1.0-sim", root / "index.arrow"))
+    frames, boxes = [], []
+    for split in ("sim_train", "sim_val"):
+        for record in inspection_records(index, index.tokens(split)):
+            token = record.sample_token
+            (root / f"{token}.pcd.bin").symlink_to(record.lidar_path)
+            frames.append({"frame": token, "scene": record.scene_token, "timestamp_us": record.timestamp_us,
+                           "lidar": f"{token}.pcd.bin", "split": split[4:]})  # fmt: skip
+            for row, label in zip(record.boxes.rows.tolist(), record.boxes.label, strict=True):
+                values = dict(zip("x y z l w h yaw".split(), row, strict=True))
+                boxes.append({"frame": token, "category": NAME[CLASSES[label]], **values})
+    for name, rows in (("frames", frames), ("boxes", boxes)):
+        pd.DataFrame(rows).to_csv(root / f"{name}.csv", index=False)
+    return pd.DataFrame(boxes)
+
+
+@pytest.fixture(scope="module")
+def own(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "root").mkdir()
+    list_file = folder / "seven.yaml"
+    list_file.write_text(LIST)
+    boxes = write_frames(sim_world, folder / "root")
+    arguments = ["--root", folder / "root", "--out", folder / "dataset", "--forward", "y", "--classes", list_file]
+    assert main(["import", "frames", *map(str, arguments)]) == 0
+    told = json.loads((folder / "dataset/v1.0-frames/import.json").read_text())
+    assert told["objects"] == boxes["category"].value_counts().to_dict() and told["without_class"] == {}
+    reading = ["data.lidar_ring=false", f"data.classes={list_file}"]
+    arguments = ["--dataroot", folder / "dataset", "--version", "v1.0-frames", "--out", folder / "index.arrow"]
+    assert main(["index", *map(str, arguments), *reading]) == 0
+    index = Index.open(folder / "index.arrow")
+    config = read_classes(str(list_file))
+    assert index.classes == config and index.facts.unknown_categories == {}
+    # Half the frames keep their boxes, the others have people's clicks, of the simulated ones' places.
+    overrides = [*SMALL, "label.ratio=0.5", "label.split_by=keyframe"]
+    drawn = build_manifest(index, "frames_train", _label(overrides), folder / "drawn")
+    write_clicks(index, drawn, folder / "clicks.csv")
+    import_clicks(index, "frames_train", _label(overrides), folder / "clicks.csv", folder / "labels", drawn=True)
+    of_labels = ["label.source=manifest", f"label.manifest={folder / 'labels'}", f"data.classes={list_file}"]
+    yield Own(list_file, folder, open_world(folder / "dataset", folder / "run", *SMALL, *of_labels))
+
+
+def _label(overrides: list[str]):  # noqa: ANN202
+    from tests.model_cases import tiny_config
+
+    return tiny_config(*overrides).label
+
+
+def test_labels_are_places_in_the_own_list(own: Own) -> None:
+    """The boxes of the index are the CSV's, by their own names; a bus is a lorry, as the list says."""
+    index, classes = own.world.data.index, own.classes
+    assert len(classes) == 7 and own.world.run.config.tasks == ((0,), (1,), (2,), (3,), (4, 5, 6))
+    boxes = pd.read_csv(own.folder / "root/boxes.csv")
+    expected = boxes["category"].replace("bus", "lkw").value_counts().to_dict()
+    found = np.concatenate([index.annotations(token).label for token in index.tokens("frames_all")])
+    assert {classes.names[label]: int(n) for label, n in zip(*np.unique(found, return_counts=True), strict=True)} == (
+        expected
+    )
+    clicks = own.world.data.manifest.clicks.to_pandas()
+    assert set(clicks["source"]) == {"human", "sim"} and set(clicks["class"]) <= set(classes.names)
+    assert own.world.prior_size_m.shape == (7, 3)
+
+
+def test_the_whole_way(own: Own, tmp_path: Path) -> None:
+    """Teacher, labels at people's clicks, student, export, predictions, score: of two steps, so nothing is learned."""
+    world, config, classes = own.world, own.world.run.config, own.classes
+    run_locally("teacher", config, world.boxed, tmp_path / "teacher", 2)
+    file = tmp_path / "teacher/step_0000002/checkpoint.pt"
+    teacher = TeacherPredictor.load(file, torch.device("cpu"))
+    assert teacher.config.classes == classes and teacher.prior_size_m.shape == (7, 3)
+    tables, mine, truth = [], [], []
+    known = {r.sample_token: r for r in inspection_records(world.data.index, list(world.data.manifest.roles))}
+    for record in (record for record in world.records if record.role == "point" and len(record.clicks)):
+        with one_thread():
+            boxes = teacher.boxes(record, record.clicks.xyz_m, record.clicks.label)
+        prior, range_m = teacher.prior_size_m, config.model.range_m
+        tables.append(to_pseudo_labels(record, boxes, prior, "teacher", range_m, classes=classes))
+        true = known[record.sample_token].boxes
+        nearest = np.linalg.norm(true.center_m[None] - record.clicks.xyz_m[:, None], axis=2).argmin(1)
+        assert (true.label[nearest] == boxes.label).mean() > 0.9
+        mine.append(boxes)
+        truth.append(true[nearest])
+    labels = pd.concat(tables, ignore_index=True)
+    assert set(labels["class"]) == {classes.names[label] for label in Boxes3D.concatenate(mine).label}
+    true = Boxes3D.concatenate(truth)
+    quality = pseudo_label_quality(Boxes3D.concatenate(mine), true, np.zeros(len(true)), classes=classes)
+    assert list(quality["per_class"]) == list(classes.names) and list(quality["by_group"]) == list(classes.groups)
+    assert quality["per_class"]["huetchen"]["yaw_error_rad"] is None
+    labels["accepted"] |= np.arange(len(labels)) % 2 == 0
+    pseudo = write_pseudo_labels(tmp_path / "labels.parquet", labels, classes)
+    learned = training_records(world.data.index, world.data.manifest, pseudo)
+    assert sum(len(record.boxes) for record in learned if record.role == "point") == labels["accepted"].sum()
+
+    run_locally("student", config, list(learned), tmp_path / "student", 2)
+    detector = Detector.load("student", tmp_path / "student/step_0000002/checkpoint.pt", torch.device("cpu"))
+    told = describe(detector.config)
+    assert told["classes"] == classes.names
+    assert told["tasks"] == [["huetchen"], ["mensch"], ["zweirad"], ["bake"], ["anhaenger", "lkw", "pkw"]]
+    records = list(eval_records(world.data.index, "frames_val"))
+    checkpoint.save(world.run.path / "student_ours", detector.task.model, None, 2, config.to_json())
+    world.run.finish("student_ours", {"checkpoints": ["checkpoint.pt"]})
+    table = tmp_path / "boxes.csv"
+    arguments = ["--index", world.data.index.path, "--split", "frames_val", "--out", table]
+    assert main(["predict", str(world.run.path), *map(str, arguments)]) == 0
+    seen = pd.read_csv(table)
+    assert len(seen) > 0 and set(seen["class"]) <= set(classes.names)
+    boxes = {name: _boxes(rows, classes) for name, rows in seen.groupby("sample")}
+    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
+    said = {token: boxes.get(token, Boxes3D.empty()) for token in poses}
+    root = Path(config.data.dataroot)
+    report = score(root, "v1.0-frames", "frames_val", said, poses, tmp_path / "score", classes=classes)
+    assert list(report["per_class"]) == list(classes.names) and report["n_gt"]["pkw"] > 0
+    assert report["per_class"]["huetchen"]["AOE"] is None and np.isfinite(report["NDS"])
+
+
+def _boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
+    numbers = rows[["x", "y", "z", "l", "w", "h", "yaw"]].to_numpy()
+    label = np.array([classes.label_of[name] for name in rows["class"]])
+    return Boxes3D.build(numbers[:, :3], numbers[:, 3:6], numbers[:, 6], label, score=rows["score"].to_numpy())
+
+
+def test_the_truth_scores_one(own: Own, tmp_path: Path) -> None:
+    index, classes = own.world.data.index, own.classes
+    said = {r.sample_token: r.boxes for r in inspection_records(index, index.tokens("frames_val"))}
+    records = list(eval_records(index, "frames_val"))
+    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
+    report = score(index.dataroot, index.version, "frames_val", said, poses, tmp_path, classes=classes)
+    assert report["mAP_present"] == pytest.approx(1, abs=1e-6)
+    present = [name for name, count in report["n_gt"].items() if count]
+    assert len(present) >= 5 and max(report["per_class"][name]["ATE"] for name in present) < 1e-5
+
+
+def test_clicks_of_the_page_are_of_the_own_classes(own: Own, tmp_path: Path) -> None:
+    session = Session(own.world.data.index, "frames_train", tmp_path / "page.csv")
+    token = session.tokens[0]
+    session.add(token, (3.0, 9.0, -1.0), "zweirad")
+    with pytest.raises(DataError, match="class 'bicycle': allowed are huetchen, mensch"):
+        session.add(token, (3.0, 12.0, -1.0), "bicycle")
+    shown = status_html(session, token, label=2, chosen=None, mode="", suggestions=None, state="")
+    assert "6 pkw" in shown and "2 zweirad" in shown and "car" not in shown
+    assert Session(own.world.data.index, "frames_train", tmp_path / "page.csv").clicks(token)[0].name == "zweirad"
+
+
+def test_what_is_of_other_classes_is_refused(own: Own, tmp_path: Path, sim_world: Path) -> None:
+    index = own.world.data.index
+    token = index.tokens("frames_train")[0]
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text(f"sample_token,x,y,z,class,frame\n{token},3,9,-1,bicycle,lidar\n{token},3,9,-1,zweirat,lidar\n")
+    with pytest.raises(DataError) as caught:
+        import_clicks(index, "frames_train", own.world.run.config.label, clicks, tmp_path / "labels")
+    for word in (f"{clicks}: 2 of 2 rows", "row 1: class 'bicycle' is no class here", "(did you mean 'zweirad'?)",
+                 "allowed are huetchen, mensch, zweirad", "data.classes"):  # fmt: skip
+        assert word in str(caught.value)
+    ten = open_world(sim_world, tmp_path / "ten", "teacher.fusion=none")
+    run_locally("teacher", ten.run.config, ten.boxed[:2], tmp_path / "teacher", 1)
+    teacher = TeacherPredictor.load(tmp_path / "teacher/step_0000001/checkpoint.pt", torch.device("cpu"))
+    with pytest.raises(DataError, match=r"step_0000001/checkpoint.pt was trained on the classes car, .*has huetchen"):
+        ClickBoxes(teacher, index, clicks)
+
+
+def test_a_mapping_to_a_class_that_is_not_in_the_list_is_refused(
+    own: Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("pkw: pkv\nbus: lkw\n")
+    arguments = ["--root", own.folder / "root", "--out", tmp_path / "out", "--forward", "y"]
+    arguments += ["--classes", own.list_file, "--mapping", mapping]
+    assert main(["import", "frames", *map(str, arguments)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    for word in (f"--mapping {mapping}", "pkw: 'pkv' (did you mean 'pkw'?)", "allowed: huetchen, mensch"):
+        assert word in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_category_that_no_class_claims_is_left_out_and_counted(own: Own, tmp_path: Path) -> None:
+    """Of the same tables with a list of two: five kinds are left out by the index."""
+    two = read_classes("{pkw: {size_m: [4, 2, 1.5]}, mensch: {size_m: [1, 1, 2]}}")
+    data = own.world.run.config.data.model_copy(update={"classes": two.text})
+    index = Index.open(build_index(own.folder / "dataset", "v1.0-frames", tmp_path / "index.arrow", data))
+    boxes = pd.read_csv(own.folder / "root/boxes.csv")["category"].value_counts()
+    assert index.facts.unknown_categories == boxes.drop(["pkw", "mensch"]).to_dict()
+    assert index.digest != own.world.data.index.digest
