@@ -15,6 +15,7 @@ COLUMNS = ("x", "y", "z", "intensity", "ring")
 FAR_M = 1000.0  # no LiDAR sees so far: such coordinates are no meters, or other numbers
 LARGEST_RING = 255
 STRANGE = 0.01  # share of points that may be beyond FAR_M, or have a ring that is none
+NOWHERE = 0.5  # share of points that may lie at (0, 0, 0): some drivers write beams without an echo so
 LOOKED_AT = 4096  # neighboring points, from the middle of a file, that its layout is judged by
 FEWEST = 64  # points below which neighbors say nothing
 PERIODS = range(3, 9)  # numbers a point that are tried
@@ -41,7 +42,7 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
         How many points are left out.
 
     Raises:
-        DataError: also when the numbers do not fit the layout; names one that they fit.
+        DataError: also when the numbers do not fit the layout (names one that they fit), or most of them are zeros.
     """
     raw = read_file(path, "LiDAR")
     try:
@@ -51,6 +52,12 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
         raise DataError(f"{error}; or its numbers are {fitting}" if fitting else str(error)) from None
     check_layout(path, raw, data)
     points, finite = _read(path, raw, data)
+    nowhere = int((points[:, :3] == 0).all(1).sum())
+    if nowhere > NOWHERE * len(points):
+        raise DataError(
+            f"{path}: {nowhere} of {len(points)} points lie at (0, 0, 0), in the sensor itself: a file that got its "
+            "size before its content looks so; copy or export it again"
+        )
     return 0 if finite is None else int(len(points) - finite.sum())
 
 
