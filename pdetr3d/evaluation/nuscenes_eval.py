@@ -225,9 +225,9 @@ def _check_tokens(
                 f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
                 f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
             )
-    known = set(tokens)
-    strangers = sorted(token for token in predictions if token not in known)
-    if strangers:
+    if len(predictions) > len(tokens):  # every sample of the split has an entry: these are others'
+        known = set(tokens)
+        strangers = sorted(token for token in predictions if token not in known)
         listed = ", ".join(strangers[:5])
         raise DataError(f"predictions for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
 
