@@ -3,10 +3,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PYTEST := $(PY) -m pytest
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test test-clusters lint format audit chaos bench lock golden clean
+.PHONY: help install quickstart real-smoke test test-clusters lint format docs audit chaos bench lock golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,14 +31,20 @@ test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root 
 test-clusters: install ## killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
 	$(PYTEST) tests/clusters $(ARGS)
 
-lint: install ## ruff (rules and format) and mypy
+lint: install ## ruff (rules and format), mypy, and the links of all documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy pdetr3d ray_jobs
+	$(MKDOCS) --quiet
 
 format: install ## let ruff rewrite the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+docs: install ## build the documentation's site from README.md, docs/ and others: site/index.html
+	$(PY) -m pdetr3d.config_keys > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
+	$(MKDOCS)
 
 audit: install ## whether the environment is whole, and known vulnerabilities of what is locked (asks the network)
 	$(PY) -m pip check
@@ -57,5 +64,5 @@ golden: install ## write tests/golden/STAGE.json of stages whose version was cha
 	$(PY) -m tests.golden_cases
 
 clean: ## remove what tools leave behind (not .venv, not runs/)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find pdetr3d ray_jobs tune_spaces tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Every command shown in a README exists: make targets, verbs with their options, jobs, presets, config keys, files."""
+"""Every command shown in a document exists: make targets, verbs with options, jobs, presets, config keys, files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from pdetr3d import config_keys
 from pdetr3d.cli import app
 from pdetr3d.presets import PRESETS, QUICKSTART
 
@@ -118,6 +119,15 @@ def test_links_in_readmes_lead_somewhere(path: Path) -> None:
 def test_the_readme_shows_the_two_commands() -> None:
     shown = [words for words in commands((ROOT / "README.md").read_text()) if words[:1] == ["make"]]
     assert ["make", "quickstart"] in shown and ["make", "test"] in shown
+
+
+def test_the_readme_is_two_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130, "move it to docs/"
+
+
+def test_the_configuration_page_is_current() -> None:
+    command = "python -m pdetr3d.config_keys > docs/configuration.md"
+    assert (ROOT / "docs" / "configuration.md").read_text() == config_keys.page(), command
 
 
 def test_modules_the_makefile_runs_exist() -> None:

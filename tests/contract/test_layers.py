@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_sections": {"class_list", "schema"},
     "config_models": {"config_sections"},
     "config": {"class_list", "schema", "config_sections", "config_models"},
+    "config_keys": {"config", "config_sections"},
     "presets": {"schema", "config", "config_models"},
     "batch": {"schema", "geometry"},
     "tables": {"class_list", "schema"},
