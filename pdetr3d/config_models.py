@@ -19,18 +19,23 @@ SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are give
 class ModelConfig(Section):
     """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
 
+    # Points are gathered in vertical pillars, or in voxels by a sparse encoder.
     lidar: Literal["pillar", "voxel"] = "pillar"
+    # Kind of normalization; sync: batch norm over all workers, on GPUs; frozen: stored statistics.
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
+    # x0, y0, z0, x1, y1, z1 of what is seen, in the LIDAR_TOP frame.
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
-    pillar_m: Annotated[float, Field(gt=0)] = 0.2
+    pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
     pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
-    pillar_channels: Positive = 64
+    pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
     voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
     voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
     max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # of a sample in training, in inference: the first, too
     voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)  # of stages; each halves
-    backbone_channels: tuple[Positive, ...] = (64, 128, 256)
+    backbone_channels: tuple[Positive, ...] = (64, 128, 256)  # Channels of the BEV backbone's stages.
+    # Further convolutions in each of the backbone's stages.
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
+    # Each stage of the backbone makes the map so many times smaller.
     backbone_strides: tuple[Positive, ...] = (2, 2, 2)
     checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
 
@@ -116,6 +121,7 @@ class TeacherConfig(Section):
     """The point-centric teacher (method.md 2, 3)."""
 
     model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
+    # What a query starts from (docs/models.md).
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # per sample, with query_init=learned
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
@@ -126,14 +132,16 @@ class TeacherConfig(Section):
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
     # What a box's heading starts with: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
+    # How queries are assigned to boxes: each to its own click, or by least cost.
     matching: Literal["direct", "hungarian"] = "direct"
-    fusion: Literal["none", "concat", "d_roi"] = "d_roi"
+    fusion: Literal["none", "concat", "d_roi"] = "d_roi"  # What a query takes from images (docs/models.md).
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
-    free_points: Annotated[int, Field(ge=0, le=64)] = 16
+    free_points: Annotated[int, Field(ge=0, le=64)] = 16  # Places that a query looks at beside its RoI grid.
     decoder_layers: Positive = 2  # the first finds headings, later ones see boxes along them (query_init=implicit: no)
-    channels: Positive = 256
-    heads: Positive = 8
-    fpn_levels: Positive = 4
+    channels: Positive = 256  # Channels of the decoder's queries and of the maps that they read.
+    heads: Positive = 8  # Attention heads; channels must be a multiple.
+    fpn_levels: Positive = 4  # Levels of the BEV pyramid and of the image pyramid.
+    # Network of the images; small: three stages, for small images.
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
     image_channels: tuple[Positive, ...] = ()  # of the backbone's last stages, those the FPN reads; empty: of three
     image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
@@ -141,14 +149,16 @@ class TeacherConfig(Section):
     image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
     image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
     grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
+    # Share of activations that are dropped in the decoder in training.
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
-    quality_weight: Annotated[float, Field(ge=0)] = 1.0
+    box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
+    quality_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the loss of the predicted BEV IoU.
     class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
     lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
-    augment_flip: bool = False
+    augment_flip: bool = False  # Samples are mirrored at random in training, images included.
+    # Samples are turned about z by a random angle up to this one in training.
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
-    augment_scale: tuple[float, float] = (1.0, 1.0)
+    augment_scale: tuple[float, float] = (1.0, 1.0)  # Smallest and largest factor of a random scaling in training.
     optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)
 
     @model_validator(mode="after")
@@ -207,9 +217,10 @@ class StudentConfig(Section):
     # Labels of each head's classes; (): a head for each group of data.classes. Own classes have that by default, too:
     # what the presets say of the ten (TEN_TASKS, ONE_TASK) is not said of them.
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
+    # Channels to which the neck brings each of the backbone's stages.
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
-    head_channels: Positive = 64
+    head_channels: Positive = 64  # Channels of the detection heads.
     drift: bool = False  # two channels beside the neck's: how points move with time, which sweeps show, one does not
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
@@ -221,31 +232,36 @@ class StudentConfig(Section):
     # Where the views must agree: gaussian: at the clicks · partial: at a random share of them, drawn anew each pass ·
     # full: everywhere · box: in the training boxes · segmentation: where LiDAR points stand above the ground
     guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
-    guidance_weight: Annotated[float, Field(ge=0)] = 0.1
+    guidance_weight: Annotated[float, Field(ge=0)] = 0.1  # Weight of the agreement of both views.
     guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps on which the weight rises from 0
     guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of guidance=partial
     guidance_head: Literal["none", "predictor"] = "none"  # predictor: projector on both views, then SimSiam's predictor
     guidance_branch: Literal["self", "ema"] = "self"  # ema: an averaged copy of the weights sees the weak view (BYOL)
     guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of guidance_branch=ema, less in the first steps
+    # Sigma of a mask at a click: this factor times sqrt(l w) of the mean size of its class.
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
-    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66
-    box_weight: Annotated[float, Field(ge=0)] = 0.25
+    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66  # Sigma of a mask is at least this.
+    box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
     velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
     # Weights of labels in the student's losses; a pseudo label's is pseudo_weight * score ** score_power.
     human_weight: Annotated[float, Field(ge=0)] = 1.0
-    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0
+    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of pseudo labels, before their score counts.
+    # Exponent of the score in the weight of a pseudo label; 0: the score does not count.
     score_power: Annotated[float, Field(ge=0)] = 0.0
     # Where nobody clicked: background, or ignore: no background where the student's own moving average (which
     # optim.ema_decay asks for) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
     unclicked: Literal["background", "ignore"] = "background"
+    # Score from which, with unclicked=ignore, a place is no background.
     unclicked_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    unclicked_radius_m: Meters = 2.0
-    augment_flip: bool = True
+    unclicked_radius_m: Meters = 2.0  # Clicks within this distance keep a place as background, with unclicked=ignore.
+    augment_flip: bool = True  # Samples are mirrored at random in training.
+    # Samples are turned about z by a random angle up to this one in training.
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
-    augment_scale: tuple[float, float] = (0.85, 1.15)
+    augment_scale: tuple[float, float] = (0.85, 1.15)  # Smallest and largest factor of a random scaling in training.
     augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
-    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1  # Boxes with a lower score are not predicted.
     nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
+    # A box goes when its BEV IoU with a better one of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
     # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
     # squared distances, per task.
@@ -253,6 +269,7 @@ class StudentConfig(Section):
     max_boxes: Positive = 500  # per sample; the devkit's limit
     # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.
     self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    # Score from which the mean teacher's boxes on point-labeled samples become labels.
     mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # of the losses on point-labeled samples
     mean_teacher_warmup: Annotated[float, Field(ge=0, le=1)] = (

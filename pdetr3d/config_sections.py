@@ -25,14 +25,15 @@ class Section(BaseModel):
 class SimConfig(Section):
     """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
-    scenes: Positive = 840  # train scenes
-    select_scenes: Positive = 20
-    val_scenes: Positive = 120
+    scenes: Positive = 840  # Scenes of the train split.
+    select_scenes: Positive = 20  # Scenes of the split that chooses checkpoints.
+    val_scenes: Positive = 120  # Scenes of the split that is scored.
     keyframes: Positive = 1  # per scene, at 2 Hz; where keyframes are few, each should show another street
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
     image_size_px: tuple[Positive, Positive] = (384, 144)  # width, height; flatter than 16:9: the sky is missing
+    # Directions in which the LiDAR measures in one turn.
     lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0  # The world is a pure function of this seed and the other sim keys.
     processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
 
 
@@ -56,8 +57,8 @@ class DataConfig(Section):
 
     dataroot: str = ""  # empty: the simulated world under the run directory
     packed: str = ""  # folder or URI of `pdetr3d pack`: points and images come from there; the dataroot holds tables
-    version: str = "v1.0-trainval"
-    train_split: str = "train"
+    version: str = "v1.0-trainval"  # Name of the folder of tables under the dataroot.
+    train_split: str = "train"  # The split that is trained on.
     select_split: str = ""  # chooses checkpoints; empty: the last checkpoint is taken
     val_split: str = "val"  # scored only
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
@@ -69,7 +70,7 @@ class DataConfig(Section):
     categories: str = ""  # YAML file: own category name -> one of the classes, or null; empty: the classes' own names
     cameras: str = ""  # YAML file: own channel -> CAM_FRONT ... (LIDAR_TOP), or null; empty: nuScenes' names
     lidar_columns: Annotated[int, Field(ge=3, le=32)] = 5  # numbers a point: x, y, z, intensity, ring, others unread
-    lidar_dtype: Literal["float32", "float64"] = "float32"
+    lidar_dtype: Literal["float32", "float64"] = "float32"  # Type of the numbers in LiDAR files.
     lidar_ring: bool = True  # the fifth column is the ring; false: it is something else, and not read
     nan_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of a LiDAR file's points that may be NaN (left out)
     follow_links: bool = False  # files may be links that leave the dataroot
@@ -127,8 +128,9 @@ class LabelConfig(Section):
     source: Literal["simulate", "manifest"] = "simulate"  # simulate: drawn from the boxes of the tables
     manifest: str = ""  # folder that `pdetr3d label` wrote, with label.source=manifest; it fixes OF_MANIFEST's keys
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of box-labeled scenes, to measure a first teacher on; 0: none
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.05
-    seed: Annotated[int, Field(ge=0)] = 0
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.05  # Share of the train samples that are box-labeled.
+    seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
+    # What is drawn: whole scenes or keyframes, at random; prefix: the first samples.
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
     balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
     no_boxes_of: tuple[str, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
@@ -172,16 +174,16 @@ class LabelConfig(Section):
 class OptimConfig(Section):
     """AdamW with a one-cycle schedule; ``epochs`` count passes over the whole train split, whatever ``label.ratio``."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    epochs: Annotated[float, Field(gt=0)] = 20.0
+    lr: Annotated[float, Field(gt=0)] = 1e-3  # Peak learning rate.
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's weight decay.
+    epochs: Annotated[float, Field(gt=0)] = 20.0  # Passes over the whole train split; may be a fraction.
     batch_size: Positive = 32  # global, over all workers
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
-    clip_norm: Annotated[float, Field(gt=0)] = 35.0
+    clip_norm: Annotated[float, Field(gt=0)] = 35.0  # Gradients are scaled down to this norm.
     # A step whose loss or gradients are NaN or infinite is put on record (training/nonfinite.py), then training stops,
     # or goes on without it, so often at most.
     on_nonfinite: Literal["raise", "skip"] = "raise"
-    nonfinite_limit: Positive = 10
+    nonfinite_limit: Positive = 10  # So many steps may be left out, with on_nonfinite=skip.
     checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
     checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
     save_every: Annotated[int, Field(ge=0)] = 500  # steps between points to continue from, kept ones apart; 0: none
@@ -217,9 +219,10 @@ class ScalingConfig(Section):
     # One number, or [fewest, most]: training goes on with what machines there are between both, from its last saved
     # point. The global batch, the schedule and the order of samples stay.
     workers: Positive | tuple[Positive, Positive] = 1
+    # CPU cores that Ray reserves for a training worker or an actor.
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Positive = 1
-    use_gpu: bool = False
+    threads_per_worker: Positive = 1  # Threads that PyTorch computes with in a worker.
+    use_gpu: bool = False  # Workers and actors get GPUs.
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a training worker or an actor, with use_gpu
     data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
     loader_processes: Annotated[int, Field(ge=0)] = 1  # of each worker, with data.loader=torch; 0: the worker itself
@@ -254,8 +257,8 @@ class ScalingConfig(Section):
 class RunSection(Section):
     """Identity of the run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    name: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0  # Initial weights, order of samples and augmentation follow from it.
+    name: str = ""  # Name of the run in MLflow.
     # Students to train; self_training and mean_teacher learn from the point-labeled samples, but not from their clicks.
     arms: tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...] = (
         "boxes_only",
@@ -267,4 +270,4 @@ class RunSection(Section):
 class StorageConfig(Section):
     """Where Ray Train writes: empty = inside the run directory."""
 
-    path: str = ""
+    path: str = ""  # Folder or URI for what Ray Train writes; empty: inside the run directory.

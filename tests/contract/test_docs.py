@@ -125,6 +125,20 @@ def test_the_readme_is_two_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130, "move it to docs/"
 
 
+def test_every_config_key_has_a_meaning() -> None:
+    every = config_keys.keys()
+    assert set(every) == set(QUICKSTART.flat()) - {"preset"}
+    assert [name for name, key in every.items() if not key.meaning] == [], "write a comment at the field"
+
+
+def test_the_meaning_of_a_key_is_the_comment_at_its_field() -> None:
+    key = config_keys.keys()["student.drift"]
+    assert (key.default, key.unit) == ("false", "") and key.meaning.startswith("two channels beside the neck's")
+    key = config_keys.keys()["scaling.stall_s"]  # a number with a limit and a unit
+    assert (key.default, key.unit, key.allowed) == ("300.0", "s", "number > 0")
+    assert config_keys.keys()["scaling.workers"].meaning.startswith("One number, or [fewest, most]")  # lines above
+
+
 def test_the_configuration_page_is_current() -> None:
     command = "python -m pdetr3d.config_keys > docs/configuration.md"
     assert (ROOT / "docs" / "configuration.md").read_text() == config_keys.page(), command
