@@ -28,7 +28,7 @@ real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DA
 test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
-test-clusters: install ## killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
+test-clusters: install ## a pipeline on two nodes, killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
 	$(PYTEST) tests/clusters $(ARGS)
 
 lint: install ## ruff (rules and format), mypy, and the links of all documents

@@ -24,7 +24,7 @@ SMALL = [
     "data.loader=torch",  # loading in the workers starts fewer processes
     "scaling.loader_processes=0",
     "scaling.cpus_per_worker=0.5",
-    "teacher.point_crop=false",  # a stage less; tests/ray/test_pipeline.py has it
+    "teacher.point_crop=false",  # a stage less; tests/clusters/test_pipeline.py has it
     "run.arms=[ours]",
     *(f"{prefix}optim.{key}" for prefix in ("", "teacher.") for key in ("batch_size=2", "epochs=1", "checkpoints=1")),
 ]

@@ -25,7 +25,7 @@ SIZE = [  # of model, images and training
     "data.image_size_px=[64,32]",
     "data.loader=torch",  # loading in the workers starts fewer processes
     "scaling.loader_processes=0",
-    "teacher.point_crop=false",  # a stage less for either teacher; tests/ray/test_pipeline.py has it
+    "teacher.point_crop=false",  # a stage less for either teacher; tests/clusters/test_pipeline.py has it
     "scaling.cpus_per_worker=0.5",
     *(f"{prefix}optim.{key}" for prefix in ("", "teacher.") for key in ("batch_size=2", "epochs=1", "checkpoints=1")),
 ]

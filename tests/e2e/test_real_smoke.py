@@ -1,20 +1,26 @@
-"""``make real-smoke``: its train split is its val split; from the tables to scores and pictures, in few steps."""
+"""``make real-smoke``: its train split is its val split; from the tables to scores and pictures, in few steps, twice.
+
+The pipeline with three arms and two workers a stage on two nodes is ``tests/clusters/test_pipeline.py``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdetr3d.data.files import read_parquet
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.schema import CLASSES
+from pdetr3d.tracking.client import connect, tracking_uri
 from tests.jobs import run_module
 from tests.model_cases import TINY
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 FEW_STEPS = ["teacher.crop_optim.epochs=2", "teacher.optim.epochs=2", "optim.epochs=2", "data.num_sweeps=2"]
 FEW_STEPS += ["data.image_size_px=[80,45]"]
 
@@ -33,7 +39,8 @@ def test_real_smoke(
         world = ["data.version=v1.0-sim", "data.train_split=sim_val", "data.val_split=sim_val"]
     run = tmp_path / "run"
     arguments = ["--preset", "real-smoke", "--run-dir", str(run), *TINY, "scaling.cpus_per_worker=0.5"]
-    code = run_module("ray_jobs.pipeline", [*arguments, *FEW_STEPS, *world])
+    arguments += [*FEW_STEPS, *world]
+    code = run_module("ray_jobs.pipeline", arguments)
     said = capsys.readouterr()
     assert code == 0, said.out + said.err
 
@@ -51,3 +58,52 @@ def test_real_smoke(
     for stage in ("teacher", "student_ours"):
         assert {f.parent.name for f in (run / stage / "images").glob("*/bev_cameras.png")} == set(tokens)
     assert (run / "predictions_ours.png").stat().st_size > 10_000
+    check_report(run, report, said.out)
+    check_tracking(run, report)
+
+    trained = {file: file.stat().st_mtime_ns for file in run.glob("*/step_*.pt")}
+    assert run_module("ray_jobs.pipeline", arguments) == 0
+    stages = {file.parent.name for file in trained}
+    assert stages == {"crops", "teacher", "student_ours"}
+    assert capsys.readouterr().out.count("finished before, nothing to do") == len(stages)
+    assert {file: file.stat().st_mtime_ns for file in run.glob("*/step_*.pt")} == trained
+    check_tracking(run, report)  # continued, not begun again
+
+
+def check_report(run: Path, report: dict[str, Any], said: str) -> None:
+    """Its form, what the time went to, and that nothing half-written is left."""
+    parts = {"arms", "ratios", "pseudo_labels", "holdout", "timing", "phases_s", "memory", "config", "data", "lineage"}
+    assert report.keys() == parts and report["ratios"] == {} and report["holdout"] is None
+    ours = report["arms"]["ours"]
+    assert ours.keys() >= {"mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE", "by_distance", "by_group"}
+    assert ours["per_class"].keys() == set(CLASSES) and 0 <= ours["mAP"] <= 1 and 0 <= ours["SPNDS"] <= 1
+    assert report["timing"]["wall_s"] > 0 and report["memory"]["peak_rss_bytes"] > 10**8
+    assert report["data"]["index"] == report["lineage"]["index"]
+    spent = report["phases_s"]
+    assert min(spent[kind] for kind in ("train", "predict", "score", "pictures", "data")) > 0
+    table = said.split("where the time went:\n")[1].splitlines()[: len(spent) + 1]
+    *rows, whole = [float(row.split(" s ")[0].split()[-1]) for row in (f"{line} " for line in table)]
+    assert sum(rows) == pytest.approx(whole, abs=0.1 * len(rows)) and whole >= sum(spent.values()) - 0.1
+    for stage in ("teacher", "student_ours"):
+        assert "ReadSamples" in (run / stage / "stream_stats.txt").read_text()
+    assert not [f for f in run.rglob("*") if f.name.endswith(".tmp") and "ray" not in f.relative_to(run).parts]
+
+
+def check_tracking(folder: Path, report: dict[str, Any]) -> None:
+    """Finished MLflow runs, each once, nested in one parent; lineage from the student to its teacher; its scores."""
+    client = connect(tracking_uri(folder))
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in runs if run is not parent}
+    assert children.keys() == {file.parent.name for file in folder.glob("*/step_*.pt")}
+    assert len(runs) == 1 + len(children)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {child.data.tags["mlflow.parentRunId"] for child in children.values()} == {parent.info.run_id}
+    student, teacher = children["student_ours"].data, children["teacher"]
+    assert student.tags["teacher_run_id"] == teacher.info.run_id
+    assert student.tags["teacher_checkpoint"] == teacher.data.tags["checkpoint"]
+    assert {key: student.tags[key] for key in ("index", "manifest", "run")} == report["lineage"]
+    ours = report["arms"]["ours"]
+    assert student.metrics["val/AP/car"] == ours["per_class"]["car"]["AP"]
+    assert student.metrics["val/SPNDS"] == ours["SPNDS"]
+    assert client.get_model_version_by_alias("pdetr3d-student", "champion").tags["stage"] == "student_ours"

@@ -1,6 +1,6 @@
 """Run by test_pipeline in a process of its own: the whole pipeline, twice, on a cluster of two Ray nodes.
 
-Usage: python -m tests.ray.cluster_pipeline [arguments of ray_jobs.pipeline]; prints a JSON line per run.
+Usage: python -m tests.clusters.cluster_pipeline [arguments of ray_jobs.pipeline]; prints a JSON line per run.
 """
 
 from __future__ import annotations

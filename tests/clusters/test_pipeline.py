@@ -17,7 +17,6 @@ from pdetr3d.data.files import read_parquet, table_digest
 from pdetr3d.data.index import Index
 from pdetr3d.schema import CLASSES
 from pdetr3d.tracking.client import connect, tracking_uri
-from ray_jobs.report import ratios
 from tests.training_cases import world_arguments
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -51,7 +50,7 @@ def done(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     run_dir = tmp_path_factory.mktemp("pipeline") / "run"
     arguments = ["--preset", "quickstart", "--run-dir", str(run_dir), *world_arguments(sim_world, *OVERRIDES)]
     process = subprocess.run(
-        [sys.executable, "-m", "tests.ray.cluster_pipeline", *arguments],
+        [sys.executable, "-m", "tests.clusters.cluster_pipeline", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=800, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     output = process.stdout + process.stderr
@@ -108,19 +107,6 @@ def test_report_has_the_documented_form(done: tuple[Path, str, list[dict[str, An
     assert 0.3 <= report["data"]["achieved_label_ratio"] <= 0.5
     assert report["lineage"].keys() >= {"run", "index", "manifest"}
     assert report["data"]["index"] == report["lineage"]["index"]
-
-
-def test_ratios_by_hand() -> None:
-    arms = {
-        "ours": {"mAP": 0.3, "SPNDS": 0.25},
-        "full": {"mAP": 0.4, "SPNDS": 0.5},
-        "boxes_only": {"mAP": 0, "SPNDS": 0.125},
-    }
-    assert ratios(arms) == {
-        "ours_to_full": {"mAP": pytest.approx(0.75), "SPNDS": 0.5},
-        "ours_to_boxes_only": {"mAP": None, "SPNDS": 2.0},
-    }
-    assert ratios({"ours": arms["ours"]}) == {}
 
 
 def test_every_val_sample_is_scored_whatever_the_number_of_workers(
