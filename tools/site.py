@@ -8,13 +8,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PATTERNS = ("*.md", "docs/**/*.md", "docs/**/*.svg", "cluster/README.md", "tune_spaces/README.md", "results/*.png")
+PATTERNS = ("*.md", "docs/**/*.md", "docs/*.svg", "docs/*.png", "cluster/README.md", "tune_spaces/README.md")
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Put the documents in the place of what mkdocs found under ``docs/``; the theme's own files stay."""
     found = [file for file in files if not str(file.abs_src_path or "").startswith(str(ROOT / "docs"))]
-    paths = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+    paths = sorted(path for pattern in (*PATTERNS, "results/*.png") for path in ROOT.glob(pattern))
     return Files(found + [_file(path, config) for path in paths])
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,3 +254,14 @@ def test_command(
     for option, made in zip(words, words[1:], strict=False):
         if option in ("--out", "--html", "--png", "--picture", "--measure"):
             assert os.path.getsize(made) > 0, f"{made} was not made"
+
+
+@pytest.mark.slow
+def test_the_code_of_the_api_page(here: Path, sim_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    assert run_verb(["index", "--dataroot", str(sim_world), "--version", "v1.0-sim"]) == 0
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api.md").read_text(), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["at_clicks"]) == len(names["record"].boxes) > 0
+    assert names["boxes"].center_m.shape == (len(names["boxes"]), 3) and Path("first-look.png").stat().st_size > 0
