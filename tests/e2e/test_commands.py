@@ -263,5 +263,5 @@ def test_the_code_of_the_api_page(here: Path, sim_world: Path, monkeypatch: pyte
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api.md").read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)
-    assert len(names["at_clicks"]) == len(names["record"].boxes) > 0
+    assert len(names["at_clicks"]) == len(names["truth"].label) > 0
     assert names["boxes"].center_m.shape == (len(names["boxes"]), 3) and Path("first-look.png").stat().st_size > 0
