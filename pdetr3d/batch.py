@@ -15,15 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pdetr3d.geometry.center_code import CODE
-
 # Sums a scalar over ranks and divides by their number: with DDP's averaged gradients, dividing a rank's summed loss by
 # this gives exactly the loss of the whole global batch.
 RankMean = Callable[[Tensor], Tensor]
-
-# What the center head says of a box: its code, and the logit of the BEV IoU that the decoded box reaches.
-REGRESSION = {**CODE, "quality": 1}
-
 
 _NOT_PER_SAMPLE = {"token", "points", "point_sample", "weak_points", "weak_point_sample"}
 
@@ -172,7 +166,7 @@ class TaskMaps:
     Attributes:
         heatmap: (B, T, H, W) logits.
         cells: N cells where boxes are regressed: the task's objects in training, the heatmap's peaks otherwise.
-        regression: (N, 13) in the order of REGRESSION.
+        regression: (N, 12) box codes (``geometry/center_code.py``).
     """
 
     heatmap: Tensor

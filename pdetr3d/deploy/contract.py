@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pdetr3d.batch import REGRESSION
 from pdetr3d.config import Config
+from pdetr3d.geometry.center_code import CODE, CODE_CHANNELS
 
 INPUT = [
     "points (P, 5) float32, P >= 0 and different in every call: x, y, z [m] in the keyframe's LIDAR_TOP frame "
@@ -23,8 +23,8 @@ OUTPUTS = {
     "columns = x",
     "peak": "(N, 3) int64 task, row, column: the best 2 * max_boxes cells of each task where one of its classes has a "
     "3x3 maximum above score_threshold",
-    "regression": f"(N, {sum(REGRESSION.values())}) float32 at the peaks, in order: "
-    + ", ".join(f"{k} {n}" for k, n in REGRESSION.items()),
+    "regression": f"(N, {CODE_CHANNELS}) float32 at the peaks, in order: "
+    + ", ".join(f"{k} {n}" for k, n in CODE.items()),
 }
 POST_PROCESSING = [
     "For each peak and each class of its task: score = sigmoid(heatmaps[task][0, class, row, column]). It is a box "
@@ -32,8 +32,7 @@ POST_PROCESSING = [
     "x = (column + offset[0]) * cell_m + range_m[0], y = (row + offset[1]) * cell_m + range_m[1], z = height: the "
     "gravity center [m]; (l, w, h) = exp(clamp(size, -4, 4)) [m]; yaw = a [rad], "
     "counter-clockwise about z from +x, where a = atan2(axis[0], axis[1]) / 2, or a + pi if direction[0] * cos(a) + "
-    "direction[1] * sin(a) < 0; (vx, vy) = velocity [m/s] over ground; sigmoid(quality) is the BEV IoU that the box is "
-    "expected to reach.",
+    "direction[1] * sin(a) < 0; (vx, vy) = velocity [m/s] over ground.",
     "By falling score, within each class: drop a box whose rotated BEV IoU with a kept one exceeds nms_iou (nms "
     "rotated), or whose center is within its class's circle_radius_m of a kept one's (nms circle). The best max_boxes "
     "are the answer.",

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, RankMean, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.geometry.boxes import bev_iou_aligned
-from pdetr3d.geometry.center_code import CODE_CHANNELS, decode, encode, part
+from pdetr3d.geometry.center_code import encode, part
 from pdetr3d.schema import SOURCE_PSEUDO
 
 MIN_OVERLAP, MIN_RADIUS = 0.1, 2  # of the heatmap Gaussian, in cells (method.md 5.1)
-BOX_TERMS = ("box", "direction", "quality")
+BOX_TERMS = ("box", "direction")
 # With 0.5 a PointNet on crops of the simulated objects reversed 14 % of the vehicles' headings, with 2 10 %, and its
 # axes were off by 0.15 rather than 0.12 rad (two seeds).
-DIRECTION_WEIGHT, QUALITY_WEIGHT = 2.0, 1.0
+DIRECTION_WEIGHT = 2.0
 
 
 def gaussian_radius(length: Tensor, width: Tensor, overlap: float = MIN_OVERLAP) -> Tensor:
@@ -99,10 +98,10 @@ def heatmap_focal_loss(logits: Tensor, target: Tensor, weight: Tensor | float = 
 
 
 class CenterCriterion:
-    """``(tasks, batch) -> {"heatmap", "box", "direction", "quality"}``: weighted loss terms.
+    """``(tasks, batch) -> {"heatmap", "box", "direction"}``: weighted loss terms.
 
     The box term is L1 on the code but for the direction, which is learned as a choice between the two headings along
-    the true axis; the quality is the BEV IoU that the decoded box reaches.
+    the true axis.
 
     Args:
         config: range, tasks and weights of the student.
@@ -146,15 +145,14 @@ class CenterCriterion:
         return torch.where(batch.box_source == SOURCE_PSEUDO, pseudo, student.human_weight)
 
     def _box_losses(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
-        """(3,) sums over the places where boxes are regressed, in the order of BOX_TERMS."""
+        """(2,) sums over the places where boxes are regressed, in the order of BOX_TERMS."""
         rows, columns = maps.heatmap.shape[-2:]
         cells, index = batch.surroundings(
             self.low, self.cell_m, (rows, columns), classes, self.config.student.regression_reach
         )
         box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
         label, corner = batch.box_label[cells.sample, index], cells.corners(self.low, self.cell_m)
-        code, predicted = encode(box, velocity, corner, self.cell_m), maps.regression.float()
-        said, logit = predicted[:, :CODE_CHANNELS], predicted[:, CODE_CHANNELS]
+        code, said = encode(box, velocity, corner, self.cell_m), maps.regression.float()
         weight = torch.ones_like(code)
         part(weight, "direction").zero_()  # not by L1
         part(weight, "velocity").fill_(self.config.student.velocity_weight)
@@ -164,13 +162,5 @@ class CenterCriterion:
         odds = (part(said, "direction") * part(code, "direction")).sum(1)
         undirected = torch.isin(label, label.new_tensor(self.undirected))
         turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
-        reached = bev_iou(decode(said.detach(), corner, self.cell_m), box)
-        judged = QUALITY_WEIGHT * F.binary_cross_entropy_with_logits(logit, reached, reduction="none")
-        terms = torch.stack([error, turned, judged], 1)
+        terms = torch.stack([error, turned], 1)
         return (terms * self.label_weights(batch)[cells.sample, index, None]).sum(0)
-
-
-def bev_iou(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) float32 BEV IoU of row-parallel boxes (N, 7), without gradient."""
-    iou = bev_iou_aligned(one.double().cpu().numpy(), other.double().cpu().numpy())
-    return torch.from_numpy(iou).to(one)

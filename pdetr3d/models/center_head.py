@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pdetr3d.batch import REGRESSION, Cells
+from pdetr3d.batch import Cells
+from pdetr3d.geometry.center_code import CODE
 from pdetr3d.models.bev_backbone import conv_block
 from pdetr3d.models.norm import norm2d
 
@@ -19,7 +20,7 @@ HEATMAP_PRIOR = -2.19  # bias: sigmoid(-2.19) = 0.1
 
 
 class Regression(nn.Module):
-    """A branch per entry of REGRESSION, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 13)``.
+    """A branch per entry of CODE, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 12)``.
 
     The branches' first convolutions are one wide convolution: the same function in fewer kernels.
     """
@@ -27,9 +28,9 @@ class Regression(nn.Module):
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
         self.channels = channels
-        self.hidden = nn.Conv2d(channels, channels * len(REGRESSION), 3, bias=False)
-        self.norm = norm2d(norm, channels * len(REGRESSION))
-        self.outputs = nn.ModuleDict({name: nn.Conv2d(channels, n, 3) for name, n in REGRESSION.items()})
+        self.hidden = nn.Conv2d(channels, channels * len(CODE), 3, bias=False)
+        self.norm = norm2d(norm, channels * len(CODE))
+        self.outputs = nn.ModuleDict({name: nn.Conv2d(channels, n, 3) for name, n in CODE.items()})
 
     def forward(self, shared: Tensor, cells: Cells) -> Tensor:
         patch = gather_patches(shared, cells, reach=2)  # (N, C, 5, 5)

@@ -22,7 +22,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "load": 2,  # what is read of a sample, and how it is augmented and collated
     "teacher": 5,  # its weights, losses, boxes
     "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
-    "student": 5,  # its weights, losses, boxes
+    "student": 6,  # its weights, losses, boxes
     "evaluate": 2,  # scores, given boxes
 }
 

@@ -11,7 +11,6 @@ from pdetr3d.geometry.nms import nms_bev
 from pdetr3d.losses.center_criterion import (
     BOX_TERMS,
     DIRECTION_WEIGHT,
-    QUALITY_WEIGHT,
     CenterCriterion,
     gaussian_cells,
     gaussian_maps,
@@ -65,10 +64,10 @@ def perfect_maps(config, batch) -> list[TaskMaps]:
 
 
 def perfect_code(box: torch.Tensor, velocity: torch.Tensor, cells: Cells) -> torch.Tensor:
-    """What the heads should say at cells of 0.8 m from -12.8 m on: all but sure of direction and quality."""
+    """What the heads should say at cells of 0.8 m from -12.8 m on: all but sure of direction."""
     code = encode(box, velocity, cells.corners((-12.8, -12.8), 0.8), 0.8)
     part(code, "direction").mul_(30)
-    return torch.cat([code, torch.full((len(box), 1), 30.0)], 1)
+    return code
 
 
 def test_cells_of_objects_by_hand() -> None:
@@ -173,7 +172,7 @@ def test_box_loss_of_perfect_maps_is_zero_and_unknown_velocity_is_masked() -> No
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)
     assert all(criterion(maps, batch)[name].item() == pytest.approx(0, abs=1e-5) for name in BOX_TERMS)
     unknown = change(batch, velocity=torch.full_like(batch.velocity, torch.nan))
-    wrong = [TaskMaps(maps[0].heatmap, maps[0].cells, maps[0].regression + torch.eye(13)[11])]  # vy + 1
+    wrong = [TaskMaps(maps[0].heatmap, maps[0].cells, maps[0].regression + torch.eye(12)[11])]  # vy + 1
     assert criterion(wrong, unknown)["box"].item() == pytest.approx(0, abs=1e-5)
     # 6 objects, weight 0.25 x 0.2, one error of 1 m/s each, divided by 6 objects
     assert criterion(wrong, batch)["box"].item() == pytest.approx(0.05, rel=1e-4)
@@ -231,8 +230,8 @@ def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
     torch.testing.assert_close(task.model(blind).tasks[0].heatmap, task.model(batch).tasks[0].heatmap)
 
 
-def test_direction_and_quality_losses_by_hand() -> None:
-    """A direction of length 2, 60 degrees off: log odds 2 cos 60 = 1, log(1 + 1/e) each. A quality logit of 0: log 2.
+def test_direction_loss_by_hand() -> None:
+    """A direction of length 2, 60 degrees off: log odds 2 cos 60 = 1, log(1 + 1/e) each.
 
     Barriers look the same from both sides, cones from all: neither learns a direction, cones no axis.
     """
@@ -242,28 +241,10 @@ def test_direction_and_quality_losses_by_hand() -> None:
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
     yaw = batch.box[0, batch.objects((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)))[1], 6]
     part(maps.regression, "direction").copy_(2 * torch.stack([(yaw + np.pi / 3).cos(), (yaw + np.pi / 3).sin()], 1))
-    maps.regression[:, 12] = 0
     part(maps.regression, "axis").add_(0.5)
     terms = criterion([maps], batch)
     assert terms["direction"].item() == pytest.approx(0.25 * DIRECTION_WEIGHT * np.log1p(np.exp(-1)) * 2 / 4, rel=1e-5)
-    assert terms["quality"].item() == pytest.approx(0.25 * QUALITY_WEIGHT * np.log(2), rel=1e-5)
     assert terms["box"].item() == pytest.approx(0.25 * 3 * (0.5 + 0.5) / 4, rel=1e-5)
-
-
-def test_the_quality_to_learn_is_the_overlap_that_the_decoded_box_reaches() -> None:
-    """A box of 4 x 2 m decoded 1 m ahead of its place overlaps 6 of 10 m2: the loss is least at logit log(0.6 / 0.4),
-    and it moves no box."""
-    batch = make_batch(samples=1, clicks=1, seed=2)
-    batch = change(batch, box=torch.tensor([[[1.0, 2.0, 0.5, 4.0, 2.0, 1.5, 0.0]]]), box_label=torch.tensor([[0]]))
-    config = tiny_config("student.box_weight=1.0")
-    maps = perfect_maps(config, batch)[0]
-    part(maps.regression, "offset")[:, 0] += 1 / 0.8
-    maps.regression[:, 12] = np.log(0.6 / 0.4)
-    leaf = maps.regression.clone().requires_grad_()
-    loss = CenterCriterion(config, same_on_all_ranks)([TaskMaps(maps.heatmap, maps.cells, leaf)], batch)["quality"]
-    assert loss.item() == pytest.approx(-QUALITY_WEIGHT * (0.6 * np.log(0.6) + 0.4 * np.log(0.4)), rel=1e-5)
-    loss.backward()
-    assert leaf.grad is not None and leaf.grad.abs().max() < 1e-6
 
 
 def test_heatmap_weights_by_hand() -> None:
@@ -294,7 +275,7 @@ def test_label_weights_by_hand() -> None:
     criterion, maps = CenterCriterion(config, same_on_all_ranks), perfect_maps(config, batch)[0]
     assert criterion.label_weights(batch).tolist() == [[2, 0.125, 0.5]]
     cells, index = maps.cells, batch.objects((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)))[1]
-    error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(13)[2]  # height, by object
+    error = torch.tensor([1.0, 10, 100])[index, None] * torch.eye(12)[2]  # height, by object
     wrong = [TaskMaps(maps.heatmap, cells, maps.regression + error)]
     # Three objects; the weights are not normalized away.
     assert criterion(wrong, batch)["box"].item() == pytest.approx((2 * 1 + 0.125 * 10 + 0.5 * 100) / 3, rel=1e-5)

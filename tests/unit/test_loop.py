@@ -302,7 +302,7 @@ def test_what_a_student_logs_of_its_features(world: World, tmp_path: Path) -> No
     strong = torch.stack([torch.tensor([[[0.0, 2.0]], [[7.0, 7.0]]]), torch.tensor([[[2.0, 0.0]], [[7.0, 7.0]]])])
     assert watch_features(StudentOutput([], strong.requires_grad_(), None)) == {"feature_std": torch.tensor(0.5)}
     logged = run_locally("student", world.run.config, world.records, tmp_path / "student", 1).history[0][1]
-    terms = {key: logged[key] for key in ("heatmap", "box", "direction", "quality", "guidance")}
+    terms = {key: logged[key] for key in ("heatmap", "box", "direction", "guidance")}
     assert logged["feature_std"] > 0.1 and logged["loss"] == pytest.approx(sum(terms.values()), rel=1e-5)
     shares = {f"share_{key}": value / logged["loss"] for key, value in terms.items()}
     assert {k: v for k, v in logged.items() if k.startswith("share_")} == pytest.approx(shares, rel=1e-5)
