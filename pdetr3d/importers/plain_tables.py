@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pdetr3d.data.csv_rows import read_csv
 from pdetr3d.geometry.regions import polygon_problem
 from pdetr3d.schema import DataError
 
@@ -123,13 +123,11 @@ def read_rows(
     return found, files[0]
 
 
-def _read(file: Path) -> tuple[list[Row], list[str]]:
+def _read(file: Path) -> tuple[Sequence[Row], list[str]]:
+    if file.suffix == ".csv":
+        return read_csv(file, str(file))
     try:
-        if file.suffix == ".parquet":
-            table = pq.read_table(file)
-            return table.to_pylist(), table.column_names
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            return list(reader), list(reader.fieldnames or ())
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        table = pq.read_table(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{file}: cannot be read ({error}); write it again") from error
+    return table.to_pylist(), table.column_names

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.csv_rows import read_csv
 from pdetr3d.schema import DataError
 
 COLUMNS = ("sample", "scene", "timestamp_us")  # and split, optional
@@ -32,15 +32,7 @@ def read_scenes(file: Path, names: Sequence[str]) -> dict[str, SceneRow]:
     Raises:
         DataError: naming file, lines and values, all at once.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"--scenes {file}: cannot be read as CSV ({error})") from error
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise DataError(f"--scenes {file}: column(s) {missing} missing, has {columns}; needed: {', '.join(COLUMNS)}")
+    rows, _ = read_csv(file, f"--scenes {file}", COLUMNS)
     known, found, line_of = set(names), dict[str, SceneRow](), dict[str, int]()
     times: dict[tuple[str, str], int] = {}
     split_of: dict[str, tuple[int, str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.data.csv_rows import read_csv
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import DataError, SweepRecord
 
@@ -36,15 +36,7 @@ def read_poses(file: Path) -> list[Posed]:
     Raises:
         DataError: when it cannot be read or lacks a column; with every bad row (from 1) in one message.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), set(reader.fieldnames or ())
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"--poses {file}: cannot be read as CSV ({error})") from error
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise DataError(f"--poses {file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}")
+    rows, _ = read_csv(file, f"--poses {file}", COLUMNS)
     posed, problems, seen = [], list[str](), dict[tuple[str, int] | Path, int]()
     for number, row in enumerate(rows, start=1):
         try:

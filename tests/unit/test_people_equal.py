@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
+from pdetr3d.data.crops import CropLoader, Crops, crops_of
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
 from pdetr3d.data.nuscenes import build_index
@@ -68,6 +70,18 @@ def _same_batches(kind: str, mine: World, other: World, a: list[SampleRecord], b
             assert array.tobytes() == arrays[1][name].tobytes(), name
 
 
+def _same_crops(mine: World, other: World) -> None:
+    """What the crop branch learns from: cut out, and drawn in two passes."""
+    cut = [crops_of(world.boxed, world.run.config.data, world.prior_size_m, cameras=True) for world in (mine, other)]
+    assert len(cut[0]) == len(cut[1]) > 10
+    for field in dataclasses.fields(Crops):
+        np.testing.assert_array_equal(getattr(cut[0], field.name), getattr(cut[1], field.name), err_msg=field.name)
+    for number in range(2):
+        arrays = [CropLoader(crops, seed=4)(range(len(crops)), [number] * len(crops)) for crops in cut]
+        for name, array in arrays[0].items():
+            assert array.tobytes() == arrays[1][name].tobytes(), name
+
+
 def _trained(kind: str, world: World, records: list[SampleRecord], folder: Path) -> dict[str, torch.Tensor]:
     run_locally(kind, world.run.config, records, folder, 2)
     return weights(folder / "step_0000002" / "checkpoint.pt")
@@ -95,6 +109,7 @@ def test_every_stage_is_the_same_bit_by_bit(worlds: tuple[World, World], tmp_pat
     assert all(len(first.data.index.annotations(token).token) > 0 for token in point)
     np.testing.assert_array_equal(first.prior_size_m, second.prior_size_m)
     _same_records(list(first.records), list(second.records))
+    _same_crops(first, second)
     _same_batches("teacher", first, second, first.boxed, second.boxed)
     teachers = [_trained("teacher", w, w.boxed, tmp_path / f"teacher{i}") for i, w in enumerate(worlds)]
     assert all(torch.equal(value, teachers[1][name]) for name, value in teachers[0].items())

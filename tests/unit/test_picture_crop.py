@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.crops import CropLoader, Crops, crops_of
+from pdetr3d.data.crops import WINDOW_PX, CropLoader, Crops, crops_of, cut_window
 from pdetr3d.data.load import load_sample
 from pdetr3d.geometry.crops import SIDE_FACTOR
 from pdetr3d.models.box_code import viewing_direction
@@ -89,6 +90,37 @@ def test_the_view_is_the_valid_one_whose_middle_is_nearest() -> None:
     assert view[0, :2].tolist() == [1, 0] and seen[0].tolist() == [True, True, False]
     view, seen = best_view(views, torch.tensor([[True, False]]), click, (200, 100))
     assert view[0, 0] == 0 and seen[0].tolist() == [True, True, False]
+
+
+def test_windows_are_cut_from_the_view_that_pictures_are_taken_of(world) -> None:  # noqa: ANN001
+    """cut_window (NumPy) and best_view (torch) choose alike: cameras anywhere, some of them not valid."""
+    rng, (width, height) = np.random.default_rng(3), (200, 100)
+    images = np.tile(np.arange(1, 7, dtype=np.uint8)[:, None, None, None] * 40, (1, height, width, 3))
+    whole, chosen = load_sample(world.boxed[0], world.run.config.data, cameras=False), list[int]()
+    for _ in range(40):
+        turned = rng.uniform(-np.pi, np.pi, 6)
+        views = np.stack([FORWARD.double().numpy() @ _turn(angle) for angle in turned])
+        views[:, :3, 3] += rng.normal(size=(6, 3)) * [60, 30, 0.5]  # each stands somewhere else
+        valid = rng.random(6) < 0.8
+        sample = dataclasses.replace(whole, images=images, lidar2img=views, camera_valid=valid)
+        for click in rng.uniform((-30, -30, -3), (30, 30, 3), (20, 3)):
+            view, seen = best_view(
+                torch.tensor(views)[None], torch.tensor(valid)[None], torch.tensor(click)[None, None], (width, height)
+            )
+            window, _, found = cut_window(sample, click, 1.0)
+            assert found == bool(seen)
+            if found:  # the place is in the window's middle, but for a pixel of rounding
+                middle = window[WINDOW_PX // 2 - 1 : WINDOW_PX // 2 + 1, WINDOW_PX // 2 - 1 : WINDOW_PX // 2 + 1]
+                assert middle.max() == images[int(view), 0, 0, 0]
+            chosen.append(int(view) if found else -1)
+    assert set(chosen) == {-1, 0, 1, 2, 3, 4, 5}
+
+
+def _turn(angle: float) -> np.ndarray:
+    """(4, 4): the frame turned by an angle round z."""
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    return turn
 
 
 def test_a_window_is_an_image_of_its_own(world, crops: Crops) -> None:  # noqa: ANN001
