@@ -192,7 +192,7 @@ def read_classes(value: str, key: str = KEY) -> ClassList:
 @lru_cache(maxsize=64)
 def _parse(text: str, source: str) -> ClassList:
     try:
-        entries = yaml.load(text, Loader=_Loader)
+        entries = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise DataError(f"{source}: is no YAML ({' '.join(str(error).split())}); {EXAMPLE}") from error
     if not isinstance(entries, dict) or not entries:

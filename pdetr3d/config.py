@@ -15,7 +15,16 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from pdetr3d.class_list import ClassList, close_to
-from pdetr3d.config_models import ONE_TASK, TEN_TASKS, ModelConfig, StudentConfig, TeacherConfig, sigma_m
+from pdetr3d.config_models import (
+    ONE_TASK,
+    RARE_SAMPLING,
+    TEN_SAMPLING,
+    TEN_TASKS,
+    ModelConfig,
+    StudentConfig,
+    TeacherConfig,
+    sigma_m,
+)
 from pdetr3d.config_sections import (
     OF_MANIFEST,
     CorruptionConfig,
@@ -121,7 +130,7 @@ class Config(Section):
                 f"student.tasks {student.tasks} must hold each class index 0..{len(names) - 1} exactly once, {order}; "
                 "student.tasks=[] makes a head for each group of classes"
             )
-        if len(student.gt_sampling) not in (0, len(names)):
+        if len(self.gt_sampling) not in (0, len(names)):
             raise ValueError(
                 f"student.gt_sampling {student.gt_sampling} must hold {len(names)} counts, one for each class {order}, "
                 "or be [] for off"
@@ -143,6 +152,12 @@ class Config(Section):
         """Labels of the classes of each of the student's heads."""
         tasks = self.student.tasks
         return self.classes.tasks if not tasks or (self.classes.own and tasks in (TEN_TASKS, ONE_TASK)) else tasks
+
+    @property
+    def gt_sampling(self) -> tuple[int, ...]:
+        """Objects per sample and class up to which GT sampling pastes; () where it is off."""
+        counts = self.student.gt_sampling
+        return () if self.classes.own and counts in (TEN_SAMPLING, RARE_SAMPLING) else counts
 
     @property
     def box_slots(self) -> int:

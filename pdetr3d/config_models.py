@@ -13,6 +13,9 @@ from pdetr3d.config_sections import Meters, OptimConfig, Positive, Section
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 TEN_TASKS = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))  # CenterPoint's heads for nuScenes' ten classes
 ONE_TASK = (tuple(range(10)),)  # a head for all ten
+# Objects per sample and class up to which GT sampling pastes: method.md 2.9, and for a small world's rare classes.
+TEN_SAMPLING = (2, 3, 7, 4, 6, 2, 6, 6, 2, 2)
+RARE_SAMPLING = (0, 4, 3, 4, 4, 4, 5, 5, 0, 4)
 SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
 
 
@@ -225,7 +228,8 @@ class StudentConfig(Section):
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off.
+    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off. With
+    # own classes (data.classes) what the presets say of the ten (TEN_SAMPLING, RARE_SAMPLING) is off, too.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
     gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too

@@ -18,7 +18,7 @@ from pdetr3d.config import (
     TeacherConfig,
     override,
 )
-from pdetr3d.config_models import ONE_TASK
+from pdetr3d.config_models import ONE_TASK, RARE_SAMPLING, TEN_SAMPLING
 from pdetr3d.schema import DataError
 
 # The image branch of method.md 2.4 and 2.9: stem and first stage fixed, all its norms, a tenth of the learning rate.
@@ -31,16 +31,13 @@ CAMERA_TEACHER = TeacherConfig(
     optim=OptimConfig(lr=2e-4, batch_size=8, lr_multipliers=(("images.backbone", 0.1),)),
 )
 
-# Objects per sample and class up to which GT sampling pastes (method.md 2.9), in the order of CLASSES.
-GT_SAMPLING = (2, 3, 7, 4, 6, 2, 6, 6, 2, 2)
-
 # Full size, 8 GPUs: the defaults of config.py are method.md's (2.3-2.9, 5.1, 5.7).
 NUSCENES_PILLAR = Config(
     preset="nuscenes-pillar",
     # nuScenes has no split to choose checkpoints on: two of val's 150 scenes do it. None of val is trained on.
     data=DataConfig(select_split="mini_val"),
     teacher=CAMERA_TEACHER,
-    student=StudentConfig(cbgs=True, gt_sampling=GT_SAMPLING),
+    student=StudentConfig(cbgs=True, gt_sampling=TEN_SAMPLING),
     # One cycle, peak at 40 %. 20 passes over what CBGS makes of the 28,130 samples, about 123,600 (method.md 5.7).
     optim=OptimConfig(epochs=88.0, warmup_share=0.4, checkpoints=10),
     scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
@@ -53,7 +50,7 @@ NUSCENES_VOXEL = NUSCENES_PILLAR.model_copy(
         "model": ModelConfig(
             lidar="voxel", backbone_channels=(128, 256), backbone_layers=(5, 5), backbone_strides=(1, 2)
         ),
-        "student": StudentConfig(cbgs=True, gt_sampling=GT_SAMPLING, neck_channels=(256, 256), neck_strides=(1, 2)),
+        "student": StudentConfig(cbgs=True, gt_sampling=TEN_SAMPLING, neck_channels=(256, 256), neck_strides=(1, 2)),
     }
 )
 
@@ -115,7 +112,7 @@ QUICKSTART = Config(
             "neck_channels": (32, 32, 32),
             "head_channels": 48,
             # Of rare classes, so that a step of two samples sees some of each.
-            "gt_sampling": (0, 4, 3, 4, 4, 4, 5, 5, 0, 4),
+            "gt_sampling": RARE_SAMPLING,
             "gt_sampling_pseudo_score": 0.6,
         }
     ),

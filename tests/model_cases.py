@@ -16,6 +16,7 @@ TINY = [
     "model.pillar_m=0.8",
     "model.backbone_strides=[1,2,2]",
     "model.pillar_channels=8",
+    "model.pillar_points=20",
     "model.backbone_channels=[8,8,16]",
     "model.backbone_layers=[0,0,1]",
     "model.norm=group",
@@ -26,8 +27,11 @@ TINY = [
     "student.neck_channels=[8,8,8]",
     "student.head_channels=8",
     "student.regression_reach=0",
+    "student.gt_sampling=[]",
+    "student.gt_sampling_pseudo_score=0",
     "teacher.decoder_layers=1",
     "teacher.crop_optim.epochs=2",
+    "optim.lr=0.006",
     "scaling.workers=1",
     "scaling.inference_workers=1",
     "scaling.concurrent_stages=1",
@@ -48,7 +52,7 @@ FUSIONS = {fusion: [f"teacher.fusion={fusion}"] for fusion in ("none", "concat",
 
 
 def tiny_config(*overrides: str) -> Config:
-    """The quickstart preset, shrunk to 32 x 32 cells, group norm, no dropout."""
+    """The quickstart preset, shrunk to 32 x 32 cells, group norm, no dropout, no GT sampling."""
     return presets.load("quickstart", [*TINY, *overrides])
 
 

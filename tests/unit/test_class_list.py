@@ -83,6 +83,11 @@ def test_a_config_keeps_the_content_and_follows_it(tmp_path: Path) -> None:
     file.unlink()
     assert config.classes == read_classes(SEVEN) and config.tasks == read_classes(SEVEN).tasks
     assert Config.from_json(config.to_json()) == config
+    # The presets' counts of the ten are not of these seven.
+    preset = presets.load("quickstart", [f"data.classes={SEVEN}"])
+    assert preset.student.gt_sampling == presets.QUICKSTART.gt_sampling != () and preset.gt_sampling == ()
+    own_counts = tiny_config(f"data.classes={SEVEN}", "student.gt_sampling=[1,1,1,1,1,1,1]")
+    assert own_counts.gt_sampling == (1,) * 7
     criterion = CenterCriterion(config, same_on_all_ranks)
     assert (criterion.undirected, criterion.round) == ((5, 6), (6,))
     ten = CenterCriterion(tiny_config(), same_on_all_ranks)

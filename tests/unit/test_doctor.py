@@ -291,7 +291,7 @@ def test_an_unstable_student(
     (sick.path / "mlflow_run.json").unlink()
     sick.write_curves("student_ours", store, status, loss=curve)
     result = complaint(sick, "losses")
-    assert result.evidence == (seen,) and "`optim.lr` (now 0.006)" in result.advice[0]
+    assert result.evidence == (seen,) and "`optim.lr` (now 0.008)" in result.advice[0]
 
 
 def test_an_unstable_teacher_is_told_its_own_keys(sick: PlantedRun, store: Path) -> None:

@@ -70,7 +70,7 @@ def test_radii_are_the_roots_of_centerpoints_squared_ones() -> None:
     squared = {(0,): 4, (1, 2): 12, (3, 4): 10, (5,): 1, (6, 7): 0.85, (8, 9): 0.175}
     for classes, value in squared.items():
         assert RADIUS[list(classes)] ** 2 == pytest.approx(value, rel=0.01)
-    with pytest.raises(DataError, match=r"student.circle_radius_m .* has 2 radii; it needs ten"):
+    with pytest.raises(DataError, match=r"student.circle_radius_m .* has 2 radii; it needs 10"):
         tiny_config("student.circle_radius_m=[1,2]")
 
 
