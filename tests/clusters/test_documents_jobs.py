@@ -7,6 +7,7 @@ before ``make quickstart`` on the same run directory, which finds their stages f
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -46,7 +47,11 @@ def command(start: str) -> list[str]:
     """The words of the one command in the documents that begins so; of a make target, those of its recipe."""
     (line,) = [line for line in in_blocks() if line.startswith(start)]
     if line.startswith("make "):
-        told = subprocess.run(["make", "-n", line.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True)
+        # Without what the make that runs these tests was given (ARGS).
+        clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
+        told = subprocess.run(
+            ["make", "-n", line.split()[1]], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
+        )
         (recipe,) = [text for text in told.stdout.splitlines() if " -m ray_jobs." in text]
         line = "python " + recipe.split(maxsplit=1)[1]
     return shlex.split(line)
