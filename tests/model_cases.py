@@ -31,7 +31,6 @@ TINY = [
     "student.gt_sampling_pseudo_score=0",
     "teacher.decoder_layers=1",
     "teacher.crop_optim.epochs=2",
-    "optim.lr=0.006",
     "scaling.workers=1",
     "scaling.inference_workers=1",
     "scaling.concurrent_stages=1",
