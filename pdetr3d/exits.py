@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
 
 INTERRUPTED_TEXT = "interrupted: nothing half-written is left; run the same command again to continue"
-GRACE_S = 2.5  # what a terminated command may take to end by itself
+GRACE_S = 2.0  # what a terminated command may take to end by itself: Ray ends a stopped job after three seconds
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
