@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +222,23 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 callbacks=[Progress(folder, space)],
             ),
         )
-    trials = tuner.fit()
+    with keeping_interrupts():
+        trials = tuner.fit()
     spent = note_stopped(folder, space, budget)
     if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune says nothing of a Ctrl-C
         raise KeyboardInterrupt
     return trials.num_errors
+
+
+@contextmanager
+def keeping_interrupts() -> Iterator[None]:
+    """Tune catches Ctrl-C for a search and leaves its handler behind: afterwards the handler of before is back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Python allows no other; nor did Tune set it there
+            signal.signal(signal.SIGINT, before)
 
 
 def parameters(space: SearchSpace) -> dict[str, Any]:

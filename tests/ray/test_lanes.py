@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -77,3 +79,9 @@ def test_ctrl_c_is_a_keyboard_interrupt_once_all_lanes_ended(shut_down: threadin
     with pytest.raises(KeyboardInterrupt):
         run_lanes([partial(until_shut_down, shut_down, ended)] * 2, at_once=2)
     assert ended == ["stopped", "stopped"]
+
+
+def test_a_lane_that_goes_on_after_ray_was_shut_down_starts_no_other_ray() -> None:
+    code = "import ray_jobs.lanes, ray; ray.put(1)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "Ray has not been started yet" in ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +49,9 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
     one = {"optim.lr": Domain(values=(1e-3,))}
     space = SearchSpace(name="s", question="?", trains=("ours",), metric="mAP", seeds=(3, 4), space=one, asha=asha)
     job: Any = SimpleNamespace(sweep=SimpleNamespace(path=tmp_path, base=load("quickstart")), space=space)
+    ctrl_c = signal.getsignal(signal.SIGINT)
     failed = sweep.search(job, 1, budget)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c  # Tune would keep it, and the first Ctrl-C afterwards be lost
     ran = [file.read_text().split() for file in tmp_path.glob("trials/*/process")]
     assert failed == 0 and sorted(seed for _, seed in ran) == ["3", "4"]
     assert len({process for process, _ in ran}) == processes
