@@ -1,0 +1,32 @@
+"""The quickstart's figures in README.md and docs/results.md are those of results/quickstart.json, to the letter."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = runpy.run_path(str(ROOT / "tools" / "quickstart_results.py"))
+FOUND = json.loads((ROOT / "results" / "quickstart.json").read_text())
+
+
+@pytest.mark.parametrize("path", TOOL["DOCUMENTS"].values(), ids=lambda path: path.name)
+def test_a_document_says_what_the_json_says(path: Path) -> None:
+    assert path.read_text() == TOOL["documents"](FOUND)[path], "run python tools/quickstart_results.py"
+
+
+def test_a_score_that_somebody_types_is_seen() -> None:
+    full = FOUND["arms"]["full"]
+    row = f"| (c) boxes everywhere | {full['mAP']:.3f} | {full['NDS']:.3f} | {full['SPNDS']:.3f} |"
+    assert row in (ROOT / "README.md").read_text()
+
+
+def test_a_document_without_its_marks_is_refused() -> None:
+    assert TOOL["put"]("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n", "x", "new") == (
+        "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
+    )
+    with pytest.raises(SystemExit, match="0 pairs of marks named x"):
+        TOOL["put"]("nothing\n", "x", "new")

@@ -1,0 +1,175 @@
+"""The quickstart's figures in README.md and docs/results.md: from a run to ``results/quickstart.json`` to the tables.
+
+python tools/quickstart_results.py [RUN [NOTE]]
+
+With RUN (``make quickstart`` makes ``runs/quickstart``; its code must be committed): first writes the JSON of it, with
+NOTE, a sentence about the circumstances. Then it writes the text between the marks ``<!-- quickstart... -->`` of both
+documents from the JSON. No figure there is typed: ``tests/contract/test_quickstart_results.py`` compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "results" / "quickstart.json"
+DOCUMENTS = {"quickstart": ROOT / "README.md", "quickstart-details": ROOT / "docs" / "results.md"}
+ARMS = {
+    "boxes_only": "(a) 5 % of the boxes alone",
+    "ours": "(b) ours: 5 % of the boxes, and clicks",
+    "full": "(c) boxes everywhere",
+}
+LABELS = {
+    "class_mean": "class-mean box at the click",
+    "class_mean_pca": "the same along nearby LiDAR points (PCA)",
+    "teacher": "teacher",
+}
+SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
+ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
+PARTS = {
+    "true_yaw": "the true yaw",
+    "true_center": "the true center",
+    "true_size": "the true size",
+}
+
+
+def collect(run: Path, note: str = "") -> dict[str, Any]:
+    """What the tables need of a run directory's ``report.json``; the commit is this checkout's."""
+    report = json.loads((run / "report.json").read_text())
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    labels = report["pseudo_labels"]
+    return {
+        "command": "make quickstart",
+        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "seed": report["config"]["run.seed"],
+        "note": note,
+        "seconds": report["phases_s"],
+        "arms": {arm: {name: report["arms"][arm][name] for name in ("per_class", "by_group", *SCORES)} for arm in ARMS},
+        "ratios": report["ratios"],
+        "pseudo_labels": {
+            "clicks": labels["clicks"],
+            "teacher": {k: v for k, v in labels.items() if k not in (*LABELS, "clicks", "accepted")},
+            **{floor: labels[floor] for floor in ("class_mean", "class_mean_pca")},
+        },
+    }
+
+
+def headline(found: dict[str, Any]) -> str:
+    """README's two tables."""
+    where = f"`{found['command']}`, one seed, 2 CPU cores, commit {found['commit'][:7]}"
+    labels = found["pseudo_labels"]
+    students = [
+        [name, *(number(found["arms"][arm][s]) for s in SCORES), number(found["arms"][arm]["per_class"]["car"]["AP"])]
+        for arm, name in ARMS.items()
+    ]
+    boxes = [
+        [
+            name,
+            *(number(part["bev_iou"]) for part in (labels[key], *(labels[key]["by_distance"][b] for b in BINS))),
+            *(number(labels[key][error], digits) for error, digits in ERRORS.items()),
+        ]
+        for key, name in LABELS.items()
+    ]
+    return "\n".join(
+        [
+            f"Students ({where}):",
+            "",
+            *table(["labels of the student", *SCORES, "car AP"], students),
+            "",
+            f"Pseudo labels: boxes at the {labels['clicks']} clicks "
+            "(the same run; [what the columns mean](docs/results.md#the-quickstart)):",
+            "",
+            *table(
+                [
+                    *("mean BEV IoU", "all", *(f"{b} m" for b in BINS)),
+                    *("center [m]", "size", "yaw [rad]", "axis [rad]", "turned"),
+                ],
+                boxes,
+            ),
+        ]
+    )
+
+
+def details(found: dict[str, Any]) -> str:
+    """The quickstart's section of docs/results.md."""
+    teacher, full = found["pseudo_labels"]["teacher"], found["arms"]["full"]
+    ratios = [
+        [name, *(number(found["ratios"][key][s]) for s in ("mAP", "SPNDS"))]
+        for key, name in {"ours_to_full": "(b) / (c)", "ours_to_boxes_only": "(b) / (a)"}.items()
+    ]
+    oracles = ", ".join(f"with {name} {teacher['oracles'][key]:.3f}" for key, name in PARTS.items())
+    classes = [
+        [
+            name,
+            str(teacher["per_class"][name]["n"]),
+            *(number(teacher["per_class"][name][q], 2) for q in ("bev_iou", "yaw_error_rad", "reversed")),
+            *(number(found["arms"][arm]["per_class"][name]["AP"]) for arm in ARMS),
+        ]
+        for name in full["per_class"]
+    ]
+    seconds = found["seconds"]
+    return "\n".join(
+        [
+            f"One run of `{found['command']}` at commit {found['commit'][:7]}, seed {found['seed']}, on 2 CPU cores. "
+            f"It took {sum(seconds.values()) / 60:.1f} minutes: "
+            + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+            + f". {found['note']}".rstrip(),
+            "",
+            *table(["ratio of the students' scores", "mAP", "SPNDS"], ratios),
+            "",
+            f"The teacher's boxes have a mean BEV IoU of {teacher['bev_iou']:.3f}. If one part of each box were true, "
+            f"it would be: {oracles}. The scores of the boxes have an ECE of {teacher['calibration']['ece']:.3f} and a "
+            f"rank correlation of {teacher['calibration']['rank_correlation']:.2f} with the IoU that the boxes reach.",
+            "",
+            *table(
+                [
+                    *("class", "clicks", "teacher's BEV IoU", "yaw [rad]", "turned"),
+                    *("AP of (a)", "AP of (b)", "AP of (c)"),
+                ],
+                classes,
+            ),
+        ]
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A cell; a dash where there is nothing to measure, as the heading of a cone."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def put(text: str, name: str, block: str) -> str:
+    """A document with ``block`` between its marks ``<!-- NAME: begin ... -->`` and ``<!-- NAME: end -->``."""
+    pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
+    new, times = re.subn(pattern, lambda marks: f"{marks[1]}{block}\n{marks[2]}", text, flags=re.DOTALL)
+    if times != 1:
+        raise SystemExit(f"{times} pairs of marks named {name} in the document, where there must be one")
+    return new
+
+
+def documents(found: dict[str, Any]) -> dict[Path, str]:
+    """The documents as they must be."""
+    blocks = {"quickstart": headline(found), "quickstart-details": details(found)}
+    return {path: put(path.read_text(), name, blocks[name]) for name, path in DOCUMENTS.items()}
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    if arguments:
+        FILE.write_text(json.dumps(collect(Path(arguments[0]), *arguments[1:]), indent=1) + "\n")
+    for path, text in documents(json.loads(FILE.read_text())).items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
