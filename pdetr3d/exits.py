@@ -6,6 +6,7 @@ program, and shows its traceback. SIGTERM ends a command as Ctrl-C does, within 
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pdetr3d.errors import DataError
 
@@ -30,7 +31,6 @@ GRACE_S = 2.0  # what a terminated command may take to end by itself: Ray ends a
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
-_before: list[tuple[Any, float]] = []  # handler of SIGALRM and seconds to it, before ``_end_by_alarm``
 
 # What a person can do about an error of the operating system. Others (a broken pipe, a bad file descriptor) are none
 # that the input is to blame for.
@@ -77,12 +77,12 @@ def guarded(main: Callable[[], object]) -> int:
     try:
         main()
         return DONE
-    except SystemExit as stop:
-        return _code(stop)
-    except KeyboardInterrupt:
-        if _overdue:
-            _end_by_alarm()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not _overdue:
+            return _code(stop)
         print(INTERRUPTED_TEXT, file=sys.stderr)
+        if _overdue:
+            _leave()
         return INTERRUPTED
     except Exception as error:
         message = explain(error)
@@ -114,18 +114,17 @@ def stop_like_ctrl_c() -> None:
         signal.signal(signal.SIGTERM, interrupt)
 
 
-def _end_by_alarm() -> None:
-    """No thread of Python runs once the interpreter takes itself down, and that may take long: the kernel ends it."""
-    _before.append((signal.signal(signal.SIGALRM, signal.SIG_DFL), signal.getitimer(signal.ITIMER_REAL)[0]))
-    signal.setitimer(signal.ITIMER_REAL, GRACE_S + LAST_S)
+def _leave() -> None:
+    """End a terminated process as Python does, but while the timer of ``stop_like_ctrl_c`` can cut it short: once the
+    interpreter takes itself down, no thread runs, and that may take long."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def stand_down() -> None:
     """The process that was terminated goes on after all: only tests do."""
-    while _before:
-        handler, seconds = _before.pop()
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
     while _overdue:
         _overdue.pop().cancel()
 

@@ -159,7 +159,7 @@ def ctrl_c_training(chaos: Chaos, place: Path) -> Outcome:
 def second_driver(chaos: Chaos, place: Path) -> Outcome:
     """Another driver on the same run directory is refused within seconds; the first one is not disturbed."""
     job = chaos.job(place)
-    job.wait_for(lambda: bool(job.steps()))
+    job.wait_for(lambda: (job.run_dir / "data").exists())  # its Ray and its workers start meanwhile, which takes longer
     other = chaos.job(place)
     code, refused_s = other.finish(), time.monotonic() - other.began
     if code != BAD_INPUT or f"is in use by process {job.process.pid} of" not in other.text():
