@@ -20,8 +20,9 @@ from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.address import check_address
 from ray_jobs.arms import check_arms
-from ray_jobs.console import attach, console, current
+from ray_jobs.console import Console, attach, console, current
 from ray_jobs.phases import PHASES, lines
+from ray_jobs.refused import refusable, worked_on
 from ray_jobs.stages import EXPERIMENT, Stages
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
@@ -54,21 +55,25 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     args = parser.parse_intermixed_args(arguments)  # key=value before and after options
     config = load(args.preset, args.overrides)
     check_address(ray_address())
-    run = RunDir(args.run_dir or Path("runs") / config.preset, config, fresh=args.fresh)
-    if args.fresh:
-        print(f"run directory: {run.path}", flush=True)
+    with refusable(args.run_dir or Path("runs") / config.preset, args.fresh, unless=worked_on) as folder:
+        if args.fresh:
+            print(f"run directory: {folder.resolve()}", flush=True)
+        with closing(RunDir(folder, config, fresh=args.fresh)) as run, console(run.path, args.verbose) as said:
+            _job(body, run, said)
+
+
+def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
+    """The job in its run directory. No MLflow run is begun before the input is accepted."""
     last_acts.append(partial(end_runs, run.path))
+    config = run.config
+    with PHASES.of("data"):
+        stages = Stages(run)
+    if config.run.arms == ("full",):
+        check_arms(config.run.arms, stages.data, config)
     name = f"{config.run.name or config.preset} {run.digest}"
-    with (
-        closing(run),
-        console(run.path, args.verbose) as said,
-        Tracker.start(run.path, EXPERIMENT, name, run.config.flat(), {"run": run.digest}) as parent,
-    ):
-        log_provenance(parent, run.config.to_json())
-        with PHASES.of("data"):
-            stages = Stages(run, parent)
-        if run.config.run.arms == ("full",):
-            check_arms(run.config.run.arms, stages.data, run.config)
+    with Tracker.start(run.path, EXPERIMENT, name, config.flat(), {"run": run.digest}) as parent:
+        log_provenance(parent, config.to_json())
+        stages.track(parent)
         init_ray(config.scaling.use_gpu)
         PHASES.started()
         body(stages)

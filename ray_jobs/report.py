@@ -12,6 +12,7 @@ from rich.table import Table
 from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.phases import PHASES
 from ray_jobs.stages import Stages
+from ray_jobs.tracked import seen_objects
 
 KINDS = ("vehicles", "people_moving", "people_standing", "cycles", "barriers", "cones")
 KIND_FIGURES = ("n_gt", "matched", "mAP", "ASE", "AOE", "yaw_error_rad", "axis_error_rad", "reversed")
@@ -63,7 +64,10 @@ def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]
 
 
 def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float | None]] | None = None) -> None:
-    """Table of the arms' scores on the val split, and the ratios."""
+    """Table of the arms' scores on the val split, and the ratios; one line where that split has no object."""
+    if not any(seen_objects(metrics) for metrics in arms.values()):
+        print(f"devkit scores of {', '.join(arms)} on the val split: unknown, since no object there is in the tables")
+        return
     first = next((name for metrics in arms.values() for name in metrics["per_class"]), "car")
     table = Table("arm", *HEADLINE, f"{first} AP", title="devkit scores on the val split", box=None)
     for arm, metrics in arms.items():

@@ -59,10 +59,10 @@ def evaluate(stages: Stages, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _choose(stages: Stages, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
-    """Per arm the checkpoint of the best SPNDS on the select split (the last one without split or choice), and the
-    reports of all there, by file name."""
+    """Per arm the checkpoint of the best SPNDS on the select split (the last one without choice, or without objects
+    there), and the reports of all there, by file name."""
     split, every = stages.config.data.select_split, [file for mine in files.values() for file in mine]
-    if not split or len(every) == len(files):
+    if not split or len(every) == len(files) or not annotated(stages.data.index, split).any():
         return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
     scores = dict(zip(every, _score(stages, every, split), strict=True))
     chosen = [max(mine, key=lambda file: scores[file]["SPNDS"]) for mine in files.values()]

@@ -32,10 +32,11 @@ from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.system import system_metrics
 from pdetr3d.training.build import check_models
+from pdetr3d.training.label_source import typical_sizes
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
 from ray_jobs.arms import ARMS, check_arms
-from ray_jobs.console import say
+from ray_jobs.console import say, warn
 from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
 from ray_jobs.holdout import held_out, measure_holdout
@@ -66,7 +67,8 @@ class Stages:
     """Runs stages of one run directory in order, skipping finished ones.
 
     Args:
-        run: the run directory. parent: MLflow run that the stages' runs are nested in.
+        run: the run directory. parent: MLflow run that the stages' runs are nested in; None: ``track`` says it later,
+            so that no run is begun for input that is refused here.
         tracking_dir: where the MLflow store is; None: in the run directory. like: a run on the same dataset, see
             ``prepare``.
 
@@ -78,15 +80,16 @@ class Stages:
     def __init__(
         self,
         run: RunDir,
-        parent: Tracker,
+        parent: Tracker | None = None,
         tracking_dir: Path | None = None,
         like: RunDir | None = None,
     ) -> None:
-        self.run, self.parent, self.tracking_dir = run, parent, tracking_dir or run.path
+        self.run, self.parent, self.tracking_dir = run, Tracker("", "", None), tracking_dir or run.path
         self.config: Config = run.config
         self.observe: Callable[[str, int, dict[str, Any]], None] | None = None
         self.data: Data = prepare(run, like)
-        left_out(self)
+        if parent is not None:
+            self.track(parent)
         self.records = self.kept(training_records(self.data.index, self.data.manifest))
         if not self.records.boxed.any():
             raise DataError(
@@ -96,8 +99,15 @@ class Stages:
         held_out(self.records, self.config.label)  # refused now, if it cannot be
         self.prior, self.absent_classes = prior_size_m(self.records, self.config.data, self.config.classes)
         check_models(self.config, self.prior)
+        if like is None and (told := typical_sizes(self.data.manifest, self.absent_classes, self.config.classes)):
+            warn(told)
         self.timing: dict[str, float] = {}
         self.locks: dict[str, Lock] = defaultdict(Lock)  # a stage that two lanes need is run once
+
+    def track(self, parent: Tracker) -> None:
+        """From now on stages' runs are nested in this MLflow run."""
+        self.parent = parent
+        left_out(self)
 
     def train(self, arms: Sequence[str]) -> None:
         """Teacher, pseudo labels and the students of ``arms``; ``scaling.concurrent_stages`` of them at once."""

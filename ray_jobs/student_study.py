@@ -18,12 +18,13 @@ from pdetr3d.training.run_dir import RunDir, write_json
 from ray_jobs.arms import check_arms
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
+from ray_jobs.refused import refusable
 from ray_jobs.scoring import evaluate
 from ray_jobs.stage_keys import labels_key
 from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.student_report import draw_students, print_students, summarize_students
 from ray_jobs.student_studies import STUDENT_STUDIES, Variant, folder_name, student_study, variant_config
-from ray_jobs.study_command import open_world, parse_words, parser, provenance
+from ray_jobs.study_command import open_world, parse_words, parser, provenance, study_folder
 
 Runs = dict[tuple[str, int], Stages]  # by folder and seed
 NEEDS_LABELS = "ours"
@@ -39,18 +40,21 @@ def run(arguments: list[str] | None = None) -> None:
     command.add_argument("--variant", action="append", metavar="NAME", help="only this one of the study; repeatable")
     args = parse_words(command, arguments)
     chosen = student_study(args.study, args.variant)
-    base, folder, overrides = open_world(args)
     names = {name: folder_name(args.preset, variant) for name, variant in chosen.items()}
-    with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
-        runs: Runs = {}
+    runs: Runs = {}
+    with refusable(study_folder(args)):
+        base, folder, overrides = open_world(args)
         for seed in args.seeds:
             for name, variant in chosen.items():
                 if (names[name], seed) not in runs:
                     config = variant_config(args.preset, overrides, variant, seed)
                     place = RunDir(folder / names[name] / f"seed{seed}", config)
                     first = next((stages.run for stages in runs.values()), None)
-                    runs[names[name], seed] = Stages(place, parent, folder, like=first)
+                    runs[names[name], seed] = Stages(place, None, folder, like=first)
                 check_arms([variant.arm], runs[names[name], seed].data, runs[names[name], seed].config)
+    with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
+        for stages in runs.values():
+            stages.track(parent)
         init_ray(base.scaling.use_gpu)
         wanted = {(name, seed): runs[names[name], seed] for seed in args.seeds for name in chosen}
         at_once = base.scaling.concurrent_stages

@@ -69,11 +69,16 @@ def open_world(args: argparse.Namespace, settings: Sequence[str] = ()) -> tuple[
     base, overrides = load(args.preset, [*settings, *args.overrides]), list(args.overrides)
     check_dataroot(base)
     check_address(ray_address())
-    folder = (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
+    folder = study_folder(args)
     if not base.data.dataroot:
         simulate(folder / "world", base.sim, base.data.version)
         overrides.append(f"data.dataroot={folder / 'world'}")
     return base, folder, overrides
+
+
+def study_folder(args: argparse.Namespace) -> Path:
+    """Where all of the study's or sweep's run directories lie."""
+    return (args.run_dir or Path("runs") / f"studies-{args.preset}").resolve()
 
 
 def provenance(args: argparse.Namespace, config_json: str) -> dict[str, Any]:

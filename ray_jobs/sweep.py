@@ -35,10 +35,11 @@ from pdetr3d.training.run_dir import RunDir, prepare, write_json
 from ray_jobs.arms import check_arms
 from ray_jobs.halving import Halving
 from ray_jobs.launch import init_ray
+from ray_jobs.refused import refusable
 from ray_jobs.shared_stages import BASE, SharedStages, SweepFolder
 from ray_jobs.space import SEED, SearchSpace, check_space, load_space, names
 from ray_jobs.stages import EXPERIMENT
-from ray_jobs.study_command import open_world, parse_words, parser, provenance
+from ray_jobs.study_command import open_world, parse_words, parser, provenance, study_folder
 from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.sweep_results import STATUS, collect, label_efficiency, print_sweep
 from ray_jobs.trial import Job, run_trial
@@ -74,19 +75,20 @@ def run(arguments: list[str] | None = None) -> None:
     space = changed(load_space(args.space), args)
     check_space(space, args.preset, args.overrides)
     args.run_dir = args.run_dir or Path("runs") / f"sweep-{space.name}-{args.preset}"
-    _, folder, overrides = open_world(args, space.settings)
-    base = check_space(space, args.preset, overrides)
-    asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
-    # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
-    begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
-    check_same(folder / ASKED, begun)
-    prepared = RunDir(folder / BASE, base)
+    with refusable(study_folder(args)):
+        _, folder, overrides = open_world(args, space.settings)
+        base = check_space(space, args.preset, overrides)
+        asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
+        # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
+        begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
+        check_same(folder / ASKED, begun)
+        prepared = RunDir(folder / BASE, base)
+        check_arms(space.arms, prepare(prepared), prepared.config)
     name = f"sweep {space.name}"
     with Tracker.start(
         folder, EXPERIMENT, name, base.flat(), {"sweep": folder.name, "question": space.question}
     ) as parent:
         log_provenance(parent, base.to_json())
-        check_arms(space.arms, prepare(prepared), prepared.config)
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
         init_ray(base.scaling.use_gpu, dashboard=True)
         concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())

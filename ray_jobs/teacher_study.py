@@ -30,9 +30,10 @@ from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
 from ray_jobs.quality import floors
+from ray_jobs.refused import refusable
 from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.studies import STUDIES, Study, study, variant_config
-from ray_jobs.study_command import open_world, parse_words, parser, provenance
+from ray_jobs.study_command import open_world, parse_words, parser, provenance, study_folder
 from ray_jobs.study_report import draw_study, print_study
 from ray_jobs.study_results import summarize
 from ray_jobs.tracked import step_of
@@ -59,16 +60,19 @@ def run(arguments: list[str] | None = None) -> None:
     """
     args = parse(arguments)
     chosen = study(args.study)
-    base, folder, overrides = open_world(args)
-    with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
-        runs: dict[tuple[str, int], Stages] = {}
+    runs: dict[tuple[str, int], Stages] = {}
+    with refusable(study_folder(args)):
+        base, folder, overrides = open_world(args)
         for seed in args.seeds:  # all variants of a seed first: a study cut short can be reported with fewer seeds
             for name, changes in chosen.variants.items():
                 config = variant_config(args.preset, overrides, changes, name, seed)
                 first = next((stages.run for stages in runs.values()), None)
-                runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), parent, folder, like=first)
+                runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), None, folder, like=first)
                 untrained(runs[name, seed])
         check_known(next(iter(runs.values())))
+    with Tracker.start(folder, EXPERIMENT, f"study {args.study}", base.flat(), {"study": args.study}) as parent:
+        for stages in runs.values():
+            stages.track(parent)
         init_ray(base.scaling.use_gpu)
         lanes = [
             partial(one_run, stages, chosen, args.clicks_from, args.final_from, with_floors=name == chosen.reference)

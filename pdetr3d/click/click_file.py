@@ -148,9 +148,9 @@ def only_annotator(file: Path) -> Iterator[None]:
         DataError: when another process holds it; names who and since when.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = (file.with_name(f".{file.name}.{ending}") for ending in ("lock", "annotator"))
+    holder = file.with_name(f".{file.name}.annotator")
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(_lock(file), timeout=0):
             since = time.strftime("%Y-%m-%d %H:%M")
             _replace(holder, f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}, since {since}")
             try:
@@ -163,3 +163,14 @@ def only_annotator(file: Path) -> Iterator[None]:
             f"--out {file}: is being clicked by {who}; two annotators cannot share a file: give each an --out of their "
             "own (and a split of their own), or wait until the other has ended"
         ) from error
+
+
+def refuse_second(file: Path) -> None:
+    """Raise what ``only_annotator`` raises, and write nothing where nobody has ever held the click file."""
+    if _lock(file).exists():
+        with only_annotator(file):
+            pass
+
+
+def _lock(file: Path) -> Path:
+    return file.with_name(f".{file.name}.lock")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import viser
 
-from pdetr3d.click.click_file import only_annotator
+from pdetr3d.click.click_file import only_annotator, refuse_second
 from pdetr3d.click.desk import Desk, Student, Teacher
 from pdetr3d.click.page import Page
 from pdetr3d.click.session import Session
@@ -20,8 +20,8 @@ from pdetr3d.schema import DataError
 MIN_TOKEN = 12  # characters
 
 
-def check_address(host: str, port: int, token: str) -> None:
-    """Refuse an address that others reach without a token, and a port that is taken.
+def check_address(host: str, token: str) -> None:
+    """Refuse an address that others reach without a token.
 
     Raises:
         DataError: names the address, what is allowed, and the fix.
@@ -34,16 +34,22 @@ def check_address(host: str, port: int, token: str) -> None:
         raise DataError(f"--host {host}: others can reach that address; set a --token that people must type, too")
     if token and len(token) < MIN_TOKEN:
         raise DataError(f"--token has {len(token)} characters, must have at least {MIN_TOKEN}")
-    if port:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise DataError(
-                    f"--host {host} --port {port}: {error.strerror}; choose another (0: any free)"
-                ) from error
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken; 0 takes any free one.
+
+    Raises:
+        DataError: names the address and the fix.
+    """
+    if not port:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DataError(f"--host {host} --port {port}: {error.strerror}; choose another (0: any free)") from error
 
 
 class Pages:
@@ -106,7 +112,9 @@ def serve(
     Raises:
         DataError: for an address that is refused, a file that another annotator has, a split without samples.
     """
-    check_address(host, port, token)
+    check_address(host, token)
+    refuse_second(out)  # a second annotator's port is mostly taken, too: by the first one
+    check_port(host, port)
     with only_annotator(out):
         session = Session(index, split, out)
         desk = Desk(session, sweeps, teacher, student)

@@ -120,7 +120,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         DataError: when the file is missing, of another kind, unreadable, or lacks a column.
     """
     if not file.is_file():
-        raise DataError(f"{file}: no such click file")
+        raise DataError(
+            f"{file}: no such click file; name a .csv, .json or .parquet of clicks (pdetr3d click --out makes one)"
+        )
     kind = file.suffix.lower()
     if kind not in (".csv", ".json", ".parquet"):
         raise DataError(f"{file}: click files are .csv, .json or .parquet, got {kind or 'no suffix'!r}")

@@ -131,11 +131,15 @@ def read_samples(index: Index, split: str, source: str, option: str) -> frozense
     if not file.is_file():
         if source not in index.splits:
             raise DataError(
-                f"{option} {source}: neither a file nor a split of {index.path}; splits: {', '.join(index.splits)}"
+                f"{option} {source}: neither a file nor a split of {index.path}; splits: {', '.join(index.splits)}; a "
+                "file has a sample token, scene token or scene name a line"
             )
         found = frozenset(tokens) & frozenset(index.tokens(source))
         if not found:
-            raise DataError(f"{option} {source}: that split shares no sample with {split!r}, which is labeled")
+            raise DataError(
+                f"{option} {source}: that split shares no sample with {split!r}, which is labeled; name a split that "
+                f"does, or a file of sample tokens, scene tokens or scene names of {split!r}"
+            )
         return found
     groups: dict[str, list[str]] = {token: [token] for token in tokens}
     for name in ("scene_token", "scene_name"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
 
+from pdetr3d.class_list import ClassList
 from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
@@ -129,6 +131,16 @@ def unknown_boxes(index: Index, manifest: LabelManifest, config: Config) -> int:
     told = ("unlabeled",) if config.label.source == "simulate" else ("unlabeled", "point")
     roles = manifest.samples["role"].to_pylist()
     return sum(role in told and not has for role, has in zip(roles, annotated(index, manifest.split), strict=True))
+
+
+def typical_sizes(manifest: LabelManifest, absent: Sequence[str], classes: ClassList) -> str:
+    """A warning that names the clicked ones of ``absent``, classes whose sizes nothing shows; "" for none."""
+    clicked = set(pc.unique(manifest.clicks["class"]).to_pylist())
+    sizes = {name: classes.fallback_size_m[classes.label_of[name]] for name in absent if name in clicked}
+    if not sizes:
+        return ""
+    told = ", ".join(f"{name} ({' x '.join(f'{side:g}' for side in size)} m)" for name, size in sizes.items())
+    return f"warning: no box shows how large these clicked classes are, a typical size (l, w, h) is taken: {told}"
 
 
 def _info(config: Config) -> dict:

@@ -60,7 +60,7 @@ class RunDir:
         path: created when missing. config: of the run; what its label manifest fixes takes the manifest's values.
         reading: the directory is another process's, and what is finished there is read: it is not held.
         wait_s: for how long to wait for another process that holds the directory.
-        fresh: begin anew in ``free_path(path)``, with a digest of its own: shared storage is not continued from either.
+        fresh: begin anew in a ``free_path``, with a digest of its own: shared storage is not continued from either.
 
     Raises:
         DataError: when there is no dataset (``check_dataroot``), ``label.manifest`` is none, the directory holds a run
@@ -73,7 +73,7 @@ class RunDir:
     ) -> None:
         check_dataroot(config)
         config = with_manifest(config)
-        self.path, self.config = (free_path(path) if fresh else path).resolve(), config
+        self.path, self.config = path.resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)
         if not reading:
             lease.hold(self.path, wait_s)

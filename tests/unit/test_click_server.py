@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from pdetr3d.cli import main
 from pdetr3d.click import server
-from pdetr3d.click.click_file import Click
+from pdetr3d.click.click_file import Click, only_annotator
 from pdetr3d.click.desk import open_suggestions
 from pdetr3d.click.server import Pages, check_address
 from pdetr3d.schema import Boxes3D, DataError
@@ -23,15 +25,15 @@ TOKEN = "twelve chars"
 
 def test_addresses_that_others_reach_need_a_token() -> None:
     for host in ("127.0.0.1", "127.0.0.5", "::1", "localhost"):
-        check_address(host, 0, "")
+        check_address(host, "")
     for host in ("0.0.0.0", "::", "192.168.1.7"):
         with pytest.raises(DataError, match=f"--host {host}: others can reach .*--token"):
-            check_address(host, 0, "")
-    check_address("0.0.0.0", 0, TOKEN)
+            check_address(host, "")
+    check_address("0.0.0.0", TOKEN)
     with pytest.raises(DataError, match="--token has 5 characters, must have at least 12"):
-        check_address("127.0.0.1", 0, "short")
+        check_address("127.0.0.1", "short")
     with pytest.raises(DataError, match="--host 'example.org': must be an IP address"):
-        check_address("example.org", 0, TOKEN)
+        check_address("example.org", TOKEN)
 
 
 def test_what_cannot_be_served_is_said_and_nothing_is_written(
@@ -47,6 +49,12 @@ def test_what_cannot_be_served_is_said_and_nothing_is_written(
         port = taken.getsockname()[1]
         assert main([*command, "--port", str(port)]) == 2
         assert f"--port {port}: Address already in use; choose another" in capsys.readouterr().err
+        with only_annotator(tmp_path / "theirs" / "c.csv"):  # on that port
+            assert main([*command[:-1], str(tmp_path / "theirs" / "c.csv"), "--port", str(port)]) == 2
+        said = capsys.readouterr().err
+        assert f"c.csv: is being clicked by {getpass.getuser()} on {socket.gethostname()}, process" in said
+        assert "Address" not in said
+    shutil.rmtree(tmp_path / "theirs")
     assert main([*command, "--host", "0.0.0.0"]) == 2
     assert "--token" in capsys.readouterr().err
     for option in ("--teacher", "--propose"):

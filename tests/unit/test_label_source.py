@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from pdetr3d.cli.app import app
@@ -15,7 +17,7 @@ from pdetr3d.data.label_manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
-from pdetr3d.training.label_source import fixed_by_manifest
+from pdetr3d.training.label_source import fixed_by_manifest, typical_sizes
 from pdetr3d.training.run_dir import RunDir, prepare
 from tests.people_cases import without_annotations
 from tests.training_cases import world_config
@@ -111,6 +113,17 @@ def test_a_folder_without_a_manifest(sim_world: Path, tmp_path: Path) -> None:
 def test_keys_that_contradict(words: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load("quickstart", words)
+
+
+def test_clicked_classes_of_unknown_size_are_named_with_the_size_that_is_taken(index: Index, tmp_path: Path) -> None:
+    manifest = build_manifest(index, "sim_train", LabelConfig(ratio=0.3), tmp_path / "labels")
+    label = index.classes.label_of["bus"]
+    length, width, height = index.classes.fallback_size_m[label]
+    assert "bus" in manifest.clicks["class"].to_pylist()
+    said = typical_sizes(manifest, ["bus"], index.classes)
+    assert said.endswith(f"is taken: bus ({length:g} x {width:g} x {height:g} m)") and said.startswith("warning: ")
+    nobody = SimpleNamespace(clicks=pa.table({"class": ["car"]}))
+    assert typical_sizes(nobody, ["bus"], index.classes) == typical_sizes(manifest, [], index.classes) == ""  # type: ignore[arg-type]
 
 
 def test_what_a_manifest_fixes_cannot_be_varied() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training import run_dir
-from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from pdetr3d.training.run_dir import RunDir, free_path, prepare, write_json
 from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
 from ray_jobs.launch import launch
 from tests.model_cases import tiny_config
@@ -105,12 +105,12 @@ def test_a_key_that_came_later_counts_only_when_it_is_set(tmp_path: Path) -> Non
 def test_fresh_begins_anew_beside_and_overwrites_nothing(tmp_path: Path) -> None:
     first = begin(tmp_path / "run", tiny_config())
     (tmp_path / "run-2").mkdir()  # somebody else's
-    second = RunDir(tmp_path / "run", tiny_config(), fresh=True)
+    second = RunDir(free_path(tmp_path / "run"), tiny_config(), fresh=True)
     (second.path / "data").mkdir()
     assert second.path == tmp_path / "run-3" and not list((tmp_path / "run-2").iterdir())
     assert second.digest != first.digest  # names the run's folder in shared storage
     assert RunDir(second.path, tiny_config()).digest == second.digest  # later without --fresh: it continues
-    assert RunDir(tmp_path / "new", tiny_config(), fresh=True).path == tmp_path / "new"
+    assert free_path(tmp_path / "new") == tmp_path / "new"
 
 
 def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

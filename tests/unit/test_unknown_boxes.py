@@ -31,7 +31,7 @@ from pdetr3d.training.run_dir import RunDir
 from ray_jobs import holdout
 from ray_jobs.arms import check_arms, possible_arms
 from ray_jobs.holdout import held_out
-from ray_jobs.report import print_holdout, print_quality
+from ray_jobs.report import print_arms, print_holdout, print_quality
 from ray_jobs.stages import Stages
 from ray_jobs.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
@@ -95,6 +95,12 @@ def test_a_quality_nobody_knows_is_said_in_a_line(capsys: pytest.CaptureFixture[
     print_holdout(None)
     assert capsys.readouterr().out == ""
     assert seen_objects(_nothing()) == 0 and seen_objects({"n_gt": {"car": 2, "bus": 1}, "SPNDS": 0.1}) == 3
+
+
+def test_scores_on_a_split_without_objects_are_no_zeros(capsys: pytest.CaptureFixture[str]) -> None:
+    print_arms({"ours": {"SPNDS": 0.0, "mAP": 0.0, "n_gt": {"car": 0, "bus": 0}}}, {"ours_to_full": {"mAP": None}})
+    said = capsys.readouterr().out
+    assert said == "devkit scores of ours on the val split: unknown, since no object there is in the tables\n"
 
 
 def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""A job whose input is refused leaves its run directory as it found it; a corrected command may use the same one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pdetr3d.schema import DataError
+from pdetr3d.training.run_dir import free_path
+from ray_jobs.console import FOLDER as LOGS
+
+PREPARED = {"data", "artifacts", LOGS}  # folders of a run directory that exist before its first stage
+
+
+def worked_on(folder: Path) -> bool:
+    """Whether a stage of the run directory has begun."""
+    return any(entry.is_dir() and entry.name not in PREPARED for entry in folder.iterdir())
+
+
+@contextmanager
+def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """Yield the run directory, which need not exist. Where a DataError leaves the body, remove what it has put there,
+    and the folders that it made, unless ``unless`` says of the directory that it holds work by then.
+
+    What the directory held before stays. Files that the body adds to a folder which was there are not removed.
+
+    Args:
+        fresh: the directory is ``free_path(folder)``, which is made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    if fresh:
+        folder = free_path(folder)
+        missing = [folder, *(place for place in missing if place != folder)]
+    before = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        yield folder
+    except DataError:
+        if folder.is_dir() and not unless(folder):
+            for entry in folder.iterdir():
+                if entry.name not in before:
+                    _remove(entry)
+            with suppress(OSError):  # something else was put there meanwhile
+                for place in missing:
+                    place.rmdir()
+        raise
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""A job whose input is refused leaves its run directory as it found it, and begins no MLflow run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import build_manifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.runs import Tracker
+from ray_jobs import launch as launch_module
+from ray_jobs import student_study, sweep, teacher_study
+from ray_jobs.launch import launch
+from ray_jobs.stages import Stages
+from tests.people_cases import without_annotations
+from tests.training_cases import world_arguments
+
+
+@pytest.fixture(scope="module")
+def words(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that name a world, and a manifest of the same world before somebody deleted annotations of it."""
+    folder = tmp_path_factory.mktemp("refused")
+    index = Index.open(build_index(sim_world, "v1.0-sim", folder / "index.arrow"))
+    build_manifest(index, "sim_train", LabelConfig(), folder / "labels")
+    other = without_annotations(sim_world, folder / "world", index.tokens("sim_train")[:1])
+    return world_arguments(other, "label.source=manifest", f"label.manifest={folder / 'labels'}")
+
+
+@pytest.fixture(autouse=True)
+def no_ray_and_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_module, "init_ray", lambda use_gpu: None)
+    for module in (launch_module, teacher_study, student_study, sweep):
+        monkeypatch.setattr(module.Tracker, "start", lambda *_, **__: pytest.fail("an MLflow run was begun"))
+
+
+def never(stages: Stages) -> None:
+    raise AssertionError("the job was begun")
+
+
+def test_a_refused_manifest_leaves_no_directory(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "runs" / "mine"), *words]
+    for more in ([], ["--fresh"]):
+        assert launch(never, "test", [*arguments, *more]) == 2
+        assert "was made with index" in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_there_stays(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("of the user")
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mine"), *words]
+    assert launch(never, "test", arguments) == 2 and "was made with index" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert launch(never, "test", [*arguments, "--fresh"]) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("job", [teacher_study, student_study, sweep])
+def test_studies_and_sweeps_leave_nothing_either(job: object, words: list[str], tmp_path: Path) -> None:
+    name = {teacher_study: "fusion", student_study: "guidance", sweep: "optimizer"}[job]  # type: ignore[index]
+    arguments = [name, "--preset", "quickstart", "--run-dir", str(tmp_path / "runs"), *words]
+    with pytest.raises(DataError, match="was made with index"):
+        job.run(arguments)  # type: ignore[attr-defined]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_stage_needs_and_has_not_is_refused_like_input(
+    sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores of students that were never trained; an error of a job that has trained something removes nothing."""
+    monkeypatch.setattr(launch_module.Tracker, "start", lambda *_, **__: Tracker("", "", None))
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mistyped"), *world_arguments(sim_world)]
+    assert launch(lambda stages: stages.checkpoints("student_ours"), "test", arguments) == 2
+    assert "mistyped/student_ours is not trained" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+    def trains_one(stages: Stages) -> None:
+        stages.run.finish("teacher", {"checkpoints": []})
+        stages.checkpoints("student_ours")
+
+    assert launch(trains_one, "test", arguments) == 2
+    assert {file.name for file in (tmp_path / "mistyped").iterdir()} >= {"run.json", "data", "teacher"}
