@@ -1,7 +1,7 @@
 """Exit codes of every command (design section 8): 0 done, 2 the user's input is wrong, 1 anything else.
 
 What the user can mend is one message: what was tried, on which path, what to do. Anything else is a defect of the
-program, and shows its traceback. SIGTERM ends a command as Ctrl-C does, within seconds, whatever it is at.
+program, and shows its traceback. SIGTERM and Ctrl-C end a command within seconds, whatever it is at.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,6 +31,7 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as sh
 
 INTERRUPTED_TEXT = "interrupted: nothing half-written is left; run the same command again to continue"
 GRACE_S = 2.0  # what a terminated command may take to end by itself: Ray ends a stopped job after three seconds
+CTRL_C_S = 30.0  # the same of one that got a Ctrl-C: nobody takes the machine away
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
@@ -71,62 +75,87 @@ def guarded(main: Callable[[], object]) -> int:
 
     What ``explain`` finds in an error, also in one that a remote task raised and a framework wrapped, becomes one
     message on stderr and code 2. Ctrl-C gives 130; a SystemExit keeps its code; any other error prints its traceback
-    and gives 1. SIGTERM is taken as Ctrl-C (``stop_like_ctrl_c``).
+    and gives 1. SIGTERM is taken as Ctrl-C (``ending_in_time``).
     """
-    stop_like_ctrl_c()
-    try:
-        main()
-        return DONE
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and not _overdue:
-            return _code(stop)
+    with ending_in_time():
+        try:
+            main()
+            return DONE
+        except (KeyboardInterrupt, SystemExit, Exception) as error:
+            code = _told(error)
+            if _overdue:
+                _leave()
+            return code
+        finally:
+            last_acts.clear()
+
+
+def _told(error: BaseException) -> int:
+    """Print what a command ended with; its exit code."""
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and _overdue):
         print(INTERRUPTED_TEXT, file=sys.stderr)
-        if _overdue:
-            _leave()
         return INTERRUPTED
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            traceback.print_exc()
-            print(f"error: {root_error(error)}", file=sys.stderr)  # below all tracebacks: what to look at first
-            return FAILED
-        print(f"error: {message}", file=sys.stderr)
-        return BAD_INPUT
-    finally:
-        last_acts.clear()
+    if isinstance(error, SystemExit):
+        return _code(error)
+    message = explain(error)
+    if message is None:
+        traceback.print_exception(error)
+        print(f"error: {root_error(error)}", file=sys.stderr)  # below all tracebacks: what to look at first
+        return FAILED
+    print(f"error: {message}", file=sys.stderr)
+    return BAD_INPUT
 
 
-def stop_like_ctrl_c() -> None:
-    """SIGTERM (``ray job stop``, a machine that is taken away) becomes a KeyboardInterrupt: runs end as KILLED.
+@contextmanager
+def ending_in_time() -> Iterator[None]:
+    """SIGTERM (``ray job stop``, a machine that is taken away) and Ctrl-C raise a KeyboardInterrupt in the body, by
+    which MLflow's runs end as KILLED; and a timer is started.
 
-    Libraries may swallow it, or take long to end what they began. After ``GRACE_S`` the process and all that it
-    started are ended: every file gets its name when it is whole, so nothing is half-written then either.
+    The body may never see that exception: Python drops what is raised while it runs a hook or a destructor, libraries
+    may swallow it, and a lock that was about to be released then stays taken. Or it takes long to end what it began.
+    After ``GRACE_S``, or ``CTRL_C_S``, the process and all that it started are ended: every file gets its name when it
+    is whole, so nothing is half-written then either.
     """
+    if threading.current_thread() is not threading.main_thread():  # Python allows no other to set handlers
+        yield
+        return
+    with keeping(signal.SIGTERM), keeping(signal.SIGINT):
+        signal.signal(signal.SIGTERM, partial(_interrupt, GRACE_S))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets background jobs ignore it
+            signal.signal(signal.SIGINT, partial(_interrupt, CTRL_C_S))
+        try:
+            yield
+        finally:
+            while _overdue:
+                _overdue.pop().cancel()
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        if not _overdue:
-            _overdue.append(threading.Timer(GRACE_S, _end_now))
-            _overdue[0].daemon = True
-            _overdue[0].start()
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():  # Python allows no other to do it
-        signal.signal(signal.SIGTERM, interrupt)
+@contextmanager
+def keeping(number: int) -> Iterator[None]:
+    """A signal's handler, which libraries replace in the body and leave replaced, is back afterwards."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
+
+
+def _interrupt(grace_s: float, signum: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(grace_s, _end_now)
+    timer.daemon = True
+    timer.start()
+    _overdue.append(timer)
+    raise KeyboardInterrupt
 
 
 def _leave() -> None:
-    """End a terminated process as Python does, but while the timer of ``stop_like_ctrl_c`` can cut it short: once the
-    interpreter takes itself down, no thread runs, and that may take long."""
+    """End an interrupted process as Python does, but while the timer can cut it short: once the interpreter takes
+    itself down, no thread runs, and that may take long."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)
-
-
-def stand_down() -> None:
-    """The process that was terminated goes on after all: only tests do."""
-    while _overdue:
-        _overdue.pop().cancel()
 
 
 def _end_now() -> None:
@@ -134,8 +163,9 @@ def _end_now() -> None:
 
     acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
     acts.start()
+    until = time.monotonic() + LAST_S
     children = psutil.Process().children(recursive=True)  # on a busy machine it takes a while to find them
-    acts.join(LAST_S)
+    acts.join(max(0.0, until - time.monotonic()))
     for child in children:
         try:
             child.kill()

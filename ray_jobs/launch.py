@@ -11,8 +11,9 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from pdetr3d.exits import guarded, last_acts, stop_like_ctrl_c
+from pdetr3d.exits import guarded, last_acts
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
@@ -118,15 +119,15 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
                 local["dashboard_port"] = port = free_port()
                 # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        try:
-            ray.init(address=address, log_to_driver=True, **local)
-        except SystemExit as stop:  # of Ray's own handler of SIGTERM
-            raise KeyboardInterrupt from stop
-        except (ConnectionError, ValueError) as error:
-            if address == "local":
-                raise
-            raise DataError(f"RAY_ADDRESS={address}: {error}") from error
-        stop_like_ctrl_c()  # Ray has a handler of its own, which makes a SystemExit of it: to MLflow a failure
+        # Ray takes SIGTERM over before it starts, with a handler that makes a SystemExit of it: to MLflow a failure,
+        # and nothing at all where Python drops it (``exits.ending_in_time``).
+        with mock.patch.object(ray._private.utils, "set_sigterm_handler"):
+            try:
+                ray.init(address=address, log_to_driver=True, **local)
+            except (ConnectionError, ValueError) as error:
+                if address == "local":
+                    raise
+                raise DataError(f"RAY_ADDRESS={address}: {error}") from error
     if use_gpu and not ray.cluster_resources().get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"

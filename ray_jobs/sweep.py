@@ -14,9 +14,7 @@ import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from pdetr3d.config import ScalingConfig
-from pdetr3d.exits import guarded
+from pdetr3d.exits import guarded, keeping
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
@@ -224,23 +222,12 @@ def search(job: Job, concurrent: int, budget: int | None) -> int:
                 callbacks=[Progress(folder, space)],
             ),
         )
-    with keeping_interrupts():
+    with keeping(signal.SIGINT):  # Tune's own handler would stay: the first Ctrl-C after a search would be lost
         trials = tuner.fit()
     spent = note_stopped(folder, space, budget)
     if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune says nothing of a Ctrl-C
         raise KeyboardInterrupt
     return trials.num_errors
-
-
-@contextmanager
-def keeping_interrupts() -> Iterator[None]:
-    """Tune catches Ctrl-C for a search and leaves its handler behind: afterwards the handler of before is back."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():  # Python allows no other; nor did Tune set it there
-            signal.signal(signal.SIGINT, before)
 
 
 def parameters(space: SearchSpace) -> dict[str, Any]:

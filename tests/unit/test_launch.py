@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,8 @@ import pytest
 import ray
 from ray.train.torch import TorchTrainer
 
-from pdetr3d.exits import GRACE_S, stand_down, stop_like_ctrl_c
+from pdetr3d import exits
+from pdetr3d.exits import CTRL_C_S, GRACE_S, ending_in_time
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
@@ -26,45 +26,59 @@ from ray_jobs.fit import LocalTrainer, has_state_api
 from ray_jobs.launch import init_ray, launch
 
 
-@pytest.fixture(autouse=True)
-def _handler_of_the_tests() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    stand_down()
-    signal.signal(signal.SIGTERM, before)
-
-
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)  # the handler ends it
 
 
 def test_a_terminated_job_ends_its_runs_as_killed(tmp_path: Path) -> None:
-    stop_like_ctrl_c()
-    with pytest.raises(KeyboardInterrupt), Tracker.start(tmp_path, "e", "job", {}, {}) as tracker:
+    with pytest.raises(KeyboardInterrupt), ending_in_time(), Tracker.start(tmp_path, "e", "job", {}, {}) as tracker:
         terminate()
     assert connect(tracker.uri).get_run(tracker.run_id).info.status == "KILLED"
 
 
-def test_rays_own_handler_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_does_not_take_sigterm_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real ``ray.init``, which sets its handler before it looks at the address."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number)))
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     names = ("ENABLE_PRINT_PATCH", "HEALTH_CHECK_INTERVAL_S", "ENABLE_PREEMPTION_WATCHER")
     for name in (f"RAY_TRAIN_{name}" for name in names):
         monkeypatch.setenv(name, os.environ.get(name, "0"))  # back to what they were: init_ray sets them
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "10000")
-    init_ray(use_gpu=False)
-    with pytest.raises(KeyboardInterrupt):
-        terminate()
+    with ending_in_time():
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(DataError, match="Invalid address format: nonsense"):
+            init_ray(use_gpu=False)
+        assert signal.getsignal(signal.SIGTERM) is ours
+
+
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, GRACE_S), (signal.SIGINT, CTRL_C_S)])
+def test_handlers_and_timers_are_those_of_before_once_a_command_has_ended(number: int, limit_s: float) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyboardInterrupt), ending_in_time():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            (timer,) = exits._overdue
+            assert timer.interval == limit_s and timer.is_alive()
+    timer.join(5)
+    assert not timer.is_alive() and not exits._overdue
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 STUCK = """
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pdetr3d import exits
+exits.CTRL_C_S = 1.0
 def main():
     exits.last_acts.append(lambda: print("last act", flush=True))
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    if sys.argv[1:]:  # what is raised in a hook of os.fork, or in a destructor, Python drops
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), int(sys.argv[1])))
     print(child.pid, flush=True)
+    if sys.argv[1:]:
+        os.fork() or os._exit(0)
     while True:
         try:
             time.sleep(60)
@@ -102,15 +116,20 @@ def test_what_takes_long_to_take_itself_down_is_ended_within_five_seconds(more: 
     process.stdout.close()
 
 
-def test_what_swallows_the_interrupt_is_ended_within_five_seconds() -> None:
-    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(("number", "least_s"), [(signal.SIGTERM, GRACE_S), (signal.SIGINT, 1.0)])
+@pytest.mark.parametrize("where", ["library", "hook"])
+def test_what_swallows_the_interrupt_is_ended_within_seconds(number: int, least_s: float, where: str) -> None:
+    command = [sys.executable, "-c", STUCK, *([str(int(number))] if where == "hook" else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = psutil.Process(int(process.stdout.readline()))
     began = time.monotonic()
-    process.terminate()
+    if where == "library":
+        process.send_signal(number)
     out, error = process.communicate(timeout=30)
-    assert GRACE_S <= time.monotonic() - began < 5
-    assert process.returncode == 130 and out == "last act\n" and error.startswith("interrupted: ")
+    assert least_s - 0.5 <= time.monotonic() - began < 5
+    assert process.returncode == 130 and out == "last act\n" and error.endswith("again to continue\n")
+    assert ("Exception ignored in" in error) == (where == "hook")
     assert not psutil.wait_procs([child], timeout=5)[1]
 
 

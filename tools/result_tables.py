@@ -1,10 +1,11 @@
-"""The quickstart's figures in README.md and docs/results.md: from a run to ``results/quickstart.json`` to the tables.
+"""Tables of README.md and docs/ that are made from JSON in ``results/``; no figure in them is typed.
 
-python tools/quickstart_results.py [RUN [NOTE]]
+python tools/result_tables.py [quickstart RUN [NOTE] | chaos FILE]
 
-With RUN (``make quickstart`` makes ``runs/quickstart``; its code must be committed): first writes the JSON of it, with
-NOTE, a sentence about the circumstances. Then it writes the text between the marks ``<!-- quickstart... -->`` of both
-documents from the JSON. No figure there is typed: ``tests/contract/test_quickstart_results.py`` compares them.
+quickstart: first writes ``results/quickstart.json`` from RUN (``make quickstart`` makes ``runs/quickstart``; its code
+must be committed), with NOTE, a sentence about the circumstances. chaos: first copies FILE (``make chaos`` makes
+``runs/chaos/chaos.json``). Then it writes the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
+``tests/contract/test_result_tables.py`` compares them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "results" / "quickstart.json"
-DOCUMENTS = {"quickstart": ROOT / "README.md", "quickstart-details": ROOT / "docs" / "results.md"}
+FILES = {name: ROOT / "results" / f"{name}.json" for name in ("quickstart", "chaos")}
+DOCUMENTS = {
+    "quickstart": ROOT / "README.md",
+    "quickstart-details": ROOT / "docs" / "results.md",
+    "chaos": ROOT / "docs" / "clusters.md",
+}
 ARMS = {
     "boxes_only": "(a) 5 % of the boxes alone",
     "ours": "(b) ours: 5 % of the boxes, and clicks",
@@ -138,6 +143,18 @@ def details(found: dict[str, Any]) -> str:
     )
 
 
+def faults(found: dict[str, Any]) -> str:
+    """The table of docs/clusters.md: what faults cost."""
+    rows = []
+    for row in found["rows"]:
+        lost, recovery = ("" if row[key] is None else f"{row[key]:.0f}" for key in ("lost", "recovery_s"))
+        rows.append([row["what"], lost, recovery, {True: "yes", False: "no", None: ""}[row["equal"]], row["note"]])
+    minutes = sum(found["seconds"].values()) / 60
+    where = f"`{found['command']}` at commit {found['commit']} on {found['cores']} CPU cores: {minutes:.0f} minutes"
+    header = ["fault", "committed steps lost", "s to the next step", "equal to the undisturbed run", "note"]
+    return "\n".join([f"{where}.", "", *table(header, rows)])
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A cell; a dash where there is nothing to measure, as the heading of a cone."""
     return "-" if value is None else f"{value:.{digits}f}"
@@ -157,17 +174,27 @@ def put(text: str, name: str, block: str) -> str:
     return new
 
 
-def documents(found: dict[str, Any]) -> dict[Path, str]:
-    """The documents as they must be."""
-    blocks = {"quickstart": headline(found), "quickstart-details": details(found)}
+def documents() -> dict[Path, str]:
+    """The documents as the JSON files say that they must be."""
+    quickstart, chaos = (json.loads(file.read_text()) for file in FILES.values())
+    blocks = {
+        "quickstart": headline(quickstart),
+        "quickstart-details": details(quickstart),
+        "chaos": faults(chaos),
+    }
     return {path: put(path.read_text(), name, blocks[name]) for name, path in DOCUMENTS.items()}
 
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    if arguments:
-        FILE.write_text(json.dumps(collect(Path(arguments[0]), *arguments[1:]), indent=1) + "\n")
-    for path, text in documents(json.loads(FILE.read_text())).items():
+    match arguments:
+        case ["quickstart", run, *note]:
+            FILES["quickstart"].write_text(json.dumps(collect(Path(run), *note), indent=1) + "\n")
+        case ["chaos", file]:
+            FILES["chaos"].write_text(Path(file).read_text())
+        case [_, *_]:
+            raise SystemExit(__doc__)
+    for path, text in documents().items():
         path.write_text(text)
 
 
