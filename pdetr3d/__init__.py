@@ -1,0 +1,30 @@
+"""Train LiDAR 3D object detectors from point clicks. The Python API is ``pdetr3d/api.py``: its names are here, too, and
+are loaded when they are first used, so that importing one part of the package loads no other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdetr3d.api import Picture as Picture
+    from pdetr3d.api import draw as draw
+    from pdetr3d.api import load_config as load_config
+    from pdetr3d.api import load_sample as load_sample
+    from pdetr3d.api import load_student as load_student
+    from pdetr3d.api import load_teacher as load_teacher
+    from pdetr3d.api import open_index as open_index
+
+API = ("Picture", "draw", "load_config", "load_sample", "load_student", "load_teacher", "open_index")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in API:
+        raise AttributeError(f"module 'pdetr3d' has no attribute {name!r}; the Python API: {', '.join(API)}")
+    from importlib import import_module
+
+    return getattr(import_module("pdetr3d.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *API])

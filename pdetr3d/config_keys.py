@@ -25,8 +25,13 @@ _HEAD = """# Configuration
 Every key can be changed on the command line: `optim.lr=0.001`. A preset gives the other values; the defaults here are
 those of the full-size presets. Values are YAML: lists are `[1,2]`, and text may stand without quotes.
 
+A file can hold keys, too. Verbs and jobs that take keys take it by `--config FILE`. The preset's values come first, the
+file's over them, and the command line's over both. The file may hold all keys or some; `preset: NAME` in it stands for
+`--preset NAME`.
+
 ```bash
-pdetr3d show-config --preset quickstart label.ratio=0.02                  # every key of a preset, resolved
+pdetr3d show-config --preset quickstart label.ratio=0.02 > mine.yaml      # every key with its meaning; edit it
+pdetr3d show-config --config mine.yaml optim.lr=0.001                     # the file, and one key over it
 ```
 """
 

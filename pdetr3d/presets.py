@@ -247,16 +247,26 @@ PRESETS = {
 }
 
 
+def check_preset(name: str) -> str:
+    """The name again.
+
+    Raises:
+        DataError: for an unknown preset (names the closest).
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DataError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
+    return name
+
+
 def load(name: str, dotlist: list[str] | None = None) -> Config:
     """The preset ``name`` with overrides; ``real-smoke`` reads its dataroot from PDETR3D_REAL_DATA unless given.
 
     Raises:
         DataError: for an unknown preset (names the closest) or override.
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DataError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
+    check_preset(name)
     dotlist = list(dotlist or [])
     if name == "real-smoke" and not any(item.startswith("data.dataroot=") for item in dotlist):
         root = os.environ.get("PDETR3D_REAL_DATA", "")

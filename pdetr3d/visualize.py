@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -44,7 +45,20 @@ def inspect_sample(
     range_m: tuple[float, float, float, float] = RANGE_M,
     classes: ClassList = NUSCENES_CLASSES,
 ) -> Path:
-    """Draw ``sample`` to ``out`` (PNG, atomic).
+    """``draw_sample`` to the file ``out`` (PNG, atomic); returns ``out``."""
+    png = draw_sample(sample, predictions, range_m, classes)
+    with atomic_path(Path(out)) as temporary:
+        temporary.write_bytes(png)
+    return Path(out)
+
+
+def draw_sample(
+    sample: Sample,
+    predictions: Boxes3D | None = None,
+    range_m: tuple[float, float, float, float] = RANGE_M,
+    classes: ClassList = NUSCENES_CLASSES,
+) -> bytes:
+    """Draw ``sample``; returns a PNG.
 
     Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed. Clicks:
     white crosses. The bird's-eye view has x to the right and y (forward) up. Dashed lines are the rim of where objects
@@ -53,9 +67,6 @@ def inspect_sample(
 
     Args:
         range_m: x0, y0, x1, y1 that the view shows at least; it is square. classes: that labels are of.
-
-    Returns:
-        ``out``.
     """
     with_cameras = len(sample.images) == len(CAMERAS)
     figure = Figure(facecolor=BACKGROUND, dpi=120)
@@ -75,9 +86,9 @@ def inspect_sample(
     name = record.sample_token if len(record.sample_token) <= NAME else f"…{record.sample_token[1 - NAME :]}"
     figure.text(0.006, 0.97, f"{name}   {role}", color=TEXT, fontsize=size, weight="bold", va="center")
     figure.text(0.994, 0.97, counts, color=TEXT, fontsize=size - 1, va="center", ha="right")
-    with atomic_path(Path(out)) as temporary:
-        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
-    return Path(out)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", facecolor=BACKGROUND)
+    return png.getvalue()
 
 
 def _shown(sample: Sample) -> list[list[str]]:

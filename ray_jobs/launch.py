@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pdetr3d.config_file import with_file
 from pdetr3d.exits import guarded, last_acts
 from pdetr3d.presets import PRESETS, load
 from pdetr3d.schema import DataError
@@ -31,13 +32,13 @@ OBJECT_STORE_BYTES = 1024**3
 
 
 def launch(body: Callable[[Stages], object], description: str, arguments: list[str] | None = None) -> int:
-    """Run a job: ``--preset NAME [--run-dir DIR] [key=value ...]``; returns the exit code."""
+    """Run a job: ``--preset NAME [--config FILE] [--run-dir DIR] [key=value ...]``; returns the exit code."""
     return guarded(lambda: _run(body, description, arguments))
 
 
 def _run(body: Callable[[Stages], object], description: str, arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
+    add_config(parser)
     parser.add_argument("--run-dir", type=Path, help="everything the run writes; default runs/PRESET")
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew in DIR-2, DIR-3, ... where DIR exists; nothing is overwritten"
@@ -54,7 +55,7 @@ def _run(body: Callable[[Stages], object], description: str, arguments: list[str
     )
     PHASES.restart()
     args = parser.parse_intermixed_args(arguments)  # key=value before and after options
-    config = load(args.preset, args.overrides)
+    config = load(*with_file(args.config, args.preset, args.overrides))
     check_address(ray_address())
     with refusable(args.run_dir or Path("runs") / config.preset, args.fresh, unless=worked_on) as folder:
         if args.fresh:
@@ -84,6 +85,14 @@ def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
                 "from a stage's begin to its first batch: " + ", ".join(f"{k} {v:.1f} s" for k, v in waited.items())
             )
         print("\n".join(told), flush=True)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The options ``--preset`` and ``--config``, one of which is needed (``pdetr3d.config_file.with_file``)."""
+    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: that of --config")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML of config keys (pdetr3d show-config), under key=value"
+    )
 
 
 def init_ray(use_gpu: bool, dashboard: bool = False) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config
+from pdetr3d.config_file import with_file
 from pdetr3d.data.simulate import simulate
-from pdetr3d.presets import PRESETS, load
+from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.run_dir import check_dataroot
 from ray_jobs.address import check_address
-from ray_jobs.launch import ray_address
+from ray_jobs.launch import add_config, ray_address
 
 
 def parser(
@@ -34,7 +35,7 @@ def parser(
     command = argparse.ArgumentParser(description=doc.splitlines()[0])
     command.set_defaults(kind=kind)
     command.add_argument(kind, help=f"one of {', '.join(names)}")
-    command.add_argument("--preset", required=True, help=f"one of {', '.join(PRESETS)}")
+    add_config(command)
     command.add_argument("--run-dir", type=Path, help=f"of the world and all that is trained; default runs/{folder}")
     command.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="of weights, order, labels and clicks")
     command.add_argument(
@@ -45,21 +46,22 @@ def parser(
 
 
 def parse_words(command: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """Parse; overrides that follow the seeds are told apart from them.
+    """Parse; overrides that follow the seeds are told apart from them, and those of ``--config`` come before them.
 
     Raises:
-        DataError: for words that are neither options, seeds nor overrides.
+        DataError: for words that are neither options, seeds nor overrides, or a wrong ``--config``.
     """
     args = command.parse_intermixed_args(arguments)  # options and overrides in any order
     # argparse gives --seeds everything that follows it.
     words = [*args.seeds, *args.overrides]
-    args.overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if "=" in word]
     wrong = [word for word in words if "=" not in word and not word.isdecimal()]
     if wrong:
         raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
     args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
     if not args.seeds and command.get_default("seeds"):
         raise DataError("--seeds needs at least one number")
+    args.preset, args.overrides = with_file(args.config, args.preset, overrides)
     return args
 
 

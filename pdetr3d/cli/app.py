@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +31,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Preset = Annotated[str, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}.")]
+Preset = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}. Default: that of --config, else quickstart.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file of config keys, over the preset and under key=value (see show-config)."),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
 
 
@@ -49,11 +56,15 @@ def options(
     """Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it."""
 
 
-def load_config(preset: str, overrides: list[str] | None) -> Config:
-    """The preset with the overrides; raises DataError as ``pdetr3d.presets.load``."""
+def load_config(preset: str | None, overrides: list[str] | None, file: Path | None = None) -> Config:
+    """The preset, under the file, under the overrides; raises DataError as ``pdetr3d.config_file.with_file``."""
     from pdetr3d.presets import load
 
-    return load(preset, overrides)
+    if file is None:
+        return load(preset or "quickstart", overrides)
+    from pdetr3d.config_file import with_file
+
+    return load(*with_file(file, preset, overrides))
 
 
 def say(**rows: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pdetr3d.cli.app import Overrides, Preset, app, load_config, say
+from pdetr3d.cli.app import ConfigFile, Overrides, Preset, app, load_config, say
 from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ Dataroot = Annotated[Path, typer.Option(help="Folder in nuScenes format (samples
 @app.command()
 def simulate(
     dataroot: Annotated[Path, typer.Option(help="Folder to write the simulated nuScenes dataset to.")],
-    preset: Preset = "quickstart",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
-    config = load_config(preset, overrides)
+    config = load_config(preset, overrides, config_file)
     from pdetr3d.data.simulate import simulate as write_world
 
     write_world(dataroot, config.sim)
@@ -41,11 +42,12 @@ def index(
     version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read all files for the digest: data.deep_digest=true.")] = False,
-    preset: Preset = "quickstart",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
-    config = load_config(preset, overrides)
+    config = load_config(preset, overrides, config_file)
     from pdetr3d.data.file_ledger import FileLedger
     from pdetr3d.data.index import Index
     from pdetr3d.data.nuscenes import build_index
@@ -91,7 +93,8 @@ def label(
         Path | None, typer.Option(help="File of samples or scenes that were looked at and hold no object.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: labels/SPLIT-... beside the index.")] = None,
-    preset: Preset = "quickstart",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Write the label manifest: what is known of every train sample (its role), and the clicks.
@@ -103,7 +106,7 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
-    whole = load_config(preset, [*(overrides or []), *shortcuts])
+    whole = load_config(preset, [*(overrides or []), *shortcuts], config_file)
     config = whole.label
     from pdetr3d.data.empty import refuse_empty
     from pdetr3d.data.index import Index
@@ -195,13 +198,14 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="PNG file. Default: runs/inspect/TOKEN.png, here.")] = None,
 ) -> None:
     """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
+    from pdetr3d.api import token_of
     from pdetr3d.data.index import Index
     from pdetr3d.data.label_manifest import LabelManifest, inspection_record
     from pdetr3d.data.load import load_sample
     from pdetr3d.visualize import inspect_sample
 
     opened = Index.open(index_file)
-    token = _sample_token(opened, sample)
+    token = token_of(opened, sample)
     record = inspection_record(opened, token, LabelManifest.open(manifest) if manifest else None)
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
     read = {"num_sweeps": sweeps, "image_size_px": sizes[0] if sizes else (1, 1)}
@@ -209,16 +213,6 @@ def inspect(
     drawn = load_sample(record, data, cameras=bool(sizes))
     path = inspect_sample(drawn, out or Path("runs/inspect") / f"{token}.png", classes=opened.classes)
     say(sample=token, picture=path)
-
-
-def _sample_token(index: Index, sample: str) -> str:
-    """The token itself, or that of the row with this number."""
-    if sample in index or not sample.isdecimal():
-        index.row(sample)  # an unknown token gets its message here
-        return sample
-    if int(sample) >= len(index):
-        raise DataError(f"sample number {sample}: {index.path} has {len(index)} samples, 0..{len(index) - 1}")
-    return str(index.table.column("sample_token")[int(sample)].as_py())
 
 
 class PointType(StrEnum):

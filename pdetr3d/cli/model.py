@@ -10,19 +10,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pdetr3d.cli.app import Overrides, Preset, app, load_config, say
+from pdetr3d.cli.app import ConfigFile, Overrides, Preset, app, load_config, say
 
 
 @app.command()
 def show_config(
-    preset: Preset = "quickstart",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines; without meanings.")] = False,
     model: Annotated[bool, typer.Option("--model", help="Parameters and FLOPs of every part instead.")] = False,
 ) -> None:
-    """Print the resolved configuration as JSON: every key that an override may change."""
-    config = load_config(preset, overrides)
+    """Print the resolved configuration as YAML for --config: every key with its meaning, unit and allowed values."""
+    config = load_config(preset, overrides, config_file)
     if not model:
-        Console().print_json(config.to_json())
+        if as_json:
+            print(config.to_json())
+            return
+        from pdetr3d.config_file import to_yaml
+
+        print(to_yaml(config), end="")
         return
     from pdetr3d.training.model_size import measure, size_table
 
@@ -32,7 +39,8 @@ def show_config(
 
 @app.command()
 def plan(
-    preset: Preset = "quickstart",
+    preset: Preset = None,
+    config_file: ConfigFile = None,
     overrides: Overrides = None,
     measure: Annotated[
         Path | None,
@@ -60,7 +68,7 @@ def plan(
     from pdetr3d.capacity.plan import costs, print_plan
     from pdetr3d.capacity.rates import given_rates, rates_of_run
 
-    config = load_config(preset, overrides)
+    config = load_config(preset, overrides, config_file)
     cluster = make_cluster(
         gpus=config.scaling.most_workers if workers is None else workers,
         gpus_per_node=gpus_per_node,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,20 +53,33 @@ class TeacherPredictor:
         sizes = [value for name, value in self.detector.task.model.named_buffers() if name.endswith("prior_size_m")]
         return sizes[0].cpu().numpy()
 
-    def boxes(self, record: SampleRecord, clicks: NDArray[np.floating], labels: NDArray[np.integer]) -> Boxes3D:
+    def boxes(
+        self, record: SampleRecord, clicks: NDArray[np.floating], labels: NDArray[np.integer] | Sequence[str]
+    ) -> Boxes3D:
         """One box per click, in the order of the clicks; ``score`` is the quality (BEV IoU) that the teacher expects.
 
         Args:
             record: the sample; its own boxes and clicks are not looked at.
-            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into ``config.classes``.
+            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into ``config.classes``, or K names of classes.
 
         Raises:
-            DataError: for a missing or broken file of the sample.
+            DataError: for a missing or broken file of the sample, clicks that are no K points, an unknown class.
         """
-        if not len(labels):
+        places = [self._label(label) for label in labels]
+        if np.shape(clicks) != (len(places), 3) and (len(places) or np.size(clicks)):
+            raise DataError(f"clicks of shape {np.shape(clicks)} with {len(places)} classes: give K x 3 numbers and K")
+        if not places:
             return Boxes3D.empty()
-        sample = dataclasses.replace(self._sample(record), boxes=Boxes3D.empty(), clicks=point_labels(clicks, labels))
+        sample = dataclasses.replace(self._sample(record), boxes=Boxes3D.empty(), clicks=point_labels(clicks, places))
         return self.detector(Batch.from_arrays(collate([sample])))[0]
+
+    def _label(self, label: int | str) -> int:
+        names = self.config.classes.names
+        if label in names:
+            return names.index(str(label))
+        if isinstance(label, str) or not 0 <= label < len(names):
+            raise DataError(f"unknown class {label!r}: {self.config.classes.allowed}")
+        return int(label)
 
     def _sample(self, record: SampleRecord) -> Sample:
         if self._last is None or self._last[0] is not record and not _same(self._last[0], record):
@@ -73,7 +87,7 @@ class TeacherPredictor:
         return self._last[1]
 
 
-def point_labels(clicks: NDArray[np.floating], labels: NDArray[np.integer]) -> PointLabels:
+def point_labels(clicks: NDArray[np.floating], labels: NDArray[np.integer] | Sequence[int]) -> PointLabels:
     """K clicks (K, 3) [m] of classes (K,) as ``PointLabels``, whose boxes nobody knows; their ids are their places."""
     xyz, label = np.asarray(clicks, np.float64).reshape(-1, 3), np.asarray(labels, np.int64).reshape(-1)
     return PointLabels(np.arange(len(label)).astype(str).astype(object), xyz, label, np.full(len(label), -1))

@@ -31,7 +31,7 @@ def test_a_clean_environment_has_all_it_needs(tmp_path: Path) -> None:
     run(*pip, "check")
     pdetr3d = python.with_name("pdetr3d")
     assert run(pdetr3d, "--version").startswith("pdetr3d ")
-    assert '"preset": "nuscenes-voxel"' in run(pdetr3d, "show-config", "--preset", "nuscenes-voxel")
+    assert "\npreset: nuscenes-voxel\n" in run(pdetr3d, "show-config", "--preset", "nuscenes-voxel")
     small = ("sim.scenes=2", "sim.select_scenes=1", "sim.val_scenes=1")
     run(pdetr3d, "simulate", "--dataroot", away / "world", *small)
     run(pdetr3d, "index", "--dataroot", away / "world", "--version", "v1.0-sim")

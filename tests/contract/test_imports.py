@@ -20,6 +20,7 @@ HEAVY = (
 RAY_DATA = {"pandas", "pyarrow", "pydantic", "ray"}  # what Ray Data brings by itself
 # What starts a process -> the heavy modules that it may load.
 ENTRIES = {
+    "import pdetr3d; assert 'load_sample' in dir(pdetr3d)": set(),
     # Commands: help and errors in what was typed.
     "from pdetr3d.exits import guarded": set(),
     "from pdetr3d.cli import main; main(['--help'])": {"rich"},

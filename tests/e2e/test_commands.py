@@ -11,7 +11,9 @@ have random weights; what other tests run, jobs among it, is in ``ELSEWHERE``. W
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import os
 import re
 import shlex
@@ -22,6 +24,7 @@ from typing import Any
 
 import pytest
 
+import pdetr3d
 from pdetr3d.capacity import measure
 from pdetr3d.data.index import Index
 from pdetr3d.labels import efficiency
@@ -246,11 +249,14 @@ def test_command(
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(model_size, "SWEEP_POINTS", 500)
     monkeypatch.setattr(efficiency, "RESAMPLES", 20)
+    line, _, file = line.partition(" '>' ")  # what the document redirects to a file
     program, *words = words_of(line, sim_world)
     assert program == "pdetr3d", f"no way to run {line!r}: list it in NOT_RUN or ELSEWHERE"
     code = run_verb(words)
     said = capfd.readouterr()
     assert code == 0, said.out + said.err
+    if file:
+        Path(file).write_text(said.out)
     for option, made in zip(words, words[1:], strict=False):
         if option in ("--out", "--html", "--png", "--picture", "--measure"):
             assert os.path.getsize(made) > 0, f"{made} was not made"
@@ -263,5 +269,35 @@ def test_the_code_of_the_api_page(here: Path, sim_world: Path, monkeypatch: pyte
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api.md").read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)
-    assert len(names["at_clicks"]) == len(names["truth"].label) > 0
+    assert len(names["at_clicks"]) == len(names["sample"].boxes) > 0
     assert names["boxes"].center_m.shape == (len(names["boxes"]), 3) and Path("first-look.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_notebook(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells, one after another in one namespace, as a kernel runs them."""
+    notebook = json.loads((ROOT / "docs/first-look.ipynb").read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    (here / "notebooks").mkdir()
+    monkeypatch.chdir(here / "notebooks")
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "clear the outputs before a commit"
+            shown.append(run_cell("".join(cell["source"]), names))
+    pictures = [value.png for value in shown if isinstance(value, pdetr3d.Picture)]
+    assert len(set(pictures)) == 3 and all(png.startswith(b"\x89PNG") for png in pictures)
+    assert shown[0] == ("quickstart", "step_0000001.pt", "step_0000001.pt")
+    assert (here / "runs/quickstart/first-look.png").read_bytes() == pictures[-1]
+    assert len(names["at_click"]) == 1 and names["names"][0] == "car"
+    assert "teacher's box: center" in capsys.readouterr().out
+
+
+def run_cell(source: str, names: dict[str, Any]) -> Any:
+    """Execute a cell; returns the value of its last line where that is an expression."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)

@@ -24,13 +24,13 @@ def index_file(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_show_config_prints_the_resolved_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show-config", "--preset", "nuscenes-pillar", "optim.lr=0.5", "run.name=a"]) == 0
+    assert main(["show-config", "--json", "--preset", "nuscenes-pillar", "optim.lr=0.5", "run.name=a"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["preset"] == "nuscenes-pillar" and shown["optim"]["lr"] == 0.5 and shown["run"]["name"] == "a"
 
 
 def test_show_config_defaults_to_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show-config"]) == 0
+    assert main(["show-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(QUICKSTART.to_json())
 
 

@@ -1,0 +1,177 @@
+"""The Python API of notebooks and scripts, as ``pdetr3d.NAME``: load a sample, draw it, ask a trained model.
+
+Boxes and points are in the sample's LIDAR_TOP frame (x right, y forward, z up); meters, radians. Wrong input raises
+``pdetr3d.errors.DataError``, whose message names file, value, what is allowed and the fix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdetr3d.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pdetr3d.class_list import ClassList
+    from pdetr3d.config import Config
+    from pdetr3d.data.index import Index
+    from pdetr3d.inference.student import StudentPredictor
+    from pdetr3d.inference.teacher import TeacherPredictor
+    from pdetr3d.schema import Boxes3D, Sample
+
+
+def load_config(preset: str = "", overrides: list[str] | None = None, file: str | Path | None = None) -> Config:
+    """A preset, under a YAML file of keys, under overrides such as ``["optim.lr=0.001"]``.
+
+    Args:
+        preset: its name; may be empty where ``file`` names it.
+
+    Raises:
+        DataError: for an unknown preset or key, a value that is not allowed, or a broken file.
+    """
+    from pdetr3d.config_file import with_file
+    from pdetr3d.presets import load
+
+    return load(*with_file(None if file is None else Path(file), preset or None, overrides))
+
+
+def open_index(file: str | Path) -> Index:
+    """The index that ``pdetr3d index`` wrote: ``len(index)``, ``index.splits``, ``index.tokens(split)``.
+
+    Raises:
+        DataError: when the file is missing or no index.
+    """
+    from pdetr3d.data.index import Index
+
+    return Index.open(Path(file))
+
+
+def load_sample(
+    index: Index | str | Path,
+    sample: str | int = 0,
+    split: str = "",
+    like: StudentPredictor | TeacherPredictor | None = None,
+    sweeps: int = 1,
+) -> Sample:
+    """Read the files of one keyframe.
+
+    Args:
+        index: what ``open_index`` returned, or its file. sample: a sample token, or the number of a sample, from 0.
+        split: that ``sample`` counts in; empty: the whole index. like: a model; reads as many sweeps, and images of the
+            size, that it was trained on. sweeps: 1..10, the keyframe counts; where no ``like`` is given, and images
+            then keep their size.
+
+    Returns:
+        ``points`` (P, 5) float32 x, y, z [m], intensity [0..255], age [s]; ``images`` (6, H, W, 3) uint8, RGB;
+        ``lidar2img`` (6, 4, 4) float64; ``boxes``: the boxes that people drew, as far as sensor points are in them;
+        ``clicks``: none.
+
+    Raises:
+        DataError: for an unknown sample or split, or a missing or broken file.
+    """
+    from pdetr3d.data.label_manifest import inspection_record
+    from pdetr3d.data.load import load_sample as read
+
+    opened = open_index(index) if isinstance(index, str | Path) else index
+    if not 1 <= sweeps <= 10:
+        raise DataError(f"sweeps={sweeps}: allowed 1..10")
+    record = inspection_record(opened, token_of(opened, sample, split))
+    sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
+    data = opened.reading.model_copy(update={"num_sweeps": sweeps, "image_size_px": sizes[0] if sizes else (1, 1)})
+    if like is not None:
+        mine = like.config.data
+        data = data.model_copy(update={"num_sweeps": mine.num_sweeps, "image_size_px": mine.image_size_px})
+    return read(record, data, cameras=bool(sizes))
+
+
+def token_of(index: Index, sample: str | int, split: str = "") -> str:
+    """A sample's token: of the token itself, or of its number from 0 in the split, or in the index.
+
+    Raises:
+        DataError: for an unknown token, a number that is too large (says how many there are), an unknown split.
+    """
+    if isinstance(sample, str) and (sample in index or not sample.isdecimal()):
+        index.row(sample)  # an unknown token gets its message here
+        return sample
+    tokens = index.token_column(split) if split else index.table.column("sample_token")
+    if not 0 <= int(sample) < len(tokens):
+        where = f"split {split!r} of {index.path}" if split else str(index.path)
+        raise DataError(f"sample number {sample}: {where} has {len(tokens)} samples, 0..{len(tokens) - 1}")
+    return str(tokens[int(sample)].as_py())
+
+
+def load_student(path: str | Path, arm: str = "ours") -> StudentPredictor:
+    """A trained student: ``student.predict(points)`` and ``student.boxes(record)`` return ``Boxes3D``.
+
+    Args:
+        path: a run directory, a folder that ``pdetr3d export`` wrote, or a checkpoint file.
+        arm: which student of a run.
+
+    Raises:
+        DataError: when there is none; names what is allowed.
+    """
+    from pdetr3d.inference.student import StudentPredictor
+
+    return StudentPredictor.load(Path(path), arm)
+
+
+def load_teacher(path: str | Path) -> TeacherPredictor:
+    """A trained teacher: ``teacher.boxes(record, clicks, classes)`` returns one box per click, in their order.
+
+    Args:
+        path: a run directory, or a teacher's checkpoint file.
+
+    Raises:
+        DataError: when there is none; names what is allowed.
+    """
+    from pdetr3d.inference.teacher import TeacherPredictor
+
+    return TeacherPredictor.load(Path(path))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn sample; a notebook shows it.
+
+    Attributes:
+        png: the file's content.
+    """
+
+    png: bytes
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def save(self, file: str | Path) -> Path:
+        """Write the PNG file, over an older one; returns its path."""
+        from pdetr3d.data.files import atomic_path
+
+        with atomic_path(Path(file)) as temporary:
+            temporary.write_bytes(self.png)
+        return Path(file)
+
+
+def draw(
+    sample: Sample,
+    predictions: Boxes3D | None = None,
+    clicks: NDArray[np.floating] | None = None,
+    classes: ClassList | None = None,
+) -> Picture:
+    """A sample from above and in its cameras, with its boxes (solid), predicted boxes (dashed) and clicks (crosses).
+
+    Args:
+        predictions: of a student or a teacher. clicks: (K, 3) x, y, z [m], instead of the sample's own.
+        classes: that labels are of (``student.config.classes``); default: nuScenes' ten.
+    """
+    from pdetr3d.class_list import NUSCENES_CLASSES
+    from pdetr3d.inference.teacher import point_labels
+    from pdetr3d.visualize import RANGE_M, draw_sample
+
+    if clicks is not None:
+        sample = dataclasses.replace(sample, clicks=point_labels(clicks, [0] * len(clicks)))
+    return Picture(draw_sample(sample, predictions, RANGE_M, classes or NUSCENES_CLASSES))
