@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdetr3d.api import Picture as Picture
+    from pdetr3d.api import decode_maps as decode_maps
     from pdetr3d.api import draw as draw
     from pdetr3d.api import load_config as load_config
     from pdetr3d.api import load_sample as load_sample
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pdetr3d.api import load_teacher as load_teacher
     from pdetr3d.api import open_index as open_index
 
-API = ("Picture", "draw", "load_config", "load_sample", "load_student", "load_teacher", "open_index")
+API = ("Picture", "decode_maps", "draw", "load_config", "load_sample", "load_student", "load_teacher", "open_index")
 
 
 def __getattr__(name: str) -> Any:

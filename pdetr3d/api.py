@@ -7,6 +7,7 @@ Boxes and points are in the sample's LIDAR_TOP frame (x right, y forward, z up);
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from pdetr3d.class_list import ClassList
     from pdetr3d.config import Config
@@ -132,6 +133,13 @@ def load_teacher(path: str | Path) -> TeacherPredictor:
     from pdetr3d.inference.teacher import TeacherPredictor
 
     return TeacherPredictor.load(Path(path))
+
+
+def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLike, regression: ArrayLike) -> Boxes3D:
+    """Boxes of what an exported student answered in your own runtime; see ``pdetr3d.deploy.maps.decode_maps``."""
+    from pdetr3d.deploy import maps
+
+    return maps.decode_maps(export, heatmaps, peak, regression)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 # after an interruption. `make install` and cluster/Dockerfile run it.
 set -euo pipefail
 venv=${1:?usage: tools/install.sh VENV_FOLDER [EXTRAS]}
-extras=${2:-dev,server,click}
+extras=${2:-dev,server,click,onnx}
 cd "$(dirname "$0")/.."
 
 is_311() { "$1" -c 'import sys; sys.exit(sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }

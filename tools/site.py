@@ -8,7 +8,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PATTERNS = ("*.md", "docs/**/*.md", "docs/*.svg", "docs/*.png", "docs/*.ipynb", "cluster/README.md", "tune_spaces/README.md")
+PATTERNS = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/*.svg",
+    "docs/*.png",
+    "docs/*.ipynb",
+    "cluster/README.md",
+    "tune_spaces/README.md",
+)
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:

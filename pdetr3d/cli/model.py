@@ -84,10 +84,14 @@ def plan(
     print_plan(costs(config, measure, measured), config, cluster, samples, rates, json_file)
 
 
+DIFFERENCE = "largest difference to eager"
+
+
 class ExportFormat(StrEnum):
     """What ``pdetr3d export`` writes."""
 
     TORCHSCRIPT = "torchscript"
+    ONNX = "onnx"
     MLFLOW = "mlflow"
 
 
@@ -101,7 +105,7 @@ def export(
     ] = None,
     kind: Annotated[
         ExportFormat,
-        typer.Option("--format", help="TorchScript with a JSON that says how to use it, or an MLflow model."),
+        typer.Option("--format", help="TorchScript or ONNX with a JSON that says how to use it, or an MLflow model."),
     ] = ExportFormat.TORCHSCRIPT,
     device: Annotated[str, typer.Option(help="Where the TorchScript model will run: cpu, cuda.")] = "cpu",
 ) -> None:
@@ -115,7 +119,13 @@ def export(
         export_mlflow(trained, out)
         say(exported=trained.file, to=out, next=f"mlflow models serve -m {shlex.quote(str(out))} --env-manager local")
         return
+    if kind is ExportFormat.ONNX:
+        from pdetr3d.deploy.onnx_export import export_onnx
+
+        info = export_onnx(trained, out)
+        say(exported=trained.file, to=out, opset=info["opset"], **{DIFFERENCE: info["max_difference_to_eager"]})
+        return
     from pdetr3d.deploy.torchscript import export_torchscript, known_device
 
     info = export_torchscript(trained, out, known_device(device))
-    say(exported=trained.file, to=out, **{"largest difference to eager": info["max_difference_to_eager"]})
+    say(exported=trained.file, to=out, **{DIFFERENCE: info["max_difference_to_eager"]})

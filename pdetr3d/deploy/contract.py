@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from pdetr3d.config import Config
 from pdetr3d.geometry.center_code import CODE, CODE_CHANNELS
 
+INFO_FILE = "export.json"  # beside every exported file
 INPUT = [
     "points (P, 5) float32, P >= 0 and different in every call: x, y, z [m] in the keyframe's LIDAR_TOP frame "
     "(x right, y forward, z up), intensity 0..255, dt [s] >= 0 (keyframe time - sweep time; 0 for one "
@@ -26,6 +28,13 @@ OUTPUTS = {
     "regression": f"(N, {CODE_CHANNELS}) float32 at the peaks, in order: "
     + ", ".join(f"{k} {n}" for k, n in CODE.items()),
 }
+ONNX_OUTPUTS = {
+    "heatmap_0, heatmap_1, ...": "one (1, classes of the task, H, W) float32 per entry of tasks: logits; rows = y, "
+    "columns = x",
+    "peak": "(N, 3) int64 task, row, column: of each task the 2 * max_boxes cells (or all, where there are fewer) with "
+    "the best 3x3 maxima of its classes, those below score_threshold, too",
+    "regression": OUTPUTS["regression"],
+}
 POST_PROCESSING = [
     "For each peak and each class of its task: score = sigmoid(heatmaps[task][0, class, row, column]). It is a box "
     "where the score is the maximum of its 3x3 neighborhood and exceeds score_threshold.",
@@ -35,7 +44,7 @@ POST_PROCESSING = [
     "direction[1] * sin(a) < 0; (vx, vy) = velocity [m/s] over ground.",
     "By falling score, within each class: drop a box whose rotated BEV IoU with a kept one exceeds nms_iou (nms "
     "rotated), or whose center is within its class's circle_radius_m of a kept one's (nms circle). The best max_boxes "
-    "are the answer.",
+    "are the answer. In Python pdetr3d.decode_maps does all of this.",
 ]
 
 
@@ -55,7 +64,7 @@ def refuse_no_ages(points: Tensor) -> Tensor:
     return points
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(config: Config, outputs: Mapping[str, str] = OUTPUTS) -> dict[str, Any]:
     """Input, outputs, what comes after, the numbers that it needs, and the whole config."""
     student, names = config.student, config.classes.names
     return {
@@ -66,7 +75,7 @@ def describe(config: Config) -> dict[str, Any]:
         "num_sweeps": config.data.num_sweeps,
         "thresholds": student.model_dump(include={"score_threshold", "nms", "nms_iou", "circle_radius_m", "max_boxes"}),
         "input": INPUT,
-        "outputs": OUTPUTS,
+        "outputs": dict(outputs),
         "post_processing": POST_PROCESSING,
         "config": json.loads(config.to_json()),
     }

@@ -1,4 +1,4 @@
-"""The student as TorchScript: points in, maps and peaks out; and the Python twin of what comes after it.
+"""The student as TorchScript: points in, maps and peaks out.
 
 Why ``torch.jit.trace``, although torch calls it deprecated in favor of ``torch.export``: clouds differ in size and may
 be empty, and the number of pillars and peaks depends on values. The trace records all of that as operators, the same
@@ -13,23 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pdetr3d.batch import Cells, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.data.files import new_folder
-from pdetr3d.deploy.contract import OUTPUTS, describe, refuse_no_ages
+from pdetr3d.deploy.contract import INFO_FILE, OUTPUTS, describe, refuse_no_ages
+from pdetr3d.deploy.maps import FORMAT
 from pdetr3d.deploy.source import TrainedStudent
-from pdetr3d.models.student import CenterDecoder, Student
-from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.models.student import Student
+from pdetr3d.schema import DataError
 
-MODEL_FILE, INFO_FILE = "student.pt", "export.json"
-FORMAT = 1  # of the folder; changes with what goes in, what comes out, or what stands in export.json
+MODEL_FILE = "student.pt"
 TOLERANCE = 1e-4  # of maps, exported against eager
 
 
@@ -152,65 +150,3 @@ def sample_cloud(config: Config, count: int) -> Tensor:
     unit = torch.rand(count, 5, generator=generator)
     xyz = span[0] + (unit[:, :3] * 1.1 - 0.05) * (span[1] - span[0])
     return torch.cat([xyz, unit[:, 3:] * torch.tensor([255, 0.5])], 1)
-
-
-def _read_info(file: Path) -> dict[str, Any]:
-    """What export.json says; DataError when it is none, or of another format than this version reads."""
-    try:
-        info = json.loads(file.read_text())
-        found = info.get("format", "none")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); export the student again with pdetr3d export") from error
-    if found != FORMAT:
-        raise DataError(
-            f"{file}: format {found}; this version reads format {FORMAT}: export the student again with pdetr3d export"
-        )
-    return info
-
-
-@dataclass(frozen=True)
-class ExportedDetector:
-    """An exported folder as a function: ``detector(points (P, 5)) -> Boxes3D``, post-processing included."""
-
-    model: torch.jit.ScriptModule
-    config: Config
-    device: torch.device
-
-    @staticmethod
-    def load(folder: Path) -> ExportedDetector:
-        """Read what ``export_torchscript`` wrote.
-
-        Raises:
-            DataError: when a file is missing, of another format, or the two do not belong together.
-        """
-        for name in (INFO_FILE, MODEL_FILE):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder / name} does not exist: pdetr3d export writes it")
-        info = _read_info(folder / INFO_FILE)
-        if hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest() != info["sha256"]:
-            raise DataError(f"{folder / MODEL_FILE} is not the file that {INFO_FILE} describes: export it again")
-        device = torch.device(info["device"])
-        return ExportedDetector(read(folder / MODEL_FILE, device), Config.from_json(json.dumps(info["config"])), device)
-
-    @torch.no_grad()
-    def __call__(self, points: Tensor) -> Boxes3D:
-        """Boxes of one sample by falling score, in the frame of its points.
-
-        Raises:
-            DataError: when the fifth column of the points cannot be ages.
-        """
-        try:
-            refuse_no_ages(points)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return CenterDecoder(self.config)(self.maps(points))[0]
-
-    def maps(self, points: Tensor) -> list[TaskMaps]:
-        """The model's answer as the decoder reads it: one TaskMaps per task, of one sample."""
-        heatmaps, peak, regression = self.model(points.to(self.device))
-        tasks = []
-        for number, heatmap in enumerate(heatmaps):
-            mine = peak[:, 0] == number
-            row, column = peak[mine, 1:].unbind(1)
-            tasks.append(TaskMaps(heatmap, Cells(torch.zeros_like(row), row, column), regression[mine]))
-        return tasks

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from pdetr3d.data.files import atomic_path
 from pdetr3d.deploy.box_rows import join_frames, to_frame
-from pdetr3d.deploy.torchscript import INFO_FILE, MODEL_FILE
+from pdetr3d.deploy.contract import INFO_FILE
+from pdetr3d.deploy.exported import MODEL_FILES
 from pdetr3d.inference.frames import FileFrame, SplitFrames
 from pdetr3d.inference.output import SCHEMA
 from pdetr3d.inference.predict import Counts, predict_frames
@@ -83,7 +84,8 @@ def identity(model: Path, frames: Frames, asked: dict[str, Any]) -> dict[str, An
 
     Of LiDAR files their sizes and times count, not their content.
     """
-    files = [model / MODEL_FILE, model / INFO_FILE] if model.is_dir() else [model]
+    names = [*MODEL_FILES, INFO_FILE]
+    files = [model / name for name in names if (model / name).is_file()] if model.is_dir() else [model]
     weights, digest = hashlib.sha256(), hashlib.sha256()
     for file in files:
         weights.update(file.read_bytes())

@@ -14,9 +14,10 @@ from pdetr3d.batch import Batch
 from pdetr3d.config import Config, DataConfig
 from pdetr3d.data.collate import collate
 from pdetr3d.data.load import load_sample
+from pdetr3d.deploy.contract import INFO_FILE
+from pdetr3d.deploy.exported import ExportedDetector
 from pdetr3d.deploy.source import chosen_checkpoint
 from pdetr3d.deploy.sweeps import to_sample
-from pdetr3d.deploy.torchscript import INFO_FILE, ExportedDetector
 from pdetr3d.inference.detector import Detector, best_device
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 
@@ -91,7 +92,7 @@ def student_file(path: Path, arm: str = "ours") -> Path:
     if (path / "MLmodel").is_file():
         raise DataError(
             f"{path} is an MLflow model: use mlflow to predict with it, or name the run directory, a checkpoint file, "
-            "or an export made with --format torchscript"
+            "or an export made with --format torchscript or onnx"
         )
     return chosen_checkpoint(path, arm)
 

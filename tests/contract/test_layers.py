@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "capacity": CORE | {"data", "training", "config_sections"},
     "importers": CORE | {"tables", "data", "inference"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
-    "api": CORE | {"data", "inference", "visualize", "config_file", "presets"},
+    "api": CORE | {"data", "deploy", "inference", "visualize", "config_file", "presets"},
     "cli": PARTS
     | {
         "api",
@@ -75,7 +75,13 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 # Which distribution packages only some parts may import.
-ONLY_IN = {"ray": set(), "mlflow": {"tracking", "deploy"}, "typer": {"cli"}, "viser": {"click"}}
+ONLY_IN = {
+    "ray": set(),
+    "mlflow": {"tracking", "deploy"},
+    "typer": {"cli"},
+    "viser": {"click"},
+    "onnxruntime": {"deploy"},
+}
 
 
 def modules(folder: str) -> list[Path]:
@@ -146,14 +152,17 @@ def test_what_is_imported_is_declared(folder: str) -> None:
     """A package that only comes along with another one may be gone with that one's next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]} | {"pdetr3d"}
-    of_click = {canonicalize_name(Requirement(text).name) for text in project["optional-dependencies"]["click"]}
+    # These say which extra they need before they import it.
+    extras = {
+        part: {canonicalize_name(Requirement(text).name) for text in project["optional-dependencies"][extra]}
+        for part, extra in {"click": "click", "deploy": "onnx"}.items()
+    }
     owners = importlib.metadata.packages_distributions()
     undeclared = set()
     for path in modules(folder):
         for top in {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names):
             found = {canonicalize_name(name) for name in owners.get(top, [])}
-            # `pdetr3d click` says which extra it needs before it imports that part.
-            may = declared | of_click if path.is_relative_to(ROOT / "pdetr3d" / "click") else declared
+            may = declared | (extras.get(part_of(path), set()) if folder == "pdetr3d" else set())
             if not found & may and top not in {"pdetr3d", "ray_jobs", "tune_spaces"}:
                 undeclared.add(f"{path.relative_to(ROOT)}: {top}")
     assert sorted(undeclared) == []

@@ -32,7 +32,7 @@ def test_the_page_lists_every_name() -> None:
     rows = re.findall(r"^\| `pdetr3d\.(\w+)\(", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     assert sorted([*rows, "Picture"]) == sorted(pdetr3d.API)
     assert all(getattr(pdetr3d, name).__doc__ for name in pdetr3d.API)
-    with pytest.raises(AttributeError, match="no attribute 'load_smaple'; the Python API: Picture, draw"):
+    with pytest.raises(AttributeError, match="no attribute 'load_smaple'; the Python API: Picture, decode_maps"):
         _ = pdetr3d.load_smaple
 
 
@@ -88,7 +88,7 @@ def test_clicks_of_named_classes(index: Index, monkeypatch: pytest.MonkeyPatch) 
     record, clicks = pdetr3d.load_sample(index, 0).record, np.array([[3.0, 4, 0], [5, 6, 0]])
     teacher.boxes(record, clicks, ["car", "pedestrian"])
     teacher.boxes(record, clicks, np.array([0, 8]))
-    assert seen == [[0, 8], [0, 8]]
+    assert seen == [[[0, 8]], [[0, 8]]]
     for labels, message in (
         (["car", "lorry"], "unknown class 'lorry'"),
         ([0, 10], "unknown class 10"),

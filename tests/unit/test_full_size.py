@@ -18,7 +18,8 @@ from pdetr3d.data.load import load_sample
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.deploy.source import TrainedStudent
-from pdetr3d.deploy.torchscript import TOLERANCE, ExportedDetector, ExportedStudent, export_torchscript
+from pdetr3d.deploy.exported import ExportedDetector
+from pdetr3d.deploy.torchscript import TOLERANCE, ExportedStudent, export_torchscript
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
