@@ -17,8 +17,8 @@ from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.data.load import load_sample
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
-from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.deploy.exported import ExportedDetector
+from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.deploy.torchscript import TOLERANCE, ExportedStudent, export_torchscript
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
