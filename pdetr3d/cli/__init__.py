@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdetr3d.cli import clicking, dataset, importing, model, predict, runs  # noqa: F401  # their verbs join the app
+from pdetr3d.cli import clicking, dataset, importing, model, predict, runs, scoring  # noqa: F401  # their verbs join the app
 from pdetr3d.cli.app import app
 from pdetr3d.exits import guarded
 

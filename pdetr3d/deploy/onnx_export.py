@@ -1,9 +1,9 @@
 """The student as an ONNX file, of the standard operators of opset 18 alone: points in, maps and peaks out.
 
 The pillars are written anew here (``OnnxPillars``): ONNX has no operators for runs of equal cells, which
-``models/pillars.py`` works on. Here all points keep their place in one table, and what is left out goes to a cell beside
-the grid: the number of points is the only size that a cloud decides, and no cloud is empty. The file is compared with
-the student by onnxruntime before it is kept.
+``models/pillars.py`` works on. Here all points keep their place in one table, and what is left out goes to a cell
+beside the grid: the number of points is the only size that a cloud decides, and no cloud is empty. The file is compared
+with the student by onnxruntime before it is kept.
 
 Legend: P points, C channels, K peaks of one task, H rows (y) and W columns (x) of a grid.
 """
@@ -41,8 +41,8 @@ COUNTS = (0, 1, 2, 500, 5000)  # of points, of the clouds that both are compared
 
 class ScatterMax(torch.autograd.Function):
     """Rows ``grid`` (N, C), each the maximum of itself and of the rows of ``source`` (P, C) that ``index`` (P, C) sends
-    there. As one operator: torch's own export of ``scatter_reduce`` wraps it in a condition on the number of axes, whose
-    shapes onnxruntime complains about."""
+    there. As one operator: torch's own export of ``scatter_reduce`` wraps it in a condition on the number of axes, of
+    whose shapes onnxruntime complains."""
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, index: Tensor, source: Tensor) -> Tensor:

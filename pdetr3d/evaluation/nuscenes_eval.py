@@ -9,7 +9,7 @@ import io
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,36 +170,77 @@ def score(
         DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
             the split, or the devkit refuses the split for this version.
     """
-    began, nusc = time.monotonic(), nusc or load_tables(dataroot, version, classes=classes)
+    nusc = nusc or load_tables(dataroot, version, classes=classes)
     tokens = split_samples(nusc, split)
     refuse_unscorable(nusc.version, split)
-    _check_tokens(split, tokens, predictions, sensor_poses)
+    _check_tokens(split, tokens, predictions, "predictions")
+    _check_tokens(split, tokens, sensor_poses, "sensor poses")
     out_dir.mkdir(parents=True, exist_ok=True)
-    config = scoring_config(classes)
+    with results_file(out_dir / "results_nusc.json") as write:
+
+        def entries(token: str) -> list[dict[str, Any]]:
+            made = nuscenes_boxes(token, predictions[token], sensor_poses[token], classes)
+            write(token, made)
+            return made
+
+        metrics, report = _score(nusc, tokens, entries, sensor_poses, bins, regions or {}, classes)
+    write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
+    return report
+
+
+def score_entries(
+    nusc: NuScenes,
+    split: str,
+    results: Mapping[str, list[dict[str, Any]]],
+    sensor_poses: Mapping[str, Poses],
+    regions: Mapping[str, Regions] | None = None,
+    classes: ClassList = NUSCENES_CLASSES,
+) -> dict[str, Any]:
+    """``score`` of a results file's entries as they stand there (``foreign_results.read_entries``): in the global
+    frame, with their own velocities and attributes. Nothing is written.
+
+    Args:
+        results: sample_token -> its entries, of every sample of the split. The others: see ``score``.
+
+    Raises:
+        DataError: as ``score``.
+    """
+    tokens = split_samples(nusc, split)
+    refuse_unscorable(nusc.version, split)
+    _check_tokens(split, tokens, results, "results")
+    return _score(nusc, tokens, results.__getitem__, sensor_poses, True, regions or {}, classes)[1]
+
+
+def _score(
+    nusc: NuScenes,
+    tokens: list[str],
+    entries: Callable[[str], list[dict[str, Any]]],
+    sensor_poses: Mapping[str, Poses],
+    bins: bool,
+    regions: Mapping[str, Regions],
+    classes: ClassList,
+) -> tuple[DetectionMetrics, dict[str, Any]]:
+    """The devkit's metrics, and ``score``'s report; ``entries``: token -> ``sample_result`` rows, asked once each."""
+    began, config = time.monotonic(), scoring_config(classes)
     lost = {"objects": 0, "predictions": 0}  # to regions
     official, by_bin = Matching(config, classes), bin_matchings(config, classes) if bins else {}
-    with results_file(out_dir / "results_nusc.json") as write:
-        for start in range(0, len(tokens), PIECE):
-            piece = tokens[start : start + PIECE]
-            results = {t: nuscenes_boxes(t, predictions[t], sensor_poses[t], classes) for t in piece}
-            for token, entries in results.items():
-                write(token, entries)
-            gt, pred = _load_boxes(nusc, reaching(config), results, classes)
-            if regions:
-                loaded = len(gt.all), len(pred.all)
-                gt, pred = (where_labels_hold(boxes, regions, sensor_poses) for boxes in (gt, pred))
-                lost["objects"] += loaded[0] - len(gt.all)
-                lost["predictions"] += loaded[1] - len(pred.all)
-            official.add(within(gt, 0.0, config.class_range), within(pred, 0.0, config.class_range))
-            add_to_bins(by_bin, gt, pred)
+    for start in range(0, len(tokens), PIECE):
+        results = {token: entries(token) for token in tokens[start : start + PIECE]}
+        gt, pred = _load_boxes(nusc, reaching(config), results, classes)
+        if regions:
+            loaded = len(gt.all), len(pred.all)
+            gt, pred = (where_labels_hold(boxes, regions, sensor_poses) for boxes in (gt, pred))
+            lost["objects"] += loaded[0] - len(gt.all)
+            lost["predictions"] += loaded[1] - len(pred.all)
+        official.add(within(gt, 0.0, config.class_range), within(pred, 0.0, config.class_range))
+        add_to_bins(by_bin, gt, pred)
     metrics = official.metrics()
     metrics.add_runtime(time.monotonic() - began)
-    write_json(out_dir / "metrics_summary.json", _json_safe(metrics.serialize()))
     report = _report(metrics, count_objects(official)) | ({"outside_regions": lost} if regions else {})
     if bins:
         report["by_distance"] = by_distance(by_bin)
         report["by_group"] = by_group(metrics, official)
-    return report
+    return metrics, report
 
 
 def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
@@ -215,21 +256,18 @@ def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
     return (5 * mean_ap + sum(1 - min(1.0, error) for error in known)) / (5 + len(known))
 
 
-def _check_tokens(
-    split: str, tokens: list[str], predictions: Mapping[str, Boxes3D], poses: Mapping[str, Poses]
-) -> None:
-    for what, given in (("predictions", predictions), ("sensor poses", poses)):
-        missing = [token for token in tokens if token not in given]
-        if missing:
-            raise DataError(
-                f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
-            )
-    if len(predictions) > len(tokens):  # every sample of the split has an entry: these are others'
+def _check_tokens(split: str, tokens: list[str], given: Mapping[str, Any], what: str) -> None:
+    missing = [token for token in tokens if token not in given]
+    if missing:
+        raise DataError(
+            f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
+        )
+    if len(given) > len(tokens) and what != "sensor poses":  # every sample of the split has an entry: these are others'
         known = set(tokens)
-        strangers = sorted(token for token in predictions if token not in known)
+        strangers = sorted(token for token in given if token not in known)
         listed = ", ".join(strangers[:5])
-        raise DataError(f"predictions for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
+        raise DataError(f"{what} for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
 
 
 def _load_boxes(

@@ -1,0 +1,68 @@
+"""Verb: score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pdetr3d.cli.app import app, say
+from pdetr3d.cli.dataset import IndexFile
+
+HEAD = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+COLUMNS = ("AP", "ATE", "ASE", "AOE", "AVE", "AAE", "n_gt")
+
+
+@app.command()
+def score(
+    results: Annotated[Path, typer.Argument(help="nuScenes results file of any detector.", metavar="RESULTS.json")],
+    index_file: IndexFile,
+    split: Annotated[str, typer.Option(help="Split whose samples are scored: all of them must be in the file.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the whole score (by class, distance, group) here, too.")
+    ] = None,
+) -> None:
+    """Score anybody's nuScenes results file as a run's students are scored: mAP, NDS and SPNDS, by class.
+
+    Matching, filters and means are the devkit's (detection_cvpr_2019); regions of VERSION/regions.parquet count. Boxes
+    are taken as they stand in the file, with their velocities and attributes. Samples of other splits are left out.
+    """
+    import json
+
+    from pdetr3d.data.files import atomic_path
+    from pdetr3d.data.index import Index
+    from pdetr3d.data.label_manifest import eval_records
+    from pdetr3d.evaluation.foreign_results import read_entries
+    from pdetr3d.evaluation.nuscenes_eval import load_tables, score_entries
+
+    index = Index.open(index_file)
+    records = eval_records(index, split)
+    entries = read_entries(results, [record.sample_token for record in records], index.classes)
+    nusc = load_tables(index.dataroot, index.version, index.facts.names, index.counted_points(), index.classes)
+    regions = {record.sample_token: record.regions for record in records if record.regions is not None}
+    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
+    report = score_entries(nusc, split, entries, poses, regions, index.classes)
+    _show(report)
+    if json_file is not None:
+        with atomic_path(json_file) as temporary:
+            temporary.write_text(json.dumps(report, indent=1))
+        say(json=json_file)
+
+
+def _show(report: dict[str, Any]) -> None:
+    """The means, and a row for each class."""
+    from rich.console import Console
+    from rich.table import Table
+
+    say(**{name: _cell(report[name]) for name in HEAD}, objects=sum(report["n_gt"].values()))
+    table = Table("class", box=None)
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    for name, row in report["per_class"].items():
+        table.add_row(name, *(_cell(row[column]) for column in COLUMNS))
+    Console().print(table)
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,89 @@
+"""Anybody's nuScenes results file: its entries as they stand there, checked so that the devkit's code takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
+
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE
+from pdetr3d.schema import DataError
+
+NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
+UNKNOWN = ("velocity",)  # may hold null or NaN: the entry's speed is then scored for nobody, as the devkit does
+
+
+def read_entries(
+    path: Path, tokens: list[str], classes: ClassList = NUSCENES_CLASSES
+) -> dict[str, list[dict[str, Any]]]:
+    """Sample token -> the ``sample_result`` entries of it, in the order of ``tokens``; other samples are left out.
+
+    Args:
+        tokens: of the samples that must be in the file. classes: that ``detection_name`` may be of.
+
+    Raises:
+        DataError: when it is no results file, lacks a sample, or an entry is not of the format: names the sample, the
+            entry's place, its field and value, and what is allowed.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        missing = [token for token in tokens if token not in results]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(tokens)} samples of the split are missing, e.g. {missing[0]}; a sample "
+            "without boxes needs an empty list"
+        )
+    attributes = {*ATTRIBUTE_NAMES, *(name for each in classes.classes for name in each.attributes), ""}
+    return {token: _entries(f"{path}, sample {token}", token, results[token], classes, attributes) for token in tokens}
+
+
+def _entries(where: str, token: str, rows: Any, classes: ClassList, attributes: set[str]) -> list[dict[str, Any]]:
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: {type(rows).__name__}; allowed: a list of boxes")
+    if len(rows) > MAX_BOXES_PER_SAMPLE:
+        raise DataError(
+            f"{where}: {len(rows)} boxes; the devkit takes {MAX_BOXES_PER_SAMPLE} at most: keep those of the best scores"
+        )
+    return [_entry(f"{where}, box {place}", token, row, classes, attributes) for place, row in enumerate(rows)]
+
+
+def _entry(where: str, token: str, row: Any, classes: ClassList, attributes: set[str]) -> dict[str, Any]:
+    try:
+        entry = {name: _numbers(where, name, row[name], count) for name, count in NUMBERS.items()}
+        name, score = row["detection_name"], row["detection_score"]
+        attribute, of = row["attribute_name"], row["sample_token"]
+    except (KeyError, TypeError) as error:
+        fields = ", ".join(("sample_token", *NUMBERS, "detection_name", "detection_score", "attribute_name"))
+        raise DataError(f"{where}: no field {error}; a box has {fields}") from error
+    if of != token:
+        raise DataError(f"{where}: sample_token {of!r} under another sample; move it there")
+    classes.refuse_unknown({name}, where)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite(score):
+        raise DataError(f"{where}: detection_score {score!r}; allowed: a finite number")
+    if attribute not in attributes:
+        raise DataError(
+            f"{where}: attribute_name {attribute!r}; allowed: {', '.join(sorted(attributes - {''}))}, or ''"
+        )
+    if min(entry["size"]) <= 0:
+        raise DataError(f"{where}: size {entry['size']}; allowed: w, l, h > 0 [m]")
+    if not any(entry["rotation"]):
+        raise DataError(f"{where}: rotation {entry['rotation']}; allowed: a quaternion w, x, y, z")
+    names = {"detection_name": name, "detection_score": float(score), "attribute_name": attribute}
+    return {"sample_token": token, **entry, **names}
+
+
+def _numbers(where: str, name: str, value: Any, count: int) -> list[float]:
+    try:
+        numbers = [float("nan") if one is None and name in UNKNOWN else float(one) for one in value]
+        fine = len(numbers) == count and (name in UNKNOWN or bool(np.isfinite(numbers).all()))
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise DataError(f"{where}: {name} {value!r}; allowed: {count} finite numbers")
+    return numbers

@@ -1,0 +1,133 @@
+"""``pdetr3d score``: any results file is scored as the devkit scores it, with its own velocities and attributes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
+
+from pdetr3d.cli import main
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from tests.unit.test_nuscenes_eval import SPLIT, VERSION, noisy
+
+
+@pytest.fixture(scope="module")
+def ours(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """An index, a results file of noisy boxes that ``score`` wrote, and its report."""
+    folder = tmp_path_factory.mktemp("score")
+    index = build_index(sim_world, VERSION, folder / "index.arrow")
+    nusc, rng = load_tables(sim_world, VERSION), np.random.default_rng(3)
+    truth, poses = ground_truth_predictions(nusc, SPLIT)
+    report = score(sim_world, VERSION, SPLIT, {t: noisy(b, rng) for t, b in truth.items()}, poses, folder, nusc)
+    return index, folder / "results_nusc.json", report
+
+
+def asked(index: Path, results: Path, *more: str) -> int:
+    return main(["score", str(results), "--index", str(index), "--split", SPLIT, *more])
+
+
+def test_our_own_file_gets_the_same_score(
+    ours: tuple[Path, Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, results, report = ours
+    assert asked(index, results, "--json", str(tmp_path / "score.json")) == 0
+    assert json.loads((tmp_path / "score.json").read_text()) == json.loads(json.dumps(report))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mAP", f"{report['mAP']:.3f}"] in lines and ["SPNDS", f"{report['SPNDS']:.3f}"] in lines
+    car = report["per_class"]["car"]
+    assert ["car", *(f"{car[k]:.3f}" for k in ("AP", "ATE", "ASE", "AOE", "AVE", "AAE")), str(car["n_gt"])] in lines
+    assert max(map(len, map(" ".join, lines))) <= 80
+
+
+def test_velocities_and_attributes_are_those_of_the_file(
+    ours: tuple[Path, Path, dict[str, Any]], sim_world: Path, tmp_path: Path
+) -> None:
+    """Every error equals the devkit's own, of a file whose velocities and attributes we would never write."""
+    index, results, report = ours
+    content = json.loads(results.read_text())
+    rng = np.random.default_rng(0)
+    for rows in content["results"].values():
+        for row in rows:
+            row["velocity"] = rng.normal(0, 2, 2).tolist()
+            row["attribute_name"] = "vehicle.parked" if row["detection_name"] == "car" else ""
+            row["detection_score"] = 1 if row["detection_score"] > 0.95 else row["detection_score"]  # an integer
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(content))
+    assert asked(index, file, "--json", str(tmp_path / "score.json")) == 0
+    mine = json.loads((tmp_path / "score.json").read_text())
+    for rows in content["results"].values():
+        for row in rows:
+            row["detection_score"] = float(row["detection_score"])  # the devkit refuses integers
+    file.write_text(json.dumps(content))
+    config, nusc = config_factory("detection_cvpr_2019"), load_tables(sim_world, VERSION)
+    summary = DetectionEval(nusc, config, str(file), SPLIT, str(tmp_path / "devkit"), verbose=False).main(
+        render_curves=False
+    )
+    assert (mine["mAP"], mine["NDS"]) == (summary["mean_ap"], summary["nd_score"])
+    for name, theirs in {"mAVE": "vel_err", "mAAE": "attr_err", "mATE": "trans_err"}.items():
+        assert mine[name] == summary["tp_errors"][theirs]
+    assert mine["mAVE"] > report["mAVE"] + 0.1 and mine["mAAE"] != report["mAAE"]
+
+
+def damaged(content: dict[str, Any], field: str, value: object) -> None:
+    rows = next(rows for rows in content["results"].values() if rows)
+    if value is None:
+        del rows[0][field]
+    else:
+        rows[0][field] = value
+
+
+BAD = {
+    ("detection_name", "lorry"): "lorry",
+    ("detection_score", "high"): "box 0: detection_score 'high'; allowed: a finite number",
+    ("detection_score", float("nan")): "detection_score nan",
+    ("attribute_name", "vehicle.flying"): "attribute_name 'vehicle.flying'; allowed: cycle.with_rider, ",
+    ("size", [1, 2]): "size [1, 2]; allowed: 3 finite numbers",
+    ("size", [1, 0, 2]): "size [1.0, 0.0, 2.0]; allowed: w, l, h > 0 [m]",
+    ("rotation", [0, 0, 0, 0]): "allowed: a quaternion w, x, y, z",
+    ("translation", [1, float("inf"), 2]): "translation [1, inf, 2]; allowed: 3 finite numbers",
+    ("velocity", None): "box 0: no field 'velocity'; a box has sample_token, translation, size, ",
+    ("sample_token", "other"): "sample_token 'other' under another sample",
+}
+
+
+@pytest.mark.parametrize("wrong", BAD, ids=lambda wrong: f"{wrong[0]} {wrong[1]}")
+def test_a_box_that_is_none_is_refused(
+    wrong: tuple[str, object], ours: tuple[Path, Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(ours[1].read_text())
+    damaged(content, *wrong)
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(content))
+    assert asked(ours[0], file, "--json", str(tmp_path / "score.json")) == 2
+    error = capsys.readouterr().err
+    assert BAD[wrong] in error and f"{file}, sample " in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_is_none_is_refused(
+    ours: tuple[Path, Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(ours[1].read_text())
+    token, rows = next((token, rows) for token, rows in content["results"].items() if rows)
+    file = tmp_path / "theirs.json"
+    for text, message in {
+        "{": "no nuScenes results file",
+        "[]": "no nuScenes results file",
+        json.dumps({"results": {}}): "samples of the split are missing, e.g. ",
+        json.dumps({"results": content["results"] | {token: {}}}): "dict; allowed: a list of boxes",
+        json.dumps({"results": content["results"] | {token: rows[:1] * 501}}): "501 boxes; the devkit takes 500",
+    }.items():
+        file.write_text(text)
+        assert asked(ours[0], file) == 2
+        assert message in capsys.readouterr().err
+    assert asked(ours[0], tmp_path / "no.json") == 2
+    # Samples of other splits are passed over, as kitti-score does.
+    file.write_text(json.dumps({"results": content["results"] | {"another": [{"anything": 1}]}}))
+    assert asked(ours[0], file) == 0
