@@ -30,6 +30,8 @@ class ModelConfig(Section):
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
     pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
+    # Of imported weights (`pdetr3d import-weights`): pillars with fewer points are as if filled up with points of zeros.
+    pillar_padding: bool = False
     pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
     voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
     voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
@@ -264,6 +266,9 @@ class StudentConfig(Section):
     augment_scale: tuple[float, float] = (0.85, 1.15)  # Smallest and largest factor of a random scaling in training.
     augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1  # Boxes with a lower score are not predicted.
+    # How the heading is read. axis: its axis, and which way along it. direction: of the latter alone, as imported
+    # weights have it (`pdetr3d import-weights`); training always learns both.
+    heading: Literal["axis", "direction"] = "axis"
     nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
     # A box goes when its BEV IoU with a better one of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2

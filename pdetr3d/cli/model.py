@@ -1,4 +1,4 @@
-"""Verbs on configs and models: show-config, plan, export."""
+"""Verbs on configs and models: show-config, plan, export, import-weights."""
 
 from __future__ import annotations
 
@@ -129,3 +129,26 @@ def export(
 
     info = export_torchscript(trained, out, known_device(device))
     say(exported=trained.file, to=out, **{DIFFERENCE: info["max_difference_to_eager"]})
+
+
+@app.command()
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint (.pth) of mmdetection3d's or OpenPCDet's CenterPoint.")],
+    out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also where parts of the student have no counterpart: to be trained.")
+    ] = False,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a student of a CenterPoint that mmdetection3d (from 1.0) or OpenPCDet trained on nuScenes.
+
+    The preset (nuscenes-pillar, nuscenes-voxel) and keys must describe its model. Writes checkpoint.pt, which predict
+    and export take, and import.json, which lists what became what.
+    """
+    from pdetr3d.importers.centerpoint import import_centerpoint, told
+
+    config = load_config(preset, overrides, config_file)
+    made = import_centerpoint(file, config, out, partial)
+    say(**told(made), next=f"pdetr3d predict {shlex.quote(str(out / 'checkpoint.pt'))} --lidar FOLDER --out boxes.csv")

@@ -41,7 +41,8 @@ POST_PROCESSING = [
     "x = (column + offset[0]) * cell_m + range_m[0], y = (row + offset[1]) * cell_m + range_m[1], z = height: the "
     "gravity center [m]; (l, w, h) = exp(clamp(size, -4, 4)) [m]; yaw = a [rad], "
     "counter-clockwise about z from +x, where a = atan2(axis[0], axis[1]) / 2, or a + pi if direction[0] * cos(a) + "
-    "direction[1] * sin(a) < 0; (vx, vy) = velocity [m/s] over ground.",
+    "direction[1] * sin(a) < 0; or, with heading direction, yaw = atan2(direction[1], direction[0]); (vx, vy) = "
+    "velocity [m/s] over ground.",
     "By falling score, within each class: drop a box whose rotated BEV IoU with a kept one exceeds nms_iou (nms "
     "rotated), or whose center is within its class's circle_radius_m of a kept one's (nms circle). The best max_boxes "
     "are the answer. In Python pdetr3d.decode_maps does all of this.",
@@ -73,6 +74,7 @@ def describe(config: Config, outputs: Mapping[str, str] = OUTPUTS) -> dict[str, 
         "range_m": config.model.range_m,
         "cell_m": config.student_cell_m,
         "num_sweeps": config.data.num_sweeps,
+        "heading": student.heading,
         "thresholds": student.model_dump(include={"score_threshold", "nms", "nms_iou", "circle_radius_m", "max_boxes"}),
         "input": INPUT,
         "outputs": dict(outputs),

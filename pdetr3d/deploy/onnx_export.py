@@ -143,11 +143,15 @@ def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     """
     check_runtime()
     config = trained.config
-    if config.model.lidar != "pillar" or config.student.drift:
-        what = f"model.lidar={config.model.lidar}" if config.model.lidar != "pillar" else "student.drift=true"
+    refused = {
+        f"model.lidar={config.model.lidar}": config.model.lidar != "pillar",
+        "student.drift=true": config.student.drift,
+        "model.pillar_padding=true": config.model.pillar_padding,
+    }
+    if what := [name for name, there in refused.items() if there]:
         raise DataError(
-            f"{what} cannot be exported as ONNX: it needs operators that ONNX lacks; allowed: pillar students without "
-            "drift. Export it with --format mlflow"
+            f"{what[0]} cannot be exported as ONNX; allowed: pillar students without drift and padding. Export it with "
+            "--format mlflow"
         )
     model = OnnxStudent(trained.model).eval().requires_grad_(False)
     names = [*(f"heatmap_{number}" for number in range(len(config.tasks))), "peak", "regression"]

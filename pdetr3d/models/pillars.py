@@ -34,6 +34,8 @@ class PillarEncoder(nn.Module):
         self.high: Tensor
         self.register_buffer("low", torch.tensor(config.range_m[:3]), persistent=False)
         self.register_buffer("high", torch.tensor(config.range_m[3:]), persistent=False)
+        self.padding: Tensor | None
+        self.register_buffer("padding", torch.zeros(self.channels) if config.pillar_padding else None)
         self.linear = nn.Linear(POINT_FEATURES, self.channels, bias=False)
         self.norm = norm1d(config.norm, self.channels)
 
@@ -49,6 +51,8 @@ class PillarEncoder(nn.Module):
             count = torch.bincount(pillar, minlength=cell.shape[0])
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, cell, count))))
             features = run_max(features, count)
+            if self.padding is not None:  # what the filling of a pillar with room would answer
+                features = torch.where((count < self.most)[:, None], torch.maximum(features, self.padding), features)
         bev = features.new_zeros(batch_size * self.rows * self.columns, self.channels).index_copy(0, cell, features)
         return bev.view(batch_size, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
 

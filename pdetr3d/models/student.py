@@ -115,7 +115,11 @@ class CenterDecoder:
     def _boxes(self, maps: TaskMaps, cell: Tensor, label: np.ndarray, score: Tensor) -> Boxes3D:
         corner = maps.cells.corners(self.config.model.range_m, self.config.student_cell_m)[cell]
         code = maps.regression[cell].float()
-        rows = decode(code, corner, self.config.student_cell_m).cpu().numpy()
+        box = decode(code, corner, self.config.student_cell_m)
+        if self.config.student.heading == "direction":
+            x, y = part(code, "direction").unbind(1)
+            box = torch.cat([box[:, :6], torch.atan2(y, x)[:, None]], 1)
+        rows = box.cpu().numpy()
         return Boxes3D.build(
             rows[:, :3],
             rows[:, 3:6],

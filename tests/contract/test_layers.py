@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "click": CORE | {"data", "visualize"},
     "report": CORE | {"data", "presets", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},
-    "importers": CORE | {"tables", "data", "inference"},
+    "importers": CORE | {"tables", "data", "inference", "models", "training"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
     "api": CORE | {"data", "deploy", "inference", "visualize", "config_file", "presets"},
     "cli": PARTS

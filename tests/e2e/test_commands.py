@@ -85,6 +85,7 @@ ELSEWHERE = {
     },
     "make real-smoke": ("tests/e2e/test_real_smoke.py", '"--preset", "real-smoke"'),
     "pdetr3d kitti-score": ("tests/unit/test_kitti_ap.py", '"kitti-score"'),
+    "pdetr3d import-weights": ("tests/unit/test_import_weights.py", '"import-weights"'),
     "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
     "python -m ray_jobs.predict": ("tests/ray/test_predict_job.py", '"ray_jobs.predict"'),
     "python -m ray_jobs.sweep": ("tests/clusters/test_sweep.py", '"ray_jobs.sweep"'),
