@@ -26,6 +26,7 @@ from ray_jobs.console import Console, attach, console, current
 from ray_jobs.phases import PHASES, lines
 from ray_jobs.refused import refusable, worked_on
 from ray_jobs.stages import EXPERIMENT, Stages
+from ray_jobs.tracked import changed
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
 OBJECT_STORE_BYTES = 1024**3
@@ -73,7 +74,8 @@ def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
     if config.run.arms == ("full",):
         check_arms(config.run.arms, stages.data, config)
     name = f"{config.run.name or config.preset} {run.digest}"
-    with Tracker.start(run.path, EXPERIMENT, name, config.flat(), {"run": run.digest}) as parent:
+    tags = {"run": run.digest, "changed": changed(config)}
+    with Tracker.start(run.path, EXPERIMENT, name, config.flat(), tags) as parent:
         log_provenance(parent, config.to_json())
         stages.track(parent)
         init_ray(config.scaling.use_gpu)

@@ -31,6 +31,7 @@ from ray_jobs.report import build_report, print_arms, print_holdout, print_quali
 from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
 from ray_jobs.teacher_stages import planned_steps
+from ray_jobs.tracked import described
 
 
 def body(stages: Stages) -> None:
@@ -51,6 +52,7 @@ def body(stages: Stages) -> None:
         stages.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
+    described(stages, arms, quality, picture)
     print_quality(quality)
     print_holdout(measure_holdout(stages))
     print_arms(arms, report["ratios"])

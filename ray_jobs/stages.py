@@ -52,6 +52,7 @@ from ray_jobs.stage_keys import labels_key
 from ray_jobs.teacher_stages import train_teacher
 from ray_jobs.tracked import (
     ancestors,
+    changed,
     evaluated,
     labels_made,
     left_out,
@@ -357,7 +358,7 @@ class Stages:
             EXPERIMENT,
             name,
             self.config.flat(),
-            tags,
+            {"changed": changed(self.config), **tags},
             self.parent.run_id or None,
             tracking_dir=self.tracking_dir,
             title=f"{name} {self.config.run.name}".strip(),  # else all are alike in a study

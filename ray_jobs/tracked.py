@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pdetr3d.config import Config, CorruptionConfig
 from pdetr3d.data.files import parquet_digest
 from pdetr3d.data.skipped import FILE as SKIPPED
+from pdetr3d.presets import PRESETS
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.tracking.datasets import DataInput, data_digest, log_inputs
 from pdetr3d.tracking.models import Score, log_checkpoint, log_model_metrics, register
 from pdetr3d.tracking.provenance import log_provenance
-from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.runs import Tracker, read_run_file
 from pdetr3d.tracking.scores import score_metrics
+from pdetr3d.tracking.summary import description, headline
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.fit import CROPS, stage_uri
@@ -32,6 +34,25 @@ if TYPE_CHECKING:
 
 LINEAGE = "lineage.json"
 JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}
+
+
+def changed(config: Config) -> str:
+    """What a config has other than its preset, as ``key=value`` words: which of a run's params are worth a look."""
+    before = PRESETS.get(config.preset, Config(preset="")).flat()
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in config.flat().items() if value != before[key])
+
+
+def described(stages: Stages, arms: Mapping[str, Any], quality: Mapping[str, Any], picture: Path) -> None:
+    """The parent run's headline metrics and description."""
+    teacher = quality["teacher"]
+    stages.parent.log_metrics(headline(arms, teacher))
+    runs = {name: entry["run_id"] for name, entry in read_run_file(stages.run.path).items()}
+
+    def markdown(run_id: str, experiment_id: str) -> str:
+        children = {name: child for name, child in runs.items() if child != run_id}
+        return description(arms, teacher, changed(stages.config), picture.name, run_id, children, experiment_id)
+
+    stages.parent.describe(markdown)
 
 
 def step_of(file: Path) -> int:

@@ -24,12 +24,15 @@ from pdetr3d.tracking.client import (
     write_params_and_tags,
 )
 from pdetr3d.tracking.metric_logger import MetricLogger
+from pdetr3d.tracking.summary import NOTE
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = ["MetricLogger", "Tracker", "end_runs", "ui_command"]
 RUN_FILE = "mlflow_run.json"
+# By this tag MLflow's UI knows which of its views to open: curves and models, not traces of language models.
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
 _remembering = threading.Lock()
 
 
@@ -116,6 +119,15 @@ class Tracker:
         """Set tags, replacing those of the same key."""
         self.quietly(lambda c: write_params_and_tags(c, self.run_id, {}, as_tags(tags)))
 
+    def describe(self, markdown: Callable[[str, str], str]) -> None:
+        """Give the run a description; ``markdown``: (its run id, its experiment's id) -> text."""
+
+        def act(client: MlflowClient) -> None:
+            place = client.get_run(self.run_id).info.experiment_id
+            write_params_and_tags(client, self.run_id, {}, as_tags({NOTE: markdown(self.run_id, str(place))}))
+
+        self.quietly(act)
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.quietly(lambda c: c.set_terminated(self.run_id, status))
@@ -166,13 +178,15 @@ def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> s
         # A server keeps artifacts where it was told to; beside SQLite they would go to the working directory.
         artifacts = (folder.resolve() / "artifacts").as_uri() if uri.startswith("sqlite") else None
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags={KIND: TRAINING}))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another job has made it in between
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
+    if KIND not in experiment.tags:  # somebody may have chosen another view
+        client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
     return str(experiment.experiment_id)
 
 

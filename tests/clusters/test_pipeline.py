@@ -128,6 +128,13 @@ def test_mlflow_holds_finished_nested_runs(done: tuple[Path, str, list[dict[str,
     assert len(children) == 5  # the second run continued them
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parents[0].info.run_id}
+    report = json.loads((done[0] / "report.json").read_text())
+    for arm in ARMS:  # the run list alone compares
+        assert parents[0].data.metrics[f"{arm}/SPNDS"] == pytest.approx(report["arms"][arm]["SPNDS"])
+    assert parents[0].data.metrics["teacher/bev_iou"] == pytest.approx(report["pseudo_labels"]["bev_iou"])
+    note = parents[0].data.tags["mlflow.note.content"]
+    assert all(f"/runs/{child.info.run_id})" in note for child in children) and "optim.batch_size" in note
+    assert all("label.ratio=" in run.data.tags["changed"] for run in runs)
     for child in children:
         steps = [point.step for point in client.get_metric_history(child.info.run_id, "loss")]
         assert steps == list(range(1, len(steps) + 1)) and len(steps) in (2, 3), child.info.run_name

@@ -1,4 +1,4 @@
-"""``pdetr3d import-weights``: a student of a CenterPoint in mmdetection3d's or OpenPCDet's layout answers as it does."""
+"""``pdetr3d import-weights``: a student of a CenterPoint in mmdetection3d's or OpenPCDet's layout answers like it."""
 
 from __future__ import annotations
 

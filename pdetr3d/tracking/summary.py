@@ -1,0 +1,51 @@
+"""What the run list and the page of a pipeline's run show in MLflow: its headline metrics, and a description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADLINE = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's description, in Markdown
+
+
+def headline(arms: Mapping[str, Mapping[str, Any]], teacher: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics of the parent run, by which the run list alone compares runs: ``ours/SPNDS``, ``teacher/bev_iou``.
+
+    Args:
+        arms: name -> an evaluation's report. teacher: quality of its boxes at the clicks (``pseudo_label_quality``).
+    """
+    scores = {arm: {name: report.get(name) for name in HEADLINE} for arm, report in arms.items()}
+    return {**scores, "teacher": {"bev_iou": teacher.get("bev_iou")}}
+
+
+def description(
+    arms: Mapping[str, Mapping[str, Any]],
+    teacher: Mapping[str, Any],
+    changed: str,
+    picture: str,
+    run_id: str,
+    children: Mapping[str, str],
+    experiment_id: str,
+) -> str:
+    """Markdown of a pipeline's run: a table of its students, the teacher, a picture, links to its stages.
+
+    Args:
+        arms, teacher: as ``headline``. changed: what differs from the preset, as ``key=value`` words; may be empty.
+        picture: name of an artifact of the run. run_id: its own. children: name of a stage -> id of its run.
+        experiment_id: of all of them.
+    """
+    rows = [f"| {arm} | {' | '.join(_figure(report.get(name)) for name in HEADLINE)} |" for arm, report in arms.items()]
+    links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]
+    parts = [
+        f"Changed from the preset: `{changed}`" if changed else "The preset as it is.",
+        "\n".join([f"| student | {' | '.join(HEADLINE)} |", "|---" * (len(HEADLINE) + 1) + "|", *rows]),
+        f"The teacher's boxes at the clicks: mean BEV IoU {_figure(teacher.get('bev_iou'))}.",
+        f"![True boxes (solid) and the student's (dashed)](get-artifact?path={picture}&run_uuid={run_id})",
+        f"Stages: {', '.join(links)}",
+    ]
+    return "\n\n".join(parts)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,57 @@
+"""What MLflow's list of runs and a pipeline's page show: the view, headline metrics, description, what was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pdetr3d import presets
+from pdetr3d.tracking.client import connect
+from pdetr3d.tracking.runs import KIND, Tracker
+from pdetr3d.tracking.summary import NOTE, description, headline
+from ray_jobs.tracked import changed
+
+ARMS = {
+    "ours": {"mAP": 0.25, "NDS": 0.3, "SPNDS": 0.32, "mATE": 0.5, "mASE": 0.3, "mAOE": None, "per_class": {}},
+    "full": {"mAP": 0.5, "NDS": 0.6, "SPNDS": 0.64, "mATE": 0.4, "mASE": 0.2, "mAOE": 1.0, "per_class": {}},
+}
+
+
+def test_the_list_of_runs_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker.start(tmp_path, "pdetr3d", "quickstart 1", {}, {})
+    tracker.log_metrics(headline(ARMS, {"bev_iou": 0.75, "n": 3}))
+    tracker.describe(
+        lambda run, place: description(ARMS, {"bev_iou": 0.75}, "", "a.png", run, {"teacher": "t1"}, place)
+    )
+    client = connect(tracker.uri)
+    run = client.get_run(tracker.run_id)
+    assert run.data.metrics == {
+        "ours/mAP": 0.25, "ours/NDS": 0.3, "ours/SPNDS": 0.32, "ours/mATE": 0.5, "ours/mASE": 0.3,
+        "full/mAP": 0.5, "full/NDS": 0.6, "full/SPNDS": 0.64, "full/mATE": 0.4, "full/mASE": 0.2, "full/mAOE": 1.0,
+        "teacher/bev_iou": 0.75,
+    }  # fmt: skip
+    note, place = run.data.tags[NOTE], run.info.experiment_id
+    assert "| ours | 0.250 | 0.300 | 0.320 | 0.500 | 0.300 | - |" in note.splitlines()
+    assert f"[teacher](#/experiments/{place}/runs/t1)" in note and "mean BEV IoU 0.750" in note
+    assert f"(get-artifact?path=a.png&run_uuid={tracker.run_id})" in note and "The preset as it is." in note
+    # The view is set once, and what a person chose stays.
+    assert client.get_experiment(place).tags[KIND] == "custom_model_development"
+    client.set_experiment_tag(place, KIND, "genai_development")
+    Tracker.start(tmp_path, "pdetr3d", "quickstart 2", {}, {})
+    assert client.get_experiment(place).tags[KIND] == "genai_development"
+
+
+def test_an_experiment_without_a_view_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    place = client.create_experiment("pdetr3d")
+    Tracker.start(tmp_path, "pdetr3d", "one", {}, {})
+    assert client.get_experiment(place).tags[KIND] == "custom_model_development"
+
+
+def test_what_was_changed() -> None:
+    assert changed(presets.load("quickstart")) == ""
+    config = presets.load("quickstart", ["label.ratio=0.1", "student.augment_scale=[0.9,1.1]", "run.name=a b"])
+    assert changed(config) == 'label.ratio=0.1 student.augment_scale=[0.9, 1.1] run.name="a b"'
