@@ -30,7 +30,7 @@ class ModelConfig(Section):
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
     pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
-    # Of imported weights (`pdetr3d import-weights`): pillars with fewer points are as if filled up with points of zeros.
+    # Of imported weights (`pdetr3d import-weights`): pillars with fewer points are as if filled up with zeros.
     pillar_padding: bool = False
     pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
     voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z

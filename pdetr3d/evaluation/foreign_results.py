@@ -48,7 +48,7 @@ def _entries(where: str, token: str, rows: Any, classes: ClassList, attributes: 
         raise DataError(f"{where}: {type(rows).__name__}; allowed: a list of boxes")
     if len(rows) > MAX_BOXES_PER_SAMPLE:
         raise DataError(
-            f"{where}: {len(rows)} boxes; the devkit takes {MAX_BOXES_PER_SAMPLE} at most: keep those of the best scores"
+            f"{where}: {len(rows)} boxes; the devkit takes {MAX_BOXES_PER_SAMPLE} at most: keep those of best score"
         )
     return [_entry(f"{where}, box {place}", token, row, classes, attributes) for place, row in enumerate(rows)]
 
