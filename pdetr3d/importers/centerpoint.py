@@ -90,8 +90,8 @@ def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = Fa
     if missing and not partial:
         raise DataError(
             f"{file} ({made.framework}) has nothing for {len(missing)} weights of the student: {_some(missing)}. It "
-            f"has {len(made.unused)} others: {_some(made.unused)}. Choose keys that describe its model, or take what fits "
-            "with --partial and train the student"
+            f"has {len(made.unused)} others: {_some(made.unused)}. Choose keys that describe its model, or take what "
+            "fits with --partial and train the student"
         )
     student.load_state_dict(made.state)
     with new_folder(out) as folder:
