@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pdetr3d.capacity import model
 from pdetr3d.capacity.costs import Cluster, Measurement, read_measurement
-from pdetr3d.capacity.table import assumption_lines, cost_table, measured_line, plan_table, sweep_table
+from pdetr3d.capacity.table import assumption_lines, cost_table, duration, measured_line, plan_table, sweep_table
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
@@ -61,7 +61,7 @@ def print_plan(
     console.print(plan_table(config.preset, cluster.gpus, plan))
     arms = len(config.run.arms)
     hours = plan["teacher"].hours + plan["pseudo_labels"].hours + arms * plan["student"].hours
-    console.print(Text(f"{hours:.1f} hours for all: teacher, pseudo labels, {arms} students (run.arms) one by one"))
+    console.print(Text(f"{duration(hours)} for all: teacher, pseudo labels, {arms} students (run.arms) one by one"))
     for stage in ("teacher", "student"):
         console.print(sweep_table(stage, swept))
     if json_file is not None:

@@ -80,7 +80,7 @@ def plan_table(preset: str, gpus: int, plan: Plan) -> Table:
         "first bottleneck": [e.bottlenecks[0] for e in stages],
         "then": [e.bottlenecks[1] for e in stages],
         "samples/s of all": [f"{e.samples_per_s:,.1f}" for e in stages],
-        "hours": [_number(e.hours) for e in stages],
+        "time": [duration(e.hours) for e in stages],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
@@ -88,9 +88,9 @@ def plan_table(preset: str, gpus: int, plan: Plan) -> Table:
 
 
 def sweep_table(stage: str, sweep: dict[int, dict[int, Plan]]) -> Table:
-    """Hours and first bottleneck of a stage: a row per number of GPUs, a column per number of samples."""
+    """Time and first bottleneck of a stage: a row per number of GPUs, a column per number of samples."""
     sizes = [f"{size:,} samples" for size in next(iter(sweep.values()))]
-    table = Table("GPUs", *sizes, title=f"{stage}: hours, first bottleneck (* an object store spills)")
+    table = Table("GPUs", *sizes, title=f"{stage}: time, first bottleneck (* an object store spills)")
     for gpus, row in sweep.items():
         table.add_row(str(gpus), *(_outcome(plan[stage]) for plan in row.values()))
     return table
@@ -98,7 +98,15 @@ def sweep_table(stage: str, sweep: dict[int, dict[int, Plan]]) -> Table:
 
 def _outcome(stage: Estimate) -> str:
     spills = " *" if stage.spill_gb or stage.head_spill_gb else ""
-    return f"{_number(stage.hours)} {stage.bottlenecks[0]}{spills}"
+    return f"{duration(stage.hours)}: {stage.bottlenecks[0]}{spills}"
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that fits: s, min, h or days."""
+    for unit, of_an_hour, below in (("s", 3600, 1 / 60), ("min", 60, 1), ("h", 1, 48)):
+        if hours < below:
+            return f"{_number(hours * of_an_hour)} {unit}"
+    return f"{_number(hours / 24)} days"
 
 
 def _share(stage: Estimate, name: str) -> str:

@@ -13,6 +13,7 @@ import yaml
 from pdetr3d import presets
 from pdetr3d.capacity import measure
 from pdetr3d.capacity.costs import depends_on
+from pdetr3d.capacity.table import duration
 from pdetr3d.cli import app, main
 from pdetr3d.training import model_size
 from pdetr3d.training.run_dir import write_json
@@ -74,7 +75,7 @@ def test_assumptions_and_units_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert [cell.strip() for cell in rows["first bottleneck"]] == ["CPU loading"] * 3
     # 512 GPUs read 51.2 of 10 GB/s; records of 10 M samples take 100 of 8.6 GB, those of the teacher's 5 % fit.
     swept = [line.split("│")[4].strip() for line in shown.splitlines() if line.startswith("│ 512 ")]
-    assert [cell.split(" ", 1)[1] for cell in swept] == ["storage reads", "head's object store *"]
+    assert [cell.split(": ", 1)[1] for cell in swept] == ["storage reads", "head's object store *"]
 
 
 def test_the_json_holds_what_the_tables_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +92,13 @@ def test_the_json_holds_what_the_tables_show(tmp_path: Path, capsys: pytest.Capt
     assert stages["student"]["load"]["CPU loading"] == pytest.approx(8 * 7 * 0.05 / (64 - 8 * 4))
     parts = [stages[name]["hours"] for name in ("teacher", "pseudo_labels", "student")]
     assert plan["hours"] == pytest.approx(parts[0] + parts[1] + 3 * parts[2])  # three arms
+
+
+def test_times_are_told_in_the_unit_that_fits() -> None:
+    hours = [0, 0.01, 1 / 60, 0.5, 1, 3.4567, 47.9, 48, 3506]
+    assert [duration(each) for each in hours] == [
+        "0 s", "36 s", "1 min", "30 min", "1 h", "3.46 h", "47.9 h", "2 days", "146 days",
+    ]  # fmt: skip
 
 
 BAD = [
