@@ -18,7 +18,7 @@ from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.files import atomic_path
 from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
-from pdetr3d.schema import CAMERAS, Boxes3D, Sample
+from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, Sample
 
 RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows, and MARGIN_M round it
 MARGIN_M = 0.8
@@ -29,6 +29,7 @@ CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LE
 COLORS = ("#3fa7ff", "#ff9f1c", "#d4b106", "#ff4d6d", "#c77dff", "#b0bec5", "#00e5c0", "#a3ff12", "#ff66c4", "#ff6d00")
 BACKGROUND, PANEL, TEXT, FAINT, CLICK = "#10141a", "#0b0e13", "#d8dee9", "#3a4350", "#ffffff"
 HEIGHT_M = (-2.6, 3.0)  # of the points' color scale, LIDAR_TOP z
+SCORES = 60  # of predictions, that are written beside them
 NAME = 40  # characters of a sample's name that there is room for: more than a token has, fewer than a path may have
 POINT_COLORS = matplotlib.colormaps["turbo"]
 
@@ -60,10 +61,10 @@ def draw_sample(
 ) -> bytes:
     """Draw ``sample``; returns a PNG.
 
-    Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed. Clicks:
-    white crosses. The bird's-eye view has x to the right and y (forward) up. Dashed lines are the rim of where objects
-    are annotated; what is hatched is ignored. Without images only that view is drawn; rows and columns of cameras of
-    which the sample has none are left out.
+    Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed, their
+    scores beside the best SCORES of them. Clicks: white crosses. The bird's-eye view has x to the right and y (forward)
+    up. Dashed lines are the rim of where objects are annotated; what is hatched is ignored. Without images only that
+    view is drawn; rows and columns of cameras of which the sample has none are left out.
 
     Args:
         range_m: x0, y0, x1, y1 that the view shows at least; it is square. classes: that labels are of.
@@ -75,6 +76,8 @@ def draw_sample(
     bev, *tiles = _layout(figure, shown, sample.images.shape[2] / sample.images.shape[1] if with_cameras else 0.0)
     groups = [(sample.boxes, "-")] + ([] if predictions is None else [(predictions, (0, (3, 2)))])
     _draw_bev(bev, sample, groups, range_m)
+    if predictions is not None:
+        _write_scores(bev, predictions)
     for tile, name in zip(tiles, [name for row in shown for name in row], strict=True):
         _draw_camera(tile, sample, name, groups)
     _draw_legend(figure, sample, predictions, classes)
@@ -159,6 +162,16 @@ def _draw_bev(axes: Axes, sample: Sample, groups: list, range_m: tuple[float, fl
         spine.set_color(FAINT)
 
 
+def _write_scores(axes: Axes, boxes: Boxes3D) -> None:
+    """The scores of the best boxes, beside them."""
+    for place in np.argsort(-boxes.score, kind="stable")[:SCORES]:
+        x, y = boxes.center_m[place, :2]
+        axes.annotate(
+            f"{boxes.score[place]:.2f}", (x, y), (5, -6), textcoords="offset points", color=TEXT, fontsize=5.5,
+            zorder=6, clip_on=True, annotation_clip=True,
+        )  # fmt: skip
+
+
 def draw_boxes_in_bev(axes: Axes, boxes: Boxes3D, style: object, colors: object, width: object) -> None:
     """Outlines seen from above, and a tick along each heading; ``colors`` and ``width`` [pt]: of all boxes, or each."""
     outline = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)[:, [0, 1, 2, 3, 0], :2]
@@ -230,7 +243,9 @@ def _draw_legend(figure: Figure, sample: Sample, predictions: Boxes3D | None, cl
     ]
     handles.append(Line2D([], [], color=CLICK, marker="x", linestyle="none", label="click"))
     if predictions is not None:
-        handles.append(Line2D([], [], color=TEXT, linestyle=(0, (3, 2)), label="prediction"))
+        known = "truth" if (sample.boxes.source == SOURCE_HUMAN).all() else "label"
+        handles.append(Line2D([], [], color=TEXT, label=f"solid: {known}"))
+        handles.append(Line2D([], [], color=TEXT, linestyle=(0, (3, 2)), label="dashed: prediction"))
     figure.legend(
         handles=handles, loc="lower center", ncols=len(handles) if wide else 5, frameon=False, labelcolor=TEXT,
         fontsize=10 if wide else 8, handlelength=1.4, bbox_to_anchor=(0.5, -0.004),

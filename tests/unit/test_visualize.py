@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pdetr3d import visualize
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import inspection_record
@@ -16,7 +17,7 @@ from pdetr3d.data.load import load_sample
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import Boxes3D, PointLabels, Sample
-from pdetr3d.visualize import COLORS, inspect_sample
+from pdetr3d.visualize import COLORS, draw_sample, inspect_sample
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,28 @@ def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_pa
     assert len(rows) > 300
     for found, low, high in (((columns - center_x) / scale, -30, -10), (35.2 + (center_y - rows) / scale, 10, 30)):
         assert found.min() == pytest.approx(low, abs=0.4) and found.max() == pytest.approx(high, abs=0.4)
+
+
+def test_predictions_have_their_scores_and_the_legend_says_which_lines_are_whose(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, legend = [], visualize._draw_legend
+    monkeypatch.setattr(
+        visualize, "_draw_legend", lambda figure, *rest: (figures.append(figure), legend(figure, *rest))
+    )
+    boxes = replaced(sample.boxes, np.linspace(0.9, 0.1, len(sample.boxes)))
+    draw_sample(_bare(sample, sample.boxes), boxes)
+    written = [text.get_text() for text in figures[0].axes[0].texts]
+    assert [text for text in written if text.startswith("0.")][:2] == ["0.90", f"{boxes.score[1]:.2f}"]
+    names = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert names[-3:] == ["click", "solid: truth", "dashed: prediction"]
+    draw_sample(_bare(sample, sample.boxes))
+    assert not [text for text in figures[1].axes[0].texts if text.get_text().startswith("0.")]
+    assert [text.get_text() for text in figures[1].legends[0].get_texts()][-1] == "click"
+
+
+def replaced(boxes: Boxes3D, score: np.ndarray) -> Boxes3D:
+    return dataclasses.replace(boxes, score=score.astype(np.float32))
 
 
 def test_predictions_are_dashed(sample: Sample, tmp_path: Path) -> None:
