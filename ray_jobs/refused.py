@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pdetr3d.schema import DataError
+from pdetr3d.training import lease
 from pdetr3d.training.run_dir import free_path
 from ray_jobs.console import FOLDER as LOGS
 
@@ -24,7 +25,8 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
     """Yield the run directory, which need not exist. Where a DataError leaves the body, remove what it has put there,
     and the folders that it made, unless ``unless`` says of the directory that it holds work by then.
 
-    What the directory held before stays. Files that the body adds to a folder which was there are not removed.
+    What the directory held before stays. Files that the body adds to a folder which was there are not removed, and
+    nothing is where another process has a lease on the directory, or on one in it: what came meanwhile may be its.
 
     Args:
         fresh: the directory is ``free_path(folder)``, which is made.
@@ -37,7 +39,7 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
     try:
         yield folder
     except DataError:
-        if folder.is_dir() and not unless(folder):
+        if folder.is_dir() and not unless(folder) and not _shared(folder):
             for entry in folder.iterdir():
                 if entry.name not in before:
                     _remove(entry)
@@ -45,6 +47,11 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
                 for place in missing:
                     place.rmdir()
         raise
+
+
+def _shared(folder: Path) -> bool:
+    places = [folder, *folder.glob("*/"), *folder.glob("*/*/"), *folder.glob("*/*/*/")]  # a study's runs
+    return any(lease.of_another(place) for place in places)
 
 
 def _remove(entry: Path) -> None:

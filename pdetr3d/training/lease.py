@@ -81,6 +81,12 @@ def release(folder: Path) -> None:
             (folder / FILE).unlink(missing_ok=True)
 
 
+def of_another(folder: Path) -> bool:
+    """Whether there is a lease on ``folder`` that this process does not hold."""
+    owner = _read(folder)
+    return owner is not None and owner.get("token") != _held.get(folder.resolve())
+
+
 def _create(folder: Path) -> str | None:
     """Make the lease file; its token, or None where there is one already."""
     me, token = psutil.Process(), uuid.uuid4().hex

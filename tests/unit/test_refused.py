@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from pdetr3d.data.label_manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training import lease
 from ray_jobs import launch as launch_module
 from ray_jobs import student_study, sweep, teacher_study
 from ray_jobs.launch import launch
+from ray_jobs.refused import refusable
 from ray_jobs.stages import Stages
 from tests.people_cases import without_annotations
 from tests.training_cases import world_arguments
@@ -86,3 +89,21 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
 
     assert launch(trains_one, "test", arguments) == 2
     assert {file.name for file in (tmp_path / "mistyped").iterdir()} >= {"run.json", "data", "teacher"}
+
+
+@pytest.mark.parametrize("place", [".", "d_roi/seed0"])
+def test_what_another_process_makes_meanwhile_stays(place: str, tmp_path: Path) -> None:
+    """It has the directory, or a run in it; this one is refused."""
+    with pytest.raises(DataError, match="is in use"), refusable(tmp_path / "runs"):
+        (tmp_path / "runs" / place / "data").mkdir(parents=True)
+        (tmp_path / "runs" / place / "run.lock").write_text(json.dumps({"token": "another's"}))
+        raise DataError("is in use")
+    assert (tmp_path / "runs" / place / "data").is_dir()
+
+
+def test_leases_of_this_process_are_no_reason_to_leave_anything(tmp_path: Path) -> None:
+    with pytest.raises(DataError), refusable(tmp_path / "runs"):
+        (tmp_path / "runs" / "d_roi" / "seed0").mkdir(parents=True)
+        lease.hold(tmp_path / "runs" / "d_roi" / "seed0")
+        raise DataError("refused")
+    assert not (tmp_path / "runs").exists()
