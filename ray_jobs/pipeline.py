@@ -27,7 +27,7 @@ from ray_jobs.launch import main
 from ray_jobs.memory import PeakMemory
 from ray_jobs.phases import PHASES
 from ray_jobs.pictures import confident
-from ray_jobs.report import build_report, print_arms, print_holdout, print_quality
+from ray_jobs.report import build_report, print_arms, print_labels
 from ray_jobs.scoring import evaluate
 from ray_jobs.stages import Stages
 from ray_jobs.teacher_stages import planned_steps
@@ -53,8 +53,7 @@ def body(stages: Stages) -> None:
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
     described(stages, arms, quality, picture)
-    print_quality(quality)
-    print_holdout(measure_holdout(stages))
+    print_labels(quality, measure_holdout(stages))
     print_arms(arms, report["ratios"])
     if stages.data.skipped:
         print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")

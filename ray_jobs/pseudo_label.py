@@ -5,14 +5,13 @@ python -m ray_jobs.pseudo_label --preset NAME [key=value ...]
 
 from ray_jobs.holdout import STAGE as HOLDOUT
 from ray_jobs.launch import main
-from ray_jobs.report import print_holdout, print_quality
+from ray_jobs.report import print_labels
 from ray_jobs.stages import Stages
 
 
 def body(stages: Stages) -> None:
     """The job, once Ray runs."""
-    print_quality(stages.pseudo_labels())
-    print_holdout(stages.run.result(HOLDOUT))
+    print_labels(stages.pseudo_labels(), stages.run.result(HOLDOUT))
     print(f"pseudo labels: {stages.pseudo_file}")
 
 

@@ -19,6 +19,7 @@ KIND_FIGURES = ("n_gt", "matched", "mAP", "ASE", "AOE", "yaw_error_rad", "axis_e
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 UNKNOWN = "no click's true box is in the tables; label.holdout=0.2 in another --run-dir measures it on held-out scenes"
+MEASURED = "no click's true box is in the tables; what a teacher reaches on the scenes held out follows"
 NAMES = {
     "boxes_only": "(a) student on the box-labeled part alone",
     "ours": "(b) ours: boxes + clicks",
@@ -125,6 +126,12 @@ def print_quality(
         f"scores: expected calibration error {_number(calibration['ece'])}, "
         f"rank correlation with the BEV IoU {_number(calibration['rank_correlation'])}"
     )
+
+
+def print_labels(quality: dict[str, Any], holdout: dict[str, Any] | None) -> None:
+    """What is known of a run's pseudo labels, and of its first teacher where ``label.holdout`` asked for one."""
+    print_quality(quality, unknown=UNKNOWN if holdout is None else MEASURED)
+    print_holdout(holdout)
 
 
 def print_holdout(holdout: dict[str, Any] | None) -> None:

@@ -45,6 +45,7 @@ def changed(config: Config) -> str:
 def described(stages: Stages, arms: Mapping[str, Any], quality: Mapping[str, Any], picture: Path) -> None:
     """The parent run's headline metrics and description."""
     teacher = quality["teacher"]
+    arms = {arm: report if seen_objects(report) else {} for arm, report in arms.items()}  # else zeros of the unknown
     stages.parent.log_metrics(headline(arms, teacher))
     runs = {name: entry["run_id"] for name, entry in read_run_file(stages.run.path).items()}
 

@@ -28,5 +28,7 @@ def setting(run: Run, key: str, value: str) -> str:
 
 
 def change(run: Run, verb: str, key: str) -> str:
-    """ "raise `key` (now ...)"."""
+    """ "raise `key` (now ...)"; of the ratio that people's labels have, who can change it."""
+    if key == "label.ratio" and run.config.get("label.source") == "manifest":
+        return f"draw boxes in more scenes, and run `pdetr3d label` again (now {run.config[key]:.2%} of the samples)"
     return f"{verb} `{key}` (now {run.config[key]})"

@@ -21,6 +21,7 @@ from pdetr3d.data.label_manifest import (
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.record_list import Records
 from pdetr3d.doctor.diagnosis import diagnose
+from pdetr3d.doctor.result import change
 from pdetr3d.doctor.run import Run
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes
@@ -28,10 +29,10 @@ from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs import holdout
+from ray_jobs import holdout, scoring
 from ray_jobs.arms import check_arms, possible_arms
 from ray_jobs.holdout import held_out
-from ray_jobs.report import print_arms, print_holdout, print_quality
+from ray_jobs.report import print_arms, print_labels
 from ray_jobs.stages import Stages
 from ray_jobs.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
@@ -88,12 +89,15 @@ def _nothing() -> dict:
 
 def test_a_quality_nobody_knows_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     quality = dict.fromkeys(("teacher", "class_mean", "class_mean_pca"), _nothing())
-    print_quality({**quality, "clicks": 209, "accepted": 200})
+    labels = {**quality, "clicks": 209, "accepted": 200}
+    print_labels(labels, None)
     said = capsys.readouterr().out
     assert "209 clicks, quality unknown: no click's true box is in the tables; label.holdout=0.2" in said
     assert len(said.splitlines()) == 1
-    print_holdout(None)
-    assert capsys.readouterr().out == ""
+    print_labels(labels, {**quality, "samples": 2, "trained_on": 4})  # somebody who asked for it is not told to ask
+    said, held = capsys.readouterr().out.splitlines()
+    assert said.endswith("no click's true box is in the tables; what a teacher reaches on the scenes held out follows")
+    assert held.startswith("boxes of a teacher of 4 box-labeled samples, on 2 held out: quality unknown: no held-out")
     assert seen_objects(_nothing()) == 0 and seen_objects({"n_gt": {"car": 2, "bus": 1}, "SPNDS": 0.1}) == 3
 
 
@@ -101,6 +105,20 @@ def test_scores_on_a_split_without_objects_are_no_zeros(capsys: pytest.CaptureFi
     print_arms({"ours": {"SPNDS": 0.0, "mAP": 0.0, "n_gt": {"car": 0, "bus": 0}}}, {"ours_to_full": {"mAP": None}})
     said = capsys.readouterr().out
     assert said == "devkit scores of ours on the val split: unknown, since no object there is in the tables\n"
+
+
+def test_a_split_without_objects_chooses_no_checkpoint(
+    index: Index, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one is taken, instead of the first of all that score 0."""
+    tables = without_annotations(sim_world, tmp_path / "world", index.tokens("sim_select"))
+    cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))
+    files = {"ours": [Path("step_1.pt"), Path("step_2.pt")]}
+    monkeypatch.setattr(scoring, "_score", lambda *_: [{"SPNDS": 0.3}, {"SPNDS": 0.2}])
+    config = SimpleNamespace(data=SimpleNamespace(select_split="sim_select"))
+    for data, chosen in ((cut, "step_2.pt"), (index, "step_1.pt")):
+        stages = SimpleNamespace(config=config, data=SimpleNamespace(index=data))
+        assert scoring._choose(stages, files)[0] == [Path(chosen)]  # type: ignore[arg-type]
 
 
 def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) -> None:
@@ -118,6 +136,13 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
     results = diagnose(Run(planted.path))
     assert {results[check].verdict for check in ("teacher", "pseudo labels", "score")} == {"ok"}
     assert Run(planted.path).source == "holdout/done.json"
+    assert change(Run(planted.path), "raise", "label.ratio") == "raise `label.ratio` (now 0.3)"
+    run = Run(planted.path)
+    run.config |= {"label.source": "manifest", "label.ratio": 0.25}
+    said = "draw boxes in more scenes, and run `pdetr3d label` again (now 25.00% of the samples)"
+    assert change(run, "raise", "label.ratio") == said and change(run, "raise", "optim.lr").startswith(
+        "raise `optim.lr`"
+    )
 
 
 def test_stages_on_peoples_labels(
