@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.geometry.crops import axes_from_points
 from pdetr3d.geometry.rigid import apply, chain
@@ -108,7 +108,7 @@ def to_pseudo_labels(
     range_m: tuple[float, float, float, float, float, float] = RANGE_M,
     *,
     snap: bool = False,
-    classes: ClassList = NUSCENES_CLASSES,
+    classes: ClassList,
 ) -> pd.DataFrame:
     """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
 
@@ -131,7 +131,7 @@ def pseudo_label_rows(
     range_m: tuple[float, float, float, float, float, float] = RANGE_M,
     *,
     snap: bool = False,
-    classes: ClassList = NUSCENES_CLASSES,
+    classes: ClassList,
 ) -> pd.DataFrame:
     """``to_pseudo_labels`` of several samples at once, one after the other.
 

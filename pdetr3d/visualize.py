@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.files import atomic_path
 from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
@@ -44,7 +44,8 @@ def inspect_sample(
     out: Path,
     predictions: Boxes3D | None = None,
     range_m: tuple[float, float, float, float] = RANGE_M,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> Path:
     """``draw_sample`` to the file ``out`` (PNG, atomic); returns ``out``."""
     png = draw_sample(sample, predictions, range_m, classes)

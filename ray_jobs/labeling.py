@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.pseudo_table import PseudoLabelWriter
 from pdetr3d.data.record_list import Records
 from pdetr3d.pseudo_labels import with_track_velocity
@@ -24,7 +24,7 @@ def write_labels(
     boxes: Mapping[str, Boxes3D],
     rows_of: Callable[[list[SampleRecord], list[Boxes3D]], pd.DataFrame],
     track_of: Mapping[str, str],
-    classes: ClassList = NUSCENES_CLASSES,
+    classes: ClassList,
 ) -> tuple[int, int]:
     """Write pseudo_labels.parquet, velocities of people's tracks included.
 

@@ -100,4 +100,4 @@ def _draw(record: SampleRecord, config: Config, boxes: Boxes3D) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         sample = load_sample(record, config.data, cameras=True)
         file, range_m = Path(scratch) / FILE, config.model.bev_range_m
-        return inspect_sample(sample, file, boxes, range_m, config.classes).read_bytes()
+        return inspect_sample(sample, file, boxes, range_m, classes=config.classes).read_bytes()

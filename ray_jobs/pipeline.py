@@ -75,7 +75,7 @@ def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
     boxes = Detector.load("student", chosen, torch.device("cpu"))(batch)[0]
     sample = load_sample(record, stages.config.data, cameras=True)
     file, config = stages.run.path / f"predictions_{arm}.png", stages.config
-    return inspect_sample(sample, file, confident(boxes), config.model.bev_range_m, config.classes)
+    return inspect_sample(sample, file, confident(boxes), config.model.bev_range_m, classes=config.classes)
 
 
 if __name__ == "__main__":

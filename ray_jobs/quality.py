@@ -9,7 +9,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.config import Config
 from pdetr3d.data.load import load_sample
 from pdetr3d.evaluation.column_files import ColumnFiles
@@ -39,7 +39,8 @@ class KnownClicks:
         self,
         records: Sequence[SampleRecord],
         known: Callable[[list[SampleRecord]], Sequence[SampleRecord]] | None = None,
-        classes: ClassList = NUSCENES_CLASSES,
+        *,
+        classes: ClassList,
     ) -> None:
         self.records, self.known = records, known or (lambda piece: piece)
         self.classes = classes

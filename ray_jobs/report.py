@@ -14,7 +14,6 @@ from ray_jobs.phases import PHASES
 from ray_jobs.stages import Stages
 from ray_jobs.tracked import seen_objects
 
-KINDS = ("vehicles", "people_moving", "people_standing", "cycles", "barriers", "cones")
 KIND_FIGURES = ("n_gt", "matched", "mAP", "ASE", "AOE", "yaw_error_rad", "axis_error_rad", "reversed")
 HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
@@ -92,8 +91,7 @@ def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
     table = Table(*header, title=title, box=None)
     shown = {"ours": arms["ours"]} if "ours" in arms else arms
     for arm, metrics in shown.items():
-        for kind in KINDS:
-            figures = metrics["by_group"][kind]
+        for kind, figures in metrics["by_group"].items():
             table.add_row(arm, kind.replace("_", ", "), *(_number(figures.get(key)) for key in KIND_FIGURES))
     return table
 

@@ -160,7 +160,7 @@ def _devkit(
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 
     records, data = eval_records(stages.data.index, split), stages.data.index
-    nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points(), data.classes)
+    nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points(), classes=data.classes)
     matrix = data.records.rows.matrix
 
     def poses_of(token: str) -> Poses:

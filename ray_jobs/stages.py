@@ -98,7 +98,7 @@ class Stages:
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
             )
         held_out(self.records, self.config.label)  # refused now, if it cannot be
-        self.prior, self.absent_classes = prior_size_m(self.records, self.config.data, self.config.classes)
+        self.prior, self.absent_classes = prior_size_m(self.records, self.config.data, classes=self.config.classes)
         check_models(self.config, self.prior)
         if like is None and (told := typical_sizes(self.data.manifest, self.absent_classes, self.config.classes)):
             warn(told)
@@ -236,7 +236,7 @@ class Stages:
         def known(piece: list[SampleRecord]) -> list[SampleRecord]:
             return inspection_records(index, [r.sample_token for r in piece], manifest)
 
-        return KnownClicks(records, known, self.config.classes)
+        return KnownClicks(records, known, classes=self.config.classes)
 
     @PHASES.of("score")
     def _quality(self, records: Sequence[SampleRecord], boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pdetr3d import presets
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.manifest import build_manifest
 from pdetr3d.data.pseudo_table import write_pseudo_labels
 from pdetr3d.data.records import inspection_records, prior_size_m, training_records
@@ -46,7 +47,7 @@ class PlantedRun:
         self.data = prepare(self.run)
         manifest = self.data.manifest
         point = [token for token, role in manifest.roles.items() if role == "point"]
-        self.prior = prior_size_m(training_records(self.data.index, manifest))[0]
+        self.prior = prior_size_m(training_records(self.data.index, manifest), classes=NUSCENES_CLASSES)[0]
         self._measure_at(inspection_records(self.data.index, point, manifest))
 
     def _measure_at(self, records: list[SampleRecord]) -> None:
@@ -82,15 +83,20 @@ class PlantedRun:
 
     def quality(self, boxes: Boxes3D) -> dict[str, Any]:
         """As jobs measure it."""
-        return pseudo_label_quality(boxes, self.truth, np.linalg.norm(self.truth.center_m[:, :2], axis=1))
+        return pseudo_label_quality(
+            boxes, self.truth, np.linalg.norm(self.truth.center_m[:, :2], axis=1), classes=NUSCENES_CLASSES
+        )
 
     def write_labels(self, boxes: Boxes3D) -> None:
         """The stage "pseudo_labels": table and report."""
         ends = np.cumsum([len(r.clicks) for r in self.records])
         parts = [boxes[end - len(r.clicks) : end] for r, end in zip(self.records, ends.tolist(), strict=True)]
         pairs = zip(self.records, parts, strict=True)
-        table = pd.concat([to_pseudo_labels(r, b, self.prior, "teacher") for r, b in pairs], ignore_index=True)
-        write_pseudo_labels(self.path / "pseudo_labels" / "pseudo_labels.parquet", table)
+        table = pd.concat(
+            [to_pseudo_labels(r, b, self.prior, "teacher", classes=NUSCENES_CLASSES) for r, b in pairs],
+            ignore_index=True,
+        )
+        write_pseudo_labels(self.path / "pseudo_labels" / "pseudo_labels.parquet", table, classes=NUSCENES_CLASSES)
         floor = self.quality(self.floor)
         report = {"teacher": self.quality(boxes), "class_mean": floor, "class_mean_pca": floor}
         self.run.finish("pseudo_labels", {**report, "accepted": int(table["accepted"].sum())})

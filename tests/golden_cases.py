@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config, SimConfig, override
 from pdetr3d.data.crops import CropLoader, crops_of
 from pdetr3d.data.label_manifest import eval_records
@@ -173,7 +174,8 @@ def pseudo_label_numbers(world: World) -> Any:
     rows[:, 6] += 0.1 * steps
     moved = Boxes3D.build(rows[:, :3], rows[:, 3:6], rows[:, 6], boxes.label, score=0.5 + 0.01 * steps, source=0)
     tables = {
-        str(snap): to_pseudo_labels(record, moved, world.prior_size_m, "teacher", snap=snap) for snap in (False, True)
+        str(snap): to_pseudo_labels(record, moved, world.prior_size_m, "teacher", snap=snap, classes=NUSCENES_CLASSES)
+        for snap in (False, True)
     }
     return {
         snap: table.astype(object).where(table.notna(), None).to_dict("records")[:6] for snap, table in tables.items()
@@ -183,7 +185,9 @@ def pseudo_label_numbers(world: World) -> Any:
 def evaluate_numbers(world: World) -> Any:
     """Scores of the true boxes, some of them moved, with growing scores."""
     root = world.data.index.dataroot
-    truth, poses = ground_truth_predictions(load_tables(root, "v1.0-sim"), "sim_train")
+    truth, poses = ground_truth_predictions(
+        load_tables(root, "v1.0-sim", classes=NUSCENES_CLASSES), "sim_train", classes=NUSCENES_CLASSES
+    )
     found = {}
     for token, boxes in truth.items():
         rows = boxes.rows.astype(np.float64)
@@ -192,7 +196,7 @@ def evaluate_numbers(world: World) -> Any:
         confidence = np.linspace(0.2, 0.9, len(rows))
         found[token] = Boxes3D.build(rows[:, :3], rows[:, 3:6], rows[:, 6], boxes.label, score=confidence, source=0)
     with tempfile.TemporaryDirectory() as scratch:
-        report = score(root, "v1.0-sim", "sim_train", found, poses, Path(scratch))
+        report = score(root, "v1.0-sim", "sim_train", found, poses, Path(scratch), classes=NUSCENES_CLASSES)
     report["by_distance"] = {name: report["by_distance"][name] for name in ("10-20", "20-30")}
     return report
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pdetr3d import presets
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import LabelManifest, build_manifest
@@ -63,7 +64,7 @@ def _finish(folder: Path, config: Config, index: Index, manifest: LabelManifest)
     records = [r for r in training_records(index, manifest, pseudo_everywhere=everywhere) if r.role == "point"]
     table = pd.concat([_rows(record, config) for record in records], ignore_index=True)
     table = with_track_velocity(table, manifest.track_of, records)
-    write_pseudo_labels(folder / "pseudo_labels" / "pseudo_labels.parquet", table)
+    write_pseudo_labels(folder / "pseudo_labels" / "pseudo_labels.parquet", table, classes=NUSCENES_CLASSES)
     return RunLabels.open(folder)
 
 
@@ -72,4 +73,4 @@ def _rows(record: SampleRecord, config: Config) -> pd.DataFrame:
     boxes.size_m[::6, 1] *= 4
     boxes.yaw_rad[:] = np.linspace(-3, 3, len(boxes))
     boxes.score[:] = np.linspace(0.05, 0.95, len(boxes))
-    return to_pseudo_labels(record, boxes, FALLBACK_SIZE_M, "digest", config.model.range_m)
+    return to_pseudo_labels(record, boxes, FALLBACK_SIZE_M, "digest", config.model.range_m, classes=NUSCENES_CLASSES)

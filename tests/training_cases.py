@@ -58,7 +58,7 @@ def open_world(dataroot: Path, folder: Path, *overrides: str) -> World:
     run = RunDir(folder, world_config(dataroot, *overrides))
     data = prepare(run)
     records = training_records(data.index, data.manifest)
-    return World(run, data, records, prior_size_m(records)[0])
+    return World(run, data, records, prior_size_m(records, classes=data.index.classes)[0])
 
 
 def run_locally(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import CLASSES, Boxes3D
 from tests.world_crops import Crops
@@ -233,4 +234,4 @@ def true_boxes(crops: Crops) -> Boxes3D:
 
 def quality(model: LidarModel | PictureModel, crops: Crops) -> dict[str, Any]:
     """``pseudo_label_quality`` of the model's boxes."""
-    return pseudo_label_quality(predict(model, crops), true_boxes(crops), crops.distance_m)
+    return pseudo_label_quality(predict(model, crops), true_boxes(crops), crops.distance_m, classes=NUSCENES_CLASSES)

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.record_list import pick
 from pdetr3d.schema import SampleRecord
 
 
-def class_balanced(
-    records: Sequence[SampleRecord], seed: int, classes: ClassList = NUSCENES_CLASSES
-) -> Sequence[SampleRecord]:
+def class_balanced(records: Sequence[SampleRecord], seed: int, classes: ClassList) -> Sequence[SampleRecord]:
     """Draw samples so that every class is asked for equally often: D samples, D = the sum over classes of its samples.
 
     Of each class that occurs, D / (number of classes that occur) samples are drawn with replacement from those that

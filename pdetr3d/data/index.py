@@ -130,7 +130,7 @@ class RecordTable:
         classes: of the dataset.
     """
 
-    def __init__(self, rows: RowTable, dataroot: Path, source: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+    def __init__(self, rows: RowTable, dataroot: Path, source: Path, classes: ClassList) -> None:
         self.rows, self.dataroot, self.source, self.classes = rows, dataroot, source, classes
 
     def record(self, row: int, role: str, boxes: Boxes3D, clicks: PointLabels) -> SampleRecord:

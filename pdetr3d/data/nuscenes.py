@@ -59,7 +59,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     dataroot = Path(dataroot).absolute()
     classes = data.class_list
     names = Names.read(data.categories, data.cameras, classes)
-    nusc = Tables(dataroot, version, names, classes)
+    nusc = Tables(dataroot, version, classes, names)
     if nusc.cut_tracks:
         log.warning(
             "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.files import CHUNK_ROWS, atomic_path, read_parquet
 from pdetr3d.data.row_table import RowTable, give_back
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError
@@ -40,7 +40,7 @@ _NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 def write_pseudo_labels(
     path: Path,
     rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]],
-    classes: ClassList = NUSCENES_CLASSES,
+    classes: ClassList,
 ) -> Path:
     """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
 
@@ -69,7 +69,7 @@ class PseudoLabelWriter:
         rows, accepted: how many there are so far.
     """
 
-    def __init__(self, path: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+    def __init__(self, path: Path, classes: ClassList) -> None:
         self.classes = classes
         self.path, self.rows, self.accepted = Path(path), 0, 0
         # Of the samples so far: tokens, and where their rows begin and end in the mapped file.
@@ -139,7 +139,7 @@ class PseudoLabelWriter:
                 writer.write_table(pa.concat_tables([PSEUDO_SCHEMA.empty_table(), *waiting]).combine_chunks())
 
 
-def read_pseudo_labels(path: Path, classes: ClassList = NUSCENES_CLASSES) -> pa.Table:
+def read_pseudo_labels(path: Path, classes: ClassList) -> pa.Table:
     """Read and check pseudo labels.
 
     Raises:
@@ -150,7 +150,7 @@ def read_pseudo_labels(path: Path, classes: ClassList = NUSCENES_CLASSES) -> pa.
     return table
 
 
-def to_boxes(rows: pd.DataFrame, classes: ClassList = NUSCENES_CLASSES) -> Boxes3D:
+def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
     """Rows of the table, all numbers finite, as pseudo boxes in their order; null velocities become NaN."""
     numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
     return Boxes3D.build(
@@ -164,7 +164,7 @@ def to_boxes(rows: pd.DataFrame, classes: ClassList = NUSCENES_CLASSES) -> Boxes
     )
 
 
-def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList = NUSCENES_CLASSES) -> None:
+def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList) -> None:
     """Raise DataError for a repeated click_id, a class that is not in the list, or an accepted box that is no box."""
     frame = table.to_pandas()
     repeated = frame["click_id"][frame["click_id"].duplicated()]

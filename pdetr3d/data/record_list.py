@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.index import RecordTable
 from pdetr3d.data.row_table import RowTable, text_column
 from pdetr3d.geometry.regions import EVERYWHERE, Polygon
@@ -202,13 +201,6 @@ def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
 def boxed(records: Sequence[SampleRecord]) -> NDArray[np.bool_]:
     """(N,): which are box-labeled."""
     return records.boxed if isinstance(records, Records) else np.array([r.role == "box" for r in records], bool)
-
-
-def classes_of(records: Sequence[SampleRecord]) -> ClassList:
-    """That labels of the records are of: nuScenes' ten where nothing else is known."""
-    if isinstance(records, Records):
-        return records.table.classes
-    return classes_of(records.parts[0]) if isinstance(records, Joined) else NUSCENES_CLASSES
 
 
 def boxes_of(records: Sequence[SampleRecord]) -> Boxes3D:

@@ -18,7 +18,7 @@ from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.index import Index
 from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest
 from pdetr3d.data.pseudo_table import read_pseudo_labels, to_boxes
-from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, classes_of, pick, ranges
+from pdetr3d.data.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, pick, ranges
 from pdetr3d.data.regions import disks
 from pdetr3d.data.row_table import RowTable, give_back, places
 from pdetr3d.schema import (
@@ -123,7 +123,7 @@ def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest 
 
 
 def prior_size_m(
-    records: Sequence[SampleRecord], data: DataConfig | None = None, classes: ClassList | None = None
+    records: Sequence[SampleRecord], data: DataConfig | None = None, *, classes: ClassList
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
@@ -131,12 +131,11 @@ def prior_size_m(
     ``data`` says how to read them and enough of them show it; else the class list's own.
 
     Args:
-        classes: that labels are of; None: of the records' dataset.
+        classes: that labels are of.
 
     Returns:
         (C, 3) float32, and the names of the classes that hold the list's size.
     """
-    classes = classes or classes_of(records)
     labeled = boxes_of(pick(records, boxed(records)))
     labeled = labeled[labeled.source == SOURCE_HUMAN]
     prior, absent = classes.fallback_size_m.copy(), []

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.index import Index
@@ -52,7 +52,12 @@ def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np
     counts = _class_counts(index, [tokens[i] for i in mine]) if config.balance or config.no_boxes_of else None
     times = index.column("timestamp_us", tokens)
     chosen = box_labeled(
-        [tokens[i] for i in mine], [scenes[i] for i in mine], [times[i] for i in mine], config, counts, index.classes
+        [tokens[i] for i in mine],
+        [scenes[i] for i in mine],
+        [times[i] for i in mine],
+        config,
+        counts,
+        classes=index.classes,
     )
     return [
         "box" if token in chosen else "point" if may else "unlabeled" for token, may in zip(tokens, known, strict=True)
@@ -172,7 +177,8 @@ def box_labeled(
     timestamps_us: Sequence[int],
     config: LabelConfig,
     counts: NDArray[np.int64] | None = None,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> set[str]:
     """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.files import read_parquet, write_parquet
 from pdetr3d.schema import BOXES_KNOWN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
@@ -21,9 +21,7 @@ SELF_SCHEMA = pa.schema(
 )
 
 
-def write_self_labels(
-    path: Path, boxes: Mapping[str, Boxes3D], threshold: float, classes: ClassList = NUSCENES_CLASSES
-) -> int:
+def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float, classes: ClassList) -> int:
     """Write the boxes (sample_token -> boxes) whose score exceeds ``threshold``, atomically; returns their number.
 
     Velocities are left out, as the teacher's are: labels know them from people alone.
@@ -38,7 +36,7 @@ def write_self_labels(
     return len(table)
 
 
-def read_self_labels(path: Path, classes: ClassList = NUSCENES_CLASSES) -> Mapping[str, Boxes3D]:
+def read_self_labels(path: Path, classes: ClassList) -> Mapping[str, Boxes3D]:
     """sample_token -> boxes of ``write_self_labels``; samples without a box are not in it.
 
     Raises:

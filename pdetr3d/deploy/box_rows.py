@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.schema import Boxes3D
 
 NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
@@ -12,7 +12,7 @@ COLUMNS = ["sample", *NUMBERS, "class", "score"]
 DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "object"}
 
 
-def to_frame(boxes: Boxes3D, name: str, classes: ClassList = NUSCENES_CLASSES) -> pd.DataFrame:
+def to_frame(boxes: Boxes3D, name: str, classes: ClassList) -> pd.DataFrame:
     """Boxes of the sample ``name`` as rows of COLUMNS: [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
     frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
     frame["vx"], frame["vy"] = boxes.velocity_m_s.T

@@ -8,7 +8,7 @@ import numpy as np
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetrics
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.means import mean_of
 
@@ -34,7 +34,7 @@ def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxe
     return kept
 
 
-def bin_matchings(config: DetectionConfig, classes: ClassList = NUSCENES_CLASSES) -> dict[tuple[int, int], Matching]:
+def bin_matchings(config: DetectionConfig, classes: ClassList) -> dict[tuple[int, int], Matching]:
     """An empty ``Matching`` for each of DISTANCE_BINS_M."""
     return {bounds: Matching(config, classes) for bounds in DISTANCE_BINS_M}
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.kitti_ap import IOU, METRICS, Detected, Labeled, kitti_ap
 from pdetr3d.geometry.boxes import EDGES, corners
 from pdetr3d.geometry.camera import project_segments
@@ -33,7 +33,7 @@ def kitti_score(
     folder: Path,
     predictions: Mapping[str, Boxes3D],
     cameras: Mapping[str, CameraRecord | None],
-    classes: ClassList = NUSCENES_CLASSES,
+    classes: ClassList,
 ) -> dict[str, Any]:
     """Score boxes as KITTI does.
 

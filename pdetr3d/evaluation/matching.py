@@ -20,7 +20,7 @@ from nuscenes.eval.detection.algo import calc_ap, calc_tp
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetricData, DetectionMetrics
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.class_scoring import ClassMetrics
 from pdetr3d.evaluation.column_files import ColumnFiles
 
@@ -39,7 +39,7 @@ class Matching:
         n_gt: Counter of objects by class. walking: how many of them are people who move.
     """
 
-    def __init__(self, config: DetectionConfig, classes: ClassList = NUSCENES_CLASSES) -> None:
+    def __init__(self, config: DetectionConfig, classes: ClassList) -> None:
         self.config, self.n_gt, self.walking = config, Counter[str](), 0
         self.classes, self._axis = classes, {classes.names[label] for label in classes.labels("axis")}
         self._files = {name: ColumnFiles() for name in classes.names}

@@ -21,7 +21,7 @@ from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetrics
 from nuscenes.utils.splits import get_scenes_of_split
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.class_scoring import ClassBox, ground_truth, scoring_config
 from pdetr3d.evaluation.distance_bins import (
     ERROR_NAMES,
@@ -60,7 +60,8 @@ def load_tables(
     version: str,
     names: Names = NUSCENES,
     points: Mapping[str, int] | None = None,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> NuScenes:
     """The devkit's tables, read once per process and dataset (again when the annotations on disk changed).
 
@@ -82,7 +83,7 @@ def load_tables(
 
 @functools.lru_cache(maxsize=2)
 def _load_tables(dataroot: str, version: str, names: Names, classes: ClassList, _mtime_ns: int) -> NuScenes:
-    nusc = Tables(Path(dataroot), version, names, classes)
+    nusc = Tables(Path(dataroot), version, classes, names)
     for row in nusc.sample_annotation:  # the devkit adds the two and leaves out objects with 0
         for field in ("num_lidar_pts", "num_radar_pts"):
             row[field] = 0 if not_counted(row[field]) else row[field]
@@ -119,7 +120,7 @@ def split_samples(nusc: NuScenes, split: str) -> list[str]:
 
 
 def ground_truth_predictions(
-    nusc: NuScenes, split: str, classes: ClassList = NUSCENES_CLASSES
+    nusc: NuScenes, split: str, classes: ClassList
 ) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
     """The objects that are scored, as perfect predictions, and their samples' poses: arguments of ``score``."""
     tokens = split_samples(nusc, split)
@@ -137,7 +138,8 @@ def score(
     nusc: NuScenes | None = None,
     bins: bool = True,
     regions: Mapping[str, Regions] | None = None,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> dict[str, Any]:
     """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``),
     holding the boxes of PIECE samples at a time.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.ranks import rank_correlation
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import Boxes3D
@@ -71,7 +71,7 @@ def size_error(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
     return 1 - overlap / (_volume(pred) + _volume(truth) - overlap)
 
 
-def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList = NUSCENES_CLASSES) -> NDArray[np.float64]:
+def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList) -> NDArray[np.float64]:
     """Smallest angle (N,) [rad] between the headings (the devkit's ``yaw_diff``: AOE). Barriers look the same from both
     sides (period pi); cones have no heading: NaN. The class is the true one."""
     period = np.where(np.isin(truth.label, classes.labels("axis")), np.pi, 2 * np.pi)
@@ -80,9 +80,7 @@ def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList = NUSCENES_C
     return np.where(np.isin(truth.label, classes.labels("none")), np.nan, error)
 
 
-def heading_errors(
-    pred: Boxes3D, truth: Boxes3D, classes: ClassList = NUSCENES_CLASSES
-) -> dict[str, NDArray[np.float64]]:
+def heading_errors(pred: Boxes3D, truth: Boxes3D, classes: ClassList) -> dict[str, NDArray[np.float64]]:
     """``yaw_error_rad`` and its two parts, each (N,): the angle between the boxes' axes [rad], at most pi / 2, and
     whether the heading is reversed (1.0 or 0.0; NaN for barriers and cones, which have no direction)."""
     yaw = yaw_error_rad(pred, truth, classes)
@@ -110,7 +108,8 @@ def pseudo_label_quality(
     truth: Boxes3D,
     distance_m: NDArray[np.floating],
     bins_m: Bins = BINS_M,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> dict[str, Any]:
     """Mean quality of pseudo labels over all rows, per true class, and by distance.
 
@@ -130,11 +129,11 @@ def pseudo_label_quality(
     Raises:
         ValueError: when the lengths differ.
     """
-    return report_of(measures(pred, truth, distance_m, classes), bins_m, classes)
+    return report_of(measures(pred, truth, distance_m, classes), bins_m, classes=classes)
 
 
 def measures(
-    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], classes: ClassList = NUSCENES_CLASSES
+    pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], classes: ClassList
 ) -> dict[str, NDArray[np.float64]]:
     """What ``report_of`` needs to know of N pseudo labels: columns (N,), which may be made piece by piece and joined.
 
@@ -163,7 +162,7 @@ def measures(
 
 
 def report_of(
-    columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M, classes: ClassList = NUSCENES_CLASSES
+    columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M, *, classes: ClassList
 ) -> dict[str, Any]:
     """``pseudo_label_quality`` of the columns of ``measures``. Of columns in mapped files it holds a part at a time."""
     label, distance = columns["label"], columns["distance_m"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nuscenes import NuScenes
 from scipy.spatial.transform import Rotation
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
@@ -26,9 +26,7 @@ Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global
 _META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
 
 
-def nuscenes_boxes(
-    sample_token: str, boxes: Boxes3D, poses: Poses, classes: ClassList = NUSCENES_CLASSES
-) -> list[dict[str, Any]]:
+def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses, classes: ClassList) -> list[dict[str, Any]]:
     """The ``sample_result`` entries of one sample: its best 500 boxes, best first.
 
     Global frame, size (w, l, h), quaternion (w, x, y, z), velocity (vx, vy) [m/s] with unknown (NaN) written as 0,
@@ -102,7 +100,7 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def read_results(path: Path, poses: Mapping[str, Poses], classes: ClassList = NUSCENES_CLASSES) -> dict[str, Boxes3D]:
+def read_results(path: Path, poses: Mapping[str, Poses], classes: ClassList) -> dict[str, Boxes3D]:
     """A nuScenes results file as boxes in the LIDAR_TOP frames of the samples.
 
     Args:
@@ -151,9 +149,7 @@ def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
     return poses
 
 
-def ground_truth_boxes(
-    nusc: NuScenes, sample_token: str, poses: Poses, classes: ClassList = NUSCENES_CLASSES
-) -> Boxes3D:
+def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses, classes: ClassList) -> Boxes3D:
     """One sample's annotations of the classes with a LiDAR or radar point, as boxes in its LIDAR_TOP frame.
 
     These are the objects that the devkit scores (before its range filter). Velocity as ``NuScenes.box_velocity``.

@@ -36,6 +36,7 @@ CLASSES = ClassMapping(
         "DontCare": None,
     },
     "KITTI's types (--mapping names others)",
+    NUSCENES_CLASSES,
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, close_to
+from pdetr3d.class_list import ClassList, close_to
 from pdetr3d.schema import DataError
 
 EXAMPLE = "it holds lines such as `Car: car` (null: no class)"
@@ -26,7 +26,7 @@ class ClassMapping:
 
     targets: Mapping[str, str | None]
     source: str
-    classes: ClassList = NUSCENES_CLASSES
+    classes: ClassList
 
     @staticmethod
     def of(classes: ClassList, names: Iterable[str] | None = None) -> ClassMapping:
@@ -41,7 +41,7 @@ class ClassMapping:
         )
 
     @staticmethod
-    def read(file: Path, classes: ClassList = NUSCENES_CLASSES) -> ClassMapping:
+    def read(file: Path, classes: ClassList) -> ClassMapping:
         """Read a YAML file of own names, each with a class or null; without own ``classes`` with one of the ten
         classes, a name of your own, or null.
 

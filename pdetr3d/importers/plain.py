@@ -50,6 +50,7 @@ CAMERA = {
 CLASSES = ClassMapping(
     {**{name: name for name in CATEGORY}, **{category: name for name, category in CATEGORY.items()}},
     "the ten classes (--mapping names others)",
+    NUSCENES_CLASSES,
 )
 # The files' axes -> LIDAR_TOP's (x right, y forward, z up), by which of them looks forward.
 AXES = {

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.data.files import atomic_path, refuse_existing
 from pdetr3d.deploy.box_rows import COLUMNS, DTYPES, join_frames, to_frame
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
@@ -42,7 +42,7 @@ def check_out(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 class BoxWriter:
     """Collects the boxes of frames, and writes them at the end: atomically, or not at all."""
 
-    def __init__(self, out: Path, classes: ClassList = NUSCENES_CLASSES) -> None:
+    def __init__(self, out: Path, classes: ClassList) -> None:
         """Raises DataError as ``check_out``. ``classes``: that labels are of."""
         check_out(out)
         self.classes = classes

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from pdetr3d.class_list import ATTRIBUTES, NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ATTRIBUTES, ClassList
 from pdetr3d.schema import CAMERAS
 
 Rows = list[dict[str, Any]]
@@ -145,7 +145,7 @@ def table_problems(tables: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def scoring_problems(tables: Mapping[str, Rows], classes: ClassList = NUSCENES_CLASSES) -> list[str]:
+def scoring_problems(tables: Mapping[str, Rows], classes: ClassList) -> list[str]:
     """What is wrong with images and attributes, of tables without ``table_problems`` whose names fit (``Names``)."""
     return [*_cameras(tables), *_attributes(tables, classes)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nuscenes import NuScenes
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
@@ -33,9 +33,7 @@ class Tables(NuScenes):
             scoring need; names table, row, field and value.
     """
 
-    def __init__(
-        self, dataroot: Path, version: str, names: Names = NUSCENES, classes: ClassList = NUSCENES_CLASSES
-    ) -> None:
+    def __init__(self, dataroot: Path, version: str, classes: ClassList, names: Names = NUSCENES) -> None:
         # Not the devkit's own: that opens an image for each map, and one label file for each LiDAR file.
         folder = _folder(dataroot, version)
         self.version, self.dataroot, self.verbose = version, str(dataroot), False

@@ -34,7 +34,7 @@ class Names:
     cameras: Pairs = ()
 
     @staticmethod
-    def read(categories: str, cameras: str, classes: ClassList = NUSCENES_CLASSES) -> Names:
+    def read(categories: str, cameras: str, classes: ClassList) -> Names:
         """Read the YAML files that ``data.categories`` and ``data.cameras`` name; "" stands for none.
 
         Raises:
@@ -51,9 +51,7 @@ class Names:
         """Two JSON objects."""
         return {"categories": dict(self.categories), "cameras": dict(self.cameras)}
 
-    def apply(
-        self, tables: Mapping[str, list[dict[str, Any]]], where: Path, classes: ClassList = NUSCENES_CLASSES
-    ) -> None:
+    def apply(self, tables: Mapping[str, list[dict[str, Any]]], where: Path, classes: ClassList) -> None:
         """Rename rows of the tables ``category`` and ``sensor`` (of the folder ``where``) in place.
 
         Raises:

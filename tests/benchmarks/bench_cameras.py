@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
@@ -46,7 +47,9 @@ def quality(task: Task, config: Config, records: list[SampleRecord], *, shuffle:
         predicted.append(boxes[known])
         truth.append(record.boxes[record.clicks.box_index[known]])
     true = Boxes3D.concatenate(truth)
-    return pseudo_label_quality(Boxes3D.concatenate(predicted), true, np.linalg.norm(true.center_m[:, :2], axis=1))
+    return pseudo_label_quality(
+        Boxes3D.concatenate(predicted), true, np.linalg.norm(true.center_m[:, :2], axis=1), classes=NUSCENES_CLASSES
+    )
 
 
 def test_print_what_cameras_are_worth() -> None:
@@ -61,7 +64,7 @@ def test_print_what_cameras_are_worth() -> None:
     unseen = [record.sample_token for record in labeled if record.role == "point"][::EVERY]
     everything = training_records(index, LabelManifest.open(RUN / "data" / "manifest"), boxes_everywhere=True)
     records = [record for record in everything if record.sample_token in set(unseen)]
-    task = build("teacher", config, prior_size_m(labeled)[0])
+    task = build("teacher", config, prior_size_m(labeled, classes=NUSCENES_CLASSES)[0])
     task.model.load_state_dict(state["model"])
     task.model.eval()
     right, wrong = (quality(task, config, records, shuffle=shuffle) for shuffle in (False, True))

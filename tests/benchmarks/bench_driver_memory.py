@@ -24,6 +24,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
 from pdetr3d.data.index import FILE, Index
 from pdetr3d.data.label_manifest import inspection_records, training_records
@@ -124,17 +125,21 @@ def hold(holder: str, folder: Path) -> int:
     if holder == "pseudo labels":
 
         def rows_of(some: list[Any], theirs: list[Boxes3D]) -> Any:
-            return pseudo_label_rows(some, theirs, FALLBACK_SIZE_M, "teacher")
+            return pseudo_label_rows(some, theirs, FALLBACK_SIZE_M, "teacher", classes=NUSCENES_CLASSES)
 
-        return labeling.write_labels(folder / "labels.parquet", records, boxes, rows_of, manifest.track_of)[0]
+        return labeling.write_labels(
+            folder / "labels.parquet", records, boxes, rows_of, manifest.track_of, classes=NUSCENES_CLASSES
+        )[0]
     if holder == "quality at clicks":
         # Cheap in place of exact polygons, which take a millisecond a box: what is held is the same.
         pseudo_label_quality.bev_iou = lambda one, other: one.size_m[:, 0] / (1.0 + other.size_m[:, 0])
         known = quality.KnownClicks(
-            records, lambda piece: inspection_records(index, [r.sample_token for r in piece], manifest)
+            records,
+            lambda piece: inspection_records(index, [r.sample_token for r in piece], manifest),
+            classes=NUSCENES_CLASSES,
         )
         return int(known.quality(boxes)["n"])
-    nusc = nuscenes_eval.load_tables(index.dataroot, index.version)
+    nusc = nuscenes_eval.load_tables(index.dataroot, index.version, classes=NUSCENES_CLASSES)
     matrix = index.records.rows.matrix
 
     def poses(token: str) -> Any:
@@ -143,7 +148,7 @@ def hold(holder: str, folder: Path) -> int:
     where = OfTokens(TextPlaces(records.token_column), poses)
     tables = Tables(nusc, records.token_column)
     place = (index.dataroot, index.version, "sim_train")
-    report = nuscenes_eval.score(*place, boxes, where, folder / "score", tables, bins=False)  # type: ignore[arg-type]
+    report = nuscenes_eval.score(*place, boxes, where, folder / "score", tables, bins=False, classes=NUSCENES_CLASSES)  # type: ignore[arg-type]
     return int(sum(report["n_gt"].values()))
 
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from pdetr3d import presets
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.data.manifest import build_manifest
@@ -130,7 +131,7 @@ def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> t
     config = presets.load(preset, overrides)
     index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.arrow"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "manifest"))[0]
-    task = build(stage, config, prior_size_m([record])[0])
+    task = build(stage, config, prior_size_m([record], classes=NUSCENES_CLASSES)[0])
     count = task.optim.batch_size // config.scaling.workers if GPU else 1
     return task, Batch.from_arrays(task.loader([record] * count, list(range(count)), 0))
 

@@ -23,6 +23,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.files import open_arrow, table_digest
 from pdetr3d.data.index import FILE, LAYOUT, Index
@@ -92,7 +93,7 @@ def opened(folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
     records = training_records(index, manifest)
-    prior_size_m(records)
+    prior_size_m(records, classes=NUSCENES_CLASSES)
     found = {"open": time.perf_counter() - began}
     order = permutation(0, 0, "order", len(records))
     found["shuffle"] = time.perf_counter() - began - found["open"]

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d import presets
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.simulate import simulate
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality, size_error, yaw_error_rad
 from pdetr3d.schema import CLASSES, Boxes3D
@@ -57,8 +58,11 @@ def measure(model: LidarModel | PictureModel, train_crops: Crops, val: Crops, st
     train(model, train_crops, steps)
     seconds = time.monotonic() - start
     found, truth = predict(model, val), true_boxes(val)
-    report = pseudo_label_quality(found, truth, val.distance_m)
-    yaw, far = yaw_error_rad(found, truth), (val.distance_m >= FAR_M[0]) & (val.distance_m < FAR_M[1])
+    report = pseudo_label_quality(found, truth, val.distance_m, classes=NUSCENES_CLASSES)
+    yaw, far = (
+        yaw_error_rad(found, truth, classes=NUSCENES_CLASSES),
+        (val.distance_m >= FAR_M[0]) & (val.distance_m < FAR_M[1]),
+    )
     report["far_yaw_rad"] = float(np.nanmean(yaw[far]))
     report["far_size_error"] = float(size_error(found, truth)[far].mean())
     name = type(model).__name__
@@ -85,7 +89,7 @@ def examine(dataroot: Path, folder: Path, lidar_steps: int, picture_steps: int) 
     train_crops, val = (cut_split(dataroot, split, data, folder) for split in ("sim_train", "sim_val"))
     prior, truth = class_means(train_crops), true_boxes(val)
     mean = Boxes3D.build(val.click, prior.numpy()[val.label], truth.yaw_rad, val.label)
-    ceiling = pseudo_label_quality(mean, truth, val.distance_m)["bev_iou"]
+    ceiling = pseudo_label_quality(mean, truth, val.distance_m, classes=NUSCENES_CLASSES)["bev_iou"]
     print(f"{len(train_crops)} and {len(val)} boxes; vehicles end-on {end_on_share(val):.2f}; few points (<= 5)")
     print(f"{(val.count <= 5).mean():.2f}; class-mean box at the click, with the true yaw: BEV IoU {ceiling:.3f}")
     reports = {}

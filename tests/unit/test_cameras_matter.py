@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.training.build import Task
@@ -49,7 +50,9 @@ def far_quality(world: World, task: Task, *, shuffle: bool) -> dict[str, float]:
         predicted.append(boxes[far])
         truth.append(record.boxes[record.clicks.box_index[far]])
     true = Boxes3D.concatenate(truth)
-    return pseudo_label_quality(Boxes3D.concatenate(predicted), true, np.linalg.norm(true.center_m[:, :2], axis=1))
+    return pseudo_label_quality(
+        Boxes3D.concatenate(predicted), true, np.linalg.norm(true.center_m[:, :2], axis=1), classes=NUSCENES_CLASSES
+    )
 
 
 def test_shuffled_cameras_worsen_far_boxes(sim_world: Path, tmp_path: Path) -> None:

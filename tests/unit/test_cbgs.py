@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.cbgs import class_balanced
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
@@ -19,7 +20,7 @@ def record(token: str, *labels: int) -> SampleRecord:
 
 
 def drawn(records: list[SampleRecord], seed: int = 0) -> list[str]:
-    return [r.sample_token for r in class_balanced(records, seed)]
+    return [r.sample_token for r in class_balanced(records, seed, classes=NUSCENES_CLASSES)]
 
 
 def test_sizes_by_hand() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.click_extents import MIN_CLICKS, MIN_POINTS, extents
 from pdetr3d.data.records import prior_size_m
@@ -80,10 +81,10 @@ def test_classes_without_boxes_take_their_size_from_clicks(tmp_path: Path, count
                 f"s{i}", "scene", 0, "point", str(path), (), (None,) * 6, np.eye(4), np.eye(4), Boxes3D.empty(), clicks
             )
         )
-    prior, fallback = prior_size_m(records, DataConfig())
+    prior, fallback = prior_size_m(records, DataConfig(), classes=NUSCENES_CLASSES)
     enough = count == MIN_CLICKS
     expected = [4.0, 4.0 * SHARE, 1.5] if enough else FALLBACK_SIZE_M[CAR]
     np.testing.assert_allclose(prior[CAR], expected, atol=0.05)
     assert fallback == list(CLASSES[1:] if enough else CLASSES)
     np.testing.assert_array_equal(prior[1:], FALLBACK_SIZE_M[1:])
-    assert prior_size_m(records)[1] == list(CLASSES)
+    assert prior_size_m(records, classes=NUSCENES_CLASSES)[1] == list(CLASSES)

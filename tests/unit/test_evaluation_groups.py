@@ -39,7 +39,7 @@ def boxes(*rows: DetectionBox) -> EvalBoxes:
 
 
 def report(gt: EvalBoxes, pred: EvalBoxes) -> dict[str, dict[str, Any]]:
-    scored = Matching(config_factory("detection_cvpr_2019"))
+    scored = Matching(config_factory("detection_cvpr_2019"), classes=NUSCENES_CLASSES)
     scored.add(gt, pred)
     return by_group(scored.metrics(), scored)
 
@@ -137,7 +137,7 @@ def test_metrics_are_the_devkits(part: int, monkeypatch: pytest.MonkeyPatch) -> 
             for _ in range(count)
         ]
 
-    gt, pred, mine = EvalBoxes(), EvalBoxes(), Matching(config)
+    gt, pred, mine = EvalBoxes(), EvalBoxes(), Matching(config, classes=NUSCENES_CLASSES)
     for number in range(30):
         token = f"s{number}"
         parts = EvalBoxes(), EvalBoxes()

@@ -11,6 +11,7 @@ import torch
 
 from pdetr3d import presets
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.collate import collate
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
@@ -51,7 +52,7 @@ def keyframe(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sampl
 @pytest.mark.parametrize("preset", ["nuscenes-pillar", "nuscenes-voxel"])
 def test_a_step_and_an_inference(preset: str, kind: str, keyframe: SampleRecord, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    task = build(kind, presets.load(preset, OVERRIDES), prior_size_m([keyframe])[0])
+    task = build(kind, presets.load(preset, OVERRIDES), prior_size_m([keyframe], classes=NUSCENES_CLASSES)[0])
     batch = Batch.from_arrays(task.loader([keyframe], [0], 0))
     assert batch.images.shape == ((1, 6, 225, 400, 3) if kind == "teacher" else batch.images.shape)
     before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
@@ -71,7 +72,9 @@ def test_a_step_and_an_inference(preset: str, kind: str, keyframe: SampleRecord,
 
 def test_the_exported_student_equals_the_student(keyframe: SampleRecord, tmp_path: Path) -> None:
     config = presets.load("nuscenes-pillar", OVERRIDES)
-    model = shaken(build("student", config, prior_size_m([keyframe])[0], guidance=False).model)
+    model = shaken(
+        build("student", config, prior_size_m([keyframe], classes=NUSCENES_CLASSES)[0], guidance=False).model
+    )
     trained = TrainedStudent.load(checkpoint.save(tmp_path / "student_ours", model, None, 1, config.to_json()))
     export_torchscript(trained, tmp_path / "out", torch.device("cpu"))
     points = torch.from_numpy(collate([load_sample(keyframe, config.data, cameras=False)])["points"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pdetr3d.batch import StudentOutput
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.augment import keyed_rng
 from pdetr3d.data.index import REGION_SCHEMA, Index, write_index
 from pdetr3d.data.label_manifest import build_manifest, training_records
@@ -44,7 +45,7 @@ def test_the_score_leaves_out_what_lies_outside(tmp_path: Path) -> None:
     yaw = EGO[1]
     objects = [annotation("car", at(10, yaw + turn), (2, 4, 1.5), yaw_rad=yaw) for turn in (0, np.pi / 2)]
     nusc = world(tmp_path, objects)
-    predictions, poses = ground_truth_predictions(nusc, SPLIT)
+    predictions, poses = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)
     truth = predictions["val-a-0"]
     np.testing.assert_allclose(truth.center_m[:, :2], [[0, 10], [-10, 0]], atol=1e-4)
     ghost = replace(truth[:1], center_m=np.array([[10, 0, -0.8]], np.float32))
@@ -52,7 +53,7 @@ def test_the_score_leaves_out_what_lies_outside(tmp_path: Path) -> None:
 
     def result(regions: dict[str, Regions] | None) -> dict:
         given = (tmp_path / "data", VERSION, SPLIT, {"val-a-0": said}, poses, tmp_path / "out", nusc)
-        return score(*given, regions=regions)
+        return score(*given, regions=regions, classes=NUSCENES_CLASSES)
 
     plain = result(None)
     assert plain["n_gt"]["car"] == 2 and plain["per_class"]["car"]["AP"] < 0.9 and "outside_regions" not in plain
@@ -220,5 +221,5 @@ def test_pseudo_labels_outside_are_not_accepted() -> None:
     boxes = Boxes3D.build(center, FALLBACK_SIZE_M[[0, 0]], np.zeros(2), np.zeros(2))
     clicks = PointLabels(np.array(["a", "b"], object), center, np.zeros(2, np.int64), np.array([-1, -1]))
     record = replace(RECORD, clicks=clicks, regions=Regions(None, (SQUARE,)))
-    table = to_pseudo_labels(record, boxes, FALLBACK_SIZE_M, "t")
+    table = to_pseudo_labels(record, boxes, FALLBACK_SIZE_M, "t", classes=NUSCENES_CLASSES)
     assert table["reason"].tolist() == ["", "outside regions"] and table["accepted"].tolist() == [True, False]

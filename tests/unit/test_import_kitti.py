@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from nuscenes import NuScenes
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import inspection_record
@@ -157,9 +158,9 @@ def test_a_labeled_object_in_a_dont_care_is_known(tmp_path: Path) -> None:
 
 
 def test_the_devkit_scores_the_ground_truth_at_one(made: Path, tmp_path: Path) -> None:
-    nusc = load_tables(made / "dataset", VERSION)
-    boxes, poses = ground_truth_predictions(nusc, "kitti_all")
-    report = score(made / "dataset", VERSION, "kitti_all", boxes, poses, tmp_path, nusc)
+    nusc = load_tables(made / "dataset", VERSION, classes=NUSCENES_CLASSES)
+    boxes, poses = ground_truth_predictions(nusc, "kitti_all", classes=NUSCENES_CLASSES)
+    report = score(made / "dataset", VERSION, "kitti_all", boxes, poses, tmp_path, nusc, classes=NUSCENES_CLASSES)
     present = {name for name, count in report["n_gt"].items() if count}
     assert present == {"car", "truck", "bicycle", "pedestrian"}
     assert all(report["per_class"][name]["AP"] == pytest.approx(1.0) for name in present)
@@ -254,9 +255,9 @@ def test_real_boxes_are_kitti_s_own(real: tuple[Path, Index], kitti_data: Path) 
 
 
 def test_the_devkit_scores_the_real_ground_truth_at_one(real: tuple[Path, Index], tmp_path: Path) -> None:
-    nusc = load_tables(real[0], VERSION)
-    boxes, poses = ground_truth_predictions(nusc, "kitti_all")
-    report = score(real[0], VERSION, "kitti_all", boxes, poses, tmp_path, nusc, bins=False)
+    nusc = load_tables(real[0], VERSION, classes=NUSCENES_CLASSES)
+    boxes, poses = ground_truth_predictions(nusc, "kitti_all", classes=NUSCENES_CLASSES)
+    report = score(real[0], VERSION, "kitti_all", boxes, poses, tmp_path, nusc, bins=False, classes=NUSCENES_CLASSES)
     present = {name for name, count in report["n_gt"].items() if count}
     # The only truck is 69 m away, beyond the devkit's range for trucks (50 m).
     assert present == {"car", "bicycle", "pedestrian"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
@@ -172,7 +173,10 @@ def check_the_verb(folder: Path, index: Index, expected: dict) -> None:
     records = [index.record(token) for token in index.tokens("kitti_all")]
     results = {
         r.sample_token: nuscenes_boxes(
-            r.sample_token, index.annotations(r.sample_token).boxes(), (r.lidar2ego, r.ego2global)
+            r.sample_token,
+            index.annotations(r.sample_token).boxes(),
+            (r.lidar2ego, r.ego2global),
+            classes=NUSCENES_CLASSES,
         )
         for r in records
     }
@@ -191,7 +195,9 @@ def test_ground_truth_of_real_frames_gets_100(kitti_data: Path, tmp_path: Path) 
     index = Index.open(build_index(tmp_path / "dataset", VERSION, tmp_path / "i.arrow", DataConfig(lidar_ring=False)))
     tokens = index.tokens("kitti_all")
     predictions = {token: index.annotations(token).boxes() for token in tokens}
-    report = kitti_score(folder, predictions, {token: index.record(token).cameras[0] for token in tokens})
+    report = kitti_score(
+        folder, predictions, {token: index.record(token).cameras[0] for token in tokens}, classes=NUSCENES_CLASSES
+    )
     for name, mine in report.items():
         for metric in METRICS:
             for difficulty, value in mine[metric].items():

@@ -57,7 +57,7 @@ def test_a_step_and_the_scores(kind: str, run: RunDir, tmp_path: Path) -> None:
     data = prepare(run)
     records = training_records(data.index, data.manifest)
     assert all(record.regions is not None and record.regions.ignore for record in records)
-    prior = prior_size_m(records)[0]
+    prior = prior_size_m(records, classes=data.index.classes)[0]
     task = build(kind, run.config, prior)
     boxed = [record for record in records if record.role == "box"]
     batch = Batch.from_arrays(task.loader.for_records(records)(boxed[:2], [0, 1], 0))
@@ -126,7 +126,7 @@ def test_the_truth_scores_one_and_what_lies_behind_is_not_scored(real: tuple[Run
     run, data = real
     classes = data.index.classes
     nusc = load_tables(
-        data.index.dataroot, data.index.version, data.index.facts.names, data.index.counted_points(), classes
+        data.index.dataroot, data.index.version, data.index.facts.names, data.index.counted_points(), classes=classes
     )
     said, poses = ground_truth_predictions(nusc, "kitti_val", classes)
     token, shown = next((token, boxes) for token, boxes in said.items() if len(boxes))
@@ -146,4 +146,6 @@ def test_the_truth_scores_one_and_what_lies_behind_is_not_scored(real: tuple[Run
     )
     assert report["mAP_present"] == pytest.approx(1, abs=1e-6) and report["n_gt"]["Car"] > 10
     assert report["outside_regions"]["predictions"] == report["outside_regions"]["objects"] + 1
-    assert prior_size_m(training_records(data.index, data.manifest))[0][0, 0] == pytest.approx(4, abs=0.7)
+    assert prior_size_m(training_records(data.index, data.manifest), classes=data.index.classes)[0][
+        0, 0
+    ] == pytest.approx(4, abs=0.7)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import truncnorm
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.click_matching import match_clicks
 from pdetr3d.data.clicks import draw_click, place_clicks
@@ -52,7 +53,7 @@ SCENES = [f"s{i // 3}" for i in range(30)]
 
 def _split(ratio: float, split_by: str, seed: int = 0, order: slice = slice(None)) -> set[str]:
     config = LabelConfig(ratio=ratio, seed=seed, split_by=split_by)  # type: ignore[arg-type]
-    return box_labeled(TOKENS[order], SCENES[order], list(range(30))[order], config)
+    return box_labeled(TOKENS[order], SCENES[order], list(range(30))[order], config, classes=NUSCENES_CLASSES)
 
 
 def test_split_by_scene_takes_whole_scenes_and_just_enough() -> None:
@@ -122,7 +123,7 @@ COUNTS[:, [0, 6, 7]] = [[9, 0, 0], [9, 1, 0], [2, 0, 2], [30, 0, 0]]
 
 def _choose(ratio: float, **choice: object) -> set[str]:
     config = LabelConfig(ratio=ratio, **choice)  # type: ignore[arg-type]
-    return box_labeled(list("abcd"), list("wxyz"), [0, 1, 2, 3], config, COUNTS)
+    return box_labeled(list("abcd"), list("wxyz"), [0, 1, 2, 3], config, COUNTS, classes=NUSCENES_CLASSES)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -275,7 +276,7 @@ def _bytes(records: list[SampleRecord]) -> list[bytes]:
 def test_poisoned_boxes_of_point_labeled_samples_reach_nothing(
     index: Index, manifest: LabelManifest, tmp_path: Path
 ) -> None:
-    pseudo = write_pseudo_labels(tmp_path / "pseudo.parquet", _pseudo_rows(manifest))
+    pseudo = write_pseudo_labels(tmp_path / "pseudo.parquet", _pseudo_rows(manifest), classes=NUSCENES_CLASSES)
     point = {token for token, role in manifest.roles.items() if role == "point"}
     poisoned = _poison(index, point, tmp_path / "poisoned.arrow")
     token = min(point)
@@ -283,9 +284,13 @@ def test_poisoned_boxes_of_point_labeled_samples_reach_nothing(
     for file in (None, pseudo):
         clean, dirty = training_records(index, manifest, file), training_records(poisoned, manifest, file)
         assert _bytes(clean) == _bytes(dirty)
-        assert [p.tobytes() for p in (prior_size_m(clean)[0], prior_size_m(dirty)[0])] == [
-            prior_size_m(clean)[0].tobytes()
-        ] * 2
+        assert [
+            p.tobytes()
+            for p in (
+                prior_size_m(clean, classes=NUSCENES_CLASSES)[0],
+                prior_size_m(dirty, classes=NUSCENES_CLASSES)[0],
+            )
+        ] == [prior_size_m(clean, classes=NUSCENES_CLASSES)[0].tobytes()] * 2
         for a, b in zip(clean, dirty, strict=True):
             np.testing.assert_array_equal(redraw_clicks(a, 0, 1).xyz_m, redraw_clicks(b, 0, 1).xyz_m)
     # The detector of this test: poison in a box-labeled sample does show.
@@ -315,7 +320,7 @@ def test_redrawn_clicks(index: Index, manifest: LabelManifest) -> None:
 
 def test_prior_is_the_mean_of_box_labeled_boxes(index: Index, manifest: LabelManifest) -> None:
     records = training_records(index, manifest)
-    prior, absent = prior_size_m(records)
+    prior, absent = prior_size_m(records, classes=NUSCENES_CLASSES)
     sizes = {label: [] for label in range(10)}  # type: dict[int, list]
     for token, role in manifest.roles.items():
         annotations = index.annotations(token)
@@ -327,10 +332,10 @@ def test_prior_is_the_mean_of_box_labeled_boxes(index: Index, manifest: LabelMan
         np.testing.assert_allclose(
             prior[label], np.mean(sizes[label], 0) if sizes[label] else FALLBACK_SIZE_M[label], rtol=1e-5
         )
-    listed, missing = prior_size_m(list(records))
+    listed, missing = prior_size_m(list(records), classes=NUSCENES_CLASSES)
     np.testing.assert_array_equal(listed, prior)
     assert missing == absent
-    prior, absent = prior_size_m([])
+    prior, absent = prior_size_m([], classes=NUSCENES_CLASSES)
     np.testing.assert_array_equal(prior, FALLBACK_SIZE_M)
     assert absent == list(CLASSES)
 
@@ -366,8 +371,8 @@ def _pseudo_rows(manifest: LabelManifest) -> list[dict]:
 
 def test_pseudo_labels_join_by_click_id(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
     rows = _pseudo_rows(manifest)
-    path = write_pseudo_labels(tmp_path / "pseudo.parquet", rows)
-    assert read_pseudo_labels(path).num_rows == len(rows)
+    path = write_pseudo_labels(tmp_path / "pseudo.parquet", rows, classes=NUSCENES_CLASSES)
+    assert read_pseudo_labels(path, classes=NUSCENES_CLASSES).num_rows == len(rows)
     length = {row["click_id"]: row["l"] for row in rows if row["accepted"]}
     for record in training_records(index, manifest, path):
         if record.role == "box":
@@ -389,18 +394,22 @@ def test_bad_pseudo_labels(index: Index, manifest: LabelManifest, tmp_path: Path
         ({"click_id": rows[good + 1]["click_id"]}, "more than once"),
     ):
         with pytest.raises(DataError, match=message):
-            write_pseudo_labels(path, [*rows[:good], rows[good] | change, *rows[good + 1 :]])
+            write_pseudo_labels(path, [*rows[:good], rows[good] | change, *rows[good + 1 :]], classes=NUSCENES_CLASSES)
     assert not path.exists()
-    foreign = write_pseudo_labels(path, [rows[good] | {"click_id": "sim-x"}])
+    foreign = write_pseudo_labels(path, [rows[good] | {"click_id": "sim-x"}], classes=NUSCENES_CLASSES)
     with pytest.raises(DataError, match="'sim-x'; they were made from another manifest"):
         training_records(index, manifest, foreign)
     other = next(row["sample_token"] for row in rows if row["sample_token"] != rows[good]["sample_token"])
     with pytest.raises(DataError, match="but its click in"):
-        training_records(index, manifest, write_pseudo_labels(path, [rows[good] | {"sample_token": other}]))
+        training_records(
+            index, manifest, write_pseudo_labels(path, [rows[good] | {"sample_token": other}], classes=NUSCENES_CLASSES)
+        )
     with pytest.raises(DataError, match=r"column\(s\) \['score'\] missing"):
-        write_pseudo_labels(path, [{key: value for key, value in rows[0].items() if key != "score"}])
-    none = write_pseudo_labels(path, [])
-    assert read_pseudo_labels(none).num_rows == 0
+        write_pseudo_labels(
+            path, [{key: value for key, value in rows[0].items() if key != "score"}], classes=NUSCENES_CLASSES
+        )
+    none = write_pseudo_labels(path, [], classes=NUSCENES_CLASSES)
+    assert read_pseudo_labels(none, classes=NUSCENES_CLASSES).num_rows == 0
     assert all(len(record.boxes) == 0 for record in training_records(index, manifest, none) if record.role == "point")
 
 

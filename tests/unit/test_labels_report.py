@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
 from pdetr3d.data.load import load_sample
@@ -43,10 +44,10 @@ def test_each_row_is_measured_against_the_box_of_its_own_click(labels: RunLabels
         annotations = labels.index.annotations(row["sample_token"])
         x, y, z, *size, yaw = annotations.box[list(annotations.token).index(token_of[row["click_id"]])]
         truth = Boxes3D.build([[x, y, z]], [size], np.array([yaw]), np.array([CLASSES.index(row["class"])]))
-        own = to_boxes(measured.table.iloc[i : i + 1])
+        own = to_boxes(measured.table.iloc[i : i + 1], classes=NUSCENES_CLASSES)
         assert row["bev_iou"] == pytest.approx(bev_iou(own, truth)[0], abs=1e-5)
         assert row["center_error_m"] == pytest.approx(np.hypot(row["x"] - x, row["y"] - y), abs=1e-4)
-        error = yaw_error_rad(own, truth)[0]
+        error = yaw_error_rad(own, truth, classes=NUSCENES_CLASSES)[0]
         if row["class"] == "traffic_cone":
             assert np.isnan(row["yaw_error_rad"]) and np.isnan(row["reversed"])
         else:

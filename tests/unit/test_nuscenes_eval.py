@@ -38,18 +38,20 @@ def world(tmp_path: Path, objects: list[dict], extra: dict | None = None) -> NuS
     """One scene of one sample in split sim_val, and another scene in sim_train."""
     scenes = {"val-a": [{"ego": EGO, "objects": objects}], "train-a": [{"ego": EGO, "objects": []}], **(extra or {})}
     write(tmp_path / "data", VERSION, scenes, {"sim_train": ["train-a"], SPLIT: ["val-a", "val-not-here"], "none": []})
-    return load_tables(tmp_path / "data", VERSION)
+    return load_tables(tmp_path / "data", VERSION, classes=NUSCENES_CLASSES)
 
 
 def run(tmp_path: Path, nusc: NuScenes, predictions: dict[str, Boxes3D]) -> dict:
     poses = read_poses(nusc, split_samples(nusc, SPLIT))
-    return score(tmp_path / "data", VERSION, SPLIT, predictions, poses, tmp_path / "out", nusc)
+    return score(
+        tmp_path / "data", VERSION, SPLIT, predictions, poses, tmp_path / "out", nusc, classes=NUSCENES_CLASSES
+    )
 
 
 def test_ground_truth_scores_one_for_every_class(tmp_path):
     objects = [annotation(c, at(5 + 2 * i, 0.6 * i), (1, 2, 1.5), yaw_rad=i) for i, c in enumerate(CLASSES)]
     nusc = world(tmp_path, objects)
-    predictions, _ = ground_truth_predictions(nusc, SPLIT)
+    predictions, _ = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)
     assert list(predictions) == ["val-a-0"]
     report = run(tmp_path, nusc, predictions)
     assert report["mAP"] == pytest.approx(1) and report["mAP_present"] == pytest.approx(1)
@@ -66,7 +68,7 @@ def test_ground_truth_scores_one_for_every_class(tmp_path):
 def test_errors_derived_by_hand(tmp_path):
     """One car, predicted 0.6 m off, twice as long, turned by 0.3 rad: matched at 1, 2, 4 m, not at 0.5 m."""
     nusc = world(tmp_path, [annotation("car", at(20, 0.2), (2, 4, 1.5), yaw_rad=1.0)])
-    predictions, poses = ground_truth_predictions(nusc, SPLIT)
+    predictions, poses = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)
     truth = predictions["val-a-0"]
     off = Boxes3D.build(truth.center_m + [0.6, 0, 0], truth.size_m * [2, 1, 1], truth.yaw_rad + 0.3, truth.label)
     report = run(tmp_path, nusc, {"val-a-0": off})
@@ -104,7 +106,7 @@ def test_box_conversion_equals_the_devkit_box(tmp_path):
         velocity_m_s=rng.normal(0, 3, (20, 2)),
         score=np.linspace(1, 0.1, 20),
     )
-    for i, entry in enumerate(nuscenes_boxes("token", boxes, poses)):
+    for i, entry in enumerate(nuscenes_boxes("token", boxes, poses, classes=NUSCENES_CLASSES)):
         length, width, height = boxes.size_m[i]
         box = Box(
             boxes.center_m[i],
@@ -131,10 +133,10 @@ def test_the_best_500_boxes_are_kept_and_unknown_velocity_is_zero():
     boxes = Boxes3D.build(
         rng.uniform(-9, 9, (700, 3)), np.ones((700, 3)), np.zeros(700), np.zeros(700), score=rng.random(700)
     )
-    entries = nuscenes_boxes("token", boxes, (np.eye(4), np.eye(4)))
+    entries = nuscenes_boxes("token", boxes, (np.eye(4), np.eye(4)), classes=NUSCENES_CLASSES)
     assert [e["detection_score"] for e in entries] == sorted(map(float, boxes.score), reverse=True)[:500]
     assert entries[0]["velocity"] == [0, 0] and entries[0]["attribute_name"] == "vehicle.parked"
-    assert nuscenes_boxes("token", Boxes3D.empty(), (np.eye(4), np.eye(4))) == []
+    assert nuscenes_boxes("token", Boxes3D.empty(), (np.eye(4), np.eye(4)), classes=NUSCENES_CLASSES) == []
 
 
 def test_velocity_and_attribute_errors(tmp_path):
@@ -147,8 +149,8 @@ def test_velocity_and_attribute_errors(tmp_path):
         for i in range(3)
     ]
     write(tmp_path / "data", VERSION, {"val-a": samples}, {SPLIT: ["val-a"]})
-    nusc = load_tables(tmp_path / "data", VERSION)
-    predictions, _ = ground_truth_predictions(nusc, SPLIT)
+    nusc = load_tables(tmp_path / "data", VERSION, classes=NUSCENES_CLASSES)
+    predictions, _ = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)
     assert np.linalg.norm(predictions["val-a-1"].velocity_m_s) == pytest.approx(4)
     car = run(tmp_path, nusc, predictions)["per_class"]["car"]
     assert car["AVE"] == pytest.approx(0, abs=1e-5) and car["AAE"] == 0 and car["n_gt"] == 3
@@ -196,7 +198,7 @@ def crowd(tmp_path: Path) -> tuple[NuScenes, Boxes3D]:
         for c, k in zip(rng.choice(list(CLASSES), 150), rng.integers(0, 4, 150), strict=True)
     ]
     nusc = world(tmp_path, [*objects, annotation("bicycle_rack", at(12, 3), (9, 9, 4))])
-    return nusc, noisy(ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"], rng)
+    return nusc, noisy(ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)[0]["val-a-0"], rng)
 
 
 def noisy(truth: Boxes3D, rng: np.random.Generator) -> Boxes3D:
@@ -237,12 +239,15 @@ def test_own_classes_are_scored_as_the_devkit_scores_its_own(
 ) -> None:
     """The ten in another order are a list of one's own, which the devkit's types know nothing of."""
     if simulated:
-        nusc, rng = load_tables(sim_world, VERSION), np.random.default_rng(3)
-        predicted = {t: noisy(boxes, rng) for t, boxes in ground_truth_predictions(nusc, SPLIT)[0].items()}
+        nusc, rng = load_tables(sim_world, VERSION, classes=NUSCENES_CLASSES), np.random.default_rng(3)
+        predicted = {
+            t: noisy(boxes, rng)
+            for t, boxes in ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)[0].items()
+        }
     else:
         nusc, predicted = crowd[0], {"val-a-0": crowd[1]}
     root, poses = Path(nusc.dataroot), read_poses(nusc, split_samples(nusc, SPLIT))
-    expected = score(root, VERSION, SPLIT, predicted, poses, tmp_path / "ten", nusc)
+    expected = score(root, VERSION, SPLIT, predicted, poses, tmp_path / "ten", nusc, classes=NUSCENES_CLASSES)
     official = DetectionEval(
         nusc, config_factory("detection_cvpr_2019"), str(tmp_path / "ten/results_nusc.json"), SPLIT,
         str(tmp_path / "devkit"), verbose=False,
@@ -306,7 +311,7 @@ def test_devkit_filters_count_in_n_gt(tmp_path):
         annotation("bicycle", at(12, 4), (1, 2, 1)),
     ]
     nusc = world(tmp_path, objects)
-    report = run(tmp_path, nusc, ground_truth_predictions(nusc, SPLIT)[0])
+    report = run(tmp_path, nusc, ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)[0])
     assert {c: n for c, n in report["n_gt"].items() if n} == {"car": 1, "truck": 1, "bicycle": 1}
     assert report["mAP_present"] == pytest.approx(1) and report["mAP"] == pytest.approx(0.3)
     assert report["by_distance"]["40-52"]["n_gt"]["pedestrian"] == 1  # the bin replaces the class range
@@ -319,7 +324,7 @@ def test_distance_bins(tmp_path):
     cars = [annotation("car", at(32, 0.3 * i), (2, 4, 1.5)) for i in range(9)]
     barriers = [annotation("barrier", at(15, 0.5 * i), (2, 0.5, 1)) for i in range(10)]
     nusc = world(tmp_path, cones + cars + barriers)
-    truth = ground_truth_predictions(nusc, SPLIT)[0]["val-a-0"]
+    truth = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)[0]["val-a-0"]
     found = np.concatenate(
         [np.flatnonzero(truth.label == CLASSES.index("traffic_cone"))[:5], np.flatnonzero(truth.label == 5)]
     )
@@ -347,9 +352,11 @@ def test_bad_input(tmp_path):
     ]
     for split, predictions, given, message in cases:
         with pytest.raises(DataError, match=message):
-            score(tmp_path / "data", VERSION, split, predictions, given, tmp_path / "out", nusc)
+            score(
+                tmp_path / "data", VERSION, split, predictions, given, tmp_path / "out", nusc, classes=NUSCENES_CLASSES
+            )
     with pytest.raises(DataError, match="data.dataroot"):
-        load_tables(tmp_path / "nowhere", VERSION)
+        load_tables(tmp_path / "nowhere", VERSION, classes=NUSCENES_CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -365,32 +372,36 @@ def test_predefined_split_of_a_dataset_with_one_of_its_scenes(tmp_path, version,
     scene = {"val": "scene-0003", "mini_val": "scene-0103", "train_track": "scene-0004"}[split]
     objects = [annotation("car", at(20, 0), (2, 4, 1.5))]
     write(tmp_path / "data", version, {scene: [{"ego": EGO, "objects": objects}]})
-    nusc = load_tables(tmp_path / "data", version)
-    predictions, poses = ground_truth_predictions(nusc, split)
-    report = score(tmp_path / "data", version, split, predictions, poses, tmp_path / "out")
+    nusc = load_tables(tmp_path / "data", version, classes=NUSCENES_CLASSES)
+    predictions, poses = ground_truth_predictions(nusc, split, classes=NUSCENES_CLASSES)
+    report = score(tmp_path / "data", version, split, predictions, poses, tmp_path / "out", classes=NUSCENES_CLASSES)
     assert report["mAP_present"] == pytest.approx(1)
 
 
 def test_a_split_that_does_not_belong_to_the_version_is_refused(tmp_path):
     objects = [annotation("car", at(20, 0), (2, 4, 1.5))]
     write(tmp_path / "data", "v1.0-mini", {"scene-0003": [{"ego": EGO, "objects": objects}]})
-    nusc = load_tables(tmp_path / "data", "v1.0-mini")
-    predictions, poses = ground_truth_predictions(nusc, "val")
+    nusc = load_tables(tmp_path / "data", "v1.0-mini", classes=NUSCENES_CLASSES)
+    predictions, poses = ground_truth_predictions(nusc, "val", classes=NUSCENES_CLASSES)
     with pytest.raises(DataError, match="scores this split only"):
-        score(tmp_path / "data", "v1.0-mini", "val", predictions, poses, tmp_path / "out")
+        score(tmp_path / "data", "v1.0-mini", "val", predictions, poses, tmp_path / "out", classes=NUSCENES_CLASSES)
 
 
 def test_tables_are_read_once(tmp_path, monkeypatch):
     nusc = world(tmp_path, [])
     monkeypatch.setattr(nuscenes_eval, "NuScenes", lambda **_: pytest.fail("read again"))
-    assert load_tables(tmp_path / "data", VERSION) is nusc
+    assert load_tables(tmp_path / "data", VERSION, classes=NUSCENES_CLASSES) is nusc
 
 
 def test_simulated_world_ground_truth_scores_one(tmp_path):
     small = SimConfig(scenes=1, select_scenes=1, val_scenes=1, keyframes=1, image_size_px=(32, 18), processes=1)
     simulate(tmp_path / "world", small.model_copy(update={"lidar_azimuth_steps": 360, "sweeps_per_keyframe": 0}))
-    predictions, poses = ground_truth_predictions(load_tables(tmp_path / "world", "v1.0-sim"), "sim_val")
-    report = score(tmp_path / "world", "v1.0-sim", "sim_val", predictions, poses, tmp_path / "out")
+    predictions, poses = ground_truth_predictions(
+        load_tables(tmp_path / "world", "v1.0-sim", classes=NUSCENES_CLASSES), "sim_val", classes=NUSCENES_CLASSES
+    )
+    report = score(
+        tmp_path / "world", "v1.0-sim", "sim_val", predictions, poses, tmp_path / "out", classes=NUSCENES_CLASSES
+    )
     present = [c for c, n in report["n_gt"].items() if n]
     assert len(present) >= 4
     assert [report["per_class"][c]["AP"] for c in present] == pytest.approx([1] * len(present))
@@ -400,9 +411,9 @@ def test_real_keyframe_ground_truth_scores_one(tmp_path):
     root = os.environ.get("PDETR3D_REAL_DATA")
     if not root:
         pytest.skip("PDETR3D_REAL_DATA is not set: the real keyframe is not tested")
-    nusc = load_tables(root, "v1.0-mini")
-    predictions, poses = ground_truth_predictions(nusc, "mini_train")
-    report = score(Path(root), "v1.0-mini", "mini_train", predictions, poses, tmp_path, nusc)
+    nusc = load_tables(root, "v1.0-mini", classes=NUSCENES_CLASSES)
+    predictions, poses = ground_truth_predictions(nusc, "mini_train", classes=NUSCENES_CLASSES)
+    report = score(Path(root), "v1.0-mini", "mini_train", predictions, poses, tmp_path, nusc, classes=NUSCENES_CLASSES)
     present = [c for c, n in report["n_gt"].items() if n]
     assert present == ["car", "truck", "barrier", "pedestrian", "traffic_cone"]
     assert [report["per_class"][c]["AP"] for c in present] == pytest.approx([1] * 5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
 from pdetr3d.data.crops import CropLoader, Crops, crops_of
 from pdetr3d.data.index import Index
@@ -97,7 +98,11 @@ def _pseudo_labels(world: World, state: dict[str, torch.Tensor]) -> pd.DataFrame
         batch = Batch.from_arrays(BatchLoader(config, "predict", cameras=True)([record], [0]))
         with one_thread(), torch.no_grad():
             boxes = task.predict(task.model(batch), batch)[0]
-        tables.append(to_pseudo_labels(record, boxes, world.prior_size_m, "teacher", config.model.range_m))
+        tables.append(
+            to_pseudo_labels(
+                record, boxes, world.prior_size_m, "teacher", config.model.range_m, classes=NUSCENES_CLASSES
+            )
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,7 +124,7 @@ def test_every_stage_is_the_same_bit_by_bit(worlds: tuple[World, World], tmp_pat
     learned = []
     for i, (world, table) in enumerate(zip(worlds, tables, strict=True)):
         table["accepted"] |= np.arange(len(table)) % 2 == 0  # two steps make no good teacher
-        file = write_pseudo_labels(tmp_path / f"labels{i}.parquet", table)
+        file = write_pseudo_labels(tmp_path / f"labels{i}.parquet", table, classes=NUSCENES_CLASSES)
         learned.append(list(training_records(world.data.index, world.data.manifest, file)))
     assert sum(len(record.boxes) for record in learned[0] if record.role == "point") > 0
     _same_records(*learned)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata, spearmanr
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data import files, pseudo_table
 from pdetr3d.data.files import parquet_digest, table_digest
 from pdetr3d.data.label_manifest import inspection_records, write_pseudo_labels
@@ -53,16 +54,22 @@ def test_pseudo_labels_written_by_scenes_are_those_written_at_once(
     monkeypatch.setattr(labeling, "PIECE", 1)  # a scene at a time
     boxes, records = shifted(world), world.records
     tracks = {click: f"track{i % 3}" for record in records for i, click in enumerate(record.clicks.click_id)}
-    plain = [to_pseudo_labels(r, boxes[r.sample_token], FALLBACK_SIZE_M, "digest") for r in records]
+    plain = [
+        to_pseudo_labels(r, boxes[r.sample_token], FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES) for r in records
+    ]
     whole = write_pseudo_labels(
-        tmp_path / "whole.parquet", with_track_velocity(pd.concat(plain, ignore_index=True), tracks, list(records))
+        tmp_path / "whole.parquet",
+        with_track_velocity(pd.concat(plain, ignore_index=True), tracks, list(records)),
+        classes=NUSCENES_CLASSES,
     )
 
     def rows_of(some: list[Any], theirs: list[Boxes3D]) -> pd.DataFrame:
         assert len({record.scene_token for record in some}) == 1
-        return pseudo_label_rows(some, theirs, FALLBACK_SIZE_M, "digest")
+        return pseudo_label_rows(some, theirs, FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES)
 
-    count, accepted = labeling.write_labels(tmp_path / "pieces.parquet", records, boxes, rows_of, tracks)
+    count, accepted = labeling.write_labels(
+        tmp_path / "pieces.parquet", records, boxes, rows_of, tracks, classes=NUSCENES_CLASSES
+    )
     one, other = pq.read_table(whole), pq.read_table(tmp_path / "pieces.parquet")
     assert other.equals(one) and one.num_rows == count > 50 and 0 < accepted == sum(one["accepted"].to_pylist())
     assert one["vx"].null_count < count
@@ -72,11 +79,17 @@ def test_pseudo_labels_written_by_scenes_are_those_written_at_once(
 
 def test_a_failed_writing_leaves_nothing(world: World, tmp_path: Path) -> None:
     boxes, record = shifted(world), world.records[0]
-    rows = to_pseudo_labels(record, boxes[record.sample_token], FALLBACK_SIZE_M, "digest")
-    with pytest.raises(ValueError, match="came twice"), PseudoLabelWriter(tmp_path / "labels.parquet") as writer:
+    rows = to_pseudo_labels(record, boxes[record.sample_token], FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES)
+    with (
+        pytest.raises(ValueError, match="came twice"),
+        PseudoLabelWriter(tmp_path / "labels.parquet", classes=NUSCENES_CLASSES) as writer,
+    ):
         writer.add(rows)
         writer.add(rows)
-    with pytest.raises(DataError, match="is accepted but"), PseudoLabelWriter(tmp_path / "labels.parquet") as writer:
+    with (
+        pytest.raises(DataError, match="is accepted but"),
+        PseudoLabelWriter(tmp_path / "labels.parquet", classes=NUSCENES_CLASSES) as writer,
+    ):
         writer.add(rows.assign(accepted=True, score=2.0))
     assert not list(tmp_path.iterdir())
 
@@ -89,16 +102,20 @@ def test_quality_by_pieces_is_that_of_the_whole(world: World, monkeypatch: pytes
         assert len(piece) <= 2
         return inspection_records(data.index, [record.sample_token for record in piece], data.manifest)
 
-    clicks = at_clicks.KnownClicks(records, known)
+    clicks = at_clicks.KnownClicks(records, known, classes=NUSCENES_CLASSES)
     true = known_boxes(world)
     truth, pred = Boxes3D.concatenate(true), Boxes3D.concatenate([boxes[r.sample_token] for r in records])
-    expected = quality.pseudo_label_quality(pred, truth, np.linalg.norm(truth.center_m[:, :2], axis=1))
+    expected = quality.pseudo_label_quality(
+        pred, truth, np.linalg.norm(truth.center_m[:, :2], axis=1), classes=NUSCENES_CLASSES
+    )
     assert expected["n"] > 50 and clicks
     assert flat(clicks.quality(boxes)) == pytest.approx(flat(expected), nan_ok=True)
     monkeypatch.setattr(quality, "PART", 7)
     monkeypatch.setattr(ranks, "PART", 5)
     assert flat(clicks.quality(boxes)) == pytest.approx(flat(expected), nan_ok=True)
-    assert not at_clicks.KnownClicks(records, lambda piece: [without_boxes(record) for record in piece])
+    assert not at_clicks.KnownClicks(
+        records, lambda piece: [without_boxes(record) for record in piece], classes=NUSCENES_CLASSES
+    )
 
 
 def known_boxes(world: World) -> list[Boxes3D]:

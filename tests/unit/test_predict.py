@@ -12,6 +12,7 @@ import pytest
 from pypcd4 import Encoding, PointCloud
 from scipy.spatial.transform import Rotation
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.data.records import eval_records
 from pdetr3d.deploy.box_rows import COLUMNS, DTYPES, to_frame
@@ -46,7 +47,10 @@ def records(world: World) -> list[SampleRecord]:
 def expected(world: World, records: list[SampleRecord]) -> pd.DataFrame:
     """Boxes of the split, sample by sample; ``test_predictors.py`` compares them with evaluation's."""
     student = StudentPredictor.load(world.run.path)
-    return pd.concat([to_frame(student.boxes(record), record.sample_token) for record in records], ignore_index=True)
+    return pd.concat(
+        [to_frame(student.boxes(record), record.sample_token, classes=NUSCENES_CLASSES) for record in records],
+        ignore_index=True,
+    )
 
 
 def assert_same(got: pd.DataFrame, expected: pd.DataFrame) -> None:
@@ -107,7 +111,9 @@ def test_a_split_with_and_without_tables(
     }  # fmt: skip
     student = StudentPredictor.load(world.run.path)
     for record in records:
-        there = nuscenes_boxes(record.sample_token, student.boxes(record), (record.lidar2ego, record.ego2global))
+        there = nuscenes_boxes(
+            record.sample_token, student.boxes(record), (record.lidar2ego, record.ego2global), classes=NUSCENES_CLASSES
+        )
         found = results["results"][record.sample_token]
         assert len(found) == len(there) and [b["detection_name"] for b in found] == [b["detection_name"] for b in there]
         places = [[box["translation"] + box["rotation"] for box in boxes] for boxes in (found, there)]

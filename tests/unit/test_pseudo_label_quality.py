@@ -10,6 +10,7 @@ import pytest
 from nuscenes.eval.common.utils import scale_iou, yaw_diff
 from nuscenes.eval.detection.data_classes import DetectionBox
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.evaluation.pseudo_label_quality import (
     bev_iou,
@@ -74,7 +75,7 @@ def test_size_and_yaw_error_equal_the_devkit():
         half = float(boxes.yaw_rad[i]) / 2
         return DetectionBox(size=(width, length, height), rotation=(np.cos(half), 0, 0, np.sin(half)))
 
-    sizes, yaws = size_error(pred, truth), yaw_error_rad(pred, truth)
+    sizes, yaws = size_error(pred, truth), yaw_error_rad(pred, truth, classes=NUSCENES_CLASSES)
     for i in range(100):
         assert sizes[i] == pytest.approx(1 - scale_iou(devkit(truth, i), devkit(pred, i)))
         name = CLASSES[truth.label[i]]
@@ -91,7 +92,7 @@ def test_quality_groups_by_true_class_and_distance():
     pred = Boxes3D.concatenate(
         [one(), one(center=(2, 0, 0)), one(center=(0, 3, 0), size=(1, 1, 1), yaw=1, label=0), one(yaw=np.pi)]
     )
-    report = pseudo_label_quality(pred, truth, np.array([0.0, 9.99, 10.0, 60.0]))
+    report = pseudo_label_quality(pred, truth, np.array([0.0, 9.99, 10.0, 60.0]), classes=NUSCENES_CLASSES)
     assert report["n"] == 4
     assert report["bev_iou"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
     assert report["center_error_m"] == pytest.approx((0 + 2 + 3 + 0) / 4)
@@ -110,11 +111,11 @@ def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
     """A car off by 0.3 rad, one reversed and off by 0.3, a barrier reversed (its period is pi), a cone."""
     truth = Boxes3D.concatenate([one(label=0), one(label=0), one(label=5), one(label=9)])
     pred = Boxes3D.concatenate([one(yaw=0.3), one(yaw=np.pi - 0.3), one(yaw=np.pi + 0.2), one(yaw=1.0)])
-    errors = heading_errors(pred, truth)
+    errors = heading_errors(pred, truth, classes=NUSCENES_CLASSES)
     np.testing.assert_allclose(errors["yaw_error_rad"], [0.3, np.pi - 0.3, 0.2, np.nan], atol=1e-6)
     np.testing.assert_allclose(errors["axis_error_rad"], [0.3, 0.3, 0.2, np.nan], atol=1e-6)
     np.testing.assert_array_equal(errors["reversed"], [0, 1, np.nan, np.nan])
-    report = pseudo_label_quality(pred, truth, np.zeros(4))
+    report = pseudo_label_quality(pred, truth, np.zeros(4), classes=NUSCENES_CLASSES)
     assert report["reversed"] == 0.5 and report["by_group"]["vehicles"]["n"] == 2
     assert report["by_group"]["barriers_and_cones"]["axis_error_rad"] == pytest.approx(0.2)
     assert report["by_group"]["riders_and_people"]["bev_iou"] is None
@@ -124,7 +125,7 @@ def test_oracles_say_what_each_error_costs():
     """4 x 2 m boxes: one a quarter turn wrong (2 x 2 of 12 shared), one 1 m too far ahead (3 of 5 m shared)."""
     truth = Boxes3D.concatenate([one(size=(4, 2, 1)), one(size=(4, 2, 1))])
     pred = Boxes3D.concatenate([one(size=(4, 2, 1), yaw=np.pi / 2), one(center=(1, 0, 0), size=(4, 2, 1))])
-    found = pseudo_label_quality(pred, truth, np.zeros(2))["oracles"]
+    found = pseudo_label_quality(pred, truth, np.zeros(2), classes=NUSCENES_CLASSES)["oracles"]
     turned, ahead = 4 / 12, 3 / 5
     expected = {
         "true_yaw": (1 + ahead) / 2,
@@ -137,11 +138,11 @@ def test_oracles_say_what_each_error_costs():
 
 
 def test_quality_of_nothing_is_none():
-    report = pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
+    report = pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=NUSCENES_CLASSES)
     assert report["n"] == 0 and report["bev_iou"] is None and report["by_distance"]["40-52"]["iou_3d"] is None
     assert bev_iou(Boxes3D.empty(), Boxes3D.empty()).shape == (0,)
     with pytest.raises(ValueError, match="parallel"):
-        pseudo_label_quality(one(), Boxes3D.empty(), np.zeros(1))
+        pseudo_label_quality(one(), Boxes3D.empty(), np.zeros(1), classes=NUSCENES_CLASSES)
 
 
 def clicks(xyz: list, label: list) -> PointLabels:
@@ -187,14 +188,17 @@ def test_pseudo_label_rows(tmp_path):
         np.array([3, 3, 3, 3, 3]),  # the teacher's class does not count
         score=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
     )
-    table = to_pseudo_labels(record(points), boxes, prior, "digest")
+    table = to_pseudo_labels(record(points), boxes, prior, "digest", classes=NUSCENES_CLASSES)
     assert list(table.columns) == list(COLUMNS)
     assert table["click_id"].tolist() == [f"click{i}" for i in range(5)]
     assert table["class"].tolist() == ["car", "car", "pedestrian", "pedestrian", "car"]
     assert table["reason"].tolist() == ["", "click outside box", "implausible size", "", "outside range"]
     assert table["accepted"].tolist() == [True, False, False, True, False]
     assert set(table["teacher_digest"]) == {"digest"} and set(table["sample_token"]) == {"sample"}
-    written = read_pseudo_labels(write_pseudo_labels(tmp_path / "pseudo_labels.parquet", table)).to_pandas()
+    written = read_pseudo_labels(
+        write_pseudo_labels(tmp_path / "pseudo_labels.parquet", table, classes=NUSCENES_CLASSES),
+        classes=NUSCENES_CLASSES,
+    ).to_pandas()
     assert written["vx"].isna().all() and written["vy"].isna().all()
     np.testing.assert_array_equal(written[["x", "y", "z"]].to_numpy(np.float32), boxes.center_m)
     np.testing.assert_array_equal(written[["l", "w", "h"]].to_numpy(np.float32), boxes.size_m)
@@ -203,17 +207,38 @@ def test_pseudo_label_rows(tmp_path):
 
 
 def test_no_clicks_give_an_empty_table_of_the_same_types(tmp_path):
-    table = to_pseudo_labels(record(PointLabels.empty()), Boxes3D.empty(), FALLBACK_SIZE_M, "digest")
-    full = to_pseudo_labels(record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest")
+    table = to_pseudo_labels(
+        record(PointLabels.empty()), Boxes3D.empty(), FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES
+    )
+    full = to_pseudo_labels(
+        record(clicks([[0, 0, 0]], [0])), one(), FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES
+    )
     assert len(table) == 0 and table.dtypes.to_dict() == full.dtypes.to_dict()
     both = pd.concat([table, full], ignore_index=True)
-    assert len(read_pseudo_labels(write_pseudo_labels(tmp_path / "both.parquet", both))) == 1
-    assert len(read_pseudo_labels(write_pseudo_labels(tmp_path / "none.parquet", table))) == 0
+    assert (
+        len(
+            read_pseudo_labels(
+                write_pseudo_labels(tmp_path / "both.parquet", both, classes=NUSCENES_CLASSES), classes=NUSCENES_CLASSES
+            )
+        )
+        == 1
+    )
+    assert (
+        len(
+            read_pseudo_labels(
+                write_pseudo_labels(tmp_path / "none.parquet", table, classes=NUSCENES_CLASSES),
+                classes=NUSCENES_CLASSES,
+            )
+        )
+        == 0
+    )
 
 
 def test_pseudo_label_errors():
     with pytest.raises(ValueError, match="2 clicks"):
-        to_pseudo_labels(record(clicks([[0, 0, 0], [1, 1, 1]], [0, 0])), one(), FALLBACK_SIZE_M, "digest")
+        to_pseudo_labels(
+            record(clicks([[0, 0, 0], [1, 1, 1]], [0, 0])), one(), FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES
+        )
 
 
 def test_calibration_by_hand():
@@ -244,7 +269,7 @@ def test_calibration_of_nothing_and_of_constant_scores():
 def test_the_report_holds_the_calibration_of_its_scores():
     truth = Boxes3D.concatenate([one(), one()])
     pred = Boxes3D.build([[0, 0, 0], [2, 0, 0]], [[4, 2, 1]] * 2, [0, 0], [0, 0], score=np.array([1.0, 0.0]))
-    calibration = pseudo_label_quality(pred, truth, np.zeros(2))["calibration"]
+    calibration = pseudo_label_quality(pred, truth, np.zeros(2), classes=NUSCENES_CLASSES)["calibration"]
     assert calibration["ece"] == pytest.approx((0 + 1 / 3) / 2) and calibration["rank_correlation"] == pytest.approx(1)
 
 

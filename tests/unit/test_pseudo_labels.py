@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.geometry.rigid import apply, inverse, rigid
 from pdetr3d.pseudo_labels import COLUMNS, snap_to_clicks, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, PointLabels, SampleRecord
@@ -52,8 +53,8 @@ def test_snapped_rows_are_accepted_with_their_reason_and_only_on_demand() -> Non
         [[0, 0, 0]] * 4 + [[60, 0, 0]], [car, car, car * [4, 1, 1], car, car], np.zeros(5), np.zeros(5, int)
     )
     sample = dataclasses.replace(record(), clicks=points)
-    off = to_pseudo_labels(sample, boxes, FALLBACK_SIZE_M, "digest")
-    on = to_pseudo_labels(sample, boxes, FALLBACK_SIZE_M, "digest", snap=True)
+    off = to_pseudo_labels(sample, boxes, FALLBACK_SIZE_M, "digest", classes=NUSCENES_CLASSES)
+    on = to_pseudo_labels(sample, boxes, FALLBACK_SIZE_M, "digest", snap=True, classes=NUSCENES_CLASSES)
     outside = "click outside box"
     assert off["reason"].tolist() == [outside, outside, "implausible size", "", "outside range"]
     assert on["reason"].tolist() == ["snapped", outside, "implausible size", "", "outside range"]

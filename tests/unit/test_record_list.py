@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
 from pdetr3d.data import files
 from pdetr3d.data import manifest as manifests
@@ -97,7 +98,7 @@ def pseudo_file(manifest: LabelManifest, folder: Path) -> tuple[Path, dict[str, 
         | {"reason": "", "teacher_digest": "t"}
         for i, click in enumerate(manifest.clicks.to_pylist())
     }
-    return write_pseudo_labels(folder / "pseudo.parquet", list(rows.values())), rows
+    return write_pseudo_labels(folder / "pseudo.parquet", list(rows.values()), classes=NUSCENES_CLASSES), rows
 
 
 @pytest.mark.parametrize("piece", [1, 2048])

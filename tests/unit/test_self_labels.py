@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.files import read_parquet, write_parquet
 from pdetr3d.data.self_labels import (
     SELF_SCHEMA,
@@ -38,33 +39,33 @@ def record(token: str, role: str, boxes: Boxes3D) -> SampleRecord:
 def test_boxes_above_the_threshold_come_back(tmp_path: Path) -> None:
     file = tmp_path / "self_training" / "labels.parquet"
     found = {"b": cars(1, 2, 3, score=[0.9, 0.5, 0.25]), "a": cars(7, score=[0.75]), "c": cars(4, score=[0.125])}
-    assert write_self_labels(file, found, 0.5) == 2  # 0.5 is not above 0.5
-    labels = read_self_labels(file)
+    assert write_self_labels(file, found, 0.5, classes=NUSCENES_CLASSES) == 2  # 0.5 is not above 0.5
+    labels = read_self_labels(file, classes=NUSCENES_CLASSES)
     assert labels.keys() == {"a", "b"}
     np.testing.assert_array_equal(labels["b"].rows, found["b"][:1].rows)
     assert labels["b"].score.tolist() == [np.float32(0.9)] and labels["b"].label.tolist() == [9]
     assert np.isnan(labels["b"].velocity_m_s).all() and labels["b"].source.tolist() == [SOURCE_PSEUDO]
     first = file.read_bytes()
-    write_self_labels(file, dict(reversed(found.items())), 0.5)
+    write_self_labels(file, dict(reversed(found.items())), 0.5, classes=NUSCENES_CLASSES)
     assert file.read_bytes() == first  # equal labels, equal files
     assert [f.name for f in file.parent.iterdir()] == ["labels.parquet"]
 
 
 @pytest.mark.parametrize("boxes", [{}, {"a": Boxes3D.empty()}, {"a": cars(1, score=[0.2])}])
 def test_no_box_is_an_empty_file(boxes: dict[str, Boxes3D], tmp_path: Path) -> None:
-    assert write_self_labels(tmp_path / "labels.parquet", boxes, 0.5) == 0
-    assert read_self_labels(tmp_path / "labels.parquet") == {}
+    assert write_self_labels(tmp_path / "labels.parquet", boxes, 0.5, classes=NUSCENES_CLASSES) == 0
+    assert read_self_labels(tmp_path / "labels.parquet", classes=NUSCENES_CLASSES) == {}
 
 
 @pytest.mark.parametrize(("column", "value"), [("class", "cat"), ("l", 0.0), ("x", float("nan"))])
 def test_a_broken_row_is_refused(column: str, value: object, tmp_path: Path) -> None:
     file = tmp_path / "labels.parquet"
-    write_self_labels(file, {"a": cars(1, score=[0.9])}, 0.5)
+    write_self_labels(file, {"a": cars(1, score=[0.9])}, 0.5, classes=NUSCENES_CLASSES)
     table = read_parquet(file, SELF_SCHEMA)
     index = SELF_SCHEMA.get_field_index(column)
     write_parquet(file, table.set_column(index, column, pa.array([value], SELF_SCHEMA.field(index).type)))
     with pytest.raises(DataError, match=f"{file}: .*train the arm self_training again"):
-        read_self_labels(file)
+        read_self_labels(file, classes=NUSCENES_CLASSES)
 
 
 def test_records_of_self_training_by_hand() -> None:

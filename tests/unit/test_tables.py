@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from nuscenes import NuScenes
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.nuscenes import build_index
@@ -83,17 +84,20 @@ BAD: list[tuple[str, Callable[[Rows], object], str]] = [
 def test_bad_tables(table: str, change: Callable[[Rows], object], message: str, world: Path) -> None:
     edit(world, table, change)
     with pytest.raises(DataError, match=message):
-        Tables(world, VERSION)
+        Tables(world, VERSION, classes=NUSCENES_CLASSES)
 
 
 def test_a_table_that_is_no_list(world: Path) -> None:
     (world / VERSION / "log.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match=r"log\.json: must be a list of objects"):
-        Tables(world, VERSION)
+        Tables(world, VERSION, classes=NUSCENES_CLASSES)
 
 
 def test_the_tables_are_the_devkits(sim_world: Path) -> None:
-    ours, theirs = Tables(sim_world, VERSION), NuScenes(VERSION, str(sim_world), verbose=False)
+    ours, theirs = (
+        Tables(sim_world, VERSION, classes=NUSCENES_CLASSES),
+        NuScenes(VERSION, str(sim_world), verbose=False),
+    )
     assert ours.sample == theirs.sample and ours.sample_annotation == theirs.sample_annotation
     assert ours.sample_data == theirs.sample_data
     token = ours.sample_annotation[5]["token"]
@@ -110,8 +114,12 @@ def test_what_nothing_reads_is_not_asked_for(world: Path, sim_world: Path, tmp_p
         edit(world, table, lambda rows: [row.pop(field, None) for row in rows for field in fields])  # noqa: B023
     made, whole = (Index.open(build_index(r, VERSION, tmp_path / r.parent.name)) for r in (world, sim_world))
     assert made.digest == whole.digest
-    predictions, poses = ground_truth_predictions(load_tables(world, VERSION), "sim_val")
-    assert score(world, VERSION, "sim_val", predictions, poses, tmp_path / "s")["mAP_present"] == pytest.approx(1)
+    predictions, poses = ground_truth_predictions(
+        load_tables(world, VERSION, classes=NUSCENES_CLASSES), "sim_val", classes=NUSCENES_CLASSES
+    )
+    assert score(world, VERSION, "sim_val", predictions, poses, tmp_path / "s", classes=NUSCENES_CLASSES)[
+        "mAP_present"
+    ] == pytest.approx(1)
 
 
 def own_names(world: Path) -> None:
@@ -132,7 +140,9 @@ def test_mapping_files_make_own_names_fit(world: Path, sim_world: Path, tmp_path
     data = DataConfig(categories=str(categories), cameras=str(cameras))
     index = Index.open(build_index(world, VERSION, tmp_path / "index.arrow", data))
     plain = Index.open(build_index(sim_world, VERSION, tmp_path / "plain.arrow"))
-    assert index.digest != plain.digest and index.facts.names == Names.read(str(categories), str(cameras))
+    assert index.digest != plain.digest and index.facts.names == Names.read(
+        str(categories), str(cameras), classes=NUSCENES_CLASSES
+    )
     left_out = 0
     for token in plain.tokens("sim_train"):
         mine, theirs = index.annotations(token), plain.annotations(token)
@@ -141,9 +151,9 @@ def test_mapping_files_make_own_names_fit(world: Path, sim_world: Path, tmp_path
         assert mine.token.tolist() == theirs.token[kept].tolist() and mine.label.tolist() == theirs.label[kept].tolist()
         assert [camera is not None for camera in index.record(token).cameras] == [True] * 6
     assert left_out and set(index.facts.unknown_categories) == {f"ignored.my_{CLASSES[9]}"}
-    nusc = load_tables(world, VERSION, index.facts.names)
-    predictions, poses = ground_truth_predictions(nusc, "sim_val")
-    scores = score(world, VERSION, "sim_val", predictions, poses, tmp_path / "s", nusc)
+    nusc = load_tables(world, VERSION, index.facts.names, classes=NUSCENES_CLASSES)
+    predictions, poses = ground_truth_predictions(nusc, "sim_val", classes=NUSCENES_CLASSES)
+    scores = score(world, VERSION, "sim_val", predictions, poses, tmp_path / "s", nusc, classes=NUSCENES_CLASSES)
     assert scores["mAP_present"] == pytest.approx(1) and scores["n_gt"][CLASSES[9]] == 0 < scores["n_gt"]["car"]
 
 
@@ -162,12 +172,12 @@ def test_bad_mapping_files(text: str | None, message: str, sim_world: Path, tmp_
     if text is not None:
         (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(DataError, match=f"(?s){message}"):
-        Tables(sim_world, VERSION, Names.read(str(tmp_path / "m.yaml"), ""))
+        Tables(sim_world, VERSION, NUSCENES_CLASSES, Names.read(str(tmp_path / "m.yaml"), "", NUSCENES_CLASSES))
 
 
 def test_two_channels_of_one_name(sim_world: Path) -> None:
     with pytest.raises(DataError, match="two channels of .* would be CAM_BACK; map one"):
-        Tables(sim_world, VERSION, Names(cameras=(("CAM_FRONT", "CAM_BACK"),)))
+        Tables(sim_world, VERSION, NUSCENES_CLASSES, Names(cameras=(("CAM_FRONT", "CAM_BACK"),)))
 
 
 @pytest.mark.parametrize("value", [-1, 0, None, float("nan")])
@@ -183,8 +193,10 @@ def test_points_that_the_tables_do_not_count(value: float | None, world: Path, s
         assert mine.tolist() == theirs.tolist()
     assert made.facts.counted == sum(map(len, expected)) and whole.facts.counted == 0
     assert not made.annotations_of_row(0).num_radar_pts.any()
-    nusc = load_tables(world, VERSION, points=made.counted_points())  # the devkit leaves out objects of 0 points
-    predictions, poses = ground_truth_predictions(nusc, "sim_val")
+    nusc = load_tables(
+        world, VERSION, points=made.counted_points(), classes=NUSCENES_CLASSES
+    )  # the devkit leaves out objects of 0 points
+    predictions, poses = ground_truth_predictions(nusc, "sim_val", classes=NUSCENES_CLASSES)
     assert sum(map(len, predictions.values())) == sum(whole.annotations(t).kept.sum() for t in whole.tokens("sim_val"))
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pdetr3d import presets
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config, override
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.pseudo_labels import FLOORS
@@ -112,7 +113,7 @@ def figures(
     shift: float, curve: list[list[float]], troubles: dict[str, dict[str, float]] | None = None
 ) -> dict[str, Any]:
     def quality(moved: float) -> dict[str, Any]:
-        return pseudo_label_quality(boxes(moved), boxes(0), np.array([5.0, 25.0]))
+        return pseudo_label_quality(boxes(moved), boxes(0), np.array([5.0, 25.0]), classes=NUSCENES_CLASSES)
 
     return {
         "steps": curve[-1][0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import CLASSES, Boxes3D
 from pdetr3d.tracking.scores import score_metrics
@@ -37,7 +38,7 @@ def test_classes_and_distances_of_a_metric_are_one_family() -> None:
 def test_quality_of_pseudo_labels() -> None:
     car, size = CLASSES.index("car"), np.array([[4.0, 2.0, 1.5]])
     truth = Boxes3D.build(np.array([[35.0, 0.0, 0.0]]), size, np.zeros(1), np.array([car]), score=np.ones(1))
-    report = pseudo_label_quality(truth, truth, np.array([35.0]))
+    report = pseudo_label_quality(truth, truth, np.array([35.0]), classes=NUSCENES_CLASSES)
     found = score_metrics("select", report)
     ones = ("select/bev_iou", "select/bev_iou/car", "select/bev_iou/30-40m", "select/n/car", "select/n/30-40m")
     assert [found[name] for name in ones] == [1.0] * 5

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import (
@@ -84,7 +85,7 @@ def test_scenes_are_held_out_whole_and_one_is_left(index: Index, tmp_path: Path)
 
 
 def _nothing() -> dict:
-    return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0))
+    return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=NUSCENES_CLASSES)
 
 
 def test_a_quality_nobody_knows_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,14 +163,18 @@ def test_stages_on_peoples_labels(
     assert [record.role for record in stages.records] == ["box"] * 4 + ["point", "unlabeled"]
     assert stages.labeled == 5 and [r.sample_token for r in stages.to_label] == [tokens[4]]
     assert [r.sample_token for r in stages._arm_records("boxes_only")] == tokens[:4]
-    write_pseudo_labels(stages.pseudo_file, [])
+    write_pseudo_labels(stages.pseudo_file, [], classes=NUSCENES_CLASSES)
     assert [r.sample_token for r in stages._arm_records("ours")] == tokens[:5]  # the last one is no background
 
     trained: dict[str, list[str]] = {}
 
     def fit(name: str, kind: str, records: Records, steps: int, **more: Any) -> list[Path]:
         trained[name] = records.tokens
-        sizes = prior_size_m(records)[0] if name.endswith("_holdout") and kind == "teacher" else more.get("prior")
+        sizes = (
+            prior_size_m(records, classes=NUSCENES_CLASSES)[0]
+            if name.endswith("_holdout") and kind == "teacher"
+            else more.get("prior")
+        )
         assert (more.get("prior") is None) == (not name.endswith("_holdout"))
         np.testing.assert_array_equal(more.get("prior"), sizes)  # of the samples that are left alone
         return [tmp_path / name]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pdetr3d import visualize
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index import Index
 from pdetr3d.data.label_manifest import inspection_record
@@ -37,7 +38,7 @@ def _count(pixels: np.ndarray, color: str) -> int:
 
 
 def test_picture_of_a_sample(sample: Sample, tmp_path: Path) -> None:
-    path = inspect_sample(sample, tmp_path / "deep" / "a.png")
+    path = inspect_sample(sample, tmp_path / "deep" / "a.png", classes=NUSCENES_CLASSES)
     pixels = _pixels(path)
     assert pixels.shape[1] > 2.5 * pixels.shape[0] > 2000
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
@@ -51,7 +52,7 @@ def _bare(sample: Sample, boxes: Boxes3D) -> Sample:
 def test_box_is_drawn_where_it_is(sample: Sample, tmp_path: Path) -> None:
     # A bus ahead and to the right: upper right of the ego in the picture, in the class color, longer than wide.
     bus = Boxes3D.build(np.array([[20.0, 30, 0]]), np.array([[16.0, 4, 3]]), np.array([np.pi / 2]), np.array([3]))
-    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png"))
+    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", classes=NUSCENES_CLASSES))
     height, width = pixels.shape[:2]
     rgb = [int(COLORS[3][i : i + 2], 16) for i in (1, 3, 5)]
     rows, columns = np.nonzero(np.abs(pixels[: int(0.9 * height)] - rgb).sum(-1) < 12)  # without the legend
@@ -69,7 +70,7 @@ def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_pa
     """x -40 .. 40, y 0 .. 70.4 m: a square of 80 m and 0.8 m more on each side, round (0, 35.2)."""
     range_m = (-40.0, 0.0, 40.0, 70.4)
     bus = Boxes3D.build(np.array([[20.0, 60, 0]]), np.array([[16.0, 4, 3]]), np.zeros(1), np.array([3]))
-    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", range_m=range_m))
+    pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", range_m=range_m, classes=NUSCENES_CLASSES))
     rgb = [int(COLORS[3][i : i + 2], 16) for i in (1, 3, 5)]
     rows, columns = np.nonzero(np.abs(pixels[: int(0.9 * len(pixels))] - rgb).sum(-1) < 12)
     scale = 7.4 * 120 / 81.6
@@ -78,7 +79,12 @@ def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_pa
     assert (center_y - rows.min()) / scale == pytest.approx(62 - 35.2, abs=0.4)
     square = np.array([[-30.0, 10], [-10, 10], [-10, 30], [-30, 30]])
     marked = dataclasses.replace(_bare(sample, bus), regions=Regions(None, (square,)))
-    changed = np.abs(_pixels(inspect_sample(marked, tmp_path / "b.png", range_m=range_m)) - pixels).sum(-1) > 30
+    changed = (
+        np.abs(
+            _pixels(inspect_sample(marked, tmp_path / "b.png", range_m=range_m, classes=NUSCENES_CLASSES)) - pixels
+        ).sum(-1)
+        > 30
+    )
     rows, columns = np.nonzero(changed)
     assert len(rows) > 300
     for found, low, high in (((columns - center_x) / scale, -30, -10), (35.2 + (center_y - rows) / scale, 10, 30)):
@@ -109,11 +115,18 @@ def replaced(boxes: Boxes3D, score: np.ndarray) -> Boxes3D:
 
 def test_predictions_are_dashed(sample: Sample, tmp_path: Path) -> None:
     bus = Boxes3D.build(np.array([[20.0, 30, 0]]), np.array([[16.0, 4, 3]]), np.zeros(1), np.array([3]))
-    solid = _count(_pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png")), COLORS[3])
+    solid = _count(_pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", classes=NUSCENES_CLASSES)), COLORS[3])
     dashed = _count(
-        _pixels(inspect_sample(_bare(sample, Boxes3D.empty()), tmp_path / "b.png", predictions=bus)), COLORS[3]
+        _pixels(
+            inspect_sample(
+                _bare(sample, Boxes3D.empty()), tmp_path / "b.png", predictions=bus, classes=NUSCENES_CLASSES
+            )
+        ),
+        COLORS[3],
     )
-    none = _count(_pixels(inspect_sample(_bare(sample, Boxes3D.empty()), tmp_path / "c.png")), COLORS[3])
+    none = _count(
+        _pixels(inspect_sample(_bare(sample, Boxes3D.empty()), tmp_path / "c.png", classes=NUSCENES_CLASSES)), COLORS[3]
+    )
     assert none < dashed < solid
 
 
@@ -121,7 +134,7 @@ def test_empty_sample(sample: Sample, tmp_path: Path) -> None:
     empty = dataclasses.replace(
         _bare(sample, Boxes3D.empty()), images=np.zeros_like(sample.images), camera_valid=np.zeros(6, bool)
     )
-    assert inspect_sample(empty, tmp_path / "a.png", predictions=Boxes3D.empty()).is_file()
+    assert inspect_sample(empty, tmp_path / "a.png", predictions=Boxes3D.empty(), classes=NUSCENES_CLASSES).is_file()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,7 @@ def test_rows_and_columns_without_cameras_are_left_out(
     """CAM_FRONT is 0, to its right 1, to its left 2; CAM_BACK 3, to its right (in the picture) 5. The view from above
     is 7.4 inches wide, an image 3.67 high and 16 / 9 as wide."""
     some = dataclasses.replace(sample, camera_valid=np.isin(np.arange(6), there))
-    pixels = _pixels(inspect_sample(some, tmp_path / "a.png"))
+    pixels = _pixels(inspect_sample(some, tmp_path / "a.png", classes=NUSCENES_CLASSES))
     expected = 120 * (7.4 + 0.12 + columns * (3.67 * 16 / 9 + 0.06))
     assert pixels.shape[1] == pytest.approx(expected, abs=2)
     lower = pixels[int(0.6 * len(pixels)) : int(0.9 * len(pixels)), int(120 * 7.6) :]
@@ -148,5 +161,5 @@ def test_a_failure_leaves_no_file(sample: Sample, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(KeyboardInterrupt):
-        inspect_sample(sample, tmp_path / "a.png")
+        inspect_sample(sample, tmp_path / "a.png", classes=NUSCENES_CLASSES)
     assert list(tmp_path.iterdir()) == []
