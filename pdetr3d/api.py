@@ -182,4 +182,4 @@ def draw(
 
     if clicks is not None:
         sample = dataclasses.replace(sample, clicks=point_labels(clicks, [0] * len(clicks)))
-    return Picture(draw_sample(sample, predictions, RANGE_M, classes or NUSCENES_CLASSES))
+    return Picture(draw_sample(sample, predictions, RANGE_M, classes=classes or NUSCENES_CLASSES))

@@ -14,12 +14,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from pdetr3d.class_list import ClassList, close_to
+from pdetr3d.class_list import ClassList, close_to, read_classes
 from pdetr3d.config_models import (
-    ONE_TASK,
-    RARE_SAMPLING,
-    TEN_SAMPLING,
-    TEN_TASKS,
+    BY_CLASS,
     ModelConfig,
     StudentConfig,
     TeacherConfig,
@@ -130,12 +127,12 @@ class Config(Section):
                 f"student.tasks {student.tasks} must hold each class index 0..{len(names) - 1} exactly once, {order}; "
                 "student.tasks=[] makes a head for each group of classes"
             )
-        if len(self.gt_sampling) not in (0, len(names)):
+        if len(student.gt_sampling) not in (0, len(names)):
             raise ValueError(
                 f"student.gt_sampling {student.gt_sampling} must hold {len(names)} counts, one for each class {order}, "
                 "or be [] for off"
             )
-        if len(student.circle_radius_m) != len(names) and (student.nms == "circle" or not self.classes.own):
+        if len(student.circle_radius_m) != len(names) and (student.circle_radius_m or student.nms == "circle"):
             raise ValueError(
                 f"student.circle_radius_m {student.circle_radius_m} has {len(student.circle_radius_m)} radii; it needs "
                 f"{len(names)}, one for each class {order}"
@@ -150,14 +147,7 @@ class Config(Section):
     @property
     def tasks(self) -> tuple[tuple[int, ...], ...]:
         """Labels of the classes of each of the student's heads."""
-        tasks = self.student.tasks
-        return self.classes.tasks if not tasks or (self.classes.own and tasks in (TEN_TASKS, ONE_TASK)) else tasks
-
-    @property
-    def gt_sampling(self) -> tuple[int, ...]:
-        """Objects per sample and class up to which GT sampling pastes; () where it is off."""
-        counts = self.student.gt_sampling
-        return () if self.classes.own and counts in (TEN_SAMPLING, RARE_SAMPLING) else counts
+        return self.student.tasks or self.classes.tasks
 
     @property
     def box_slots(self) -> int:
@@ -260,6 +250,9 @@ def override(config: Config, dotlist: list[str]) -> Config:
     """Apply ``key=value`` overrides and validate the result. Values are YAML; those of text keys are taken as they are
     unless they are quoted, since paths and names may hold what YAML would take for a comment or a list.
 
+    Other classes than the config's (``data.classes``) drop what it says of each class (BY_CLASS), unless the overrides
+    say that, too: a preset's counts of the ten are not those of seven others.
+
     Raises:
         DataError: for an unknown key (names the closest), a malformed item or a value that is not allowed.
     """
@@ -284,7 +277,10 @@ def override(config: Config, dotlist: list[str]) -> Config:
         ) from error
     for key, value in texts.items():
         OmegaConf.update(changes, key, value)
-    return build(config.model_dump(mode="json"), {str(key): value for key, value in changes.items()})
+    base = config.model_dump(mode="json")
+    if "data.classes" in texts and read_classes(texts["data.classes"]) != config.classes:
+        base["student"] |= dict.fromkeys(BY_CLASS, [])
+    return build(base, {str(key): value for key, value in changes.items()})
 
 
 def _text(value: str) -> str:

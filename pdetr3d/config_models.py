@@ -16,6 +16,7 @@ ONE_TASK = (tuple(range(10)),)  # a head for all ten
 # Objects per sample and class up to which GT sampling pastes: method.md 2.9, and for a small world's rare classes.
 TEN_SAMPLING = (2, 3, 7, 4, 6, 2, 6, 6, 2, 2)
 RARE_SAMPLING = (0, 4, 3, 4, 4, 4, 5, 5, 0, 4)
+BY_CLASS = ("tasks", "gt_sampling", "circle_radius_m")  # of StudentConfig: they say something of each class
 SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
 
 
@@ -159,6 +160,7 @@ class TeacherConfig(Section):
     box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
     quality_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the loss of the predicted BEV IoU.
     class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
+    start_from: str = ""  # checkpoint (.pt) of a teacher of other data that training begins with; of the same classes
     lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
     augment_flip: bool = False  # Samples are mirrored at random in training, images included.
     # Samples are turned about z by a random angle up to this one in training.
@@ -219,8 +221,8 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
 
-    # Labels of each head's classes; (): a head for each group of data.classes. Own classes have that by default, too:
-    # what the presets say of the ten (TEN_TASKS, ONE_TASK) is not said of them.
+    # Labels of each head's classes; []: a head for each group of data.classes. Setting data.classes sets it to [],
+    # unless it is set beside it.
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     # Channels to which the neck brings each of the backbone's stages.
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
@@ -230,8 +232,8 @@ class StudentConfig(Section):
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; () for off. With
-    # own classes (data.classes) what the presets say of the ten (TEN_SAMPLING, RARE_SAMPLING) is off, too.
+    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; [] for off.
+    # Setting data.classes turns it off, unless it is set beside it.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
     gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too
@@ -273,7 +275,7 @@ class StudentConfig(Section):
     # A box goes when its BEV IoU with a better one of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
     # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
-    # squared distances, per task.
+    # squared distances, per task. Setting data.classes drops it, unless it is set beside it.
     circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # per sample; the devkit's limit
     # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.

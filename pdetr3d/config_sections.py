@@ -119,7 +119,7 @@ class DataConfig(Section):
 
 
 # What a label manifest fixes: with label.source=manifest these keys of ``label`` have the manifest's values.
-OF_MANIFEST = ("ratio", "seed", "split_by", "balance", "no_boxes_of", "click_share")
+OF_MANIFEST = ("ratio", "seed", "split_by", "folds", "balance", "no_boxes_of", "click_share")
 
 
 class LabelConfig(Section):
@@ -132,6 +132,9 @@ class LabelConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
     # What is drawn: whole scenes or keyframes, at random; prefix: the first samples.
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
+    # 0: off; else scenes are put into so many folds of about equal size, and all but fold number label.seed (of more
+    # seeds than folds: the rest of the division) are box-labeled, whatever label.ratio says.
+    folds: Annotated[int, Field(ge=0)] = 0
     balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
     no_boxes_of: tuple[str, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
     click_share: Annotated[float, Field(gt=0, le=1)] = (
@@ -157,6 +160,14 @@ class LabelConfig(Section):
 
     @model_validator(mode="after")
     def _check_choice(self) -> LabelConfig:
+        if self.folds == 1:
+            raise ValueError("label.folds 1 leaves no fold to learn from: set it to 2 or more, or to 0 for none")
+        if self.folds and (self.split_by != "scene" or self.balance or self.no_boxes_of):
+            raise ValueError(
+                f"label.folds {self.folds} says which scenes are box-labeled, but so do label.split_by "
+                f"{self.split_by}, label.balance {self.balance} and label.no_boxes_of {list(self.no_boxes_of)}: set "
+                "label.folds=0, or leave these at scene, false and []"
+            )
         if self.split_by == "prefix" and (self.balance or self.no_boxes_of):
             raise ValueError(
                 f"label.balance {self.balance} and label.no_boxes_of {list(self.no_boxes_of)} choose among scenes or "
@@ -168,7 +179,7 @@ class LabelConfig(Section):
     def everywhere(self) -> LabelConfig:
         """The same with boxes on all samples: nothing is left to choose."""
         simulated = {"source": "simulate", "manifest": "", "holdout": 0.0}
-        return self.model_copy(update={"ratio": 1.0, "balance": False, "no_boxes_of": (), **simulated})
+        return self.model_copy(update={"ratio": 1.0, "folds": 0, "balance": False, "no_boxes_of": (), **simulated})
 
 
 class OptimConfig(Section):

@@ -215,7 +215,8 @@ KITTI = Config(
     data=KITTI_DATA,
     model=ModelConfig(range_m=KITTI_RANGE_M, pillar_m=0.2, pillar_points=32),
     teacher=CAMERA_TEACHER,
-    student=StudentConfig(neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),  # as the ten's alike
+    # A head for each group of its classes; GT sampling as of the ten's classes that are alike.
+    student=StudentConfig(tasks=(), circle_radius_m=(), neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),
     optim=OptimConfig(epochs=80.0, batch_size=16, warmup_share=0.4),
     scaling=ScalingConfig(workers=4, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
 )
@@ -235,7 +236,9 @@ KITTI_SMALL = QUICKSTART.model_copy(
                 "optim": OptimConfig(lr=2e-3, epochs=40.0, batch_size=2, log_every=25, amp="auto"),
             }
         ),
-        "student": SMALL_STUDENT.model_copy(update={"augment_flip": True, "augment_rotation_rad": 0.3}),
+        "student": SMALL_STUDENT.model_copy(
+            update={"tasks": (), "circle_radius_m": (), "augment_flip": True, "augment_rotation_rad": 0.3}
+        ),
         "optim": OptimConfig(lr=4e-3, epochs=30.0, batch_size=2, log_every=50, amp="auto"),
     }
 )

@@ -48,7 +48,7 @@ def inspect_sample(
     classes: ClassList,
 ) -> Path:
     """``draw_sample`` to the file ``out`` (PNG, atomic); returns ``out``."""
-    png = draw_sample(sample, predictions, range_m, classes)
+    png = draw_sample(sample, predictions, range_m, classes=classes)
     with atomic_path(Path(out)) as temporary:
         temporary.write_bytes(png)
     return Path(out)
@@ -58,7 +58,8 @@ def draw_sample(
     sample: Sample,
     predictions: Boxes3D | None = None,
     range_m: tuple[float, float, float, float] = RANGE_M,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> bytes:
     """Draw ``sample``; returns a PNG.
 

@@ -34,6 +34,7 @@ from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import train
 from pdetr3d.training.out_of_memory import OutOfMemoryError, advice, is_out_of_memory
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
+from pdetr3d.training.start_weights import initialize_start, start_weights
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.console import current, say
 from ray_jobs.context import STATS, RayContext, set_threads
@@ -254,7 +255,9 @@ def stream_options(workers: int, local_batch_bytes: int) -> ExecutionOptions:
 
 
 def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
-    images = image_weights(stage.config) if stage.kind == "teacher" else None  # read here: workers need no such file
+    # Read here: workers need no such files.
+    images = image_weights(stage.config) if stage.kind == "teacher" else None
+    start = start_weights(stage.config) if stage.kind in ("teacher", "crops") else None
     return {
         "name": stage.name,
         "asked": time.time(),
@@ -270,6 +273,7 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "crops": None if stage.crops is None else ray.put(stage.crops),
         "streamed": stage.streamed,
         "images": None if images is None else ray.put(images),
+        "start": None if start is None else ray.put(start),
     }
 
 
@@ -301,6 +305,8 @@ def _train(loop: dict[str, Any]) -> None:
     warnings_to_stdout()
     set_threads(config.scaling.threads_per_worker)
     task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
+    if loop["start"] is not None:
+        initialize_start(task.model, ray.get(loop["start"]), loop["kind"], config)
     if loop["initial"] is not None:
         initialize_lidar(task.model, ray.get(loop["initial"]))
     if loop["initial_crops"] is not None:

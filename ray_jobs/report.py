@@ -69,7 +69,7 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         print(f"devkit scores of {', '.join(arms)} on the val split: unknown, since no object there is in the tables")
         return
     first = next((name for metrics in arms.values() for name in metrics["per_class"]), "car")
-    table = Table("arm", *HEADLINE, f"{first} AP", title="devkit scores on the val split", box=None)
+    table = Table("arm", *HEADLINE, escape(f"{first} AP"), title="devkit scores on the val split", box=None)
     for arm, metrics in arms.items():
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
@@ -92,7 +92,7 @@ def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
     shown = {"ours": arms["ours"]} if "ours" in arms else arms
     for arm, metrics in shown.items():
         for kind, figures in metrics["by_group"].items():
-            table.add_row(arm, kind.replace("_", ", "), *(_number(figures.get(key)) for key in KIND_FIGURES))
+            table.add_row(arm, escape(kind.replace("_", ", ")), *(_number(figures.get(key)) for key in KIND_FIGURES))
     return table
 
 
@@ -113,7 +113,7 @@ def print_quality(
         parts = {**quality[name]["by_group"], **quality[name]["by_distance"]} if name == "teacher" else {}
         rows = {"all": quality[name], **parts}
         for which, values in rows.items():
-            table.add_row(name, which, *(_number(values[q]) for q in QUALITY))
+            table.add_row(name, escape(which), *(_number(values[q]) for q in QUALITY))
     Console(width=140).print(table)
     oracles = ", ".join(
         f"{name.replace('_', ' ')} {_number(value)}" for name, value in quality["teacher"]["oracles"].items()

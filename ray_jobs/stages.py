@@ -307,7 +307,7 @@ class Stages:
             began = time.monotonic()
             if self.config.student.box_share:
                 records = pick(records, np.argsort(~boxed(records), kind="stable"))  # box-labeled ones first
-            pastes = kind == "student" and self.config.gt_sampling
+            pastes = kind == "student" and self.config.student.gt_sampling
             pasted_from = "gt_database" if prior is None else f"gt_database_{name}"
             sizes = self.prior if prior is None else prior
             tags = {

@@ -6,7 +6,8 @@ teachers are then trained once per run directory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pdetr3d.config import Config
 from pdetr3d.presets import load
@@ -20,11 +21,33 @@ ALWAYS = ("teacher.lidar_init=none",)
 @dataclass(frozen=True)
 class Study:
     """Variants: name -> overrides. ``reference``: the variant whose final quality others are timed against.
-    ``troubles``: name -> (key, values) of prediction only, under which each variant's last checkpoint is evaluated."""
+    ``troubles``: name -> (key, values) of prediction only, under which each variant's last checkpoint is evaluated.
+    ``settings``: overrides of every variant; the user's come after them."""
 
     reference: str
     variants: dict[str, tuple[str, ...]]
     troubles: dict[str, tuple[str, tuple[float, ...]]] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+
+    def pretrained(self, folder: Path) -> Study:
+        """Every variant twice: as it is, and beginning with the teacher of that name in the run directory of another
+        study, on another world (of its lowest seed).
+
+        Raises:
+            DataError: when there is no such teacher.
+        """
+        started = {
+            f"{name}-pretrained": (*changes, f"teacher.start_from={_first_teacher(folder / name)}")
+            for name, changes in self.variants.items()
+        }
+        return replace(self, variants=self.variants | started)
+
+
+def _first_teacher(folder: Path) -> Path:
+    from pdetr3d.inference.teacher import teacher_file  # torch
+
+    seeds = sorted(folder.glob("seed*"), key=lambda path: (len(path.name), path.name))
+    return teacher_file(seeds[0] if seeds else folder / "seed0").resolve()
 
 
 def _queries(init: str, matching: str) -> tuple[str, ...]:
@@ -71,6 +94,12 @@ STUDIES = {
             "explicit-direct-crop": _OURS,
         },
     ),
+    # Boxes of some drives, clicks of the others; a seed is a fold (``label.folds``).
+    "kitti_clicks": Study(
+        "d_roi",
+        {"crop": ("teacher.model=crop",)} | {f: (*_OURS, f"teacher.fusion={f}") for f in ("none", "d_roi")},
+        settings=("label.split_by=scene", "label.folds=3", "data.train_split=kitti_all"),
+    ),
 }
 
 
@@ -85,9 +114,16 @@ def study(name: str) -> Study:
     return STUDIES[name]
 
 
-def variant_config(preset: str, overrides: list[str], variant: tuple[str, ...], name: str, seed: int) -> Config:
+def variant_config(
+    preset: str,
+    overrides: list[str],
+    variant: tuple[str, ...],
+    name: str,
+    seed: int,
+    settings: tuple[str, ...] = (),
+) -> Config:
     """Config of one run: preset, then the study's settings, the user's, the variant's, the seed (also the labels')."""
-    return load(preset, [*COMMON, *overrides, *variant, *ALWAYS, *seeded(name, seed)])
+    return load(preset, [*COMMON, *settings, *overrides, *variant, *ALWAYS, *seeded(name, seed)])
 
 
 def seeded(name: str, seed: int) -> tuple[str, str, str]:

@@ -23,7 +23,9 @@ COSTS = (escape("step [s]"), escape("peak [MiB]"))  # rich takes words in bracke
 def print_study(document: dict[str, Any]) -> None:
     """Tables: quality and cost per variant; by distance, and under each trouble."""
     summary, reference = document["summary"], document["reference"]
-    title = f"{document['study']}: mean +- std over seeds {document['seeds']}"
+    folds = document.get("config", {}).get("label", {}).get("folds")
+    over = f"folds (of {folds} by scene)" if folds else "seeds"
+    title = f"{document['study']}: mean +- std over {over} {document['seeds']}"
     reach = f"steps to {SHARE:.0%} of {reference}"
     table = Table("variant", *QUALITY, "ECE", "rank corr.", reach, *COSTS, "parameters", title=title)
     for name, row in summary.items():

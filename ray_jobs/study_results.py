@@ -16,7 +16,7 @@ from pdetr3d.pseudo_labels import FLOORS
 
 SHARE = 0.9  # of the reference's final quality, for the steps to get there
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
-SHOWN = ("bev_iou", "yaw_error_rad")  # what is summarized by distance and under trouble
+SHOWN = ("bev_iou", "center_error_m", "size_error", "yaw_error_rad")  # what is summarized by distance and under trouble
 Runs = dict[str, dict[str, Any]]
 
 

@@ -1,8 +1,9 @@
 """Train and compare teachers: variants x seeds of one study on one world, each a run directory of its own.
 
-python -m ray_jobs.teacher_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [key=value ...]
+python -m ray_jobs.teacher_study STUDY --preset NAME [--run-dir DIR] [--seeds 0 1 2] [--pretrained DIR] [key=value ...]
 
-A rerun continues; what is finished is not done again, nor what another study of the preset trained. Writes
+With --pretrained every variant is also trained from its teacher in DIR, the run directory of the same study on another
+world. A rerun continues; what is finished is not done again, nor what another study of the preset trained. Writes
 results/STUDY.json and pictures.
 """
 
@@ -26,6 +27,7 @@ from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build, image_weights, initialize_images
 from pdetr3d.training.run_dir import RunDir, write_json
+from pdetr3d.training.start_weights import initialize_start, start_weights
 from ray_jobs.inference import predict
 from ray_jobs.lanes import run_lanes
 from ray_jobs.launch import init_ray
@@ -45,6 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; see ``study_command.parse_words`` for what it raises."""
     command = parser(__doc__ or "", STUDIES)
     command.add_argument("--clicks-from", type=int, default=100, metavar="N", help="samples behind curves, troubles")
+    command.add_argument("--pretrained", type=Path, metavar="DIR", help="run directory of this study on another world")
     command.add_argument("--final-from", type=int, default=0, metavar="N", help="samples behind final figures; 0: all")
     args = parse_words(command, arguments)
     if args.clicks_from < 1 or args.final_from < 0:
@@ -60,12 +63,14 @@ def run(arguments: list[str] | None = None) -> None:
     """
     args = parse(arguments)
     chosen = study(args.study)
+    if args.pretrained is not None:
+        chosen = chosen.pretrained(args.pretrained)
     runs: dict[tuple[str, int], Stages] = {}
     with refusable(study_folder(args)):
-        base, folder, overrides = open_world(args)
+        base, folder, overrides = open_world(args, chosen.settings)
         for seed in args.seeds:  # all variants of a seed first: a study cut short can be reported with fewer seeds
             for name, changes in chosen.variants.items():
-                config = variant_config(args.preset, overrides, changes, name, seed)
+                config = variant_config(args.preset, overrides, changes, name, seed, chosen.settings)
                 first = next((stages.run for stages in runs.values()), None)
                 runs[name, seed] = Stages(RunDir(folder / name / f"seed{seed}", config), None, folder, like=first)
                 untrained(runs[name, seed])
@@ -180,6 +185,9 @@ def untrained(stages: Stages) -> Path:
         model, images = build("teacher", stages.config, stages.prior).model, image_weights(stages.config)
         if images is not None:
             initialize_images(model, images)
+        start = start_weights(stages.config)
+        if start is not None:
+            initialize_start(model, start, "teacher", stages.config)
         checkpoint.save(target.parent, model, None, 0, stages.config.to_json()).rename(target)
     return target
 

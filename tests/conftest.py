@@ -14,8 +14,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.own_cases import Own
 
 TESTS = Path(__file__).resolve().parent
 MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "browser", "root_only"}
@@ -96,6 +100,14 @@ def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     simulate(path, config)
     return path
+
+
+@pytest.fixture(scope="session")
+def own(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Own:
+    """The same world with seven own classes, and a run on it; do not write into it."""
+    from tests.own_cases import make_own
+
+    return make_own(sim_world, tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture(scope="session")

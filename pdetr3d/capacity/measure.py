@@ -111,7 +111,7 @@ def _stages(config: Config, records: list[SampleRecord], folder: Path, bytes_of_
     prior, workers = prior_size_m(records, classes=config.classes)[0], config.scaling.most_workers
     teacher, student = build("teacher", config, prior, guidance=False), build("student", config, prior)
     pasting = student.loader.for_records(records)
-    if config.gt_sampling:
+    if config.student.gt_sampling:
         pasting = replace(pasting, gt_database=database_of(folder / "objects", records, config), gt_until=1)
     predict = BatchLoader(config, "predict", cameras=config.teacher.cameras)
     forward = {stage: {part.name: part.flops for part in parts_of(stage, config)} for stage in ("teacher", "student")}

@@ -106,8 +106,7 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
-    whole = load_config(preset, [*(overrides or []), *shortcuts], config_file)
-    config = whole.label
+    load_config(preset, shortcuts, config_file)  # refused before an index is read
     from pdetr3d.data.empty import refuse_empty
     from pdetr3d.data.index import Index
     from pdetr3d.data.label_manifest import build_manifest, import_clicks
@@ -115,6 +114,9 @@ def label(
     from pdetr3d.data.summary import summarize
 
     opened = Index.open(index_file)
+    # Keys such as label.no_boxes_of name classes of the index.
+    whole = load_config(preset, [*(overrides or []), *shortcuts, f"data.classes={opened.classes.text}"], config_file)
+    config = whole.label
     split = split or _train_split(opened)
     drawn = drawn_keys([*shortcuts, *(overrides or [])])
     if boxes_of is not None and drawn:
@@ -123,7 +125,8 @@ def label(
         raise DataError(f"--empty {empty} needs --import or --boxes-of: a simulation knows what is empty")
     named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
     people = People(named, read_samples(opened, split, str(empty), "--empty") if empty else frozenset())
-    how = f"{config.split_by}-{config.ratio:g}" if drawn or not (import_file or named) else "people"
+    asked = f"fold-of-{config.folds}" if config.folds else f"{config.split_by}-{config.ratio:g}"
+    how = asked if drawn or not (import_file or named) else "people"
     name = f"{split}-{'human' if import_file else 'sim'}-{how}-seed{config.seed}"
     folder = out or index_file.parent / "labels" / name
     if import_file:
@@ -137,10 +140,13 @@ def label(
     describe_manifest(manifest, opened.classes)
 
 
+DRAWING = tuple(f"label.{name}" for name in ("ratio", "split_by", "folds", "balance", "no_boxes_of"))
+
+
 def drawn_keys(words: list[str]) -> list[str]:
     """Those of ``label.KEY=value`` that ask for box-labeled samples to be drawn."""
     keys = [word.partition("=")[0] for word in words]
-    return [key for key in keys if key in ("label.ratio", "label.split_by", "label.balance", "label.no_boxes_of")]
+    return [key for key in keys if key in DRAWING]
 
 
 def _train_split(index: Index) -> str:
@@ -158,7 +164,7 @@ def describe_manifest(manifest: LabelManifest, classes: ClassList) -> None:
     from pdetr3d.data.people_manifest import STRAYS
 
     facts, counts = manifest.facts, manifest.role_counts()
-    asked = "" if facts else f"; asked for {manifest.config.ratio:.2%}"
+    asked = "" if facts or manifest.config.folds else f"; asked for {manifest.config.ratio:.2%}"
     sources = {name: manifest.clicks["source"].to_pylist().count(name) for name in ("human", "sim")}
     say(
         manifest=manifest.path,

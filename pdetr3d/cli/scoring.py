@@ -39,10 +39,11 @@ def score(
     index = Index.open(index_file)
     records = eval_records(index, split)
     entries = read_entries(results, [record.sample_token for record in records], index.classes)
-    nusc = load_tables(index.dataroot, index.version, index.facts.names, index.counted_points(), index.classes)
+    names, counted = index.facts.names, index.counted_points()
+    nusc = load_tables(index.dataroot, index.version, names, counted, classes=index.classes)
     regions = {record.sample_token: record.regions for record in records if record.regions is not None}
     poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
-    report = score_entries(nusc, split, entries, poses, regions, index.classes)
+    report = score_entries(nusc, split, entries, poses, regions, classes=index.classes)
     _show(report)
     if json_file is not None:
         with atomic_path(json_file) as temporary:

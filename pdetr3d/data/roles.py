@@ -45,7 +45,7 @@ def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np
         known = np.array([scene in seen for scene in scenes], bool)
     if not known.any():
         raise DataError(
-            f"{index.path}: no sample of split {split!r} has an annotation of the ten classes, so that none can be "
+            f"{index.path}: no sample of split {split!r} has an annotation of one of the classes, so that none can be "
             "box-labeled; name a split (data.train_split) whose tables hold boxes of some samples"
         )
     mine = np.flatnonzero(known)
@@ -189,8 +189,11 @@ def box_labeled(
         counts: (N, C) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
 
     Raises:
-        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``.
+        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``, or there are fewer scenes than
+            ``label.folds``.
     """
+    if config.folds:
+        return _outside_fold(tokens, scenes, config)
     goal = config.ratio * len(tokens)
     if config.split_by == "prefix":
         ordered = [token for _, token in sorted(zip(timestamps_us, tokens, strict=True))]
@@ -216,6 +219,23 @@ def box_labeled(
         f"{len(tokens)} samples are in a {config.split_by} that shows none of these classes; lower label.ratio to at "
         f"most {len(chosen) / len(tokens):g}, name other classes, or set label.split_by=keyframe"
     )
+
+
+def _outside_fold(tokens: Sequence[str], scenes: Sequence[str], config: LabelConfig) -> set[str]:
+    """All samples but those of one fold. Scenes are put into folds by falling size (by name among equals), each into
+    the fold that has the fewest samples."""
+    members: dict[str, list[str]] = {}
+    for token, scene in zip(tokens, scenes, strict=True):
+        members.setdefault(scene, []).append(token)
+    if len(members) < config.folds:
+        raise DataError(
+            f"label.folds {config.folds}: there are {len(members)} scenes with annotations to put into them; set "
+            f"label.folds to at most {len(members)}, or import more scenes"
+        )
+    folds: list[list[str]] = [[] for _ in range(config.folds)]
+    for scene in sorted(members, key=lambda scene: (-len(members[scene]), scene)):
+        min(folds, key=len).extend(members[scene])
+    return set(tokens) - set(folds[config.seed % config.folds])
 
 
 def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
 
-from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE
 from pdetr3d.schema import DataError
 
@@ -17,9 +17,7 @@ NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
 UNKNOWN = ("velocity",)  # may hold null or NaN: the entry's speed is then scored for nobody, as the devkit does
 
 
-def read_entries(
-    path: Path, tokens: list[str], classes: ClassList = NUSCENES_CLASSES
-) -> dict[str, list[dict[str, Any]]]:
+def read_entries(path: Path, tokens: list[str], classes: ClassList) -> dict[str, list[dict[str, Any]]]:
     """Sample token -> the ``sample_result`` entries of it, in the order of ``tokens``; other samples are left out.
 
     Args:

@@ -196,7 +196,8 @@ def score_entries(
     results: Mapping[str, list[dict[str, Any]]],
     sensor_poses: Mapping[str, Poses],
     regions: Mapping[str, Regions] | None = None,
-    classes: ClassList = NUSCENES_CLASSES,
+    *,
+    classes: ClassList,
 ) -> dict[str, Any]:
     """``score`` of a results file's entries as they stand there (``foreign_results.read_entries``): in the global
     frame, with their own velocities and attributes. Nothing is written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _picture(labels: RunLabels, measured: MeasuredLabels, row: int, number: int,
     truth = record.boxes[np.arange(len(record.boxes)) == own]
     others = dataclasses.replace(record, boxes=record.boxes[np.arange(len(record.boxes)) != own])
     cameras = any(record.cameras)
-    sample = load_sample(others, _data(record, labels.config), cameras=cameras)
+    sample = load_sample(others, _data(record, labels), cameras=cameras)
     title = f"{number}. {line['class'].replace('_', ' ')} at {line['distance_m']:.0f} m, score {line['score']:.2f}"
     if line["known"]:
         title += f":  BEV IoU {line['bev_iou']:.2f}, center off by {line['center_error_m']:.2f} m"
@@ -81,18 +82,22 @@ def _picture(labels: RunLabels, measured: MeasuredLabels, row: int, number: int,
         for name, one in (("pseudo", box), ("true", truth))
         for length, w, h in one.size_m
     )
-    name = f"{number:02d}_{line['class']}_{line['click_id']}.png"
+    kind = re.sub(r"\W+", "_", line["class"])  # a class may be called "van / bus"
+    name = f"{number:02d}_{kind}_{line['click_id']}.png"
     details = f"{sizes}   {line['reason']}   sample {line['sample_token']}   {line['click_id']}"
     picture(sample, box, truth, record.clicks.xyz_m[place], (title, details), folder / name)
     return name, title
 
 
-def _data(record: SampleRecord, config: dict[str, Any]) -> DataConfig:
+def _data(record: SampleRecord, labels: RunLabels) -> DataConfig:
     """As the run read it, with images as large as they are."""
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
-    size = sizes[0] if sizes else (1, 1)
-    # A run of older code has no such key.
-    return DataConfig(num_sweeps=config["data.num_sweeps"], packed=config.get("data.packed", ""), image_size_px=size)
+    read = {
+        "num_sweeps": labels.config["data.num_sweeps"],
+        "packed": labels.config.get("data.packed", ""),  # a run of older code has no such key
+        "image_size_px": sizes[0] if sizes else (1, 1),
+    }
+    return labels.index.reading.model_copy(update=read)
 
 
 def _page(report: dict[str, Any], pictures: list[tuple[str, str]]) -> str:

@@ -13,7 +13,14 @@ from pdetr3d.schema import DataError
 
 NOT_CONFIG = ("code", "tables")  # beside the config's keys in run.json
 NO_DIFFERENCE = "fresh"  # an entry there that only keeps runs begun anew apart
-DATA = ("data.version", "data.val_split", "tables", "sim.")  # what runs are scored on
+DATA = (
+    "data.version",
+    "data.val_split",
+    "data.classes",
+    "data.categories",
+    "tables",
+    "sim.",
+)  # what runs are scored on
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pdetr3d.training.image_weights import read_image_weights
 from pdetr3d.training.mean_teacher import MeanTeacher
 from pdetr3d.training.optim import lr_factors
 from pdetr3d.training.plan import BatchLoader
+from pdetr3d.training.start_weights import initialize_start, start_weights
 
 Losses = dict[str, Tensor]
 
@@ -107,9 +108,12 @@ def check_models(config: Config, prior_size_m: np.ndarray) -> None:
         DataError: naming the key and what is wrong.
     """
     image_weights(config)
+    start = start_weights(config)
     for stage in ("teacher", "crops", "student"):
         task = build(stage, config, prior_size_m)
         lr_factors(task.model, task.optim)
+        if start is not None and stage != "student":
+            initialize_start(task.model, start, stage, config)
 
 
 def _teacher(config: Config, prior: Tensor, crops: bool) -> Task:

@@ -153,7 +153,7 @@ class BatchLoader:
             sample = Sample(**{**vars(sample), "clicks": redraw_clicks(record, seed, number)})
         if self.gt_database is not None and step < self.gt_until and (self.paste_everywhere or record.role == "box"):
             rng = keyed_rng(seed, number, record.sample_token, "gt_sampling")
-            sample = paste(sample, open_database(self.gt_database), self.config.gt_sampling, rng)
+            sample = paste(sample, open_database(self.gt_database), self.config.student.gt_sampling, rng)
         moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
         if self.stage == "teacher" and self.cameras and self.config.teacher.grid_mask:
             rng = keyed_rng(seed, number, record.sample_token, "grid_mask")

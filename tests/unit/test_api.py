@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pdetr3d
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.index import Index
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.errors import DataError
@@ -74,7 +75,10 @@ def test_a_picture_is_that_of_inspect_with_the_clicks_given(index: Index, tmp_pa
     sample = pdetr3d.load_sample(index, 0)
     sample = dataclasses.replace(sample, images=sample.images[:0], points=sample.points[:500])
     picture = pdetr3d.draw(sample, sample.boxes[:1])
-    assert picture._repr_png_() == inspect_sample(sample, tmp_path / "a.png", sample.boxes[:1]).read_bytes()
+    assert (
+        picture._repr_png_()
+        == inspect_sample(sample, tmp_path / "a.png", sample.boxes[:1], classes=NUSCENES_CLASSES).read_bytes()
+    )
     assert picture.save(tmp_path / "b.png").read_bytes() == picture.png
     assert pdetr3d.draw(sample, sample.boxes[:1], clicks=np.array([[1.0, 20, 0]])).png != picture.png
 

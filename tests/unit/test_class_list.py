@@ -13,7 +13,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name, detection_
 from pdetr3d import presets
 from pdetr3d.class_list import ATTRIBUTES, NUSCENES_CLASSES, read_classes
 from pdetr3d.cli import main
-from pdetr3d.config import Config, DataConfig
+from pdetr3d.config import Config, DataConfig, override
 from pdetr3d.data.index import IndexFacts
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, DataError
@@ -83,11 +83,22 @@ def test_a_config_keeps_the_content_and_follows_it(tmp_path: Path) -> None:
     file.unlink()
     assert config.classes == read_classes(SEVEN) and config.tasks == read_classes(SEVEN).tasks
     assert Config.from_json(config.to_json()) == config
-    # The presets' counts of the ten are not of these seven.
-    preset = presets.load("quickstart", [f"data.classes={SEVEN}"])
-    assert preset.student.gt_sampling == presets.QUICKSTART.gt_sampling != () and preset.gt_sampling == ()
-    own_counts = tiny_config(f"data.classes={SEVEN}", "student.gt_sampling=[1,1,1,1,1,1,1]")
-    assert own_counts.gt_sampling == (1,) * 7
+    # The presets' counts of the ten are not of these seven; what is said beside the list is.
+    ten = presets.QUICKSTART.student
+    assert ten.gt_sampling and ten.tasks and ten.circle_radius_m
+    preset = presets.load("quickstart", [f"data.classes={SEVEN}"]).student
+    assert (preset.gt_sampling, preset.tasks, preset.circle_radius_m) == ((), (), ())
+    said = ["student.gt_sampling=[1,2,1,1,1,1,1]", "student.tasks=[[0,1,2,3,4,5,6]]"]
+    own_counts = presets.load("quickstart", [*said, f"data.classes={SEVEN}"]).student
+    assert own_counts.gt_sampling == (1, 2, 1, 1, 1, 1, 1) and own_counts.tasks == (tuple(range(7)),)
+    kitti = presets.load("kitti", ["data.classes=kitti"])  # the preset's own list: nothing is dropped
+    assert kitti == presets.load("kitti") and kitti.student.gt_sampling == (2, 3, 4, 2, 6)
+    assert presets.load("kitti", ["data.classes="]).student.gt_sampling == ()
+    # Beginning with a config of seven, other keys leave what is said of them.
+    assert (
+        override(tiny_config(f"data.classes={SEVEN}", *said), ["optim.lr=0.1"]).student
+        == tiny_config(f"data.classes={SEVEN}", *said).student
+    )
     criterion = CenterCriterion(config, same_on_all_ranks)
     assert (criterion.undirected, criterion.round) == ((5, 6), (6,))
     ten = CenterCriterion(tiny_config(), same_on_all_ranks)

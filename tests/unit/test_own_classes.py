@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ from pdetr3d.cli import main
 from pdetr3d.click.panel import status_html
 from pdetr3d.click.session import Session
 from pdetr3d.data.index import Index
-from pdetr3d.data.label_manifest import build_manifest, import_clicks, training_records, write_pseudo_labels
+from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.data.records import eval_records, inspection_records
 from pdetr3d.deploy.contract import describe
@@ -27,93 +24,11 @@ from pdetr3d.inference.click_boxes import ClickBoxes
 from pdetr3d.inference.detector import Detector
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import to_pseudo_labels
-from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.training import checkpoint
-from tests.people_cases import write_clicks
-from tests.training_cases import World, one_thread, open_world, run_locally
-
-# None has a name of nuScenes', and none its place among the ten.
-LIST = """
-huetchen: {size_m: [0.4, 0.4, 1.1], range_m: 30, heading: none, velocity: false}
-mensch: {size_m: [0.7, 0.7, 1.8], range_m: 40, attributes: [pedestrian.moving, pedestrian.standing]}
-zweirad: {size_m: [2, 0.7, 1.4], range_m: 40}
-bake: {size_m: [0.5, 2.5, 1], range_m: 30, heading: axis, velocity: false}
-anhaenger: {size_m: [12, 3, 3.9], group: gross}
-lkw: {size_m: [7, 2.5, 2.9], categories: [lkw, bus], group: gross}
-pkw: {size_m: [4.6, 1.9, 1.7], group: gross}
-"""
-NAME = {
-    "car": "pkw", "truck": "lkw", "construction_vehicle": "lkw", "bus": "bus", "trailer": "anhaenger",
-    "barrier": "bake", "motorcycle": "zweirad", "bicycle": "zweirad", "pedestrian": "mensch",
-    "traffic_cone": "huetchen",
-}  # fmt: skip
-SMALL = ["teacher.fusion=none", "data.lidar_ring=false", "data.num_sweeps=1", "optim.batch_size=2",
-         "data.version=v1.0-frames", "data.train_split=frames_train", "data.val_split=frames_val", "data.select_split=",
-         "teacher.optim.batch_size=2", "student.score_threshold=0.09", "data.allow_empty=[cameras]"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Own:
-    """The imported dataset and a run on people's clicks in it."""
-
-    list_file: Path
-    folder: Path
-    world: World
-
-    @property
-    def classes(self) -> ClassList:
-        """The seven."""
-        return read_classes(str(self.list_file))
-
-
-def write_frames(sim_world: Path, root: Path) -> pd.DataFrame:
-    """The tests' world in the plain format, with own names; returns its boxes."""
-    index = Index.open(build_index(sim_world, "v1.0-sim", root / "index.arrow"))
-    frames, boxes = [], []
-    for split in ("sim_train", "sim_val"):
-        for record in inspection_records(index, index.tokens(split)):
-            token = record.sample_token
-            (root / f"{token}.pcd.bin").symlink_to(record.lidar_path)
-            frames.append({"frame": token, "scene": record.scene_token, "timestamp_us": record.timestamp_us,
-                           "lidar": f"{token}.pcd.bin", "split": split[4:]})  # fmt: skip
-            for row, label in zip(record.boxes.rows.tolist(), record.boxes.label, strict=True):
-                values = dict(zip("x y z l w h yaw".split(), row, strict=True))
-                boxes.append({"frame": token, "category": NAME[CLASSES[label]], **values})
-    for name, rows in (("frames", frames), ("boxes", boxes)):
-        pd.DataFrame(rows).to_csv(root / f"{name}.csv", index=False)
-    return pd.DataFrame(boxes)
-
-
-@pytest.fixture(scope="module")
-def own(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "root").mkdir()
-    list_file = folder / "seven.yaml"
-    list_file.write_text(LIST)
-    boxes = write_frames(sim_world, folder / "root")
-    arguments = ["--root", folder / "root", "--out", folder / "dataset", "--forward", "y", "--classes", list_file]
-    assert main(["import", "frames", *map(str, arguments)]) == 0
-    told = json.loads((folder / "dataset/v1.0-frames/import.json").read_text())
-    assert told["objects"] == boxes["category"].value_counts().to_dict() and told["without_class"] == {}
-    reading = ["data.lidar_ring=false", f"data.classes={list_file}"]
-    arguments = ["--dataroot", folder / "dataset", "--version", "v1.0-frames", "--out", folder / "index.arrow"]
-    assert main(["index", *map(str, arguments), *reading]) == 0
-    index = Index.open(folder / "index.arrow")
-    config = read_classes(str(list_file))
-    assert index.classes == config and index.facts.unknown_categories == {}
-    # Half the frames keep their boxes, the others have people's clicks, of the simulated ones' places.
-    overrides = [*SMALL, "label.ratio=0.5", "label.split_by=keyframe"]
-    drawn = build_manifest(index, "frames_train", _label(overrides), folder / "drawn")
-    write_clicks(index, drawn, folder / "clicks.csv")
-    import_clicks(index, "frames_train", _label(overrides), folder / "clicks.csv", folder / "labels", drawn=True)
-    of_labels = ["label.source=manifest", f"label.manifest={folder / 'labels'}", f"data.classes={list_file}"]
-    yield Own(list_file, folder, open_world(folder / "dataset", folder / "run", *SMALL, *of_labels))
-
-
-def _label(overrides: list[str]):  # noqa: ANN202
-    from tests.model_cases import tiny_config
-
-    return tiny_config(*overrides).label
+from pdetr3d.training.run_dir import write_json
+from tests.own_cases import Own
+from tests.training_cases import one_thread, open_world, run_locally
 
 
 def test_labels_are_places_in_the_own_list(own: Own) -> None:
@@ -121,7 +36,7 @@ def test_labels_are_places_in_the_own_list(own: Own) -> None:
     index, classes = own.world.data.index, own.classes
     assert len(classes) == 7 and own.world.run.config.tasks == ((0,), (1,), (2,), (3,), (4, 5, 6))
     boxes = pd.read_csv(own.folder / "root/boxes.csv")
-    expected = boxes["category"].replace("bus", "lkw").value_counts().to_dict()
+    expected = boxes["category"].replace({"bus": "lkw/omnibus", "lkw": "lkw/omnibus"}).value_counts().to_dict()
     found = np.concatenate([index.annotations(token).label for token in index.tokens("frames_all")])
     assert {classes.names[label]: int(n) for label, n in zip(*np.unique(found, return_counts=True), strict=True)} == (
         expected
@@ -165,13 +80,14 @@ def test_the_whole_way(own: Own, tmp_path: Path) -> None:
     detector = Detector.load("student", tmp_path / "student/step_0000002/checkpoint.pt", torch.device("cpu"))
     told = describe(detector.config)
     assert told["classes"] == classes.names
-    assert told["tasks"] == [["huetchen"], ["mensch"], ["zweirad"], ["bake"], ["anhaenger", "lkw", "pkw"]]
+    assert told["tasks"] == [["huetchen"], ["mensch"], ["zweirad"], ["bake"], ["anhaenger", "lkw/omnibus", "pkw"]]
     records = list(eval_records(world.data.index, "frames_val"))
-    checkpoint.save(world.run.path / "student_ours", detector.task.model, None, 2, config.to_json())
-    world.run.finish("student_ours", {"checkpoints": ["checkpoint.pt"]})
+    run = own.copy_run(tmp_path / "run")
+    checkpoint.save(run / "student_ours", detector.task.model, None, 2, config.to_json())
+    write_json(run / "student_ours" / "done.json", {"checkpoints": ["checkpoint.pt"]})
     table = tmp_path / "boxes.csv"
     arguments = ["--index", world.data.index.path, "--split", "frames_val", "--out", table]
-    assert main(["predict", str(world.run.path), *map(str, arguments)]) == 0
+    assert main(["predict", str(run), *map(str, arguments)]) == 0
     seen = pd.read_csv(table)
     assert len(seen) > 0 and set(seen["class"]) <= set(classes.names)
     boxes = {name: _boxes(rows, classes) for name, rows in seen.groupby("sample")}
@@ -232,7 +148,7 @@ def test_a_mapping_to_a_class_that_is_not_in_the_list_is_refused(
     own: Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mapping = tmp_path / "mapping.yaml"
-    mapping.write_text("pkw: pkv\nbus: lkw\n")
+    mapping.write_text("pkw: pkv\nbus: lkw/omnibus\n")
     arguments = ["--root", own.folder / "root", "--out", tmp_path / "out", "--forward", "y"]
     arguments += ["--classes", own.list_file, "--mapping", mapping]
     assert main(["import", "frames", *map(str, arguments)]) == 2

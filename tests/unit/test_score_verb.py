@@ -11,6 +11,7 @@ import pytest
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
+from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
@@ -22,9 +23,18 @@ def ours(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """An index, a results file of noisy boxes that ``score`` wrote, and its report."""
     folder = tmp_path_factory.mktemp("score")
     index = build_index(sim_world, VERSION, folder / "index.arrow")
-    nusc, rng = load_tables(sim_world, VERSION), np.random.default_rng(3)
-    truth, poses = ground_truth_predictions(nusc, SPLIT)
-    report = score(sim_world, VERSION, SPLIT, {t: noisy(b, rng) for t, b in truth.items()}, poses, folder, nusc)
+    nusc, rng = load_tables(sim_world, VERSION, classes=NUSCENES_CLASSES), np.random.default_rng(3)
+    truth, poses = ground_truth_predictions(nusc, SPLIT, NUSCENES_CLASSES)
+    report = score(
+        sim_world,
+        VERSION,
+        SPLIT,
+        {t: noisy(b, rng) for t, b in truth.items()},
+        poses,
+        folder,
+        nusc,
+        classes=NUSCENES_CLASSES,
+    )
     return index, folder / "results_nusc.json", report
 
 
@@ -65,7 +75,7 @@ def test_velocities_and_attributes_are_those_of_the_file(
         for row in rows:
             row["detection_score"] = float(row["detection_score"])  # the devkit refuses integers
     file.write_text(json.dumps(content))
-    config, nusc = config_factory("detection_cvpr_2019"), load_tables(sim_world, VERSION)
+    config, nusc = config_factory("detection_cvpr_2019"), load_tables(sim_world, VERSION, classes=NUSCENES_CLASSES)
     summary = DetectionEval(nusc, config, str(file), SPLIT, str(tmp_path / "devkit"), verbose=False).main(
         render_curves=False
     )

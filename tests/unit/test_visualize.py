@@ -99,12 +99,12 @@ def test_predictions_have_their_scores_and_the_legend_says_which_lines_are_whose
         visualize, "_draw_legend", lambda figure, *rest: (figures.append(figure), legend(figure, *rest))
     )
     boxes = replaced(sample.boxes, np.linspace(0.9, 0.1, len(sample.boxes)))
-    draw_sample(_bare(sample, sample.boxes), boxes)
+    draw_sample(_bare(sample, sample.boxes), boxes, classes=NUSCENES_CLASSES)
     written = [text.get_text() for text in figures[0].axes[0].texts]
     assert [text for text in written if text.startswith("0.")][:2] == ["0.90", f"{boxes.score[1]:.2f}"]
     names = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert names[-3:] == ["click", "solid: truth", "dashed: prediction"]
-    draw_sample(_bare(sample, sample.boxes))
+    draw_sample(_bare(sample, sample.boxes), classes=NUSCENES_CLASSES)
     assert not [text for text in figures[1].axes[0].texts if text.get_text().startswith("0.")]
     assert [text.get_text() for text in figures[1].legends[0].get_texts()][-1] == "click"
 

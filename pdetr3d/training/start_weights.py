@@ -1,0 +1,55 @@
+"""A teacher that training begins with (``teacher.start_from``): it was trained on other data, a simulated world say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pdetr3d.config import Config
+from pdetr3d.schema import DataError
+from pdetr3d.training import checkpoint
+
+KEY = "teacher.start_from"
+OWN = "prior_size_m"  # mean sizes of classes are those of the data that is trained on
+LISTED = 5
+
+
+def start_weights(config: Config) -> dict[str, Tensor] | None:
+    """The weights of the teacher that ``teacher.start_from`` names, without its class sizes; None where it is empty.
+
+    Raises:
+        DataError: when there is no such checkpoint, or it was trained on other classes.
+    """
+    if not config.teacher.start_from:
+        return None
+    file = Path(config.teacher.start_from)
+    if not file.is_file():
+        raise DataError(f"{KEY} {file}: no such file; name a teacher's checkpoint (RUN_DIR/teacher/step_*.pt)")
+    state = checkpoint.load(file)
+    theirs = Config.from_json(state["config"]).classes.names
+    if theirs != config.classes.names:
+        raise DataError(
+            f"{KEY} {file} was trained on the classes {', '.join(theirs)}, but data.classes has "
+            f"{', '.join(config.classes.names)}: train it with this data.classes, or name another one"
+        )
+    return {name: value for name, value in checkpoint.best_weights(state).items() if not name.endswith(OWN)}
+
+
+def initialize_start(model: nn.Module, weights: dict[str, Tensor], kind: str, config: Config) -> None:
+    """Copy ``start_weights`` into the model of a stage of this kind, "teacher" or "crops" (the crop branch; the heads
+    that it is trained with alone start anew, since a teacher does not keep them).
+
+    Raises:
+        DataError: when they are not of a teacher of this size; names weights.
+    """
+    part = "crops." if kind == "crops" and config.teacher.model != "crop" else ""
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(part) and not k.endswith(OWN)}
+    wrong = sorted(name for name in own if name not in weights or weights[name].shape != own[name].shape)
+    if wrong:
+        raise DataError(
+            f"{KEY} {config.teacher.start_from}: {len(wrong)} of the {len(own)} weights of this run's {kind} are not "
+            f"there, or have another shape: {', '.join(wrong[:LISTED])}{' ...' if len(wrong) > LISTED else ''}; it "
+            "must have been trained with the same model.* and teacher.* keys"
+        )
+    model.load_state_dict({**model.state_dict(), **{name: weights[name] for name in own}})
