@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pdetr3d.cli.app import app, say
+from pdetr3d.errors import DataError
 
 RunFolder = Annotated[Path, typer.Argument(help="Run directory whose pseudo labels are made.", metavar="RUN_DIR")]
 
@@ -73,17 +74,27 @@ def compare(
 
 @app.command()
 def report(
-    sweep: Annotated[Path, typer.Argument(help="Run directory of a sweep that has ended.", metavar="SWEEP")],
-    out: Annotated[Path | None, typer.Option(help="HTML file, over an older one. Default: SWEEP/report.html.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Run directory, or that of a sweep that has ended.", metavar="RUN")],
+    out: Annotated[Path | None, typer.Option(help="HTML file, over an older one. Default: RUN/report.html.")] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help='Row to compare with, e.g. "ratio=0.05". Default: that of the config\'s own values.'),
+        typer.Option(help='Of a sweep: row to compare with, e.g. "ratio=0.05". Default: that of the config itself.'),
     ] = None,
 ) -> None:
-    """Write a sweep's report as one HTML page: table, curves, importance of parameters, commands that repeat rows."""
+    """Write the report of a run, or of a sweep, as one HTML page.
+
+    A run: scores, the quality of its labels beside the floors, good and bad ones, curves, predictions, commands. A
+    sweep: table, curves, importance of parameters, commands that repeat rows.
+    """
+    from pdetr3d.report.run_page import is_run, write_run_page
     from pdetr3d.report.sweep_page import write_report
 
-    say(**write_report(sweep, out, baseline))
+    if is_run(folder):
+        if baseline is not None:
+            raise DataError(f"--baseline {baseline} is of a sweep, and {folder} is a run")
+        say(page=write_run_page(folder, out))
+    else:
+        say(**write_report(folder, out, baseline))
 
 
 @app.command()

@@ -54,7 +54,9 @@ def write_report(labels: RunLabels, out: Path, worst: int) -> dict[str, object]:
     measured = MeasuredLabels(labels)
     report = {"run": str(labels.path.resolve()), "manifest": labels.manifest.digest, **measured.report()}
     with new_folder(out) as folder:
-        pictures = [_picture(labels, measured, row, i, folder) for i, row in enumerate(measured.worst(worst), start=1)]
+        pictures = [
+            draw_label(labels, measured, row, i, folder) for i, row in enumerate(measured.worst(worst), start=1)
+        ]
         (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
         (folder / "index.html").write_text(_page(report, pictures), encoding="utf-8")
     whole = report["all"]
@@ -63,8 +65,8 @@ def write_report(labels: RunLabels, out: Path, worst: int) -> dict[str, object]:
     return {"report": out / "index.html", "accepted": accepted, "BEV IoU": quality, "pictures": len(pictures)}
 
 
-def _picture(labels: RunLabels, measured: MeasuredLabels, row: int, number: int, folder: Path) -> tuple[str, str]:
-    """Draw a row of the measured table; returns file name and caption."""
+def draw_label(labels: RunLabels, measured: MeasuredLabels, row: int, number: int, folder: Path) -> tuple[str, str]:
+    """Draw a row of the measured table as a file of ``folder``; returns its name and a caption."""
     line, box = measured.table.iloc[row], measured.boxes[row : row + 1]
     record = measured.records[line["sample_token"]]
     place = int(np.nonzero(record.clicks.click_id == line["click_id"])[0][0])

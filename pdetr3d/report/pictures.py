@@ -36,10 +36,10 @@ def galleries(runs: Mapping[str, Path]) -> list[Gallery]:
         (picture, {name: files[picture] for name, files in found.items() if picture in files}) for picture in shared
     ]
     several = [(picture, files) for picture, files in rows if len(files) > 1][:SAMPLES]
-    return [Gallery(picture, [(name, _embed(file)) for name, file in files.items()]) for picture, files in several]
+    return [Gallery(picture, [(name, embed(file)) for name, file in files.items()]) for picture, files in several]
 
 
-def _embed(file: Path) -> str:
+def embed(file: Path) -> str:
     """As a JPEG of at most WIDTH_PX inside a ``data:`` URI."""
     buffer = io.BytesIO()
     try:

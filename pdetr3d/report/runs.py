@@ -77,15 +77,22 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     resolved = [path.resolve() for path in paths]
     if len(resolved) < 2 or len(set(resolved)) < len(resolved):
         raise DataError(f"compare needs two or more different run directories; got {', '.join(map(str, paths))}")
-    for path in paths:
-        if not (path / "run.json").is_file():
-            raise DataError(
-                f"{path} is no run directory: it has no run.json (jobs write there what --run-dir names; trials of a "
-                "sweep are SWEEP/trials/NAME)"
-            )
-    names = short_names(resolved)
-    found = [(name, path, read(path / "run.json")) for name, path in zip(names, resolved, strict=True)]
-    return [Run(name, path, {k: v for k, v in it.items() if k != NO_DIFFERENCE}) for name, path, it in found]
+    return [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
+
+
+def open_run(path: Path, name: str = "") -> Run:
+    """One run, called by the last part of its path unless a ``name`` is given.
+
+    Raises:
+        DataError: for a folder that is no run directory.
+    """
+    if not (path / "run.json").is_file():
+        raise DataError(
+            f"{path} is no run directory: it has no run.json (jobs write there what --run-dir names; trials of a "
+            "sweep are SWEEP/trials/NAME)"
+        )
+    path = path.resolve()
+    return Run(name or path.name, path, {k: v for k, v in read(path / "run.json").items() if k != NO_DIFFERENCE})
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "deploy": CORE | {"data", "models", "training"},
     "inference": CORE | {"data", "models", "training", "deploy", "evaluation", "pseudo_labels"},
     "click": CORE | {"data", "visualize"},
-    "report": CORE | {"data", "presets", "tracking"},
+    "report": CORE | {"data", "evaluation", "labels", "presets", "pseudo_labels", "tracking"},
     "capacity": CORE | {"data", "training", "config_sections"},
     "importers": CORE | {"tables", "data", "inference", "models", "training"},
     "doctor": CORE | {"data", "evaluation", "pseudo_labels", "tracking"},
