@@ -1,14 +1,22 @@
-"""Runs commands of this project in the test's own process, which is spared the start of a process and of a Ray."""
+"""Runs commands of this project in the test's own process, which is spared the start of a process and of a Ray; and
+trains a job's stage there, which is spared the processes of Ray Train."""
 
 from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pdetr3d.cli import main as pdetr3d
+from pdetr3d.training.build import build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train
+from ray_jobs.fit import Stage
+from tests.training_cases import one_thread
 
 
 def run_module(module: str, arguments: Sequence[str]) -> int:
@@ -30,3 +38,20 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
 def run_verb(arguments: Sequence[str]) -> int:
     """``pdetr3d ARGUMENTS``; returns the exit code."""
     return pdetr3d(list(arguments))
+
+
+def fit_here(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
+    """As ``ray_jobs.fit.fit``: the same loop on the same batches. For stages that start from no other one's weights."""
+    assert score is None and stage.crops is None and stage.lidar_init is None and stage.gt_database is None
+    folder = run_dir / stage.name
+    task = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices)
+    (folder / "loop").mkdir(parents=True)
+    loader = task.loader.for_records(stage.records)
+    context = LocalContext(list(stage.records), stage.plan, loader, folder / "loop")
+    with one_thread():
+        train(task, context, stage.steps, stage.config.to_json(), folder / "scratch")
+    saved = sorted(context.folder.glob("step_*/checkpoint.pt"))
+    kept = [file.rename(folder / f"{file.parent.name}.pt") for file in saved]
+    for scratch in ("loop", "scratch"):
+        shutil.rmtree(folder / scratch)
+    return kept

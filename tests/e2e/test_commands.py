@@ -97,7 +97,7 @@ ELSEWHERE = {
     "ray start": ("tests/clusters/test_job_submit.py", '"start"'),
 }
 # A document whose code blocks no test runs -> why.
-NOT_RUN_DOCUMENTS = {ROOT / "docs" / "your-data.md": "tests/clusters/test_your_data.py runs it"}
+NOT_RUN_DOCUMENTS = {ROOT / "docs" / "your-data.md": "tests/e2e/test_your_data.py runs it"}
 # What prose alone shows -> the command that is run for it.
 IN_PROSE = {
     "pdetr3d simulate": "pdetr3d simulate --dataroot simulated",

@@ -1,0 +1,31 @@
+"""docs/your-data.md on a tiny world. Ray predicts; stages are trained in this process (``fit_here``):
+``tests/clusters/test_your_data.py`` has Ray train them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import pictures, stages
+from tests.jobs import fit_here
+from tests.tutorial import follow
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_the_tutorial(
+    sim_world: Path, tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "fit", fit_here)
+    monkeypatch.setattr(pictures, "SAMPLES", 1)
+    printed = follow(sim_world, tmp_path, monkeypatch, capfd, ["run.arms=[ours,full]"])
+    report = json.loads(Path("runs/mine/report.json").read_text())
+    assert set(report["arms"]) == {"ours"}  # not all boxes are known
+    job = printed["-m"]
+    assert "57 clicks, quality unknown" in job and "boxes of a teacher of 2 box-labeled samples, on 2 held out" in job
+    assert "devkit scores on the val split" in job and "pdetr3d-teacher version 1: no champion" in job
+    assert "box-labeled 4 (66.67%)" in printed["label"] and "point-labeled 2" in printed["label"]
+    assert "BEV IoU unknown" in printed["report-labels"]
+    assert "unknown  clicks: no box-labeled sample has clicks of people" in printed["doctor"]
