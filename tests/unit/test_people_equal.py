@@ -106,7 +106,9 @@ def _pseudo_labels(world: World, state: dict[str, torch.Tensor]) -> pd.DataFrame
     return pd.concat(tables, ignore_index=True)
 
 
-def test_every_stage_is_the_same_bit_by_bit(worlds: tuple[World, World], tmp_path: Path) -> None:
+def test_every_stage_is_the_same_bit_by_bit(
+    worlds: tuple[World, World], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     first, second = worlds
     assert first.data.manifest.roles == second.data.manifest.roles
     point = of_role(second.data.manifest, "point")
@@ -116,6 +118,8 @@ def test_every_stage_is_the_same_bit_by_bit(worlds: tuple[World, World], tmp_pat
     _same_records(list(first.records), list(second.records))
     _same_crops(first, second)
     _same_batches("teacher", first, second, first.boxed, second.boxed)
+    if request.node.callspec.params["worlds"] == "lidar":  # records and batches of the other frame: no need to train
+        return
     teachers = [_trained("teacher", w, w.boxed, tmp_path / f"teacher{i}") for i, w in enumerate(worlds)]
     assert all(torch.equal(value, teachers[1][name]) for name, value in teachers[0].items())
     tables = [_pseudo_labels(world, state) for world, state in zip(worlds, teachers, strict=True)]
