@@ -1,9 +1,9 @@
 """Tables of README.md and docs/ that are made from JSON in ``results/``; no figure in them is typed.
 
-python tools/result_tables.py [quickstart RUN [NOTE] | chaos FILE]
+python tools/result_tables.py [quickstart RUN [NOTE] | kitti-small RUN [NOTE] | chaos FILE]
 
-quickstart: first writes ``results/quickstart.json`` from RUN (``make quickstart`` makes ``runs/quickstart``; its code
-must be committed), with NOTE, a sentence about the circumstances. chaos: first copies FILE (``make chaos`` makes
+quickstart, kitti-small: first write ``results/NAME.json`` from RUN, the run directory of that preset (its code must be
+committed), with NOTE, a sentence about the circumstances. chaos: first copies FILE (``make chaos`` makes
 ``runs/chaos/chaos.json``). Then it writes the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
 ``tests/contract/test_result_tables.py`` compares them.
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {name: ROOT / "results" / f"{name}.json" for name in ("quickstart", "chaos")}
+FILES = {name: ROOT / "results" / f"{name}.json" for name in ("quickstart", "kitti-small", "chaos")}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
     "quickstart-details": ROOT / "docs" / "results.md",
+    "kitti-small": ROOT / "docs" / "results.md",
     "chaos": ROOT / "docs" / "clusters.md",
 }
 ARMS = {
@@ -29,10 +30,15 @@ ARMS = {
     "ours": "(b) ours: 5 % of the boxes, and clicks",
     "full": "(c) boxes everywhere",
 }
+KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
 LABELS = {
     "class_mean": "class-mean box at the click",
     "class_mean_pca": "the same along nearby LiDAR points (PCA)",
     "teacher": "teacher",
+}
+COMMANDS = {
+    "quickstart": "make quickstart",
+    "kitti-small": "python -m ray_jobs.pipeline --preset kitti-small data.dataroot=dataset",
 }
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
@@ -44,13 +50,13 @@ PARTS = {
 }
 
 
-def collect(run: Path, note: str = "") -> dict[str, Any]:
+def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
     """What the tables need of a run directory's ``report.json``; the commit is this checkout's."""
     report = json.loads((run / "report.json").read_text())
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     labels = report["pseudo_labels"]
     return {
-        "command": "make quickstart",
+        "command": COMMANDS[name],
         "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
         "seed": report["config"]["run.seed"],
         "note": note,
@@ -73,14 +79,6 @@ def headline(found: dict[str, Any]) -> str:
         [name, *(number(found["arms"][arm][s]) for s in SCORES), number(found["arms"][arm]["per_class"]["car"]["AP"])]
         for arm, name in ARMS.items()
     ]
-    boxes = [
-        [
-            name,
-            *(number(part["bev_iou"]) for part in (labels[key], *(labels[key]["by_distance"][b] for b in BINS))),
-            *(number(labels[key][error], digits) for error, digits in ERRORS.items()),
-        ]
-        for key, name in LABELS.items()
-    ]
     return "\n".join(
         [
             f"Students ({where}):",
@@ -90,13 +88,42 @@ def headline(found: dict[str, Any]) -> str:
             f"Pseudo labels: boxes at the {labels['clicks']} clicks "
             "(the same run; [what the columns mean](docs/results.md#the-quickstart)):",
             "",
-            *table(
-                [
-                    *("mean BEV IoU", "all", *(f"{b} m" for b in BINS)),
-                    *("center [m]", "size", "yaw [rad]", "axis [rad]", "turned"),
-                ],
-                boxes,
-            ),
+            *boxes_at_clicks(labels),
+        ]
+    )
+
+
+def boxes_at_clicks(labels: dict[str, Any]) -> list[str]:
+    """Lines of the table of pseudo labels: floors and teacher."""
+    header = [*("mean BEV IoU", "all", *(f"{b} m" for b in BINS))]
+    header += ["center [m]", "size", "yaw [rad]", "axis [rad]", "turned"]
+    rows = [
+        [
+            name,
+            *(number(part["bev_iou"]) for part in (labels[key], *(labels[key]["by_distance"][b] for b in BINS))),
+            *(number(labels[key][error], digits) for error, digits in ERRORS.items()),
+        ]
+        for key, name in LABELS.items()
+    ]
+    return table(header, rows)
+
+
+def kitti(found: dict[str, Any]) -> str:
+    """The section of docs/results.md about real frames."""
+    minutes = sum(found["seconds"].values()) / 60
+    classes = {name: scores for name, scores in found["arms"]["full"]["per_class"].items() if scores["n_gt"]}
+    counted = ", ".join(f"{name} {scores['n_gt']}" for name, scores in classes.items())
+    students = [
+        [name, *(number(found["arms"][arm]["per_class"][one]["AP"]) for one in classes)] for arm, name in KITTI.items()
+    ]
+    return "\n".join(
+        [
+            f"One run of `{found['command']}` at commit {found['commit'][:7]}, seed {found['seed']}, on 2 CPU cores: "
+            f"{minutes:.1f} minutes. {found['note']}".rstrip(),
+            "",
+            *boxes_at_clicks(found["pseudo_labels"]),
+            "",
+            *table([f"AP of students (objects in the val split: {counted})", *classes], students),
         ]
     )
 
@@ -176,20 +203,24 @@ def put(text: str, name: str, block: str) -> str:
 
 def documents() -> dict[Path, str]:
     """The documents as the JSON files say that they must be."""
-    quickstart, chaos = (json.loads(file.read_text()) for file in FILES.values())
+    quickstart, small, chaos = (json.loads(file.read_text()) for file in FILES.values())
     blocks = {
         "quickstart": headline(quickstart),
         "quickstart-details": details(quickstart),
+        "kitti-small": kitti(small),
         "chaos": faults(chaos),
     }
-    return {path: put(path.read_text(), name, blocks[name]) for name, path in DOCUMENTS.items()}
+    texts: dict[Path, str] = {}
+    for name, path in DOCUMENTS.items():
+        texts[path] = put(texts.get(path, path.read_text()), name, blocks[name])
+    return texts
 
 
 def main(arguments: list[str]) -> None:
     """See the module."""
     match arguments:
-        case ["quickstart", run, *note]:
-            FILES["quickstart"].write_text(json.dumps(collect(Path(run), *note), indent=1) + "\n")
+        case ["quickstart" | "kitti-small" as name, run, *note]:
+            FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
         case ["chaos", file]:
             FILES["chaos"].write_text(Path(file).read_text())
         case [_, *_]:
