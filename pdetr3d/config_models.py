@@ -32,7 +32,7 @@ class ModelConfig(Section):
     pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
     pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
     # Of imported weights (`pdetr3d import-weights`): pillars with fewer points are as if filled up with zeros.
-    pillar_padding: bool = False
+    pad_pillars: bool = False
     pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
     voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
     voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe

@@ -146,7 +146,7 @@ def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     refused = {
         f"model.lidar={config.model.lidar}": config.model.lidar != "pillar",
         "student.drift=true": config.student.drift,
-        "model.pillar_padding=true": config.model.pillar_padding,
+        "model.pad_pillars=true": config.model.pad_pillars,
     }
     if what := [name for name, there in refused.items() if there]:
         raise DataError(

@@ -2,7 +2,7 @@
 
 What differs besides names, and is converted exactly: the order of a sparse kernel's axes; convolutions with a bias
 before a norm; another epsilon of a norm; points that are not scaled (ours are: ``models/pillars.py``); and the row of
-zeros that their padded pillars answer with (``model.pillar_padding``). Their heading is sine and cosine of the yaw: it
+zeros that their padded pillars answer with (``model.pad_pillars``). Their heading is sine and cosine of the yaw: it
 becomes our direction, and ``student.heading=direction`` reads it. Our axis has no counterpart there.
 
 Frames and codes are the same: nuScenes' LIDAR_TOP, gravity centers, (l, w, h), yaw counter-clockwise from +x. That
@@ -75,7 +75,7 @@ def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = Fa
     lists of what became what.
 
     Args:
-        config: of the student that the weights must fit; ``student.heading`` and ``model.pillar_padding`` are set here.
+        config: of the student that the weights must fit; ``student.heading`` and ``model.pad_pillars`` are set here.
         partial: also where a part of the student has no counterpart; it then keeps its initial weights.
 
     Raises:
@@ -132,7 +132,7 @@ def framework_of(found: Mapping[str, Tensor], file: Path) -> str:
 def fitting(found: Mapping[str, Tensor], config: Config) -> list[str]:
     """The overrides with which a student answers as theirs does."""
     padded = config.model.lidar == "pillar" and any(name.endswith("pfn_layers.0.linear.weight") for name in found)
-    return ["student.heading=direction", "student.drift=false", f"model.pillar_padding={str(padded).lower()}"]
+    return ["student.heading=direction", "student.drift=false", f"model.pad_pillars={str(padded).lower()}"]
 
 
 def convert(found: Mapping[str, Tensor], student: Student, config: Config, file: Path) -> Converted:
@@ -277,7 +277,7 @@ class _Converter:
             ours[:, 2] += weight[:, 10]
             shift = -weight[:, 10] * (model.range_m[2] + model.range_m[5]) / 2
         self._put(f"{layer.ours}.weight", ours)
-        if model.pillar_padding:
+        if model.pad_pillars:
             self._put("pillars.padding", self._zero_row(layer))
         self._norm(layer, shift)
 

@@ -35,7 +35,7 @@ class PillarEncoder(nn.Module):
         self.register_buffer("low", torch.tensor(config.range_m[:3]), persistent=False)
         self.register_buffer("high", torch.tensor(config.range_m[3:]), persistent=False)
         self.padding: Tensor | None
-        self.register_buffer("padding", torch.zeros(self.channels) if config.pillar_padding else None)
+        self.register_buffer("padding", torch.zeros(self.channels) if config.pad_pillars else None)
         self.linear = nn.Linear(POINT_FEATURES, self.channels, bias=False)
         self.norm = norm1d(config.norm, self.channels)
 

@@ -110,7 +110,7 @@ def test_pillars_without_the_height_of_their_center(tmp_path: Path) -> None:
     net = saved("mmdetection3d", tiny_config(*keys), tmp_path / "theirs.pth", with_z=False)
     assert imported(tmp_path / "theirs.pth", tmp_path / "out", keys) == 0
     trained = TrainedStudent.load(tmp_path / "out" / "checkpoint.pt")
-    assert trained.config.model.pillar_padding and trained.model.pillars.padding.max() > 0
+    assert trained.config.model.pad_pillars and trained.model.pillars.padding.max() > 0
     assert_the_same_maps(net, "mmdetection3d", trained, make_batch(1, points=800, seed=4).points)
 
 
