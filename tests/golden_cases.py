@@ -39,8 +39,8 @@ WORLD = SimConfig(
     scenes=3, select_scenes=1, val_scenes=1, keyframes=1, sweeps_per_keyframe=2, image_size_px=(96, 54),
     lidar_azimuth_steps=360, processes=1,
 )  # fmt: skip
-# Another CPU rounds otherwise, and a point at an edge may be hit or not.
-RELATIVE, ABSOLUTE = 2e-3, 2e-4
+# Another CPU rounds otherwise (after a step of the optimizer by 0.4 %), and a point at an edge may be hit or not.
+RELATIVE, ABSOLUTE = 5e-3, 2e-4
 TIMES = ("samples_per_s", "data_s", "step_s", "stall_share", "eta_s", "peak_memory_bytes")
 DERIVED = "share_"  # starts the names of what follows from the loss terms
 

@@ -33,7 +33,7 @@ def test_rounding_is_no_difference_but_all_else_is() -> None:
     there = {"a": [1.0, "x", None, 3], "b": {"c": 0.0}}
     assert not differences(there, {"a": [1.0015, "x", None, 3], "b": {"c": 1e-5}})
     for changed, said in (
-        ({"a": [1.005, "x", None, 3], "b": {"c": 0.0}}, ".a[0]: 1.0 there, 1.005 now"),
+        ({"a": [1.01, "x", None, 3], "b": {"c": 0.0}}, ".a[0]: 1.0 there, 1.01 now"),
         ({"a": [1.0, "y", None, 3], "b": {"c": 0.0}}, ".a[1]: x there, y now"),
         ({"a": [1.0, "x", 0.0, 3], "b": {"c": 0.0}}, ".a[2]: None there, 0.0 now"),
         ({"a": [1.0, "x", None, 4], "b": {"c": 0.0}}, ".a[3]: 3 there, 4 now"),

@@ -51,7 +51,7 @@ def test_words_in_any_order() -> None:
     args = parse(["mask_sigma", "optim.lr=1", "--preset", "quickstart", "--trials", "3", "label.ratio=0.5"])
     assert (args.space, args.trials, args.overrides, args.seeds) == (
         "mask_sigma", 3, ["optim.lr=1", "label.ratio=0.5"], [])  # fmt: skip
-    assert parse(["label_ratio", "--preset", "x", "--seeds", "1", "2", "a=b"]).seeds == [1, 2]
+    assert parse(["label_ratio", "--preset", "quickstart", "--seeds", "1", "2", "a=b"]).seeds == [1, 2]
     for name in ("trials", "concurrent", "budget"):
         with pytest.raises(DataError, match=f"--{name} 0: must be at least 1"):
             parse(["mask_sigma", "--preset", "quickstart", f"--{name}", "0"])

@@ -1,0 +1,23 @@
+"""The same boxes, found twice. A CPU may sum in another order: boxes of nearly equal scores then swap places."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
+
+
+def places_of(expected: ArrayLike, got: ArrayLike) -> NDArray[np.intp]:
+    """For each row of ``expected`` the row of ``got`` that differs least in any column.
+
+    Args:
+        expected, got: (N, D) numbers, labels as numbers among them.
+
+    Raises:
+        AssertionError: when the numbers of rows differ, or a row of ``got`` would answer for two.
+    """
+    one, other = (np.asarray(rows, np.float64) for rows in (expected, got))
+    assert one.shape == other.shape
+    place = cdist(np.nan_to_num(one, nan=-1e3), np.nan_to_num(other, nan=-1e3), "chebyshev").argmin(1)
+    assert len(set(place.tolist())) == len(place), "a box is there once, and expected twice"
+    return place
