@@ -10,7 +10,7 @@ from pdetr3d.schema import DataError
 # What -> what is said of none at all, and what to look at.
 RULES: dict[EmptyName, tuple[str, str]] = {
     "objects": (
-        "no object of the ten classes with a LiDAR or radar point",
+        "no object of the ten classes with a LiDAR or radar point in range",
         "name your categories in a YAML file (lines such as `my_car: car`) and set data.categories to it",
     ),
     "clicks": (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -29,12 +30,13 @@ from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
 from pdetr3d.schema import CAMERAS, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
-from pdetr3d.tables.names import Names
+from pdetr3d.tables.names import IGNORED, Names
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects alive
 MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
+STEP_S = (0.001, 3600.0)  # between a sweep and the one before: less or more, and prev or the timestamps are wrong
 
 
 def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSCENES, *, whole: bool = True) -> Path:
@@ -65,6 +67,13 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
             "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
             dataroot / version,
             nusc.cut_tracks,
+        )
+    own = [row["channel"] for row in nusc.sensor if row["modality"] == "camera" and row["channel"] not in CAMERAS]
+    if own := sorted(name for name in own if not name.startswith(IGNORED)):
+        log.warning(
+            "%s: cameras of other names than nuScenes' are not used: %s; data.cameras=FILE maps names, or null",
+            dataroot / version,
+            ", ".join(own),
         )
     reader = _Reader(nusc, data, whole)
     chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
@@ -191,7 +200,7 @@ class _Reader:
         times: list[float] = []
         sweep = lidar
         while sweep["prev"] and len(paths) < MAX_SWEEPS:
-            sweep = self.nusc.get("sample_data", sweep["prev"])
+            sweep = self._before(sweep)
             if not self._safe(sweep["filename"]).is_file():
                 self.missing_sweeps.add(sweep["filename"])
                 continue
@@ -201,6 +210,24 @@ class _Reader:
             transforms.append(chain(sweep2global, inverse(lidar2global)).ravel())
             times.append(1e-6 * (lidar["timestamp"] - sweep["timestamp"]))
         return {"sweep_path": paths, "sweep2lidar": transforms, "sweep_dt_s": times}
+
+    def _before(self, sweep: dict[str, Any]) -> dict[str, Any]:
+        """The sweep that a row names in its field prev: an earlier one of the LiDAR."""
+        earlier: dict[str, Any] = self.nusc.get("sample_data", sweep["prev"])
+        if earlier["channel"] != sweep["channel"]:
+            raise DataError(
+                f"sample_data.json, token {sweep['token']}, field prev: {earlier['token']!r} is of "
+                f"{earlier['channel']}, but must be an earlier row of {sweep['channel']}; mend the converter"
+            )
+        step_s = 1e-6 * (sweep["timestamp"] - earlier["timestamp"])
+        if not STEP_S[0] <= step_s <= STEP_S[1]:
+            raise DataError(
+                f"sample_data.json, token {earlier['token']}, field timestamp: {earlier['timestamp']} is {step_s:g} s "
+                f"before {sweep['timestamp']} of token {sweep['token']}, which names it in prev; allowed are "
+                f"{STEP_S[0]:g} to {STEP_S[1]:g} s. Timestamps are whole microseconds, and prev is the scan before, of "
+                'the same drive ("" where there is none); mend the converter'
+            )
+        return earlier
 
     def _cameras(self, sample: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
         paths: list[str | None] = []
@@ -298,13 +325,23 @@ class _Reader:
                 "names must be relative to it, without '..'"
             )
         path = self.dataroot / filename
+        try:
+            impossible = b"\0" in os.fsencode(filename)
+        except UnicodeEncodeError:
+            impossible = True
+        if impossible:
+            raise DataError(f"sample_data.json, filename {filename!r}: no file can have this name; mend the converter")
         if filename not in self._inside:
             # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
             folder = self.dataroot / PurePosixPath(filename).parts[0]
-            if not path.resolve().is_relative_to(folder.resolve()):
+            try:
+                place = path.resolve()
+            except RuntimeError as error:  # Python's for links in a circle
+                raise DataError(f"{path}: its links lead in a circle; put the file itself there") from error
+            if not place.is_relative_to(folder.resolve()):
                 if not self.data.follow_links:
                     raise DataError(
-                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {path.resolve()}; "
+                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {place}; "
                         f"put the file itself there (only whole folders such as {folder.name}/ may be links), or set "
                         "data.follow_links=true where you trust all of the dataset's links"
                     )

@@ -59,6 +59,9 @@ class Summary:
         """Lines of the table: what, and how many."""
         frames = self.keyframes
         rows = [(f"frames, {split}", _counts(roles)) for split, roles in self.frames.items()]
+        twice = sum(sum(roles.values()) for roles in self.frames.values()) - self.keyframes
+        if self.outside is not None and twice > 0:  # a run's splits; those of nuScenes itself overlap
+            rows.append(("in two splits", f"{twice} frames: a score on frames that were trained on says little"))
         if self.stray:
             names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
             text = f"{len(self.stray)} ({self.stray_frames} frames): {names}; splits.json beside the tables names more"
@@ -90,7 +93,11 @@ class Summary:
         """Lines on what there is instead of objects, for messages."""
         lines = [f"{n} annotations of category {name!r}" for name, n in list(self.unknown.items())[:NAMED]]
         lines += [f"{len(self.unknown) - NAMED} more categories"] if len(self.unknown) > NAMED else []
-        return lines + ([f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else [])
+        lines += [f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else []
+        far = (
+            f"{self.outside} objects outside model.range_m (the tables hold boxes and poses in the global frame, in m)"
+        )
+        return lines + ([far] if self.outside else [])
 
     def show(self) -> None:
         """Print the table; outside a terminal a row is a line."""
@@ -165,7 +172,7 @@ def empty_counts(summary: Summary, index: Index, val_split: str, cameras: bool) 
     val = int(summarize(index, [val_split]).objects.sum())
     clicks = 0 if summary.clicks is None else int(summary.clicks.sum())
     counts: dict[EmptyName, int] = {
-        "objects": int(summary.objects.sum()),
+        "objects": int(summary.objects.sum()) - (summary.outside or 0),
         "clicks": clicks,
         "boxes": summary.boxes,
         "val_objects": val,

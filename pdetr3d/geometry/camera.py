@@ -19,12 +19,18 @@ def compose_lidar2img(lidar2cam: NDArray[np.float64], intrinsic: ArrayLike) -> N
     """Join the rigid ``lidar2cam`` (4, 4) and the 3x3 ``intrinsic`` [px] into ``lidar2img`` (4, 4) float64.
 
     Raises:
-        ValueError: when the intrinsic is not a finite 3x3 matrix with focal lengths > 0.
+        ValueError: when the intrinsic is not a finite 3x3 matrix with focal lengths > 0 and a last row (0, 0, 1).
     """
     matrix = np.asarray(intrinsic, dtype=np.float64)
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+    if (
+        matrix.shape != (3, 3)
+        or not np.isfinite(matrix).all()
+        or min(matrix[0, 0], matrix[1, 1]) <= 0
+        or not np.allclose(matrix[2], (0, 0, 1))
+    ):
         raise ValueError(
-            f"camera_intrinsic must be a finite 3x3 matrix with focal lengths > 0, got {np.asarray(intrinsic).tolist()}"
+            "camera_intrinsic must be a finite 3x3 matrix, row by row, with focal lengths > 0 and a last row "
+            f"(0, 0, 1), got {np.asarray(intrinsic).tolist()}"
         )
     cam2img = np.eye(4)
     cam2img[:3, :3] = matrix

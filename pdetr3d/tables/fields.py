@@ -15,6 +15,8 @@ from pdetr3d.schema import CAMERAS
 
 Rows = list[dict[str, Any]]
 ABSENT = object()
+LARGEST = 2**63 - 1  # the index keeps whole numbers in 64 bits
+LATEST_US = 10**17  # of the year 5138; what is later is in nanoseconds
 
 # A kind of value: what is allowed, in words; whether a whole column is fine (fast); whether one value is.
 Kind = tuple[str, Callable[[Sequence[Any]], bool], Callable[[Any], bool]]
@@ -53,19 +55,21 @@ def not_counted(count: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int or value is None or (isinstance(value, float) and math.isnan(value))
+    if type(value) is int:
+        return abs(value) <= LARGEST
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 TEXT: Kind = _typed("a text", {str}, bool)
 LINK: Kind = _typed('a token, or "" where there is none', {str}, lambda value: True)
-TIME: Kind = _typed("a whole number of microseconds", {int}, lambda value: value >= 0)
+TIME: Kind = _typed("a whole number of microseconds, below 10**17", {int}, lambda value: 0 <= value < LATEST_US)
 FLAG: Kind = _typed("true or false", {bool}, lambda value: True)
 COUNT: Kind = (
     "a whole number (-1 or null: not counted)",
-    lambda column: set(map(type, column)) <= {int} or all(map(_count, column)),
+    lambda column: all(map(_count, column)),
     _count,
 )
-SIZE: Kind = _typed("a whole number of pixels, 1 or more", {int}, lambda value: value > 0)
+SIZE: Kind = _typed("a whole number of pixels, 1 or more", {int}, lambda value: 0 < value <= LARGEST)
 VECTOR, QUATERNION, TEXTS = _numbers(3), _numbers(4), _texts()
 
 FIELDS: dict[str, dict[str, Kind]] = {

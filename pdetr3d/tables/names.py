@@ -80,12 +80,17 @@ def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
         return ()
     example = f"it holds lines such as `own_name: {allowed[0]}` (null: left out)"
     try:
-        value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        value, root = yaml.safe_load(text), yaml.compose(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{key} {file}: cannot be read as YAML ({reason}); {example}") from error
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
         raise DataError(f"{key} {file}: must be a mapping of names, but is {value!r}; {example}")
+    written = [name.value for name, _ in root.value]
+    twice = sorted({name for name in written if written.count(name) > 1})
+    if twice:  # the last one would count, without a word
+        raise DataError(f"{key} {file}: these names stand there twice: {', '.join(twice)}; remove one of each")
     wrong = {name: target for name, target in value.items() if target is not None and target not in allowed}
     if wrong:
         lines = "".join(f"\n  {name}: {target!r}{_close(target, allowed)}" for name, target in wrong.items())

@@ -174,14 +174,16 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     Raises:
         DataError: when the data cannot be used, or have none of what is needed (``refuse_empty``).
     """
-    new = not (run.path / "data" / INDEX).exists()
+    new, manifest = not (run.path / "data" / INDEX).exists(), run.path / "data" / "manifest"
+    own = not manifest.exists()  # one that somebody put there is not removed
     try:
         return _prepare(run, like)
     except DataError:
         if new:
             for name in (INDEX, MEMORY, SKIPPED, FILES):
                 (run.path / "data" / name).unlink(missing_ok=True)
-            shutil.rmtree(run.path / "data" / "manifest", ignore_errors=True)
+            if own:
+                shutil.rmtree(manifest, ignore_errors=True)
             with suppress(OSError):  # the simulated world stays
                 (run.path / "data").rmdir()
         raise

@@ -56,7 +56,15 @@ def test_empty() -> None:
     assert camera.project_segments(LIDAR2IMG, np.zeros((0, 2, 3))).shape == (0, 2, 2)
 
 
-@pytest.mark.parametrize("broken", [[[np.nan, 0, 0], [0, 1, 0], [0, 0, 1]], [[0.0, 0, 0], [0, 1, 0], [0, 0, 1]], []])
+BROKEN = {
+    "not finite": [[np.nan, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no focal length": [[0.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "nothing": [],
+    "column by column": [[100.0, 0, 0], [0, 100, 0], [80, 45, 1]],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_broken_intrinsic_is_refused(broken: list) -> None:
     with pytest.raises(ValueError, match="camera_intrinsic"):
         camera.compose_lidar2img(np.eye(4), broken)

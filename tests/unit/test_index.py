@@ -16,6 +16,7 @@ from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 
+from pdetr3d.config import DataConfig
 from pdetr3d.data.check import check_files
 from pdetr3d.data.files import write_arrow
 from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
@@ -279,3 +280,71 @@ def test_missing_sweep_and_camera_are_left_out(
     expected = [sweep.path for sweep in before.record(token).sweeps if sweep.path != gone.path]
     assert [sweep.path for sweep in record.sweeps] == expected
     assert [camera is None for camera in record.cameras] == [False, False, True, False, False, False]
+
+
+def _lidar(root: Path, change: Callable[[list[dict]], object]) -> None:
+    """Change the rows of the first scene's keyframe and its sweeps, the earliest first."""
+    path = root / "v1.0-sim" / "sample_data.json"
+    rows = json.loads(path.read_text())
+    keyframe = next(row for row in rows if row["is_key_frame"] and row["prev"] and "LIDAR_TOP" in row["filename"])
+    chain = [keyframe]
+    while chain[0]["prev"]:
+        chain.insert(0, next(row for row in rows if row["token"] == chain[0]["prev"]))
+    camera = next(row for row in rows if "CAM_FRONT/" in row["filename"])
+    change([*chain, camera])
+    path.write_text(json.dumps(rows))
+
+
+WRONG_SWEEPS: dict[str, tuple[Callable[[list[dict]], object], str]] = {
+    "later": (
+        lambda rows: rows[-3].update(timestamp=rows[-2]["timestamp"] + 1),
+        "timestamp: [0-9]+ is -1e-06 s before",
+    ),
+    "nanoseconds": (
+        lambda rows: [row.update(timestamp=1000 * row["timestamp"]) for row in rows],
+        r"must be a whole number of microseconds, below 10\*\*17",
+    ),
+    "seconds": (lambda rows: [row.update(timestamp=row["timestamp"] // 10**6) for row in rows], r"allowed are 0\.001"),
+    "itself": (lambda rows: rows[-2].update(prev=rows[-2]["token"]), "is 0 s before"),
+    "a camera": (lambda rows: rows[-2].update(prev=rows[-1]["token"]), "is of CAM_FRONT, but must be .* LIDAR_TOP"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SWEEPS)
+def test_sweeps_that_are_not_before(name: str, sim_world: Path, tmp_path: Path) -> None:
+    change, message = WRONG_SWEEPS[name]
+    shutil.copytree(sim_world, tmp_path / "world")
+    _lidar(tmp_path / "world", change)
+    with pytest.raises(DataError, match=message):
+        build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
+    assert not (tmp_path / "index.arrow").exists()
+
+
+def test_a_camera_that_no_name_fits_is_told(sim_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(sim_world, tmp_path / "world")
+    path = tmp_path / "world" / "v1.0-sim" / "sensor.json"
+    path.write_text(path.read_text().replace("CAM_FRONT_LEFT", "front left"))
+    build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
+    assert "are not used: front left; data.cameras=FILE" in caplog.text
+    names = tmp_path / "names.yaml"
+    names.write_text("front left: null\n")
+    caplog.clear()
+    build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow", DataConfig(cameras=str(names)))
+    assert "are not used" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["samples/\0.bin", "samples/\ud800.bin"])
+def test_a_name_that_no_file_can_have(name: str, sim_world: Path, tmp_path: Path) -> None:
+    shutil.copytree(sim_world, tmp_path / "world")
+    _lidar(tmp_path / "world", lambda rows: rows[-2].update(filename=name))
+    with pytest.raises(DataError, match="no file can have this name"):
+        build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
+
+
+def test_links_in_a_circle(sim_world: Path, tmp_path: Path) -> None:
+    shutil.copytree(sim_world, tmp_path / "world")
+    file = sorted((tmp_path / "world" / "samples" / "CAM_BACK").iterdir())[0]
+    file.unlink()
+    file.symlink_to(file)
+    with pytest.raises(DataError, match=f"{re.escape(file.name)}: its links lead in a circle"):
+        build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")

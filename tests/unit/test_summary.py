@@ -105,11 +105,17 @@ def no_annotations(world: Path) -> None:
     edit(world, "sample_annotation", lambda rows: rows.clear())
 
 
+def boxes_of_the_cars_frame(world: Path) -> None:
+    """The simulated streets are some hundred meters from the global origin."""
+    edit(world, "sample_annotation", lambda rows: [row.update(translation=[9.0, 2.0, 1.0]) for row in rows])
+
+
 @pytest.mark.parametrize(
     ("damage", "keys"),
     [
         (no_cameras, ["cameras"]),
         (no_val_objects, ["val_objects"]),
+        (boxes_of_the_cars_frame, ["objects"]),
     ],
 )
 def test_none_at_all_is_refused_unless_allowed_by_name(
@@ -184,3 +190,23 @@ def test_a_split_name_of_the_devkits_own(world: Path, tmp_path: Path) -> None:
     (world / VERSION / "splits.json").write_text(json.dumps({"val": names[:1], "mine": names}))
     with pytest.raises(DataError, match=r"splits\.json: split 'val' is a name of the devkit's own.*my_val"):
         build_index(world, VERSION, tmp_path / "index.arrow")
+
+
+def test_frames_in_two_splits_are_said(world: Path) -> None:
+    splits = json.loads((world / VERSION / "splits.json").read_text())
+    splits["sim_val"] = splits["sim_train"][:1]
+    (world / VERSION / "splits.json").write_text(json.dumps(splits))
+    data = prepare(run(world))
+    count = len(data.index.tokens("sim_val"))
+    both = summarize(data.index, ["sim_train", "sim_val"], data.manifest, (-50, -50, -5, 50, 50, 3))
+    assert count > 0 and table(both)["in two splits"].startswith(f"{count} frames: ")
+    assert "in two splits" not in table(summarize(data.index, ["sim_train"], data.manifest, (-50, -50, -5, 50, 50, 3)))
+
+
+def test_a_manifest_that_somebody_put_there_stays(world: Path) -> None:
+    made = prepare(run(world)).manifest.path
+    other = world.parent / "other" / "data" / "manifest"
+    shutil.copytree(made, other)
+    with pytest.raises(DataError, match=r"label\.ratio 0\.5 there, 1\.0 now"):
+        prepare(RunDir(world.parent / "other", config(world, "label.ratio=1.0"), reading=True))
+    assert (other / "manifest.json").exists() and not (other.parent / "index.arrow").exists()

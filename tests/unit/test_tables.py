@@ -55,6 +55,9 @@ def camera_row(rows: Rows) -> dict[str, Any]:
 
 BAD: list[tuple[str, Callable[[Rows], object], str]] = [
     ("sample", put("timestamp", "1600"), r"sample\.json, row 3 \(token \w+\), field timestamp is '1600', but"),
+    ("sample", put("timestamp", 10**20), "field timestamp is 10{20}, but must be a whole number of microseconds"),
+    ("sample_annotation", put("num_lidar_pts", 10**20), "field num_lidar_pts is 10{20}, but must be a whole number"),
+    ("sample_data", lambda rows: camera_row(rows).update(width=10**20), "field width is 10{20}, but must be a whole"),
     ("sample_data", put("timestamp", 1.6e15), "sample_data.json, row 3 .* field timestamp is 16000+[.]0, but"),
     ("sample_data", put("timestamp", True), "field timestamp is True, but"),
     ("sample_data", drop("prev"), "sample_data.json, row 0 .* field prev is missing, but must be a token"),
@@ -164,6 +167,7 @@ def test_mapping_files_make_own_names_fit(world: Path, sim_world: Path, tmp_path
         ("{", r"m\.yaml: cannot be read as YAML"),
         ("- car", "must be a mapping of names, but is .*own_name: car"),
         ("3: car", "must be a mapping of names"),
+        ("vehicle.car: car\nvehicle.car: truck", r"these names stand there twice: vehicle\.car; remove one"),
         ("vehicle.car: cra", r"allowed are car, .*vehicle\.car: 'cra' \(did you mean 'car'\?\)"),
         ("vehicle.cra: car", r"names that are in no row of .*category\.json .*'vehicle\.cra' \(did you mean"),
     ],

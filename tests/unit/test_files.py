@@ -1,0 +1,30 @@
+"""Atomic output: an error names the file that people asked for, and says what failed first."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from pdetr3d.data.files import atomic_path
+
+
+def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
+    """Arrow's errors of a full disk name none."""
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "index.arrow"):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+    assert caught.value.filename == str(tmp_path / "index.arrow") and caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_failed_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that is mounted read-only nothing can be removed either, not even what is not there."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "index.arrow") as temporary:
+        raise OSError(errno.EROFS, "first", str(temporary))
+    assert caught.value.strerror == "first"
