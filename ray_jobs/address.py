@@ -26,6 +26,11 @@ def check_address(address: str, wait_s: float | None = None) -> None:
             f"RAY_ADDRESS, and run ray job submit --address {address} --working-dir . -- python -m ray_jobs.JOB ... "
             "(cluster/README.md)"
         )
+    if kind not in ("", "ray"):
+        raise DataError(
+            f"RAY_ADDRESS={address}: jobs join a cluster by HOST:PORT of its head (port 6379 by default), or by ray:// "
+            "(Ray Client); correct it, or unset RAY_ADDRESS to run on this machine alone"
+        )
     if kind or address in ("local", "auto") or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # Ray knows of these within seconds; with TLS it alone has the keys
     wait_s = WAIT_S if wait_s is None else wait_s

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
@@ -34,7 +35,15 @@ def with_manifest(config: Config) -> Config:
     """
     if config.label.source == "simulate":
         return config
-    made_with = LabelConfig.model_validate_json(json.dumps(_info(config)["config"]))  # tuples are lists there
+    info = _info(config)
+    try:
+        made_with = LabelConfig.model_validate_json(json.dumps(info["config"]))  # tuples are lists there
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise DataError(
+            f"label.manifest {config.label.manifest}: config in manifest.json is none ({wrong}): the file was edited, "
+            "or is of another version; write the folder anew with pdetr3d label"
+        ) from error
     fixed = {name: getattr(made_with, name) for name in OF_MANIFEST}
     fixed["manifest"] = str(Path(config.label.manifest).resolve())
     return config.model_copy(update={"label": config.label.model_copy(update=fixed)})

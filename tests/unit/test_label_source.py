@@ -17,7 +17,7 @@ from pdetr3d.data.label_manifest import build_manifest
 from pdetr3d.data.nuscenes import build_index
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
-from pdetr3d.training.label_source import fixed_by_manifest, typical_sizes
+from pdetr3d.training.label_source import fixed_by_manifest, typical_sizes, with_manifest
 from pdetr3d.training.run_dir import RunDir, prepare
 from tests.people_cases import without_annotations
 from tests.training_cases import world_config
@@ -90,6 +90,17 @@ def test_manifests_that_do_not_fit(index: Index, sim_world: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"2 of its 6 samples are not in the dataset .*; label this dataset by pdetr3d"):
         prepare(RunDir(tmp_path / "run", world_config(cut, *words)))
     assert prepare(RunDir(tmp_path / "run", world_config(sim_world, *words))).manifest.roles
+
+
+def test_a_manifest_whose_config_was_edited(index: Index, sim_world: Path, tmp_path: Path) -> None:
+    build_manifest(index, "sim_train", LabelConfig(ratio=0.5), tmp_path / "labels")
+    file = tmp_path / "labels" / "manifest.json"
+    info = json.loads(file.read_text())
+    info["config"]["ratio"] = 7.0
+    file.write_text(json.dumps(info))
+    config = world_config(sim_world, "label.source=manifest", f"label.manifest={tmp_path / 'labels'}")
+    with pytest.raises(DataError, match=r"label\.manifest .*labels: config in manifest\.json is none \(ratio: .*anew"):
+        with_manifest(config)
 
 
 def test_a_folder_without_a_manifest(sim_world: Path, tmp_path: Path) -> None:

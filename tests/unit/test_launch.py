@@ -165,6 +165,11 @@ def test_ray_looks_itself_where_it_is_quick(address: str) -> None:
     check_address(address, 0.1)
 
 
+def test_an_address_of_another_kind_is_told() -> None:
+    with pytest.raises(DataError, match=r"RAY_ADDRESS=ftp://head: jobs join a cluster by HOST:PORT .* or by ray://"):
+        check_address("ftp://head", 0.1)
+
+
 def test_a_preset_of_a_real_dataset_asks_for_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = launch(lambda stages: None, "job", ["--preset", "nuscenes-voxel", "--run-dir", str(tmp_path / "run")])
     said = capsys.readouterr().err
