@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
+    import psutil
     from pydantic import ValidationError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
@@ -151,28 +152,35 @@ def _interrupt(grace_s: float, signum: int, frame: FrameType | None) -> None:
 
 def _leave() -> None:
     """End an interrupted process as Python does, but while the timer can cut it short: once the interpreter takes
-    itself down, no thread runs, and that may take long."""
+    itself down, no thread runs, and that may take long. What it started ends with it."""
     atexit._run_exitfuncs()
+    _kill(_descendants())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)
 
 
 def _end_now() -> None:
-    import psutil
-
     acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
     acts.start()
     until = time.monotonic() + LAST_S
-    children = psutil.Process().children(recursive=True)  # on a busy machine it takes a while to find them
+    children = _descendants()  # on a busy machine it takes a while to find them
     acts.join(max(0.0, until - time.monotonic()))
-    for child in children:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
+    _kill(children)
     print(INTERRUPTED_TEXT, file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
+
+
+def _descendants() -> list[psutil.Process]:
+    import psutil
+
+    return psutil.Process().children(recursive=True)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(Exception):  # it has ended by itself
+            process.kill()
 
 
 def explain(error: BaseException) -> str | None:
