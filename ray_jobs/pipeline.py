@@ -53,11 +53,21 @@ def body(stages: Stages) -> None:
     for file in (stages.run.path / "report.json", picture):
         stages.parent.log_artifact(file)
     described(stages, arms, quality, picture)
+    page = write_page(stages)
+    stages.parent.log_artifact(page)
     print_labels(quality, measure_holdout(stages))
     print_arms(arms, report["ratios"])
     if stages.data.skipped:
         print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
-    print(f"report: {stages.run.path / 'report.json'}\npicture: {picture}\nMLflow: {ui_command(stages.parent.uri)}")
+    print(f"report: {page}\nfigures: {stages.run.path / 'report.json'}\nMLflow: {ui_command(stages.parent.uri)}")
+
+
+@PHASES.of("pictures")
+def write_page(stages: Stages) -> Path:
+    """``report.html`` of the run directory."""
+    from pdetr3d.report.run_page import write_run_page  # matplotlib
+
+    return write_run_page(stages.run.path)
 
 
 @PHASES.of("pictures")

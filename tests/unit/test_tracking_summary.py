@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,11 +12,29 @@ from pdetr3d import presets
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import KIND, Tracker
 from pdetr3d.tracking.summary import NOTE, description, headline
-from ray_jobs.tracked import changed
+from ray_jobs.tracked import changed, described
 
 ARMS = {
-    "ours": {"mAP": 0.25, "NDS": 0.3, "SPNDS": 0.32, "mATE": 0.5, "mASE": 0.3, "mAOE": None, "per_class": {}},
-    "full": {"mAP": 0.5, "NDS": 0.6, "SPNDS": 0.64, "mATE": 0.4, "mASE": 0.2, "mAOE": 1.0, "per_class": {}},
+    "ours": {
+        "mAP": 0.25,
+        "NDS": 0.3,
+        "SPNDS": 0.32,
+        "mATE": 0.5,
+        "mASE": 0.3,
+        "mAOE": None,
+        "per_class": {},
+        "n_gt": {"car": 1},
+    },
+    "full": {
+        "mAP": 0.5,
+        "NDS": 0.6,
+        "SPNDS": 0.64,
+        "mATE": 0.4,
+        "mASE": 0.2,
+        "mAOE": 1.0,
+        "per_class": {},
+        "n_gt": {"car": 1},
+    },
 }
 
 
@@ -55,3 +75,18 @@ def test_what_was_changed() -> None:
     assert changed(presets.load("quickstart")) == ""
     config = presets.load("quickstart", ["label.ratio=0.1", "student.augment_scale=[0.9,1.1]", "run.name=a b"])
     assert changed(config) == 'label.ratio=0.1 student.augment_scale=[0.9, 1.1] run.name="a b"'
+
+
+def test_a_pipelines_run_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the pipeline calls it: links lead to the runs of its stages, not to itself."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    parent = Tracker.start(tmp_path, "pdetr3d", "quickstart 1", {}, {})
+    child = Tracker.start(tmp_path, "pdetr3d", "teacher", {}, {}, parent.run_id)
+    config = presets.load("quickstart", ["label.ratio=0.1"])
+    stages: Any = SimpleNamespace(parent=parent, run=SimpleNamespace(path=tmp_path), config=config)
+    described(stages, ARMS, {"teacher": {"bev_iou": None}}, tmp_path / "predictions_ours.png")
+    run = connect(parent.uri).get_run(parent.run_id)
+    note = run.data.tags[NOTE]
+    assert f"/runs/{child.run_id})" in note and f"/runs/{parent.run_id})" not in note
+    assert "`label.ratio=0.1`" in note and "mean BEV IoU -." in note and "path=predictions_ours.png" in note
+    assert run.data.metrics["full/SPNDS"] == 0.64 and "teacher/bev_iou" not in run.data.metrics
