@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE
+from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE, read_samples
 from pdetr3d.schema import DataError
 
 NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
@@ -27,16 +26,7 @@ def read_entries(path: Path, tokens: list[str], classes: ClassList) -> dict[str,
         DataError: when it is no results file, lacks a sample, or an entry is not of the format: names the sample, the
             entry's place, its field and value, and what is allowed.
     """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        missing = [token for token in tokens if token not in results]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(tokens)} samples of the split are missing, e.g. {missing[0]}; a sample "
-            "without boxes needs an empty list"
-        )
+    results = read_samples(path, tokens)
     attributes = {*ATTRIBUTE_NAMES, *(name for each in classes.classes for name in each.attributes), ""}
     return {token: _entries(f"{path}, sample {token}", token, results[token], classes, attributes) for token in tokens}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,30 @@ def read_results(path: Path, poses: Mapping[str, Poses], classes: ClassList) -> 
     Raises:
         DataError: when it is no results file, or lacks a sample.
     """
+    results = read_samples(path, list(poses))
+    return {token: _boxes(path, token, results[token], pose, classes) for token, pose in poses.items()}
+
+
+def read_samples(path: Path, tokens: Sequence[str]) -> dict[str, Any]:
+    """What a nuScenes results file holds under "results", by sample token; the entries are not looked at.
+
+    Args:
+        tokens: of the samples that must be in the file.
+
+    Raises:
+        DataError: when it is no results file, or lacks a sample.
+    """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
-        missing = [token for token in poses if token not in results]
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
+        missing = [token for token in tokens if token not in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} of {len(poses)} samples of the split are missing, e.g. {missing[0]}; a sample "
+            f"{path}: {len(missing)} of {len(tokens)} samples of the split are missing, e.g. {missing[0]}; a sample "
             "without boxes needs an empty list"
         )
-    return {token: _boxes(path, token, results[token], pose, classes) for token, pose in poses.items()}
+    return results
 
 
 def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses, classes: ClassList) -> Boxes3D:
