@@ -34,6 +34,17 @@ SIZE = [  # of model, images and training
 SPLITS = ["data.version=v1.0-sim", "data.train_split=sim_train", "data.select_split=", "data.val_split=sim_val"]
 
 
+def page_commands(world: Path) -> list[list[str]]:
+    """The page's commands, on the dataset ``world`` and with the quickstart's models; what they write is the same."""
+    commands = []
+    for words in block_commands(PAGE.read_text()):
+        for name, mine in NAMES.items():
+            words = [word.replace(name, mine.replace("WORLD", str(world))) for word in words]
+        commands.append([word if word != "train" else "sim_train" for word in words])
+    assert len(commands) == 9  # eight, and the one that says who is box-labeled
+    return commands
+
+
 def follow(
     sim_world: Path,
     folder: Path,
@@ -56,13 +67,8 @@ def follow(
     world = without_annotations(sim_world, folder / "world", [*of_role(drawn, "point"), *bare])
     monkeypatch.chdir(folder)
     printed: dict[str, str] = {}
-    commands = block_commands(PAGE.read_text())
-    assert len(commands) == 9  # eight, and the one that says who is box-labeled
     Path("boxed.txt").write_text("\n".join({index.value(t, "scene_name") for t in of_role(drawn, "box")}))
-    for words in commands:
-        for name, mine in NAMES.items():
-            words = [word.replace(name, mine.replace("WORLD", str(world))) for word in words]
-        words = [word if word != "train" else "sim_train" for word in words]
+    for words in page_commands(world):
         if words[:2] == ["pdetr3d", "click"]:  # people's work: a file of the clicks that a simulation makes
             write_clicks(index, drawn, Path(words[words.index("--out") + 1]))
             continue

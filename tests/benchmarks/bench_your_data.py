@@ -1,0 +1,90 @@
+"""docs/your-data.md at the size of preset quickstart: its commands, on a world whose un-boxed annotations are gone.
+
+``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT]`` makes the world (or takes the one in DATAROOT, of
+``pdetr3d simulate``), deletes the annotations of the frames that the quickstart has clicks on from the tables, and runs
+the page's commands one after the other. Ended, it goes on with the same words. FOLDER/your-data.json is what
+``tools/result_tables.py your-data FOLDER`` wants: what the run reports, and beside it what only the whole tables know,
+the quality of its pseudo labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pdetr3d import presets
+from pdetr3d.data.index import Index
+from pdetr3d.data.label_manifest import build_manifest
+from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.simulate import simulate
+from pdetr3d.labels.measure import MeasuredLabels
+from pdetr3d.labels.run_labels import RunLabels
+from tests.people_cases import of_role, without_annotations, write_clicks
+from tests.tutorial import SPLITS, page_commands
+
+ROOT = Path(__file__).resolve().parents[2]
+# Of the pipeline, which has no GPU here: the page says so.
+KEYS = [*(key for key in SPLITS if "select" not in key), "data.select_split=sim_select"]
+
+
+def run(folder: Path, dataroot: Path | None = None) -> dict[str, Any]:
+    """Do what is left to do in ``folder``; what ``your-data.json`` holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = _world(folder, dataroot or folder / "simulated")
+    times = folder / "seconds.json"
+    seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    for words in page_commands(folder / "world"):
+        name = words[2] if words[0] == "python" else words[1]
+        if name == "label":  # there are two
+            name = words[words.index("--out") + 1]
+        if words[:2] == ["pdetr3d", "click"] or name in seconds:
+            continue
+        keys = KEYS if words[0] == "python" else []
+        program = words[1:] if words[0] == "python" else ["-m", "pdetr3d.cli", *words[1:]]
+        print("\n$", *words, *keys, flush=True)
+        began = time.monotonic()
+        path = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        subprocess.run([sys.executable, *program, *keys], cwd=folder, env={**os.environ, **path}, check=True)
+        seconds[name] = time.monotonic() - began
+        times.write_text(json.dumps(seconds))
+    labels = RunLabels.open(folder / "runs" / "mine")
+    told = MeasuredLabels(labels).report()
+    truth = MeasuredLabels(dataclasses.replace(labels, index=whole)).report()
+    report = json.loads((folder / "runs" / "mine" / "report.json").read_text())
+    found = {
+        "commit": commit,
+        "seconds": seconds,
+        "roles": labels.manifest.role_counts(),
+        "report": report,
+        "known_to_the_run": told,
+        "known_to_the_whole_tables": truth,
+    }
+    (folder / "your-data.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _world(folder: Path, dataroot: Path) -> Index:
+    """The whole world's index; makes ``world``, its tables as people have them, and their clicks, where missing."""
+    config = presets.load("quickstart")
+    if not (folder / "clicks.csv").exists():
+        simulate(dataroot, config.sim)
+        index = Index.open(build_index(dataroot, config.data.version, folder / "whole.arrow"))
+        drawn = build_manifest(index, config.data.train_split, config.label, folder / "drawn")
+        if not (folder / "world").exists():
+            without_annotations(dataroot, folder / "world", of_role(drawn, "point"))
+        names = {index.value(token, "scene_name") for token in of_role(drawn, "box")}
+        (folder / "boxed.txt").write_text("\n".join(sorted(names)))
+        write_clicks(index, drawn, folder / "clicks.csv")
+    return Index.open(folder / "whole.arrow")
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]).resolve(), *(Path(one).resolve() for one in sys.argv[2:3]))
