@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pdetr3d.class_list import ClassList
     from pdetr3d.config import Config
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
     from pdetr3d.inference.student import StudentPredictor
     from pdetr3d.inference.teacher import TeacherPredictor
     from pdetr3d.schema import Boxes3D, Sample
@@ -47,7 +47,7 @@ def open_index(file: str | Path) -> Index:
     Raises:
         DataError: when the file is missing or no index.
     """
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
 
     return Index.open(Path(file))
 
@@ -76,7 +76,7 @@ def load_sample(
         DataError: for an unknown sample or split, or a missing or broken file.
     """
     from pdetr3d.data.label_manifest import inspection_record
-    from pdetr3d.data.load import load_sample as read
+    from pdetr3d.data.loading.load import load_sample as read
 
     opened = open_index(index) if isinstance(index, str | Path) else index
     if not 1 <= sweeps <= 10:
@@ -136,8 +136,8 @@ def load_teacher(path: str | Path) -> TeacherPredictor:
 
 
 def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLike, regression: ArrayLike) -> Boxes3D:
-    """Boxes of what an exported student answered in your own runtime; see ``pdetr3d.deploy.maps.decode_maps``."""
-    from pdetr3d.deploy import maps
+    """Boxes of what an exported student answered in your own runtime: see ``decode_maps`` in ``deploy/maps.py``."""
+    from pdetr3d.finished.deploy import maps
 
     return maps.decode_maps(export, heatmaps, peak, regression)
 
@@ -157,7 +157,7 @@ class Picture:
 
     def save(self, file: str | Path) -> Path:
         """Write the PNG file, over an older one; returns its path."""
-        from pdetr3d.data.files import atomic_path
+        from pdetr3d.data.storage.files import atomic_path
 
         with atomic_path(Path(file)) as temporary:
             temporary.write_bytes(self.png)

@@ -232,8 +232,8 @@ class StudentConfig(Section):
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
     box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
     cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    # GT sampling (data/gt_sampling.py): objects are pasted until a sample holds so many of each class; [] for off.
-    # Setting data.classes turns it off, unless it is set beside it.
+    # GT sampling: objects are pasted until a sample holds so many of each class; [] for off (data/augmentation/
+    # gt_sampling.py). Setting data.classes turns it off, unless it is set beside it.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
     gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too

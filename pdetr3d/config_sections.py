@@ -23,7 +23,7 @@ class Section(BaseModel):
 
 
 class SimConfig(Section):
-    """Size of the simulated world (``data/simulate.py``); unused where ``data.dataroot`` names a real one."""
+    """Size of the simulated world (``simulator/simulate.py``); unused where ``data.dataroot`` names a real one."""
 
     scenes: Positive = 840  # Scenes of the train split.
     select_scenes: Positive = 20  # Scenes of the split that chooses checkpoints.
@@ -38,7 +38,7 @@ class SimConfig(Section):
 
 
 class SensorConfig(Section):
-    """Poorer sensors than the dataset's, for studies (``data/sensor.py``): in training and in prediction alike."""
+    """Poorer sensors than the dataset's, for studies (``data/loading/sensor.py``): in training and prediction alike."""
 
     lidar_beams: Literal[32, 16, 8, 4] = 32  # of nuScenes' 32 rings: all, every second, fourth, eighth
     point_keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a sample's LiDAR points, drawn by its token
@@ -64,7 +64,7 @@ class DataConfig(Section):
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
     image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
     loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
-    on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (data/skipped.py)
+    on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (loading/skipped.py)
     skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
     classes: str = ""  # YAML file of own classes, its text in {}, or kitti (class_list.py); empty: nuScenes' ten
     categories: str = ""  # YAML file: own category name -> one of the classes, or null; empty: the classes' own names
@@ -74,7 +74,7 @@ class DataConfig(Section):
     lidar_ring: bool = True  # the fifth column is the ring; false: it is something else, and not read
     nan_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of a LiDAR file's points that may be NaN (left out)
     follow_links: bool = False  # files may be links that leave the dataroot
-    allow_empty: tuple[EmptyName, ...] = ()  # what of a dataset may be none at all (data/empty.py)
+    allow_empty: tuple[EmptyName, ...] = ()  # what of a dataset may be none at all (data/index/empty.py)
     deep_digest: bool = False  # the dataset's digest covers the content of all its files, not of a sample of them
     sensor: SensorConfig = SensorConfig()
 
@@ -216,7 +216,7 @@ class OptimConfig(Section):
 
 
 class CorruptionConfig(Section):
-    """Trouble in the input of prediction (``data/corruption.py``), for robustness studies. Training never sees it."""
+    """Trouble in the input of prediction, for robustness studies (``corruption.py``). Training never sees it."""
 
     click_noise_factor: Annotated[float, Field(ge=0)] = 1.0  # of a simulated click's offset from its box's center
     missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # of each sample, drawn by its token

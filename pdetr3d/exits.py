@@ -68,7 +68,7 @@ TRIED = {
     **{name: "remove this" for name in ("unlink", "rmtree", "rmdir")},
     **{name: "rename this" for name in ("rename", "replace")},
 }
-_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]+\.tmp$")  # pdetr3d/data/files.py: people asked for what it becomes
+_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]+\.tmp$")  # data/storage/files.py: people asked for what it becomes
 
 
 def guarded(main: Callable[[], object]) -> int:

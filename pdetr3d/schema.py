@@ -1,4 +1,4 @@
-"""The types that cross module borders. NumPy only (torch twins live in ``data/collate.py``: ``Batch``).
+"""The types that cross module borders. NumPy only (torch twins live in ``data/loading/collate.py``: ``Batch``).
 
 Frame of everything here, unless a field says otherwise: the keyframe's LIDAR_TOP frame (x right, y forward, z up),
 meters.

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
 from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, Sample

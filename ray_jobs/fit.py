@@ -23,9 +23,9 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from pdetr3d.config import Config, OptimConfig
 from pdetr3d.config import ScalingConfig as ScalingSection
-from pdetr3d.data.crops import CropLoader, Crops
-from pdetr3d.data.files import atomic_path
-from pdetr3d.data.record_list import boxed
+from pdetr3d.data.loading.crops import CropLoader, Crops
+from pdetr3d.data.loading.record_list import boxed
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.build import build, image_weights, initialize_crops, initialize_images, initialize_lidar

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.record_list import Records
-from pdetr3d.data.records import prior_size_m
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.loading.record_list import Records
+from pdetr3d.data.loading.records import prior_size_m
 from pdetr3d.schema import DataError
 from ray_jobs.inference import predict
 from ray_jobs.quality import KnownClicks, floors

@@ -22,10 +22,10 @@ from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
-from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
-from pdetr3d.data.files import atomic_path, read_parquet, table_digest, write_json, write_parquet
-from pdetr3d.data.record_list import tokens_of
-from pdetr3d.data.row_table import TextPlaces
+from pdetr3d.data.loading.record_list import tokens_of
+from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
+from pdetr3d.data.storage.files import atomic_path, read_parquet, table_digest, write_json, write_parquet
+from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint

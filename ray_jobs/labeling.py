@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.data.pseudo_table import PseudoLabelWriter
-from pdetr3d.data.record_list import Records
+from pdetr3d.data.labels.pseudo_table import PseudoLabelWriter
+from pdetr3d.data.loading.record_list import Records
 from pdetr3d.pseudo_labels import with_track_velocity
 from pdetr3d.schema import Boxes3D, SampleRecord
 

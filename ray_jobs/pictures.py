@@ -13,12 +13,12 @@ import numpy as np
 import ray
 
 from pdetr3d.config import Config
-from pdetr3d.data.clicks import redraw_clicks
-from pdetr3d.data.files import atomic_path
 from pdetr3d.data.label_manifest import inspection_record
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.record_list import Records
-from pdetr3d.data.row_table import TextPlaces
+from pdetr3d.data.labels.clicks import redraw_clicks
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.record_list import Records
+from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from ray_jobs.phases import PHASES
 

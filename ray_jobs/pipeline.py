@@ -13,7 +13,7 @@ import torch
 
 from pdetr3d.batch import Batch
 from pdetr3d.data.label_manifest import inspection_record
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.inference.detector import Detector
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
@@ -65,7 +65,7 @@ def body(stages: Stages) -> None:
 @PHASES.of("pictures")
 def write_page(stages: Stages) -> Path:
     """``report.html`` of the run directory."""
-    from pdetr3d.report.run_page import write_run_page  # matplotlib
+    from pdetr3d.finished.report.run_page import write_run_page  # matplotlib
 
     return write_run_page(stages.run.path)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.config import Config
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.column_files import ColumnFiles
 from pdetr3d.evaluation.pseudo_label_quality import measures, pseudo_label_quality, report_of
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes, class_mean_pca_boxes

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdetr3d.data.cbgs import class_balanced
-from pdetr3d.data.self_labels import (
+from pdetr3d.data.labels.self_labels import (
     half_labeled,
     read_self_labels,
     self_labeled,
     without_clicks,
     write_self_labels,
 )
+from pdetr3d.data.loading.cbgs import class_balanced
 from pdetr3d.schema import BOXES_KNOWN, SampleRecord
 from ray_jobs.inference import predict
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, eval_records, training_records
-from pdetr3d.data.record_list import Records
-from pdetr3d.data.roles import annotated
-from pdetr3d.data.row_table import TextPlaces
-from pdetr3d.data.skipped import without
+from pdetr3d.data.labels.roles import annotated
+from pdetr3d.data.loading.record_list import Records
+from pdetr3d.data.loading.skipped import without
+from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker

@@ -16,17 +16,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pdetr3d.config import Config
-from pdetr3d.data.cbgs import class_balanced
-from pdetr3d.data.crops import crops_of
-from pdetr3d.data.gt_sampling import database_of
+from pdetr3d.data.augmentation.gt_sampling import database_of
 from pdetr3d.data.label_manifest import (
     inspection_records,
     prior_size_m,
     training_records,
 )
-from pdetr3d.data.record_list import Joined, Records, boxed, pick
-from pdetr3d.data.skipped import FILE as SKIPPED
-from pdetr3d.data.skipped import without
+from pdetr3d.data.loading.cbgs import class_balanced
+from pdetr3d.data.loading.crops import crops_of
+from pdetr3d.data.loading.record_list import Joined, Records, boxed, pick
+from pdetr3d.data.loading.skipped import FILE as SKIPPED
+from pdetr3d.data.loading.skipped import without
 from pdetr3d.pseudo_labels import FLOORS, pseudo_label_rows
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 from pdetr3d.tracking.runs import Tracker

@@ -21,7 +21,7 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 
-from pdetr3d.data.load import one_thread
+from pdetr3d.data.loading.load import one_thread
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 from ray_jobs.study_report import plus_minus
 from ray_jobs.study_results import Runs, spread
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.config_file import with_file
-from pdetr3d.data.simulate import simulate
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
+from pdetr3d.simulator.simulate import simulate
 from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.run_dir import check_dataroot
 from ray_jobs.address import check_address

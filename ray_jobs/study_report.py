@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 from ray_jobs.study_results import QUALITY, SHARE, SHOWN, mean_curve
 
 FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.data.record_list import Records
+from pdetr3d.data.loading.record_list import Records
 from pdetr3d.training.plan import total_steps
 from ray_jobs.fit import CROPS
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdetr3d.config import Config, CorruptionConfig
-from pdetr3d.data.files import parquet_digest
-from pdetr3d.data.skipped import FILE as SKIPPED
+from pdetr3d.data.loading.skipped import FILE as SKIPPED
+from pdetr3d.data.storage.files import parquet_digest
 from pdetr3d.presets import PRESETS
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.tracking.datasets import DataInput, data_digest, log_inputs

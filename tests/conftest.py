@@ -85,7 +85,7 @@ def _optional_input(name: str, what: str) -> Path:
 def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dataroot of a tiny simulated world (version v1.0-sim), made once per session; do not write into it."""
     from pdetr3d.config import SimConfig
-    from pdetr3d.data.simulate import simulate
+    from pdetr3d.simulator.simulate import simulate
 
     path = tmp_path_factory.mktemp("sim") / "world"
     config = SimConfig(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pdetr3d.config import Config
-from pdetr3d.data.collate import collate
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.collate import collate
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build

@@ -13,9 +13,9 @@ import pandas as pd
 
 from pdetr3d import presets
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.manifest import build_manifest
-from pdetr3d.data.pseudo_table import write_pseudo_labels
-from pdetr3d.data.records import inspection_records, prior_size_m, training_records
+from pdetr3d.data.labels.manifest import build_manifest
+from pdetr3d.data.labels.pseudo_table import write_pseudo_labels
+from pdetr3d.data.loading.records import inspection_records, prior_size_m, training_records
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou, pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
 from pdetr3d.schema import Boxes3D, SampleRecord

@@ -21,13 +21,13 @@ import torch
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config, SimConfig, override
-from pdetr3d.data.crops import CropLoader, crops_of
 from pdetr3d.data.label_manifest import eval_records
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.simulate import simulate
+from pdetr3d.data.loading.crops import CropLoader, crops_of
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
 from pdetr3d.schema import Boxes3D
+from pdetr3d.simulator.simulate import simulate
 from pdetr3d.training.build import build
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.stage_versions import STAGE_VERSIONS

@@ -11,13 +11,13 @@ import pandas as pd
 from pdetr3d import presets
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest, build_manifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.people_manifest import import_clicks
-from pdetr3d.data.pseudo_table import write_pseudo_labels
-from pdetr3d.data.records import training_records
-from pdetr3d.labels.run_labels import RunLabels
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.labels.manifest import LabelManifest, build_manifest
+from pdetr3d.data.labels.people_manifest import import_clicks
+from pdetr3d.data.labels.pseudo_table import write_pseudo_labels
+from pdetr3d.data.loading.records import training_records
+from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SampleRecord
 

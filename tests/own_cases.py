@@ -12,10 +12,10 @@ import pandas as pd
 from pdetr3d.class_list import ClassList, read_classes
 from pdetr3d.cli import main
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest, import_clicks
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.records import inspection_records
+from pdetr3d.data.loading.records import inspection_records
 from pdetr3d.schema import CLASSES
 from tests.model_cases import tiny_config
 from tests.people_cases import write_clicks

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.geometry.rigid import apply, chain
 
 VERSION = "v1.0-sim"

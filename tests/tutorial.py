@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest
-from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.labels.manifest import LabelManifest
 from tests.contract.test_docs import block_commands
 from tests.jobs import run_module, run_verb
 from tests.model_cases import TINY

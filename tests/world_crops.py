@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.clicks import draw_click
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.records import inspection_record
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.labels.clicks import draw_click
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.records import inspection_record
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import apply
 from pdetr3d.schema import FALLBACK_SIZE_M, Sample

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.inference.teacher import TeacherPredictor

@@ -14,7 +14,7 @@ from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.click.desk import Student, Teacher
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
     from pdetr3d.schema import Boxes3D, SampleRecord
 
 
@@ -43,7 +43,7 @@ def click(
     if missing:
         raise DataError(f"pdetr3d click needs {', '.join(missing)}: pip install 'pdetr3d[click]'")
     from pdetr3d.click.server import serve
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
 
     index = Index.open(index_file)
     serve(

@@ -14,7 +14,7 @@ from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.class_list import ClassList
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import LabelManifest
 
 IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
@@ -30,7 +30,7 @@ def simulate(
 ) -> None:
     """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
     config = load_config(preset, overrides, config_file)
-    from pdetr3d.data.simulate import simulate as write_world
+    from pdetr3d.simulator.simulate import simulate as write_world
 
     write_world(dataroot, config.sim)
     say(simulated=dataroot, next=f"pdetr3d index --dataroot {shlex.quote(str(dataroot))} --version v1.0-sim")
@@ -48,10 +48,10 @@ def index(
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
     config = load_config(preset, overrides, config_file)
-    from pdetr3d.data.file_ledger import FileLedger
-    from pdetr3d.data.index import Index
-    from pdetr3d.data.nuscenes import build_index
-    from pdetr3d.data.summary import summarize
+    from pdetr3d.data.index.file_ledger import FileLedger
+    from pdetr3d.data.index.index import Index
+    from pdetr3d.data.index.nuscenes import build_index
+    from pdetr3d.data.labels.summary import summarize
 
     # Not beside the tables: datasets are often read-only and shared.
     path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow", config.data)
@@ -107,11 +107,11 @@ def label(
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
     load_config(preset, shortcuts, config_file)  # refused before an index is read
-    from pdetr3d.data.empty import refuse_empty
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.empty import refuse_empty
+    from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import build_manifest, import_clicks
-    from pdetr3d.data.roles import People, read_samples
-    from pdetr3d.data.summary import summarize
+    from pdetr3d.data.labels.roles import People, read_samples
+    from pdetr3d.data.labels.summary import summarize
 
     opened = Index.open(index_file)
     # Keys such as label.no_boxes_of name classes of the index.
@@ -161,7 +161,7 @@ def _train_split(index: Index) -> str:
 
 def describe_manifest(manifest: LabelManifest, classes: ClassList) -> None:
     """Print what a manifest holds, and what in it somebody should look at."""
-    from pdetr3d.data.people_manifest import STRAYS
+    from pdetr3d.data.labels.people_manifest import STRAYS
 
     facts, counts = manifest.facts, manifest.role_counts()
     asked = "" if facts or manifest.config.folds else f"; asked for {manifest.config.ratio:.2%}"
@@ -205,9 +205,9 @@ def inspect(
 ) -> None:
     """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
     from pdetr3d.api import token_of
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import LabelManifest, inspection_record
-    from pdetr3d.data.load import load_sample
+    from pdetr3d.data.loading.load import load_sample
     from pdetr3d.visualize import inspect_sample
 
     opened = Index.open(index_file)
@@ -242,8 +242,8 @@ def pack(
     verify: Annotated[bool, typer.Option("--verify", help="Only read what is there and compare checksums.")] = False,
 ) -> None:
     """Write a dataset's samples as Parquet shards for object storage; the same call continues an interrupted one."""
-    from pdetr3d.data.pack import pack as write
-    from pdetr3d.data.pack import verify as compare
+    from pdetr3d.data.loading.pack import pack as write
+    from pdetr3d.data.loading.pack import verify as compare
 
     out = out if "://" in out else str(Path(out).resolve())  # as data.packed wants it
     if verify:

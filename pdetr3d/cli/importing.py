@@ -108,8 +108,8 @@ def kitti_score(
     """
     import json
 
-    from pdetr3d.data.files import atomic_path
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
+    from pdetr3d.data.storage.files import atomic_path
     from pdetr3d.evaluation.kitti_score import kitti_score as score
     from pdetr3d.evaluation.kitti_score import show_kitti
     from pdetr3d.evaluation.results_format import read_results

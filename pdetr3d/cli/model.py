@@ -64,9 +64,9 @@ def plan(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
     """Capacity: hours, cores, network, memory and the first bottleneck, of measured costs; swept up to 512 GPUs."""
-    from pdetr3d.capacity.costs import make_cluster
-    from pdetr3d.capacity.plan import costs, print_plan
-    from pdetr3d.capacity.rates import given_rates, rates_of_run
+    from pdetr3d.finished.capacity.costs import make_cluster
+    from pdetr3d.finished.capacity.plan import costs, print_plan
+    from pdetr3d.finished.capacity.rates import given_rates, rates_of_run
 
     config = load_config(preset, overrides, config_file)
     cluster = make_cluster(
@@ -110,22 +110,22 @@ def export(
     device: Annotated[str, typer.Option(help="Where the TorchScript model will run: cpu, cuda.")] = "cpu",
 ) -> None:
     """Export a trained student: LiDAR points in, boxes out, without clicks or images."""
-    from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
+    from pdetr3d.finished.deploy.source import TrainedStudent, chosen_checkpoint
 
     trained = TrainedStudent.load(checkpoint or chosen_checkpoint(run_dir, arm))
     if kind is ExportFormat.MLFLOW:
-        from pdetr3d.deploy.mlflow_export import export_mlflow
+        from pdetr3d.finished.deploy.mlflow_export import export_mlflow
 
         export_mlflow(trained, out)
         say(exported=trained.file, to=out, next=f"mlflow models serve -m {shlex.quote(str(out))} --env-manager local")
         return
     if kind is ExportFormat.ONNX:
-        from pdetr3d.deploy.onnx_export import export_onnx
+        from pdetr3d.finished.deploy.onnx_export import export_onnx
 
         info = export_onnx(trained, out)
         say(exported=trained.file, to=out, opset=info["opset"], **{DIFFERENCE: info["max_difference_to_eager"]})
         return
-    from pdetr3d.deploy.torchscript import export_torchscript, known_device
+    from pdetr3d.finished.deploy.torchscript import export_torchscript, known_device
 
     info = export_torchscript(trained, out, known_device(device))
     say(exported=trained.file, to=out, **{DIFFERENCE: info["max_difference_to_eager"]})

@@ -65,7 +65,7 @@ def predict(
     yaw in radians counter-clockwise about z from +x, vx, vy in m/s, class, score. Of an index, --out FILE.json is a
     nuScenes results file (global frame).
     """
-    from pdetr3d.data.files import new_folder
+    from pdetr3d.data.storage.files import new_folder
     from pdetr3d.inference.frames import Asked
     from pdetr3d.inference.output import BoxWriter, picture_name
     from pdetr3d.inference.predict import Counts, predict_frames
@@ -111,7 +111,7 @@ def boxes(
     BEV IoU that the teacher expects; accepted, reason: whether the box may be trained on. --out FILE.json is a nuScenes
     results file of the accepted boxes (global frame).
     """
-    from pdetr3d.data.index import FILE, Index
+    from pdetr3d.data.index.index import FILE, Index
     from pdetr3d.inference.click_boxes import ClickBoxes
     from pdetr3d.inference.output import check_out
     from pdetr3d.inference.teacher import TeacherPredictor

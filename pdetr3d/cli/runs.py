@@ -34,9 +34,9 @@ def export_labels(
     ] = LabelFormat.TABLES,
 ) -> None:
     """Write a run's labels (human boxes, accepted pseudo labels elsewhere) in nuScenes' formats, for other tools."""
-    from pdetr3d.labels.export_results import export_results
-    from pdetr3d.labels.export_tables import export_tables
-    from pdetr3d.labels.run_labels import RunLabels
+    from pdetr3d.finished.labels.export_results import export_results
+    from pdetr3d.finished.labels.export_tables import export_tables
+    from pdetr3d.finished.labels.run_labels import RunLabels
 
     write = export_results if kind is LabelFormat.RESULTS else export_tables
     say(**write(RunLabels.open(run_dir), out))
@@ -49,8 +49,8 @@ def report_labels(
     worst: Annotated[int, typer.Option(min=0, help="Pictures of the worst accepted labels, class by class.")] = 20,
 ) -> None:
     """Report a run's pseudo labels: quality by class, distance, score; reasons; pictures of the worst (index.html)."""
-    from pdetr3d.labels.report import write_report
-    from pdetr3d.labels.run_labels import RunLabels
+    from pdetr3d.finished.labels.report import write_report
+    from pdetr3d.finished.labels.run_labels import RunLabels
 
     say(**write_report(RunLabels.open(run_dir), out or run_dir / "pseudo_labels" / "report", worst))
 
@@ -63,8 +63,8 @@ def compare(
     ] = None,
 ) -> None:
     """Print the final figures of runs side by side, and the config keys that they differ in."""
-    from pdetr3d.report.compare import print_comparison, write_comparison
-    from pdetr3d.report.runs import open_runs
+    from pdetr3d.finished.report.compare import print_comparison, write_comparison
+    from pdetr3d.finished.report.runs import open_runs
 
     opened = open_runs(runs)
     print_comparison(opened)
@@ -86,8 +86,8 @@ def report(
     A run: scores, the quality of its labels beside the floors, good and bad ones, curves, predictions, commands. A
     sweep: table, curves, importance of parameters, commands that repeat rows.
     """
-    from pdetr3d.report.run_page import is_run, write_run_page
-    from pdetr3d.report.sweep_page import write_report
+    from pdetr3d.finished.report.run_page import is_run, write_run_page
+    from pdetr3d.finished.report.sweep_page import write_report
 
     if is_run(folder):
         if baseline is not None:
@@ -109,9 +109,9 @@ def budget(
     png: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file, too.")] = None,
 ) -> None:
     """Say which mix of boxes and clicks buys the most SPNDS, by the label-efficiency curve of finished runs."""
-    from pdetr3d.labels.budget import Prices, plan_budget
-    from pdetr3d.labels.budget_report import draw_budget, print_budget
-    from pdetr3d.labels.measured_runs import read_runs
+    from pdetr3d.finished.labels.budget import Prices, plan_budget
+    from pdetr3d.finished.labels.budget_report import draw_budget, print_budget
+    from pdetr3d.finished.labels.measured_runs import read_runs
     from pdetr3d.training.run_dir import write_json
 
     prices = Prices(box_cost, click_cost, budget)
@@ -135,8 +135,8 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Read the dataset's files again, to compare contents.")] = False,
 ) -> None:
     """Say what is wrong with a run, with the evidence and what to try next. Reads only; problems are no error."""
-    from pdetr3d.doctor.diagnosis import diagnose, lines
-    from pdetr3d.doctor.run import Run, check_comparable
+    from pdetr3d.finished.doctor.diagnosis import diagnose, lines
+    from pdetr3d.finished.doctor.run import Run, check_comparable
 
     run, other = Run(run_dir), None if against is None else Run(against)
     if other is not None:

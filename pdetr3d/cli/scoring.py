@@ -30,9 +30,9 @@ def score(
     """
     import json
 
-    from pdetr3d.data.files import atomic_path
-    from pdetr3d.data.index import Index
+    from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import eval_records
+    from pdetr3d.data.storage.files import atomic_path
     from pdetr3d.evaluation.foreign_results import read_entries
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score_entries
 

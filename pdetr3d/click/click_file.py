@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pdetr3d.data.files import atomic_path
-from pdetr3d.data.human_clicks import DONE, FRAMES, IGNORE, IGNORE_RADIUS_M, read_rows
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.human_clicks import DONE, FRAMES, IGNORE, IGNORE_RADIUS_M, read_rows
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 

@@ -13,7 +13,7 @@ from pdetr3d.click.click_file import Click
 from pdetr3d.click.session import Session
 from pdetr3d.click.sheet import Tile, tiles
 from pdetr3d.config import DataConfig
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.schema import Boxes3D, SampleRecord
 
 IMAGE_WIDTH_PX = 1600  # larger images are shown at this width

@@ -15,7 +15,7 @@ from pdetr3d.click.click_file import Click
 from pdetr3d.click.desk import Frame
 from pdetr3d.click.sheet import RANGE_M, Tile
 from pdetr3d.click.views import View
-from pdetr3d.data.human_clicks import IGNORE
+from pdetr3d.data.labels.human_clicks import IGNORE
 from pdetr3d.schema import Boxes3D
 from pdetr3d.visualize import COLORS, height_colors
 

@@ -20,7 +20,7 @@ from pdetr3d.click.panel import KEYS, status_html
 from pdetr3d.click.rays import Ray, cut, nearest
 from pdetr3d.click.sheet import Tile, through
 from pdetr3d.click.views import above, beside, over
-from pdetr3d.data.human_clicks import IGNORE
+from pdetr3d.data.labels.human_clicks import IGNORE
 from pdetr3d.schema import Boxes3D, DataError
 
 NOTICE_S = 6.0

@@ -14,7 +14,7 @@ from pdetr3d.click.click_file import only_annotator, refuse_second
 from pdetr3d.click.desk import Desk, Student, Teacher
 from pdetr3d.click.page import Page
 from pdetr3d.click.session import Session
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
 from pdetr3d.schema import DataError
 
 MIN_TOKEN = 12  # characters

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pdetr3d.click.click_file import Click, read_clicks, read_done, write_clicks, write_done
-from pdetr3d.data.human_clicks import MAX_DISTANCE_M
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.human_clicks import MAX_DISTANCE_M
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 

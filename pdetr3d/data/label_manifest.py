@@ -1,10 +1,10 @@
 """Everything about labels, by one name: the manifest (split, clicks, import) and what it lets training see."""
 
-from pdetr3d.data.clicks import draw_click, redraw_clicks
-from pdetr3d.data.manifest import LabelManifest, build_manifest
-from pdetr3d.data.people_manifest import import_clicks
-from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
-from pdetr3d.data.records import (
+from pdetr3d.data.labels.clicks import draw_click, redraw_clicks
+from pdetr3d.data.labels.manifest import LabelManifest, build_manifest
+from pdetr3d.data.labels.people_manifest import import_clicks
+from pdetr3d.data.labels.pseudo_table import read_pseudo_labels, write_pseudo_labels
+from pdetr3d.data.loading.records import (
     eval_records,
     inspection_record,
     inspection_records,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pdetr3d.config import Config, override
-from pdetr3d.data.files import new_folder
+from pdetr3d.data.storage.files import new_folder
 from pdetr3d.geometry.center_code import CODE
 from pdetr3d.models.norm import EPS
 from pdetr3d.models.pillars import DT_UNIT_S

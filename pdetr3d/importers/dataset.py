@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pdetr3d.data.check import check_image
-from pdetr3d.data.files import new_folder
-from pdetr3d.data.regions import write_regions
+from pdetr3d.data.index.regions import write_regions
+from pdetr3d.data.loading.check import check_image
+from pdetr3d.data.storage.files import new_folder
 from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.importers.frame import Camera, Frame
 from pdetr3d.importers.rows import TableRows, sample_token

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.points import check_points
+from pdetr3d.data.storage.points import check_points
 from pdetr3d.geometry.boxes import footprints
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.geometry.rigid import move_points

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pdetr3d.data.files import write_parquet
+from pdetr3d.data.storage.files import write_parquet
 from pdetr3d.importers.kitti_files import Calibration, Labels
 
 FILE = "kitti_labels.parquet"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.data.csv_rows import read_csv
+from pdetr3d.data.storage.csv_rows import read_csv
 from pdetr3d.geometry.regions import polygon_problem
 from pdetr3d.schema import DataError
 

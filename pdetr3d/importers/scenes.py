@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.csv_rows import read_csv
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.storage.csv_rows import read_csv
 from pdetr3d.schema import DataError
 
 COLUMNS = ("sample", "scene", "timestamp_us")  # and split, optional

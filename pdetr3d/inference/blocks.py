@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.data.files import atomic_path
-from pdetr3d.deploy.box_rows import join_frames, to_frame
-from pdetr3d.deploy.contract import INFO_FILE
-from pdetr3d.deploy.exported import MODEL_FILES
+from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.finished.deploy.box_rows import join_frames, to_frame
+from pdetr3d.finished.deploy.contract import INFO_FILE
+from pdetr3d.finished.deploy.exported import MODEL_FILES
 from pdetr3d.inference.frames import FileFrame, SplitFrames
 from pdetr3d.inference.output import SCHEMA
 from pdetr3d.inference.predict import Counts, predict_frames

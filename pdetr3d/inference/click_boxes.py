@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.data.files import atomic_path
-from pdetr3d.data.human_clicks import read_clicks
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.human_clicks import read_clicks
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
-from pdetr3d.data.points import misfit, read_file
-from pdetr3d.deploy.contract import refuse_no_ages
+from pdetr3d.data.storage.points import misfit, read_file
+from pdetr3d.finished.deploy.contract import refuse_no_ages
 from pdetr3d.schema import DataError
 
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")

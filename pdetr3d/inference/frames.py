@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample, place_sweep
-from pdetr3d.data.records import eval_records
-from pdetr3d.deploy.sweeps import to_sample
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading.load import load_sample, place_sweep
+from pdetr3d.data.loading.records import eval_records
+from pdetr3d.finished.deploy.sweeps import to_sample
 from pdetr3d.inference.clouds import FULL_SCALE, SUFFIXES, CloudReader, suffix_of
 from pdetr3d.inference.poses import earlier_sweeps, read_poses
 from pdetr3d.inference.student import unpacked

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.data.files import atomic_path, refuse_existing
-from pdetr3d.deploy.box_rows import COLUMNS, DTYPES, join_frames, to_frame
+from pdetr3d.data.storage.files import atomic_path, refuse_existing
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
+from pdetr3d.finished.deploy.box_rows import COLUMNS, DTYPES, join_frames, to_frame
 from pdetr3d.inference.frames import Frame, RecordFrame
 from pdetr3d.schema import Boxes3D, DataError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.data.csv_rows import read_csv
+from pdetr3d.data.storage.csv_rows import read_csv
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import DataError, SweepRecord
 

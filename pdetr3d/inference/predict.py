@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.collate import collate
+from pdetr3d.data.loading.collate import collate
 from pdetr3d.inference.frames import Asked, Frame, Loaded
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.schema import Boxes3D, Sample

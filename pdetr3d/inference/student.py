@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, DataConfig
-from pdetr3d.data.collate import collate
-from pdetr3d.data.load import load_sample
-from pdetr3d.deploy.contract import INFO_FILE
-from pdetr3d.deploy.exported import ExportedDetector
-from pdetr3d.deploy.source import chosen_checkpoint
-from pdetr3d.deploy.sweeps import to_sample
+from pdetr3d.data.loading.collate import collate
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.finished.deploy.contract import INFO_FILE
+from pdetr3d.finished.deploy.exported import ExportedDetector
+from pdetr3d.finished.deploy.source import chosen_checkpoint
+from pdetr3d.finished.deploy.sweeps import to_sample
 from pdetr3d.inference.detector import Detector, best_device
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 

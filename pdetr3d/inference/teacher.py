@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
-from pdetr3d.data.collate import collate
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.collate import collate
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.inference.detector import Detector, best_device
 from pdetr3d.inference.student import unpacked
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, Sample, SampleRecord

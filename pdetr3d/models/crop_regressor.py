@@ -1,6 +1,6 @@
 """The crop branch alone: the points round each click, and its picture -> one box per click. No map of the scene.
 
-The teacher's crop branch is trained as this, on many clicks a step (``data/crops.py``). With ``teacher.model=crop`` it
+The teacher's crop branch is trained as this, on many clicks a step (``crops.py``). With ``teacher.model=crop`` it
 is the teacher, without pictures: the baseline that shows what context and images add.
 """
 

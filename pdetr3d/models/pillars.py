@@ -2,7 +2,7 @@
 
 Legend: P points, C channels, B samples, H rows (y) and W columns (x) of the BEV grid.
 Sizes are read as ``.shape[0]``, not ``len()``, and inference does not branch on them: both would fix them in a trace
-(``deploy/torchscript.py``).
+(``finished/deploy/torchscript.py``).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.schema import DataError
 
 FILE = "checkpoint.pt"

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.config import OF_MANIFEST, Config, LabelConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest, build_manifest, read_info, write_manifest
-from pdetr3d.data.roles import annotated
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import LabelManifest, build_manifest, read_info, write_manifest
+from pdetr3d.data.labels.roles import annotated
 from pdetr3d.schema import DataError
 
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pdetr3d.batch import Batch, RankMean
 from pdetr3d.config import OptimConfig
-from pdetr3d.data.augment import keyed_rng
+from pdetr3d.data.draws import keyed_rng
 from pdetr3d.models.recompute import compile_dense
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task

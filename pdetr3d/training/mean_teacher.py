@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pdetr3d.batch import Batch, Cells, RankMean, StudentOutput, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.data.augment import move_boxes
+from pdetr3d.data.augmentation.augment import move_boxes
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import ramp_of
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D

@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import Config, OptimConfig
-from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
-from pdetr3d.data.clicks import redraw_clicks
-from pdetr3d.data.collate import collate
-from pdetr3d.data.corruption import corrupt
-from pdetr3d.data.grid_mask import grid_mask
-from pdetr3d.data.gt_sampling import open_database, paste
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.record_list import has_regions
+from pdetr3d.data.augmentation.augment import AugmentRange, augment
+from pdetr3d.data.augmentation.corruption import corrupt
+from pdetr3d.data.augmentation.grid_mask import grid_mask
+from pdetr3d.data.augmentation.gt_sampling import open_database, paste
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.labels.clicks import redraw_clicks
+from pdetr3d.data.loading.collate import collate
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.record_list import has_regions
 from pdetr3d.schema import DataError, Sample, SampleRecord
 
 
@@ -33,7 +34,7 @@ from pdetr3d.schema import DataError, Sample, SampleRecord
 class Plan:
     """Order of ``samples`` samples in global batches of ``batch_size`` over ``steps`` steps.
 
-    ``repeats``: one sample may stand several times among them (``data/cbgs.py``), and each is to be augmented anew.
+    ``repeats``: one sample may stand several times among them (``loading/cbgs.py``), and each is to be augmented anew.
     ``box_slots``: so many of every global batch come from the first ``boxed`` samples, the others from the rest, each
     part being a chain of permutations of its own; 0: all are one chain.
     """

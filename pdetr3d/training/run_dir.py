@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config, DataConfig
-from pdetr3d.data.check import MEMORY, check_files
-from pdetr3d.data.empty import refuse_empty
-from pdetr3d.data.file_ledger import FILE as FILES
-from pdetr3d.data.file_ledger import FileLedger, refuse_changed
-from pdetr3d.data.files import atomic_path, write_json
-from pdetr3d.data.index import FILE as INDEX
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.packed import check_pack, index_of_pack, open_pack
-from pdetr3d.data.regions import FILE as REGIONS
-from pdetr3d.data.skipped import FILE as SKIPPED
-from pdetr3d.data.skipped import Skipped, find_skipped
-from pdetr3d.data.summary import empty_counts, summarize
+from pdetr3d.data.index.empty import refuse_empty
+from pdetr3d.data.index.file_ledger import FILE as FILES
+from pdetr3d.data.index.file_ledger import FileLedger, refuse_changed
+from pdetr3d.data.index.index import FILE as INDEX
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.regions import FILE as REGIONS
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.data.labels.summary import empty_counts, summarize
+from pdetr3d.data.loading.check import MEMORY, check_files
+from pdetr3d.data.loading.packed import check_pack, index_of_pack, open_pack
+from pdetr3d.data.loading.skipped import FILE as SKIPPED
+from pdetr3d.data.loading.skipped import Skipped, find_skipped
+from pdetr3d.data.storage.files import atomic_path, write_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
@@ -203,7 +203,7 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         taken_over = True
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
-        from pdetr3d.data.simulate import simulate  # with the devkit, and plotting libraries that it brings
+        from pdetr3d.simulator.simulate import simulate  # with the devkit, and plotting libraries that it brings
 
         simulate(dataroot, config.sim, config.data.version)
     file = folder / INDEX
@@ -211,7 +211,7 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         if config.data.packed:
             index_of_pack(open_pack(config.data.packed), dataroot, file)
         else:
-            from pdetr3d.data.nuscenes import build_index
+            from pdetr3d.data.index.nuscenes import build_index
 
             build_index(dataroot, config.data.version, file, config.data, whole=config.data.on_error == "raise")
     index = Index.open(file)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pdetr3d.data.load import one_thread
+from pdetr3d.data.loading.load import one_thread
 from pdetr3d.schema import DataError, SampleRecord
 from pdetr3d.training.plan import LoadBatch, Plan
 

@@ -19,9 +19,9 @@ from rich.table import Table
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
-from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint

@@ -14,9 +14,9 @@ from torch import Tensor
 from pdetr3d import presets
 from pdetr3d.batch import StudentOutput
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build

@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
-from pdetr3d.data.index import FILE, Index
+from pdetr3d.data.index.index import FILE, Index
 from pdetr3d.data.label_manifest import inspection_records, training_records
-from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.record_list import Records
-from pdetr3d.data.row_table import TextPlaces
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.data.loading.record_list import Records
+from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
+from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.evaluation import nuscenes_eval, pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes, pseudo_label_rows
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D
@@ -164,7 +164,7 @@ def measured(holder: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_memory_does_not_grow_with_the_number_of_keyframes(holder: str, sim_world: Path, tmp_path: Path) -> None:
     """Ten times the keyframes: the driver's peak grows by less than a tenth."""
-    from pdetr3d.data.nuscenes import build_index
+    from pdetr3d.data.index.nuscenes import build_index
 
     index, found = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "one.arrow")), []
     for keyframes in (SMALL, LARGE):

@@ -25,10 +25,10 @@ from torch import nn
 from pdetr3d import presets
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
-from pdetr3d.data.manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.labels.manifest import build_manifest
 from pdetr3d.models.fusion import Fusion
 from pdetr3d.models.recompute import compile_dense
 from pdetr3d.schema import FALLBACK_SIZE_M

@@ -24,12 +24,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.config import Config, ScalingConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest, training_records
-from pdetr3d.data.load import one_thread, read_lidar
-from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.record_list import Records
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.data.loading.load import one_thread, read_lidar
+from pdetr3d.data.loading.record_list import Records
 from pdetr3d.presets import load as load_preset
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint

@@ -17,9 +17,9 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.data.index import FILE, Index
+from pdetr3d.data.index.index import FILE, Index
 from pdetr3d.data.label_manifest import training_records
-from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.training.plan import BatchLoader, Plan
 from ray_jobs.launch import init_ray
 from ray_jobs.memory import PeakMemory

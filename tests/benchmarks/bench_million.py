@@ -25,11 +25,11 @@ from rich.table import Table
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.files import open_arrow, table_digest
-from pdetr3d.data.index import FILE, LAYOUT, Index
+from pdetr3d.data.index.index import FILE, LAYOUT, Index
 from pdetr3d.data.label_manifest import build_manifest, training_records
-from pdetr3d.data.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA, VERIFIED_CLICKS, LabelManifest
-from pdetr3d.data.records import prior_size_m
+from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA, VERIFIED_CLICKS, LabelManifest
+from pdetr3d.data.loading.records import prior_size_m
+from pdetr3d.data.storage.files import open_arrow, table_digest
 from pdetr3d.training.plan import permutation
 
 SELF = "tests.benchmarks.bench_million"
@@ -111,7 +111,7 @@ def opened(folder: Path) -> dict[str, float]:
 @pytest.mark.timeout(1800)
 def test_print_opening(sim_world: Path, tmp_path: Path) -> None:
     """One table."""
-    from pdetr3d.data.nuscenes import build_index
+    from pdetr3d.data.index.nuscenes import build_index
 
     write(Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "one.arrow")), tmp_path, KEYFRAMES)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.arrow"))

@@ -20,8 +20,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.data.simulate import simulate
 from pdetr3d.presets import load
+from pdetr3d.simulator.simulate import simulate
 from ray_jobs.space import SEED, load_space
 
 TRIALS, EPOCHS = int(os.environ.get("PDETR3D_TRIALS", 8)), float(os.environ.get("PDETR3D_EPOCHS", 4))

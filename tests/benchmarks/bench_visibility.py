@@ -6,7 +6,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.visibility import visibility
 from tests.benchmarks.bench_loaders import run_data
 

@@ -26,9 +26,9 @@ from rich.table import Table
 
 from pdetr3d import presets
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.simulate import simulate
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality, size_error, yaw_error_rad
 from pdetr3d.schema import CLASSES, Boxes3D
+from pdetr3d.simulator.simulate import simulate
 from tests.world_crops import Crops, cut_split
 from tests.world_models import LidarModel, PictureModel, class_means, predict, train, true_boxes
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from pyarrow.fs import LocalFileSystem
 
 from pdetr3d.config import SimConfig
-from pdetr3d.data.simulate import simulate
 from pdetr3d.exits import BAD_INPUT
+from pdetr3d.simulator.simulate import simulate
 from ray_jobs.resume import PROGRESS, points, read_progress, resume_point
 from tests.chaos.job import ROOT, STEPS, STREAM, Job, equal, stage_folder, weights
 

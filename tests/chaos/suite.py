@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 from tests.chaos.elastic import resized
 from tests.chaos.faults import FAULTS, Chaos
 from tests.chaos.job import ROOT

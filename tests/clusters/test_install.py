@@ -37,6 +37,6 @@ def test_a_clean_environment_has_all_it_needs(tmp_path: Path) -> None:
     run(pdetr3d, "index", "--dataroot", away / "world", "--version", "v1.0-sim")
     spaces = "from ray_jobs.space import load_space, names; print(len([load_space(name) for name in names()]))"
     assert int(run(python, "-c", spaces)) == len(list((ROOT / "tune_spaces").glob("*.yaml")))
-    page = "from pathlib import Path; from pdetr3d import report; print(Path(report.__file__).parent)"
+    page = "from pathlib import Path; from pdetr3d.finished import report; print(Path(report.__file__).parent)"
     template = Path(run(python, "-c", page).strip()) / "template.html"
     assert template.is_relative_to(tmp_path) and template.is_file()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pdetr3d.data.files import read_parquet
 from pdetr3d.data.label_manifest import LabelManifest
+from pdetr3d.data.storage.files import read_parquet
 from tests.jobs import run_module, run_verb
 from tests.model_cases import TINY
 from tests.own_cases import SMALL, Own

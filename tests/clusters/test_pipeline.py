@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pdetr3d.config import Config
-from pdetr3d.data.files import read_parquet, table_digest
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.storage.files import read_parquet, table_digest
 from pdetr3d.schema import CLASSES
 from pdetr3d.tracking.client import connect, tracking_uri
 from tests.training_cases import world_arguments

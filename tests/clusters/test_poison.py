@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir

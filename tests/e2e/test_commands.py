@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 
 import pdetr3d
-from pdetr3d.capacity import measure
-from pdetr3d.data.index import Index
-from pdetr3d.labels import efficiency
+from pdetr3d.data.index.index import Index
+from pdetr3d.finished.capacity import measure
+from pdetr3d.finished.labels import efficiency
 from pdetr3d.schema import CLASSES
 from pdetr3d.training import checkpoint, model_size
 from pdetr3d.training.build import build

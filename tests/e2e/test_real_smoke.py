@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pdetr3d.data.files import read_parquet
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.data.storage.files import read_parquet
 from pdetr3d.schema import CLASSES
 from pdetr3d.tracking.client import connect, tracking_uri
 from tests.jobs import run_module

@@ -14,7 +14,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import DataContext
 
-from pdetr3d.data.pack import pack
+from pdetr3d.data.loading.pack import pack
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from pdetr3d.training.plan import BatchLoader, Plan
 from ray_jobs import stream

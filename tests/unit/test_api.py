@@ -11,8 +11,8 @@ import pytest
 
 import pdetr3d
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.errors import DataError
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.inference.teacher import TeacherPredictor

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from pdetr3d.data.augment import AugmentRange, augment, keyed_rng, keyed_uniform, move_boxes
+from pdetr3d.data.augmentation.augment import AugmentRange, augment, move_boxes
+from pdetr3d.data.draws import keyed_rng, keyed_uniform
 from pdetr3d.geometry import rigid
 from pdetr3d.geometry.boxes import corners
 from pdetr3d.schema import Boxes3D, PointLabels, Sample, SampleRecord

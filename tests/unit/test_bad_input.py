@@ -18,9 +18,9 @@ import torch
 import yaml
 
 from pdetr3d import presets
-from pdetr3d.data import check
-from pdetr3d.data.files import read_parquet
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading import check
+from pdetr3d.data.storage.files import read_parquet
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker

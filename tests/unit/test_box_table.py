@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pdetr3d.data import box_table
-from pdetr3d.data.box_table import COLUMNS, SCHEMA, BoxTableWriter
-from pdetr3d.data.row_table import TextPlaces, text_column
+from pdetr3d.data.storage import box_table
+from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTableWriter
+from pdetr3d.data.storage.row_table import TextPlaces, text_column
 
 
 @pytest.fixture(autouse=True)

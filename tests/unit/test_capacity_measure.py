@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pdetr3d.capacity import measure
-from pdetr3d.capacity.costs import Measurement, depends_on
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.finished.capacity import measure
+from pdetr3d.finished.capacity.costs import Measurement, depends_on
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import model_size
 from pdetr3d.training.build import build

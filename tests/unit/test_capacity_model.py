@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from pdetr3d import presets
-from pdetr3d.capacity import model
-from pdetr3d.capacity.costs import Cluster, Measurement, StageCost
 from pdetr3d.config import Config
+from pdetr3d.finished.capacity import model
+from pdetr3d.finished.capacity.costs import Cluster, Measurement, StageCost
 from pdetr3d.schema import DataError
 from pdetr3d.training import flow
 

@@ -11,10 +11,10 @@ import typer.main
 import yaml
 
 from pdetr3d import presets
-from pdetr3d.capacity import measure
-from pdetr3d.capacity.costs import depends_on
-from pdetr3d.capacity.table import duration
 from pdetr3d.cli import app, main
+from pdetr3d.finished.capacity import measure
+from pdetr3d.finished.capacity.costs import depends_on
+from pdetr3d.finished.capacity.table import duration
 from pdetr3d.training import model_size
 from pdetr3d.training.run_dir import write_json
 from tests.training_cases import SMALL_DATA, TINY, one_thread

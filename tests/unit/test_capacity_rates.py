@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pdetr3d import presets
-from pdetr3d.capacity.rates import given_rates, rates_of_run
 from pdetr3d.config import Config
+from pdetr3d.finished.capacity.rates import given_rates, rates_of_run
 from pdetr3d.schema import DataError
 
 CONFIG = presets.load("quickstart", ["scaling.workers=2", "optim.batch_size=8", "teacher.optim.batch_size=4"])

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.cbgs import class_balanced
+from pdetr3d.data.loading.cbgs import class_balanced
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
 EYE = np.eye(4)

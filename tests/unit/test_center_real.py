@@ -13,10 +13,10 @@ from nuscenes.nuscenes import NuScenes
 from pdetr3d import presets
 from pdetr3d.batch import Batch, Cells, TaskMaps
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import training_records
-from pdetr3d.data.manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.labels.manifest import build_manifest
 from pdetr3d.geometry.center_code import encode
 from pdetr3d.losses import center_criterion
 from pdetr3d.losses.center_criterion import CenterCriterion

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.cli import main
-from pdetr3d.data.files import open_arrow
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
+from pdetr3d.data.storage.files import open_arrow
 from pdetr3d.presets import QUICKSTART
 
 

@@ -22,9 +22,9 @@ from PIL import Image
 from pdetr3d.cli import main
 from pdetr3d.click.sheet import Tile, tiles
 from pdetr3d.click.views import View, above, beside, over
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import read_lidar
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import read_lidar
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.presets import load

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.crops import CLICK_REACH, CropLoader, Crops, crops_of, cut_crops
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.crops import CLICK_REACH, CropLoader, Crops, crops_of, cut_crops
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M
 from pdetr3d.models.point_crop import BoxCrop, crop_pairs, find_clicks
 from pdetr3d.schema import FALLBACK_SIZE_M

@@ -9,8 +9,8 @@ import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
-from pdetr3d.data.click_extents import MIN_CLICKS, MIN_POINTS, extents
-from pdetr3d.data.records import prior_size_m
+from pdetr3d.data.loading.click_extents import MIN_CLICKS, MIN_POINTS, extents
+from pdetr3d.data.loading.records import prior_size_m
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, Boxes3D, PointLabels, SampleRecord
 
 GROUND = -1.84

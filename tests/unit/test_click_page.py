@@ -17,8 +17,8 @@ from pdetr3d.click.desk import Desk
 from pdetr3d.click.page import Page
 from pdetr3d.click.rays import Ray
 from pdetr3d.click.session import Session
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 

@@ -11,9 +11,9 @@ from pdetr3d.click import marks
 from pdetr3d.click.rays import Hit, Ray, cut, nearest, pixel_ray
 from pdetr3d.click.sheet import Tile, through, tiles, width_m
 from pdetr3d.click.views import above, over
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.points import read_lidar
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.storage.points import read_lidar
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.schema import CAMERAS, Boxes3D, CameraRecord
 

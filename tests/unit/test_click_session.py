@@ -17,9 +17,9 @@ from pdetr3d.cli import main
 from pdetr3d.click import click_file, session
 from pdetr3d.click.click_file import COLUMNS, Click, only_annotator, read_clicks
 from pdetr3d.click.session import Session
-from pdetr3d.data.index import Index
-from pdetr3d.data.manifest import LabelManifest
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import DataError
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.augment import AugmentRange, augment, keyed_rng
-from pdetr3d.data.collate import collate
+from pdetr3d.data.augmentation.augment import AugmentRange, augment
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.loading.collate import collate
 from pdetr3d.schema import Boxes3D, PointLabels, Sample, SampleRecord
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import CorruptionConfig
-from pdetr3d.data.corruption import corrupt, turn_camera
+from pdetr3d.data.augmentation.corruption import corrupt, turn_camera
 from pdetr3d.geometry.camera import project
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, Sample, SampleRecord
 from pdetr3d.training.plan import BatchLoader

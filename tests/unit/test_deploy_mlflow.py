@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from pdetr3d.cli import main
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.deploy.box_rows import COLUMNS
-from pdetr3d.deploy.mlflow_export import REQUIREMENTS
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.finished.deploy.box_rows import COLUMNS
+from pdetr3d.finished.deploy.mlflow_export import REQUIREMENTS
 from pdetr3d.schema import CLASSES, Boxes3D, DataError, SampleRecord
 from tests.deploy_cases import BATCH_NORM, VOXEL, own_boxes, points_of, trained_run
 from tests.model_cases import make_batch, tiny_config

@@ -12,11 +12,11 @@ import torch
 
 import pdetr3d
 from pdetr3d.cli import main
-from pdetr3d.deploy import onnx_export
-from pdetr3d.deploy.exported import ExportedDetector
-from pdetr3d.deploy.onnx_export import ONNX_OUTPUTS, TOLERANCE, OnnxPillars
-from pdetr3d.deploy.source import TrainedStudent
 from pdetr3d.errors import DataError
+from pdetr3d.finished.deploy import onnx_export
+from pdetr3d.finished.deploy.exported import ExportedDetector
+from pdetr3d.finished.deploy.onnx_export import ONNX_OUTPUTS, TOLERANCE, OnnxPillars
+from pdetr3d.finished.deploy.source import TrainedStudent
 from tests.deploy_cases import BATCH_NORM, VOXEL, own_boxes, trained_run
 from tests.unit.test_deploy_torchscript import CLOUDS, SIX_TASKS, cloud
 

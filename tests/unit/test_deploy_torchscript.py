@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pdetr3d.cli import main
 from pdetr3d.config import Config
-from pdetr3d.deploy import torchscript
-from pdetr3d.deploy.contract import OUTPUTS
-from pdetr3d.deploy.exported import ExportedDetector
-from pdetr3d.deploy.source import TrainedStudent, chosen_checkpoint
-from pdetr3d.deploy.sweeps import to_sample
-from pdetr3d.deploy.torchscript import TOLERANCE, ExportedStudent, compare, export_torchscript
+from pdetr3d.finished.deploy import torchscript
+from pdetr3d.finished.deploy.contract import OUTPUTS
+from pdetr3d.finished.deploy.exported import ExportedDetector
+from pdetr3d.finished.deploy.source import TrainedStudent, chosen_checkpoint
+from pdetr3d.finished.deploy.sweeps import to_sample
+from pdetr3d.finished.deploy.torchscript import TOLERANCE, ExportedStudent, compare, export_torchscript
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.deploy_cases import BATCH_NORM, VOXEL, own_boxes, trained_run
 from tests.model_cases import make_batch

@@ -15,12 +15,12 @@ import pytest
 
 from pdetr3d import presets
 from pdetr3d.cli import main
-from pdetr3d.data.people_manifest import import_clicks
-from pdetr3d.doctor import boxes
-from pdetr3d.doctor.diagnosis import CHECKS, diagnose, lines
-from pdetr3d.doctor.result import Result
-from pdetr3d.doctor.run import Run, check_comparable
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.evaluation.pseudo_label_quality import BINS_M, bev_iou
+from pdetr3d.finished.doctor import boxes
+from pdetr3d.finished.doctor.diagnosis import CHECKS, diagnose, lines
+from pdetr3d.finished.doctor.result import Result
+from pdetr3d.finished.doctor.run import Run, check_comparable
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.doctor_cases import CURVES, PlantedRun, scored

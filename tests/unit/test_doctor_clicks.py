@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.doctor.clicks import click_facts, outside_m
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.finished.doctor.clicks import click_facts, outside_m
 from pdetr3d.schema import CLASSES, Boxes3D, PointLabels
 
 CAR, BUS, CONE = (CLASSES.index(name) for name in ("car", "bus", "traffic_cone"))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pdetr3d.data import file_ledger
-from pdetr3d.data.file_ledger import FileLedger
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index import file_ledger
+from pdetr3d.data.index.file_ledger import FileLedger
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import RunDir, prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdetr3d.data.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path
 
 
 def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import torch
 from pdetr3d import presets
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.collate import collate
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import prior_size_m, training_records
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.deploy.exported import ExportedDetector
-from pdetr3d.deploy.source import TrainedStudent
-from pdetr3d.deploy.torchscript import TOLERANCE, ExportedStudent, export_torchscript
+from pdetr3d.data.labels.manifest import build_manifest
+from pdetr3d.data.loading.collate import collate
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.finished.deploy.exported import ExportedDetector
+from pdetr3d.finished.deploy.source import TrainedStudent
+from pdetr3d.finished.deploy.torchscript import TOLERANCE, ExportedStudent, export_torchscript
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.grid_mask import FILL, grid_mask
+from pdetr3d.data.augmentation.grid_mask import FILL, grid_mask
+from pdetr3d.data.draws import keyed_rng
 from pdetr3d.models.image_backbone import RGB_MEAN
 from pdetr3d.training.plan import BatchLoader
 from tests.training_cases import open_world

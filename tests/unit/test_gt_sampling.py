@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from pdetr3d import presets
 from pdetr3d.batch import Batch
-from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.gt_sampling import ObjectDatabase, database_of, open_database, paste
-from pdetr3d.data.index import Index
+from pdetr3d.data.augmentation.gt_sampling import ObjectDatabase, database_of, open_database, paste
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import training_records
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.boxes import bev_iou_aligned, points_in_boxes
 from pdetr3d.schema import CLASSES, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, Sample, SampleRecord
 from pdetr3d.training.build import build

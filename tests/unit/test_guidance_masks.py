@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.augment import AugmentRange, move_boxes
+from pdetr3d.data.augmentation.augment import AugmentRange, move_boxes
 from pdetr3d.losses.guidance_masks import Grid, box_mask, drawn_clicks, foreground_mask
 from pdetr3d.schema import Boxes3D
 from tests.model_cases import change, make_batch, one_sample

@@ -15,14 +15,14 @@ import torch
 
 from pdetr3d.batch import StudentOutput
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.augment import keyed_rng
-from pdetr3d.data.index import REGION_SCHEMA, Index, write_index
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.index.index import REGION_SCHEMA, Index, write_index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.regions import write_regions
 from pdetr3d.data.label_manifest import build_manifest, training_records
-from pdetr3d.data.manifest import IGNORE_SCHEMA
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.record_list import within_regions
-from pdetr3d.data.regions import write_regions
-from pdetr3d.data.summary import summarize
+from pdetr3d.data.labels.manifest import IGNORE_SCHEMA
+from pdetr3d.data.labels.summary import summarize
+from pdetr3d.data.loading.record_list import within_regions
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, score
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.pseudo_labels import to_pseudo_labels

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pytest
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, training_records
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.people_manifest import import_clicks
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import CLASSES, DataError
 

@@ -16,11 +16,11 @@ import pytest
 
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.regions import read_regions
 from pdetr3d.data.label_manifest import inspection_record
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.regions import read_regions
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.camera import project
 from pdetr3d.importers.plain import VERSION, import_frames
 from pdetr3d.importers.rows import sample_token

@@ -13,11 +13,11 @@ from nuscenes import NuScenes
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.regions import read_regions
 from pdetr3d.data.label_manifest import inspection_record
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.regions import read_regions
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
 from pdetr3d.geometry.boxes import corners
 from pdetr3d.geometry.camera import project

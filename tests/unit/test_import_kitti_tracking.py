@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.importers.kitti import VERSION, import_kitti
 from pdetr3d.importers.kitti_files import read_calibration
 from pdetr3d.importers.kitti_tracking import EARTH_RADIUS_M, imu_poses

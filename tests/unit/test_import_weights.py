@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from pdetr3d.batch import Cells
 from pdetr3d.cli import main
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.deploy.source import TrainedStudent
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.finished.deploy.source import TrainedStudent
 from pdetr3d.geometry.center_code import part
 from pdetr3d.importers.centerpoint import BRANCHES
 from pdetr3d.inference.student import StudentPredictor

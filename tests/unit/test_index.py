@@ -17,10 +17,10 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.check import check_files
-from pdetr3d.data.files import write_arrow
-from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.check import check_files
+from pdetr3d.data.storage.files import write_arrow
 from pdetr3d.geometry.rigid import yaw_of
 from pdetr3d.schema import CAMERAS, CLASSES, DataError
 

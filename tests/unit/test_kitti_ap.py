@@ -11,8 +11,8 @@ import pytest
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.evaluation.kitti_ap import DIFFICULTY, IOU, METRICS, Detected, Labeled, kitti_ap, overlap
 from pdetr3d.evaluation.kitti_score import image_heights, kitti_score
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results

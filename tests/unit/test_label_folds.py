@@ -9,10 +9,10 @@ import pytest
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.roles import box_labeled
+from pdetr3d.data.labels.roles import box_labeled
 from pdetr3d.schema import DataError
 from tests.model_cases import tiny_config
 

@@ -13,10 +13,8 @@ from scipy.stats import truncnorm
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.click_matching import match_clicks
-from pdetr3d.data.clicks import draw_click, place_clicks
-from pdetr3d.data.files import open_arrow, write_arrow
-from pdetr3d.data.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import (
     LabelManifest,
     build_manifest,
@@ -28,9 +26,11 @@ from pdetr3d.data.label_manifest import (
     training_records,
     write_pseudo_labels,
 )
-from pdetr3d.data.manifest import SAMPLES_SCHEMA
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.roles import box_labeled
+from pdetr3d.data.labels.click_matching import match_clicks
+from pdetr3d.data.labels.clicks import draw_click, place_clicks
+from pdetr3d.data.labels.manifest import SAMPLES_SCHEMA
+from pdetr3d.data.labels.roles import box_labeled
+from pdetr3d.data.storage.files import open_arrow, write_arrow
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, SampleRecord
 from tests.model_cases import tiny_config

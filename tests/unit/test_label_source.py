@@ -12,9 +12,9 @@ import pytest
 
 from pdetr3d.cli.app import app
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import fixed_by_manifest, typical_sizes, with_manifest

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
-from pdetr3d.data.files import table_digest, write_arrow
-from pdetr3d.data.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
-from pdetr3d.labels import efficiency
-from pdetr3d.labels.budget import Dataset, Planner, Prices, plan_budget, predict
-from pdetr3d.labels.efficiency import Curve, fit_curves, points, resampled_curves
-from pdetr3d.labels.measured_runs import MeasuredRun, read_runs
+from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
+from pdetr3d.data.storage.files import table_digest, write_arrow
+from pdetr3d.finished.labels import efficiency
+from pdetr3d.finished.labels.budget import Dataset, Planner, Prices, plan_budget, predict
+from pdetr3d.finished.labels.efficiency import Curve, fit_curves, points, resampled_curves
+from pdetr3d.finished.labels.measured_runs import MeasuredRun, read_runs
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
 

@@ -15,12 +15,12 @@ from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.finished.labels import export_tables as module
+from pdetr3d.finished.labels.export_results import export_results
+from pdetr3d.finished.labels.export_tables import export_tables
+from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.geometry.rigid import chain
-from pdetr3d.labels import export_tables as module
-from pdetr3d.labels.export_results import export_results
-from pdetr3d.labels.export_tables import export_tables
-from pdetr3d.labels.run_labels import RunLabels
 from pdetr3d.schema import DataError
 from tests.label_cases import simulated_run, tracked_run
 

@@ -15,12 +15,12 @@ from PIL import Image
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.pseudo_table import to_boxes
+from pdetr3d.data.labels.pseudo_table import to_boxes
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou, yaw_error_rad
-from pdetr3d.labels.measure import MeasuredLabels
-from pdetr3d.labels.pictures import PSEUDO, TRUE, best_camera
-from pdetr3d.labels.run_labels import RunLabels
+from pdetr3d.finished.labels.measure import MeasuredLabels
+from pdetr3d.finished.labels.pictures import PSEUDO, TRUE, best_camera
+from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import CAMERAS, CLASSES, Boxes3D
 from tests.label_cases import simulated_run, tracked_run
 

@@ -15,9 +15,9 @@ from PIL import Image
 from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import _reduction, decode_image, load_sample, read_lidar
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import _reduction, decode_image, load_sample, read_lidar
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import yaw_of
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, SampleRecord

@@ -13,7 +13,7 @@ from torch import nn
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
-from pdetr3d.data.self_labels import half_labeled
+from pdetr3d.data.labels.self_labels import half_labeled
 from pdetr3d.losses.center_criterion import BOX_TERMS, CenterCriterion
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint

@@ -18,12 +18,12 @@ from pyquaternion import Quaternion
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import SimConfig
-from pdetr3d.data.simulate import simulate
 from pdetr3d.evaluation import nuscenes_eval
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score, split_samples, spnds
 from pdetr3d.evaluation.results_format import nuscenes_boxes, read_poses
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
+from pdetr3d.simulator.simulate import simulate
 from tests.reference.tiny_nuscenes import annotation, write
 
 VERSION, SPLIT = "v1.0-sim", "sim_val"

@@ -13,13 +13,13 @@ from pdetr3d.class_list import ClassList, read_classes
 from pdetr3d.cli import main
 from pdetr3d.click.panel import status_html
 from pdetr3d.click.session import Session
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.records import eval_records, inspection_records
-from pdetr3d.deploy.contract import describe
+from pdetr3d.data.loading.records import eval_records, inspection_records
 from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.finished.deploy.contract import describe
 from pdetr3d.inference.click_boxes import ClickBoxes
 from pdetr3d.inference.detector import Detector
 from pdetr3d.inference.teacher import TeacherPredictor

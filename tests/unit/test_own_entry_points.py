@@ -15,23 +15,23 @@ import pandas as pd
 import pytest
 import torch
 
-from pdetr3d.capacity.measure import measure
 from pdetr3d.cli import main
 from pdetr3d.click.desk import Desk
 from pdetr3d.click.page import Page
 from pdetr3d.click.rays import Ray
 from pdetr3d.click.session import Session
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, inspection_records
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.pseudo_table import write_pseudo_labels
+from pdetr3d.data.labels.pseudo_table import write_pseudo_labels
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.finished.capacity.measure import measure
+from pdetr3d.finished.report.reproduce import run_command
+from pdetr3d.finished.report.runs import open_runs
 from pdetr3d.presets import load
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
-from pdetr3d.report.reproduce import run_command
-from pdetr3d.report.runs import open_runs
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build

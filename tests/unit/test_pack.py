@@ -14,14 +14,14 @@ import pytest
 
 from pdetr3d.cli import main
 from pdetr3d.config import DataConfig
-from pdetr3d.data import pack as pack_module
-from pdetr3d.data import packed
-from pdetr3d.data.index import Index, write_index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.pack import pack, verify
-from pdetr3d.data.packed import Pack, check_pack
-from pdetr3d.deploy.sweeps import to_sample
+from pdetr3d.data.index.index import Index, write_index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading import pack as pack_module
+from pdetr3d.data.loading import packed
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.pack import pack, verify
+from pdetr3d.data.loading.packed import Pack, check_pack
+from pdetr3d.finished.deploy.sweeps import to_sample
 from pdetr3d.schema import CAMERAS, DataError
 from pdetr3d.training.run_dir import RunDir, prepare
 from tests.training_cases import world_config

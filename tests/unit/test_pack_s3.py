@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.pack import pack, verify
-from pdetr3d.data.packed import Pack
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.pack import pack, verify
+from pdetr3d.data.loading.packed import Pack
 from pdetr3d.schema import DataError
 from tests.unit.test_pack import DATA, ONE, SPLITS, tokens
 

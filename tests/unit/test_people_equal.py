@@ -14,10 +14,10 @@ import torch
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
-from pdetr3d.data.crops import CropLoader, Crops, crops_of
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.loading.crops import CropLoader, Crops, crops_of
 from pdetr3d.pseudo_labels import to_pseudo_labels
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training.build import build

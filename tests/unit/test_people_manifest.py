@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, import_clicks, training_records
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.people_manifest import STRAYS
-from pdetr3d.data.roles import People, read_samples
+from pdetr3d.data.labels.people_manifest import STRAYS
+from pdetr3d.data.labels.roles import People, read_samples
 from pdetr3d.schema import CLASSES, DataError
 from tests.people_cases import without_annotations
 

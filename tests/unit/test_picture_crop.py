@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
-from pdetr3d.data.crops import WINDOW_PX, CropLoader, Crops, crops_of, cut_window
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.crops import WINDOW_PX, CropLoader, Crops, crops_of, cut_window
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.crops import SIDE_FACTOR
 from pdetr3d.models.box_code import viewing_direction
 from pdetr3d.models.click_crops import ClickCrops, viewed_heading

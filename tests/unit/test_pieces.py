@@ -13,11 +13,12 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data import files, pseudo_table
-from pdetr3d.data.files import parquet_digest, table_digest
 from pdetr3d.data.label_manifest import inspection_records, write_pseudo_labels
-from pdetr3d.data.pseudo_table import PseudoLabelWriter
-from pdetr3d.data.record_list import Joined, tokens_of
+from pdetr3d.data.labels import pseudo_table
+from pdetr3d.data.labels.pseudo_table import PseudoLabelWriter
+from pdetr3d.data.loading.record_list import Joined, tokens_of
+from pdetr3d.data.storage import files
+from pdetr3d.data.storage.files import parquet_digest, table_digest
 from pdetr3d.evaluation import pseudo_label_quality as quality
 from pdetr3d.evaluation import ranks
 from pdetr3d.pseudo_labels import pseudo_label_rows, to_pseudo_labels, with_track_velocity

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdetr3d.data.augment import AugmentRange
+from pdetr3d.data.augmentation.augment import AugmentRange
 from pdetr3d.losses.guidance_masks import Grid, box_mask, drawn_clicks, foreground_mask
 from pdetr3d.losses.point_guided import PointGuidance, ramp_of, warp_to_canonical
 from pdetr3d.models.norm import statistics_held

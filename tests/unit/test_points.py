@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig, SensorConfig
-from pdetr3d.data.points import check_points, read_lidar
+from pdetr3d.data.storage.points import check_points, read_lidar
 from pdetr3d.schema import DataError
 
 

@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
-from pdetr3d.data.records import eval_records
-from pdetr3d.deploy.box_rows import COLUMNS, DTYPES, to_frame
+from pdetr3d.data.loading.records import eval_records
 from pdetr3d.evaluation.results_format import nuscenes_boxes
+from pdetr3d.finished.deploy.box_rows import COLUMNS, DTYPES, to_frame
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.inference.clouds import CloudReader
 from pdetr3d.inference.frames import file_frames

@@ -12,7 +12,7 @@ import torch
 from pdetr3d.batch import Batch
 from pdetr3d.cli import main
 from pdetr3d.config import Config
-from pdetr3d.data.records import eval_records
+from pdetr3d.data.loading.records import eval_records
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.schema import Boxes3D, DataError

@@ -11,7 +11,7 @@ from nuscenes.eval.common.utils import scale_iou, yaw_diff
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.pseudo_table import read_pseudo_labels, write_pseudo_labels
+from pdetr3d.data.labels.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.evaluation.pseudo_label_quality import (
     bev_iou,
     heading_errors,

@@ -12,15 +12,15 @@ import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data import files
-from pdetr3d.data import manifest as manifests
-from pdetr3d.data import records as record_module
-from pdetr3d.data.files import open_arrow, write_arrow
-from pdetr3d.data.index import Index, RecordTable, write_index
+from pdetr3d.data.index.index import Index, RecordTable, write_index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import eval_records, training_records, write_pseudo_labels
-from pdetr3d.data.manifest import CLICKS_SCHEMA, LabelManifest, build_manifest, write_manifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.record_list import Records, boxed, pick
+from pdetr3d.data.labels import manifest as manifests
+from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, LabelManifest, build_manifest, write_manifest
+from pdetr3d.data.loading import records as record_module
+from pdetr3d.data.loading.record_list import Records, boxed, pick
+from pdetr3d.data.storage import files
+from pdetr3d.data.storage.files import open_arrow, write_arrow
 from pdetr3d.schema import CLASSES, DataError, SampleRecord
 from tests.training_cases import poison
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import lease

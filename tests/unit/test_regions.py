@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pdetr3d.data.manifest import IGNORE_SCHEMA
-from pdetr3d.data.regions import FILE, REGIONS_SCHEMA, disks, read_regions, write_regions
+from pdetr3d.data.index.regions import FILE, REGIONS_SCHEMA, disks, read_regions, write_regions
+from pdetr3d.data.labels.manifest import IGNORE_SCHEMA
 from pdetr3d.geometry.regions import EVERYWHERE, Regions, disk
 from pdetr3d.schema import DataError
 

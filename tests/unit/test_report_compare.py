@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pdetr3d.cli import main
+from pdetr3d.finished.report.compare import _curves, config_table, notes, tables, warning, write_comparison
+from pdetr3d.finished.report.page import Chart, Table, Text
+from pdetr3d.finished.report.reproduce import run_command
+from pdetr3d.finished.report.runs import differing, open_runs, short_names
 from pdetr3d.presets import load
-from pdetr3d.report.compare import _curves, config_table, notes, tables, warning, write_comparison
-from pdetr3d.report.page import Chart, Table, Text
-from pdetr3d.report.reproduce import run_command
-from pdetr3d.report.runs import differing, open_runs, short_names
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
-from pdetr3d.report import charts
-from pdetr3d.report.page import Chart, Section, Table, Text, write_page
-from pdetr3d.report.pictures import galleries
-from pdetr3d.report.spread import Spread
-from pdetr3d.report.sweep import Sweep
-from pdetr3d.report.sweep_page import samples_to, write_report
+from pdetr3d.finished.report import charts
+from pdetr3d.finished.report.page import Chart, Section, Table, Text, write_page
+from pdetr3d.finished.report.pictures import galleries
+from pdetr3d.finished.report.spread import Spread
+from pdetr3d.finished.report.sweep import Sweep
+from pdetr3d.finished.report.sweep_page import samples_to, write_report
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.space import SearchSpace

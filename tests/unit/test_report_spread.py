@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pdetr3d.report.spread import Spread, difference, number
+from pdetr3d.finished.report.spread import Spread, difference, number
 
 
 def test_spread_uses_n_minus_1_and_knows_too_few() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import Config
+from pdetr3d.finished.report.importance import importances
+from pdetr3d.finished.report.reproduce import command
+from pdetr3d.finished.report.sweep import Sweep, row_names, short_keys
 from pdetr3d.presets import load
-from pdetr3d.report.importance import importances
-from pdetr3d.report.reproduce import command
-from pdetr3d.report.sweep import Sweep, row_names, short_keys
 from pdetr3d.schema import DataError
 from ray_jobs.space import SearchSpace, trial_config
 from ray_jobs.sweep_results import STATUS

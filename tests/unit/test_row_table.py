@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pdetr3d.data import files
-from pdetr3d.data.files import open_arrow, table_digest, write_arrow
-from pdetr3d.data.row_table import RowTable, TextPlaces, places, text_column
+from pdetr3d.data.storage import files
+from pdetr3d.data.storage.files import open_arrow, table_digest, write_arrow
+from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import DataError
 
 SCHEMA = pa.schema(

@@ -152,6 +152,6 @@ def test_prepared_data_is_opened_not_made_again(
     def not_again(*arguments: object) -> None:
         raise AssertionError("the index exists")
 
-    monkeypatch.setattr("pdetr3d.data.nuscenes.build_index", not_again)
+    monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", not_again)
     second = prepare(run)
     assert (second.index.digest, second.manifest.digest) == (first.index.digest, first.manifest.digest)

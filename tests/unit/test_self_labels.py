@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.data.files import read_parquet, write_parquet
-from pdetr3d.data.self_labels import (
+from pdetr3d.data.labels.self_labels import (
     SELF_SCHEMA,
     half_labeled,
     read_self_labels,
@@ -19,6 +18,7 @@ from pdetr3d.data.self_labels import (
     without_clicks,
     write_self_labels,
 )
+from pdetr3d.data.storage.files import read_parquet, write_parquet
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
 

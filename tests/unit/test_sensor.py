@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig, SensorConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample, read_lidar
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.sensor import keep_beams, keep_points, worsen_image
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.loading.load import load_sample, read_lidar
+from pdetr3d.data.loading.sensor import keep_beams, keep_points, worsen_image
 from pdetr3d.schema import SampleRecord
 
 SIZE = (160, 90)

@@ -19,18 +19,18 @@ from nuscenes.utils.splits import get_scenes_of_split
 from pyquaternion import Quaternion
 
 from pdetr3d.config import SimConfig
-from pdetr3d.data import sim_constants as const
-from pdetr3d.data import simulate as module
-from pdetr3d.data.sim_camera import render
-from pdetr3d.data.sim_figures import world_figures
-from pdetr3d.data.sim_objects import CLUTTER
-from pdetr3d.data.sim_scene import SceneJob, build_world
-from pdetr3d.data.sim_subtypes import SUBTYPES, Sizes
-from pdetr3d.data.sim_tables import calibration
-from pdetr3d.data.sim_world import World
-from pdetr3d.data.simulate import simulate
 from pdetr3d.geometry.rigid import chain, rigid
 from pdetr3d.schema import CAMERAS, CLASSES, DataError
+from pdetr3d.simulator import constants as const
+from pdetr3d.simulator import simulate as module
+from pdetr3d.simulator.camera import render
+from pdetr3d.simulator.figures import world_figures
+from pdetr3d.simulator.objects import CLUTTER
+from pdetr3d.simulator.scene import SceneJob, build_world
+from pdetr3d.simulator.simulate import simulate
+from pdetr3d.simulator.subtypes import SUBTYPES, Sizes
+from pdetr3d.simulator.tables import calibration
+from pdetr3d.simulator.world import World
 
 CONFIG = SimConfig(
     scenes=3,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pdetr3d.data import sim_constants as const
-from pdetr3d.data.sim_camera import render
-from pdetr3d.data.sim_lidar import scan
-from pdetr3d.data.sim_objects import build_shape
-from pdetr3d.data.sim_raycast import expand_windows, intersect, pose_parts, z_buffer
-from pdetr3d.data.sim_shapes import Shape, pack_parts
-from pdetr3d.data.sim_space import Space
-from pdetr3d.data.sim_subtypes import POSTURE, SUBTYPES
-from pdetr3d.data.sim_tables import calibration, ego_transform
-from pdetr3d.data.sim_world import Actor, EgoPath, Street, World, actor_poses
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
 from pdetr3d.schema import CLASSES
+from pdetr3d.simulator import constants as const
+from pdetr3d.simulator.camera import render
+from pdetr3d.simulator.lidar import scan
+from pdetr3d.simulator.objects import build_shape
+from pdetr3d.simulator.raycast import expand_windows, intersect, pose_parts, z_buffer
+from pdetr3d.simulator.shapes import Shape, pack_parts
+from pdetr3d.simulator.space import Space
+from pdetr3d.simulator.subtypes import POSTURE, SUBTYPES
+from pdetr3d.simulator.tables import calibration, ego_transform
+from pdetr3d.simulator.world import Actor, EgoPath, Street, World, actor_poses
 from tests.reference.ray_box import ray_box
 
 STILL = EgoPath(0.0, 0, 1.0, 0.0, 0.0, 0.0)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import Config
-from pdetr3d.data.check import files_of
-from pdetr3d.data.index import Index
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.skipped import FILE
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading.check import files_of
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.loading.skipped import FILE
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import Boxes3D, CameraRecord, DataError, SampleRecord
 from pdetr3d.tracking.client import connect

@@ -111,8 +111,8 @@ def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(
     sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = stages(sim_world, tmp_path / "a")
-    monkeypatch.setattr("pdetr3d.data.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
-    monkeypatch.setattr("pdetr3d.data.check._run", lambda jobs: pytest.fail("checked again"))
+    monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
+    monkeypatch.setattr("pdetr3d.data.loading.check._run", lambda jobs: pytest.fail("checked again"))
     second = stages(sim_world, tmp_path / "b", "label.seed=1", like=first)
     assert second.data.index.digest == first.data.index.digest
     assert second.data.manifest.digest != first.data.manifest.digest

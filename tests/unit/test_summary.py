@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.config import Config
-from pdetr3d.data.empty import RULES, refuse_empty
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.summary import Summary, summarize
+from pdetr3d.data.index.empty import RULES, refuse_empty
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.labels.summary import Summary, summarize
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError

@@ -14,8 +14,8 @@ from nuscenes import NuScenes
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
 from pdetr3d.schema import CLASSES, DataError
 from pdetr3d.tables.loaded import Tables

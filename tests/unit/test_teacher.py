@@ -210,8 +210,8 @@ def test_what_a_layers_code_is_relative_to(init: str, layers: int, clicked: list
 
 
 def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
-    from pdetr3d.data.index import Index
-    from pdetr3d.data.nuscenes import build_index
+    from pdetr3d.data.index.index import Index
+    from pdetr3d.data.index.nuscenes import build_index
 
     points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
     with tempfile.TemporaryDirectory() as folder:
@@ -234,8 +234,8 @@ def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> No
     from nuscenes.eval.detection.utils import category_to_detection_name
     from nuscenes.utils.geometry_utils import view_points
 
-    from pdetr3d.data.index import Index
-    from pdetr3d.data.nuscenes import build_index
+    from pdetr3d.data.index.index import Index
+    from pdetr3d.data.index.nuscenes import build_index
 
     nusc = NuScenes("v1.0-mini", str(real_data), verbose=False)
     with tempfile.TemporaryDirectory() as folder:

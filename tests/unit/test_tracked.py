@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import Config
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import Boxes3D

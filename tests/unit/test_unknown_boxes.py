@@ -11,7 +11,8 @@ import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import (
     build_manifest,
     import_clicks,
@@ -19,12 +20,11 @@ from pdetr3d.data.label_manifest import (
     training_records,
     write_pseudo_labels,
 )
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.record_list import Records
-from pdetr3d.doctor.diagnosis import diagnose
-from pdetr3d.doctor.result import change
-from pdetr3d.doctor.run import Run
+from pdetr3d.data.loading.record_list import Records
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.finished.doctor.diagnosis import diagnose
+from pdetr3d.finished.doctor.result import change
+from pdetr3d.finished.doctor.run import Run
 from pdetr3d.pseudo_labels import class_mean_boxes
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
 from pdetr3d.tracking.runs import Tracker

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.load import load_sample
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.visibility import visibility
 from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, CameraRecord, PointLabels, SampleRecord
 from tests.unit.test_camera import LIDAR2IMG

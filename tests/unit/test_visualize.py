@@ -12,10 +12,10 @@ from PIL import Image
 from pdetr3d import visualize
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import inspection_record
-from pdetr3d.data.load import load_sample
-from pdetr3d.data.nuscenes import build_index
+from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import Boxes3D, PointLabels, Sample
 from pdetr3d.visualize import COLORS, draw_sample, inspect_sample

@@ -34,7 +34,7 @@ def waiting_in(name: str, folder: Path) -> threading.Thread:
 
 def test_who_waits_for_whom(tmp_path: Path) -> None:
     hung = waiting_in("torch/distributed/distributed_c10d.py", tmp_path)
-    busy = waiting_in("pdetr3d/data/load.py", tmp_path)
+    busy = waiting_in("pdetr3d/data/loading/load.py", tmp_path)
     assert hung.ident and busy.ident
     zero, one = Silent(tmp_path, 0, hung.ident), Silent(tmp_path, 1, busy.ident)
     zero.write(120)

@@ -1,0 +1,1 @@
+"""What changes a sample before a model sees it: augmentation in training, corruption in robustness studies."""

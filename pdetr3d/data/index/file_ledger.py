@@ -1,0 +1,182 @@
+"""The files of a dataset, by size, time and content: what its digest covers, and which of them have changed since.
+
+Beside the index: ``files.arrow``, one row per file that the index names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.progress import track
+
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.storage.files import open_arrow, write_arrow
+from pdetr3d.schema import DataError
+
+FILE = "files.arrow"
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),  # relative to the dataroot, ascending
+        ("bytes", pa.int64()),  # -1: there is no such file
+        ("mtime_ns", pa.int64()),
+        ("digest", pa.string()),  # of the content; null: not among those that were read
+    ]
+)
+CONTENT_BYTES = 4 * 1024**3  # files are read whole up to so much in all; of a larger dataset a sample of them
+THREADS = 16  # the work is waiting for the disk, or hashing, which releases the GIL
+CHUNK = 1000  # files asked for their size at a time
+LISTED = 5  # changed files named in a message
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class FileLedger:
+    """What was found of every file that an index names.
+
+    Attributes:
+        table: of SCHEMA. digest: 16 hex digits: names and sizes of all files, the content of those that were read, and
+            the time of change (whole seconds) of the others. So it stays the same where a dataset is moved or copied,
+            if all its files were read, or their times are kept (``mv``, ``cp -p``, ``rsync -a``, ``tar``).
+    """
+
+    def __init__(self, table: pa.Table, times: bool) -> None:
+        self.table = table
+        known = table["digest"].to_pylist()
+        seconds = (table["mtime_ns"].to_numpy() // 10**9).tolist()
+        hashed = hashlib.sha256()
+        rows = zip(table["path"].to_pylist(), table["bytes"].to_pylist(), known, seconds, strict=True)
+        for path, size, content, second in rows:
+            hashed.update(f"{path}\0{size}\0{content or (second if times else '')}\n".encode())
+        self.digest = hashed.hexdigest()[:16]
+
+    def words(self) -> str:
+        """How many files, and how many of them were read."""
+        read = self.table.num_rows - self.table["digest"].null_count
+        missing = pc.sum(pc.equal(self.table["bytes"], -1)).as_py() or 0
+        return f"{self.table.num_rows} files, the content of {read}" + (f"; {missing} missing" if missing else "")
+
+    @staticmethod
+    def open(index: Index, times: bool = True) -> FileLedger | None:
+        """The ledger beside an index; None: there is none yet.
+
+        Args:
+            times: False: of a simulated world, whose files are new whenever it is made.
+        """
+        file = index.path.with_name(FILE)
+        return FileLedger(open_arrow(file, SCHEMA), times) if file.exists() else None
+
+    @staticmethod
+    def take(index: Index, deep: bool = False, times: bool = True) -> FileLedger:
+        """Look at all files of an index now, and keep what is found beside it.
+
+        Args:
+            deep: read all of them, however many there are. times: see ``open``.
+        """
+        paths = _paths(index)
+        sizes, changed = _stats(index.dataroot, paths)
+        read = np.flatnonzero(sizes >= 0) if deep else _sample(paths, sizes)
+        content: list[str | None] = [None] * len(paths)
+        files = [index.dataroot / paths[i] for i in read]
+        for place, digest in zip(read, _each(_hash, files, "reading files for the digest"), strict=True):
+            content[place] = digest
+        table = pa.table([paths, sizes, changed, content], schema=SCHEMA)
+        write_arrow(index.path.with_name(FILE), table)
+        return FileLedger(table, times)
+
+    def changed(self, dataroot: Path, deep: bool = False) -> list[str]:
+        """Files that are not what they were, and how: another size; another content, of those that were read; another
+        time, of the others.
+
+        Args:
+            deep: read every file again that was read, also where size and time are the same.
+        """
+        paths, before = self.table["path"].to_pylist(), self.table["bytes"].to_numpy()
+        sizes, times = _stats(dataroot, paths)
+        content = self.table["digest"].to_pylist()
+        touched = times != self.table["mtime_ns"].to_numpy()
+        again = [i for i in np.flatnonzero((sizes == before) & (sizes >= 0)) if content[i] and (deep or touched[i])]
+        now = dict(zip(again, _each(_hash, [dataroot / paths[i] for i in again], "reading files again"), strict=True))
+        found = []
+        for i, path in enumerate(paths):
+            if sizes[i] != before[i]:
+                found.append(f"{path}: {_size(int(before[i]))} before, {_size(int(sizes[i]))} now")
+            elif i in now and now[i] != content[i]:
+                found.append(f"{path}: another content")
+            elif touched[i] and content[i] is None:
+                found.append(f"{path}: written to since")
+        return found
+
+
+def refuse_changed(ledger: FileLedger, index: Index, allowed: bool = False) -> None:
+    """Raise DataError when files of a dataset have changed since a run on it began; where ``allowed``, say so only."""
+    changed = ledger.changed(index.dataroot)
+    if changed and allowed:
+        print(f"{len(changed)} files under {index.dataroot} have changed since this run was begun, e.g. {changed[0]}")
+    elif changed:
+        lines = "".join(f"\n  {line}" for line in changed[:LISTED])
+        more = f"\n  ... and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        raise DataError(
+            f"{len(changed)} files under {index.dataroot} have changed since {index.path.parent.parent} was begun:"
+            f"{lines}{more}\nA run is not continued on other data: bring the files back, or choose another --run-dir "
+            "(--fresh: the next free one)"
+        )
+
+
+def _paths(index: Index) -> list[str]:
+    columns = [index.table["lidar_path"], *(pc.list_flatten(index.table[n]) for n in ("sweep_path", "camera_path"))]
+    found = set().union(*(pc.unique(column).to_pylist() for column in columns))
+    return sorted(path for path in found if path is not None)
+
+
+def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and times of change [ns]; -1 and 0 of a file that is not there."""
+
+    def one(path: str) -> tuple[int, int]:
+        try:
+            found = os.stat(root / path)
+        except OSError:
+            return -1, 0
+        return found.st_size, found.st_mtime_ns
+
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [pair for pairs in pool.map(lambda chunk: [one(path) for path in chunk], chunks) for pair in pairs]
+    values = np.array(found, np.int64).reshape(-1, 2)
+    return values[:, 0], values[:, 1]
+
+
+def _sample(paths: list[str], sizes: np.ndarray) -> np.ndarray:
+    """Which files are read: all up to CONTENT_BYTES; of more, those whose names' digests come first."""
+    there = np.flatnonzero(sizes >= 0)
+    if sizes[there].sum() <= CONTENT_BYTES:
+        return there
+    order = sorted(there.tolist(), key=lambda i: hashlib.blake2b(paths[i].encode(), digest_size=8).digest())
+    return np.array(order)[np.cumsum(sizes[order]) <= CONTENT_BYTES]
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+
+
+def _each(act: Callable[[T], R], items: list[T], words: str) -> Iterable[R]:
+    if not items:
+        return []
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(track(pool.map(act, items), words, total=len(items)))
+
+
+def _size(size_bytes: int) -> str:
+    return "gone" if size_bytes < 0 else f"{size_bytes} bytes"

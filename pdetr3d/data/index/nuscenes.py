@@ -1,0 +1,364 @@
+"""From the nuScenes tables to the index: one row per keyframe, made once, by the devkit.
+
+Every field is in the keyframe's LIDAR_TOP frame; transforms are composed in float64 through each sensor's own ego pose.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from nuscenes.utils.splits import create_splits_scenes
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.index.empty import refuse_empty
+from pdetr3d.data.index.index import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA, IndexFacts, write_index
+from pdetr3d.data.index.point_counts import count_points
+from pdetr3d.data.index.regions import read_regions, write_lists
+from pdetr3d.data.storage.points import NUSCENES, check_layout, check_lidar_size, check_points, point_bytes, read_file
+from pdetr3d.geometry.boxes import from_nuscenes
+from pdetr3d.geometry.camera import compose_lidar2img
+from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
+from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.tables.fields import not_counted
+from pdetr3d.tables.loaded import Tables
+from pdetr3d.tables.names import IGNORED, Names
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects alive
+MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
+STEP_S = (0.001, 3600.0)  # between a sweep and the one before: less or more, and prev or the timestamps are wrong
+
+
+def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSCENES, *, whole: bool = True) -> Path:
+    """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
+
+    The columns are documented at ``INDEX_SCHEMA`` (``index.py``). Annotations of none of the classes are left out
+    and counted, as are those whose center lies where the dataset's regions (``regions.parquet``) say that nothing is
+    annotated, or that what is there is to be ignored. Annotations without LiDAR and radar points stay, told by their
+    counts. Where the tables do not count points, they are counted here (``count_points``). Checked here: the fields
+    that indexing and scoring need; for every file a row names, that it lies under ``dataroot``, exists, and a .pcd.bin
+    holds whole points; of each scene's first LiDAR file, what its numbers are. A missing *earlier* sweep is dropped
+    with a warning.
+
+    Args:
+        data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``classes``, ``categories``,
+            ``cameras``, ``follow_links``, ``allow_empty``. whole: False leaves existence and content of files to a
+            later check (``data.on_error=skip``).
+
+    Raises:
+        DataError: naming the file or token, the value, what is allowed and the fix.
+    """
+    dataroot = Path(dataroot).absolute()
+    classes = data.class_list
+    names = Names.read(data.categories, data.cameras, classes)
+    nusc = Tables(dataroot, version, classes, names)
+    if nusc.cut_tracks:
+        log.warning(
+            "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
+            dataroot / version,
+            nusc.cut_tracks,
+        )
+    own = [row["channel"] for row in nusc.sensor if row["modality"] == "camera" and row["channel"] not in CAMERAS]
+    if own := sorted(name for name in own if not name.startswith(IGNORED)):
+        log.warning(
+            "%s: cameras of other names than nuScenes' are not used: %s; data.cameras=FILE maps names, or null",
+            dataroot / version,
+            ", ".join(own),
+        )
+    reader = _Reader(nusc, data, whole)
+    chunks = [nusc.sample[start : start + CHUNK] for start in range(0, len(nusc.sample), CHUNK)]
+    schema = REGION_SCHEMA if reader.regions else INDEX_SCHEMA
+    batches = [pa.RecordBatch.from_pylist([reader.row(sample) for sample in chunk], schema=schema) for chunk in chunks]
+    if reader.missing_sweeps:
+        log.warning(
+            "%d sweep files are missing under %s; these sweeps are left out", len(reader.missing_sweeps), dataroot
+        )
+    if reader.links:
+        log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.links), dataroot)
+    table, counted = count_points(pa.Table.from_batches(batches, schema=schema), dataroot, data, whole=whole)
+    unknown = dict(reader.unknown.most_common())
+    facts = IndexFacts(
+        data, names, classes, counted, unknown, len(reader.missing_sweeps), len(reader.links), reader.outside
+    )
+    if nusc.sample_annotation:  # without any, people's clicks may still come
+        _refuse_no_objects(table, unknown, data, dataroot / version)
+    write_index(Path(out), table, dataroot, version, facts)
+    return Path(out)
+
+
+def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfig, folder: Path) -> None:
+    points = [pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
+    seen = [f"{count} annotations of category {name!r}" for name, count in unknown.items()]
+    seen += [f"{len(points[0])} objects that have a class, all without points"] if len(points[0]) else []
+    refuse_empty({"objects": int((points[0] + points[1] > 0).sum())}, data.allow_empty, str(folder), seen)
+
+
+def scene_splits(nusc: Tables) -> dict[str, list[str]]:
+    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
+
+    Raises:
+        DataError: when splits.json is not an object of lists of strings.
+    """
+    splits: dict[str, list[str]] = dict(create_splits_scenes())
+    path = Path(nusc.table_root) / "splits.json"
+    if path.is_file():
+        try:
+            custom = json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON ({error})") from error
+        valid = isinstance(custom, dict) and all(
+            isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in custom.values()
+        )
+        if not valid:
+            raise DataError(f'{path}: must be {{"split name": ["scene name", ...], ...}}')
+        here = {scene["name"] for scene in nusc.scene}
+        for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
+            if set(custom[name]) & here != set(splits[name]) & here:
+                raise DataError(
+                    f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
+                    f"dataset; rename it (my_{name}, say) there and in data.*_split"
+                )
+        splits = custom | splits
+    return splits
+
+
+class _Reader:
+    """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
+
+    def __init__(self, nusc: Tables, data: DataConfig, whole: bool) -> None:
+        self.nusc = nusc
+        self.dataroot = Path(nusc.dataroot)
+        self.data = data
+        self.whole = whole
+        self.missing_sweeps: set[str] = set()
+        self.unknown: Counter[str] = Counter()  # annotations of each category that has no class
+        self.links: set[str] = set()  # files that are links which leave the dataroot
+        self.regions = read_regions(Path(nusc.table_root), {sample["token"] for sample in nusc.sample})
+        self.outside = 0  # annotations where nothing counts as annotated
+        self._scenes: set[str] = set()  # whose first LiDAR file was looked into
+        self._inside: set[str] = set()  # files known to lie under the dataroot: a sweep is asked for ten times
+        self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._splits: dict[str, list[str]] = {}
+        for split, scenes in scene_splits(nusc).items():
+            for scene in scenes:
+                self._splits.setdefault(scene, []).append(split)
+
+    def row(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """One row of INDEX_SCHEMA."""
+        if "LIDAR_TOP" not in sample["data"]:
+            raise DataError(
+                f"sample {sample['token']}: has no LIDAR_TOP keyframe in sample_data.json; every sample needs one (has "
+                f"{', '.join(sample['data']) or 'no keyframe at all'}; data.cameras maps own channel names, also that "
+                "of the LiDAR)"
+            )
+        lidar = self.nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+        lidar2ego, ego2global = self._lidar2ego(lidar), self._pose("ego_pose", lidar["ego_pose_token"])
+        lidar2global = chain(lidar2ego, ego2global)
+        scene = self.nusc.get("scene", sample["scene_token"])
+        drive = self.nusc.get("log", scene["log_token"])
+        self._check_lidar(lidar["filename"], look_into=scene["token"] not in self._scenes)
+        self._scenes.add(scene["token"])
+        row = {
+            "sample_token": sample["token"],
+            "scene_token": scene["token"],
+            "scene_name": scene["name"],
+            "log_token": drive["token"],
+            "location": drive["location"],
+            "splits": sorted(self._splits.get(scene["name"], [])),
+            "timestamp_us": lidar["timestamp"],
+            "lidar_path": lidar["filename"],
+            "lidar2ego": lidar2ego.ravel(),
+            "ego2global": ego2global.ravel(),
+        }
+        return (
+            row
+            | self._sweeps(lidar, lidar2global)
+            | self._cameras(sample, lidar2global)
+            | self._annotations(sample, lidar2global)
+            | self._region_columns(sample["token"])
+        )
+
+    def _region_columns(self, token: str) -> dict[str, list | None]:
+        if token not in self.regions:
+            return {}
+        found = self.regions[token]
+        return dict(zip(REGION_COLUMNS, (write_lists(found.valid), write_lists(found.ignore)), strict=True))
+
+    def _sweeps(self, lidar: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
+        paths: list[str] = []
+        transforms: list[NDArray] = []
+        times: list[float] = []
+        sweep = lidar
+        while sweep["prev"] and len(paths) < MAX_SWEEPS:
+            sweep = self._before(sweep)
+            if not self._safe(sweep["filename"]).is_file():
+                self.missing_sweeps.add(sweep["filename"])
+                continue
+            self._check_lidar(sweep["filename"])
+            sweep2global = chain(self._lidar2ego(sweep), self._pose("ego_pose", sweep["ego_pose_token"]))
+            paths.append(sweep["filename"])
+            transforms.append(chain(sweep2global, inverse(lidar2global)).ravel())
+            times.append(1e-6 * (lidar["timestamp"] - sweep["timestamp"]))
+        return {"sweep_path": paths, "sweep2lidar": transforms, "sweep_dt_s": times}
+
+    def _before(self, sweep: dict[str, Any]) -> dict[str, Any]:
+        """The sweep that a row names in its field prev: an earlier one of the LiDAR."""
+        earlier: dict[str, Any] = self.nusc.get("sample_data", sweep["prev"])
+        if earlier["channel"] != sweep["channel"]:
+            raise DataError(
+                f"sample_data.json, token {sweep['token']}, field prev: {earlier['token']!r} is of "
+                f"{earlier['channel']}, but must be an earlier row of {sweep['channel']}; mend the converter"
+            )
+        step_s = 1e-6 * (sweep["timestamp"] - earlier["timestamp"])
+        if not STEP_S[0] <= step_s <= STEP_S[1]:
+            raise DataError(
+                f"sample_data.json, token {earlier['token']}, field timestamp: {earlier['timestamp']} is {step_s:g} s "
+                f"before {sweep['timestamp']} of token {sweep['token']}, which names it in prev; allowed are "
+                f"{STEP_S[0]:g} to {STEP_S[1]:g} s. Timestamps are whole microseconds, and prev is the scan before, of "
+                'the same drive ("" where there is none); mend the converter'
+            )
+        return earlier
+
+    def _cameras(self, sample: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, list]:
+        paths: list[str | None] = []
+        sizes: list[list[int]] = []
+        matrices: list[NDArray] = []
+        for channel in CAMERAS:
+            if channel not in sample["data"]:
+                paths.append(None)
+                sizes.append([0, 0])
+                matrices.append(np.zeros(16))
+                continue
+            camera = self.nusc.get("sample_data", sample["data"][channel])
+            if not self._safe(camera["filename"]).is_file() and self.whole:
+                raise DataError(
+                    f"{self.dataroot / camera['filename']}: no such image ({channel} of sample {sample['token']})"
+                )
+            calibration = self.nusc.get("calibrated_sensor", camera["calibrated_sensor_token"])
+            ego2cam = inverse(self._pose("calibrated_sensor", calibration["token"]))
+            global2ego = inverse(self._pose("ego_pose", camera["ego_pose_token"]))
+            try:
+                lidar2img = compose_lidar2img(chain(lidar2global, global2ego, ego2cam), calibration["camera_intrinsic"])
+            except ValueError as error:
+                raise DataError(f"calibrated_sensor {calibration['token']} ({channel}): {error}") from error
+            paths.append(camera["filename"])
+            sizes.append([camera["width"], camera["height"]])
+            matrices.append(lidar2img.ravel())
+        return {"camera_path": paths, "camera_size_px": sizes, "lidar2img": matrices}
+
+    def _annotations(self, sample: dict[str, Any], lidar2global: NDArray[np.float64]) -> dict[str, Any]:
+        classes = self.data.class_list
+        pairs = [(ann, classes.class_of(ann["category_name"])) for ann in map(self._annotation, sample["anns"])]
+        self.unknown.update(ann["category_name"] for ann, name in pairs if name is None)
+        kept = [(ann, classes.label_of[name]) for ann, name in pairs if name is not None]
+        global2lidar = inverse(lidar2global)
+        kept = self._within_regions(sample["token"], kept, global2lidar)
+        for ann, _ in kept:
+            numbers = np.array([*ann["translation"], *ann["size"], *ann["rotation"]], np.float64)
+            if (
+                numbers.shape != (10,)
+                or not np.isfinite(numbers).all()
+                or numbers[3:6].min() <= 0
+                or not np.any(numbers[6:])
+            ):
+                raise DataError(
+                    f"sample_annotation {ann['token']}: translation {ann['translation']}, size {ann['size']}, rotation "
+                    f"{ann['rotation']}: all must be finite, sides > 0, the rotation a quaternion (w, x, y, z)"
+                )
+        center, size, yaw = from_nuscenes(
+            np.array([ann["translation"] for ann, _ in kept]),
+            np.array([ann["size"] for ann, _ in kept]),
+            np.array([ann["rotation"] for ann, _ in kept]),
+            global2lidar,
+        )
+        velocity = np.array([self.nusc.box_velocity(ann["token"]) for ann, _ in kept], np.float64).reshape(-1, 3)
+        return {
+            "ann_token": [ann["token"] for ann, _ in kept],
+            "ann_label": [label for _, label in kept],
+            "ann_box": list(np.concatenate([center, size, yaw[:, None]], 1)),
+            "ann_velocity_m_s": list((velocity @ global2lidar[:3, :3].T)[:, :2]),
+            "ann_num_lidar_pts": [-1 if not_counted(ann["num_lidar_pts"]) else ann["num_lidar_pts"] for ann, _ in kept],
+            "ann_num_radar_pts": [-1 if not_counted(ann["num_radar_pts"]) else ann["num_radar_pts"] for ann, _ in kept],
+        }
+
+    def _within_regions(
+        self, token: str, kept: list[tuple[dict[str, Any], int]], global2lidar: NDArray[np.float64]
+    ) -> list[tuple[dict[str, Any], int]]:
+        if token not in self.regions or not kept:
+            return kept
+        center = apply(global2lidar, np.array([ann["translation"] for ann, _ in kept], np.float64))
+        known = self.regions[token].known_at(center)
+        self.outside += int((~known).sum())
+        return [each for each, inside in zip(kept, known, strict=True) if inside]
+
+    def _annotation(self, token: str) -> dict[str, Any]:
+        return self.nusc.get("sample_annotation", token)
+
+    def _lidar2ego(self, lidar: dict[str, Any]) -> NDArray[np.float64]:
+        return self._pose("calibrated_sensor", lidar["calibrated_sensor_token"])
+
+    def _pose(self, table: str, token: str) -> NDArray[np.float64]:
+        if (table, token) not in self._poses:
+            record = self.nusc.get(table, token)
+            try:
+                self._poses[table, token] = rigid(record["rotation"], record["translation"])
+            except ValueError as error:
+                raise DataError(f"{self.nusc.version}/{table}.json, token {token}: {error}") from error
+        return self._poses[table, token]
+
+    def _safe(self, filename: str) -> Path:
+        """The file's absolute path; refuses names that leave the dataroot (crafted tables read no other files)."""
+        parts = PurePosixPath(filename).parts + PureWindowsPath(filename).parts
+        if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).drive or ".." in parts or not filename:
+            raise DataError(
+                f"sample_data.json, filename {filename!r}: path escapes dataroot; "
+                "names must be relative to it, without '..'"
+            )
+        path = self.dataroot / filename
+        try:
+            impossible = b"\0" in os.fsencode(filename)
+        except UnicodeEncodeError:
+            impossible = True
+        if impossible:
+            raise DataError(f"sample_data.json, filename {filename!r}: no file can have this name; mend the converter")
+        if filename not in self._inside:
+            # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
+            folder = self.dataroot / PurePosixPath(filename).parts[0]
+            try:
+                place = path.resolve()
+            except RuntimeError as error:  # Python's for links in a circle
+                raise DataError(f"{path}: its links lead in a circle; put the file itself there") from error
+            if not place.is_relative_to(folder.resolve()):
+                if not self.data.follow_links:
+                    raise DataError(
+                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {place}; "
+                        f"put the file itself there (only whole folders such as {folder.name}/ may be links), or set "
+                        "data.follow_links=true where you trust all of the dataset's links"
+                    )
+                self.links.add(filename)
+            self._inside.add(filename)
+        return path
+
+    def _check_lidar(self, filename: str, look_into: bool = False) -> None:
+        path = self._safe(filename)
+        if not self.whole:
+            return
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"
+            )
+        if path.stat().st_size % point_bytes(self.data):
+            check_points(path, self.data)  # says which layout the file has instead, if it knows
+        check_lidar_size(path, path.stat().st_size, self.data)
+        if look_into:
+            check_layout(path, read_file(path, "LiDAR"), self.data)

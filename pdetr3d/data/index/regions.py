@@ -1,0 +1,98 @@
+"""Regions that a dataset brings: the Parquet file ``VERSION/regions.parquet`` beside its tables.
+
+One row per sample that has any (REGIONS_SCHEMA); a sample without a row is annotated everywhere. Polygons are lists of
+corners (x, y) [m] in the LIDAR_TOP frame of the sample's keyframe, seen from above (``geometry/regions.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pdetr3d.data.storage.files import read_parquet, write_parquet
+from pdetr3d.geometry.regions import Polygon, Regions, disk, polygon_problem
+from pdetr3d.schema import DataError
+
+FILE = "regions.parquet"  # in the folder of the tables
+POLYGONS = pa.list_(pa.list_(pa.list_(pa.float64(), 2)))
+# valid: null = everywhere, [] = nowhere. ignore: [] = nothing.
+REGIONS_SCHEMA = pa.schema([("sample_token", pa.string()), ("valid", POLYGONS), ("ignore", POLYGONS)])
+LISTED = 20  # problems named in a message
+
+
+def write_regions(folder: Path, regions: Mapping[str, Regions]) -> None:
+    """Write ``folder``/regions.parquet (``folder``: of the tables), atomically: sample token -> its regions."""
+    rows = [
+        {"sample_token": token, "valid": write_lists(found.valid), "ignore": write_lists(found.ignore)}
+        for token, found in regions.items()
+    ]
+    write_parquet(Path(folder) / FILE, pa.Table.from_pylist(rows, schema=REGIONS_SCHEMA))
+
+
+def read_regions(folder: Path, known: Collection[str] | None = None) -> dict[str, Regions]:
+    """Sample token -> its regions, of those that have any; {} where there is no such file.
+
+    Args:
+        folder: of the tables, ``dataroot/version``. known: sample tokens of the dataset; others are refused.
+
+    Raises:
+        DataError: when the file is none of REGIONS_SCHEMA, a token comes twice or is unknown, or a polygon is none;
+            names the file, the rows (from 0) and what is wrong.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, Regions] = {}
+    problems: list[str] = []
+    table = read_parquet(path, REGIONS_SCHEMA)
+    for number, row in enumerate(table.to_pylist()):
+        token = row["sample_token"]
+        wrong = [
+            f"{kind} polygon {place} {problem}; allowed are three corners (x, y) [m] or more, sides that do not cross"
+            for kind in ("valid", "ignore")
+            for place, corners in enumerate(row[kind] or ())
+            if (problem := _problem(corners))
+        ]
+        if token in found:
+            wrong.append("has a row already; a sample has one row")
+        if known is not None and token not in known:
+            wrong.append("is no sample of this dataset")
+        problems += [f"  row {number}, sample_token {token!r}: {reason}" for reason in wrong]
+        if not wrong:
+            found[token] = regions_of(row["valid"], row["ignore"])
+    if problems:
+        more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        raise DataError(
+            "\n".join([f"{path}: regions that cannot be used; write the file again:", *problems[:LISTED], *more])
+        )
+    return found
+
+
+def regions_of(valid: list | None, ignore: list | None) -> Regions:
+    """From values of the columns ``valid`` and ``ignore``."""
+    return Regions(None if valid is None else _arrays(valid), _arrays(ignore or []))
+
+
+def disks(ignore: pa.Table) -> dict[str, list[Polygon]]:
+    """Sample token -> polygons, of a manifest's ignore regions (``manifest.IGNORE_SCHEMA``): balls that people marked
+    as "not sure" count, seen from above, as their disks. Join them to a sample's own by ``Regions.joined``."""
+    found: dict[str, list[Polygon]] = {}
+    for row in ignore.to_pylist():
+        found.setdefault(row["sample_token"], []).append(disk(np.array([row["x"], row["y"]]), row["radius_m"]))
+    return found
+
+
+def _problem(corners: list) -> str:
+    return polygon_problem(np.array([(np.nan, np.nan) if c is None else c for c in corners or ()], np.float64))
+
+
+def write_lists(polygons: tuple[Polygon, ...] | None) -> list | None:
+    """The value of a column: the inverse of ``regions_of``."""
+    return None if polygons is None else [np.asarray(corners, np.float64).tolist() for corners in polygons]
+
+
+def _arrays(polygons: list) -> tuple[Polygon, ...]:
+    return tuple(np.array(corners, np.float64).reshape(-1, 2) for corners in polygons)

@@ -1,0 +1,237 @@
+"""Reading people's clicks: CSV, JSON or Parquet rows -> the LIDAR_TOP frame. All bad rows are reported at once.
+
+What becomes of them is said by ``people_manifest.py``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pdetr3d.class_list import close_to
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import CLICK_DIGITS, click_id
+from pdetr3d.geometry.rigid import apply, chain, inverse
+from pdetr3d.schema import DataError
+
+COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
+OPTIONAL = ("track_id", "radius_m")
+FRAMES = ("global", "ego", "lidar")
+IGNORE = "ignore"  # instead of a class: what is there is not known
+IGNORE_RADIUS_M = 2.0  # of a region whose row gives no radius_m
+SURPLUS = "\0surplus"  # key under which csv.DictReader keeps values beyond the header
+MAX_DISTANCE_M = 200.0  # from the LiDAR: beyond any annotation; a click there was given in another frame than it says
+DONE = ".done.json"  # ending of the file beside the clicks that says which frames are done
+
+
+@dataclass(frozen=True)
+class PeoplesClicks:
+    """What people clicked in a split.
+
+    Attributes:
+        clicks: rows of CLICKS_SCHEMA. ignore: rows of IGNORE_SCHEMA. row_of: click_id -> row of the file, from 1.
+        done: tokens of samples in which all objects are clicked, and of those in which there is none; None: the file
+            beside the clicks, which says so, does not exist.
+    """
+
+    clicks: list[dict[str, Any]]
+    ignore: list[dict[str, Any]]
+    row_of: dict[str, int]
+    done: frozenset[str] | None
+
+
+def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
+    """The clicks of a file, and what ``FILE.done.json`` beside it says, if it exists.
+
+    Args:
+        split: whose samples may be clicked; None: all samples of the index.
+        file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
+            class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id, radius_m. A row
+            of class "ignore" is a region of ``radius_m`` [m] (default IGNORE_RADIUS_M) in which nobody could tell what
+            is there.
+
+    A track_id names one object of a scene: one class, and at most one click in a sample.
+
+    Raises:
+        DataError: with every bad row (row number from 1, value, reason) in one message, and for a file without clicks.
+    """
+    rows = read_rows(Path(file))
+    tokens = set(index.table.column("sample_token").to_pylist() if split is None else index.tokens(split))
+    problems: list[str] = []
+    clicks: list[dict[str, Any]] = []
+    ignore: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        reasons = _reasons(row, index, tokens, split)
+        if not reasons:
+            click = _click(row, index)
+            if np.linalg.norm([click["x"], click["y"], click["z"]]) > MAX_DISTANCE_M:
+                where = ", ".join(f"{click[axis]:.1f}" for axis in "xyz")
+                reasons = [
+                    f"frame {row['frame']!r}: the click is at ({where}) m from the LiDAR, over {MAX_DISTANCE_M:g} m"
+                ]
+            elif click["click_id"] in seen:
+                reasons = [f"same click as row {seen[click['click_id']]}"]
+            else:
+                seen[click["click_id"]] = number
+                if row["class"] == IGNORE:
+                    ignore.append({name: click[name] for name in ("sample_token", *"xyz")} | {"radius_m": _radius(row)})
+                else:
+                    clicks.append(click)
+        problems += [f"  row {number}: {reason}" for reason in reasons]
+    problems += _track_problems(clicks, seen, index)
+    if problems:
+        count = len({problem.split(":")[0] for problem in problems})
+        raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
+    if not clicks:
+        raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
+    return PeoplesClicks(clicks, ignore, seen, _done(Path(file), tokens))
+
+
+def _done(file: Path, tokens: set[str]) -> frozenset[str] | None:
+    """Tokens of the split's samples that ``FILE.done.json`` lists."""
+    beside = file.with_name(file.name + DONE)
+    if not beside.is_file():
+        return None
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        listed = [token for key in ("done", "empty") for token in found.get(key, [])]
+        if not all(isinstance(token, str) for token in listed):
+            raise ValueError("tokens are texts")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
+        ) from error
+    return frozenset(listed) & tokens  # the same clicks may cover several splits
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a click file as they stand (CSV values are strings).
+
+    Raises:
+        DataError: when the file is missing, of another kind, unreadable, or lacks a column.
+    """
+    if not file.is_file():
+        raise DataError(
+            f"{file}: no such click file; name a .csv, .json or .parquet of clicks (pdetr3d click --out makes one)"
+        )
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".json", ".parquet"):
+        raise DataError(f"{file}: click files are .csv, .json or .parquet, got {kind or 'no suffix'!r}")
+    try:
+        rows, columns = _read(file, kind)
+    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{file}: not readable as {kind[1:].upper()} ({error})") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise DataError(
+            f"{file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}, "
+            f"optional: {', '.join(OPTIONAL)}"
+        )
+    return rows
+
+
+def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], set[str]]:
+    if kind == ".csv":
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restkey=SURPLUS)
+            return list(reader), set(reader.fieldnames or ())
+    if kind == ".parquet":
+        table = pq.read_table(file)
+        return table.to_pylist(), set(table.column_names)
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("must be a list of objects")
+    # An empty list is a valid file of no clicks; a key missing from some rows is reported per row.
+    return rows, set(COLUMNS) if not rows else set().union(*rows)
+
+
+def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | None) -> list[str]:
+    """What is wrong with a row, one sentence per value."""
+    reasons = []
+    token = str(row.get("sample_token"))
+    if token not in tokens:
+        where = f"is in the index but not in split {split!r}" if token in index else "is not in the index"
+        reasons.append(f"sample_token {token!r} {where}")
+    for axis in "xyz":
+        if _number(row.get(axis)) is None:
+            reasons.append(f"{axis} {row.get(axis)!r} is not a finite number [m]")
+    name = row.get("class")
+    if name == IGNORE:
+        if row.get("radius_m") not in (None, "") and not 0 < (_number(row["radius_m"]) or 0) <= MAX_DISTANCE_M:
+            reasons.append(f"radius_m {row['radius_m']!r} is not a number above 0 and up to {MAX_DISTANCE_M:g} [m]")
+    elif name not in index.classes.names:
+        hint = close_to(name, index.classes.names)
+        reasons.append(f"class {name!r} is no class here{hint}: {index.classes.allowed}, or {IGNORE}")
+    if row.get("frame") not in FRAMES:
+        reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
+    if SURPLUS in row:
+        reasons.append(f"{len(row[SURPLUS])} values more than the header has columns")
+    return reasons
+
+
+def _track_problems(clicks: list[dict[str, Any]], number_of: dict[str, int], index: Index) -> list[str]:
+    """A track is one object of its scene: it has one class, and one click in a sample."""
+    problems: list[str] = []
+    classes: dict[tuple[str, str], tuple[int, str]] = {}  # (scene, track) -> first row and its class
+    places: dict[tuple[str, str], int] = {}  # (sample, track) -> first row
+    for click in clicks:
+        if (track := click["track_id"]) is None:
+            continue
+        number, token = number_of[click["click_id"]], click["sample_token"]
+        first, name = classes.setdefault((index.value(token, "scene_token"), track), (number, click["class"]))
+        if name != click["class"]:
+            problems.append(f"  row {number}: track_id {track!r} is a {click['class']}, but a {name} in row {first}")
+        if places.setdefault((token, track), number) != number:
+            problems.append(f"  row {number}: track_id {track!r} is in row {places[token, track]} of the same sample")
+    return problems
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
+    """A checked row as one of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
+    given = np.array([float(row[axis]) for axis in "xyz"])
+    # + 0.0: no -0.0, which would be another digest
+    xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given).round(CLICK_DIGITS) + 0.0
+    track = row.get("track_id")
+    return {
+        "click_id": click_id("human", row["sample_token"], row["class"], row["frame"], *given.tolist()),
+        "sample_token": row["sample_token"],
+        "class": row["class"],
+        "x": xyz[0],
+        "y": xyz[1],
+        "z": xyz[2],
+        "source": "human",
+        "annotation_token": None,
+        "track_id": None if track in (None, "") else str(track),
+    }
+
+
+def _radius(row: dict[str, Any]) -> float:
+    return IGNORE_RADIUS_M if row.get("radius_m") in (None, "") else float(row["radius_m"])
+
+
+def _to_lidar(token: str, frame: str, index: Index) -> NDArray[np.float64]:
+    record = index.record(token)
+    if frame == "lidar":
+        return np.eye(4)
+    if frame == "ego":
+        return inverse(record.lidar2ego)
+    return inverse(chain(record.lidar2ego, record.ego2global))

@@ -1,0 +1,255 @@
+"""Who labeled which sample: roles that are drawn by ``label.ratio``, or that follow what people did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pdetr3d.class_list import ClassList
+from pdetr3d.config import LabelConfig
+from pdetr3d.data.draws import keyed_rng
+from pdetr3d.data.index.index import Index
+from pdetr3d.schema import DataError
+
+SHOWN = 10  # of what is listed in a message
+
+
+def annotated(index: Index, split: str) -> NDArray[np.bool_]:
+    """(N,): which samples of a split have an annotation of a class in the tables, in index order."""
+    counts = pc.list_value_length(index.table["ann_label"]).to_numpy()
+    return counts[index.rows(split)] > 0
+
+
+def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np.bool_] | None = None) -> list[str]:
+    """Roles of a split's samples, in index order, as ``label.*`` draws them: "box", all others "point".
+
+    A scene without any annotation was annotated by nobody (test sets are like that): its samples are "unlabeled", and
+    the ratio counts the others.
+
+    Args:
+        known: (N,) samples that may be box-labeled; default: those of scenes with annotations.
+
+    Raises:
+        DataError: when no sample may be box-labeled, or too few of them (see ``box_labeled``).
+    """
+    tokens = index.tokens(split)
+    scenes = index.column("scene_token", tokens)
+    if known is None:
+        seen = {scene for scene, has in zip(scenes, annotated(index, split), strict=True) if has}
+        known = np.array([scene in seen for scene in scenes], bool)
+    if not known.any():
+        raise DataError(
+            f"{index.path}: no sample of split {split!r} has an annotation of one of the classes, so that none can be "
+            "box-labeled; name a split (data.train_split) whose tables hold boxes of some samples"
+        )
+    mine = np.flatnonzero(known)
+    counts = _class_counts(index, [tokens[i] for i in mine]) if config.balance or config.no_boxes_of else None
+    times = index.column("timestamp_us", tokens)
+    chosen = box_labeled(
+        [tokens[i] for i in mine],
+        [scenes[i] for i in mine],
+        [times[i] for i in mine],
+        config,
+        counts,
+        classes=index.classes,
+    )
+    return [
+        "box" if token in chosen else "point" if may else "unlabeled" for token, may in zip(tokens, known, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class People:
+    """What people say of their labels.
+
+    Attributes:
+        boxes_of: tokens of the samples whose boxes are all in the tables; None: every sample that has annotations.
+        empty: tokens of samples that somebody looked at and found nothing in.
+    """
+
+    boxes_of: frozenset[str] | None = None
+    empty: frozenset[str] = frozenset()
+
+
+def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -> list[str]:
+    """Roles of a split's samples, in index order, by what people did.
+
+    "box": named by ``people.boxes_of`` (None: has annotations). "point": others with clicks. "empty": named by
+    ``people.empty``, or by ``people.boxes_of`` and without any annotation. "unlabeled": nobody looked.
+
+    Args:
+        clicked: tokens of the samples with clicks.
+
+    Raises:
+        DataError: when a sample said to be empty has clicks or boxes, or no sample is box-labeled.
+    """
+    tokens, has = index.tokens(split), annotated(index, split)
+    boxed = {token for token, some in zip(tokens, has, strict=True) if some}
+    told = boxed if people.boxes_of is None else people.boxes_of
+    problems = [f"  sample {token}: clicks" for token in tokens if token in people.empty & clicked]
+    problems += [f"  sample {token}: boxes" for token in tokens if token in people.empty & told & boxed]
+    if problems:
+        raise DataError(
+            "\n".join(
+                [
+                    f"{len(problems)} samples are said to be empty (--empty, or the .done.json file beside the "
+                    "clicks), but have labels; take them off that list, or remove the labels:",
+                    *problems[:SHOWN],
+                    *([f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []),
+                ]
+            )
+        )
+
+    def role(token: str) -> str:
+        if token in told:
+            return "box" if token in boxed else "point" if token in clicked else "empty"
+        return "point" if token in clicked else "empty" if token in people.empty else "unlabeled"
+
+    roles = [role(token) for token in tokens]
+    if "box" not in roles:
+        counts = ", ".join(f"{roles.count(name)} {name}" for name in ("point", "empty", "unlabeled"))
+        raise DataError(
+            f"{index.path}: no sample of split {split!r} is box-labeled ({counts}), but the teacher learns from boxes: "
+            "the tables must hold the boxes of at least one scene; name it by --boxes-of, and the split by --split"
+        )
+    return roles
+
+
+def read_samples(index: Index, split: str, source: str, option: str) -> frozenset[str]:
+    """Sample tokens of ``split`` that a file names, or that another split holds.
+
+    Args:
+        source: a text file with a sample token, scene token or scene name a line ("#" starts a comment); else the name
+            of a split of the index. option: named in messages.
+
+    Raises:
+        DataError: when it is neither, lines name nothing of the split (all are listed), or nothing is named.
+    """
+    tokens = index.tokens(split)
+    file = Path(source)
+    if not file.is_file():
+        if source not in index.splits:
+            raise DataError(
+                f"{option} {source}: neither a file nor a split of {index.path}; splits: {', '.join(index.splits)}; a "
+                "file has a sample token, scene token or scene name a line"
+            )
+        found = frozenset(tokens) & frozenset(index.tokens(source))
+        if not found:
+            raise DataError(
+                f"{option} {source}: that split shares no sample with {split!r}, which is labeled; name a split that "
+                f"does, or a file of sample tokens, scene tokens or scene names of {split!r}"
+            )
+        return found
+    groups: dict[str, list[str]] = {token: [token] for token in tokens}
+    for name in ("scene_token", "scene_name"):
+        for token, scene in zip(tokens, index.column(name, tokens), strict=True):
+            groups.setdefault(scene, []).append(token)
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{option} {file}: not readable as text ({error})") from error
+    unknown = [f"  line {i}: {line!r}" for i, line in enumerate(lines, start=1) if line and line not in groups]
+    if unknown:
+        raise DataError(
+            "\n".join(
+                [
+                    f"{option} {file}: {len(unknown)} lines name no sample token, scene token or scene name of split "
+                    f"{split!r}; nothing was written:",
+                    *unknown[:SHOWN],
+                    *([f"  ... and {len(unknown) - SHOWN} more"] if len(unknown) > SHOWN else []),
+                ]
+            )
+        )
+    if not any(lines):
+        raise DataError(f"{option} {file}: names no sample; write a sample token or a scene name a line")
+    return frozenset(token for line in lines if line for token in groups[line])
+
+
+def box_labeled(
+    tokens: Sequence[str],
+    scenes: Sequence[str],
+    timestamps_us: Sequence[int],
+    config: LabelConfig,
+    counts: NDArray[np.int64] | None = None,
+    *,
+    classes: ClassList,
+) -> set[str]:
+    """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
+
+    ``scene``: smallest prefix of a seeded permutation of scenes that reaches ratio * N samples (at least one scene).
+    ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
+
+    Args:
+        counts: (N, C) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
+
+    Raises:
+        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``, or there are fewer scenes than
+            ``label.folds``.
+    """
+    if config.folds:
+        return _outside_fold(tokens, scenes, config)
+    goal = config.ratio * len(tokens)
+    if config.split_by == "prefix":
+        ordered = [token for _, token in sorted(zip(timestamps_us, tokens, strict=True))]
+        return set(ordered[: max(1, int(goal + 1e-9))])
+    groups = scenes if config.split_by == "scene" else tokens
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    names = sorted(members)
+    order = [names[i] for i in keyed_rng(config.seed, 0, config.split_by, "split").permutation(len(names))]
+    totals: dict[str, NDArray[np.int64]] = {}
+    if counts is not None:
+        totals = {name: counts[places].sum(0) for name, places in members.items()}
+        barred = [classes.label_of[name] for name in config.no_boxes_of]
+        order = [name for name in order if not totals[name][barred].any()]
+    chosen: set[str] = set()
+    for name in _balanced(order, totals) if config.balance else order:
+        chosen.update(tokens[place] for place in members[name])
+        if len(chosen) >= math.ceil(goal - 1e-9):
+            return chosen
+    raise DataError(
+        f"label.ratio {config.ratio:g} with label.no_boxes_of {list(config.no_boxes_of)}: only {len(chosen)} of "
+        f"{len(tokens)} samples are in a {config.split_by} that shows none of these classes; lower label.ratio to at "
+        f"most {len(chosen) / len(tokens):g}, name other classes, or set label.split_by=keyframe"
+    )
+
+
+def _outside_fold(tokens: Sequence[str], scenes: Sequence[str], config: LabelConfig) -> set[str]:
+    """All samples but those of one fold. Scenes are put into folds by falling size (by name among equals), each into
+    the fold that has the fewest samples."""
+    members: dict[str, list[str]] = {}
+    for token, scene in zip(tokens, scenes, strict=True):
+        members.setdefault(scene, []).append(token)
+    if len(members) < config.folds:
+        raise DataError(
+            f"label.folds {config.folds}: there are {len(members)} scenes with annotations to put into them; set "
+            f"label.folds to at most {len(members)}, or import more scenes"
+        )
+    folds: list[list[str]] = [[] for _ in range(config.folds)]
+    for scene in sorted(members, key=lambda scene: (-len(members[scene]), scene)):
+        min(folds, key=len).extend(members[scene])
+    return set(tokens) - set(folds[config.seed % config.folds])
+
+
+def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
+    """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
+    Among equals the first in ``order``."""
+    counts = np.array([totals[name] for name in order], np.int64)
+    have, chosen = np.zeros(counts.shape[-1], np.int64), np.zeros(len(order), bool)
+    for _ in order:
+        best = int(np.argmax(np.where(chosen, -1.0, np.log1p(have + counts).sum(1))))
+        have, chosen[best] = have + counts[best], True
+        yield order[best]
+
+
+def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
+    """(N, C): kept objects of each class in each sample."""
+    found = (index.annotations(token) for token in tokens)
+    return np.stack([np.bincount(each.label[each.kept], minlength=len(index.classes)) for each in found])

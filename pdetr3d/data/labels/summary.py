@@ -1,0 +1,200 @@
+"""What of a dataset is used and what is left out, counted: the table that index, label and every job print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pdetr3d.config import EmptyName
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.schema import CAMERAS
+
+NAMED = 5  # scenes named
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over the keyframes of some splits of an index.
+
+    Attributes:
+        keyframes: of all these splits (one may be in several). frames: split -> role -> keyframes. objects: class ->
+            objects kept, (C,). unknown: category -> annotations left
+            out, of the whole dataset. no_points: objects without LiDAR and radar points. counted: objects of the whole
+            dataset whose points the index counted. regions: annotations of the whole dataset that lie where nothing is
+            annotated or in a region to ignore. outside: kept objects outside ``model.range_m``; None: not asked.
+        clicks: class -> clicks, (C,). boxes: objects of box-labeled samples. images: of each camera, (6,).
+        sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
+            files that leave the dataroot. stray: scenes that are in no split, and stray_frames their keyframes.
+        classes: the C names.
+    """
+
+    keyframes: int
+    frames: dict[str, dict[str, int]]
+    objects: NDArray[np.int64]
+    unknown: dict[str, int]
+    no_points: int
+    counted: int
+    regions: int
+    outside: int | None
+    clicks: NDArray[np.int64] | None
+    boxes: int
+    images: NDArray[np.int64]
+    sweeps: int
+    bare: int
+    missing: int
+    links: int
+    stray: list[str]
+    stray_frames: int
+    classes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Lines of the table: what, and how many."""
+        frames = self.keyframes
+        rows = [(f"frames, {split}", _counts(roles)) for split, roles in self.frames.items()]
+        twice = sum(sum(roles.values()) for roles in self.frames.values()) - self.keyframes
+        if self.outside is not None and twice > 0:  # a run's splits; those of nuScenes itself overlap
+            rows.append(("in two splits", f"{twice} frames: a score on frames that were trained on says little"))
+        if self.stray:
+            names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
+            text = f"{len(self.stray)} ({self.stray_frames} frames): {names}; splits.json beside the tables names more"
+            rows.append(("scenes in no split", text))
+        rows.append(("objects kept", _by_class(self.objects, self.classes)))
+        unknown = ": " + _counts(self.unknown) if self.unknown else ""
+        rows.append(("left out, category", f"{sum(self.unknown.values())}{unknown}"))
+        rows.append(("left out, no points", str(self.no_points)))
+        if self.regions:
+            rows.append(("left out, regions", f"{self.regions} outside the valid region or in one to ignore"))
+        if self.outside is not None:
+            rows.append(("outside range", f"{self.outside} of the kept (model.range_m)"))
+        if self.counted:
+            rows.append(("points counted", f"of {self.counted} objects by the index: the tables do not count them"))
+        if self.clicks is not None:
+            rows += [("clicks by class", _by_class(self.clicks, self.classes)), ("boxes to learn", str(self.boxes))]
+        found = [f"{name} {n}" for name, n in zip(CAMERAS, self.images, strict=True) if n]
+        rows.append(("cameras found", f"{len(found)} of 6" + (f": {', '.join(found)}" if found else "")))
+        absent = [name for name, n in zip(CAMERAS, self.images, strict=True) if n < frames]
+        if absent and found:
+            rows.append(("cameras incomplete", ", ".join(absent)))
+        missing = f", {self.missing} files missing" if self.missing else ""
+        rows.append(("sweeps found", f"{self.sweeps}, {self.bare} frames without{missing}"))
+        if self.links:
+            rows.append(("links followed", f"{self.links} files leave the dataroot (data.follow_links=true)"))
+        return rows
+
+    def left_out(self) -> list[str]:
+        """Lines on what there is instead of objects, for messages."""
+        lines = [f"{n} annotations of category {name!r}" for name, n in list(self.unknown.items())[:NAMED]]
+        lines += [f"{len(self.unknown) - NAMED} more categories"] if len(self.unknown) > NAMED else []
+        lines += [f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else []
+        far = (
+            f"{self.outside} objects outside model.range_m (the tables hold boxes and poses in the global frame, in m)"
+        )
+        return lines + ([far] if self.outside else [])
+
+    def show(self) -> None:
+        """Print the table; outside a terminal a row is a line."""
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 400
+        table = Table(show_header=False, box=None, padding=(0, 1))
+        table.add_column(justify="right", style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in self.rows():
+            table.add_row(*row)
+        console.print(table)
+
+
+def summarize(
+    index: Index,
+    splits: Sequence[str] | None = None,
+    manifest: LabelManifest | None = None,
+    range_m: Sequence[float] | None = None,
+) -> Summary:
+    """Count what an index has.
+
+    Args:
+        splits: whose keyframes count; None: all. manifest: roles and clicks of the train split. range_m: (6,)
+            ``model.range_m``.
+    """
+    table, every = index.table, np.arange(len(index))
+    known = splits if splits is not None else index.splits
+    rows = every if splits is None else np.unique(np.concatenate([index.rows(split) for split in splits]))
+    lengths = pc.list_value_length(table["ann_label"]).to_numpy()
+    used = np.isin(np.repeat(every, lengths), rows)
+    label = pc.list_flatten(table["ann_label"]).to_numpy()
+    points = sum(pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts"))
+    kept = used & (points > 0)
+    outside = None
+    if range_m is not None:
+        xyz = pc.list_flatten(pc.list_flatten(table["ann_box"])).to_numpy().reshape(-1, 7)[:, :3]
+        low, high = np.array(range_m, float).reshape(2, 3)
+        outside = int((kept & ~((xyz >= low) & (xyz <= high)).all(1)).sum())
+    paths = pc.list_flatten(table["camera_path"])
+    images = pc.is_valid(paths).to_numpy(zero_copy_only=False).reshape(-1, len(CAMERAS))[rows]
+    sweeps = pc.list_value_length(table["sweep_path"]).to_numpy()[rows]
+    alone = pc.list_value_length(table["splits"]).to_numpy() == 0
+    boxed = np.zeros(len(index), bool)
+    if manifest is not None:
+        found = index.rows_of(manifest.samples["sample_token"].filter(pa.array(manifest.boxed)))
+        boxed[found[found >= 0]] = True
+    return Summary(
+        keyframes=len(rows),
+        frames={split: _roles(index, split, manifest) for split in dict.fromkeys(known)},
+        objects=np.bincount(label[kept], minlength=len(index.classes)),
+        unknown=dict(index.facts.unknown_categories),
+        no_points=int((used & ~kept).sum()),
+        counted=index.facts.counted,
+        regions=index.facts.outside,
+        outside=outside,
+        clicks=None if manifest is None else _clicks(manifest, index.classes.names),
+        boxes=int((kept & boxed[np.repeat(every, lengths)]).sum()),
+        images=images.sum(0),
+        sweeps=int(sweeps.sum()),
+        bare=int((sweeps == 0).sum()),
+        missing=index.facts.missing_sweeps,
+        links=index.facts.links,
+        stray=pc.unique(table["scene_name"].filter(pa.array(alone))).to_pylist(),
+        stray_frames=int(alone.sum()),
+        classes=index.classes.names,
+    )
+
+
+def empty_counts(summary: Summary, index: Index, val_split: str, cameras: bool) -> dict[EmptyName, int]:
+    """What ``refuse_empty`` asks of a job. ``cameras``: whether its teacher uses them."""
+    val = int(summarize(index, [val_split]).objects.sum())
+    clicks = 0 if summary.clicks is None else int(summary.clicks.sum())
+    counts: dict[EmptyName, int] = {
+        "objects": int(summary.objects.sum()) - (summary.outside or 0),
+        "clicks": clicks,
+        "boxes": summary.boxes,
+        "val_objects": val,
+    }
+    return counts | ({"cameras": int(summary.images.sum())} if cameras else {})
+
+
+def _roles(index: Index, split: str, manifest: LabelManifest | None) -> dict[str, int]:
+    if manifest is None or split != manifest.split:
+        return {"frames": len(index.rows(split))}
+    return {role: count for role, count in manifest.role_counts().items() if count}
+
+
+def _clicks(manifest: LabelManifest, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest.clicks["class"]).to_pylist()}
+    return np.array([counts.get(name, 0) for name in classes], np.int64)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items()) or "none"
+
+
+def _by_class(counts: NDArray[np.int64], classes: tuple[str, ...]) -> str:
+    found = {name: int(n) for name, n in zip(classes, counts, strict=True) if n}
+    return f"{sum(found.values())}: {_counts(found)}" if found else "none"

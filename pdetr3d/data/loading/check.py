@@ -1,0 +1,197 @@
+"""Every file a run will read is looked at before anything is trained: a broken one is reported now, not hours later.
+
+With ``data.on_error=skip`` the samples that read it are left out instead (``data/loading/skipped.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading.load import check_header, decode_image
+from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
+from pdetr3d.schema import CameraRecord, DataError, SampleRecord
+
+MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
+LISTED = 20  # problems named in the message
+SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are looked at
+IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are looked at
+THREADS = 16  # the work is mostly waiting for the disk, or in libraries that release the GIL
+CHUNK = 64  # files per task
+
+# A file, and a check that raises DataError for its argument, or is content (and may return how many points are lost).
+Job = tuple[str, Callable[[Any], int | None], Any]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a look at files found.
+
+    Attributes:
+        problems: path -> what is wrong, of files that cannot be used. files: how many were looked at. points_left_out:
+            path of a LiDAR file -> points that are left out, not being finite.
+    """
+
+    problems: dict[str, str]
+    files: int
+    points_left_out: dict[str, int]
+
+
+def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> None:
+    """Check the files of ``splits``; once per index and arguments (success is remembered beside the index).
+
+    Keyframe LiDAR files are read whole with the loader's own reader, and what their numbers are is checked
+    (``check_points``). Sweeps that the index names (one that was missing then is not among them) must exist and hold
+    whole points; up to ``SWEEPS_READ`` are read whole, too. Images must exist, have the size that the tables say and be
+    complete; up to ``IMAGES_DECODED`` are decoded. Points that are not finite are counted, and said.
+
+    Args:
+        index: names the files. splits: the run's. num_sweeps: as ``data.num_sweeps``. cameras: with images.
+
+    Raises:
+        DataError: lists up to ``LISTED`` broken files, each with what is wrong; or a split has no samples.
+    """
+    asked = {
+        "index": index.digest,
+        "dataroot": str(index.dataroot),
+        "splits": sorted(set(splits)),
+        "num_sweeps": num_sweeps,
+        "cameras": cameras,
+    }
+    memory = index.path.with_name(MEMORY)
+    if memory.exists() and json.loads(memory.read_text()) == asked:
+        return
+    checked = broken_files(index, splits, num_sweeps, cameras)
+    if checked.problems:
+        raise DataError(
+            f"{len(checked.problems)} of {checked.files} data files under {index.dataroot} cannot be used:"
+            f"{listed(sorted(checked.problems.values()))}\nEvery file that the tables name must be whole; copy or "
+            "unpack these again and rerun the same command, or leave out what reads them: data.on_error=skip"
+        )
+    say_points_left_out(checked)
+    with atomic_path(memory) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1))
+
+
+def broken_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool, *, whole: bool = False) -> Checked:
+    """What ``check_files`` would refuse.
+
+    ``whole``: read every sweep and decode every image, however many there are (nuScenes: 300,000 and 200,000): what is
+    content then loads later.
+    """
+    return _run(_jobs(index, splits, num_sweeps, cameras, whole))
+
+
+def say_points_left_out(checked: Checked) -> None:
+    """Print how many points are left out, if any."""
+    lost = checked.points_left_out
+    if lost:
+        print(
+            f"{sum(lost.values())} points in {len(lost)} LiDAR files have a number that is not finite (NaN, inf) and "
+            f"are left out; most of them, {max(lost.values())}, in {max(lost, key=lambda path: lost[path])}"
+        )
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Up to ``LISTED`` lines, and how many more there are."""
+    more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    return "".join(f"\n  {problem}" for problem in problems[:LISTED]) + more
+
+
+def check_image(camera: CameraRecord, decode: bool) -> None:
+    """Raise DataError unless the JPEG or PNG exists, has the size of the tables and is complete.
+
+    Args:
+        camera: the image. decode: see ``check_image_data``; else only header and end marker are looked at.
+    """
+    if decode:
+        check_image_data(camera, read_file(Path(camera.path), "image"))
+    else:
+        check_header(camera)
+
+
+def check_image_data(camera: CameraRecord, image: bytes) -> None:
+    """Raise DataError unless a camera's file is whole and of the tables' size: it is decoded as the loader does, at a
+    small size (all data is still gone through)."""
+    small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
+    decode_image(camera, image, small, strict=True)
+
+
+def _check_size(path: Path, data: DataConfig) -> None:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot read LiDAR file ({error.strerror}); copy the file again") from error
+    check_lidar_size(path, size_bytes, data)
+
+
+def files_of(record: SampleRecord, num_sweeps: int, cameras: bool) -> list[str]:
+    """The files that ``load_sample`` reads for a sample."""
+    paths = [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]
+    return paths + [camera.path for camera in record.cameras if camera is not None and cameras]
+
+
+def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool, whole: bool) -> list[Job]:
+    """One check per file; a file that several samples or splits read is looked at once."""
+    tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
+    keyframes: dict[str, None] = {}
+    sweeps: dict[str, None] = {}
+    images: dict[str, CameraRecord] = {}
+    for token in tokens:
+        record = index.record(token)
+        keyframes[record.lidar_path] = None
+        sweeps |= {sweep.path: None for sweep in record.sweeps[: num_sweeps - 1]}
+        images |= {camera.path: camera for camera in record.cameras if camera is not None and cameras}
+    sweeps = {path: None for path in sweeps if path not in keyframes}
+    points = partial(check_points, data=index.reading)
+    size = partial(_check_size, data=index.reading)
+    decode = whole or len(images) <= IMAGES_DECODED
+    jobs: list[Job] = [(path, points, Path(path)) for path in keyframes]
+    jobs += [(path, points if whole or len(sweeps) <= SWEEPS_READ else size, Path(path)) for path in sweeps]
+    jobs += [(path, lambda camera: check_image(camera, decode), camera) for path, camera in images.items()]
+    return jobs
+
+
+def _run(jobs: Sequence[Job]) -> Checked:
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
+    checked = Checked({}, len(jobs), {})
+    with Progress(*columns) as progress, ThreadPoolExecutor(min(THREADS, 4 * (os.cpu_count() or 1))) as pool:
+        task = progress.add_task("", total=len(jobs))
+        futures = {pool.submit(_look_at, chunk): len(chunk) for chunk in chunks}
+        try:
+            for future in as_completed(futures):
+                problems, lost = future.result()
+                checked.problems.update(problems)
+                checked.points_left_out.update(lost)
+                progress.advance(task, futures[future])
+        except BaseException:  # Ctrl-C ends within one chunk, not after all of them
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return checked
+
+
+def _look_at(jobs: Sequence[Job]) -> tuple[dict[str, str], dict[str, int]]:
+    """Path -> message of the checks that failed; path -> count of those that left out points."""
+    problems, lost = {}, {}
+    for path, check, argument in jobs:
+        try:
+            found = check(argument)
+        except DataError as error:
+            problems[path] = str(error)
+        else:
+            if found:
+                lost[path] = found
+    return problems, lost

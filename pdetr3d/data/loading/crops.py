@@ -1,0 +1,227 @@
+"""The LiDAR points and the picture round each click of the box-labeled samples, cut out once: what the crop branch
+learns from.
+
+Crops need neither whole images nor the rest of the cloud: of the few boxes that people drew, each can be seen many
+times at little cost (``CropLoader``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.draws import keyed_uniform
+from pdetr3d.data.labels.clicks import place_clicks
+from pdetr3d.data.loading.load import load_sample
+from pdetr3d.geometry.camera import in_image, project
+from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M, SIDE_FACTOR
+from pdetr3d.geometry.rigid import chain
+from pdetr3d.schema import SOURCE_HUMAN, Sample, SampleRecord
+
+CLICK_REACH = 1 / 6  # of a side: how far a click lies from the box's center at most (method.md 1.3)
+THREADS = 4  # that read samples
+WINDOW_PX = 64
+WINDOW_MARGIN = 1.2  # a window is so much wider than the picture: what is nearer than the object's center is larger
+MOST_POINTS = 1024  # of a stored crop; more are thinned out evenly
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of the LiDAR frame [m].
+
+    Attributes:
+        points: (P, 5) float32 x, y, z, intensity, dt. start: (N + 1,) int64, crop i is points[start[i]:start[i + 1]].
+        box: (N, 7) float64 x, y, z, l, w, h, yaw. label: (N,) int64. click: (N, 3) float64, as stored.
+        window: (N, V, WINDOW_PX, WINDOW_PX, 3) uint8 RGB, the part of a camera's image that a picture of the click
+            can show, as an image of its own; V is 1, or 0 where cameras are not asked for. lidar2window: (N, V, 4, 4)
+            float64, as ``Sample.lidar2img``. seen: (N, V) bool, whether a camera sees the object.
+        click_id: (N,) str. redrawn: (N,) bool, clicks of simulation, which may be drawn anew.
+    """
+
+    points: NDArray[np.float32]
+    start: NDArray[np.int64]
+    box: NDArray[np.float64]
+    label: NDArray[np.int64]
+    click: NDArray[np.float64]
+    window: NDArray[np.uint8]
+    lidar2window: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+    click_id: NDArray[np.str_]
+    redrawn: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Crops]) -> Crops:
+        """Of several pieces, in order; there is at least one."""
+        counts = np.concatenate([np.diff(p.start) for p in parts])
+        rest = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops) if f.name != "start"}
+        return Crops(start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **rest)
+
+
+def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool) -> Crops:
+    """Crops of a sample's clicks whose box is known; each reaches as far as ``PointCrop`` looks from any click that may
+    be drawn for the box.
+
+    Args:
+        record: of a box-labeled sample. data: how it is read. prior_size_m: (10, 3) mean l, w, h per class.
+        cameras: whether to cut windows of images, too.
+    """
+    sample = load_sample(record, data, cameras=cameras)
+    points = sample.points
+    known = np.nonzero(record.clicks.box_index >= 0)[0]
+    label, click = record.clicks.label[known], record.clicks.xyz_m[known]
+    box = record.boxes[record.clicks.box_index[known]].rows.astype(np.float64)
+    prior, side = prior_size_m[label].astype(np.float64), box[:, 3:6]
+    drift = np.maximum(np.linalg.norm(side, axis=1) * CLICK_REACH, np.linalg.norm(click - box[:, :3], axis=1))
+    radius = REACH_FACTOR * np.linalg.norm(prior[:, :2], axis=1) + REACH_M + drift
+    height = prior[:, 2] + REACH_M + drift
+    found, start = [], [0]
+    for center, far, high in zip(box[:, :3], radius, height, strict=True):
+        offset = points[:, :3] - center
+        near = np.nonzero((np.hypot(offset[:, 0], offset[:, 1]) <= far) & (np.abs(offset[:, 2]) <= high))[0]
+        if len(near) > MOST_POINTS:
+            near = near[(np.arange(MOST_POINTS) * len(near)) // MOST_POINTS]
+        found.append(points[near])
+        start.append(start[-1] + len(near))
+    reach = WINDOW_MARGIN * (SIDE_FACTOR * np.linalg.norm(prior, axis=1) / 2 + drift)
+    windows = [cut_window(sample, center, r) for center, r in zip(box[:, :3], reach, strict=True)] if cameras else []
+    views = 1 if cameras else 0
+    return Crops(
+        window=np.array([w for w, _, _ in windows], np.uint8).reshape(len(box), views, WINDOW_PX, WINDOW_PX, 3),
+        lidar2window=np.array([m for _, m, _ in windows], np.float64).reshape(len(box), views, 4, 4),
+        seen=np.array([s for _, _, s in windows], bool).reshape(len(box), views),
+        points=np.concatenate([np.zeros((0, 5), np.float32), *found]),
+        start=np.array(start, np.int64),
+        box=box,
+        label=label,
+        click=click,
+        click_id=record.clicks.click_id[known].astype(np.str_),
+        redrawn=np.array([not str(name).startswith("human") for name in record.clicks.click_id[known]], bool),
+    )
+
+
+def cut_window(
+    sample: Sample, center_m: NDArray[np.float64], reach_m: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], bool]:
+    """The square of ``reach_m`` to each side of a place, from the camera that has the place nearest to its middle.
+
+    Returns:
+        (WINDOW_PX, WINDOW_PX, 3) uint8, never larger than the image shows it and 0 beyond it; its lidar2img (4, 4); and
+        whether a camera sees the place (else all is 0).
+    """
+    import cv2  # only where there are images
+
+    height, width = sample.images.shape[1:3]
+    ray = center_m[:2] / max(float(np.linalg.norm(center_m[:2])), 1e-6)
+    ends = center_m + np.array([[0, 0, 0], [ray[1], -ray[0], 0], [0, 0, 1]]) * reach_m
+    best, window, matrix = np.inf, np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8), np.eye(4)
+    for image, lidar2img, valid in zip(sample.images, sample.lidar2img, sample.camera_valid, strict=True):
+        uv, _ = project(lidar2img, ends)
+        off = abs(uv[0, 0] / width - 0.5)
+        if not (valid and in_image(uv[:1], (width, height))[0] and off < best):
+            continue
+        best, reach_px = off, float(np.nanmax(np.linalg.norm(uv[1:] - uv[0], axis=1)))
+        scale = min(1.0, WINDOW_PX / (2 * reach_px))
+        move = np.array([[scale, 0, 0], [0, scale, 0]])
+        move[:, 2] = WINDOW_PX / 2 - scale * uv[0]
+        smooth = cv2.blur(image, (round(1 / scale),) * 2) if scale < 0.6 else image
+        window = np.asarray(cv2.warpAffine(smooth, move, (WINDOW_PX, WINDOW_PX)), np.uint8)
+        into = np.eye(4)
+        into[:2, :3] = move
+        matrix = chain(lidar2img, into)
+    return window, matrix, bool(np.isfinite(best))
+
+
+def crops_of(
+    records: Sequence[SampleRecord], data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool
+) -> Crops:
+    """Crops of all clicks of these samples, in their order; several samples are read at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        parts = list(pool.map(lambda record: cut_crops(record, data, prior_size_m, cameras=cameras), records))
+    return Crops.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class CropLoader:
+    """Crops -> the arrays of a ``Batch``: one click a sample; the image is the click's window.
+
+    In training every crop is turned by any angle, mirrored or not, and its click drawn anew where ``Crops.redrawn``:
+    draws are keyed by (seed, pass, click_id).
+
+    Args:
+        crops: what to learn from. seed: of the run. redraw: ``label.redraw_clicks``.
+    """
+
+    crops: Crops
+    seed: int
+    redraw: bool = True
+
+    def __call__(self, chosen: Sequence[int], passes: Sequence[int]) -> dict[str, NDArray]:
+        """The crops numbered ``chosen`` (B,) in the passes ``passes`` (B,)."""
+        index = np.asarray(chosen, np.int64)
+        keys = [f"{number}/{name}" for number, name in zip(passes, self.crops.click_id[index], strict=True)]
+        draws = keyed_uniform(self.seed, 0, keys, "crop", 5)
+        click, box = self.crops.click[index], self.crops.box[index]
+        if self.redraw:
+            drawn = place_clicks(box[:, :3], box[:, 3:6], box[:, 6], draws[:, :3])
+            click = np.where(self.crops.redrawn[index][:, None], drawn, click)
+        angle, mirror = 2 * np.pi * draws[:, 3], np.where(draws[:, 4] < 0.5, -1.0, 1.0)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return self.arrays(index, click, np.stack([cos, -sin * mirror, sin, cos * mirror], 1).reshape(-1, 2, 2))
+
+    def as_stored(self, chosen: Sequence[int]) -> dict[str, NDArray]:
+        """The same as they were cut, with the stored clicks."""
+        index = np.asarray(chosen, np.int64)
+        return self.arrays(index, self.crops.click[index], np.broadcast_to(np.eye(2), (len(index), 2, 2)))
+
+    def arrays(
+        self, index: NDArray[np.int64], click: NDArray[np.float64], linear: NDArray[np.float64]
+    ) -> dict[str, NDArray]:
+        """Crops (B,) with their clicks (B, 3), moved by ``linear`` (B, 2, 2) of x and y about the sensor."""
+        crops, n = self.crops, len(index)
+        counts = np.diff(crops.start)[index]
+        sample = np.repeat(np.arange(n), counts)
+        row = np.arange(len(sample)) + np.repeat(crops.start[index] - (np.cumsum(counts) - counts), counts)
+        points, box, click = crops.points[row], crops.box[index].copy(), click.copy()
+        points[:, :2] = np.einsum("pij,pj->pi", linear.astype(np.float32)[sample], points[:, :2])
+        heading = np.einsum("nij,nj->ni", linear, np.stack([np.cos(box[:, 6]), np.sin(box[:, 6])], 1))
+        box[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
+        canonical = click.copy()
+        for moved in (box, click):
+            moved[:, :2] = np.einsum("nij,nj->ni", linear, moved[:, :2])
+        augmentation = np.tile(np.eye(4, dtype=np.float32), (n, 1, 1))
+        augmentation[:, :2, :2] = linear
+        back = augmentation.astype(np.float64).swapaxes(1, 2)[
+            :, None
+        ]  # turned or mirrored: its inverse is its transpose
+        one, label = np.ones((n, 1), bool), crops.label[index][:, None]
+        return {
+            "token": crops.click_id[index].astype(np.bytes_),
+            "points": points,
+            "point_sample": sample,
+            "weak_points": np.zeros((0, 5), np.float32),
+            "weak_point_sample": np.zeros(0, np.int64),
+            "box_labeled": one[:, 0],
+            "augmentation": augmentation,
+            "images": crops.window[index],
+            "lidar2img": (crops.lidar2window[index] @ back).astype(np.float32),
+            "camera_valid": crops.seen[index],
+            "box": box.astype(np.float32)[:, None],
+            "velocity": np.full((n, 1, 2), np.nan, np.float32),
+            "box_label": label,
+            "box_score": np.ones((n, 1), np.float32),
+            "box_source": np.full((n, 1), SOURCE_HUMAN, np.int64),
+            "box_valid": one,
+            "click": click.astype(np.float32)[:, None],
+            "canonical_click": canonical.astype(np.float32)[:, None],
+            "click_label": label,
+            "click_box": np.zeros((n, 1), np.int64),
+            "click_valid": one,
+        }

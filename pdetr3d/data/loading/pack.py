@@ -1,0 +1,192 @@
+"""``pdetr3d pack``: writes the samples of a dataset as a pack (``data/loading/packed.py``), shard by shard, resumable.
+
+A shard is made in a local temporary file and copied under a temporary name; its note (samples, bytes, SHA-256) is
+written after it, and says that it is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem, FileType, copy_files
+from rich.progress import track
+
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.loading.check import check_image_data
+from pdetr3d.data.loading.load import read_sweeps
+from pdetr3d.data.loading.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
+from pdetr3d.data.storage.points import read_file
+from pdetr3d.schema import CameraRecord, DataError
+
+PLAN = "plan.json"  # what the pack is made of; another one is not mixed into it
+
+
+def pack(
+    index_file: Path,
+    splits: Sequence[str] | None,
+    uri: str,
+    *,
+    num_sweeps: int = 10,
+    points: str = "float32",
+    shard_samples: int = 64,
+    processes: int = 0,
+) -> Pack:
+    """Pack the splits' samples; an interrupted call is continued by the same one.
+
+    Args:
+        index_file: of the dataset. splits: None: all that the index has. uri: a folder, ``s3://...`` or ``gs://...``.
+        num_sweeps: LiDAR sweeps of a sample, as ``data.num_sweeps``; a run may read fewer.
+        points: dtype they are kept in. float16 halves them and rounds coordinates: to 1/64 m from 16 m on, to 1/32 m
+            from 32 m on (a 10-bit fraction), that is by at most half of it.
+        shard_samples: samples per shard. processes: 0: one per CPU core.
+
+    Raises:
+        DataError: for an unknown split, a broken file, or a place that holds another pack (names what differs).
+    """
+    index = Index.open(index_file)
+    splits = sorted(set(splits or index.splits))
+    tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
+    plan = {
+        "layout": LAYOUT,
+        "index": index.digest,
+        "version": index.version,
+        "splits": splits,
+        "num_sweeps": num_sweeps,
+        "points": points,
+        "shard_samples": shard_samples,
+    }
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(path, recursive=True)
+    _claim(filesystem, path, uri, plan)
+    chunks = [tokens[i : i + shard_samples] for i in range(0, len(tokens), shard_samples)]
+    jobs = [
+        (number, chunk) for number, chunk in enumerate(chunks) if not _exists(filesystem, f"{path}/{_note(number)}")
+    ]
+    work = partial(_write_shard, index_file, uri, num_sweeps, points)
+    with ProcessPoolExecutor(processes or os.cpu_count() or 1, mp_context=get_context("spawn")) as pool:
+        for _ in track(pool.map(work, jobs), "packing shards", total=len(jobs)):
+            pass
+    shards = [json.loads(_read(filesystem, f"{path}/{_note(number)}")) for number in range(len(chunks))]
+    _put_index(index, filesystem, path)
+    _write(filesystem, f"{path}/{MANIFEST}", json.dumps({**plan, "shards": shards}).encode())
+    return Pack(uri)
+
+
+def _put_index(index: Index, filesystem: FileSystem, path: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / INDEX
+        pq.write_table(index.table, local)
+        copy_files(str(local), f"{path}/{INDEX}", destination_filesystem=filesystem)
+
+
+def verify(uri: str) -> Pack:
+    """Read every shard and compare its SHA-256.
+
+    Raises:
+        DataError: naming the shards that differ.
+    """
+    opened, broken = Pack(uri), []
+    for shard in track(opened.info["shards"], "verifying shards"):
+        try:
+            digest = hashlib.sha256(opened.read_bytes(shard["file"])).hexdigest()
+        except OSError as error:
+            digest = str(error)
+        if digest != shard["sha256"]:
+            broken.append(shard["file"])
+    if broken:
+        raise DataError(
+            f"{uri}: {len(broken)} of {len(opened.info['shards'])} shards are not what was written: {', '.join(broken)}"
+            "; copy them again, or remove them, their .json and pack.json and run the same pdetr3d pack again"
+        )
+    return opened
+
+
+def _claim(filesystem: FileSystem, path: str, uri: str, plan: dict[str, Any]) -> None:
+    """Write the plan, or compare it with the one that is there."""
+    file = f"{path}/{PLAN}"
+    if not _exists(filesystem, file):
+        _write(filesystem, file, json.dumps(plan, indent=1).encode())
+        return
+    before = json.loads(_read(filesystem, file))
+    differing = [f"  {key}: {before.get(key)} there, {plan[key]} now" for key in plan if before.get(key) != plan[key]]
+    if differing:
+        lines = "\n".join(differing)
+        raise DataError(f"{uri} holds another pack; it differs in\n{lines}\nName another --out, or remove this one.")
+
+
+def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: tuple[int, list[str]]) -> None:
+    """Body of a process: one shard and its note."""
+    number, tokens = job
+    index = _open_index(index_file)
+    filesystem, path = resolve(uri)
+    name = f"shard-{number:05d}.parquet"
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / name
+        # Uncompressed: JPEG does not shrink, and reading is what the pack is for. Statistics would put the smallest and
+        # largest values, whole images, into the footer. The pages' checksums are compared at each reading.
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        with pq.ParquetWriter(local, PACK_SCHEMA, write_page_checksum=True, **plain) as writer:
+            for token in tokens:
+                writer.write_table(_row(index, token, num_sweeps, points))  # a row group of its own
+        with local.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        copy_files(str(local), f"{path}/{name}.tmp", destination_filesystem=filesystem)
+        filesystem.move(f"{path}/{name}.tmp", f"{path}/{name}")
+        note = {"file": name, "bytes": local.stat().st_size, "sha256": digest, "samples": tokens}
+    _write(filesystem, f"{path}/{_note(number)}", json.dumps(note).encode())
+
+
+@lru_cache(maxsize=1)
+def _open_index(index_file: Path) -> Index:
+    """Once per process, not per shard."""
+    return Index.open(index_file)
+
+
+def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
+    record = index.record(token)
+    sweeps = read_sweeps(record, index.reading.model_copy(update={"num_sweeps": num_sweeps}))
+    images = [None if camera is None else _whole_image(camera) for camera in record.cameras]
+    row = {
+        "sample_token": token,
+        "points": b"".join(sweep.astype(points).tobytes() for sweep in sweeps),
+        "sweep_points": [len(sweep) for sweep in sweeps],
+        "images": images,
+    }
+    return pa.Table.from_pylist([row], PACK_SCHEMA)
+
+
+def _whole_image(camera: CameraRecord) -> bytes:
+    """The image's file, decoded once: of what is in a pack, nothing need be looked at again or left out."""
+    jpeg = read_file(Path(camera.path), "image")
+    check_image_data(camera, jpeg)
+    return jpeg
+
+
+def _note(number: int) -> str:
+    return f"shard-{number:05d}.json"
+
+
+def _exists(filesystem: FileSystem, file: str) -> bool:
+    return filesystem.get_file_info(file).type != FileType.NotFound
+
+
+def _read(filesystem: FileSystem, file: str) -> bytes:
+    with filesystem.open_input_stream(file) as stream:
+        return stream.read()
+
+
+def _write(filesystem: FileSystem, file: str, content: bytes) -> None:
+    with filesystem.open_output_stream(f"{file}.tmp") as stream:
+        stream.write(content)
+    filesystem.move(f"{file}.tmp", file)

@@ -1,0 +1,98 @@
+"""``pdetr3d plan``: measured costs, then the plan and its sweep, as tables and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from pdetr3d.config import Config
+from pdetr3d.finished.capacity import model
+from pdetr3d.finished.capacity.costs import Cluster, Measurement, read_measurement
+from pdetr3d.finished.capacity.table import (
+    assumption_lines,
+    cost_table,
+    duration,
+    measured_line,
+    plan_table,
+    sweep_table,
+)
+from pdetr3d.schema import DataError
+from pdetr3d.training.run_dir import write_json
+
+WIDTH = 130  # of the tables
+
+
+def costs(config: Config, measure: Path | None, measured: Path | None) -> Measurement:
+    """Costs measured now and written to the file ``measure``, or read from the file ``measured``.
+
+    Raises:
+        DataError: for both or neither of them, and as ``measure`` and ``read_measurement``.
+    """
+    if (measure is None) == (measured is None):
+        raise DataError(
+            "pdetr3d plan needs costs: --measure FILE data.dataroot=FOLDER measures them here and writes FILE, "
+            "--measured FILE takes them from there; give one of the two"
+        )
+    if measured is not None:
+        return read_measurement(measured, config)
+    from pdetr3d.finished.capacity.measure import measure as measure_costs
+
+    made = measure_costs(config)
+    assert measure is not None
+    write_json(measure, made.model_dump(mode="json"))
+    Console(width=WIDTH).print(cost_table(made))
+    return made
+
+
+def print_plan(
+    measured: Measurement,
+    config: Config,
+    cluster: Cluster,
+    samples: int | None,
+    rates: dict[str, float],
+    json_file: Path | None,
+) -> None:
+    """Print assumptions, the plan and its sweep; write them to ``json_file``. ``samples``: None: those measured."""
+    samples = samples or measured.train_samples
+    swept = model.sweep(measured, config, cluster, samples, rates)
+    plan = swept[cluster.gpus][samples]
+    lines = assumption_lines(config, cluster, samples, rates)
+    console = Console(width=WIDTH)
+    console.print(Text(measured_line(measured)), soft_wrap=True)
+    for line in lines:
+        console.print(Text("assumed", style="bold"), Text(line), soft_wrap=True)
+    console.print(plan_table(config.preset, cluster.gpus, plan))
+    arms = len(config.run.arms)
+    hours = plan["teacher"].hours + plan["pseudo_labels"].hours + arms * plan["student"].hours
+    console.print(Text(f"{duration(hours)} for all: teacher, pseudo labels, {arms} students (run.arms) one by one"))
+    for stage in ("teacher", "student"):
+        console.print(sweep_table(stage, swept))
+    if json_file is not None:
+        write_json(json_file, _document(measured, cluster, samples, rates, lines, swept) | {"hours": hours})
+
+
+def _document(
+    measured: Measurement,
+    cluster: Cluster,
+    samples: int,
+    rates: dict[str, float],
+    lines: list[str],
+    swept: dict[int, dict[int, dict[str, model.Estimate]]],
+) -> dict[str, Any]:
+    """``plans``: a list of {gpus, samples, stages}; ``load``: of each resource, what is needed of what there is."""
+
+    def stages(plan: dict[str, model.Estimate]) -> dict[str, Any]:
+        loads = {stage: {name: r.load for name, r in one.resources.items()} for stage, one in plan.items()}
+        return {stage: asdict(one) | {"load": loads[stage]} for stage, one in plan.items()}
+
+    plans = [
+        {"gpus": gpus, "samples": size, "stages": stages(plan)}
+        for gpus, row in swept.items()
+        for size, plan in row.items()
+    ]
+    inputs = {"cluster": cluster.model_dump(), "samples": samples, "samples_per_s": rates, "assumptions": lines}
+    return {**inputs, "measured": measured.model_dump(mode="json"), "plans": plans}

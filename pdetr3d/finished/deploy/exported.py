@@ -1,0 +1,66 @@
+"""An exported folder, TorchScript or ONNX, as a function of points."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdetr3d.config import Config
+from pdetr3d.finished.deploy import torchscript
+from pdetr3d.finished.deploy.contract import INFO_FILE, refuse_no_ages
+from pdetr3d.finished.deploy.maps import config_of, decode, read_info
+from pdetr3d.finished.deploy.onnx_export import MODEL_FILE as ONNX_FILE
+from pdetr3d.finished.deploy.onnx_export import OnnxRunner
+from pdetr3d.schema import Boxes3D, DataError
+
+MODEL_FILES = (torchscript.MODEL_FILE, ONNX_FILE)
+
+
+@dataclass(frozen=True)
+class ExportedDetector:
+    """``detector(points (P, 5)) -> Boxes3D``, post-processing included.
+
+    Attributes:
+        model: points -> (heatmaps, peak, regression), as ``contract.OUTPUTS`` says. device: that it runs on.
+    """
+
+    model: Callable[[Tensor], Any]
+    config: Config
+    device: torch.device
+
+    @staticmethod
+    def load(folder: Path) -> ExportedDetector:
+        """Read what ``export_torchscript`` or ``export_onnx`` wrote.
+
+        Raises:
+            DataError: when a file is missing, of another format, or the two do not belong together; for an ONNX file
+                without onnxruntime.
+        """
+        info = read_info(folder / INFO_FILE)
+        file = folder / (ONNX_FILE if "opset" in info else torchscript.MODEL_FILE)
+        if not file.is_file():
+            raise DataError(f"{file} does not exist: pdetr3d export writes it")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != info["sha256"]:
+            raise DataError(f"{file} is not the file that {INFO_FILE} describes: export it again")
+        device = torch.device(info["device"])
+        model = OnnxRunner(file) if file.name == ONNX_FILE else torchscript.read(file, device)
+        return ExportedDetector(model, config_of(info), device)
+
+    @torch.no_grad()
+    def __call__(self, points: Tensor) -> Boxes3D:
+        """Boxes of one sample by falling score, in the frame of its points.
+
+        Raises:
+            DataError: when the fifth column of the points cannot be ages.
+        """
+        try:
+            refuse_no_ages(points)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return decode(self.config, *self.model(points.to(self.device)))

@@ -1,0 +1,215 @@
+"""A run directory as a doctor sees it: read on demand, never written; another version of the code may have made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from pdetr3d.data.index.index import FILE as INDEX
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.labels.clicks import by_people
+from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.data.labels.pseudo_table import read_pseudo_labels
+from pdetr3d.data.loading.records import inspection_records, prior_size_m
+from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.finished.doctor.clicks import ClickFacts, click_facts
+from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
+from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.tracking.history import History, read_histories
+
+METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
+# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, label.holdout's
+# first teacher, a teacher study, a sweep's trial, train_teacher. The first counts that knows the true box of a click.
+SOURCES = {
+    "pseudo_labels/done.json": ("teacher",),
+    "holdout/done.json": ("teacher",),
+    "study/done.json": ("final",),
+    "trial/done.json": ("final", "teacher"),
+    "evaluate_teacher/done.json": (),
+}
+ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of the val split, which is not trained on
+
+
+class Run:
+    """Evidence of a run.
+
+    Each property raises DataError when it cannot be read, with the reason; a report of another version of the code may
+    lack a key (KeyError).
+
+    Attributes:
+        path: the run directory. config: its keys, flat, as it wrote them down.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; name the run directory of a job (its --run-dir)")
+        if not (path / "run.json").is_file():
+            inner = sorted(str(f.parent.relative_to(path)) for at in ("*", "*/*") for f in path.glob(f"{at}/run.json"))
+            hint = f"it holds the runs {', '.join(inner)}: name one of them" if inner else "name a job's --run-dir"
+            raise DataError(f"{path}: not a run directory (run.json is missing); {hint}")
+        self.path, self.config = path, _json(path / "run.json")
+
+    @cached_property
+    def source(self) -> str:
+        """The file under the run directory that holds what was measured of the teacher's boxes."""
+        found = [name for name in SOURCES if (self.path / name).is_file()]
+        if not found:
+            raise DataError(f"none of {', '.join(SOURCES)} is there: the teacher's boxes were not measured yet")
+        return next((name for name in found if self._quality(name).get("n")), found[0])
+
+    def _quality(self, name: str) -> dict[str, Any]:
+        """The teacher's own quality in a file of SOURCES; empty where no teacher was trained there."""
+        quality = dict(_json(self.path / name))
+        for key in SOURCES[name]:
+            quality = quality.get(key, {})
+        return quality
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """All that ``source`` says."""
+        return dict(_json(self.path / self.source))
+
+    @cached_property
+    def teacher(self) -> dict[str, Any]:
+        """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples, or of the val split
+        (``ON_VAL``)."""
+        quality = self._quality(self.source)
+        if not quality:
+            raise DataError(f"{self.source}: no teacher was trained there, so that none can be judged")
+        if not quality["n"]:
+            raise DataError(
+                f"{self.source}: no click's true box is known there, so quality cannot be measured; "
+                "label.holdout=0.2, in another --run-dir, measures it on box-labeled scenes"
+            )
+        return dict(quality)
+
+    @cached_property
+    def class_mean(self) -> dict[str, Any]:
+        """The same of the class-mean box at the click; worked out where the run measured its teacher alone."""
+        if FLOORS[0] in self.measured:
+            return dict(self.measured[FLOORS[0]])
+        records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
+        prior, _ = prior_size_m(records, classes=self.index.classes)
+        if self.source in ON_VAL:
+            manifest = LabelManifest.open(self.path / "data" / f"manifest_{self.config['data.val_split']}")
+            clicked = [r for r in inspection_records(self.index, list(manifest.roles), manifest) if len(r.clicks)]
+        else:
+            clicked = [r for r in records if r.role == "point" and len(r.clicks)]
+            clicked = clicked[: self.measured["asked"]["final_from"] or None]  # those of ray_jobs.teacher_study
+        boxes, truth = [], []
+        for record in clicked:
+            own = record.clicks.box_index
+            boxes.append(class_mean_boxes(record.clicks[own >= 0], prior))
+            truth.append(record.boxes[own[own >= 0]])
+        true = Boxes3D.concatenate(truth)
+        if len(true) != self.teacher["n"]:  # e.g. without samples that read broken files
+            raise DataError(
+                f"the class-mean box at the clicks is not known: {self.source} measured {self.teacher['n']} clicks, "
+                f"of {len(true)} whose true box is known"
+            )
+        distance = np.linalg.norm(true.center_m[:, :2], axis=1)
+        return pseudo_label_quality(Boxes3D.concatenate(boxes), true, distance, classes=self.index.classes)
+
+    @cached_property
+    def by_cameras(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Quality with no camera and with all of them missing, where a study of robustness measured both."""
+        asked = self.measured.get("asked", {}).get("troubles", {})
+        for name, (key, _) in asked.items():
+            found = self.measured["troubles"][name]
+            if key == "corruption.missing_cameras" and {"0", "6"} <= set(found):
+                return found["0"], found["6"]
+        return None
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Pseudo labels of the clicks within ``model.range_m`` (no teacher answers for others): columns of the table
+        and ``distance_m`` of the click."""
+        file = self.path / "pseudo_labels" / "pseudo_labels.parquet"
+        if not file.is_file():
+            raise DataError("pseudo_labels/pseudo_labels.parquet is missing: there are no pseudo labels yet")
+        clicks = self.manifest.clicks.to_pandas().set_index("click_id")[["x", "y", "z"]]
+        table = read_pseudo_labels(file, self.index.classes).to_pandas()
+        xyz = clicks.reindex(table["click_id"]).to_numpy()
+        low, high = np.array(self.config["model.range_m"]).reshape(2, 3)
+        table["distance_m"] = np.hypot(xyz[:, 0], xyz[:, 1])
+        return table[((xyz >= low) & (xyz <= high)).all(1)]
+
+    @cached_property
+    def box_labels(self) -> dict[str, int]:
+        """Class -> clicked objects of box-labeled samples: what the teacher learned from."""
+        clicks = self.manifest.clicks.to_pandas()
+        boxed = clicks["sample_token"].map(self.manifest.roles) == "box"
+        return {str(name): int(count) for name, count in clicks[boxed]["class"].value_counts().items()}
+
+    @cached_property
+    def clicks(self) -> ClickFacts:
+        """Clicks of the box-labeled samples against their boxes: people's, where there are any at all."""
+        boxed = [token for token, role in self.manifest.roles.items() if role == "box"]
+        records = inspection_records(self.index, boxed, self.manifest)
+        people = "human" in pc.unique(self.manifest.clicks["source"]).to_pylist()
+        if people:  # simulated ones lie in their boxes by construction
+            records = [dataclasses.replace(r, clicks=r.clicks[by_people(r.clicks)]) for r in records]
+        facts = click_facts(records)
+        if not len(facts.token):
+            whose = "clicks of people" if people else "clicks"
+            raise DataError(f"no box-labeled sample has {whose}, so that nothing can be compared")
+        return facts
+
+    @cached_property
+    def histories(self) -> dict[str, History]:
+        """Training stage ("teacher", "student_ours", ...) -> what it logged."""
+        found, problems = read_histories(self.path, METRICS)
+        stages = {k: h for k, h in found.items() if k == "teacher" or k.startswith("student_")}
+        if not stages:
+            raise DataError(
+                "; ".join(problems.values()) or "mlflow_run.json names no training: nothing was logged here"
+            )
+        return stages
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the dataset."""
+        return Index.open(self.path / "data" / INDEX)
+
+    @cached_property
+    def manifest(self) -> LabelManifest:
+        """Which samples were box-labeled, and the clicks."""
+        return LabelManifest.open(self.path / "data" / "manifest")
+
+
+def check_comparable(run: Run, other: Run) -> None:
+    """Refuse a run of ``--against`` that cannot say what this one's fusion adds.
+
+    Raises:
+        DataError: when its teacher looks at images, or was measured on other clicks.
+    """
+    if run.config["teacher.fusion"] == "none" or other.config["teacher.fusion"] != "none":
+        raise DataError(
+            f"--against {other.path}: teacher.fusion is {run.config['teacher.fusion']} here and "
+            f"{other.config['teacher.fusion']} there; compare a run of a teacher with images to one with "
+            "teacher.fusion=none"
+        )
+    here, there = (
+        f"{r.teacher['n']} of the {'val split' if r.source in ON_VAL else 'train split'}, label manifest "
+        f"{r.manifest.digest}"
+        for r in (run, other)
+    )
+    if here != there:
+        raise DataError(
+            f"--against {other.path}: its teacher was measured on other clicks ({there}; here {here}); compare runs of "
+            "one job with the same data.*, label.* and sim.* keys"
+        )
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as JSON ({error}); remove it and run the stage again") from error

@@ -1,0 +1,243 @@
+"""Charts of a sweep, drawn by matplotlib as SVG inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
+
+from pdetr3d.finished.report.page import Chart
+from pdetr3d.finished.report.spread import Spread
+from pdetr3d.finished.report.sweep import Row, Sweep, value_text
+from pdetr3d.tracking.history import Curve
+
+SHOWN = 8  # rows with a color of their own; more cannot be told apart
+COLORS = matplotlib.color_sequences["tab10"]
+GRAY = "#b8c2cf"
+LINE = 130  # letters in a line of a legend
+FEW = 8  # values that are ticks each
+LOG_FROM = 20  # ratio of largest to smallest value from which a positive axis is logarithmic
+# No $...$ formulas in names; the same ids for the same chart.
+SETTINGS: Any = {
+    "text.parse_math": False,
+    "svg.hashsalt": "pdetr3d",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+MARKS: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3}
+
+
+def chart(alt: str, size_in: tuple[float, float], draw: Callable[[Figure], None]) -> Chart:
+    """What ``draw`` puts on a figure of this size [inches]."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=size_in, layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return Chart(f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt)
+
+
+def curves(sweep: Sweep) -> Chart:
+    """Score on the select split by training samples, a line per trial: rows with a color, stopped trials dashed."""
+    columns, height = _legend_size([row.name for row in sweep.rows[:SHOWN]])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="training samples", ylabel=f"{sweep.metric} (select)")
+        for place, row in reversed(list(enumerate(sweep.rows))):  # the best on top
+            first = True
+            for trial in row.trials:
+                x, y = ([point[key] for point in trial["curve"]] for key in ("samples", sweep.metric))
+                style = "-" if trial["status"] == "finished" else "--"
+                label = row.name if place < SHOWN and first and x else None
+                axes.plot(x, y, style, marker="o", markersize=3, color=_color(place), label=label)
+                first = first and not x
+        _legend(figure, axes, columns, reverse=True)  # the best first
+
+    return chart(f"{sweep.metric} on the select split by training samples", (10, 4.2 + height), draw)
+
+
+def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
+    """A metric of several runs by step, a line each."""
+    columns, height = _legend_size(list(lines))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="optimizer step", ylabel=metric)
+        for place, (name, curve) in enumerate(lines.items()):
+            axes.plot(curve.steps, curve.values, color=COLORS[place % len(COLORS)], label=name)
+        _legend(figure, axes, columns)
+
+    return chart(f"{metric} by step", (10, 3.6 + height), draw)
+
+
+def convergence(sweep: Sweep, reached: Sequence[Spread]) -> Chart:
+    """Training samples that each row took to a score (``sweep_page.samples_to``), best row on top."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="training samples")
+        names, means = [row.name for row in sweep.rows][::-1], [spread.mean for spread in reached][::-1]
+        drawn = axes.barh(names, [mean or 0 for mean in means], color=COLORS[0])
+        axes.bar_label(drawn, ["not reached" if mean is None else f"{mean:.0f}" for mean in means], padding=3)
+        axes.set_xlim(0, 1.15 * max((mean for mean in means if mean), default=1))
+
+    return chart("training samples until a score is reached", (8, 1.0 + 0.4 * len(reached)), draw)
+
+
+def parameter_panels(sweep: Sweep) -> Chart:
+    """A panel per parameter: the figure of each row, with its deviation over seeds, against the parameter's value.
+
+    With one parameter the points are joined, and every trained stage has a line.
+    """
+    stages = sweep.stages if len(sweep.keys) == 1 else [sweep.judged]
+    rows = [row for row in sweep.rows if sweep.figures(row)]
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(sweep.keys), sharey=True, squeeze=False)[0]
+        for axes, key in zip(panels, sweep.keys, strict=True):
+            at, words = places(sweep, key, rows)
+            joined = "-" if len(sweep.keys) == 1 and not words else "none"
+            for stage, color in zip(stages, COLORS, strict=False):
+                spreads = [row.spread(stage, sweep.metric) for row in rows]
+                points = sorted(((x, s) for x, s in zip(at, spreads, strict=True) if s.n), key=itemgetter(0))
+                x, y = [x for x, _ in points], [s for _, s in points]
+                _errors(axes, x, y, linestyle=joined, color=color, label=stage)
+            _x_axis(axes, key, at, words)
+        panels[0].set_ylabel(f"{sweep.metric} (val)")
+        if len(stages) > 1:
+            panels[0].legend(fontsize="small")
+
+    return chart(f"{sweep.metric} against {', '.join(sweep.keys)}", (max(6.0, 3.2 * len(sweep.keys)), 3.8), draw)
+
+
+def is_grid_of_two(sweep: Sweep) -> bool:
+    """Whether a heat map shows all there is."""
+    return len(sweep.keys) == 2 and all(domain["values"] for domain in sweep.document["space"]["space"].values())
+
+
+def heat_cells(sweep: Sweep, *path: str) -> NDArray[np.float64]:
+    """Mean figures at ``path`` in the judged stage's, the first parameter's listed values down, the second's along; NaN
+    where none is finished."""
+    listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
+    cells = np.full([len(values) for values in listed], np.nan)
+    for row in sweep.rows:
+        place = tuple(values.index(row.parameters[key]) for values, key in zip(listed, sweep.keys, strict=True))
+        mean = row.spread(sweep.judged, *path).mean
+        cells[place] = np.nan if mean is None else mean
+    return cells
+
+
+def heat_map(sweep: Sweep, where: str, *path: str) -> Chart:
+    """``heat_cells`` in colors, bright is good; ``where``: of which objects."""
+    cells, (down, along) = heat_cells(sweep, *path), sweep.keys
+    middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
+    listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel=along, ylabel=down)
+        image = axes.imshow(cells, cmap="viridis" if sweep.mode == "max" else "viridis_r", aspect="auto")
+        axes.grid(False)
+        axes.set_xticks(range(cells.shape[1]), [value_text(v) for v in listed[1]])
+        axes.set_yticks(range(cells.shape[0]), [value_text(v) for v in listed[0]])
+        for (i, j), mean in np.ndenumerate(cells):
+            if np.isnan(mean):
+                continue
+            light = (mean > middle) == (sweep.mode == "max")  # viridis ends in yellow
+            axes.text(j, i, f"{mean:.3f}", ha="center", va="center", color="black" if light else "white")
+        figure.colorbar(image, ax=axes, label=f"{path[-1]} (val)")
+        axes.set_title(where)
+
+    height = 1.5 + 0.5 * cells.shape[0]
+    return chart(f"{path[-1]} by {down} and {along}, {where}", (3 + 0.9 * cells.shape[1], height), draw)
+
+
+def bars(shares: dict[str, float]) -> Chart:
+    """Importance of parameters, the largest on top."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="share of the variance that is explained")
+        names, values = list(shares)[::-1], list(shares.values())[::-1]
+        axes.bar_label(axes.barh(names, values, color=COLORS[0]), fmt="%.2f", padding=3)
+        axes.set_xlim(0, 1.1 * max(values) or 1)
+
+    return chart("importance of parameters", (8, 1.0 + 0.4 * len(shares)), draw)
+
+
+def distance_panels(sweep: Sweep, keys: Sequence[str], rows: Sequence[Row], bins: Sequence[str]) -> Chart:
+    """A panel per figure of the judged stage, a line per row over the distance bins."""
+    columns, height = _legend_size([row.name for row in rows])
+    width = 0.4 / max(1, len(rows))
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(2, (len(keys) + 1) // 2, squeeze=False).ravel()
+        for axes, key in zip(panels, keys, strict=False):
+            for place, row in enumerate(rows):
+                spreads = {b: row.spread(sweep.judged, "by_distance", b, key) for b in bins}
+                known = {b: spread for b, spread in spreads.items() if spread.n}
+                at = [bins.index(b) + (place - (len(rows) - 1) / 2) * width for b in known]  # error bars side by side
+                _errors(axes, at, list(known.values()), color=_color(sweep.rows.index(row)), label=row.name)
+            axes.set_xticks(range(len(bins)), list(bins))
+            axes.set_title(key)
+        for axes in panels[-((len(keys) + 1) // 2) :]:
+            axes.set_xlabel("distance [m]")
+        _legend(figure, panels[0], columns)
+
+    return chart(f"{', '.join(keys)} by distance", (11, 6 + height), draw)
+
+
+def _errors(axes: Axes, at: Sequence[float], spreads: Sequence[Spread], **style: Any) -> None:
+    means, stds = [s.mean for s in spreads], [np.nan if s.std is None else s.std for s in spreads]
+    axes.errorbar(list(at), means, yerr=stds, **(MARKS | style))  # type: ignore[arg-type]
+
+
+def _color(place: int) -> Any:
+    return COLORS[place] if place < SHOWN else GRAY
+
+
+def _legend_size(names: Sequence[str]) -> tuple[int, float]:
+    """(columns, height [inches]) of a legend below the axes: names may be long."""
+    columns = max(1, LINE // (6 + max(map(len, names), default=0)))
+    return columns, 0.2 * math.ceil(len(names) / columns) + 0.2
+
+
+def _legend(figure: Figure, axes: Axes, columns: int, reverse: bool = False) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        step = -1 if reverse else 1
+        figure.legend(
+            handles[::step], labels[::step], loc="outside lower center", ncols=columns, fontsize="small", frameon=False
+        )
+
+
+def places(sweep: Sweep, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
+    """Where rows lie along a parameter: at its value, and []; or, for words, at 0, 1, ..., and these in the space's
+    order."""
+    values = [row.parameters[key] for row in rows]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return values, []
+    listed = sweep.document["space"]["space"][key]["values"]
+    return [float(listed.index(value)) for value in values], [value_text(value) for value in listed]
+
+
+def _x_axis(axes: Axes, key: str, at: Sequence[float], words: Sequence[str]) -> None:
+    axes.set_xlabel(key)
+    if words:
+        axes.set_xticks(range(len(words)), list(words))
+        return
+    if min(at) > 0 and max(at) / min(at) >= LOG_FROM:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:.4g}")  # the default is a formula
+        axes.xaxis.set_minor_formatter("")
+    if len(set(at)) <= FEW:
+        axes.set_xticks(sorted(set(at)), [value_text(value) for value in sorted(set(at))])
+        axes.minorticks_off()

@@ -1,0 +1,156 @@
+"""Final figures of runs side by side, and what their configs differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Terminal
+from rich.text import Text as Plain
+
+from pdetr3d.finished.report import charts
+from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, write_page
+from pdetr3d.finished.report.pictures import galleries
+from pdetr3d.finished.report.reproduce import run_command
+from pdetr3d.finished.report.runs import DATA, Run, differing
+from pdetr3d.finished.report.spread import number
+from pdetr3d.finished.report.sweep import compact, value_at
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.history import Curve, read_histories
+
+SCORES = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
+BY_DISTANCE = ("bev_iou", "yaw_error_rad")  # of boxes at clicks
+ABSENT = "absent"
+CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """All there is to compare: a column per run. Tables in which no run has a figure are left out."""
+    arms = sorted({arm for run in runs for arm in run.arms if arm != "teacher"})
+    labels = [run.stage("pseudo_labels") for run in runs]
+    quality = [(stage.get("teacher") or {}) | {"accepted": stage.get("accepted")} for stage in labels]
+    made = [
+        *(
+            _figures(runs, f"Student {a}: devkit scores, val split", [r.arm(a) for r in runs], SCORES, ("mAP",))
+            for a in arms
+        ),
+        _figures(
+            runs,
+            "Teacher: boxes at the clicks of the val split",
+            [run.arm("teacher") for run in runs],
+            QUALITY,
+            BY_DISTANCE,
+        ),
+        _figures(
+            runs,
+            "Pseudo labels: boxes at the clicks of a run's own point-labeled samples",
+            quality,
+            ("accepted", *QUALITY),
+            BY_DISTANCE,
+        ),
+        _costs(runs),
+    ]
+    return [table for table in made if any(cell != "–" for row in table.rows for cell in row[1:])]
+
+
+def config_table(runs: Sequence[Run]) -> Table:
+    """Flat config keys that the runs differ in, and each one's value."""
+    rows = [
+        [key, *(compact(run.identity[key]) if key in run.identity else ABSENT for run in runs)]
+        for key in differing(runs)
+    ]
+    return Table(["key", *(run.name for run in runs)], rows, "What the runs differ in")
+
+
+def warning(runs: Sequence[Run]) -> str:
+    """That runs may not be comparable, and why; "" when they are scored on the same data."""
+    keys = [key for key in differing(runs) if key.startswith(DATA)]
+    return (
+        f"Figures may not be comparable: the runs differ in {', '.join(keys)}, which they are scored on."
+        if keys
+        else ""
+    )
+
+
+def print_comparison(runs: Sequence[Run]) -> None:
+    """All tables on the terminal."""
+    console, shown = Console(), tables(runs)
+    for table in (*shown, config_table(runs)):
+        terminal = Terminal(title=Plain(table.title))
+        for place, heading in enumerate(table.headings):
+            terminal.add_column(escape(heading), no_wrap=place == 0, overflow="fold")
+        for row in table.rows:
+            terminal.add_row(*map(Plain, row))
+        console.print(terminal)
+    for line in notes(runs, shown):
+        console.print(Plain(line), soft_wrap=True)
+
+
+def notes(runs: Sequence[Run], shown: Sequence[Table]) -> list[str]:
+    """What is to be said beside the tables."""
+    said = [] if shown else ["No stage that has figures is finished in any of the runs."]
+    said += [] if differing(runs) else ["The runs have the same config, code and data tables."]
+    return said + [line for line in (warning(runs),) if line]
+
+
+def write_comparison(runs: Sequence[Run], file: Path) -> Path:
+    """The same as a page, with the runs' pictures of the same name side by side.
+
+    Raises:
+        DataError: for a picture that cannot be read.
+    """
+    shown, config = tables(runs), config_table(runs)
+    pictures = galleries({run.name: run.path for run in runs})
+    sections = [
+        Section("Figures", [*map(Text, notes(runs, shown)), *shown]),
+        Section("Learning curves", _curves(runs)),
+        Section("Config", [config] if config.rows else [Text("No key differs.")]),
+        Section("Pictures", pictures or [Text("No two of the runs hold a picture of the same name.")]),
+        Section("Every run again", [_again(run) for run in runs]),
+    ]
+    title = f"{len(runs)} runs side by side"
+    return write_page(file, title, [f"{run.name}: {run.path}" for run in runs], sections)
+
+
+def _curves(runs: Sequence[Run]) -> list[Block]:
+    """A chart per metric of CURVES, with a line per run and stage; what could not be read."""
+    lines: dict[str, dict[str, Curve]] = {key: {} for key in CURVES}
+    unread = []
+    for run in runs:
+        histories, problems = read_histories(run.path, CURVES)
+        unread += [f"{run.name}: {problem}" for problem in problems.values()]
+        for stage, history in histories.items():
+            for key, curve in history.curves.items():
+                lines[key][f"{run.name} {stage}"] = curve
+    made: list[Block] = [charts.histories(key, by_name) for key, by_name in lines.items() if by_name]
+    return [*(made or [Text("None: no run logged any in MLflow.")]), *map(Text, unread)]
+
+
+def _again(run: Run) -> Block:
+    try:
+        return Command(f"{run.name} (its code: {run.identity.get('code')})", run_command(run))
+    except DataError as error:
+        return Text(f"{run.name}: {error}")
+
+
+def _figures(
+    runs: Sequence[Run], title: str, found: Sequence[dict[str, Any]], keys: Sequence[str], binned: Sequence[str]
+) -> Table:
+    """Figures ``found`` of each run: a row per key, then one per distance bin of the ``binned`` ones."""
+    bins = dict.fromkeys(name for figures in found for name in figures.get("by_distance", ()))
+    paths = {key: (key,) for key in keys} | {f"{k} at {b} m": ("by_distance", b, k) for k in binned for b in bins}
+    rows = [[name, *(number(value_at(figures, path)) for figures in found)] for name, path in paths.items()]
+    return Table(["", *(run.name for run in runs)], rows, title)
+
+
+def _costs(runs: Sequence[Run]) -> Table:
+    timing = [run.timing_s for run in runs]
+    stages = dict.fromkeys(stage for of_run in timing for stage in of_run)
+    rows = [[f"{stage.removesuffix('_s')} [s]", *(number(t.get(stage), 1) for t in timing)] for stage in stages]
+    peaks = [run.peak_bytes for run in runs]
+    rows.append(["peak memory [MiB]", *(number(None if peak is None else peak / 2**20, 0) for peak in peaks)])
+    return Table(["", *(run.name for run in runs)], rows, "Time and memory (0: finished before)")

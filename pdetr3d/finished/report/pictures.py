@@ -1,0 +1,52 @@
+"""Pictures of the same val samples from several run directories, side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from pdetr3d.finished.report.page import Gallery
+from pdetr3d.schema import DataError
+
+# Of a run directory (``ray_jobs/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
+PLACES = ("*.png", "*/images/*/bev_cameras.png")
+RUNS, SAMPLES = 6, 8  # at most so many beside and below one another
+WIDTH_PX = 1000
+
+
+def galleries(runs: Mapping[str, Path]) -> list[Gallery]:
+    """One per picture that at least two of the (first RUNS) directories have at the same path.
+
+    Args:
+        runs: caption -> run directory.
+
+    Raises:
+        DataError: for a picture that cannot be read.
+    """
+    chosen = dict(list(runs.items())[:RUNS])
+    found = {
+        name: {str(f.relative_to(run)): f for place in PLACES for f in run.glob(place)} for name, run in chosen.items()
+    }
+    shared = sorted({picture for files in found.values() for picture in files})
+    rows = [
+        (picture, {name: files[picture] for name, files in found.items() if picture in files}) for picture in shared
+    ]
+    several = [(picture, files) for picture, files in rows if len(files) > 1][:SAMPLES]
+    return [Gallery(picture, [(name, embed(file)) for name, file in files.items()]) for picture, files in several]
+
+
+def embed(file: Path) -> str:
+    """As a JPEG of at most WIDTH_PX inside a ``data:`` URI."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as picture:
+            small = picture.convert("RGB")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read as a picture ({error}); remove it, or make it again") from error
+    small.thumbnail((WIDTH_PX, 4 * WIDTH_PX))
+    small.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

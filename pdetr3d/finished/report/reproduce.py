@@ -1,0 +1,57 @@
+"""The command that trains a run, or a row of a sweep, again: the same stages under the same config."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from pdetr3d.finished.report.runs import Run
+from pdetr3d.finished.report.sweep import SEED, Row, Sweep
+from pdetr3d.presets import load
+
+
+def command(sweep: Sweep, row: Row) -> str:
+    """Shell lines for one row: a job with the space's settings, the sweep's overrides and the row's parameters as
+    key=value words, for each of the row's seeds.
+
+    Teachers: train_teacher. Students that need pseudo labels: pipeline, which makes these first. Others: train_student
+    and evaluate, since the pipeline would train a teacher that they do not need.
+    """
+    space, place = sweep.document["space"], f"runs/{sweep.document['space']['name']}-row{sweep.rows.index(row) + 1}"
+    arms = [] if space["trains"] == "teacher" else [f"run.arms={json.dumps(space['trains'])}"]
+    chosen = [f"{key}={json.dumps(value)}" for key, value in row.parameters.items()]
+    words = shlex.join([*space["settings"], *space["overrides"], *chosen, *arms])
+    seeds = list(dict.fromkeys(trial["parameters"][SEED] for trial in row.trials))
+    seed = str(seeds[0]) if len(seeds) == 1 else "$seed"
+    rest = f"--preset {shlex.quote(space['preset'])} --run-dir {shlex.quote(place)}/seed{seed}"
+    rest += f" {words} run.seed={seed} label.seed={seed}"
+    line = " && ".join(f"python -m ray_jobs.{job} {rest}" for job in jobs(space["trains"]))
+    return line if len(seeds) == 1 else f"for seed in {' '.join(map(str, seeds))}; do {line}; done"
+
+
+def run_command(run: Run) -> str:
+    """Shell lines that train and score in another run directory what is finished in this one: its preset, and the keys
+    of ``run.json`` that differ from it.
+
+    Raises:
+        DataError: when there is no such preset (any more).
+    """
+    preset = str(run.identity.get("preset"))
+    known = json.loads(json.dumps(load(preset).flat()))
+    words = [f"{k}={json.dumps(v)}" for k, v in run.identity.items() if k in known and k != "preset" and v != known[k]]
+    arms, labels = [arm for arm in run.arms if arm != "teacher"], bool(run.stage("pseudo_labels"))
+    if arms:
+        words.append(f"run.arms={json.dumps(arms)}")
+        names = ("pipeline",) if labels else ("train_student", "evaluate")
+    else:
+        names = ("train_teacher", "pseudo_label") if labels else ("train_teacher",)
+    place = shlex.quote(f"runs/{run.name.replace('/', '-')}-again")
+    rest = f"--preset {shlex.quote(preset)} --run-dir {place} {shlex.join(words)}".rstrip()
+    return " && ".join(f"python -m ray_jobs.{name} {rest}" for name in names)
+
+
+def jobs(trains: str | list[str]) -> tuple[str, ...]:
+    """Jobs that together train and score what a trial does."""
+    if trains == "teacher":
+        return ("train_teacher",)
+    return ("pipeline",) if "ours" in trains else ("train_student", "evaluate")
