@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from pdetr3d.config import Config
-from pdetr3d.data.index.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.index import Index, write_index
+from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.schema import SampleRecord

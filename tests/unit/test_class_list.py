@@ -14,7 +14,7 @@ from pdetr3d import presets
 from pdetr3d.class_list import ATTRIBUTES, NUSCENES_CLASSES, read_classes
 from pdetr3d.cli import main
 from pdetr3d.config import Config, DataConfig, override
-from pdetr3d.data.index.index import IndexFacts
+from pdetr3d.data.index.facts import IndexFacts
 from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, DataError
 from tests.model_cases import same_on_all_ranks, tiny_config

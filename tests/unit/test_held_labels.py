@@ -16,9 +16,10 @@ import torch
 from pdetr3d.batch import StudentOutput
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.draws import keyed_rng
-from pdetr3d.data.index.index import REGION_SCHEMA, Index, write_index
+from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.index.regions import write_regions
+from pdetr3d.data.index.rows import REGION_SCHEMA
 from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.data.labels.manifest import IGNORE_SCHEMA
 from pdetr3d.data.labels.summary import summarize

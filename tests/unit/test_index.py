@@ -17,8 +17,9 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.data.loading.check import check_files
 from pdetr3d.data.storage.files import write_arrow
 from pdetr3d.geometry.rigid import yaw_of

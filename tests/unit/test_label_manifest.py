@@ -13,8 +13,9 @@ from scipy.stats import truncnorm
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index.index import INDEX_SCHEMA, Index, write_index
+from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.data.label_manifest import (
     LabelManifest,
     build_manifest,

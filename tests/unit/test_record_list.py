@@ -12,8 +12,9 @@ import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import LabelConfig
-from pdetr3d.data.index.index import Index, RecordTable, write_index
+from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.index.rows import RecordTable
 from pdetr3d.data.label_manifest import eval_records, training_records, write_pseudo_labels
 from pdetr3d.data.labels import manifest as manifests
 from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, LabelManifest, build_manifest, write_manifest

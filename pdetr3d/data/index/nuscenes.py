@@ -5,25 +5,26 @@ Every field is in the keyframe's LIDAR_TOP frame; transforms are composed in flo
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections import Counter
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from nuscenes.utils.splits import create_splits_scenes
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.index.dataset_files import DatasetFiles
 from pdetr3d.data.index.empty import refuse_empty
-from pdetr3d.data.index.index import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA, IndexFacts, write_index
+from pdetr3d.data.index.facts import IndexFacts
+from pdetr3d.data.index.index import write_index
 from pdetr3d.data.index.point_counts import count_points
 from pdetr3d.data.index.regions import read_regions, write_lists
-from pdetr3d.data.storage.points import NUSCENES, check_layout, check_lidar_size, check_points, point_bytes, read_file
+from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA
+from pdetr3d.data.index.splits import scene_splits
+from pdetr3d.data.storage.points import NUSCENES
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
@@ -83,12 +84,12 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
         log.warning(
             "%d sweep files are missing under %s; these sweeps are left out", len(reader.missing_sweeps), dataroot
         )
-    if reader.links:
-        log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.links), dataroot)
+    if reader.files.links:
+        log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.files.links), dataroot)
     table, counted = count_points(pa.Table.from_batches(batches, schema=schema), dataroot, data, whole=whole)
     unknown = dict(reader.unknown.most_common())
     facts = IndexFacts(
-        data, names, classes, counted, unknown, len(reader.missing_sweeps), len(reader.links), reader.outside
+        data, names, classes, counted, unknown, len(reader.missing_sweeps), len(reader.files.links), reader.outside
     )
     if nusc.sample_annotation:  # without any, people's clicks may still come
         _refuse_no_objects(table, unknown, data, dataroot / version)
@@ -103,35 +104,6 @@ def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfi
     refuse_empty({"objects": int((points[0] + points[1] > 0).sum())}, data.allow_empty, str(folder), seen)
 
 
-def scene_splits(nusc: Tables) -> dict[str, list[str]]:
-    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
-
-    Raises:
-        DataError: when splits.json is not an object of lists of strings.
-    """
-    splits: dict[str, list[str]] = dict(create_splits_scenes())
-    path = Path(nusc.table_root) / "splits.json"
-    if path.is_file():
-        try:
-            custom = json.loads(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error})") from error
-        valid = isinstance(custom, dict) and all(
-            isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in custom.values()
-        )
-        if not valid:
-            raise DataError(f'{path}: must be {{"split name": ["scene name", ...], ...}}')
-        here = {scene["name"] for scene in nusc.scene}
-        for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
-            if set(custom[name]) & here != set(splits[name]) & here:
-                raise DataError(
-                    f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
-                    f"dataset; rename it (my_{name}, say) there and in data.*_split"
-                )
-        splits = custom | splits
-    return splits
-
-
 class _Reader:
     """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
 
@@ -140,13 +112,12 @@ class _Reader:
         self.dataroot = Path(nusc.dataroot)
         self.data = data
         self.whole = whole
+        self.files = DatasetFiles(self.dataroot, data, whole)
         self.missing_sweeps: set[str] = set()
         self.unknown: Counter[str] = Counter()  # annotations of each category that has no class
-        self.links: set[str] = set()  # files that are links which leave the dataroot
         self.regions = read_regions(Path(nusc.table_root), {sample["token"] for sample in nusc.sample})
         self.outside = 0  # annotations where nothing counts as annotated
         self._scenes: set[str] = set()  # whose first LiDAR file was looked into
-        self._inside: set[str] = set()  # files known to lie under the dataroot: a sweep is asked for ten times
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._splits: dict[str, list[str]] = {}
         for split, scenes in scene_splits(nusc).items():
@@ -166,7 +137,7 @@ class _Reader:
         lidar2global = chain(lidar2ego, ego2global)
         scene = self.nusc.get("scene", sample["scene_token"])
         drive = self.nusc.get("log", scene["log_token"])
-        self._check_lidar(lidar["filename"], look_into=scene["token"] not in self._scenes)
+        self.files.check_lidar(lidar["filename"], look_into=scene["token"] not in self._scenes)
         self._scenes.add(scene["token"])
         row = {
             "sample_token": sample["token"],
@@ -201,10 +172,10 @@ class _Reader:
         sweep = lidar
         while sweep["prev"] and len(paths) < MAX_SWEEPS:
             sweep = self._before(sweep)
-            if not self._safe(sweep["filename"]).is_file():
+            if not self.files.safe(sweep["filename"]).is_file():
                 self.missing_sweeps.add(sweep["filename"])
                 continue
-            self._check_lidar(sweep["filename"])
+            self.files.check_lidar(sweep["filename"])
             sweep2global = chain(self._lidar2ego(sweep), self._pose("ego_pose", sweep["ego_pose_token"]))
             paths.append(sweep["filename"])
             transforms.append(chain(sweep2global, inverse(lidar2global)).ravel())
@@ -240,7 +211,7 @@ class _Reader:
                 matrices.append(np.zeros(16))
                 continue
             camera = self.nusc.get("sample_data", sample["data"][channel])
-            if not self._safe(camera["filename"]).is_file() and self.whole:
+            if not self.files.safe(camera["filename"]).is_file() and self.whole:
                 raise DataError(
                     f"{self.dataroot / camera['filename']}: no such image ({channel} of sample {sample['token']})"
                 )
@@ -315,50 +286,3 @@ class _Reader:
             except ValueError as error:
                 raise DataError(f"{self.nusc.version}/{table}.json, token {token}: {error}") from error
         return self._poses[table, token]
-
-    def _safe(self, filename: str) -> Path:
-        """The file's absolute path; refuses names that leave the dataroot (crafted tables read no other files)."""
-        parts = PurePosixPath(filename).parts + PureWindowsPath(filename).parts
-        if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).drive or ".." in parts or not filename:
-            raise DataError(
-                f"sample_data.json, filename {filename!r}: path escapes dataroot; "
-                "names must be relative to it, without '..'"
-            )
-        path = self.dataroot / filename
-        try:
-            impossible = b"\0" in os.fsencode(filename)
-        except UnicodeEncodeError:
-            impossible = True
-        if impossible:
-            raise DataError(f"sample_data.json, filename {filename!r}: no file can have this name; mend the converter")
-        if filename not in self._inside:
-            # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
-            folder = self.dataroot / PurePosixPath(filename).parts[0]
-            try:
-                place = path.resolve()
-            except RuntimeError as error:  # Python's for links in a circle
-                raise DataError(f"{path}: its links lead in a circle; put the file itself there") from error
-            if not place.is_relative_to(folder.resolve()):
-                if not self.data.follow_links:
-                    raise DataError(
-                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {place}; "
-                        f"put the file itself there (only whole folders such as {folder.name}/ may be links), or set "
-                        "data.follow_links=true where you trust all of the dataset's links"
-                    )
-                self.links.add(filename)
-            self._inside.add(filename)
-        return path
-
-    def _check_lidar(self, filename: str, look_into: bool = False) -> None:
-        path = self._safe(filename)
-        if not self.whole:
-            return
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"
-            )
-        if path.stat().st_size % point_bytes(self.data):
-            check_points(path, self.data)  # says which layout the file has instead, if it knows
-        check_lidar_size(path, path.stat().st_size, self.data)
-        if look_into:
-            check_layout(path, read_file(path, "LiDAR"), self.data)

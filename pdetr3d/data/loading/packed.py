@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileSystem
 
-from pdetr3d.data.index.index import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA, Index, IndexFacts, write_index
+from pdetr3d.data.index.facts import IndexFacts
+from pdetr3d.data.index.index import Index, write_index
+from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA
 from pdetr3d.schema import DataError
 
 # points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pdetr3d.data.index.index import RecordTable
+from pdetr3d.data.index.rows import RecordTable
 from pdetr3d.data.storage.row_table import RowTable, text_column
 from pdetr3d.geometry.regions import EVERYWHERE, Polygon
 from pdetr3d.schema import ROLES, Boxes3D, PointLabels, SampleRecord

@@ -1,0 +1,74 @@
+"""The files that tables name: under the dataroot, there, and LiDAR files of whole points."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from pdetr3d.config import DataConfig
+from pdetr3d.data.storage.points import check_layout, check_lidar_size, check_points, point_bytes, read_file
+from pdetr3d.schema import DataError
+
+
+class DatasetFiles:
+    """Checks names of files as tables give them, relative to the dataroot.
+
+    Args:
+        dataroot: absolute. data: how LiDAR files are read; ``follow_links``. whole: False: existence and content are
+            for a later check.
+
+    Attributes:
+        links: files that are links which leave the dataroot.
+    """
+
+    def __init__(self, dataroot: Path, data: DataConfig, whole: bool) -> None:
+        self.dataroot, self.data, self.whole = dataroot, data, whole
+        self.links: set[str] = set()
+        self._inside: set[str] = set()  # known to lie under the dataroot: a sweep is asked for ten times
+
+    def safe(self, filename: str) -> Path:
+        """The file's absolute path; refuses names that leave the dataroot (crafted tables read no other files)."""
+        parts = PurePosixPath(filename).parts + PureWindowsPath(filename).parts
+        if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).drive or ".." in parts or not filename:
+            raise DataError(
+                f"sample_data.json, filename {filename!r}: path escapes dataroot; "
+                "names must be relative to it, without '..'"
+            )
+        path = self.dataroot / filename
+        try:
+            impossible = b"\0" in os.fsencode(filename)
+        except UnicodeEncodeError:
+            impossible = True
+        if impossible:
+            raise DataError(f"sample_data.json, filename {filename!r}: no file can have this name; mend the converter")
+        if filename not in self._inside:
+            # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
+            folder = self.dataroot / PurePosixPath(filename).parts[0]
+            try:
+                place = path.resolve()
+            except RuntimeError as error:  # Python's for links in a circle
+                raise DataError(f"{path}: its links lead in a circle; put the file itself there") from error
+            if not place.is_relative_to(folder.resolve()):
+                if not self.data.follow_links:
+                    raise DataError(
+                        f"sample_data.json, filename {filename!r}: a link that escapes dataroot, to {place}; "
+                        f"put the file itself there (only whole folders such as {folder.name}/ may be links), or set "
+                        "data.follow_links=true where you trust all of the dataset's links"
+                    )
+                self.links.add(filename)
+            self._inside.add(filename)
+        return path
+
+    def check_lidar(self, filename: str, look_into: bool = False) -> None:
+        path = self.safe(filename)
+        if not self.whole:
+            return
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"
+            )
+        if path.stat().st_size % point_bytes(self.data):
+            check_points(path, self.data)  # says which layout the file has instead, if it knows
+        check_lidar_size(path, path.stat().st_size, self.data)
+        if look_into:
+            check_layout(path, read_file(path, "LiDAR"), self.data)

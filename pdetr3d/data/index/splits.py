@@ -1,0 +1,40 @@
+"""Which scenes each split has: the devkit's own splits, and those of ``splits.json`` beside the tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nuscenes.utils.splits import create_splits_scenes
+
+from pdetr3d.schema import DataError
+from pdetr3d.tables.loaded import Tables
+
+
+def scene_splits(nusc: Tables) -> dict[str, list[str]]:
+    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
+
+    Raises:
+        DataError: when splits.json is not an object of lists of strings.
+    """
+    splits: dict[str, list[str]] = dict(create_splits_scenes())
+    path = Path(nusc.table_root) / "splits.json"
+    if path.is_file():
+        try:
+            custom = json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON ({error})") from error
+        valid = isinstance(custom, dict) and all(
+            isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in custom.values()
+        )
+        if not valid:
+            raise DataError(f'{path}: must be {{"split name": ["scene name", ...], ...}}')
+        here = {scene["name"] for scene in nusc.scene}
+        for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
+            if set(custom[name]) & here != set(splits[name]) & here:
+                raise DataError(
+                    f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
+                    f"dataset; rename it (my_{name}, say) there and in data.*_split"
+                )
+        splits = custom | splits
+    return splits
