@@ -36,6 +36,7 @@ CTRL_C_S = 30.0  # the same of one that got a Ctrl-C: nobody takes the machine a
 LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
 last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
 _overdue: list[threading.Timer] = []
+_last_line = threading.Lock()  # held once INTERRUPTED_TEXT is printed: by the command itself, or by the timer
 
 # What a person can do about an error of the operating system. Others (a broken pipe, a bad file descriptor) are none
 # that the input is to blame for.
@@ -78,6 +79,8 @@ def guarded(main: Callable[[], object]) -> int:
     message on stderr and code 2. Ctrl-C gives 130; a SystemExit keeps its code; any other error prints its traceback
     and gives 1. SIGTERM is taken as Ctrl-C (``ending_in_time``).
     """
+    if _last_line.locked():  # of a command before this one
+        _last_line.release()
     with ending_in_time():
         try:
             main()
@@ -94,7 +97,7 @@ def guarded(main: Callable[[], object]) -> int:
 def _told(error: BaseException) -> int:
     """Print what a command ended with; its exit code."""
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and _overdue):
-        print(INTERRUPTED_TEXT, file=sys.stderr)
+        _say_interrupted()
         return INTERRUPTED
     if isinstance(error, SystemExit):
         return _code(error)
@@ -167,8 +170,13 @@ def _end_now() -> None:
     children = _descendants()  # on a busy machine it takes a while to find them
     acts.join(max(0.0, until - time.monotonic()))
     _kill(children)
-    print(INTERRUPTED_TEXT, file=sys.stderr, flush=True)
+    _say_interrupted()
     os._exit(INTERRUPTED)
+
+
+def _say_interrupted() -> None:
+    if _last_line.acquire(blocking=False):
+        print(INTERRUPTED_TEXT, file=sys.stderr, flush=True)
 
 
 def _descendants() -> list[psutil.Process]:

@@ -101,12 +101,14 @@ def label(
 
     Without --import all is simulated: --ratio of the samples are box-labeled, the others get one click per object.
     With --import roles follow what people did: boxes in the tables (or --boxes-of): box; clicks: point; --empty: empty;
-    none of it: unlabeled, never trained on as background. Jobs train on it by label.source=manifest
-    label.manifest=FOLDER.
+    none of it: unlabeled, never trained on as background. With --import, --ratio or another key that draws draws the
+    box-labeled samples of those with annotations; keys of --config count where they differ from the preset's. Jobs
+    train on it by label.source=manifest label.manifest=FOLDER.
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
     load_config(preset, shortcuts, config_file)  # refused before an index is read
+    from pdetr3d.config_file import with_file
     from pdetr3d.data.index.empty import refuse_empty
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import build_manifest, import_clicks
@@ -118,13 +120,15 @@ def label(
     whole = load_config(preset, [*(overrides or []), *shortcuts, f"data.classes={opened.classes.text}"], config_file)
     config = whole.label
     split = split or _train_split(opened)
-    drawn = drawn_keys([*shortcuts, *(overrides or [])])
+    words = [*(overrides or []), *shortcuts]
+    drawn = drawn_keys(words if config_file is None else with_file(config_file, preset, words)[1])
     if boxes_of is not None and drawn:
         raise DataError(f"--boxes-of {boxes_of} says who is box-labeled, {', '.join(drawn)} draws it: give one of them")
     if empty is not None and import_file is None and boxes_of is None:
         raise DataError(f"--empty {empty} needs --import or --boxes-of: a simulation knows what is empty")
     named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
-    people = People(named, read_samples(opened, split, str(empty), "--empty") if empty else frozenset())
+    nothing = read_samples(opened, split, str(empty), "--empty") if empty else ()
+    people = People(named, dict.fromkeys(nothing, f"--empty {empty}"))
     asked = f"fold-of-{config.folds}" if config.folds else f"{config.split_by}-{config.ratio:g}"
     how = asked if drawn or not (import_file or named) else "people"
     name = f"{split}-{'human' if import_file else 'sim'}-{how}-seed{config.seed}"

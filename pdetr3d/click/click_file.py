@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pdetr3d.data.index.index import Index
-from pdetr3d.data.labels.human_clicks import DONE, FRAMES, IGNORE, IGNORE_RADIUS_M, read_rows
+from pdetr3d.data.labels.human_clicks import FRAMES, IGNORE, IGNORE_RADIUS_M, done_file, read_rows
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
@@ -112,7 +112,7 @@ def read_done(file: Path, index: Index) -> list[str]:
     Raises:
         DataError: when the file is not what ``write_done`` writes, or names samples that the index does not hold.
     """
-    beside = file.with_name(file.name + DONE)
+    beside = done_file(file)
     if not beside.exists():
         return []
     try:
@@ -130,7 +130,7 @@ def read_done(file: Path, index: Index) -> list[str]:
 
 def write_done(file: Path, done: list[str], empty: list[str]) -> None:
     """Replace FILE.done.json."""
-    _replace(file.with_name(file.name + DONE), json.dumps({"done": done, "empty": empty}, indent=1) + "\n")
+    _replace(done_file(file), json.dumps({"done": done, "empty": empty}, indent=1) + "\n")
 
 
 def _replace(file: Path, text: str) -> None:

@@ -105,6 +105,25 @@ def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_pat
     assert info["split"] == "sim_train" and info["config"]["seed"] == 3
 
 
+def test_label_draws_by_a_config_file_as_by_words(
+    index_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All six samples have boxes; a ratio unlike the preset's draws one scene of two among them, the preset's own none.
+    Who is box-labeled cannot be drawn and named at once."""
+    token = _tokens(index_file, "sim_train")[0]
+    (tmp_path / "clicks.csv").write_text(f"sample_token,x,y,z,class,frame\n{token},5,1,0,car,lidar\n")
+    (tmp_path / "boxed.txt").write_text(token)
+    verb = ["label", "--index", str(index_file), "--import", str(tmp_path / "clicks.csv"), "--config"]
+    for ratio, boxed in ((0.3, "box-labeled 2 (33.33%; "), (0.05, "box-labeled 6 (100.00%)")):
+        file = tmp_path / f"{ratio}.yaml"
+        file.write_text(f"preset: quickstart\nlabel:\n  ratio: {ratio}\n")
+        assert main([*verb, str(file), "--out", str(tmp_path / f"{ratio}")]) == 0
+        assert boxed.split(";")[0] in capsys.readouterr().out
+    named = [*verb, str(tmp_path / "0.3.yaml"), "--boxes-of", str(tmp_path / "boxed.txt")]
+    assert main([*named, "--out", str(tmp_path / "named")]) == 2
+    assert "says who is box-labeled, label.ratio draws it" in capsys.readouterr().err
+
+
 def test_label_defaults_beside_the_index(index_file: Path) -> None:
     assert main(["label", "--index", str(index_file), "label.ratio=0.02", "--split", "sim_val"]) == 0
     folder = index_file.parent / "labels" / "sim_val-sim-scene-0.02-seed0"

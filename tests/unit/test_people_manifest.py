@@ -49,7 +49,12 @@ def test_roles_follow_what_people_did(index: Index, tmp_path: Path) -> None:
     tokens = index.tokens("sim_train")
     rows = [(tokens[2], 5, 6, -1, "car"), (tokens[2], 9, 9, -1, "ignore", 1.5), (tokens[4], 3, 1, 0, "ignore")]
     manifest = import_clicks(
-        index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "out", People(empty=frozenset({tokens[3]}))
+        index,
+        "sim_train",
+        CONFIG,
+        _file(tmp_path, rows),
+        tmp_path / "out",
+        People(empty={tokens[3]: "--empty looked.txt"}),
     )
     assert list(manifest.roles.values()) == ["box", "box", "point", "empty", "unlabeled", "unlabeled"]
     assert manifest.role_counts() == {"unlabeled": 2, "box": 2, "point": 1, "empty": 1}
@@ -155,17 +160,35 @@ def test_a_scene_without_annotations_is_no_background(index: Index, tmp_path: Pa
 @pytest.mark.parametrize(
     ("people", "message"),
     [
-        ({"empty": [2]}, r"1 samples are said to be empty .*take them off that list, or remove the labels:\n  sample "),
-        ({"empty": [0]}, "sample .*: boxes"),
+        ({"empty": [2]}, r"\n  sample \w+: --empty looked.txt says that it holds no object, but it has clicks$"),
+        ({"empty": [0]}, r"\n  sample \w+: --empty looked.txt says that it holds no object, but it has boxes$"),
         ({"boxes_of": [3]}, r"no sample of split 'sim_train' is box-labeled \(1 point, 1 empty, 4 unlabeled\), but"),
     ],
 )
 def test_roles_that_cannot_be(people: dict, message: str, index: Index, tmp_path: Path) -> None:
     tokens = index.tokens("sim_train")
-    said = People(**{key: frozenset(tokens[place] for place in places) for key, places in people.items()})
+    named = {key: dict.fromkeys((tokens[i] for i in places), "--empty looked.txt") for key, places in people.items()}
+    said = People(frozenset(named["boxes_of"]) if "boxes_of" in named else None, named.get("empty", {}))
     file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car")])
     with pytest.raises(DataError, match=message):
         import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_page_and_a_list_say_different_things(index: Index, tmp_path: Path) -> None:
+    """Of frames 0 (boxes) and 2 (a click) the page says that nothing is there; 3 is done, and its clicks are gone."""
+    tokens = index.tokens("sim_train")
+    file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car"), (tokens[4], 5, 6, -1, "car")])
+    beside = tmp_path / "clicks.csv.done.json"
+    beside.write_text(json.dumps({"done": [tokens[3], tokens[4]], "empty": [tokens[0], tokens[2]]}))
+    with pytest.raises(DataError) as refused:
+        import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out", People(empty={tokens[4]: "--empty e.txt"}))
+    assert str(refused.value).splitlines()[1:] == [
+        f"  sample {tokens[0]}: {beside} says that it holds no object, but it has boxes",
+        f"  sample {tokens[2]}: {beside} says that it holds no object, but it has clicks",
+        f"  sample {tokens[3]}: {beside} says that all its objects are clicked, but it has no click",
+        f"  sample {tokens[4]}: --empty e.txt says that it holds no object, but it has clicks",
+    ]
     assert not (tmp_path / "out").exists()
 
 

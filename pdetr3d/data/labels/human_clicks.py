@@ -39,13 +39,14 @@ class PeoplesClicks:
     Attributes:
         clicks: rows of CLICKS_SCHEMA. ignore: rows of IGNORE_SCHEMA. row_of: click_id -> row of the file, from 1.
         done: tokens of samples in which all objects are clicked, and of those in which there is none; None: the file
-            beside the clicks, which says so, does not exist.
+            beside the clicks, which says so, does not exist. empty: those of ``done`` in which there is none.
     """
 
     clicks: list[dict[str, Any]]
     ignore: list[dict[str, Any]]
     row_of: dict[str, int]
     done: frozenset[str] | None
+    empty: frozenset[str]
 
 
 def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
@@ -93,24 +94,29 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
         raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
     if not clicks:
         raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
-    return PeoplesClicks(clicks, ignore, seen, _done(Path(file), tokens))
+    return PeoplesClicks(clicks, ignore, seen, *_done(Path(file), tokens))
 
 
-def _done(file: Path, tokens: set[str]) -> frozenset[str] | None:
-    """Tokens of the split's samples that ``FILE.done.json`` lists."""
-    beside = file.with_name(file.name + DONE)
+def done_file(file: Path) -> Path:
+    """Of a file of clicks: the file beside it that says which frames are done."""
+    return file.with_name(file.name + DONE)
+
+
+def _done(file: Path, tokens: set[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """``PeoplesClicks.done`` and ``.empty`` by what ``FILE.done.json`` lists of ``tokens``."""
+    beside = done_file(file)
     if not beside.is_file():
-        return None
+        return None, frozenset()
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-        listed = [token for key in ("done", "empty") for token in found.get(key, [])]
-        if not all(isinstance(token, str) for token in listed):
+        done, empty = (list(found.get(key, [])) for key in ("done", "empty"))
+        if not all(isinstance(token, str) for token in (*done, *empty)):
             raise ValueError("tokens are texts")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
         ) from error
-    return frozenset(listed) & tokens  # the same clicks may cover several splits
+    return frozenset((*done, *empty)) & tokens, frozenset(empty) & tokens  # the same clicks may cover several splits
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

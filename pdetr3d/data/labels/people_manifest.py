@@ -13,7 +13,7 @@ import pyarrow as pa
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.click_matching import match_clicks
-from pdetr3d.data.labels.human_clicks import PeoplesClicks, read_clicks
+from pdetr3d.data.labels.human_clicks import PeoplesClicks, done_file, read_clicks
 from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, IGNORE_SCHEMA, LabelManifest, simulated_clicks, write_manifest
 from pdetr3d.data.labels.roles import People, annotated, drawn_roles, peoples_roles
 from pdetr3d.data.storage.files import atomic_path
@@ -49,11 +49,17 @@ def import_clicks(
     found = read_clicks(index, split, file)
     tokens, people = index.tokens(split), people or People()
     clicked = {click["sample_token"] for click in found.clicks}
-    people = dataclasses.replace(people, empty=people.empty | ((found.done or frozenset()) - clicked))
+    beside = str(done_file(Path(file)))
+    people = dataclasses.replace(
+        people,
+        empty={**dict.fromkeys(found.empty, beside), **people.empty},
+        unclicked=dict.fromkeys((found.done or frozenset()) - found.empty - clicked, beside),
+    )
     if drawn:
         roles = drawn_roles(index, split, config, annotated(index, split))
         chosen = frozenset(token for token, role in zip(tokens, roles, strict=True) if role == "box")
-        people = dataclasses.replace(people, boxes_of=chosen, empty=people.empty - chosen)
+        empty = {token: where for token, where in people.empty.items() if token not in chosen}
+        people = dataclasses.replace(people, boxes_of=chosen, empty=empty)
     roles = peoples_roles(index, split, clicked, people)
     boxed = [token for token, role in zip(tokens, roles, strict=True) if role == "box"]
     matched, strays = _match(index, found, set(boxed))

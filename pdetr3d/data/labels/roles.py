@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +70,13 @@ class People:
 
     Attributes:
         boxes_of: tokens of the samples whose boxes are all in the tables; None: every sample that has annotations.
-        empty: tokens of samples that somebody looked at and found nothing in.
+        empty: tokens of samples that somebody looked at and found nothing in -> where that is said, e.g. a file's name.
+        unclicked: likewise of samples whose objects are said to be clicked, but that have no click.
     """
 
     boxes_of: frozenset[str] | None = None
-    empty: frozenset[str] = frozenset()
+    empty: Mapping[str, str] = field(default_factory=dict)
+    unclicked: Mapping[str, str] = field(default_factory=dict)
 
 
 def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -> list[str]:
@@ -87,24 +89,13 @@ def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -
         clicked: tokens of the samples with clicks.
 
     Raises:
-        DataError: when a sample said to be empty has clicks or boxes, or no sample is box-labeled.
+        DataError: when a sample said to be empty has clicks or boxes, one whose objects are said to be clicked has no
+            click and no boxes, or no sample is box-labeled.
     """
     tokens, has = index.tokens(split), annotated(index, split)
     boxed = {token for token, some in zip(tokens, has, strict=True) if some}
-    told = boxed if people.boxes_of is None else people.boxes_of
-    problems = [f"  sample {token}: clicks" for token in tokens if token in people.empty & clicked]
-    problems += [f"  sample {token}: boxes" for token in tokens if token in people.empty & told & boxed]
-    if problems:
-        raise DataError(
-            "\n".join(
-                [
-                    f"{len(problems)} samples are said to be empty (--empty, or the .done.json file beside the "
-                    "clicks), but have labels; take them off that list, or remove the labels:",
-                    *problems[:SHOWN],
-                    *([f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []),
-                ]
-            )
-        )
+    told = boxed if people.boxes_of is None else set(people.boxes_of)
+    _refuse_contradictions(tokens, clicked, told & boxed, people)
 
     def role(token: str) -> str:
         if token in told:
@@ -119,6 +110,30 @@ def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -
             "the tables must hold the boxes of at least one scene; name it by --boxes-of, and the split by --split"
         )
     return roles
+
+
+def _refuse_contradictions(tokens: Sequence[str], clicked: set[str], boxed: set[str], people: People) -> None:
+    """DataError that says of each sample who says what of it, where that cannot all be true."""
+    problems = []
+    for token in tokens:
+        if (where := people.empty.get(token)) is not None:
+            problems += [f"  sample {token}: {where} says that it holds no object, but it has clicks"] * (
+                token in clicked
+            )
+            problems += [f"  sample {token}: {where} says that it holds no object, but it has boxes"] * (token in boxed)
+        if (where := people.unclicked.get(token)) is not None and token not in boxed:
+            problems.append(f"  sample {token}: {where} says that all its objects are clicked, but it has no click")
+    if problems:
+        raise DataError(
+            "\n".join(
+                [
+                    "these cannot both be true, and nothing was written. Take each sample off the file that is wrong "
+                    "(on the page of pdetr3d click: take back that the frame is done), or correct its labels:",
+                    *problems[:SHOWN],
+                    *([f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []),
+                ]
+            )
+        )
 
 
 def read_samples(index: Index, split: str, source: str, option: str) -> frozenset[str]:
