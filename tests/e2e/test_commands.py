@@ -89,6 +89,7 @@ ELSEWHERE = {
     "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
     "python -m ray_jobs.predict": ("tests/ray/test_predict_job.py", '"ray_jobs.predict"'),
     "python -m ray_jobs.sweep": ("tests/clusters/test_sweep.py", '"ray_jobs.sweep"'),
+    "python -m tests.benchmarks.gpu_ladder": ("tests/unit/test_gpu_ladder.py", "climb("),
     "python -m tests.hosts": ("tests/clusters/test_hosts.py", "hosts.cluster("),
     "python cluster/make_rayjobs.py": ("tests/contract/test_cluster.py", "make_rayjobs"),
     "python cluster/mlflow/make_secrets.py": ("tests/contract/test_mlflow_server.py", "make_secrets"),

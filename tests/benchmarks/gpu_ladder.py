@@ -1,0 +1,268 @@
+"""What a GPU makes of the full-size models, rung by rung, without Ray: python -m tests.benchmarks.gpu_ladder OUT.json
+
+Rungs: the tests marked ``gpu``; then a training step of the full-size presets' teachers and students in bf16, with
+growing batches. Each is a process of its own, and its result is written to OUT.json as it ends. The command begins no
+rung that may not end within ``--minutes`` (exit code 75: run it again, it goes on), so it fits where a machine is lent
+in pieces. Nothing is fetched; batches are synthetic, of the size of a nuScenes keyframe with ten sweeps. ``--toy`` runs
+small steps on a CPU: it shows that the ladder works, and says nothing of speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from pdetr3d import presets
+from pdetr3d.batch import Batch
+from pdetr3d.config import Config
+from pdetr3d.data.storage.files import write_json
+from pdetr3d.finished.capacity.measure import training_flops
+from pdetr3d.tracking.provenance import git_state
+from pdetr3d.training.build import build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import peak_memory_bytes, train_step
+from pdetr3d.training.model_size import OBJECTS, SWEEP_POINTS
+from pdetr3d.training.model_size import measure as parts_of
+from pdetr3d.training.optim import make_optimizer
+from pdetr3d.training.plan import Plan
+from tests.model_cases import TINY, change, make_batch, ring_cameras
+
+SELF = "tests.benchmarks.gpu_ladder"
+TESTS = "tests marked gpu"
+RUNG_S = 150.0  # a rung is begun only where so much is left
+MORE = 75  # exit code: run the same command again (EX_TEMPFAIL)
+STEPS, KERNELS = 10, 12  # timed steps of a rung; rows of its table of kernels
+MATMUL = 8192  # side of the square matrices whose product says what the device reaches
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A training step: ``stage`` ("teacher" or "student") of a preset, with ``batch`` samples."""
+
+    preset: str
+    stage: str
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        return f"{self.preset} {self.stage}, batch {self.batch}"
+
+
+RUNGS = [
+    Rung(preset, stage, batch)
+    for preset in ("nuscenes-pillar", "nuscenes-voxel")
+    for stage in ("student", "teacher")
+    for batch in (1, 4, 8)
+]
+TOY = [Rung("quickstart", stage, 1) for stage in ("student", "teacher")]
+
+
+def climb(
+    rungs: Sequence[str],
+    run: Callable[[str], dict[str, Any]],
+    out: Path,
+    about: dict[str, Any],
+    until: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Run what OUT.json lacks of ``rungs``; whether all are done.
+
+    Args:
+        run: rung -> its result, {"error": text} where it failed; such a rung is not tried again. about: the device and
+            the commit, written with the results. until: by ``clock`` [s]; no rung is begun later than RUNG_S before it.
+
+    Raises:
+        ValueError: where OUT.json is of another device or commit.
+    """
+    results: dict[str, Any] = {"about": about, "rungs": {}}
+    if out.exists():
+        results = json.loads(out.read_text())
+        differing = [key for key in about if results["about"].get(key) != about[key]]
+        if differing:
+            raise ValueError(f"{out} was measured elsewhere: {differing} differ; name another file")
+    for name in rungs:
+        if name in results["rungs"]:
+            continue
+        if clock() > until - RUNG_S:
+            return False
+        print(f"{name} ...", flush=True)
+        results["rungs"][name] = run(name)
+        write_json(out, results)
+        print(f"{name}: {headline(results['rungs'][name])}", flush=True)
+    return True
+
+
+def headline(result: dict[str, Any]) -> str:
+    """One line of a rung's result."""
+    if "error" in result:
+        return f"failed: {result['error']}"
+    if "passed" in result:
+        return f"{result['passed']} passed, {result['skipped']} skipped"
+    share = result["share_of_matmul"]
+    compared = "" if share is None else f", {share:.1%} of a matrix product's FLOP/s"
+    return f"{result['samples_per_s']:.2f} samples/s, {result['peak_memory_bytes'] / 2**30:.1f} GiB{compared}"
+
+
+def synthetic_batch(config: Config, samples: int) -> Batch:
+    """Clouds as dense near the sensor as a turning LiDAR's, OBJECTS boxes with clicks each, six images of noise."""
+    sweeps, (width, height) = config.data.num_sweeps, config.data.image_size_px
+    batch = make_batch(samples, clicks=OBJECTS, points=sweeps * SWEEP_POINTS)
+    reach = min(abs(bound) for bound in config.model.range_m[:2]) / 12  # make_batch draws within 12 m
+    # Squared: density falls with distance, as one over it (per area).
+    points = batch.points.clone()
+    points[:, :2] *= (points[:, :2].norm(dim=1, keepdim=True) / 12) * reach
+    box, click = batch.box.clone(), batch.click.clone()
+    box[..., :2] *= reach
+    click[..., :2] *= reach
+    return change(
+        batch,
+        points=points,
+        weak_points=points.clone(),
+        box=box,
+        click=click,
+        canonical_click=click.clone(),
+        images=torch.randint(0, 256, (samples, 6, height, width, 3), dtype=torch.uint8),
+        lidar2img=ring_cameras(width, height).repeat(samples, 1, 1, 1),
+    )
+
+
+def step_result(rung: Rung, toy: bool) -> dict[str, Any]:
+    """Time, memory, share of the device's FLOP/s and kernels of a training step, on the GPU (toy: on a CPU, tiny)."""
+    device = torch.device("cpu" if toy else "cuda")
+    optim = "teacher.optim" if rung.stage == "teacher" else "optim"
+    config = presets.load(rung.preset, [*(TINY if toy else []), f"{optim}.amp={'fp32' if toy else 'bf16'}"])
+    task = build(rung.stage, config, config.classes.fallback_size_m)
+    batch = make_batch(rung.batch) if toy else synthetic_batch(config, rung.batch)
+    if rung.stage == "student":
+        batch = change(batch, images=batch.images[:, :0])
+    else:
+        batch = change(batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0])
+    model, batch = task.model.to(device).train(), batch.to(device)
+    optimizer, seconds = make_optimizer(model, task.optim), []
+    with tempfile.TemporaryDirectory() as folder:
+        context = LocalContext([], Plan(1, 1, 1, 0), task.loader, Path(folder), device.type)
+
+        def step() -> None:
+            train_step(model, optimizer, task, batch, context, 1e-6)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        for _ in range(3):  # kernels are chosen
+            step()
+        for _ in range(2 if toy else STEPS):
+            began = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - began)
+        kernels = kernel_table(step, device)
+    flops = training_flops(rung.stage, config, {part.name: part.flops for part in parts_of(rung.stage, config)})
+    per_s = rung.batch / statistics.median(seconds)
+    reached = None if toy else matmul_flops_per_s(device)
+    return {
+        "step_s": seconds,
+        "samples_per_s": per_s,
+        "flops_per_sample": flops,
+        "matmul_flops_per_s": reached,
+        "share_of_matmul": None if reached is None else per_s * flops / reached,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "kernels": kernels,
+    }
+
+
+def matmul_flops_per_s(device: torch.device) -> float:
+    """What a product of two large square bf16 matrices reaches there: the best of ten."""
+    a = torch.randn(MATMUL, MATMUL, device=device, dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        a @ a
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * MATMUL**3 / best
+
+
+def kernel_table(step: Callable[[], None], device: torch.device) -> list[dict[str, Any]]:
+    """The operators of one step that take the most time themselves: name, calls, milliseconds."""
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with profile(activities=activities) as profiled:
+        step()
+    time_us = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    rows = sorted(profiled.key_averages(), key=lambda row: getattr(row, time_us), reverse=True)[:KERNELS]
+    return [{"name": row.key, "calls": row.count, "ms": getattr(row, time_us) / 1e3} for row in rows]
+
+
+def in_a_process(name: str, toy: bool) -> dict[str, Any]:
+    """A rung's result from a process of its own, whose memory is the rung's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        if name == TESTS:
+            command = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/unit"]
+        else:
+            command = ["-m", SELF, str(out), "--rung", name, *(["--toy"] if toy else [])]
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        if name == TESTS and done.returncode == 0:
+            return counts(done.stdout)
+        if done.returncode == 0 and out.exists():
+            return json.loads(out.read_text())
+    lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+    return {"error": f"exit code {done.returncode}: {lines[-1]}"}
+
+
+def counts(output: str) -> dict[str, Any]:
+    """{"passed", "skipped"} of pytest's last line."""
+    found = dict.fromkeys(("passed", "skipped"), 0)
+    return found | {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|skipped)", output)}
+
+
+def about() -> dict[str, Any]:
+    """The device, and what ran there."""
+    gpu = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if gpu else None,
+        "commit": git_state().get("git.commit", "unknown"),
+    }
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT.json", help="results; what it holds is not measured again")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin no rung that may end later (default 9)")
+    parser.add_argument("--toy", action="store_true", help="a small step on a CPU: shows that the ladder works")
+    parser.add_argument("--rung", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    rungs = {rung.name: rung for rung in (TOY if given.toy else RUNGS)}
+    if given.rung:
+        write_json(given.out, step_result(rungs[given.rung], given.toy))
+        return
+    if not given.toy and not torch.cuda.is_available():
+        print("SKIPPED: there is no GPU here (--toy runs a small step on a CPU)")
+        return
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    names = [*([] if given.toy else [TESTS]), *rungs]
+    until = time.monotonic() + 60 * given.minutes
+    if not climb(names, lambda name: in_a_process(name, given.toy), given.out, about(), until):
+        print(f"not all is measured yet: run the same command again, {given.out} goes on")
+        sys.exit(MORE)
+
+
+if __name__ == "__main__":
+    main()
