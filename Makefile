@@ -7,7 +7,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart real-smoke test test-clusters lint format docs audit chaos bench lock golden clean
+.PHONY: help install quickstart real-smoke test test-clusters lint format docs audit chaos bench results lock golden clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ chaos: install ## faults in real jobs, and what they cost: a table (ARGS="disk w
 
 bench: install ## measurements (minutes; on an idle machine)
 	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)
+
+results: install ## measure anew what the documents' tables show (hours; says which first; ARGS=--quick, --list)
+	PYTHONPATH=. $(PY) tools/make_results.py $(ARGS)
 
 lock: ## write constraints.txt from what .venv holds; run `make test` before committing it
 	bash tools/lock.sh $(VENV) > constraints.txt.new

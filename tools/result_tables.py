@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.training.stage_versions import code_version
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {name: ROOT / "results" / f"{name}.json" for name in ("quickstart", "kitti-small", "chaos")}
 DOCUMENTS = {
@@ -58,6 +60,7 @@ def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
     return {
         "command": COMMANDS[name],
         "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "code": code_version(),
         "seed": report["config"]["run.seed"],
         "note": note,
         "seconds": report["phases_s"],
@@ -222,7 +225,8 @@ def main(arguments: list[str]) -> None:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
         case ["chaos", file]:
-            FILES["chaos"].write_text(Path(file).read_text())
+            found = json.loads(Path(file).read_text()) | {"code": code_version()}
+            FILES["chaos"].write_text(json.dumps(found, indent=1) + "\n")
         case [_, *_]:
             raise SystemExit(__doc__)
     for path, text in documents().items():

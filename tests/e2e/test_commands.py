@@ -51,6 +51,7 @@ NOT_RUN = {
     "make test-clusters": "minutes; .ci/run does",
     "make chaos": "minutes; is a test suite of its own",
     "make bench": "minutes; measures, on an idle machine",
+    "make results": "hours; tests/contract/test_make_results.py runs it on measurements of its own",
     "make audit": "asks the network; .ci/run does",
     "pip check": "part of make audit",
     "python -m ray_jobs.pipeline --preset nuscenes-pillar": "trains at full size: hours on 8 GPUs",

@@ -1,0 +1,162 @@
+"""Makes every measured table of README.md and docs/ anew: python tools/make_results.py [--quick] [--list] [NAME ...]
+
+Says first which results were measured with other code than this, and how long each took the last time. Then it runs
+what is needed, one result after the other, in ``runs/results/NAME``; ended, the same command goes on where it was. Each
+result's JSON and the tables made from it are written as it ends. Commit the code before: the JSON names its commit.
+
+NAME: these alone. --quick: without what took more than half an hour. --list: says it, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdetr3d.training.stage_versions import code_version
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "runs" / "results"
+QUICK_S = 1800.0
+PIPELINE = ("-m", "ray_jobs.pipeline", "--preset")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement: the words for Python, command by command, then what ``tools/result_tables.py`` is told.
+
+    Attributes:
+        needs: environment variable that names real data, or nothing. It stands for its value in ``commands``.
+    """
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    tables: tuple[str, ...]
+    needs: str = ""
+
+    @property
+    def file(self) -> Path:
+        """Its figures."""
+        return ROOT / "results" / f"{self.name}.json"
+
+
+def folder(name: str) -> str:
+    """Where a result's run is."""
+    return str(RUNS / name)
+
+
+KITTI = folder("kitti-dataset")
+RESULTS = (
+    Result(
+        "quickstart",
+        ((*PIPELINE, "quickstart", "--run-dir", folder("quickstart")),),
+        ("quickstart", folder("quickstart")),
+    ),
+    Result(
+        "kitti-small",
+        (
+            ("-m", "pdetr3d.cli", "import", "kitti", "--root", "$PDETR3D_KITTI_DATA", "--out", KITTI)
+            + ("--scenes", "$PDETR3D_KITTI_DATA/scenes.csv"),
+            (*PIPELINE, "kitti-small", "--run-dir", folder("kitti-small"), f"data.dataroot={KITTI}"),
+        ),
+        ("kitti-small", folder("kitti-small")),
+        needs="PDETR3D_KITTI_DATA",
+    ),
+    Result(
+        "your-data",
+        (("-m", "tests.benchmarks.bench_your_data", folder("your-data")),),
+        ("your-data", folder("your-data")),
+    ),
+    Result(
+        "chaos",
+        (("-m", "tests.chaos.suite", "--folder", folder("chaos")),),
+        ("chaos", f"{folder('chaos')}/chaos.json"),
+    ),
+)
+
+
+def state(result: Result) -> tuple[str, float | None]:
+    """("current", "of other code" or "missing"; the seconds that it took, where its JSON says so)."""
+    if not result.file.exists():
+        return "missing", None
+    found = json.loads(result.file.read_text())
+    seconds = sum(found["seconds"].values())
+    return ("current" if found.get("code") == code_version() else "of other code"), seconds
+
+
+def said(result: Result) -> str:
+    """A line of the list."""
+    found, seconds = state(result)
+    took = "time unknown" if seconds is None else f"took {seconds / 60:.0f} minutes"
+    without = f"; left out: {result.needs} is not set" if result.needs and not os.environ.get(result.needs) else ""
+    return f"{result.name:12} {found}, {took}{without}"
+
+
+def due(results: Sequence[Result], quick: bool) -> list[Result]:
+    """What is to be measured: not current, its data there, and (``quick``) known to be short."""
+    found = []
+    for result in results:
+        what, seconds = state(result)
+        there = not result.needs or bool(os.environ.get(result.needs))
+        if what != "current" and there and not (quick and (seconds is None or seconds > QUICK_S)):
+            found.append(result)
+    return found
+
+
+def make(result: Result, run: Callable[[list[str]], object]) -> None:
+    """Run a result's commands that have not ended yet, then write its tables.
+
+    Args:
+        run: is given the words for Python; raises where the command fails.
+    """
+    log = RUNS / f"{result.name}.done"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    mark = f"{code_version()}\n"
+    done = log.read_text() if log.exists() else ""
+    before = done.removeprefix(mark).splitlines() if done.startswith(mark) else []
+    for number, command in enumerate(result.commands):
+        if str(number) in before:
+            continue
+        run([os.path.expandvars(word) for word in command])
+        before.append(str(number))
+        log.write_text(mark + "\n".join(before))
+    run(["tools/result_tables.py", *result.tables])
+
+
+def python(words: list[str]) -> None:
+    """Run Python here; CalledProcessError where it fails."""
+    print("$ python", *words, flush=True)
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def main(arguments: list[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(result.name for result in RESULTS))
+    parser.add_argument("--quick", action="store_true", help="without what took more than half an hour, or never ran")
+    parser.add_argument("--list", action="store_true", help="say what would run")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - {result.name for result in RESULTS}:
+        parser.error(f"no result {sorted(unknown)}; there are {', '.join(result.name for result in RESULTS)}")
+    chosen = [result for result in RESULTS if not given.names or result.name in given.names]
+    print(*map(said, chosen), sep="\n", flush=True)
+    wanted = due(chosen, given.quick)
+    if given.list or not wanted:
+        return 0
+    print(f"to measure: {', '.join(result.name for result in wanted)}", flush=True)
+    for result in wanted:
+        try:
+            make(result, python)
+        except subprocess.CalledProcessError as error:
+            print(f"{result.name}: the command above ended with exit code {error.returncode}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
