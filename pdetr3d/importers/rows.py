@@ -28,7 +28,7 @@ LIDAR2EGO = rigid([math.cos(math.pi / 4), 0.0, 0.0, -math.sin(math.pi / 4)], [0.
 
 def token(version: str, *parts: object) -> str:
     """32 hexadecimal digits that depend on the version's name and ``parts`` alone."""
-    return hashlib.md5("/".join(str(part) for part in (version, *parts)).encode()).hexdigest()
+    return hashlib.md5("/".join(str(part) for part in (version, *parts)).encode(), usedforsecurity=False).hexdigest()
 
 
 def sample_token(version: str, frame: str) -> str:

@@ -26,7 +26,7 @@ MAP_FILE = "maps/simulated.png"
 
 def token(*parts: object) -> str:
     """32 hexadecimal digits that depend on ``parts`` alone (seed, scene, thing ...)."""
-    return hashlib.md5("/".join(str(p) for p in parts).encode()).hexdigest()
+    return hashlib.md5("/".join(str(p) for p in parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def yaw_quaternion(yaw_rad: float) -> list[float]:

@@ -142,4 +142,4 @@ def _attribute(kind: ObjectClass, speed_m_s: float) -> str:
 
 def _token(*parts: str) -> str:
     """32 hexadecimal digits, as nuScenes' tokens, that depend on ``parts`` alone."""
-    return hashlib.md5("/".join(("pdetr3d", *parts)).encode()).hexdigest()
+    return hashlib.md5("/".join(("pdetr3d", *parts)).encode(), usedforsecurity=False).hexdigest()
