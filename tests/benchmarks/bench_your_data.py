@@ -1,10 +1,10 @@
 """docs/your-data.md at the size of preset quickstart: its commands, on a world whose un-boxed annotations are gone.
 
-``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT]`` makes the world (or takes the one in DATAROOT, of
-``pdetr3d simulate``), deletes the annotations of the frames that the quickstart has clicks on from the tables, and runs
-the page's commands one after the other. Ended, it goes on with the same words. FOLDER/your-data.json is what
-``tools/result_tables.py your-data FOLDER`` wants: what the run reports, and beside it what only the whole tables know,
-the quality of its pseudo labels.
+``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or takes the one in
+DATAROOT, of ``pdetr3d simulate``), deletes the annotations of the frames that the quickstart has clicks on from the
+tables, and runs the page's commands one after the other, the pipeline with these keys, too. Ended, it goes on with the
+same words. FOLDER/your-data.json is what ``tools/result_tables.py your-data FOLDER`` wants: what the run reports, and
+beside it what only the whole tables know, the quality of its pseudo labels.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pdetr3d import presets
-from pdetr3d.data.index import Index
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest
-from pdetr3d.data.nuscenes import build_index
-from pdetr3d.data.simulate import simulate
-from pdetr3d.labels.measure import MeasuredLabels
-from pdetr3d.labels.run_labels import RunLabels
+from pdetr3d.finished.labels.measure import MeasuredLabels
+from pdetr3d.finished.labels.run_labels import RunLabels
+from pdetr3d.simulator.simulate import simulate
 from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.tutorial import SPLITS, page_commands
 
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = [*(key for key in SPLITS if "select" not in key), "data.select_split=sim_select"]
 
 
-def run(folder: Path, dataroot: Path | None = None) -> dict[str, Any]:
+def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) -> dict[str, Any]:
     """Do what is left to do in ``folder``; what ``your-data.json`` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = _world(folder, dataroot or folder / "simulated")
@@ -47,7 +48,7 @@ def run(folder: Path, dataroot: Path | None = None) -> dict[str, Any]:
             name = words[words.index("--out") + 1]
         if words[:2] == ["pdetr3d", "click"] or name in seconds:
             continue
-        keys = KEYS if words[0] == "python" else []
+        keys = [*KEYS, *more] if words[0] == "python" else []
         program = words[1:] if words[0] == "python" else ["-m", "pdetr3d.cli", *words[1:]]
         print("\n$", *words, *keys, flush=True)
         began = time.monotonic()
@@ -61,6 +62,7 @@ def run(folder: Path, dataroot: Path | None = None) -> dict[str, Any]:
     report = json.loads((folder / "runs" / "mine" / "report.json").read_text())
     found = {
         "commit": commit,
+        "keys": list(more),
         "seconds": seconds,
         "roles": labels.manifest.role_counts(),
         "report": report,
@@ -87,4 +89,5 @@ def _world(folder: Path, dataroot: Path) -> Index:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]).resolve(), *(Path(one).resolve() for one in sys.argv[2:3]))
+    places = [Path(word).resolve() for word in sys.argv[1:] if "=" not in word]
+    run(places[0], *places[1:2], more=[word for word in sys.argv[1:] if "=" in word])

@@ -91,18 +91,22 @@ def test_the_maps_are_theirs(kind: str, framework: str, tmp_path: Path, capsys: 
     assert set(lists["mapped"]) == wanted
 
 
-def test_the_maps_are_theirs_on_the_real_keyframe(real_data: Path, tmp_path: Path) -> None:
-    keys = [*KEYS, *MODELS["voxel"], *ROOM]
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_maps_are_theirs_on_the_real_keyframe(kind: str, real_data: Path, tmp_path: Path) -> None:
+    keys = [*KEYS, *MODELS[kind], "model.pillar_points=100", "model.voxel_points=1000"]
     config = tiny_config(*keys)
     index = Index.open(build_index(real_data, "v1.0-mini", tmp_path / "index.arrow"))
     record = index.record(index.tokens("mini_train")[0])
     points = torch.from_numpy(load_sample(record, config.data, cameras=False).points)
     assert len(points) > 20_000
+    points = points[:: 8 if kind == "voxel" else 16]
+    pillar = torch.floor(points[:, :2] / 0.8).long().unique(dim=0, return_counts=True)[1]
+    assert config.model.pillar_m == 0.8 and pillar.max() <= 100 and len(pillar) > 300
     for framework in NETS:
         net = saved(framework, config, tmp_path / "theirs.pth", seed=1)
         assert imported(tmp_path / "theirs.pth", tmp_path / framework, keys) == 0
         trained = TrainedStudent.load(tmp_path / framework / "checkpoint.pt")
-        assert_the_same_maps(net, framework, trained, points[::8])
+        assert_the_same_maps(net, framework, trained, points)
 
 
 def test_pillars_without_the_height_of_their_center(tmp_path: Path) -> None:
