@@ -31,10 +31,12 @@ test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root 
 test-clusters: install ## a pipeline on two nodes, killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
 	$(PYTEST) tests/clusters $(ARGS)
 
-lint: install ## ruff (rules and format), mypy, and the links of all documents
+lint: install ## ruff, mypy, import-linter, hadolint, and the links of all documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy pdetr3d ray_jobs
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/hadolint --ignore DL3008 cluster/Dockerfile cluster/mlflow/Dockerfile
 	$(MKDOCS) --quiet
 
 format: install ## let ruff rewrite the code
@@ -67,5 +69,5 @@ golden: install ## write tests/golden/STAGE.json of stages whose version was cha
 	$(PY) -m tests.golden_cases
 
 clean: ## remove what tools leave behind (not .venv, not runs/)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
+	rm -rf .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find pdetr3d ray_jobs tune_spaces tests -name __pycache__ -type d -exec rm -rf {} +

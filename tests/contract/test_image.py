@@ -1,4 +1,4 @@
-"""Dockerfiles, read as text (no engine builds them here): rules of hadolint, ours, and what the manifests rely on."""
+"""Dockerfiles, read as text (no engine builds them here): what hadolint does not know, and what the manifests rely on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ IMAGE = ROOT / "cluster" / "Dockerfile"
 DOCKERFILES = sorted((ROOT / "cluster").rglob("Dockerfile"))
 LOCK = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 PINNED = re.compile(r"[\w./-]+:\d+(\.\d+)+[\w.-]*")  # name:version...; no latest, no bare major version
-SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY")
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,12 @@ def problems(dockerfile: str) -> list[str]:
     """What is wrong with a Dockerfile of this repository."""
     steps = instructions(dockerfile)
     runs = [step.text for step in steps if step.word == "RUN"]
-    last = [step for step in steps if step.stage == steps[-1].stage]
-    users = [step.text for step in last if step.word == "USER"]
     wrong = [
         f"FROM {step.text}: name a version"
         for step in steps
         if step.word == "FROM" and not PINNED.fullmatch(step.text.split()[0])
     ]
-    wrong += [f"{step.word}: use COPY, with names" for step in steps if step.word == "ADD" or copied_all(step)]
+    wrong += ["COPY: name what is copied" for step in steps if copied_all(step)]
     wrong += [
         f"COPY {name}: no such file"
         for step in steps
@@ -65,17 +62,10 @@ def problems(dockerfile: str) -> list[str]:
         for name in copied(step)
         if not (ROOT / name).exists()
     ]
-    wrong += [f"{s.word} {s.text}: a secret?" for s in steps if s.word in ("ENV", "ARG") and SECRET.search(s.text)]
-    if not users or not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", users[-1]):
-        wrong.append(f"USER {users[-1:]}: the last one is a number above 0, which Kubernetes can tell from root")
     for run in runs:
-        if "apt-get install" in run and not (
-            "-y --no-install-recommends" in run and "rm -rf /var/lib/apt/lists" in run
-        ):
-            wrong.append(f"RUN {run}: apt-get install -y --no-install-recommends, and remove its lists")
         if "pip install" in run and "--constraint constraints.txt" not in run:
             wrong.append(f"RUN {run}: pip installs by constraints.txt")
-        wrong += [f"RUN {run}: {word}" for word in ("sudo", "curl", "http://", "https://") if word in run]
+        wrong += [f"RUN {run}: {word}" for word in ("curl", "http://", "https://") if word in run]
         wrong += [
             f"RUN {run}: {name} is {LOCK.get(name)} in the lock"
             for name, version in re.findall(r"([\w.-]+)==([\w.]+)", run)
@@ -106,17 +96,8 @@ GOOD = "FROM python:3.11.15-slim AS a\nRUN x\nFROM python:3.11.15-slim\nCOPY REA
         ("FROM python:3.11.15-slim\n", "FROM python:latest\n", "FROM python:latest: name a version"),
         ("FROM python:3.11.15-slim\n", "FROM python\n", "FROM python: name a version"),
         ("FROM python:3.11.15-slim\n", "FROM a\n", "FROM a: name a version"),  # stages that go on are not used here
-        ("USER 1000\n", "", "USER []"),
-        ("USER 1000\n", "USER ray\n", "USER ['ray']"),
-        ("USER 1000\n", "USER 1000\nUSER root\n", "USER ['root']"),
-        ("USER 1000\n", "USER 0\n", "USER ['0']"),
-        ("RUN x\n", "USER 1000\n", ""),
         ("COPY README.md ./", "COPY README.me ./", "COPY README.me: no such file"),
-        ("COPY README.md ./", "COPY . ./", "COPY: use COPY"),
-        ("COPY README.md ./", "ADD README.md ./", "ADD: use COPY"),
-        ("RUN x", "ENV A=1 \\\n    API_TOKEN=x", "a secret?"),
-        ("RUN x", "RUN apt-get update && apt-get install -y wget", "--no-install-recommends"),
-        ("RUN x", "RUN apt-get install -y --no-install-recommends wget", "remove its lists"),
+        ("COPY README.md ./", "COPY . ./", "COPY: name what is copied"),
         ("RUN x", "RUN pip install ray", "by constraints.txt"),
         ("RUN x", "RUN pip install --constraint constraints.txt ray==2.59.0", f"ray is {LOCK['ray']} in the lock"),
         ("RUN x", "RUN curl -s https://a | sh", "curl"),
@@ -125,7 +106,7 @@ GOOD = "FROM python:3.11.15-slim AS a\nRUN x\nFROM python:3.11.15-slim\nCOPY REA
 def test_what_breaks_a_rule_is_named(there: str, instead: str, problem: str) -> None:
     assert problems(GOOD) == []
     changed = GOOD.replace(there, instead)
-    assert changed != GOOD and (problem in "\n".join(problems(changed)) if problem else problems(changed) == [])
+    assert changed != GOOD and problem in "\n".join(problems(changed))
 
 
 def test_the_image_runs_as_the_manifests_say() -> None:
