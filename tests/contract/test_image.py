@@ -1,4 +1,4 @@
-"""Dockerfiles, read as text (no engine builds them here): what hadolint does not know, and what the manifests rely on."""
+"""Dockerfiles, read as text (no engine builds them here): what hadolint does not know; what the manifests rely on."""
 
 from __future__ import annotations
 
