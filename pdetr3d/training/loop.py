@@ -139,8 +139,9 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), task.optim.clip_norm)
     overflow = scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE and not math.isfinite(norm.item())
-    bad = not math.isfinite(loss.item() + (0.0 if overflow else norm.item()))
-    if context.rank_mean(loss.new_tensor(float(bad))).item() > 0:  # all ranks stop, or leave the step out, together
+    finite = torch.isfinite(loss.detach() if overflow else loss.detach() + norm)
+    # The step's one wait for the device. All ranks stop, or leave the step out, together.
+    if context.rank_mean((~finite).float()).item() > 0:
         values = {k: v.item() for k, v in terms.items()}
         tokens = [token.decode() for token in batch.token]
         raise NonFiniteError(values, norm.item(), tokens, here=not math.isfinite(loss.item()))

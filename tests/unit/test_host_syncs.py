@@ -1,0 +1,67 @@
+"""How often a training step makes the host wait for the device: operators whose result's size or value it must know."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.training.build import build
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import train_step
+from pdetr3d.training.optim import make_optimizer
+from pdetr3d.training.plan import Plan
+from tests.model_cases import make_batch, tiny_config
+
+# .item(), int(), bool() and if; the others return as many elements as they find.
+WAITING = {
+    f"aten::{name}"
+    for name in "_local_scalar_dense nonzero masked_select unique_dim _unique2 unique_consecutive bincount".split()
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts such operators by the line of pdetr3d/ that asks for them ("backward": none does)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in WAITING:
+            frames = [frame for frame in traceback.extract_stack() if "/pdetr3d/" in frame.filename]
+            where = f"{frames[-1].filename.rpartition('pdetr3d/')[2]}: {frames[-1].line}" if frames else "backward"
+            self.found[where] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def waits(kind: str, folder: Path) -> Counter[str]:
+    """Of one step of a tiny model, two samples."""
+    task = build(kind, tiny_config(), FALLBACK_SIZE_M)
+    model = task.model.train()
+    optimizer, context = make_optimizer(model, task.optim), LocalContext([], Plan(1, 1, 1, 0), task.loader, folder)
+    with Waits() as counted:
+        train_step(model, optimizer, task, make_batch(), context, 1e-3)
+    return counted.found
+
+
+@pytest.mark.parametrize(("kind", "most"), [("student", 17), ("teacher", 14)])
+def test_a_step_waits_no_oftener_than_it_did(kind: str, most: int, tmp_path: Path) -> None:
+    """Points in the range, pillars that are filled, and clicks that are there are counted; the loop looks once whether
+    loss and gradients are finite."""
+    found = waits(kind, tmp_path)
+    assert sum(found.values()) <= most, "\n".join(f"{count} x {line}" for line, count in found.most_common())
+    assert sum(count for line, count in found.items() if line.startswith("training/")) == 1
+
+
+def test_waits_are_seen() -> None:
+    with Waits() as counted:
+        assert torch.ones(2).sum().item() == 2
+        torch.nonzero(torch.ones(3))
+    assert counted.found == {"backward": 2}
