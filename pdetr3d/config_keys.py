@@ -22,16 +22,16 @@ _HEAD = """# Configuration
 
 <!-- Written by "python -m pdetr3d.config_keys > docs/configuration.md" from the fields' comments: edit those. -->
 
-Every key can be changed on the command line: `optim.lr=0.001`. A preset gives the other values; the defaults here are
-those of the full-size presets. Values are YAML: lists are `[1,2]`, and text may stand without quotes.
+Every key can be set on the command line: `optim.lr=0.001`. Other keys have the values of the preset. This page shows
+the defaults of the code. Each preset changes some of them. Values are YAML: a list is `[1,2]`; text needs no quotes.
 
-A file can hold keys, too. Verbs and jobs that take keys take it by `--config FILE`. The preset's values come first, the
-file's over them, and the command line's over both. The file may hold all keys or some; `preset: NAME` in it stands for
-`--preset NAME`.
+A file can hold keys, too: verbs and jobs that take keys also take `--config FILE`. Values of the file replace those of
+the preset. Values on the command line replace both. The file may hold all keys or some. The line `preset: NAME` in it
+stands for `--preset NAME`.
 
 ```bash
 pdetr3d show-config --preset quickstart label.ratio=0.02 > mine.yaml      # every key with its meaning; edit it
-pdetr3d show-config --config mine.yaml optim.lr=0.001                     # the file, and one key over it
+pdetr3d show-config --config mine.yaml optim.lr=0.001                     # the file, with another value of one key
 ```
 """
 
@@ -126,19 +126,16 @@ def page() -> str:
     """``docs/configuration.md``."""
     every = keys()
     parts = [_HEAD]
-    shown: dict[type, str] = {}
+    first = {owner: section for section, owner in sections().items() if "." not in section}
     for section, owner in sections().items():
         mine = {name.rpartition(".")[2]: key for name, key in every.items() if name.rpartition(".")[0] == section}
         parts.append(f"\n## {section}\n")
-        if owner in shown:
-            other = {name: every[f"{shown[owner]}.{name}"].default for name in mine}
-            differ = [f"`{name}={key.default}`" for name, key in mine.items() if key.default != other[name]]
-            parts.append(
-                f"Its keys are those of [{shown[owner]}](#{shown[owner]}). Other defaults: {', '.join(differ)}.\n"
-            )
+        if first.get(owner, section) != section:
+            other = {name: every[f"{first[owner]}.{name}"].default for name in mine}
+            differ = [f"`{section}.{name}={key.default}`" for name, key in mine.items() if key.default != other[name]]
+            keys_of = f"The keys are those of [{first[owner]}](#{first[owner]})"
+            parts.append(f"{_said_at(section)}{keys_of}. Other defaults: {', '.join(differ)}.\n")
             continue
-        if "." not in section:
-            shown[owner] = section
         parts.append(f"{' '.join((owner.__doc__ or '').split())}\n")
         parts.append("| key | default | allowed | unit | meaning |\n|---|---|---|---|---|")
         parts += [
@@ -147,6 +144,13 @@ def page() -> str:
         ]
         parts.append("")
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
+
+
+def _said_at(section: str) -> str:
+    """The comment at the field that holds a section inside another one, as a sentence; empty without one."""
+    owner, _, name = section.rpartition(".")
+    text = comments(sections()[owner]).get(name, "")
+    return f"{text} " if text else ""
 
 
 def _cell(text: str) -> str:

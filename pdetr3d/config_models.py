@@ -21,29 +21,31 @@ SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are give
 
 
 class ModelConfig(Section):
-    """The LiDAR encoder, shared in shape (not in weights) by teacher and student."""
+    """The LiDAR encoder. Teacher and student have the same architecture, with weights of their own."""
 
-    # Points are gathered in vertical pillars, or in voxels by a sparse encoder.
+    # Points are gathered in vertical pillars, or in voxels with a sparse encoder.
     lidar: Literal["pillar", "voxel"] = "pillar"
-    # Kind of normalization; sync: batch norm over all workers, on GPUs; frozen: stored statistics.
+    # Kind of normalization. sync: batch norm over all workers, on GPUs. frozen: stored statistics.
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
     # x0, y0, z0, x1, y1, z1 of what is seen, in the LIDAR_TOP frame.
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
-    pillar_points: Positive = 20  # at most, of each pillar; more are thinned out evenly
-    # Of imported weights (`pdetr3d import-weights`): pillars with fewer points are as if filled up with zeros.
+    pillar_points: Positive = 20  # Most points of a pillar; more are thinned out evenly.
+    # Pillars with fewer points are filled up with zeros, as some imported weights need (`pdetr3d import-weights`).
     pad_pillars: bool = False
     pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
-    voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # x, y, z
-    voxel_points: Positive = 10  # at most, of each voxel: the first of the cloud, which begins with the keyframe
-    max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # of a sample in training, in inference: the first, too
-    voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)  # of stages; each halves
+    voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # Sides of a voxel: x, y, z.
+    voxel_points: Positive = 10  # Most points of a voxel: the first of the cloud, which begins with the keyframe.
+    max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # Most voxels of a sample: in training, in prediction.
+    # Channels of the sparse encoder's stages. Each stage after the first halves the grid.
+    voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)
     backbone_channels: tuple[Positive, ...] = (64, 128, 256)  # Channels of the BEV backbone's stages.
-    # Further convolutions in each of the backbone's stages.
+    # Convolutions in each stage of the backbone after its first.
     backbone_layers: tuple[Annotated[int, Field(ge=0)], ...] = (3, 5, 5)
-    # Each stage of the backbone makes the map so many times smaller.
+    # Stride of each stage of the backbone.
     backbone_strides: tuple[Positive, ...] = (2, 2, 2)
-    checkpoint_activations: bool = False  # backbones' stages are computed again in the backward pass: less memory
+    # Stages of the backbones are computed again in the backward pass, which saves memory.
+    checkpoint_activations: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -124,49 +126,54 @@ class ModelConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The point-centric teacher (method.md 2, 3)."""
+    """The teacher: it turns clicks into boxes."""
 
-    model: Literal["point_detr3d", "crop"] = "point_detr3d"  # crop: baseline, PointNet on the points round each click
+    # crop: a baseline, a PointNet on the points around each click.
+    model: Literal["point_detr3d", "crop"] = "point_detr3d"
     # What a query starts from (docs/models.md).
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
-    learned_queries: Positive = 300  # per sample, with query_init=learned
-    group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # queries per click in training, with query_init=group
-    point_crop: bool = True  # layers start from what the points round the click show; with explicit and group alone
-    picture_crop: bool = True  # the crop branch sees a picture of each click, too; where the teacher has cameras
-    # How the crop branch is trained before all else, on clicks cut out of the box-labeled samples: epochs are passes
-    # over these clicks, batch_size is in clicks.
+    learned_queries: Positive = 300  # Queries of a sample, with query_init=learned.
+    group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # Queries of a click in training, with query_init=group.
+    # Decoder layers start from features of the points around the click. Only with query_init explicit and group.
+    point_crop: bool = True
+    picture_crop: bool = True  # The crop branch also sees a picture of each click, if the teacher has cameras.
+    # Training of the crop branch, before the rest of the teacher, on the clicks of the box-labeled samples.
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
-    # What a box's heading starts with: the principal axis of the points near the click, or forward.
+    # First guess of a box's heading: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
-    # How queries are assigned to boxes: each to its own click, or by least cost.
+    # Assignment of queries to boxes: each to the box of its own click, or by least total cost.
     matching: Literal["direct", "hungarian"] = "direct"
     fusion: Literal["none", "concat", "d_roi"] = "d_roi"  # What a query takes from images (docs/models.md).
-    roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # n of the n x n RoI grid
-    free_points: Annotated[int, Field(ge=0, le=64)] = 16  # Places that a query looks at beside its RoI grid.
-    decoder_layers: Positive = 2  # the first finds headings, later ones see boxes along them (query_init=implicit: no)
-    channels: Positive = 256  # Channels of the decoder's queries and of the maps that they read.
-    heads: Positive = 8  # Attention heads; channels must be a multiple.
+    roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # Places of the RoI grid along each side.
+    free_points: Annotated[int, Field(ge=0, le=64)] = 16  # Places that a query samples beside its RoI grid.
+    # Layers of the decoder. The first finds headings; later layers see the points along them (not with implicit).
+    decoder_layers: Positive = 2
+    channels: Positive = 256  # Channels of the decoder's queries and of the maps that they sample.
+    heads: Positive = 8  # Attention heads. channels must be a multiple.
     fpn_levels: Positive = 4  # Levels of the BEV pyramid and of the image pyramid.
-    # Network of the images; small: three stages, for small images.
+    # Image backbone. small: three stages, for small images.
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
-    image_channels: tuple[Positive, ...] = ()  # of the backbone's last stages, those the FPN reads; empty: of three
-    image_weights: str = ""  # file of ResNet weights (torchvision's or mmdetection's names) to start from
-    # These two count only with image_weights: what starts from nothing must learn.
-    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0  # 0: none; n: the stem and the first n stages
-    image_norm_frozen: bool = False  # the image backbone's batch norms: stored statistics, scale and shift fixed
-    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # probability of GridMask on a training sample's images
-    # Share of activations that are dropped in the decoder in training.
+    # Channels of the backbone's last stages, which the FPN reads; empty: the last three stages.
+    image_channels: tuple[Positive, ...] = ()
+    image_weights: str = ""  # File of ResNet weights to start from, with torchvision's or mmdetection's names.
+    # With image_weights: the stem and the first so many stages are not trained; 0: all are.
+    image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
+    # With image_weights: batch norms of the image backbone use stored statistics and are not trained.
+    image_norm_frozen: bool = False
+    grid_mask: Annotated[float, Field(ge=0, le=1)] = 0.0  # Probability of GridMask on a training sample's images.
+    # Dropout of the decoder in training.
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
     quality_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the loss of the predicted BEV IoU.
-    class_weight: Annotated[float, Field(ge=0)] = 2.0  # with query_init=learned: other queries are told their class
-    start_from: str = ""  # checkpoint (.pt) of a teacher of other data that training begins with; of the same classes
-    lidar_init: Literal["none", "boxes_only"] = "boxes_only"  # LiDAR weights of the student trained on the boxes alone
-    augment_flip: bool = False  # Samples are mirrored at random in training, images included.
+    class_weight: Annotated[float, Field(ge=0)] = 2.0  # Weight of the class loss, with query_init=learned.
+    start_from: str = ""  # Checkpoint (.pt) of a teacher of other data and the same classes to start from.
+    # The LiDAR encoder starts from the student that was trained on the boxes alone.
+    lidar_init: Literal["none", "boxes_only"] = "boxes_only"
+    augment_flip: bool = False  # Samples and their images are mirrored at random in training.
     # Samples are turned about z by a random angle up to this one in training.
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.0
     augment_scale: tuple[float, float] = (1.0, 1.0)  # Smallest and largest factor of a random scaling in training.
-    optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)
+    optim: OptimConfig = OptimConfig(lr=2e-4, batch_size=8)  # Training of the teacher.
 
     @model_validator(mode="after")
     def _check(self) -> TeacherConfig:
@@ -219,74 +226,82 @@ class TeacherConfig(Section):
 
 
 class StudentConfig(Section):
-    """The self-motivated student: CenterPoint with point-guided self-supervision (method.md 5)."""
+    """The student: CenterPoint with point-guided self-supervision."""
 
-    # Labels of each head's classes; []: a head for each group of data.classes. Setting data.classes sets it to [],
-    # unless it is set beside it.
+    # Numbers of the classes of each detection head; []: a head for each group of data.classes. Setting data.classes
+    # alone sets it to [].
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     # Channels to which the neck brings each of the backbone's stages.
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
-    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # upsampling of each stage to the head's grid; 0.5 halves
+    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # Upsampling of each stage to the head's grid. 0.5 halves.
     head_channels: Positive = 64  # Channels of the detection heads.
-    drift: bool = False  # two channels beside the neck's: how points move with time, which sweeps show, one does not
-    regression_reach: Annotated[int, Field(ge=0, le=4)] = 0  # [cells] round a center that learn its box, as in AFDet
-    box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of each batch from box-labeled samples; 0: as they come
-    cbgs: bool = False  # class-balanced resampling of the train samples; the number of steps stays
-    # GT sampling: objects are pasted until a sample holds so many of each class; [] for off (data/augmentation/
-    # gt_sampling.py). Setting data.classes turns it off, unless it is set beside it.
+    drift: bool = False  # The heads also see how points move between sweeps, in two channels. One sweep shows nothing.
+    # Cells around a center that also learn its box, as in AFDet.
+    regression_reach: Annotated[int, Field(ge=0, le=4)] = 0
+    # Share of each batch that is drawn from box-labeled samples; 0: samples come as they are.
+    box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cbgs: bool = False  # Class-balanced resampling of the train samples. The number of steps stays.
+    # GT sampling: objects are pasted until a sample holds so many of each class; []: off. Setting data.classes alone
+    # turns it off.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of the steps, the last, without it
-    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0  # > 0: pseudo labels from that score on, too
-    # Where the views must agree: gaussian: at the clicks · partial: at a random share of them, drawn anew each pass ·
-    # full: everywhere · box: in the training boxes · segmentation: where LiDAR points stand above the ground
+    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # The last share of the steps is without it.
+    # Pseudo labels of at least this score are pasted, too; 0: only people's boxes.
+    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # Places at which the features of the two views must agree. gaussian: at the clicks · partial: at a random share of
+    # them, drawn anew each pass · full: everywhere · box: in the training boxes · segmentation: where LiDAR points
+    # stand above the ground · none: no guidance
     guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
     guidance_weight: Annotated[float, Field(ge=0)] = 0.1  # Weight of the agreement of both views.
-    guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps on which the weight rises from 0
-    guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of guidance=partial
-    guidance_head: Literal["none", "predictor"] = "none"  # predictor: projector on both views, then SimSiam's predictor
-    guidance_branch: Literal["self", "ema"] = "self"  # ema: an averaged copy of the weights sees the weak view (BYOL)
-    guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of guidance_branch=ema, less in the first steps
-    # Sigma of a mask at a click: this factor times sqrt(l w) of the mean size of its class.
+    guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # Share of the steps in which the weight rises from 0.
+    guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # Share of the clicks, with guidance=partial.
+    # predictor: a projector on both views, then SimSiam's predictor.
+    guidance_head: Literal["none", "predictor"] = "none"
+    # ema: an averaged copy of the weights sees the weak view, as in BYOL.
+    guidance_branch: Literal["self", "ema"] = "self"
+    # Momentum of that average, smaller in the first steps.
+    guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    # Sigma of the mask at a click: this factor times sqrt(l w) of the mean size of its class.
     mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
-    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66  # Sigma of a mask is at least this.
+    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66  # Least sigma of a mask.
     box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
-    velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # where the velocity is known
-    # Weights of labels in the student's losses; a pseudo label's is pseudo_weight * score ** score_power.
+    velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # Weight of the velocity loss, where the velocity is known.
+    # Weight of people's boxes in the losses.
     human_weight: Annotated[float, Field(ge=0)] = 1.0
-    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of pseudo labels, before their score counts.
-    # Exponent of the score in the weight of a pseudo label; 0: the score does not count.
+    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0  # A pseudo label weighs pseudo_weight * score ** score_power.
+    # Exponent of the score in that weight; 0: the score does not count.
     score_power: Annotated[float, Field(ge=0)] = 0.0
-    # Where nobody clicked: background, or ignore: no background where the student's own moving average (which
-    # optim.ema_decay asks for) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
+    # Places without a click. background: they are background. ignore: they are not, where the student's moving average
+    # (optim.ema_decay) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
     unclicked: Literal["background", "ignore"] = "background"
-    # Score from which, with unclicked=ignore, a place is no background.
+    # Least score at which a place is ignored, with unclicked=ignore.
     unclicked_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    unclicked_radius_m: Meters = 2.0  # Clicks within this distance keep a place as background, with unclicked=ignore.
+    unclicked_radius_m: Meters = 2.0  # A place that near to a click is not ignored, with unclicked=ignore.
     augment_flip: bool = True  # Samples are mirrored at random in training.
     # Samples are turned about z by a random angle up to this one in training.
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
     augment_scale: tuple[float, float] = (0.85, 1.15)  # Smallest and largest factor of a random scaling in training.
-    augment_translation_m: Annotated[float, Field(ge=0)] = 0.5  # standard deviation per axis
+    # Standard deviation of a random shift along each axis in training.
+    augment_translation_m: Annotated[float, Field(ge=0)] = 0.5
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1  # Boxes with a lower score are not predicted.
-    # How the heading is read. axis: its axis, and which way along it. direction: of the latter alone, as imported
-    # weights have it (`pdetr3d import-weights`); training always learns both.
+    # Outputs from which the heading is decoded. axis: the box's axis and the direction along it. direction: only the
+    # direction, as in imported weights (`pdetr3d import-weights`). Training always learns both.
     heading: Literal["axis", "direction"] = "axis"
-    nms: Literal["rotated", "circle"] = "rotated"  # boxes of a class suppress one another by BEV IoU, or by distance
-    # A box goes when its BEV IoU with a better one of its class is higher, with nms=rotated.
+    # Boxes of a class suppress one another by BEV IoU, or by distance.
+    nms: Literal["rotated", "circle"] = "rotated"
+    # A box is dropped when its BEV IoU with a better box of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    # [m] of each class, with nms=circle. CenterPoint's: roots of 4, 12, 10, 1, 0.85, 0.175, which it holds against
-    # squared distances, per task. Setting data.classes drops it, unless it is set beside it.
+    # Radius of each class, with nms=circle. The defaults are the square roots of CenterPoint's 4, 12, 10, 1, 0.85 and
+    # 0.175, which it compares with squared distances. Setting data.classes alone drops it.
     circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
-    max_boxes: Positive = 500  # per sample; the devkit's limit
-    # Of the arms without clicks: score from which a model's own boxes on point-labeled samples become labels.
+    max_boxes: Positive = 500  # Most boxes of a sample. 500 is the devkit's limit.
+    # Arm self_training: the model's own boxes on point-labeled samples become labels from this score on.
     self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    # Score from which the mean teacher's boxes on point-labeled samples become labels.
+    # Arm mean_teacher: the mean teacher's boxes on point-labeled samples become labels from this score on.
     mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # of the losses on point-labeled samples
-    mean_teacher_warmup: Annotated[float, Field(ge=0, le=1)] = (
-        0.5  # share of the steps on which that weight rises from 0
-    )
-    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # takes the place of optim.ema_decay
+    mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the losses on point-labeled samples.
+    # Share of the steps in which that weight rises from 0.
+    mean_teacher_warmup: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # Decay of the average, not optim.ema_decay.
 
 
 def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:

@@ -23,28 +23,29 @@ class Section(BaseModel):
 
 
 class SimConfig(Section):
-    """Size of the simulated world (``simulator/simulate.py``); unused where ``data.dataroot`` names a real one."""
+    """Size of the simulated world. These keys do nothing when ``data.dataroot`` names a dataset."""
 
     scenes: Positive = 840  # Scenes of the train split.
     select_scenes: Positive = 20  # Scenes of the split that chooses checkpoints.
     val_scenes: Positive = 120  # Scenes of the split that is scored.
-    keyframes: Positive = 1  # per scene, at 2 Hz; where keyframes are few, each should show another street
-    sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes
-    image_size_px: tuple[Positive, Positive] = (384, 144)  # width, height; flatter than 16:9: the sky is missing
+    keyframes: Positive = 1  # Keyframes of a scene, at 2 Hz. With one, every keyframe shows another street.
+    sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes.
+    image_size_px: tuple[Positive, Positive] = (384, 144)  # Width, height. Flatter than 16:9: without sky.
     # Directions in which the LiDAR measures in one turn.
     lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
     seed: Annotated[int, Field(ge=0)] = 0  # The world is a pure function of this seed and the other sim keys.
-    processes: Annotated[int, Field(ge=0)] = 0  # 0: one per CPU core
+    processes: Annotated[int, Field(ge=0)] = 0  # Processes that make the world; 0: one per CPU core.
 
 
 class SensorConfig(Section):
-    """Poorer sensors than the dataset's, for studies (``data/loading/sensor.py``): in training and prediction alike."""
+    """Sensors poorer than the dataset's, for studies (``data/loading/sensor.py``), in training and in prediction."""
 
-    lidar_beams: Literal[32, 16, 8, 4] = 32  # of nuScenes' 32 rings: all, every second, fourth, eighth
-    point_keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a sample's LiDAR points, drawn by its token
-    image_scale: Annotated[float, Field(gt=0, le=1)] = 1.0  # of data.image_size_px, to which images are then stretched
-    image_blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian, in pixels of that smaller image
-    jpeg_quality: Annotated[int, Field(ge=0, le=95)] = 0  # the smaller image is compressed anew; 0: it is not
+    lidar_beams: Literal[32, 16, 8, 4] = 32  # Rings that are kept of nuScenes' 32.
+    point_keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of a sample's LiDAR points that is kept, at random.
+    # Images are made smaller by this factor, then stretched back to data.image_size_px.
+    image_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    image_blur_px: Annotated[float, Field(ge=0)] = 0.0  # Sigma of a Gaussian blur, in pixels of the smaller image.
+    jpeg_quality: Annotated[int, Field(ge=0, le=95)] = 0  # JPEG quality of the smaller image; 0: no compression.
 
     @property
     def worse_images(self) -> bool:
@@ -55,27 +56,35 @@ class SensorConfig(Section):
 class DataConfig(Section):
     """The nuScenes-format dataset and how samples are read."""
 
-    dataroot: str = ""  # empty: the simulated world under the run directory
-    packed: str = ""  # folder or URI of `pdetr3d pack`: points and images come from there; the dataroot holds tables
+    dataroot: str = ""  # Folder of the dataset; empty: the simulated world in the run directory.
+    # Folder or URI that `pdetr3d pack` wrote. Points and images are read there, and only the tables in the dataroot.
+    packed: str = ""
     version: str = "v1.0-trainval"  # Name of the folder of tables under the dataroot.
     train_split: str = "train"  # The split that is trained on.
-    select_split: str = ""  # chooses checkpoints; empty: the last checkpoint is taken
-    val_split: str = "val"  # scored only
-    num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # as the devkit's nsweeps: the keyframe counts
-    image_size_px: tuple[Positive, Positive] = (1600, 900)  # width, height the teacher sees
-    loader: Literal["ray", "torch"] = "ray"  # torch: DataLoader processes inside each worker, the same batches
-    on_error: Literal["raise", "skip"] = "raise"  # skip: samples with a broken file are left out (loading/skipped.py)
-    skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of a split that may be left out, with on_error=skip
-    classes: str = ""  # YAML file of own classes, its text in {}, or kitti (class_list.py); empty: nuScenes' ten
-    categories: str = ""  # YAML file: own category name -> one of the classes, or null; empty: the classes' own names
-    cameras: str = ""  # YAML file: own channel -> CAM_FRONT ... (LIDAR_TOP), or null; empty: nuScenes' names
-    lidar_columns: Annotated[int, Field(ge=3, le=32)] = 5  # numbers a point: x, y, z, intensity, ring, others unread
+    select_split: str = ""  # The split that chooses checkpoints; empty: the last checkpoint is taken.
+    val_split: str = "val"  # The split that is only scored.
+    num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # LiDAR sweeps of a sample, the keyframe's included.
+    image_size_px: tuple[Positive, Positive] = (1600, 900)  # Width, height of the teacher's images.
+    # What loads batches: Ray Data tasks, or torch's DataLoader in each worker. The batches are the same.
+    loader: Literal["ray", "torch"] = "ray"
+    # A broken file ends the job, or its sample is left out and listed (data/skipped.json).
+    on_error: Literal["raise", "skip"] = "raise"
+    # Largest share of a split that may be left out, with on_error=skip.
+    skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01
+    # YAML file of your own classes (docs/datasets.md), its text in {}, or kitti; empty: nuScenes' ten.
+    classes: str = ""
+    # YAML file: name of a category -> one of the classes, or null; empty: the names that the classes list.
+    categories: str = ""
+    # YAML file: name of a sensor -> CAM_FRONT ... or LIDAR_TOP, or null; empty: nuScenes' names.
+    cameras: str = ""
+    lidar_columns: Annotated[int, Field(ge=3, le=32)] = 5  # Numbers per point: x, y, z, intensity, ring, unread ones.
     lidar_dtype: Literal["float32", "float64"] = "float32"  # Type of the numbers in LiDAR files.
-    lidar_ring: bool = True  # the fifth column is the ring; false: it is something else, and not read
-    nan_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of a LiDAR file's points that may be NaN (left out)
-    follow_links: bool = False  # files may be links that leave the dataroot
-    allow_empty: tuple[EmptyName, ...] = ()  # what of a dataset may be none at all (data/index/empty.py)
-    deep_digest: bool = False  # the dataset's digest covers the content of all its files, not of a sample of them
+    lidar_ring: bool = True  # The fifth column is the ring. false: it is something else, and is not read.
+    # Largest share of a LiDAR file's points that may be NaN. These points are left out.
+    nan_limit: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    follow_links: bool = False  # Files may be links that leave the dataroot.
+    allow_empty: tuple[EmptyName, ...] = ()  # The dataset may have none at all of these.
+    deep_digest: bool = False  # The dataset's digest covers the content of all files, not of a sample of them.
     sensor: SensorConfig = SensorConfig()
 
     @field_validator("classes")
@@ -125,24 +134,26 @@ OF_MANIFEST = ("ratio", "seed", "split_by", "folds", "balance", "no_boxes_of", "
 class LabelConfig(Section):
     """Which samples are box-labeled, and the clicks."""
 
-    source: Literal["simulate", "manifest"] = "simulate"  # simulate: drawn from the boxes of the tables
-    manifest: str = ""  # folder that `pdetr3d label` wrote, with label.source=manifest; it fixes OF_MANIFEST's keys
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of box-labeled scenes, to measure a first teacher on; 0: none
+    source: Literal["simulate", "manifest"] = "simulate"  # simulate: clicks are drawn from the tables' boxes.
+    # Folder that `pdetr3d label` wrote, with label.source=manifest. It fixes ratio, seed, split_by, folds, balance,
+    # no_boxes_of and click_share.
+    manifest: str = ""
+    # Share of the box-labeled scenes on which a first teacher is measured that was trained on the others; 0: none.
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05  # Share of the train samples that are box-labeled.
     seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
-    # What is drawn: whole scenes or keyframes, at random; prefix: the first samples.
+    # Whole scenes or single keyframes are drawn at random; prefix: the first samples are taken.
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
-    # 0: off; else scenes are put into so many folds of about equal size, and all but fold number label.seed (of more
-    # seeds than folds: the rest of the division) are box-labeled, whatever label.ratio says.
+    # Scenes are put into so many folds of about equal size. All folds are box-labeled but number label.seed (modulo
+    # label.folds), whatever label.ratio says. 0: off.
     folds: Annotated[int, Field(ge=0)] = 0
-    balance: bool = False  # scenes (keyframes) are chosen so that classes get equally many boxes, not at random
-    no_boxes_of: tuple[str, ...] = ()  # scenes (keyframes) that show one of these classes are never box-labeled
-    click_share: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # of point-labeled samples' objects that get a (simulated) click
-    )
-    pseudo_for: Literal["point", "all"] = "point"  # samples whose boxes the student takes from the teacher
-    redraw_clicks: bool = True  # the teacher redraws simulated clicks of box-labeled samples each epoch
-    snap: bool = False  # a pseudo label that misses its click by a little is moved onto it instead of being rejected
+    balance: bool = False  # Scenes (keyframes) are chosen for many boxes of rare classes, not at random.
+    no_boxes_of: tuple[str, ...] = ()  # Scenes (keyframes) that show one of these classes are never box-labeled.
+    # Share of the objects of point-labeled samples that get a simulated click.
+    click_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    pseudo_for: Literal["point", "all"] = "point"  # Samples that get pseudo labels: the point-labeled ones, or all.
+    redraw_clicks: bool = True  # Each pass of the teacher draws new simulated clicks of the box-labeled samples.
+    snap: bool = False  # A pseudo box that misses its click by up to 0.5 m is moved onto it, not rejected.
 
     @model_validator(mode="after")
     def _check_source(self) -> LabelConfig:
@@ -183,28 +194,32 @@ class LabelConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with a one-cycle schedule; ``epochs`` count passes over the whole train split, whatever ``label.ratio``."""
+    """Students: AdamW with linear warm-up and cosine decay. The teacher and its crop branch have the same keys."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-3  # Peak learning rate.
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's weight decay.
-    epochs: Annotated[float, Field(gt=0)] = 20.0  # Passes over the whole train split; may be a fraction.
-    batch_size: Positive = 32  # global, over all workers
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of all steps
+    # Passes, which may be a fraction: of a student over all labeled train samples, whatever label.ratio; of the teacher
+    # over the box-labeled samples; of the crop branch over their clicks.
+    epochs: Annotated[float, Field(gt=0)] = 20.0
+    batch_size: Positive = 32  # Samples (crop branch: clicks) of a step, over all workers.
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # Share of the steps in which the rate rises.
     clip_norm: Annotated[float, Field(gt=0)] = 35.0  # Gradients are scaled down to this norm.
-    # A step whose loss or gradients are NaN or infinite is put on record (training/nonfinite.py), then training stops,
-    # or goes on without it, so often at most.
+    # A step whose loss or gradients are NaN or infinite is recorded in nonfinite/. Then training stops, or skips it.
     on_nonfinite: Literal["raise", "skip"] = "raise"
-    nonfinite_limit: Positive = 10  # So many steps may be left out, with on_nonfinite=skip.
-    checkpoints: Positive = 1  # kept, evenly from checkpoints_from on; the last step is one of them
-    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # share of the steps after which the first is kept
-    save_every: Annotated[int, Field(ge=0)] = 500  # steps between points to continue from, kept ones apart; 0: none
-    patience: Annotated[int, Field(ge=0)] = 0  # kept checkpoints without a better SPNDS that end training; 0: none do
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of a moving average of the weights, which predicts; 0: none
-    log_every: Positive = 10  # steps
-    # fp16 scales the loss (GradScaler); auto is bf16 where that is faster, fp32 elsewhere.
+    nonfinite_limit: Positive = 10  # Largest number of skipped steps, with on_nonfinite=skip.
+    checkpoints: Positive = 1  # Checkpoints that are kept, evenly from checkpoints_from to the last step.
+    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Share of the steps before the first of them.
+    # Steps between further checkpoints from which an interrupted training continues; 0: none.
+    save_every: Annotated[int, Field(ge=0)] = 500
+    # Training ends after so many kept checkpoints without a better SPNDS; 0: it does not end early.
+    patience: Annotated[int, Field(ge=0)] = 0
+    # Decay of a moving average of the weights, which then predicts; 0: no average.
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    log_every: Positive = 10  # Steps between two points of a curve.
+    # Type of the arithmetic. fp16 scales the loss (GradScaler); auto is bf16 where that is faster, fp32 elsewhere.
     amp: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    compile: bool = False  # torch.compile of the dense parts
-    # (prefix of parameter names, factor on lr) each, e.g. [[images.backbone,0.1]]; the longest prefix counts.
+    compile: bool = False  # The dense parts are compiled by torch.compile.
+    # Pairs of a prefix of parameter names and a factor on lr, e.g. [[images.backbone,0.1]]. The longest prefix counts.
     lr_multipliers: tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0)]], ...] = ()
 
     @model_validator(mode="after")
@@ -216,32 +231,35 @@ class OptimConfig(Section):
 
 
 class CorruptionConfig(Section):
-    """Trouble in the input of prediction, for robustness studies (``corruption.py``). Training never sees it."""
+    """Corrupted input of prediction, for robustness studies. Training never sees it."""
 
-    click_noise_factor: Annotated[float, Field(ge=0)] = 1.0  # of a simulated click's offset from its box's center
-    missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # of each sample, drawn by its token
-    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # each camera turned about a random axis
-    blur_px: Annotated[float, Field(ge=0)] = 0.0  # sigma of a Gaussian blur
+    # Factor on the offset of a simulated click from the center of its box.
+    click_noise_factor: Annotated[float, Field(ge=0)] = 1.0
+    missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # Cameras that are left out of each sample, at random.
+    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # Each camera is turned by this about a random axis.
+    blur_px: Annotated[float, Field(ge=0)] = 0.0  # Sigma of a Gaussian blur of the images.
 
 
 class ScalingConfig(Section):
     """Ray resources of training workers and of batch inference."""
 
-    # One number, or [fewest, most]: training goes on with what machines there are between both, from its last saved
-    # point. The global batch, the schedule and the order of samples stay.
+    # Training workers: one number, or [fewest, most]. With a range, training continues from its last checkpoint with as
+    # many workers as there are machines. The global batch, the schedule and the order of samples stay.
     workers: Positive | tuple[Positive, Positive] = 1
     # CPU cores that Ray reserves for a training worker or an actor.
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive = 1  # Threads that PyTorch computes with in a worker.
-    use_gpu: bool = False  # Workers and actors get GPUs.
-    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a training worker or an actor, with use_gpu
-    data_cpus: Annotated[float, Field(gt=0)] = 0.5  # of one loading task
-    loader_processes: Annotated[int, Field(ge=0)] = 1  # of each worker, with data.loader=torch; 0: the worker itself
-    inference_workers: Annotated[int, Field(ge=0)] = 0  # 0: as many as workers
-    concurrent_stages: Positive = 1  # of a pipeline, each with its own workers, where they do not wait for one another
-    max_failures: Annotated[int, Field(ge=0)] = 3  # of a stage's workers; machines announced as taken away do not count
-    stall_s: Annotated[float, Field(gt=0)] = 300.0  # without a step, after which each rank says what it waits for
-    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # that ranks wait for one another before they fail
+    use_gpu: bool = False  # Training workers and actors of prediction get GPUs.
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # GPUs of a worker or an actor, with use_gpu.
+    data_cpus: Annotated[float, Field(gt=0)] = 0.5  # CPU cores that Ray reserves for a loading task.
+    # Loading processes of each worker, with data.loader=torch; 0: the worker itself loads.
+    loader_processes: Annotated[int, Field(ge=0)] = 1
+    inference_workers: Annotated[int, Field(ge=0)] = 0  # Actors of prediction; 0: as many as workers.
+    concurrent_stages: Positive = 1  # Independent stages that a pipeline trains at once, each with its own workers.
+    # Failures of workers that a stage survives. Machines whose end was announced do not count.
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    stall_s: Annotated[float, Field(gt=0)] = 300.0  # After this time without a step each rank says what it waits for.
+    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # Ranks wait so long for one another, then they fail.
 
     @model_validator(mode="after")
     def _check_workers(self) -> ScalingConfig:
@@ -266,7 +284,7 @@ class ScalingConfig(Section):
 
 
 class RunSection(Section):
-    """Identity of the run."""
+    """Seed, name and students of the run."""
 
     seed: Annotated[int, Field(ge=0)] = 0  # Initial weights, order of samples and augmentation follow from it.
     name: str = ""  # Name of the run in MLflow.
@@ -279,6 +297,6 @@ class RunSection(Section):
 
 
 class StorageConfig(Section):
-    """Where Ray Train writes: empty = inside the run directory."""
+    """Where Ray Train writes."""
 
     path: str = ""  # Folder or URI for what Ray Train writes; empty: inside the run directory.
