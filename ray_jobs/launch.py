@@ -93,7 +93,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """The options ``--preset`` and ``--config``, one of which is needed (``pdetr3d.config_file.with_file``)."""
     parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: that of --config")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML of config keys (pdetr3d show-config), under key=value"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML of config keys (as pdetr3d show-config prints it); key=value replaces them",
     )
 
 

@@ -36,7 +36,7 @@ Preset = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML file of config keys, over the preset and under key=value (see show-config)."),
+    typer.Option("--config", help="YAML file of config keys. They replace the preset's; key=value replaces both."),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config keys to change, as key=value (see show-config).")]
 
@@ -51,9 +51,11 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Point clicks to 3D detectors: simulate a world, index a dataset, label it, look at it."""
+    """Train LiDAR 3D object detectors from point clicks. Training jobs: python -m ray_jobs.pipeline --help."""
 
 
 def load_config(preset: str | None, overrides: list[str] | None, file: Path | None = None) -> Config:

@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 def click(
     index_file: IndexFile,
     split: Annotated[str, typer.Option(help="Split of the index whose frames are clicked.")],
-    out: Annotated[Path, typer.Option(help="CSV file of the clicks; one that exists is gone on with.")],
-    host: Annotated[str, typer.Option(help="Address to serve at; one that others reach needs --token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
-    token: Annotated[str, typer.Option(envvar="PDETR3D_CLICK_TOKEN", help="What a browser must type first.")] = "",
+    out: Annotated[Path, typer.Option(help="CSV file of the clicks. An existing file is continued.")],
+    host: Annotated[str, typer.Option(help="Address to serve at. Any other needs --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8080,
+    token: Annotated[str, typer.Option(envvar="PDETR3D_CLICK_TOKEN", help="Password of the page.")] = "",
     sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps shown, the keyframe included.")] = 1,
     teacher: Annotated[
-        Path | None, typer.Option(help="Run directory, or checkpoint: shows the box that its teacher makes of a click.")
+        Path | None, typer.Option(help="Run directory or checkpoint. The page shows its teacher's box at each click.")
     ] = None,
     propose: Annotated[
-        Path | None, typer.Option(help="Run, export or checkpoint: shows what its student sees and nobody clicked.")
+        Path | None, typer.Option(help="Run, export or checkpoint. The page shows its student's boxes without a click.")
     ] = None,
-    propose_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of what is shown.")] = 0.3,
+    propose_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of these boxes.")] = 0.3,
 ) -> None:
-    """Make clicks in a browser: a page of LiDAR, images and clicks. Every act is saved at once; Ctrl-C ends.
+    """Click objects in a browser: LiDAR, images and clicks on a page. Every act is saved at once. Ctrl-C ends.
 
-    The clicks become labels by `pdetr3d label --import`; OUT.done.json beside them says which frames are done.
+    The clicks become labels by `pdetr3d label --import`; OUT.done.json beside
+    them says which frames are done.
     """
     missing = [name for name in ("viser", "filelock") if importlib.util.find_spec(name) is None]
     if missing:

@@ -28,7 +28,7 @@ def simulate(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). Its size: the sim.* keys."""
+    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). The sim.* keys set its size."""
     config = load_config(preset, overrides, config_file)
     from pdetr3d.simulator.simulate import simulate as write_world
 
@@ -46,7 +46,7 @@ def index(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read the tables of a dataset once and write the index: one row per keyframe. How files are read: data.* keys."""
+    """Read the tables of a dataset once and write the index: one row per keyframe. The data.* keys say how."""
     config = load_config(preset, overrides, config_file)
     from pdetr3d.data.index.file_ledger import FileLedger
     from pdetr3d.data.index.index import Index
@@ -74,9 +74,9 @@ def index(
 @app.command()
 def label(
     index_file: IndexFile,
-    split: Annotated[str | None, typer.Option(help="Default: the version's train split.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to label. Default: the train split.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of box-labeled samples, in (0, 1]: label.ratio.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split and the simulated clicks: label.seed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split and the simulated clicks: label.seed.")] = None,
     split_by: Annotated[str | None, typer.Option(help="scene, keyframe or prefix: label.split_by.")] = None,
     import_file: Annotated[
         Path | None, typer.Option("--import", help="People's clicks (.csv, .json, .parquet) instead of simulated ones.")
@@ -85,7 +85,7 @@ def label(
         str | None,
         typer.Option(
             metavar="FILE|SPLIT",
-            help="Samples whose boxes are all drawn: a file of sample tokens or scenes, one a line, or a split. "
+            help="Samples with boxes on all objects: a file of sample tokens or scenes, one per line, or a split. "
             "Default with --import: every sample that has annotations.",
         ),
     ] = None,
@@ -97,13 +97,18 @@ def label(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the label manifest: what is known of every train sample (its role), and the clicks.
+    """Write the label manifest: the role of every train sample (box, point, empty, unlabeled), and the clicks.
 
-    Without --import all is simulated: --ratio of the samples are box-labeled, the others get one click per object.
-    With --import roles follow what people did: boxes in the tables (or --boxes-of): box; clicks: point; --empty: empty;
-    none of it: unlabeled, never trained on as background. With --import, --ratio or another key that draws draws the
-    box-labeled samples of those with annotations; keys of --config count where they differ from the preset's. Jobs
-    train on it by label.source=manifest label.manifest=FOLDER.
+    Without --import all is simulated: the share --ratio of the samples is
+    box-labeled, and every object of the others gets a click. With --import
+    people's work decides the role of a sample. Box: it has boxes in the tables,
+    or --boxes-of names it. Point: it has clicks. Empty: --empty names it.
+    Unlabeled: all others, which are never trained on as background. With
+    --import and --ratio (or another key of the draw) the box-labeled samples
+    are drawn among those with annotations. A key of --config counts as given if
+    it differs from the preset.
+
+    Jobs train on the manifest with label.source=manifest label.manifest=FOLDER.
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
@@ -203,7 +208,7 @@ ROLE_LINES = {
 def inspect(
     sample: Annotated[str, typer.Argument(help="Sample token, or row number in the index (from 0).")],
     index_file: IndexFile,
-    manifest: Annotated[Path | None, typer.Option(help="Label manifest folder: draws its clicks, too.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Folder of a label manifest whose clicks are drawn.")] = None,
     sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps, the keyframe included.")] = 1,
     out: Annotated[Path | None, typer.Option(help="PNG file. Default: runs/inspect/TOKEN.png, here.")] = None,
 ) -> None:
@@ -234,18 +239,20 @@ class PointType(StrEnum):
 
 @app.command()
 def pack(
-    out: Annotated[str, typer.Option(help="Folder, s3://... or gs://...: what data.packed is set to.")],
+    out: Annotated[str, typer.Option(help="Folder, s3://... or gs://..., which data.packed then names.")],
     index_file: Annotated[Path | None, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="May be given several times. Default: all of them.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to pack. May be given several times. Default: all.")
+    ] = None,
     num_sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps kept, the keyframe included.")] = 10,
     points: Annotated[PointType, typer.Option(help="float16: half the size; rounds by up to 1/64 m.")] = (
         PointType.FLOAT32
     ),
     shard_samples: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 64,
-    processes: Annotated[int, typer.Option(min=0, help="0: one per CPU core.")] = 0,
-    verify: Annotated[bool, typer.Option("--verify", help="Only read what is there and compare checksums.")] = False,
+    processes: Annotated[int, typer.Option(min=0, help="Processes; 0: one per CPU core.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare the checksums of an existing pack.")] = False,
 ) -> None:
-    """Write a dataset's samples as Parquet shards for object storage; the same call continues an interrupted one."""
+    """Write samples as Parquet shards for object storage. The same command continues an interrupted one."""
     from pdetr3d.data.loading.pack import pack as write
     from pdetr3d.data.loading.pack import verify as compare
 

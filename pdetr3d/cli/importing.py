@@ -12,21 +12,21 @@ import typer
 from pdetr3d.cli.app import app, say
 from pdetr3d.cli.dataset import IndexFile
 
-importers = typer.Typer(no_args_is_help=True, help="Make a dataset in nuScenes format from one in another format.")
+importers = typer.Typer(no_args_is_help=True, help="Convert a dataset of another format to nuScenes format.")
 app.add_typer(importers, name="import")
 
 Out = Annotated[Path, typer.Option(help="Folder to write the dataset to. Must not exist.")]
 ClassFile = Annotated[
     Path | None,
-    typer.Option("--mapping", help="YAML file: own class name -> one of the classes, another name, or null."),
+    typer.Option("--mapping", help="YAML file: name of a category -> a class, another name, or null."),
 ]
 ListFile = Annotated[
     str,
-    typer.Option("--classes", help="YAML file of your own classes, or kitti: category names stay (data.classes)."),
+    typer.Option("--classes", help="YAML file of your own classes, or kitti (data.classes). Their names are kept."),
 ]
 Links = Annotated[
     bool,
-    typer.Option("--links/--copy", help="Images as links (then set data.follow_links=true), not copies."),
+    typer.Option("--links/--copy", help="Link images (then set data.follow_links=true), or copy them."),
 ]
 
 
@@ -38,19 +38,21 @@ def kitti(
     scenes: Annotated[
         Path | None,
         typer.Option(
-            help="CSV: sample,scene,timestamp_us[,split]: groups frames into scenes; others are left out. Default: "
+            help="CSV: sample,scene,timestamp_us[,split]. It groups frames into scenes and leaves out others. Default: "
             "scenes.csv in the root; without one each frame is a scene."
         ),
     ] = None,
     classes: ListFile = "",
-    every: Annotated[int, typer.Option(min=1, help="Of the tracking layout (10 Hz): frames to a keyframe.")] = 5,
+    every: Annotated[int, typer.Option(min=1, help="Tracking layout (10 Hz): every so many frames is a keyframe.")] = 5,
     links: Links = False,
 ) -> None:
-    """KITTI's object or tracking layout, as version v1.0-kitti with the splits kitti_train, kitti_val, kitti_all.
+    """Import KITTI (object or tracking layout) as version v1.0-kitti: splits kitti_train, kitti_val, kitti_all.
 
-    Splits follow the column split of --scenes, or ImageSets/*.txt; else 30 % of the frames, whole scenes, are for
-    validation. LIDAR_TOP stands at the velodyne: x right, y forward, z up as KITTI's boxes stand. The ground outside
-    the camera's view is marked as not annotated, DontCare as regions to ignore (regions.parquet beside the tables).
+    Splits follow the column split of --scenes, or ImageSets/*.txt; else 30 % of
+    the frames, whole scenes, are for validation. LIDAR_TOP stands at the
+    velodyne: x right, y forward, z up as KITTI's boxes stand. The ground
+    outside the camera's view is marked as not annotated, DontCare as regions to
+    ignore (regions.parquet beside the tables).
     """
     from pdetr3d.class_list import read_classes
     from pdetr3d.importers.kitti import VERSION, import_kitti
@@ -71,21 +73,21 @@ def frames(
     root: Annotated[Path, typer.Option(help="Folder of frames.parquet (or .csv), boxes.parquet and what they name.")],
     out: Out,
     forward: Annotated[
-        Forward, typer.Option(help="Axis of the files that looks forward: x (y is left) or y (x right).")
+        Forward, typer.Option(help="Axis of the files that points forward: x (y is left) or y (x is right).")
     ],
     mapping: ClassFile = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Of .bin and .npy files, in order, as of `pdetr3d predict`, e.g. x,y,z,intensity."),
+        typer.Option(help="Columns of .bin and .npy files, in order, e.g. x,y,z,intensity."),
     ] = None,
     classes: ListFile = "",
     intensity_max: Annotated[float, typer.Option(help="Full scale of the files' intensity.")] = 255.0,
     links: Links = False,
 ) -> None:
-    """LiDAR files, boxes, images and calibration in plain tables (docs/datasets.md), as version v1.0-frames.
+    """Import LiDAR files, boxes and images that plain tables list (docs/datasets.md), as version v1.0-frames.
 
-    Splits follow the column split of frames.parquet, as frames_NAME; without it 30 % of the frames, whole scenes, are
-    frames_val.
+    Splits follow the column split of frames.parquet, as frames_NAME; without it
+    30 % of the frames, whole scenes, are frames_val.
     """
     from pdetr3d.class_list import read_classes
     from pdetr3d.importers.plain import VERSION, import_frames
@@ -100,11 +102,12 @@ def kitti_score(
     results: Annotated[Path, typer.Argument(help="nuScenes results file, e.g. of `pdetr3d predict --out FILE.json`.")],
     index_file: IndexFile,
     split: Annotated[str, typer.Option(help="Split whose samples are scored.")] = "kitti_val",
-    out: Annotated[Path | None, typer.Option(help="JSON file to write the score to, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the score to this JSON file.")] = None,
 ) -> None:
     """Score boxes as KITTI does: AP at 40 recall points, in 3D and from above, easy, moderate and hard.
 
-    For datasets that `pdetr3d import kitti` wrote. Recall points are exact, also where there are fewer than 41 objects.
+    For datasets that `pdetr3d import kitti` wrote. Recall points are exact,
+    also where there are fewer than 41 objects.
     """
     import json
 

@@ -18,8 +18,10 @@ def show_config(
     preset: Preset = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, for machines; without meanings.")] = False,
-    model: Annotated[bool, typer.Option("--model", help="Parameters and FLOPs of every part instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, without meanings.")] = False,
+    model: Annotated[
+        bool, typer.Option("--model", help="Print the parameters and FLOPs of every part instead.")
+    ] = False,
 ) -> None:
     """Print the resolved configuration as YAML for --config: every key with its meaning, unit and allowed values."""
     config = load_config(preset, overrides, config_file)
@@ -44,26 +46,32 @@ def plan(
     overrides: Overrides = None,
     measure: Annotated[
         Path | None,
-        typer.Option(help="Measure the preset's costs on data.dataroot, here, and write them to this file."),
+        typer.Option(help="Measure the costs on this machine with data.dataroot, and write them to this file."),
     ] = None,
     measured: Annotated[Path | None, typer.Option(help="File of costs that --measure wrote.")] = None,
-    workers: Annotated[int | None, typer.Option(help="GPUs, one a worker. Default: scaling.workers.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers, one GPU each. Default: scaling.workers.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Train samples. Default: the measured dataset's.")] = None,
     samples_per_s: Annotated[
-        list[str] | None, typer.Option(help="STAGE=NUMBER, of one GPU, measured elsewhere; instead of --tflops.")
+        list[str] | None, typer.Option(help="STAGE=NUMBER: measured samples/s of one GPU, instead of --tflops.")
     ] = None,
-    from_run: Annotated[Path | None, typer.Option(help="Run directory whose samples/s a worker are taken.")] = None,
-    tflops: Annotated[float, typer.Option(help="Peak of one GPU [1e12 FLOP/s]: an assumption.")] = 400.0,
-    mfu: Annotated[float, typer.Option(help="Share of it that training reaches: an assumption.")] = 0.35,
-    gpus_per_node: Annotated[int, typer.Option(help="Of a GPU node.")] = 8,
-    cores_per_node: Annotated[float, typer.Option(help="Of a GPU node; workers take theirs, the rest loads.")] = 64.0,
-    object_store_gb: Annotated[float, typer.Option(help="Of a GPU node.")] = 137.4,
-    head_object_store_gb: Annotated[float, typer.Option(help="Of the driver's node: it holds all records.")] = 8.6,
-    network_gbit_s: Annotated[float, typer.Option(help="Of a GPU node, each way.")] = 100.0,
-    storage_gb_s: Annotated[float, typer.Option(help="Of the shared storage, in all.")] = 10.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    from_run: Annotated[
+        Path | None, typer.Option(help="Run directory: use its measured samples/s of a worker.")
+    ] = None,
+    tflops: Annotated[float, typer.Option(help="Peak of one GPU, in TFLOP/s: an assumption.")] = 400.0,
+    mfu: Annotated[float, typer.Option(help="Share of this peak that training reaches: an assumption.")] = 0.35,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node.")] = 8,
+    cores_per_node: Annotated[
+        float, typer.Option(help="CPU cores of a GPU node. Workers take theirs, the others load.")
+    ] = 64.0,
+    object_store_gb: Annotated[float, typer.Option(help="Object store of a GPU node, in GB.")] = 137.4,
+    head_object_store_gb: Annotated[
+        float, typer.Option(help="Object store of the driver's node, in GB. It holds all records.")
+    ] = 8.6,
+    network_gbit_s: Annotated[float, typer.Option(help="Network of a GPU node, each way, in Gbit/s.")] = 100.0,
+    storage_gb_s: Annotated[float, typer.Option(help="Shared storage, all readers together, in GB/s.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the estimate to this JSON file.")] = None,
 ) -> None:
-    """Capacity: hours, cores, network, memory and the first bottleneck, of measured costs; swept up to 512 GPUs."""
+    """Estimate time, cores, network, memory and bottleneck of a training from measured costs, for up to 512 GPUs."""
     from pdetr3d.finished.capacity.costs import make_cluster
     from pdetr3d.finished.capacity.plan import costs, print_plan
     from pdetr3d.finished.capacity.rates import given_rates, rates_of_run
@@ -101,13 +109,13 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],
     arm: Annotated[str, typer.Option(help="Which student: ours, boxes_only, full, ...")] = "ours",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint file. Default: the one the evaluation chose, else the last.")
+        Path | None, typer.Option(help="Checkpoint file. Default: the one that the evaluation chose, or the last.")
     ] = None,
     kind: Annotated[
         ExportFormat,
-        typer.Option("--format", help="TorchScript or ONNX with a JSON that says how to use it, or an MLflow model."),
+        typer.Option("--format", help="TorchScript or ONNX, with a JSON that describes it, or an MLflow model."),
     ] = ExportFormat.TORCHSCRIPT,
-    device: Annotated[str, typer.Option(help="Where the TorchScript model will run: cpu, cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device of the TorchScript model: cpu, cuda.")] = "cpu",
 ) -> None:
     """Export a trained student: LiDAR points in, boxes out, without clicks or images."""
     from pdetr3d.finished.deploy.source import TrainedStudent, chosen_checkpoint
@@ -136,16 +144,18 @@ def import_weights(
     file: Annotated[Path, typer.Argument(help="Checkpoint (.pth) of mmdetection3d's or OpenPCDet's CenterPoint.")],
     out: Annotated[Path, typer.Option(help="Folder to write. Must not exist.")],
     partial: Annotated[
-        bool, typer.Option("--partial", help="Also where parts of the student have no counterpart: to be trained.")
+        bool,
+        typer.Option("--partial", help="Allow parts of the student without imported weights: to be trained."),
     ] = False,
     preset: Preset = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make a student of a CenterPoint that mmdetection3d (from 1.0) or OpenPCDet trained on nuScenes.
+    """Make a student from a CenterPoint that mmdetection3d (1.0 or later) or OpenPCDet trained on nuScenes.
 
-    The preset (nuscenes-pillar, nuscenes-voxel) and keys must describe its model. Writes checkpoint.pt, which predict
-    and export take, and import.json, which lists what became what.
+    The preset (nuscenes-pillar, nuscenes-voxel) and keys must describe its
+    model. Writes checkpoint.pt, which predict and export take, and import.json,
+    which lists what became what.
     """
     from pdetr3d.importers.centerpoint import import_centerpoint, told
 

@@ -24,7 +24,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .json. Must not exist.")],
     more: Annotated[
-        list[Path] | None, typer.Argument(help="Further LiDAR files (what a shell makes of --lidar FOLDER/*.bin).")
+        list[Path] | None, typer.Argument(help="More LiDAR files (as the shell expands --lidar FOLDER/*.bin).")
     ] = None,
     lidar: Annotated[
         list[Path] | None,
@@ -33,8 +33,8 @@ def predict(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Of .bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. Allowed: x, y, z "
-            "[m], intensity, age [s] (keyframe time - sweep time; of accumulated files), ring and - (not read). "
+            help="Columns of .bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. Allowed: x, "
+            "y, z in meters, intensity, age (keyframe time - sweep time, in seconds), ring and - (not read). "
             "Default of .pcd.bin: x,y,z,intensity,ring. A .pcd names its own."
         ),
     ] = None,
@@ -44,26 +44,27 @@ def predict(
     poses: Annotated[
         Path | None,
         typer.Option(
-            help="CSV: file,timestamp_us,x,y,z,qw,qx,qy,qz[,sequence]: LiDAR -> a frame that stands still [m]; file is "
+            help="CSV: file,timestamp_us,x,y,z,qw,qx,qy,qz[,sequence]: LiDAR -> a fixed frame, in meters; file is "
             "relative to the CSV's folder. Earlier files of a sequence are accumulated, as in training. Default: "
             "single sweeps of age 0."
         ),
     ] = None,
     index_file: Annotated[Path | None, typer.Option("--index", help="Index file, instead of --lidar.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which split of the index.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the index.")] = None,
     arm: Annotated[str, typer.Option(help="Which student of a run: ours, boxes_only, full, ...")] = "ours",
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Keep boxes of this score and more.")] = 0.0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes that are kept.")] = 0.0,
     picture: Annotated[
         Path | None,
-        typer.Option(help=f"New folder for a picture of each frame from above, with boxes over {PICTURE_SCORE:g}."),
+        typer.Option(help=f"New folder for a picture of each frame from above. It shows boxes over {PICTURE_SCORE:g}."),
     ] = None,
 ) -> None:
     """Find objects in new LiDAR data with a trained student: no clicks, no images, no tables needed.
 
-    Points are given in the LiDAR's own frame with the axes of the training data (nuScenes' LIDAR_TOP: x right, y
-    forward, z up), in meters. Boxes come in the same frame: center x, y, z and l (along the heading), w, h in meters,
-    yaw in radians counter-clockwise about z from +x, vx, vy in m/s, class, score. Of an index, --out FILE.json is a
-    nuScenes results file (global frame).
+    Points are in the LiDAR's own frame, with the axes of the training data
+    (nuScenes' LIDAR_TOP: x right, y forward, z up), in meters. Boxes are in the
+    same frame: center x, y, z and l (along the heading), w, h in meters, yaw in
+    radians counter-clockwise about z from +x, vx, vy in m/s, class, score. With
+    --index, --out FILE.json is a nuScenes results file (global frame).
     """
     from pdetr3d.data.storage.files import new_folder
     from pdetr3d.inference.frames import Asked
@@ -96,7 +97,7 @@ def boxes(
         Path,
         typer.Option(
             help="People's clicks, as `pdetr3d label --import` takes them (.csv, .json, .parquet): sample_token, x, y, "
-            "z [m], class, frame (global, ego or lidar)."
+            "z in meters, class, frame (global, ego or lidar)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .json. Must not exist.")],
@@ -104,12 +105,15 @@ def boxes(
         Path | None, typer.Option("--index", help="Index of the samples. Default: the run's own, MODEL/data.")
     ] = None,
 ) -> None:
-    """Turn people's clicks into boxes with a trained teacher; nothing is trained.
+    """Turn people's clicks into boxes with a trained teacher. Nothing is trained.
 
-    One row per click, in the order of the file: box center x, y, z and l (along the heading), w, h in meters, yaw in
-    radians counter-clockwise about z from +x, in the sample's LIDAR_TOP frame (x right, y forward, z up); score: the
-    BEV IoU that the teacher expects; accepted, reason: whether the box may be trained on. --out FILE.json is a nuScenes
-    results file of the accepted boxes (global frame).
+    The output has one row per click, in the order of the file. A box has its
+    center x, y, z and l (along the heading), w, h in meters, and its yaw in
+    radians counter-clockwise about z from +x, in the sample's LIDAR_TOP frame
+    (x right, y forward, z up). The score is the BEV IoU that the teacher
+    predicts. "accepted" and "reason" say whether the box may be trained on.
+    --out FILE.json is a nuScenes results file of the accepted boxes (global
+    frame).
     """
     from pdetr3d.data.index.index import FILE, Index
     from pdetr3d.inference.click_boxes import ClickBoxes

@@ -83,8 +83,9 @@ def report(
 ) -> None:
     """Write the report of a run, or of a sweep, as one HTML page.
 
-    A run: scores, the quality of its labels beside the floors, good and bad ones, curves, predictions, commands. A
-    sweep: table, curves, importance of parameters, commands that repeat rows.
+    A run: scores, the quality of its labels beside the floors, good and bad
+    ones, curves, predictions, commands. A sweep: table, curves, importance of
+    parameters, commands that repeat rows.
     """
     from pdetr3d.finished.report.run_page import is_run, write_run_page
     from pdetr3d.finished.report.sweep_page import write_report

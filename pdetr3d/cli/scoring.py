@@ -20,13 +20,14 @@ def score(
     index_file: IndexFile,
     split: Annotated[str, typer.Option(help="Split whose samples are scored: all of them must be in the file.")],
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the whole score (by class, distance, group) here, too.")
+        Path | None, typer.Option("--json", help="Also write the whole score (by class, distance, group) to this file.")
     ] = None,
 ) -> None:
-    """Score anybody's nuScenes results file as a run's students are scored: mAP, NDS and SPNDS, by class.
+    """Score a nuScenes results file of any detector as jobs score their students: mAP, NDS and SPNDS, by class.
 
-    Matching, filters and means are the devkit's (detection_cvpr_2019); regions of VERSION/regions.parquet count. Boxes
-    are taken as they stand in the file, with their velocities and attributes. Samples of other splits are left out.
+    Matching, filters and means are the devkit's (detection_cvpr_2019); regions
+    of VERSION/regions.parquet count. Boxes are taken as they stand in the file,
+    with their velocities and attributes. Samples of other splits are left out.
     """
     import json
 
