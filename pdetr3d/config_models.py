@@ -235,7 +235,6 @@ class StudentConfig(Section):
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
     neck_strides: tuple[float, ...] = (0.5, 1, 2)  # Upsampling of each stage to the head's grid. 0.5 halves.
     head_channels: Positive = 64  # Channels of the detection heads.
-    drift: bool = False  # The heads also see how points move between sweeps, in two channels. One sweep shows nothing.
     # Cells around a center that also learn its box, as in AFDet.
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0
     # Share of each batch that is drawn from box-labeled samples; 0: samples come as they are.

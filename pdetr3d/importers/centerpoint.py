@@ -132,7 +132,7 @@ def framework_of(found: Mapping[str, Tensor], file: Path) -> str:
 def fitting(found: Mapping[str, Tensor], config: Config) -> list[str]:
     """The overrides with which a student answers as theirs does."""
     padded = config.model.lidar == "pillar" and any(name.endswith("pfn_layers.0.linear.weight") for name in found)
-    return ["student.heading=direction", "student.drift=false", f"model.pad_pillars={str(padded).lower()}"]
+    return ["student.heading=direction", f"model.pad_pillars={str(padded).lower()}"]
 
 
 def convert(found: Mapping[str, Tensor], student: Student, config: Config, file: Path) -> Converted:

@@ -13,8 +13,6 @@ from pdetr3d.batch import Batch, Cells, StudentOutput, TaskMaps
 from pdetr3d.config import Config
 from pdetr3d.geometry.center_code import decode, part
 from pdetr3d.models.center_head import CenterHead, class_peaks, peaks
-from pdetr3d.models.drift import CHANNELS as DRIFT_CHANNELS
-from pdetr3d.models.drift import Drift
 from pdetr3d.models.guidance_branch import GuidanceBranch
 from pdetr3d.models.lidar import StudentFeatures
 from pdetr3d.models.suppression import suppress
@@ -31,9 +29,7 @@ class Student(StudentFeatures):
     def __init__(self, config: Config, *, guided: bool = False) -> None:
         super().__init__(config)
         self.config = config
-        self.drift = Drift(config) if config.student.drift else None
-        inputs = self.neck.channels + (DRIFT_CHANNELS if self.drift is not None else 0)
-        self.head = CenterHead(inputs, config.student.head_channels, config.tasks, config.model.norm)
+        self.head = CenterHead(self.neck.channels, config.student.head_channels, config.tasks, config.model.norm)
         self.guidance = GuidanceBranch(config, self) if guided else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -47,20 +43,12 @@ class Student(StudentFeatures):
         strong, weak = features, None
         if self.training and self.guidance is not None:
             strong, weak = self.guidance(self, features, batch)
-        shared, heatmaps = self.head_maps(features, batch.points, batch.point_sample)
+        shared, heatmaps = self.head(features)
         tasks = []
         for heatmap, regression, classes in zip(heatmaps, self.head.regressions, self.config.tasks, strict=True):
             cells = self._cells(batch, heatmap, classes)
             tasks.append(TaskMaps(heatmap, cells, regression(shared, cells)))
         return StudentOutput(tasks, strong, weak)
-
-    def head_maps(self, features: Tensor, points: Tensor, point_sample: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The head's shared features and heatmaps, of the neck's features (B, C, H, W) and, with ``student.drift``, of
-        the points' (P, 5) drift. Guidance compares the former alone: a drift turns with its view."""
-        if self.drift is not None:
-            drift = self.drift(points, point_sample, features.shape[0])
-            features = torch.cat([features, drift.to(features.dtype)], 1)
-        return self.head(features)
 
     def _cells(self, batch: Batch, heatmap: Tensor, classes: tuple[int, ...]) -> Cells:
         student, low = self.config.student, self.config.model.range_m

@@ -179,7 +179,7 @@ def _spared(config: Config, student: Task) -> Task:
     def heatmaps(average: nn.Module, batch: Batch) -> list[Tensor]:
         assert isinstance(average, Student)
         features = average.features(batch.points, batch.point_sample, len(batch))
-        return average.head_maps(features, batch.points, batch.point_sample)[1]
+        return average.head(features)[1]
 
     unclicked = Unclicked(config, heatmaps)
 

@@ -19,7 +19,6 @@ from pdetr3d.config import Config
 from pdetr3d.models.box_code import viewing_direction
 from pdetr3d.models.click_crops import ClickCrops
 from pdetr3d.models.crop_regressor import CropRegressor
-from pdetr3d.models.drift import CHANNELS
 from pdetr3d.models.point_crop import find_clicks
 from pdetr3d.models.point_query import Queries
 from pdetr3d.models.roi_fusion import Views
@@ -137,8 +136,7 @@ def _student(model: Student, config: Config, stages: list[Tensor]) -> list[Part]
     zero = torch.zeros(OBJECTS, dtype=torch.long, device=META)
 
     def head() -> None:
-        drift = [torch.empty(1, CHANNELS, *maps[0].shape[2:], device=META)] if model.drift is not None else []
-        shared, _ = model.head(torch.cat([*maps, *drift], 1))
+        shared, _ = model.head(maps[0])
         for regression in model.head.regressions:
             regression(shared, Cells(zero, zero, zero))
 

@@ -132,8 +132,8 @@ def test_every_config_key_has_a_meaning() -> None:
 
 
 def test_the_meaning_of_a_key_is_the_comment_at_its_field() -> None:
-    key = config_keys.keys()["student.drift"]
-    assert (key.default, key.unit) == ("false", "") and key.meaning.startswith("The heads also see")
+    key = config_keys.keys()["student.cbgs"]
+    assert (key.default, key.unit) == ("false", "") and key.meaning.startswith("Class-balanced resampling")
     key = config_keys.keys()["scaling.stall_s"]  # a number with a limit and a unit
     assert (key.default, key.unit, key.allowed) == ("300.0", "s", "number > 0")
     assert config_keys.keys()["scaling.workers"].meaning.startswith(

@@ -101,14 +101,14 @@ def test_what_cannot_be_exported_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained_run(tmp_path, *VOXEL, arm="voxel")
-    trained_run(tmp_path, "student.drift=true", arm="drift")
+    trained_run(tmp_path, "model.pad_pillars=true", arm="padded")
     monkeypatch.setattr(onnx_export, "check_runtime", lambda: None)
-    for arm, message in {"voxel": "model.lidar=voxel cannot be", "drift": "student.drift=true cannot be"}.items():
+    for arm, message in {"voxel": "model.lidar=voxel cannot be", "padded": "model.pad_pillars=true cannot be"}.items():
         assert main(["export", str(tmp_path), "--format", "onnx", "--arm", arm, "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["export", str(tmp_path), "--format", "onnx", "--arm", "drift", "--out", str(tmp_path / "out")]) == 2
+    assert main(["export", str(tmp_path), "--format", "onnx", "--arm", "padded", "--out", str(tmp_path / "out")]) == 2
     assert "needs onnx, onnxruntime: pip install 'pdetr3d[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -29,7 +29,7 @@ CLOUDS = {"as traced": 2000, "small": 37, "large": 12_000, "one point": 1, "empt
 
 @pytest.fixture(
     scope="module",
-    params=[[*BATCH_NORM, SIX_TASKS], ["student.nms=circle", "student.drift=true"]],
+    params=[[*BATCH_NORM, SIX_TASKS], ["student.nms=circle"]],
     ids=["batch", "group"],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportedDetector]:

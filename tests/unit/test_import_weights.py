@@ -51,7 +51,7 @@ def imported(file: Path, out: Path, keys: list[str], *more: str) -> int:
 def our_maps(trained: TrainedStudent, points: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Heatmaps, and codes (12, H, W) at every cell."""
     student, sample = trained.model, torch.zeros(len(points), dtype=torch.long)
-    shared, heatmaps = student.head_maps(student.features(points, sample, 1), points, sample)
+    shared, heatmaps = student.head(student.features(points, sample, 1))
     rows, columns = heatmaps[0].shape[-2:]
     row, column = (grid.flatten() for grid in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
     cells = Cells(torch.zeros_like(row), row, column)

@@ -138,19 +138,18 @@ def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     """Write ``out``/student.onnx and ``out``/export.json, after comparing with eager inference; returns the JSON.
 
     Raises:
-        DataError: for a voxel student, one with ``student.drift``, without onnxruntime, or when ``out`` exists.
+        DataError: for a voxel student, one that pads pillars, without onnxruntime, or when ``out`` exists.
         RuntimeError: when the file, run by onnxruntime, does not answer as the student does.
     """
     check_runtime()
     config = trained.config
     refused = {
         f"model.lidar={config.model.lidar}": config.model.lidar != "pillar",
-        "student.drift=true": config.student.drift,
         "model.pad_pillars=true": config.model.pad_pillars,
     }
     if what := [name for name, there in refused.items() if there]:
         raise DataError(
-            f"{what[0]} cannot be exported as ONNX; allowed: pillar students without drift and padding. Export it with "
+            f"{what[0]} cannot be exported as ONNX; allowed: pillar students without padding. Export it with "
             "--format mlflow"
         )
     model = OnnxStudent(trained.model).eval().requires_grad_(False)
@@ -214,7 +213,7 @@ def compare(student: Student, exported: OnnxRunner, config: Config) -> float:
         points = sample_cloud(config, count)
         heatmaps, peak, regression = exported(points)
         sample = torch.zeros(count, dtype=torch.long)
-        shared, wanted = student.head_maps(student.features(points, sample, 1), points, sample)
+        shared, wanted = student.head(student.features(points, sample, 1))
         pairs = list(zip(wanted, heatmaps, strict=True))
         for number, branch in enumerate(student.head.regressions):
             mine = peak[:, 0] == number

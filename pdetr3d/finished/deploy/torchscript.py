@@ -48,7 +48,7 @@ class ExportedStudent(nn.Module):
     def forward(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         points = self.checked(points)
         sample = torch.zeros_like(points[:, 0], dtype=torch.long)
-        shared, heatmaps = self.student.head_maps(self.student.features(points, sample, 1), points, sample)
+        shared, heatmaps = self.student.head(self.student.features(points, sample, 1))
         peaks, codes = [], []
         for number, (heatmap, regression) in enumerate(zip(heatmaps, self.student.head.regressions, strict=True)):
             cells = self.student.peak_cells(heatmap)
