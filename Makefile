@@ -19,13 +19,13 @@ $(STAMP): pyproject.toml constraints.txt tools/install.sh
 	bash tools/install.sh $(VENV)
 	@touch $@
 
-quickstart: install ## the whole chain on a simulated world; ARGS="key=value ..." overrides
+quickstart: install ## train and score on a simulated world (half an hour); ARGS="key=value ..." sets config keys
 	$(PY) -m ray_jobs.pipeline --preset quickstart $(ARGS)
 
-real-smoke: install ## the whole chain on the real keyframes in $PDETR3D_REAL_DATA
+real-smoke: install ## train and score on the real keyframes in $PDETR3D_REAL_DATA
 	$(PY) -m ray_jobs.pipeline --preset real-smoke $(ARGS)
 
-test: lint ## lint, then all tests; tests that need a GPU, compiled ops or root skip where there is none
+test: lint ## lint, then all tests; tests that need a GPU, compiled operators or root are skipped without them
 	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 test-clusters: install ## a pipeline on two nodes, killed jobs and sweeps, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
@@ -43,31 +43,31 @@ format: install ## let ruff rewrite the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-docs: install ## build the documentation's site from README.md, docs/ and others: site/index.html
+docs: install ## build the site of all documents: site/index.html
 	$(PY) -m pdetr3d.config_keys > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
 	$(MKDOCS)
 
-audit: install ## whether the environment is whole, and known vulnerabilities of what is locked (asks the network)
+audit: install ## check the environment and list known vulnerabilities of the locked packages (needs the network)
 	$(PY) -m pip check
 	bash tools/audit.sh $(PY)
 
-chaos: install ## faults in real jobs, and what they cost: a table (ARGS="disk worker": these alone)
+chaos: install ## inject faults into real jobs and print their cost (ARGS="disk worker": only these)
 	$(PY) -m tests.chaos.suite $(ARGS)
 
-bench: install ## measurements (minutes; on an idle machine)
+bench: install ## run the benchmarks (minutes; use an idle machine)
 	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)
 
-results: install ## measure anew what the documents' tables show (hours; says which first; ARGS=--quick, --list)
+results: install ## measure the documents' tables again where the code changed (hours; ARGS=--list shows which; --quick)
 	PYTHONPATH=. $(PY) tools/make_results.py $(ARGS)
 
-lock: ## write constraints.txt from what .venv holds; run `make test` before committing it
+lock: ## write constraints.txt from the packages in .venv; run `make test` before you commit it
 	bash tools/lock.sh $(VENV) > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
-golden: install ## write tests/golden/STAGE.json of stages whose version was changed (training/stage_versions.py)
+golden: install ## write tests/golden/STAGE.json of stages with a new version (training/stage_versions.py)
 	$(PY) -m tests.golden_cases
 
-clean: ## remove what tools leave behind (not .venv, not runs/)
+clean: ## remove the files of tools (not .venv, not runs/)
 	rm -rf .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find pdetr3d ray_jobs tune_spaces tests -name __pycache__ -type d -exec rm -rf {} +
