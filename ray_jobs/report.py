@@ -14,17 +14,38 @@ from ray_jobs.phases import PHASES
 from ray_jobs.stages import Stages
 from ray_jobs.tracked import seen_objects
 
-KIND_FIGURES = ("n_gt", "matched", "mAP", "ASE", "AOE", "yaw_error_rad", "axis_error_rad", "reversed")
-HEADLINE = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
-QUALITY = ("n", "bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
+# Figure -> the heading of its column. Tables fit 80 columns.
+KIND_FIGURES = {
+    "n_gt": "objects",
+    "matched": "found",
+    "mAP": "mAP",
+    "ASE": "ASE",
+    "AOE": "AOE",
+    "yaw_error_rad": "yaw",
+    "axis_error_rad": "axis",
+    "reversed": "turned",
+}
+HEADLINE = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+QUALITY = {
+    "n": "clicks",
+    "bev_iou": "BEV IoU",
+    "iou_3d": "3D IoU",
+    "center_error_m": "center",
+    "size_error": "size",
+    "yaw_error_rad": "yaw",
+    "axis_error_rad": "axis",
+    "reversed": "turned",
+}
+BOXES = {"teacher": "teacher", "class_mean": "class-mean box", "class_mean_pca": "along points (PCA)"}
+WIDTH = 80
 UNKNOWN = "no click's true box is in the tables; label.holdout=0.2 in another --run-dir measures it on held-out scenes"
 MEASURED = "no click's true box is in the tables; what a teacher reaches on the scenes held out follows"
 NAMES = {
-    "boxes_only": "(a) student on the box-labeled part alone",
-    "ours": "(b) ours: boxes + clicks",
-    "full": "(c) student on boxes everywhere",
-    "self_training": "(d) self-training: boxes + own labels, no clicks",
-    "mean_teacher": "(e) mean teacher: boxes + its average's, no clicks",
+    "boxes_only": "(a) boxes alone",
+    "ours": "(b) ours: boxes, clicks",
+    "full": "(c) boxes everywhere",
+    "self_training": "(d) self-training",
+    "mean_teacher": "(e) mean teacher",
 }
 
 
@@ -69,12 +90,13 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         print(f"devkit scores of {', '.join(arms)} on the val split: unknown, since no object there is in the tables")
         return
     first = next((name for metrics in arms.values() for name in metrics["per_class"]), "car")
-    table = Table("arm", *HEADLINE, escape(f"{first} AP"), title="devkit scores on the val split", box=None)
+    table = _table("labels of the student", [*HEADLINE, f"{first} AP"], "the devkit's scores on the val split")
     for arm, metrics in arms.items():
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
-    Console(width=140).print(table)
-    Console(width=140).print(_kinds(arms))
+    _show(table)
+    for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has all
+        _show(_kinds(NAMES.get(arm, arm), arms[arm]["by_group"]))
     for arm, metrics in arms.items():
         if "kitti" in metrics:  # of a dataset that pdetr3d import kitti wrote
             from pdetr3d.evaluation.kitti_score import show_kitti
@@ -84,15 +106,13 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
 
 
-def _kinds(arms: dict[str, dict[str, Any]]) -> Table:
-    """Scores by kind of object, headings taken apart: of arm "ours", or of all without it (``report.json`` has all)."""
-    header = ("arm", "objects", *KIND_FIGURES)
-    title = escape("by kind of object; headings of the matched: errors [rad], share reversed")
-    table = Table(*header, title=title, box=None)
-    shown = {"ours": arms["ours"]} if "ours" in arms else arms
-    for arm, metrics in shown.items():
-        for kind, figures in metrics["by_group"].items():
-            table.add_row(arm, escape(kind.replace("_", ", ")), *(_number(figures.get(key)) for key in KIND_FIGURES))
+def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
+    """A student's scores by kind of object, headings taken apart."""
+    title = f"{name}, by kind of object; headings of those found [rad], share turned round"
+    table = _table("kind", list(KIND_FIGURES.values()), title)
+    for kind, figures in groups.items():
+        cells = [_number(figures.get(key)) for key in KIND_FIGURES]
+        table.add_row(escape(kind.replace("_", ", ")), *cells)
     return table
 
 
@@ -105,20 +125,19 @@ def print_quality(
     if not known:
         print(f"{title}: {f'{clicks} clicks, ' if clicks is not None else ''}quality unknown: {unknown}")
         return
-    header = ("boxes at the clicks", escape("objects, or distance [m]"), *QUALITY)
     if clicks is not None and clicks > known:
         title += f" ({known} of {clicks} clicks have a known box)"
-    table = Table(*header, title=title, box=None)
-    for name in ("teacher", *FLOORS):
+    table = _table("boxes at the clicks", list(QUALITY.values()), f"{title} [m, rad]")
+    for name, shown in BOXES.items():
         parts = {**quality[name]["by_group"], **quality[name]["by_distance"]} if name == "teacher" else {}
-        rows = {"all": quality[name], **parts}
-        for which, values in rows.items():
-            table.add_row(name, escape(which), *(_number(values[q]) for q in QUALITY))
-    Console(width=140).print(table)
+        rows = {shown: quality[name], **{_part(part): values for part, values in parts.items()}}
+        for row, values in rows.items():
+            table.add_row(escape(row), *(_number(values[q]) for q in QUALITY))
+    _show(table)
     oracles = ", ".join(
         f"{name.replace('_', ' ')} {_number(value)}" for name, value in quality["teacher"]["oracles"].items()
     )
-    print(f"the teacher's BEV IoU if parts of its boxes were true: {oracles}")
+    print(f"the teacher's BEV IoU if parts of its boxes were true:\n  {oracles}")
     calibration = quality["teacher"]["calibration"]
     print(
         f"scores: expected calibration error {_number(calibration['ece'])}, "
@@ -137,6 +156,23 @@ def print_holdout(holdout: dict[str, Any] | None) -> None:
     if holdout is not None:
         title = f"boxes of a teacher of {holdout['trained_on']} box-labeled samples, on {holdout['samples']} held out"
         print_quality(holdout, title, "no held-out sample has an object")
+
+
+def _part(name: str) -> str:
+    """The row of a kind of objects ("riders_and_people") or of a distance ("0-10")."""
+    return f"  {name} m" if name[0].isdigit() else f"  {name.replace('_and_', ', ').replace('_', ' ')}"
+
+
+def _table(first: str, columns: list[str], title: str) -> Table:
+    table = Table(first, title=escape(title), box=None, padding=(0, 1, 0, 0), title_justify="left")
+    for column in columns:
+        table.add_column(escape(column), justify="right")
+    return table
+
+
+def _show(table: Table) -> None:
+    """Print it; what is too wide is folded, not cut."""
+    Console(width=WIDTH).print(table)
 
 
 def _number(value: float | int | None) -> str:

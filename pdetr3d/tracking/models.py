@@ -202,9 +202,10 @@ def _verdict(client: MlflowClient, name: str, own: str) -> str:
         return f"{stays}: this one has no score above 0"
     if _data(versions[own]) != _data(versions[holder]):
         return f"{stays}: that was measured on other data ({_figure(versions[holder])}, here {_figure(versions[own])})"
-    return f"{stays}: {_figure(versions[holder])}, here {versions[own].tags['score']}"
+    return f"{stays}: {_figure(versions[holder])}, here {float(versions[own].tags['score']):.4g}"
 
 
 def _figure(version: ModelVersion) -> str:
     metric, digest, measured_on = _data(version)
-    return f"{metric} {version.tags.get('score')} on {measured_on} of {digest}"
+    score = version.tags.get("score")
+    return f"{metric} {score if score is None else f'{float(score):.4g}'} on {measured_on}, data {str(digest)[:8]}"

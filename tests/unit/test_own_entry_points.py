@@ -186,12 +186,16 @@ def test_the_command_that_repeats_a_run_has_its_classes(own: Own, run: Path, tmp
 def test_tables_of_a_pipeline(run: Path, own: Own, capsys: pytest.CaptureFixture[str]) -> None:
     print_arms({"ours": done(run, "evaluate_ours")})
     print_quality(done(run, "pseudo_labels"))
-    said = capsys.readouterr().out
-    assert "huetchen AP" in said and not TEN.search(said)
-    rows = [line.split() for line in said.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    assert not TEN.search("\n".join(lines)) and max(map(len, lines)) <= 80
+    (header,) = [line for line in lines if line.startswith("labels of the student")]
+    assert header.rstrip().endswith("huetchen AP")
+    kinds, boxes = (
+        lines.index(next(line for line in lines if line.startswith(word))) for word in ("kind ", "boxes at")
+    )
     for group in own.classes.groups:
-        assert ["ours", group] in [row[:2] for row in rows], group
-        assert ["teacher", group] in [row[:2] for row in rows], group
+        assert any(line.startswith(f"{group} ") for line in lines[kinds:boxes]), group
+        assert any(line.startswith(f"  {group} ") for line in lines[boxes:]), group
 
 
 def test_inspect_and_predict_draw_and_write_own_names(

@@ -59,7 +59,7 @@ def test_a_version_leads_to_run_model_and_file(tracking_dir: Path) -> None:
     said = finish(tracking_dir, "a", 0.25)
     client = connect(tracking_uri(tracking_dir))
     version = client.get_model_version_by_alias(NAME, CHAMPION)
-    assert said == f"{NAME} version 1: champion (SPNDS 0.25 on val of i-m)"
+    assert said == f"{NAME} version 1: champion (SPNDS 0.25 on val, data i-m)"
     run = client.get_run(version.run_id)
     assert run.info.run_name == "a" and run.data.tags["registry"] == said
     (out,) = run.outputs.model_outputs
@@ -72,16 +72,16 @@ def test_a_version_leads_to_run_model_and_file(tracking_dir: Path) -> None:
 
 def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) -> None:
     finish(tracking_dir, "first", 0.3)
-    assert "champion stays version 1: SPNDS 0.3 on val of i-m, here 0.2" in finish(tracking_dir, "worse", 0.2)
+    assert "champion stays version 1: SPNDS 0.3 on val, data i-m, here 0.2" in finish(tracking_dir, "worse", 0.2)
     assert "champion stays version 1" in finish(tracking_dir, "equal", 0.3)
-    other = "that was measured on other data (SPNDS 0.3 on val of i-m, here SPNDS 0.9 on"
-    assert f"champion stays version 1: {other} val of i-n)" in finish(tracking_dir, "other clicks", 0.9, "i-n")
-    assert f"champion stays version 1: {other} select of i-m)" in finish(tracking_dir, "split", 0.9, where="select")
+    other = "that was measured on other data (SPNDS 0.3 on val, data i-m, here SPNDS 0.9 on"
+    assert f"champion stays version 1: {other} val, data i-n)" in finish(tracking_dir, "other clicks", 0.9, "i-n")
+    assert f"champion stays version 1: {other} select, data i-m)" in finish(tracking_dir, "split", 0.9, where="select")
     assert "champion stays version 1: that was" in finish(tracking_dir, "metric", 0.9, metric="NDS")
     for nothing in (None, float("nan")):
         assert "champion stays version 1: this one has no score" in finish(tracking_dir, f"{nothing}", nothing)
     assert champion(tracking_dir) == "first"
-    assert "version 9: champion (SPNDS 0.31 on val of i-m)" in finish(tracking_dir, "better", 0.31)
+    assert "version 9: champion (SPNDS 0.31 on val, data i-m)" in finish(tracking_dir, "better", 0.31)
     assert champion(tracking_dir) == "better"
 
 
@@ -94,7 +94,7 @@ def test_without_any_score_there_is_no_champion(tracking_dir: Path) -> None:
 
 def test_a_run_that_finishes_again_is_one_version(tracking_dir: Path) -> None:
     finish(tracking_dir, "a", 0.3)
-    assert finish(tracking_dir, "a", 0.4) == f"{NAME} version 1: champion (SPNDS 0.3 on val of i-m)"
+    assert finish(tracking_dir, "a", 0.4) == f"{NAME} version 1: champion (SPNDS 0.3 on val, data i-m)"
     assert len(connect(tracking_uri(tracking_dir)).search_model_versions(f"name='{NAME}'")) == 1
 
 
@@ -146,7 +146,7 @@ def test_both_kinds_are_registered_apart(tracking_dir: Path) -> None:
     tracker = Tracker.start(tracking_dir, "experiment", "teacher", {}, {})
     model = log_checkpoint(tracker, "teacher", "teacher_step_1", 1, {}, {})
     said = register(tracker, "teacher", model, Score("bev_iou", 0.6, "d", "clicks"), {})
-    assert said == "pdetr3d-teacher version 1: champion (bev_iou 0.6 on clicks of d)"
+    assert said == "pdetr3d-teacher version 1: champion (bev_iou 0.6 on clicks, data d)"
 
 
 def test_a_score_of_zero_makes_no_champion(tracking_dir: Path) -> None:
