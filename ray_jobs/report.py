@@ -135,7 +135,8 @@ def print_quality(
             table.add_row(escape(row), *(_number(values[q]) for q in QUALITY))
     _show(table)
     oracles = ", ".join(
-        f"{name.replace('_', ' ')} {_number(value)}" for name, value in quality["teacher"]["oracles"].items()
+        f"{name.removeprefix('true_').replace('_', ' ')} {_number(value)}"
+        for name, value in quality["teacher"]["oracles"].items()
     )
     print(f"the teacher's BEV IoU if parts of its boxes were true:\n  {oracles}")
     calibration = quality["teacher"]["calibration"]
