@@ -1,4 +1,4 @@
-"""The attribute that a predicted box gets: a rule of ours on class and speed (the detector predicts no attributes)."""
+"""Chooses a predicted box's nuScenes attribute by its class and speed, since the detector predicts no attributes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ MOVING_ABOVE_M_S = 0.2
 def attribute_of(kind: ObjectClass, speed_m_s: float) -> str:
     """The nuScenes attribute of a predicted box; "" for classes that have none.
 
-    Moving means faster than 0.2 m/s; an unknown speed (NaN) counts as standing still. Of nuScenes' ten, moving vehicles
-    are ``vehicle.moving``; standing ones ``vehicle.parked``, but a bus ``vehicle.stopped``: it waits rather than parks.
-    A moving cycle has a rider, a standing one has none. Moving people are ``pedestrian.moving``, others
-    ``pedestrian.standing``. The only effect is on mAAE and, through it, NDS; SPNDS leaves attributes out.
+    An object moves if it is faster than 0.2 m/s; one of unknown speed (NaN) stands still. With nuScenes' ten classes, a
+    moving vehicle is ``vehicle.moving`` and a standing one ``vehicle.parked``, but a standing bus ``vehicle.stopped``,
+    because it waits rather than parks. A moving cycle has a rider, a standing one has none. Moving people are
+    ``pedestrian.moving``, others ``pedestrian.standing``. Attributes affect only mAAE and, through it, NDS; SPNDS
+    leaves them out.
+
+    Args:
+        kind: the box's class. speed_m_s: in the ground plane, NaN: unknown.
     """
     if not kind.attributes:
         return ""

@@ -1,7 +1,7 @@
-"""The devkit's detection score for any list of classes. Its own types refuse classes that are not nuScenes' ten.
+"""The devkit's detection score for any list of classes; the devkit's own types refuse classes other than its ten.
 
-What differs is who is asked which classes there are; matching and averaging are the same (``matching``). Tests hold the
-score of the ten, given as a list of one's own, against the devkit's.
+The types below take their classes from the config. Matching and averaging are the same (``matching``). Tests compare
+the score of nuScenes' ten classes, given as a list of own classes, with the devkit's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pdetr3d.evaluation.means import mean_of
 
 
 class ClassConfig(DetectionConfig):
-    """``DetectionConfig`` that takes the classes of ``class_range`` as they are."""
+    """A ``DetectionConfig`` whose classes are the keys of ``class_range``, whatever they are."""
 
     def __init__(self, class_range: dict[str, float], *others: Any) -> None:
         devkit = config_factory("detection_cvpr_2019")
@@ -29,7 +29,7 @@ class ClassConfig(DetectionConfig):
 
 
 class ClassBox(DetectionBox):
-    """``DetectionBox`` of any class."""
+    """A ``DetectionBox`` of any class and attribute."""
 
     def __init__(
         self,
@@ -50,12 +50,14 @@ class ClassBox(DetectionBox):
 
 
 class ClassMetrics(DetectionMetrics):
-    """``DetectionMetrics`` that leaves out errors which make sense for no class (no velocities, no attributes), rather
-    than counting them as the worst: NDS then has fewer parts."""
+    """``DetectionMetrics`` that leaves out errors that are undefined for every class (e.g. without velocities).
+
+    The devkit counts such errors as 1. Here NDS has fewer terms instead.
+    """
 
     @property
     def tp_errors(self) -> dict[str, float]:
-        """Mean error over the classes for which it makes sense; NaN: for none."""
+        """Each error's mean over the classes for which it is defined; NaN if there are none."""
         found = {}
         for metric in TP_METRICS:
             mean = mean_of([self.get_label_tp(name, metric) for name in self.cfg.class_names])
@@ -64,12 +66,12 @@ class ClassMetrics(DetectionMetrics):
 
     @property
     def tp_scores(self) -> dict[str, float]:
-        """1 - error, at least 0, of the errors that make sense."""
+        """1 - error, at least 0, of the defined errors; ``DetectionMetrics.nd_score`` averages these."""
         return {name: max(0.0, 1.0 - error) for name, error in self.tp_errors.items() if not math.isnan(error)}
 
 
 def scoring_config(classes: ClassList) -> DetectionConfig:
-    """``detection_cvpr_2019``, for these classes and their ranges."""
+    """The devkit's configuration ``detection_cvpr_2019`` with these classes and their ranges [m]."""
     devkit = config_factory("detection_cvpr_2019")
     if not classes.own:
         return devkit
@@ -77,7 +79,11 @@ def scoring_config(classes: ClassList) -> DetectionConfig:
 
 
 def ground_truth(nusc: NuScenes, sample_tokens: list[str], classes: ClassList) -> EvalBoxes:
-    """As the devkit's ``load_gt_of_sample_tokens``, of annotations that are of one of the classes."""
+    """Load the annotations of the classes, as the devkit's ``load_gt_of_sample_tokens`` does for its ten.
+
+    Returns:
+        Boxes in the global frame by sample token.
+    """
     attribute = {row["token"]: row["name"] for row in nusc.attribute}
     found = EvalBoxes()
     for token in sample_tokens:

@@ -1,4 +1,4 @@
-"""Columns of numbers that grow piece by piece in files, and are read back as mapped arrays: memory holds a piece."""
+"""Collects columns of numbers piece by piece in temporary files, and maps them back, so that memory holds one piece."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 
 class ColumnFiles:
-    """Takes pieces of float64 columns; the files have no names: they go with their arrays."""
+    """Collects float64 columns. The files are unnamed: the system removes each when its mapped array is freed."""
 
     def __init__(self) -> None:
         self.files: dict[str, IO[bytes]] = {}
         self.rows = 0
 
     def add(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
-        """Append a piece: columns (n,), the same ones each time."""
+        """Append a piece: columns (n,), with the same names each time."""
         for name, values in columns.items():
             if name not in self.files:
                 self.files[name] = tempfile.TemporaryFile(prefix="pdetr3d_column_")  # noqa: SIM115
@@ -26,7 +26,7 @@ class ColumnFiles:
         self.rows += len(next(iter(columns.values())))
 
     def mapped(self) -> dict[str, NDArray[np.float64]]:
-        """The columns (N,) of all pieces; nothing can be added afterwards."""
+        """The columns (N,) float64 of all pieces, mapped read-only; nothing can be added afterwards."""
         found = {}
         for name, file in self.files.items():
             with file:

@@ -1,4 +1,4 @@
-"""The score by distance from the ego vehicle (method 6.1), with the devkit's own matching and averaging."""
+"""Scores detections by distance from the ego vehicle (method.md 6.1), with the devkit's matching and averaging."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.means import mean_of
 
 DISTANCE_BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))
-MIN_OBJECTS_IN_BIN = 10
+MIN_OBJECTS_IN_BIN = 10  # a class with fewer objects is left out of the bin's means
 ERROR_NAMES = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
 
 def reaching(config: DetectionConfig) -> DetectionConfig:
-    """The same configuration with class ranges that reach the last bin's end (and no less than before)."""
+    """The same configuration with class ranges extended to the last bin's end, unless they are longer already."""
     ranges = {name: max(range_m, DISTANCE_BINS_M[-1][1]) for name, range_m in config.class_range.items()}
     return type(config).deserialize(config.serialize() | {"class_range": ranges})
 
 
 def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxes:
-    """The boxes with ``low_m <= ego distance < high_m[class]``; every sample stays a key."""
+    """The boxes with ``low_m <= distance from the ego vehicle < high_m[class]``; every sample token is kept."""
     kept = EvalBoxes()
     for token in boxes.sample_tokens:
         offset = np.array([box.ego_translation[:2] for box in boxes[token]], dtype=np.float64).reshape(-1, 2)
@@ -40,21 +40,24 @@ def bin_matchings(config: DetectionConfig, classes: ClassList) -> dict[tuple[int
 
 
 def add_to_bins(bins: dict[tuple[int, int], Matching], gt: EvalBoxes, pred: EvalBoxes) -> None:
-    """Give some samples to all bins. gt, pred: filtered by the devkit with the ranges of ``reaching``."""
+    """Add some samples' objects and predictions to the bins; both are filtered by the ranges of ``reaching``."""
     for (low, high), matching in bins.items():
         high_m = dict.fromkeys(matching.classes.names, float(high))
         matching.add(within(gt, low, high_m), within(pred, low, high_m))
 
 
 def by_distance(bins: dict[tuple[int, int], Matching]) -> dict[str, Any]:
-    """The score by ego distance (method 6.1), bin name -> mAP, ATE, ASE, AOE, classes, n_gt.
+    """The score by ego distance (method.md 6.1).
 
-    Ground truth and predictions with lo <= distance < hi count, the bin replacing the class ranges; zero-point objects
-    and bike racks are filtered as always. mAP, ATE, ASE, AOE are means over ``classes``: those with at least 10 objects
-    in the bin (None if there are none); ``n_gt`` counts all classes.
+    In a bin, objects and predictions with lo <= distance < hi count: the bin replaces the class ranges. Objects without
+    points and boxes in bike racks are filtered as always.
 
     Args:
-        bins: of ``bin_matchings``, which have all samples of the split.
+        bins: from ``bin_matchings``, after all samples of the split were added.
+
+    Returns:
+        Bin name -> ``mAP``, ``ATE`` [m], ``ASE``, ``AOE`` [rad]: means over ``classes``, the names of the classes with
+        at least MIN_OBJECTS_IN_BIN objects in the bin (None if there are none); ``n_gt``: objects of every class.
     """
     return {
         bin_name(low, high): _bin_report(matching.metrics(), count_objects(matching))
@@ -77,5 +80,5 @@ def _bin_report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, An
 
 
 def count_objects(matching: Matching) -> dict[str, int]:
-    """Objects per class, all classes."""
+    """The number of objects of every class."""
     return {name: matching.n_gt[name] for name in matching.classes.names}

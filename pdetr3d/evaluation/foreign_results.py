@@ -1,4 +1,4 @@
-"""Anybody's nuScenes results file: its entries as they stand there, checked so that the devkit's code takes them."""
+"""Reads a nuScenes results file of any detector, and checks its entries so that the devkit's code accepts them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE, read_samples
 from pdetr3d.schema import DataError
 
 NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
-UNKNOWN = ("velocity",)  # may hold null or NaN: the entry's speed is then scored for nobody, as the devkit does
+UNKNOWN = ("velocity",)  # may hold null or NaN: the devkit then leaves the entry out of the mean velocity error
 
 
 def read_entries(path: Path, tokens: list[str], classes: ClassList) -> dict[str, list[dict[str, Any]]]:
-    """Sample token -> the ``sample_result`` entries of it, in the order of ``tokens``; other samples are left out.
+    """Read the entries of the given samples.
 
     Args:
-        tokens: of the samples that must be in the file. classes: that ``detection_name`` may be of.
+        tokens: sample tokens that the file must contain; other samples are left out.
+        classes: that ``detection_name`` may name.
+
+    Returns:
+        Sample token -> its ``sample_result`` entries (global frame), in the order of ``tokens``.
 
     Raises:
-        DataError: when it is no results file, lacks a sample, or an entry is not of the format: names the sample, the
-            entry's place, its field and value, and what is allowed.
+        DataError: when the file is no results file, lacks a sample, or an entry does not have the format; the message
+            names the sample, the entry's position, its field and value, and what is allowed.
     """
     results = read_samples(path, tokens)
     attributes = {*ATTRIBUTE_NAMES, *(name for each in classes.classes for name in each.attributes), ""}
@@ -67,6 +71,7 @@ def _entry(where: str, token: str, row: Any, classes: ClassList, attributes: set
 
 
 def _numbers(where: str, name: str, value: Any, count: int) -> list[float]:
+    """The field's numbers; in the fields of UNKNOWN null becomes NaN."""
     try:
         numbers = [float("nan") if one is None and name in UNKNOWN else float(one) for one in value]
         fine = len(numbers) == count and (name in UNKNOWN or bool(np.isfinite(numbers).all()))

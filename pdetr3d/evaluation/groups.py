@@ -1,4 +1,4 @@
-"""The score by kind of object, and headings taken apart: axis, direction. Vehicles, people and barriers differ in both.
+"""Scores groups of classes, and splits heading errors into the error of the axis and reversed directions.
 
 Legend: N pairs of an object and its detection.
 """
@@ -17,21 +17,24 @@ from pdetr3d.evaluation.distance_bins import ERROR_NAMES
 from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.means import mean_of
 
-PARTS = ("people_moving", "people_standing")  # of the people, by the attribute of the ground truth
+PARTS = ("people_moving", "people_standing")  # parts of the group "people", by the attribute of the ground truth
 
 
 def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[str, Any]]:
-    """Figures of each group of classes, and of people who move and who do not.
+    """Figures of each group of classes, and of moving and standing people.
 
     Args:
-        metrics: of ``matching``, which has all samples of a split, filtered by class range.
+        metrics: the result of ``matching.metrics()``.
+        matching: with all samples of a split, filtered by class range.
 
     Returns:
-        JSON-safe, group -> ``mAP``, ``ATE``, ``ASE``, ``AOE``: means of the devkit's figures over the group's classes
-        with ground truth (absent of PARTS: a false positive belongs to neither); ``n_gt``; ``matched``: how many of
-        these have a detection (the devkit's matching at 2 m, all scores). Over the matched: ``yaw_error_rad``;
-        ``axis_error_rad``, the same up to half a turn; ``reversed``, the share whose heading is off by over 90 degrees.
-        None where undefined: barriers look the same from both sides, cones from all.
+        JSON-safe, group -> figures:
+        ``mAP``, ``ATE``, ``ASE``, ``AOE``: means of the devkit's figures over the group's classes with ground truth.
+        PARTS lack them, because a false positive belongs to neither part.
+        ``n_gt``: objects. ``matched``: objects with a detection (the devkit's matching at 2 m, all scores).
+        Means over the matched objects: ``yaw_error_rad``; ``axis_error_rad``, the heading error modulo half a turn;
+        ``reversed``, the share whose heading is wrong by more than 90 degrees.
+        A figure is None where it is undefined: barriers have an axis but no direction, cones have neither.
     """
     report = {}
     for group, classes in matching.classes.groups.items():
@@ -52,7 +55,14 @@ def by_group(metrics: DetectionMetrics, matching: Matching) -> dict[str, dict[st
 
 
 def headings(pairs: Mapping[str, Mapping[str, NDArray[np.float64]]], classes: ClassList) -> dict[str, Any]:
-    """``matched``, ``yaw_error_rad``, ``axis_error_rad``, ``reversed`` of class -> ``Matching.matched``."""
+    """The heading figures of some classes together.
+
+    Args:
+        pairs: class -> ``Matching.matched``, with ``yaw`` and ``axis`` errors (N,) [rad].
+
+    Returns:
+        ``matched``, ``yaw_error_rad``, ``axis_error_rad``, ``reversed``: see ``by_group``.
+    """
     heading = {each.name: each.heading for each in classes.classes}
     axis = [pair["axis"] for name, pair in pairs.items() if heading[name] != "none"]
     yaw = [pair["yaw"] for name, pair in pairs.items() if heading[name] == "direction"]
@@ -66,5 +76,6 @@ def headings(pairs: Mapping[str, Mapping[str, NDArray[np.float64]]], classes: Cl
 
 
 def _mean(parts: Sequence[NDArray[Any]]) -> float | None:
+    """The mean over all arrays' values; None without any."""
     count = sum(len(part) for part in parts)
     return float(sum(part.sum() for part in parts) / count) if count else None

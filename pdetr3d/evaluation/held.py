@@ -1,4 +1,4 @@
-"""Which boxes are scored where a sample's labels do not hold everywhere."""
+"""Selects the boxes to score in samples whose labels hold only in certain regions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pdetr3d.geometry.rigid import apply, chain, inverse
 
 
 def where_labels_hold(boxes: EvalBoxes, regions: Mapping[str, Regions], poses: Mapping[str, Poses]) -> EvalBoxes:
-    """The boxes whose center lies where labels hold, seen from above; every sample stays a key.
+    """The boxes whose center, seen from above, lies where the sample's labels hold; every sample token is kept.
 
     Args:
-        boxes: global frame. regions: sample_token -> regions in its LIDAR_TOP frame; samples without hold everywhere.
-        poses: sample_token -> (lidar2ego, ego2global).
+        boxes: global frame.
+        regions: sample token -> regions in its LIDAR_TOP frame. Labels of samples that are not in it hold everywhere.
+        poses: sample token -> (lidar2ego, ego2global), (4, 4) each.
     """
     kept = EvalBoxes()
     for token in boxes.sample_tokens:

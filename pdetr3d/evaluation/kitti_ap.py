@@ -1,9 +1,10 @@
-"""KITTI's detection score: AP at 40 recall points, of boxes in 3D and seen from above.
+"""Computes KITTI's detection score: AP at 40 recall points, of boxes in 3D and seen from above.
 
-Matching, difficulties and what counts are those of the benchmark's development kit (evaluate_object.cpp). The recall
-points are exact: precision at recall k / 40 is taken at the highest score at which k / 40 of the objects are found. The
-kit takes one score for each step of recall that the found objects make, so that with fewer than 41 objects some of its
-40 points stay empty, and ground truth as predictions does not reach 100; with many objects both are equal.
+Matching, difficulties and the objects that count are those of the benchmark's development kit (evaluate_object.cpp).
+The recall points are exact: the precision at recall k / 40 is taken at the highest score threshold at which k / 40 of
+the objects are found. The kit takes one threshold per step of recall that the found objects make. With fewer than 41
+objects some of its 40 points thus stay empty, so that even perfect predictions do not reach 100. With many objects both
+are equal.
 
 Legend: N labels, M detections of a frame, T score thresholds.
 """
@@ -20,23 +21,23 @@ from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import bev_overlaps, footprints
 
-# Class -> intersection over union from which a detection is right, and the class that is neither right nor wrong.
-IOU = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
-NEIGHBOR = {"Car": "Van", "Pedestrian": "Person_sitting"}
-# Difficulty -> least height in the image [px], most occlusion (KITTI's number), most truncation.
+IOU = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}  # class -> a correct detection overlaps the object by more
+NEIGHBOR = {"Car": "Van", "Pedestrian": "Person_sitting"}  # class -> the class whose detection is not counted as wrong
+# Difficulty -> least height in the image [px], highest occlusion (KITTI's number 0 .. 3), highest truncation (share).
 DIFFICULTY = {"easy": (40.0, 0, 0.15), "moderate": (25.0, 1, 0.3), "hard": (25.0, 2, 0.5)}
 METRICS = ("3d", "bev")
 RECALL_POINTS = 40
-COUNTS, NEITHER, OTHER = 0, 1, -1  # of a label or a detection: scored; matched but not scored; of another class
+COUNTS, NEITHER, OTHER = 0, 1, -1  # a label or a detection is: scored; matched but not scored; of another class
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """The labels of a frame, without DontCare (which the kit uses for boxes in images alone).
+    """The labels of a frame, without DontCare, which the kit uses only for boxes in images.
 
     Attributes:
-        kind: (N,) KITTI's types. height_px: (N,) of their rectangles. occluded, truncated: (N,). box: (N, 7) x, y, z,
-            l, w, h, yaw, in a frame in which KITTI's boxes stand upright.
+        kind: (N,) KITTI's types. height_px: (N,) heights of their rectangles in the image [px].
+        occluded: (N,) KITTI's number. truncated: (N,) share outside the image.
+        box: (N, 7) x, y, z, l, w, h [m], yaw [rad], in a frame in which KITTI's boxes stand upright.
     """
 
     kind: NDArray[np.str_]
@@ -48,7 +49,11 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Detected:
-    """The detections of a frame: (M,) ``kind``, ``height_px`` in the image, ``score``, and ``box`` (M, 7)."""
+    """The detections of a frame.
+
+    Attributes:
+        kind: (M,) KITTI's types. height_px: (M,) in the image [px]. score: (M,). box: (M, 7), as ``Labeled.box``.
+    """
 
     kind: NDArray[np.str_]
     height_px: NDArray[np.float64]
@@ -60,8 +65,8 @@ def kitti_ap(frames: Sequence[tuple[Labeled, Detected]]) -> dict[str, Any]:
     """Score frames.
 
     Returns:
-        JSON-safe, class of IOU -> ``3d`` and ``bev`` -> difficulty -> AP in percent (None where there is no object);
-        ``n_gt`` -> difficulty -> objects.
+        JSON-safe, for each class of IOU: ``3d`` and ``bev`` -> difficulty -> AP in percent (None without objects);
+        ``n_gt`` -> difficulty -> number of objects.
     """
     overlaps = [overlap(labeled.box, detected.box) for labeled, detected in frames]
     report: dict[str, Any] = {}
@@ -83,7 +88,7 @@ def kitti_ap(frames: Sequence[tuple[Labeled, Detected]]) -> dict[str, Any]:
     return report
 
 
-# right (N, M), overlap (N, M), of labels (N,), of detections (M,), score (M,)
+# correct (N, M): the IoU suffices; IoU (N, M); state of labels (N,) and of detections (M,): COUNTS, ...; score (M,)
 _Matching = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -101,7 +106,7 @@ def _average_precision(frames: list[_Matching], count: int) -> float:
 def _found_scores(
     right: NDArray[np.bool_], _: NDArray, labels: NDArray[np.int64], detections: NDArray[np.int64], score: NDArray
 ) -> NDArray[np.float64]:
-    """Scores of detections that find an object when each label takes the best scored one that is left."""
+    """The scores of the detections that find an object, if each label takes the remaining detection of best score."""
     free, scores = detections != OTHER, []
     for number in np.flatnonzero(labels != OTHER):
         may = right[number] & free
@@ -121,15 +126,17 @@ def _at_thresholds(
     score: NDArray[np.float64],
     thresholds: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """(2, T) right and wrong detections with at least each score, when each label takes the one that overlaps most:
-    a detection too small to be scored only where there is no other."""
+    """Count correct and wrong detections at each score threshold: (2, T) int64.
+
+    Each label takes the remaining detection of highest IoU; a detection too small to be scored only if no other fits.
+    """
     free = (score >= thresholds[:, None]) & (detections != OTHER)
     correct = np.zeros(len(thresholds), np.int64)
     rows = np.arange(len(thresholds))
     for number in np.flatnonzero(labels != OTHER):
         may = free & right[number]
         scored = may & (detections == COUNTS)
-        # Overlaps are at most 1: those that are scored come first, by overlap; of the others the first.
+        # An IoU is at most 1: scored detections rank first, by IoU; of the others the first in the list is taken.
         rank = np.where(scored, 1 + overlaps[number], np.where(may, 0.5, -1.0))
         if not rank.shape[1]:
             break
@@ -142,6 +149,7 @@ def _at_thresholds(
 
 
 def _of_labels(labeled: Labeled, name: str, difficulty: str) -> NDArray[np.int64]:
+    """(N,) COUNTS, NEITHER (too hard, or of the neighboring class) or OTHER."""
     height, occluded, truncated = DIFFICULTY[difficulty]
     hard = (labeled.height_px < height) | (labeled.occluded > occluded) | (labeled.truncated > truncated)
     own = labeled.kind == name
@@ -149,12 +157,13 @@ def _of_labels(labeled: Labeled, name: str, difficulty: str) -> NDArray[np.int64
 
 
 def _of_detections(detected: Detected, name: str, difficulty: str) -> NDArray[np.int64]:
+    """(M,) COUNTS, NEITHER (too small in the image) or OTHER."""
     small = detected.height_px < DIFFICULTY[difficulty][0]
     return np.where(small, NEITHER, np.where(detected.kind == name, COUNTS, OTHER))
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Intersection over union of N boxes (N, 7) with M boxes: (N, M), ``bev`` from above, and ``3d``."""
+    """Intersection over union of boxes (N, 7) with boxes (M, 7), each (N, M): "bev", seen from above, and "3d"."""
     shared = np.zeros((len(a), len(b)))
     first, second = np.nonzero(bev_overlaps(a, b)) if len(a) and len(b) else (np.zeros(0, int), np.zeros(0, int))
     one, other = (footprints(box[:, :3], box[:, 3:6], box[:, 6]) for box in (a, b))

@@ -1,4 +1,4 @@
-"""KITTI's score of boxes that were predicted on an imported KITTI dataset, beside the devkit's (``kitti_ap.py``)."""
+"""Scores boxes that were predicted on an imported KITTI dataset as KITTI does (``kitti_ap.py``)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pdetr3d.geometry.boxes import EDGES, corners
 from pdetr3d.geometry.camera import project_segments
 from pdetr3d.schema import Boxes3D, CameraRecord, DataError
 
-LABELS = "kitti_labels.parquet"  # in the folder of the tables: written by the import
-FACTS = "import.json"
+LABELS = "kitti_labels.parquet"  # KITTI's labels, which the import writes to the folder of the tables
+FACTS = "import.json"  # the import's settings, in the same folder
 DONT_CARE = "DontCare"
 
 
 def has_kitti_labels(folder: Path) -> bool:
-    """Whether a folder of tables is of a KITTI dataset."""
+    """Whether a folder of tables (``dataroot/version``) was imported from KITTI."""
     return (folder / LABELS).is_file()
 
 
@@ -38,19 +38,23 @@ def kitti_score(
     """Score boxes as KITTI does.
 
     Args:
-        folder: of the tables, ``dataroot/version``. predictions: sample token -> boxes in the LIDAR_TOP frame, of every
-            sample that is scored. cameras: sample token -> CAM_FRONT. Boxes that its image does not show are left out:
-            nobody annotated there. classes: that labels are of.
+        folder: of the tables, ``dataroot/version``.
+        predictions: sample token -> boxes in the LIDAR_TOP frame, for every sample to score.
+        cameras: sample token -> CAM_FRONT. Boxes outside its image are left out, because KITTI's annotators labeled
+            only objects in the image.
+        classes: names of ``Boxes3D.label``.
 
     Returns:
-        As ``kitti_ap``, of the classes of KITTI that the import gave a class.
+        As ``kitti_ap``, for those of KITTI's classes that the import mapped to one of ``classes``.
 
     Raises:
-        DataError: when the dataset has no labels of KITTI's.
+        DataError: when the dataset has no KITTI labels, or a sample has no CAM_FRONT.
     """
     if not has_kitti_labels(folder):
-        raise DataError(f"{folder / LABELS}: no such file; KITTI's score is of what pdetr3d import kitti wrote")
-    categories = json.loads((folder / FACTS).read_text())["categories"]  # of KITTI's types, as the import wrote them
+        raise DataError(
+            f"{folder / LABELS}: no such file; KITTI's score needs a dataset that pdetr3d import kitti wrote"
+        )
+    categories = json.loads((folder / FACTS).read_text())["categories"]  # KITTI's type -> category of the tables
     kind_of = {name: kind for kind in IOU if (name := classes.class_of(categories.get(kind, ""))) is not None}
     labels = pq.read_table(folder / LABELS).to_pandas()
     labels = dict(tuple(labels[labels["kind"] != DONT_CARE].groupby("sample_token")))
@@ -67,7 +71,7 @@ def kitti_score(
 
 
 def show_kitti(report: Mapping[str, Any], whose: str = "") -> None:
-    """Print a table: class and overlap, AP in 3D and from above by difficulty."""
+    """Print ``kitti_score``'s report as a table; ``whose`` names the detector in its title."""
     table = Table(title=f"{whose} KITTI: AP at 40 recall points [%], easy / moderate / hard")
     for column in ("class", "IoU", *METRICS, "objects"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -97,7 +101,7 @@ def _detected(boxes: Boxes3D, camera: CameraRecord, kinds: Sequence[str]) -> Det
 
 
 def image_heights(box: NDArray[np.float64], camera: CameraRecord) -> NDArray[np.float64]:
-    """How high (N,) [px] the rectangles round N boxes (N, 7) are in an image, cut at its rim; 0: not in it."""
+    """Heights (N,) [px] of the rectangles around projected boxes (N, 7), clipped to the image; 0 for a box outside."""
     heights = np.zeros(len(box))
     size = np.array([camera.width_px, camera.height_px], np.float64)
     for number, each in enumerate(corners(box[:, :3], box[:, 3:6], box[:, 6])):

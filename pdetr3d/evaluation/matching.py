@@ -1,8 +1,8 @@
-"""The devkit's matching and averaging, some samples at a time: what is held does not grow with the split.
+"""Matches and averages detections as the devkit does, but some samples at a time, so that memory does not grow.
 
-A detection is matched within its sample alone, so samples can be matched as they come. What the devkit's ``accumulate``
-then needs of each detection goes to column files (``ColumnFiles``) of its class; sorting and averaging read them back.
-Tests hold the result against the devkit's own.
+A detection is matched within its sample alone, so that samples can be matched one after another. The numbers that the
+devkit's ``accumulate`` then needs of each detection go to files (``ColumnFiles``) of its class; sorting and averaging
+read them back. Tests compare the result with the devkit's.
 
 Legend: N detections of a class, M of them matched.
 """
@@ -24,19 +24,19 @@ from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.class_scoring import ClassMetrics
 from pdetr3d.evaluation.column_files import ColumnFiles
 
-PART = 1 << 18  # detections that are held at a time, but for their order
+PART = 1 << 18  # number of detections in memory at a time; only their order is held as a whole
 WALKING = "pedestrian.moving"
 ERRORS = ("trans_err", "vel_err", "scale_err", "orient_err", "attr_err")
 
 
 class Matching:
-    """Takes samples, gives the devkit's metrics.
+    """Collects samples and computes the devkit's metrics of them.
 
     Args:
-        config: the devkit's; its class ranges are not looked at. classes: that are scored.
+        config: the devkit's; its class ranges are not used here. classes: the classes to score.
 
     Attributes:
-        n_gt: Counter of objects by class. walking: how many of them are people who move.
+        n_gt: number of objects by class. walking: number of the objects that are moving people.
     """
 
     def __init__(self, config: DetectionConfig, classes: ClassList) -> None:
@@ -46,7 +46,7 @@ class Matching:
         self._read: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def add(self, gt: EvalBoxes, pred: EvalBoxes) -> None:
-        """Objects and detections of some samples, filtered as they are to be scored; no sample comes twice."""
+        """Add objects and detections of some samples, filtered by range; no sample may be added twice."""
         for token in gt.sample_tokens:
             self.n_gt.update(box.detection_name for box in gt[token])
             self.walking += sum(box.attribute_name == WALKING for box in gt[token])
@@ -59,8 +59,12 @@ class Matching:
     def _columns(
         self, name: str, objects: Sequence[DetectionBox], found: Sequence[DetectionBox]
     ) -> dict[str, NDArray[np.float64]]:
-        """Of the detections of one class in one sample: score; whether matched at each distance; errors of those that
-        are at ``dist_th_tp`` (NaN: of the others), and yaw and axis errors [rad] whatever the class."""
+        """Columns (n,) of the n detections of one class in one sample.
+
+        ``score``; ``hit@D``: 1 where matched at distance D, else 0; the devkit's ERRORS, ``yaw`` and ``axis`` errors
+        [rad] and ``walks`` (whether the object is a moving person) of detections that are matched at ``dist_th_tp``,
+        NaN for the others.
+        """
         columns = {"score": np.array([box.detection_score for box in found])}
         extra = (*ERRORS, "yaw", "axis", "walks")
         columns |= {key: np.full(len(found), np.nan) for key in extra}
@@ -88,19 +92,19 @@ class Matching:
         return columns
 
     def columns(self, name: str) -> dict[str, NDArray[np.float64]]:
-        """Of a class, (N,) each; empty where nothing was detected. Nothing can be added afterwards."""
+        """The columns (N,) of a class; an empty dict if nothing was detected. Nothing can be added afterwards."""
         if name not in self._read:
             self._read[name] = self._files[name].mapped()
         return self._read[name]
 
     def matched(self, name: str) -> dict[str, NDArray[np.float64]]:
-        """``yaw``, ``axis``, ``walks`` of the M matched detections at ``dist_th_tp``."""
+        """``yaw`` and ``axis`` errors [rad] and ``walks``, each (M,), of the detections matched at ``dist_th_tp``."""
         columns = self.columns(name)
         hit = np.flatnonzero(columns[f"hit@{self.config.dist_th_tp}"]) if columns else np.zeros(0, np.int64)
         return {key: np.asarray(columns[key][hit]) if columns else np.zeros(0) for key in ("yaw", "axis", "walks")}
 
     def metrics(self) -> DetectionMetrics:
-        """As ``DetectionEval.evaluate`` makes them."""
+        """The metrics, as ``DetectionEval.evaluate`` computes them."""
         config, made = self.config, (ClassMetrics if self.classes.own else DetectionMetrics)(self.config)
         undefined = {each.name: each.undefined for each in self.classes.classes}
         for name in config.class_names:
@@ -114,7 +118,10 @@ class Matching:
         return made
 
     def metric_data(self, name: str, threshold: float) -> DetectionMetricData:
-        """As ``accumulate`` makes them of a class and a distance; errors are right at ``dist_th_tp`` alone."""
+        """The curves of a class at a matching distance [m], as the devkit's ``accumulate`` computes them.
+
+        Errors are computed at ``dist_th_tp`` only; at other distances they are 1, and nobody reads them.
+        """
         columns, objects = self.columns(name), self.n_gt[name]
         if not columns or not objects or not columns[f"hit@{threshold}"].any():
             return DetectionMetricData.no_predictions()
@@ -134,12 +141,16 @@ class Matching:
 
 
 def match(objects: Sequence[DetectionBox], found: Sequence[DetectionBox], threshold_m: float) -> list[tuple[int, int]]:
-    """(object, detection) of one class in one sample: by falling score, each detection with the nearest object that is
-    still free, if that is nearer than ``threshold_m``."""
+    """Match one class in one sample: in descending score, each detection takes the nearest object that is still free,
+    if its center is nearer than ``threshold_m`` in the ground plane.
+
+    Returns:
+        (index of the object, index of the detection) of each pair.
+    """
     if not objects or not found:
         return []
     places = [np.array([box.translation[:2] for box in boxes]) for boxes in (objects, found)]
-    distance = np.linalg.norm(places[1][:, None] - places[0][None], axis=2)  # of every detection to every object
+    distance = np.linalg.norm(places[1][:, None] - places[0][None], axis=2)  # (detections, objects)
     pairs = []
     for _, j in sorted(((box.detection_score, j) for j, box in enumerate(found)), reverse=True):
         i = int(np.argmin(distance[j]))
@@ -152,7 +163,7 @@ def match(objects: Sequence[DetectionBox], found: Sequence[DetectionBox], thresh
 def _curve(
     score: NDArray[np.float64], hit: NDArray[np.float64], order: NDArray[np.int64], objects: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall, precision and score (N,) down the list of detections, in mapped files."""
+    """Recall, precision and score (N,) along the detections in ``order``, in mapped files."""
     files, true = ColumnFiles(), 0.0
     for part in _parts(len(order)):
         chosen = order[part]
@@ -164,4 +175,5 @@ def _curve(
 
 
 def _parts(count: int) -> Iterator[slice]:
+    """Slices of at most PART rows that cover 0 .. count - 1."""
     return (slice(start, min(start + PART, count)) for start in range(0, count, PART))

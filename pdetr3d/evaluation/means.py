@@ -1,4 +1,4 @@
-"""Means of figures of which some are undefined."""
+"""Averages figures of which some may be undefined (NaN)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import numpy as np
 
 
 def mean_of(values: list[float]) -> float | None:
-    """Mean of the values that are not NaN; None when there are none."""
+    """The mean of the values that are not NaN; None if there are none."""
     known = [v for v in values if not math.isnan(v)]
     return float(np.mean(known)) if known else None

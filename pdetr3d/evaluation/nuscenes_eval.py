@@ -1,5 +1,7 @@
-"""The official nuScenes detection score, SPNDS and the score by distance: boxes loaded, filtered and averaged by the
-devkit's own code, matched piece by piece (``matching``)."""
+"""Computes the official nuScenes detection score, SPNDS, and the scores by distance and by group of classes.
+
+The devkit's code loads and filters the boxes and averages the metrics; ``matching`` matches them piece by piece.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, 
 from nuscenes.utils.splits import get_scenes_of_split
 
 from pdetr3d.class_list import ClassList
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.class_scoring import ClassBox, ground_truth, scoring_config
 from pdetr3d.evaluation.distance_bins import (
     ERROR_NAMES,
@@ -42,7 +45,6 @@ from pdetr3d.evaluation.results_format import (
     nuscenes_boxes,
     read_poses,
     results_file,
-    write_json,
 )
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import Boxes3D, DataError
@@ -51,8 +53,8 @@ from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import NUSCENES, Names
 
 MINI_SPLITS = ("mini_train", "mini_val")
-PIECE = 64  # samples whose boxes are held at a time
-_STDERR = threading.Lock()  # jobs score in several threads
+PIECE = 64  # number of samples whose boxes are in memory at a time
+_STDERR = threading.Lock()  # jobs score in several threads, and stderr is redirected for the whole process
 
 
 def load_tables(
@@ -63,11 +65,13 @@ def load_tables(
     *,
     classes: ClassList,
 ) -> NuScenes:
-    """The devkit's tables, read once per process and dataset (again when the annotations on disk changed).
+    """The devkit's tables, read once per process and dataset, and again after the annotations on disk changed.
 
     Args:
-        names: of the dataset's own. points: annotation token -> LiDAR points, where the tables do not count them.
-        classes: that annotations are of.
+        dataroot, version: the tables are in ``dataroot/version``.
+        names: maps the dataset's own names of categories and cameras.
+        points: annotation token -> number of LiDAR points, for tables that do not hold it.
+        classes: the classes to score.
 
     Raises:
         DataError: when there are no tables at ``dataroot/version``, or they lack what scoring needs (``Tables``).
@@ -84,14 +88,18 @@ def load_tables(
 @functools.lru_cache(maxsize=2)
 def _load_tables(dataroot: str, version: str, names: Names, classes: ClassList, _mtime_ns: int) -> NuScenes:
     nusc = Tables(Path(dataroot), version, classes, names)
-    for row in nusc.sample_annotation:  # the devkit adds the two and leaves out objects with 0
+    for row in nusc.sample_annotation:  # the devkit adds the two fields and leaves out objects whose sum is 0
         for field in ("num_lidar_pts", "num_radar_pts"):
             row[field] = 0 if not_counted(row[field]) else row[field]
     return nusc
 
 
 def refuse_unscorable(version: str, split: str) -> None:
-    """Raise DataError when the devkit scores a split in versions of another name alone."""
+    """Refuse a split that the devkit scores only in versions of another name.
+
+    Raises:
+        DataError: names the split, the version and the allowed ending.
+    """
     versions = {"train": "trainval", "val": "trainval", "train_detect": "trainval", "train_track": "trainval"}
     ending = {**versions, "mini_train": "mini", "mini_val": "mini", "test": "test"}.get(split, "")
     if version.endswith(ending) or (split in MINI_SPLITS and version.endswith("trainval")):
@@ -103,11 +111,13 @@ def refuse_unscorable(version: str, split: str) -> None:
 
 
 def split_samples(nusc: NuScenes, split: str) -> list[str]:
-    """Tokens of the split's samples that the dataset holds, in table order. The split may be one of the devkit's or
-    one of ``VERSION/splits.json``; scenes of it that the dataset lacks are left out, as the devkit does.
+    """Tokens of the split's samples in the dataset, in table order.
+
+    The split is one of the devkit's or one of ``VERSION/splits.json``. Scenes that the dataset lacks are left out, as
+    the devkit does.
 
     Raises:
-        DataError: when nobody knows the split, or the dataset holds no sample of it.
+        DataError: when the split is unknown, or the dataset has no sample of it.
     """
     try:
         names = set(get_scenes_of_split(split, nusc))
@@ -122,7 +132,11 @@ def split_samples(nusc: NuScenes, split: str) -> list[str]:
 def ground_truth_predictions(
     nusc: NuScenes, split: str, classes: ClassList
 ) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
-    """The objects that are scored, as perfect predictions, and their samples' poses: arguments of ``score``."""
+    """The scored objects as perfect predictions, and their samples' poses: arguments of ``score``, for tests.
+
+    Returns:
+        Sample token -> boxes in its LIDAR_TOP frame, and sample token -> (lidar2ego, ego2global).
+    """
     tokens = split_samples(nusc, split)
     poses = read_poses(nusc, tokens)
     return {token: ground_truth_boxes(nusc, token, poses[token], classes) for token in tokens}, poses
@@ -141,36 +155,38 @@ def score(
     *,
     classes: ClassList,
 ) -> dict[str, Any]:
-    """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``),
-    holding the boxes of PIECE samples at a time.
+    """Score predictions on all samples of a split as the devkit's ``DetectionEval`` does (``detection_cvpr_2019``).
 
     Writes ``results_nusc.json`` (nuScenes results format) and ``metrics_summary.json`` (the devkit's summary) to
     ``out_dir``, each under a temporary name first.
 
     Args:
         dataroot, version: a nuScenes-format dataset with annotations.
-        split: one that the devkit knows, by name or from ``splits.json``; the dataset may hold a part of its scenes.
-        predictions: sample_token -> boxes in that sample's LIDAR_TOP frame; at most the best 500 per sample count.
-        sensor_poses: sample_token -> (lidar2ego, ego2global), (4, 4) each.
+        split: one of the devkit's or of ``splits.json``; the dataset may hold a part of its scenes.
+        predictions: sample token -> boxes in that sample's LIDAR_TOP frame; the best 500 per sample count.
+        sensor_poses: sample token -> (lidar2ego, ego2global), (4, 4) each.
         out_dir: created when missing.
         nusc: the loaded tables; default: loaded once per process.
-        bins: also score by distance and by kind of object (doubles the time); not needed to choose a checkpoint.
-        regions: sample_token -> where its labels hold, of the samples that have any, LIDAR_TOP frame. Objects and
-            predictions whose center lies elsewhere are left out before anything is matched.
-        classes: that labels are of. The devkit scores its ten; of others ``class_scoring`` says what it cannot, and the
-            errors that make sense for none of them are None and no part of NDS.
+        bins: also score by distance and by group of classes. This doubles the time; choosing a checkpoint does not
+            need it.
+        regions: sample token -> where its labels hold, LIDAR_TOP frame, for the samples that have regions. Objects and
+            predictions whose center lies elsewhere are left out before matching.
+        classes: names of ``Boxes3D.label``. For classes other than the devkit's ten, errors that are undefined for
+            every class are None and no part of NDS (``class_scoring``).
 
     Returns:
-        JSON-safe dict. mAP, NDS and the mean errors mATE mASE mAOE mAVE mAAE as the devkit counts them (a class without
-        ground truth or without matches: AP 0, errors 1); ``SPNDS`` (method 6.1); ``mAP_present``: mean AP over classes
-        with ground truth after the devkit's filters (None if there is none); ``n_gt`` per class after those filters;
+        JSON-safe dict. ``mAP``, ``NDS`` and the mean errors ``mATE`` [m], ``mASE``, ``mAOE`` [rad], ``mAVE`` [m/s],
+        ``mAAE`` as the devkit counts them (a class without ground truth or without matches has AP 0 and errors 1);
+        ``SPNDS`` (method.md 6.1);
+        ``mAP_present``: mean AP over classes with ground truth after the devkit's filters (None if there are none);
+        ``n_gt``: objects per class after those filters;
         ``per_class``: class -> AP, AP@0.5 .. AP@4.0, ATE, ASE, AOE, AVE, AAE (None where undefined), n_gt;
-        ``by_distance``: see ``distance_bins.by_distance``; ``by_group``: see ``groups.by_group``. Zero predictions
-        score zero. With ``regions``: ``outside_regions``, how many ``objects`` and ``predictions`` were left out.
+        ``by_distance``: see ``distance_bins.by_distance``; ``by_group``: see ``groups.by_group``;
+        ``outside_regions`` (with ``regions``): how many ``objects`` and ``predictions`` were left out.
 
     Raises:
-        DataError: when a sample of the split has no prediction entry or no pose, a prediction belongs to no sample of
-            the split, or the devkit refuses the split for this version.
+        DataError: when a sample of the split has no prediction entry or no pose, when a prediction belongs to no sample
+            of the split, or when the devkit refuses the split for this version.
     """
     nusc = nusc or load_tables(dataroot, version, classes=classes)
     tokens = split_samples(nusc, split)
@@ -199,11 +215,14 @@ def score_entries(
     *,
     classes: ClassList,
 ) -> dict[str, Any]:
-    """``score`` of a results file's entries as they stand there (``foreign_results.read_entries``): in the global
-    frame, with their own velocities and attributes. Nothing is written.
+    """Score the entries of a results file (``foreign_results.read_entries``) unchanged; writes nothing.
 
     Args:
-        results: sample_token -> its entries, of every sample of the split. The others: see ``score``.
+        results: sample token -> its entries (global frame, with velocities and attributes), for every sample of the
+            split. The other arguments are those of ``score``.
+
+    Returns:
+        As ``score``.
 
     Raises:
         DataError: as ``score``.
@@ -223,9 +242,9 @@ def _score(
     regions: Mapping[str, Regions],
     classes: ClassList,
 ) -> tuple[DetectionMetrics, dict[str, Any]]:
-    """The devkit's metrics, and ``score``'s report; ``entries``: token -> ``sample_result`` rows, asked once each."""
+    """The devkit's metrics, and ``score``'s report. ``entries``: token -> ``sample_result`` rows, called once each."""
     began, config = time.monotonic(), scoring_config(classes)
-    lost = {"objects": 0, "predictions": 0}  # to regions
+    lost = {"objects": 0, "predictions": 0}  # left out, since they lie outside the regions
     official, by_bin = Matching(config, classes), bin_matchings(config, classes) if bins else {}
     for start in range(0, len(tokens), PIECE):
         results = {token: entries(token) for token in tokens[start : start + PIECE]}
@@ -247,9 +266,9 @@ def _score(
 
 
 def spnds(mean_ap: float, tp_errors: dict[str, float]) -> float:
-    """(5 mAP + sum over ATE, ASE, AOE of (1 - min(1, error))) / 8: NDS without velocity and attribute (method 6.1).
+    """SPNDS, NDS without velocity and attribute: (5 mAP + sum over ATE, ASE, AOE of (1 - min(1, error))) / 8.
 
-    An error that is NaN (headings, where no class has one) is no part: the divisor is less by one.
+    Source: method.md 6.1. An error that is NaN (AOE, if no class has a heading) is left out, and the divisor is 7.
 
     Args:
         mean_ap: mAP as the devkit counts it.
@@ -266,11 +285,11 @@ def _check_tokens(split: str, tokens: list[str], given: Mapping[str, Any], what:
             f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
             f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
         )
-    if len(given) > len(tokens) and what != "sensor poses":  # every sample of the split has an entry: these are others'
+    if len(given) > len(tokens) and what != "sensor poses":  # every sample of the split has an entry: some are foreign
         known = set(tokens)
-        strangers = sorted(token for token in given if token not in known)
-        listed = ", ".join(strangers[:5])
-        raise DataError(f"{what} for {len(strangers)} samples outside split {split!r}: {listed}; leave them out")
+        foreign = sorted(token for token in given if token not in known)
+        listed = ", ".join(foreign[:5])
+        raise DataError(f"{what} for {len(foreign)} samples outside split {split!r}: {listed}; leave them out")
 
 
 def _load_boxes(
@@ -278,13 +297,13 @@ def _load_boxes(
 ) -> tuple[EvalBoxes, EvalBoxes]:
     """Ground truth and predictions of some samples as ``DetectionEval`` loads and filters them.
 
-    The devkit's filters for range, points and bike racks are independent: cutting the boxes to shorter ranges
-    afterwards (``within``) equals loading them with those ranges, and loading is what takes the time.
+    The devkit's filters for range, points and bike racks are independent of each other. The boxes can therefore be
+    loaded once, which is slow, and cut to shorter ranges afterwards (``within``).
     """
-    # It draws a tqdm bar even when it is not verbose. The redirection is the whole process's.
     if classes.own:
         gt = ground_truth(nusc, list(results), classes)
     else:
+        # The devkit draws a tqdm bar even when it is not verbose.
         with _STDERR, contextlib.redirect_stderr(io.StringIO()):
             gt = load_gt_of_sample_tokens(nusc, list(results), DetectionBox)
     pred = EvalBoxes.deserialize(results, ClassBox if classes.own else DetectionBox)
@@ -316,7 +335,7 @@ def _report(metrics: DetectionMetrics, n_gt: dict[str, int]) -> dict[str, Any]:
 
 
 def _json_safe(value: Any) -> Any:
-    """Plain Python types, None for NaN."""
+    """The value in plain Python types, with None for NaN."""
     if isinstance(value, dict):
         return {str(k): _json_safe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""How good pseudo labels are: row i of the pseudo labels belongs to row i of the true boxes, so nothing is matched.
+"""Measures the quality of pseudo labels, whose row i belongs to row i of the true boxes, so that no matching is needed.
 
-Used for reports only: training never sees the true boxes of point-labeled samples.
+Only reports use this: training never sees the true boxes of point-labeled samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pdetr3d.schema import Boxes3D
 
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
 Bins = tuple[tuple[float, float], ...]
-PART = 1 << 18  # rows of a column that are held at a time
+PART = 1 << 18  # number of a column's rows in memory at a time
 QUALITIES = (
     "bev_iou",
     "iou_3d",
@@ -29,8 +29,8 @@ QUALITIES = (
     "axis_error_rad",
     "reversed",
 )
-# Of nuScenes' ten, what a mean over all classes hides: people and two-wheelers are small, barriers and cones stand
-# still. A list of own classes has groups of its own.
+# Groups of nuScenes' ten classes, which a mean over all would mix: people and two-wheelers are small, barriers and
+# cones stand still. Lists of own classes define their groups.
 GROUPS = {
     "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
     "riders_and_people": ("motorcycle", "bicycle", "pedestrian"),
@@ -39,7 +39,7 @@ GROUPS = {
 
 
 def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
-    """Exact IoU (N,) in [0, 1] of rotated boxes seen from above, row by row.
+    """The exact IoU (N,) in [0, 1] of rotated boxes seen from above, row by row; both in one frame.
 
     Raises:
         ValueError: when the lengths differ.
@@ -50,7 +50,7 @@ def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
 
 
 def iou_3d(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
-    """Exact IoU (N,) in [0, 1] of upright rotated boxes, row by row.
+    """The exact 3D IoU (N,) in [0, 1] of upright rotated boxes, row by row; both in one frame.
 
     Raises:
         ValueError: when the lengths differ.
@@ -66,14 +66,17 @@ def iou_3d(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
 
 
 def size_error(pred: Boxes3D, truth: Boxes3D) -> NDArray[np.float64]:
-    """1 - IoU (N,) of the boxes laid onto one another (the devkit's ``1 - scale_iou``: ASE)."""
+    """1 - IoU (N,) of the boxes after aligning centers and headings (the devkit's ``1 - scale_iou``: ASE)."""
     overlap = np.minimum(pred.size_m, truth.size_m).astype(np.float64).prod(axis=1)
     return 1 - overlap / (_volume(pred) + _volume(truth) - overlap)
 
 
 def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList) -> NDArray[np.float64]:
-    """Smallest angle (N,) [rad] between the headings (the devkit's ``yaw_diff``: AOE). Barriers look the same from both
-    sides (period pi); cones have no heading: NaN. The class is the true one."""
+    """The smallest angle (N,) [rad] between the headings (the devkit's ``yaw_diff``: AOE).
+
+    The true class decides the period: pi for barriers, which look the same from both sides, else 2 pi. Cones have no
+    heading: NaN.
+    """
     period = np.where(np.isin(truth.label, classes.labels("axis")), np.pi, 2 * np.pi)
     difference = truth.yaw_rad.astype(np.float64) - pred.yaw_rad
     error = np.abs((difference + period / 2) % period - period / 2)
@@ -81,19 +84,24 @@ def yaw_error_rad(pred: Boxes3D, truth: Boxes3D, classes: ClassList) -> NDArray[
 
 
 def heading_errors(pred: Boxes3D, truth: Boxes3D, classes: ClassList) -> dict[str, NDArray[np.float64]]:
-    """``yaw_error_rad`` and its two parts, each (N,): the angle between the boxes' axes [rad], at most pi / 2, and
-    whether the heading is reversed (1.0 or 0.0; NaN for barriers and cones, which have no direction)."""
+    """The heading error and its two parts, each (N,) float64.
+
+    Returns:
+        ``yaw_error_rad``: of the function of this name; ``axis_error_rad``: the angle between the boxes' axes, at most
+        pi / 2; ``reversed``: 1 where the heading is off by more than pi / 2, else 0, and NaN for barriers and cones,
+        which have no direction.
+    """
     yaw = yaw_error_rad(pred, truth, classes)
     axis = np.minimum(yaw, np.pi - yaw)
-    turned = np.where(np.isnan(yaw) | np.isin(truth.label, classes.labels("axis")), np.nan, yaw > np.pi / 2)
-    return {"yaw_error_rad": yaw, "axis_error_rad": axis, "reversed": turned}
+    is_reversed = np.where(np.isnan(yaw) | np.isin(truth.label, classes.labels("axis")), np.nan, yaw > np.pi / 2)
+    return {"yaw_error_rad": yaw, "axis_error_rad": axis, "reversed": is_reversed}
 
 
 def oracle_ious(pred: Boxes3D, truth: Boxes3D) -> dict[str, NDArray[np.float64]]:
-    """BEV IoU (N,) that each box would have with parts of the truth: what each of its errors costs.
+    """The BEV IoU that each box would have if parts of it were true, which shows the cost of each error.
 
     Returns:
-        ``{"true_yaw", "true_center", "true_size", "true_center_and_size", "true_size_and_yaw"}``.
+        "true_yaw", "true_center", "true_size", "true_center_and_size", "true_size_and_yaw" -> (N,) float64.
     """
     parts = {"yaw": "yaw_rad", "center": "center_m", "size": "size_m"}
     found = {}
@@ -111,20 +119,20 @@ def pseudo_label_quality(
     *,
     classes: ClassList,
 ) -> dict[str, Any]:
-    """Mean quality of pseudo labels over all rows, per true class, and by distance.
+    """The mean quality of pseudo labels over all rows, per true class, per group of classes, and by distance.
 
     Args:
         pred: N pseudo labels.
         truth: N true boxes, in the same order and frame.
-        distance_m: (N,) distance [m] by which rows are put into ``bins_m`` (lo <= distance < hi).
-        bins_m: (lo, hi) [m] of each bin. classes: that labels are of.
+        distance_m: (N,) distance [m] that puts rows into ``bins_m`` (lo <= distance < hi).
+        bins_m: (lo, hi) [m] of each bin.
+        classes: names of ``Boxes3D.label``.
 
     Returns:
-        JSON-safe ``{"n", "bev_iou", "iou_3d", "center_error_m" (BEV), "size_error", "yaw_error_rad", "axis_error_rad",
-        "reversed", "per_class": {class: the same}, "by_group": {group of classes: the same}, "by_distance":
-        {"0-10": the same, ...}, "oracles": ..., "calibration": ...}``. Means are None where there is nothing to
-        average; ``per_class`` has all classes and ``by_distance`` all bins; oracles: means of ``oracle_ious``; the
-        calibration is that of ``pred.score`` (``score_calibration``).
+        JSON-safe dict with the number of rows "n" and the means of QUALITIES ("center_error_m" is in BEV). "per_class"
+        -> class, "by_group" -> group and "by_distance" -> bin ("0-10", ...) hold the same figures of those rows, for
+        all classes, groups and bins. "oracles": the means of ``oracle_ious``. "calibration": ``score_calibration`` of
+        ``pred.score``. Means are None if there is nothing to average.
 
     Raises:
         ValueError: when the lengths differ.
@@ -135,10 +143,13 @@ def pseudo_label_quality(
 def measures(
     pred: Boxes3D, truth: Boxes3D, distance_m: NDArray[np.floating], classes: ClassList
 ) -> dict[str, NDArray[np.float64]]:
-    """What ``report_of`` needs to know of N pseudo labels: columns (N,), which may be made piece by piece and joined.
+    """The columns (N,) float64 that ``report_of`` needs; they may be made piece by piece and concatenated.
 
     Args:
         pred, truth, distance_m, classes: as ``pseudo_label_quality``.
+
+    Returns:
+        QUALITIES, the names of ``oracle_ious``, "label" (true class), "distance_m" and "score".
 
     Raises:
         ValueError: when the lengths differ.
@@ -164,7 +175,7 @@ def measures(
 def report_of(
     columns: Mapping[str, NDArray[np.float64]], bins_m: Bins = BINS_M, *, classes: ClassList
 ) -> dict[str, Any]:
-    """``pseudo_label_quality`` of the columns of ``measures``. Of columns in mapped files it holds a part at a time."""
+    """``pseudo_label_quality`` from the columns of ``measures``; columns in mapped files are read in parts."""
     label, distance = columns["label"], columns["distance_m"]
     means = {name: columns[name] for name in QUALITIES}
     of_class = {name: label == i for i, name in enumerate(classes.names)}
@@ -181,15 +192,17 @@ def report_of(
 
 
 def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating], bins: int = 10) -> dict[str, Any]:
-    """Whether scores say what quality is reached: equal-width reliability bins and the rank correlation.
+    """Compare predicted with actual quality: reliability bins of equal width, and the rank correlation.
 
     Args:
-        score: (N,) predicted quality in [0, 1]. reached: (N,) BEV IoU in [0, 1]. bins: of the score; 1 is in the last.
+        score: (N,) predicted quality in [0, 1].
+        reached: (N,) actual quality, the BEV IoU in [0, 1].
+        bins: number of bins of the score; a score of 1 is in the last.
 
     Returns:
         JSON-safe ``{"ece", "rank_correlation", "bins": [{"low", "high", "n", "score", "bev_iou"}, ...]}``. ``ece``:
         expected calibration error, the mean over rows of |mean score - mean IoU| of the row's bin (Guo et al., 2017).
-        ``rank_correlation``: Spearman's. None where undefined: no rows, or all scores (or all IoUs) equal.
+        ``rank_correlation``: Spearman's; None where undefined: no rows, or all scores (or all IoUs) equal.
     """
     columns, place = {"score": score, "bev_iou": reached}, np.empty(len(score), np.int8)
     for part in _parts(len(score)):
@@ -204,11 +217,12 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
 
 
 def _parts(count: int) -> Iterator[slice]:
+    """Slices of at most PART rows that cover 0 .. count - 1."""
     return (slice(start, min(start + PART, count)) for start in range(0, count, PART))
 
 
 def _means(columns: Mapping[str, NDArray[np.floating]], rows: NDArray[np.bool_]) -> dict[str, Any]:
-    """``n`` and each column's mean over the rows, NaN left out."""
+    """``n``, the number of rows where ``rows`` is true, and each column's mean over them, NaN left out."""
     total, known = dict.fromkeys(columns, 0.0), dict.fromkeys(columns, 0)
     for part in _parts(len(rows)):
         for name, column in columns.items():

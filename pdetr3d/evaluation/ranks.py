@@ -1,4 +1,4 @@
-"""Spearman's rank correlation of columns that may be longer than what should be held at a time."""
+"""Computes Spearman's rank correlation of columns that are too long to be held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import tempfile
 import numpy as np
 from numpy.typing import NDArray
 
-PART = 1 << 18  # rows that are held at a time, but for the order of one column
+PART = 1 << 18  # number of rows in memory at a time; only the order of one column is held as a whole
 
 
 def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> float | None:
-    """Pearson's correlation of the ranks (1 .. N, equal values have their mean rank); None where it is undefined: under
-    two rows, or all values of a column equal.
+    """Spearman's correlation: Pearson's of the ranks 1 .. N, where equal values have their mean rank.
 
     Args:
-        one, other: (N,), parallel, without NaN; arrays in mapped files stay there.
+        one, other: (N,), parallel, without NaN; mapped files are read in parts.
+
+    Returns:
+        The correlation; None where it is undefined: fewer than two rows, or all values of a column equal.
     """
     count = len(one)
     if count < 2:
         return None
-    mean = (count + 1) / 2  # of ranks, equal values or not
+    mean = (count + 1) / 2  # of the ranks, with or without equal values
     product, squares = 0.0, [0.0, 0.0]
     both = [ranks(one), ranks(other)]
     for start in range(0, count, PART):
@@ -31,19 +33,19 @@ def rank_correlation(one: NDArray[np.floating], other: NDArray[np.floating]) -> 
 
 
 def ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``scipy.stats.rankdata`` (mean ranks), in a mapped file without a name; held is the order of the values alone."""
+    """Mean ranks (N,) as ``scipy.stats.rankdata``, in an unnamed mapped file; memory holds the values' order alone."""
     count = len(values)
     with tempfile.TemporaryFile(prefix="pdetr3d_ranks_") as file:
         file.truncate(8 * count)
         found = np.memmap(file, np.float64, "r+", shape=(count,))
     order = np.argsort(values)
     start = 0
-    while start < count:  # a run of equal values that a part ends in is taken with the next one
+    while start < count:  # a part that ends within a run of equal values is cut before the run
         stop = min(start + PART, count)
         part = np.asarray(values[order[start:stop]])
         if stop < count:
             last = int(np.searchsorted(part, part[-1]))
-            if last == 0:  # equal values alone: to their end
+            if last == 0:  # the part has equal values only: it is extended to the end of the run
                 stop = start + _equal(values, order, start)
                 part = np.broadcast_to(part[:1], stop - start)
             else:
@@ -56,9 +58,9 @@ def ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _equal(values: NDArray[np.floating], order: NDArray[np.int64], start: int) -> int:
-    """How many values from ``start`` on, in order, are equal to the one there."""
+    """The length of the run of equal values that begins at position ``start`` of the order, by binary search."""
     first = values[order[start]]
-    low, high = start, len(order)  # the first that is greater
+    low, high = start, len(order)
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if values[order[middle]] <= first else (low, middle)

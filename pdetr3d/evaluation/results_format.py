@@ -1,10 +1,8 @@
-"""Predictions in the nuScenes results format, and ground truth in ours."""
+"""Converts between Boxes3D and the nuScenes results format, and reads poses and ground truth from the tables."""
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from nuscenes import NuScenes
 from scipy.spatial.transform import Rotation
 
 from pdetr3d.class_list import ClassList
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
@@ -29,13 +28,15 @@ _META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": 
 def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses, classes: ClassList) -> list[dict[str, Any]]:
     """The ``sample_result`` entries of one sample: its best 500 boxes, best first.
 
-    Global frame, size (w, l, h), quaternion (w, x, y, z), velocity (vx, vy) [m/s] with unknown (NaN) written as 0,
-    attribute by ``attributes.attribute_of``.
-
     Args:
         sample_token: nuScenes token.
         boxes: in the LIDAR_TOP frame of the sample.
-        poses: (lidar2ego, ego2global), (4, 4) each. classes: that labels are of.
+        poses: (lidar2ego, ego2global), (4, 4) each.
+        classes: names of ``Boxes3D.label``.
+
+    Returns:
+        Entries in the global frame: translation [m], size (w, l, h) [m], quaternion (w, x, y, z), velocity (vx, vy)
+        [m/s] with 0 for unknown (NaN), class, score, and the attribute of ``attributes.attribute_of``.
     """
     boxes = boxes[np.argsort(-boxes.score, kind="stable")[:MAX_BOXES_PER_SAMPLE]]
     if not len(boxes):
@@ -64,9 +65,11 @@ def nuscenes_boxes(sample_token: str, boxes: Boxes3D, poses: Poses, classes: Cla
 
 
 def write_results(path: Path, results: Mapping[str, list[dict[str, Any]]], **meta: bool) -> None:
-    """Write a nuScenes results file (``meta`` and ``results``) under a temporary name and rename it.
+    """Write a nuScenes results file atomically.
 
-    ``meta``: what of the devkit's ``use_camera``, ``use_lidar`` ... differs from a LiDAR detector's.
+    Args:
+        results: sample token -> its entries (``nuscenes_boxes``).
+        meta: those of the devkit's flags ``use_camera``, ``use_lidar``, ... that differ from a LiDAR detector's.
     """
     with results_file(path, **meta) as write:
         for token, entries in results.items():
@@ -75,52 +78,43 @@ def write_results(path: Path, results: Mapping[str, list[dict[str, Any]]], **met
 
 @contextmanager
 def results_file(path: Path, **meta: bool) -> Iterator[Callable[[str, list[dict[str, Any]]], None]]:
-    """``write_results`` a sample at a time: the value takes a token, once each, and its entries."""
-    temporary, first = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp"), True
-    try:
-        with temporary.open("w") as stream:
-            stream.write(f'{{"meta": {json.dumps({**_META, **meta})}, "results": {{')
+    """``write_results`` one sample at a time: yields a function to call with each sample's token and entries."""
+    first = True
+    with atomic_path(path) as temporary, temporary.open("w") as stream:
+        stream.write(f'{{"meta": {json.dumps({**_META, **meta})}, "results": {{')
 
-            def write(token: str, entries: list[dict[str, Any]]) -> None:
-                nonlocal first
-                stream.write(f"{'' if first else ', '}{json.dumps(token)}: {json.dumps(entries)}")
-                first = False
+        def write(token: str, entries: list[dict[str, Any]]) -> None:
+            nonlocal first
+            stream.write(f"{'' if first else ', '}{json.dumps(token)}: {json.dumps(entries)}")
+            first = False
 
-            yield write
-            stream.write("}}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name in the same folder and rename it."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+        yield write
+        stream.write("}}")
 
 
 def read_results(path: Path, poses: Mapping[str, Poses], classes: ClassList) -> dict[str, Boxes3D]:
-    """A nuScenes results file as boxes in the LIDAR_TOP frames of the samples.
+    """Read a nuScenes results file as boxes in the LIDAR_TOP frames of the samples.
 
     Args:
-        poses: sample token -> (lidar2ego, ego2global), of every sample that must be in the file; others are left out.
+        poses: sample token -> (lidar2ego, ego2global), for every sample that the file must contain; other samples are
+            left out.
+        classes: that ``detection_name`` may name.
 
     Raises:
-        DataError: when it is no results file, or lacks a sample.
+        DataError: when the file is no results file, lacks a sample, or a box does not have the format.
     """
     results = read_samples(path, list(poses))
     return {token: _boxes(path, token, results[token], pose, classes) for token, pose in poses.items()}
 
 
 def read_samples(path: Path, tokens: Sequence[str]) -> dict[str, Any]:
-    """What a nuScenes results file holds under "results", by sample token; the entries are not looked at.
+    """Read a nuScenes results file's entries by sample token, without checking the entries.
 
     Args:
-        tokens: of the samples that must be in the file.
+        tokens: of the samples that the file must contain.
 
     Raises:
-        DataError: when it is no results file, or lacks a sample.
+        DataError: when the file is no results file, or lacks a sample.
     """
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
@@ -152,7 +146,7 @@ def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses, cla
 
 
 def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
-    """(lidar2ego, ego2global) of each sample's LIDAR_TOP keyframe, from the nuScenes tables."""
+    """Sample token -> (lidar2ego, ego2global), (4, 4) each, of its LIDAR_TOP keyframe, from the nuScenes tables."""
     poses = {}
     for token in sample_tokens:
         data = nusc.get("sample_data", nusc.get("sample", token)["data"]["LIDAR_TOP"])
@@ -165,7 +159,8 @@ def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
 def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses, classes: ClassList) -> Boxes3D:
     """One sample's annotations of the classes with a LiDAR or radar point, as boxes in its LIDAR_TOP frame.
 
-    These are the objects that the devkit scores (before its range filter). Velocity as ``NuScenes.box_velocity``.
+    These are the objects that the devkit scores, before its range filter. The velocity [m/s] is that of
+    ``NuScenes.box_velocity``, rotated into the LIDAR_TOP frame.
     """
     global2lidar = inverse(chain(*poses))
     rows = []

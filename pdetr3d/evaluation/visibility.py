@@ -1,4 +1,4 @@
-"""What the sensors show of objects, by distance: whether a teacher could know more of a far one than its click."""
+"""Measures what the sensors show of objects by distance, i.e. what a teacher can learn of far ones beyond the click."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from pdetr3d.schema import Sample
 
 
 def visibility(samples: Iterable[Sample], size_px: tuple[int, int]) -> pd.DataFrame:
-    """Of the samples' boxes, by BEV distance from the LiDAR (BINS_M; farther ones are left out).
+    """Measure the samples' boxes by BEV distance from the LiDAR (BINS_M; farther boxes are left out).
 
     Args:
-        samples: not augmented; images are not looked at. size_px: their (width, height), which ``lidar2img`` maps to.
+        samples: not augmented; their images are not used.
+        size_px: (width, height) of the images that ``lidar2img`` maps to.
 
     Returns:
-        One row a bin, index ``"30-40"``: ``objects``; ``points``: median number of LiDAR points within a box, of all
-        the sample's sweeps; ``in_view``: share whose center a camera shows; ``width_px``, ``height_px``: of these the
-        median extents of the box, in the view where it is widest (occlusion is not looked at). NaN in a bin without
-        objects.
+        One row per bin, with an index like ``"30-40"``:
+        ``objects``: number of boxes;
+        ``points``: median number of LiDAR points in a box, of all the sample's sweeps;
+        ``in_view``: share of the boxes whose center lies in a camera's image;
+        ``width_px``, ``height_px``: median extents of those boxes in the image where each is widest. Occlusion is
+        ignored. Figures are NaN in a bin without objects.
     """
     rows = [row for sample in samples for row in _rows(sample, size_px)]
     table = pd.DataFrame(rows, columns=["distance", "points", "width_px", "height_px"])
@@ -44,7 +47,7 @@ def visibility(samples: Iterable[Sample], size_px: tuple[int, int]) -> pd.DataFr
 
 
 def _rows(sample: Sample, size_px: tuple[int, int]) -> list[tuple[float, ...]]:
-    """Distance [m], points, width and height [px] (NaN: in no view) of each box."""
+    """Distance [m], number of points, width and height [px] (NaN: in no image) of each box."""
     boxes = sample.boxes
     geometry = boxes.center_m, boxes.size_m, boxes.yaw_rad
     counts = [len(inside) for inside in points_in_each_box(sample.points, *geometry)]

@@ -1,7 +1,7 @@
-"""Boxes: corners, membership, BEV overlap, and the one place that converts between nuScenes' and our conventions.
+"""Geometry of boxes: corners, points inside, BEV overlap, and conversion from and to nuScenes' convention.
 
-Ours: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x. nuScenes: gravity
-center, (w, l, h), unit quaternion (w, x, y, z).
+Our convention: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x. nuScenes':
+gravity center, (w, l, h), unit quaternion (w, x, y, z).
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def corners(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.
 
 
 def points_in_boxes(points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.bool_]:
-    """Which of P points (P, 3+) lie in which of N boxes, faces included: (N, P) bool."""
+    """Which of P points (P, 3+) [m] lie in which of N boxes, faces included: (N, P) bool.
+
+    Args:
+        center_m: (N, 3) [m]. size_m: (N, 3) l, w, h [m]. yaw_rad: (N,). A single box may come without the first axis.
+    """
     points = np.asarray(points_m, np.float64)[:, :3]
     center = np.asarray(center_m, np.float64).reshape(-1, 1, 3)
     yaw = np.asarray(yaw_rad, np.float64).reshape(-1, 1)
@@ -59,17 +63,16 @@ def points_in_boxes(points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_r
 def points_in_each_box(
     points_m: NDArray, center_m: NDArray, size_m: NDArray, yaw_rad: NDArray
 ) -> list[NDArray[np.int64]]:
-    """``points_in_boxes`` as rising indices (n_i,) into P points (P, 3+), for each of N boxes.
+    """For each of N boxes, the ascending indices (n_i,) int64 of the points inside, as ``points_in_boxes``.
 
-    Looks closely at points near a box only: memory does not grow with N times P, which the sweeps of a cloud and many
-    boxes would exceed.
+    Only points near a box are tested exactly, so that memory does not grow with N times P.
     """
     x, y = (np.array(points_m[:, axis]) for axis in (0, 1))
     result = []
     for center, size, yaw in zip(np.asarray(center_m), np.asarray(size_m), np.asarray(yaw_rad), strict=True):
-        reach = np.hypot(size[0], size[1]) / 2 * 1.001  # of any corner; the rest is for rounding
-        near = np.flatnonzero(np.abs(x - center[0]) <= reach)
-        near = near[np.abs(y[near] - center[1]) <= reach]
+        radius = np.hypot(size[0], size[1]) / 2 * 1.001  # of the circle through the corners, with room for rounding
+        near = np.flatnonzero(np.abs(x - center[0]) <= radius)
+        near = near[np.abs(y[near] - center[1]) <= radius]
         result.append(near[points_in_boxes(points_m[near], center, size, yaw)[0]])
     return result
 
@@ -80,6 +83,9 @@ def from_nuscenes(
     """Convert N nuScenes boxes and move them by ``src2dst`` (4, 4), e.g. global2lidar.
 
     The yaw is that of the heading projected on the destination's x-y plane (devkit: ``quaternion_yaw``).
+
+    Args:
+        translation_m: (N, 3) [m]. size_wlh_m: (N, 3) [m]. rotation_wxyz: (N, 4) quaternions. src2dst: rigid (4, 4).
 
     Returns:
         center_m (N, 3), size_m (N, 3) as l, w, h, yaw_rad (N,) in [-pi, pi); float64.
@@ -100,6 +106,9 @@ def to_nuscenes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Convert N of our boxes to nuScenes' convention and move them by ``src2dst`` (4, 4), e.g. lidar2global.
 
+    Args:
+        center_m: (N, 3) [m]. size_m: (N, 3) l, w, h [m]. yaw_rad: (N,). src2dst: rigid (4, 4).
+
     Returns:
         translation_m (N, 3), size_wlh_m (N, 3), rotation_wxyz (N, 4) unit quaternions; float64.
     """
@@ -113,17 +122,22 @@ def to_nuscenes(
 
 
 def footprints(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray) -> NDArray[np.object_]:
-    """(N,) array of shapely polygons: the boxes seen from above."""
-    import shapely  # only where boxes overlap: of detections, of pasted objects
+    """The outlines of N boxes seen from above: (N,) shapely polygons in the x-y plane [m].
+
+    Args:
+        center_m: (N, 3) [m]. size_m: (N, 3) l, w, h [m]. yaw_rad: (N,).
+    """
+    import shapely  # imported here, because only overlaps of detections and pasted objects need it
 
     ground = corners(center_m, size_m, yaw_rad)[:, :4, :2]
     return np.asarray(shapely.polygons(ground), dtype=object).reshape(len(ground))
 
 
 def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
-    """Rotated BEV IoU of box i of ``a`` with box i of ``b``, both (N, 7) rows x, y, z, l, w, h, yaw: (N,) float64.
+    """The rotated BEV IoU of box i of ``a`` with box i of ``b``: (N,) float64; NaN where a box is not finite.
 
-    NaN where one of them is not finite: a model that predicts such boxes is for others to stop.
+    Args:
+        a, b: (N, 7) rows x, y, z, l, w, h [m], yaw [rad], in one frame.
     """
     import shapely
 
@@ -136,10 +150,10 @@ def bev_iou_aligned(a: NDArray, b: NDArray) -> NDArray[np.float64]:
 
 
 def bev_overlaps(a: NDArray, b: NDArray) -> NDArray[np.bool_]:
-    """Which of N boxes share ground, seen from above, with which of M boxes; touching counts.
+    """Which of N boxes overlap or touch which of M boxes, seen from above.
 
     Args:
-        a: (N, 7) rows x, y, z, l, w, h, yaw. b: (M, 7).
+        a: (N, 7) rows x, y, z, l, w, h [m], yaw [rad]. b: (M, 7), in the same frame.
 
     Returns:
         (N, M) bool.

@@ -1,4 +1,4 @@
-"""Pinhole projection with one matrix: ``lidar2img @ (x, y, z, 1) = (u d, v d, d, 1)``.
+"""Projects points into images by one pinhole matrix: ``lidar2img @ (x, y, z, 1) = (u d, v d, d, 1)``.
 
 Image coordinates are continuous with pixel corners at integers: resizing by s scales u and v by s.
 """
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pdetr3d.geometry.rigid import chain
 
-MIN_DEPTH_M = 0.1  # nearer points have no meaningful pixel
+MIN_DEPTH_M = 0.1  # points nearer to the camera's plane have no meaningful pixel
 
 
 def compose_lidar2img(lidar2cam: NDArray[np.float64], intrinsic: ArrayLike) -> NDArray[np.float64]:
@@ -43,7 +43,10 @@ def resize_lidar2img(lidar2img: NDArray[np.float64], scale_u: float, scale_v: fl
 
 
 def project(lidar2img: NDArray[np.float64], points_m: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Project points (..., 3) [m].
+    """Project points.
+
+    Args:
+        lidar2img: (4, 4). points_m: (..., 3) in the frame that ``lidar2img`` maps from [m].
 
     Returns:
         uv_px (..., 2), NaN where the depth is below MIN_DEPTH_M, and depth_m (...,); float64.
@@ -62,15 +65,17 @@ def in_image(uv_px: NDArray, size_px: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def project_segments(lidar2img: NDArray[np.float64], segments_m: NDArray) -> NDArray[np.float64]:
-    """Project line segments (S, 2, 3) [m], cut at the plane of MIN_DEPTH_M; those wholly behind it are dropped.
+    """Project line segments, cut at depth MIN_DEPTH_M; segments that are wholly nearer are dropped.
+
+    Args:
+        lidar2img: (4, 4). segments_m: (S, 2, 3) end points [m].
 
     Returns:
         (T, 2, 2) float64 [px] with T <= S, in the order given.
     """
     segments = np.asarray(segments_m, np.float64).reshape(-1, 2, 3)
-    image = (
-        segments @ lidar2img[:3, :3].T + lidar2img[:3, 3]
-    )  # (u d, v d, d): linear along the segment, so it can be cut here
+    # (u d, v d, d) is linear along a segment, so that the segment can be cut in these coordinates.
+    image = segments @ lidar2img[:3, :3].T + lidar2img[:3, 3]
     image = image[(image[..., 2] > MIN_DEPTH_M).any(1)]
     depth = image[..., 2]
     for end in (0, 1):

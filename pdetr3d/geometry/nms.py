@@ -9,19 +9,23 @@ from numpy.typing import NDArray
 
 from pdetr3d.geometry.boxes import footprints, rotate_z
 
-# (rows i, rows j) of one class each, i scored higher -> (P,) bool: does box i suppress box j?
+# (indices i (P,), indices j (P,)), pairs of one class each, i scored higher -> (P,) bool: box i suppresses box j
 Suppresses = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 
-BLOCK = 64  # candidates judged at a time: few enough that most pairs tested are with boxes that stay
+BLOCK = 64  # candidates per step: few enough that most tested pairs are with boxes that are kept
 
 
 def nms_bev(boxes: NDArray, score: NDArray, label: NDArray, iou: float, most: int | None = None) -> NDArray[np.int64]:
-    """Greedy NMS within each class: indices kept, by falling score (ties: first row first), the first ``most`` of them.
+    """Greedy NMS within each class by overlap.
 
     A box is dropped when its rotated BEV IoU with a kept box of its class and of higher score exceeds ``iou``.
 
     Args:
         boxes: (N, 7) x, y, z, l, w, h [m], yaw [rad]. score: (N,). label: (N,) class. iou: in 0..1.
+        most: the largest number of boxes to keep, over all classes; None: no limit.
+
+    Returns:
+        Indices (K,) int64 of the kept boxes, in descending score (of equal scores the first row first).
     """
     import shapely
 
@@ -30,7 +34,7 @@ def nms_bev(boxes: NDArray, score: NDArray, label: NDArray, iou: float, most: in
     polygon, area, made = np.empty(len(rows), object), np.zeros(len(rows)), np.zeros(len(rows), bool)
 
     def suppresses(better: NDArray[np.int64], worse: NDArray[np.int64]) -> NDArray[np.bool_]:
-        # Only pairs whose circumscribed circles meet can overlap; the exact test costs microseconds a pair.
+        # Only pairs whose circumscribed circles meet can overlap; the exact test takes microseconds per pair.
         near = np.linalg.norm(rows[better, :2] - rows[worse, :2], axis=-1) < reach[better] + reach[worse]
         near[near] = may_overlap(rows[better[near]], rows[worse[near]], iou)
         one, other = better[near], worse[near]
@@ -46,10 +50,15 @@ def nms_bev(boxes: NDArray, score: NDArray, label: NDArray, iou: float, most: in
 
 
 def may_overlap(a: NDArray, b: NDArray, iou: float) -> NDArray[np.bool_]:
-    """(P,) bool: False only where the BEV IoU of box i of ``a`` with box i of ``b`` surely is at most ``iou``; both are
-    (P, 7) float64.
+    """A fast test before the exact one: False only where the BEV IoU of a pair is certainly at most ``iou``.
 
-    In the frame of either box the shared area lies within the product of the overlaps along both axes.
+    In the frame of either box, the shared area is at most the product of the overlaps along the two axes.
+
+    Args:
+        a, b: (P, 7) float64 x, y, z, l, w, h [m], yaw [rad]; box i of ``a`` and box i of ``b`` are a pair.
+
+    Returns:
+        (P,) bool.
     """
     bound = np.full(len(a), np.inf)
     for own, other in ((a, b), (b, a)):
@@ -66,10 +75,14 @@ def may_overlap(a: NDArray, b: NDArray, iou: float) -> NDArray[np.bool_]:
 def nms_circle(
     center_m: NDArray, score: NDArray, label: NDArray, radius_m: NDArray, most: int | None = None
 ) -> NDArray[np.int64]:
-    """As ``nms_bev``, but a box is dropped when its center is within its class's radius of a kept one (CenterPoint).
+    """Greedy NMS within each class by distance: a box is dropped when its center lies within its class's radius of a
+    kept one (CenterPoint's circle NMS).
 
     Args:
-        center_m: (N, 2+) x, y [m]. score: (N,). label: (N,) class. radius_m: (classes,) [m].
+        center_m: (N, 2+) x, y [m]. score: (N,). label: (N,) class. radius_m: (classes,) [m]. most: as ``nms_bev``.
+
+    Returns:
+        As ``nms_bev``.
     """
     x, y = np.asarray(center_m, np.float64)[:, :2].T
     limit = np.square(np.asarray(radius_m, np.float64))
@@ -81,7 +94,7 @@ def nms_circle(
 
 
 def _greedy(score: NDArray, label: NDArray, suppresses: Suppresses, most: int | None) -> NDArray[np.int64]:
-    """Block by block down the scores: first against what was kept, then within the block; ends at ``most`` kept."""
+    """Test blocks of boxes in descending score, against the kept boxes and then within the block, up to ``most``."""
     order = np.argsort(-score, kind="stable")
     kept = order[:0]
     for start in range(0, len(order), BLOCK):
@@ -99,7 +112,7 @@ def _greedy(score: NDArray, label: NDArray, suppresses: Suppresses, most: int | 
 
 
 def _hits(better: NDArray, worse: NDArray, label: NDArray, suppresses: Suppresses) -> NDArray[np.bool_]:
-    """(I, J) bool: row ``better[i]`` suppresses row ``worse[j]``; of one list with itself, only the later rows."""
+    """(I, J) bool: box ``better[i]`` suppresses box ``worse[j]``. If both are the same list, only for j > i."""
     hits = label[better][:, None] == label[worse]
     i, j = np.nonzero(np.triu(hits, 1) if better is worse else hits)
     hits[:] = False

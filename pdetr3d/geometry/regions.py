@@ -1,6 +1,6 @@
-"""Where a sample's labels hold, seen from above: in which region objects are annotated, and in which nobody could tell.
+"""Describes where a sample's labels hold, seen from above: regions with annotations, and regions to ignore.
 
-Polygons lie in the x-y plane of a frame, in meters; z plays no part. A polygon is an array (C, 2) of C >= 3 corners, in
+Polygons lie in the x-y plane of a frame, in meters; z is not used. A polygon is an array (C, 2) of C >= 3 corners, in
 either sense of rotation, not closed (the last corner is not the first), with sides that do not cross.
 """
 
@@ -28,15 +28,16 @@ class Regions:
     """The regions of one sample, in one frame (that of the sample's points: LIDAR_TOP, or augmented).
 
     Attributes:
-        valid: polygons whose union is where objects are annotated; None: everywhere. (): nowhere.
-        ignore: polygons in which nobody could tell what is there: neither object nor background, and not scored.
+        valid: polygons; objects are annotated within their union. None: everywhere. (): nowhere.
+        ignore: polygons in which annotators could not tell what is there. These places count neither as object nor as
+            background, and are not scored.
     """
 
     valid: tuple[Polygon, ...] | None = None
     ignore: tuple[Polygon, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is anything to restrict: without regions every place counts."""
+        """Whether the regions restrict anything. Without regions every place counts."""
         return self.valid is not None or bool(self.ignore)
 
     def valid_at(self, points_xy: NDArray) -> NDArray[np.bool_]:
@@ -52,11 +53,11 @@ class Regions:
         return _inside(self._ignore_area, points_xy)
 
     def known_at(self, points_xy: NDArray) -> NDArray[np.bool_]:
-        """Which of the places count: annotated, and not to ignore."""
+        """Which of the places (..., 2) or (..., 3+) [m] count, i.e. are annotated and not to ignore: (...) bool."""
         return self.valid_at(points_xy) & ~self.ignored_at(points_xy)
 
     def moved(self, src2dst: NDArray[np.float64]) -> Regions:
-        """The same regions in another frame: ``src2dst`` (4, 4) may turn about z, mirror, scale and shift."""
+        """The same regions in another frame; ``src2dst`` (4, 4) may rotate about z, mirror, scale and translate."""
 
         def move(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
             return tuple(apply(src2dst, np.pad(corners, ((0, 0), (0, 1))))[:, :2] for corners in polygons)
@@ -64,7 +65,7 @@ class Regions:
         return Regions(None if self.valid is None else move(self.valid), move(self.ignore))
 
     def joined(self, ignore: Sequence[Polygon]) -> Regions:
-        """With further regions to ignore."""
+        """The same regions with further polygons to ignore."""
         return Regions(self.valid, (*self.ignore, *ignore))
 
     def known_cells(self, low_m: Sequence[float], cell_m: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -85,17 +86,18 @@ class Regions:
         return _union(self.ignore)
 
 
-EVERYWHERE = Regions()  # of a sample without a row: annotated everywhere, nothing to ignore
+EVERYWHERE = Regions()  # the regions of a sample that names none: annotated everywhere, nothing to ignore
 
 
 def disk(center_xy: NDArray, radius_m: float) -> Polygon:
-    """A disk [m] as a polygon of DISK_CORNERS corners on its rim (0.5 % of the radius short at most)."""
+    """A disk as a polygon (DISK_CORNERS, 2) [m] with its corners on the rim; its sides are up to 0.5 % of the radius
+    inside the disk."""
     angle = 2 * np.pi * np.arange(DISK_CORNERS) / DISK_CORNERS
     return np.asarray(center_xy, np.float64)[:2] + radius_m * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 def polygon_problem(corners: NDArray) -> str:
-    """What is wrong with a polygon, in words; empty: nothing."""
+    """The reason why ``corners`` is no valid polygon, as the predicate of a sentence; "" if it is valid."""
     import shapely
 
     corners = np.asarray(corners, np.float64)
@@ -118,7 +120,7 @@ def _union(polygons: Sequence[Polygon]) -> shapely.Geometry:
 
 
 def _inside(area: shapely.Geometry, points_xy: NDArray) -> NDArray[np.bool_]:
-    """Inside, or on the rim."""
+    """(...) bool: whether points (..., 2+) [m] lie in the area or on its rim."""
     import shapely
 
     points = np.asarray(points_xy, np.float64)

@@ -1,4 +1,4 @@
-"""Config -> model, criterion, decoding: the only place where a choice is made by name."""
+"""Builds a stage's model, loss and decoding from the config. No other module chooses parts by their names."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """One trainable detector: its model, loss, prediction, schedule and the data it wants.
+    """One trainable detector: model, loss, decoding, schedule and loader.
 
     Attributes:
         model: on the CPU, freshly initialized.
-        losses: (model output, batch, rank mean) -> weighted loss terms.
-        predict: (model output, batch) -> one Boxes3D per sample (the teacher: row k answers for click k).
-        optim: schedule. loader: reads training batches.
-        before_step: called with (step, steps) before each training step 0 .. steps - 1.
-        watch: model output -> numbers to log beside the loss terms, without gradients.
-        seed: of dropout.
-        teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``, ``Unclicked``), or None.
+        losses: (model output, batch, rank mean) -> weighted loss terms, scalars.
+        predict: (model output, batch) -> one Boxes3D per sample, canonical frame (the teacher's row k answers click k).
+        optim: optimizer settings and schedule.
+        loader: reads the training batches.
+        before_step: is called with (step, steps) before each training step 0 .. steps - 1.
+        watch: model output -> scalars to log beside the loss terms, without gradients.
+        seed: seeds the dropout masks.
+        teach: (moving average of the model, batch) -> the batch to train on (``MeanTeacher``, ``Unclicked``). None: the
+            batch is used as it was loaded.
     """
 
     model: nn.Module
@@ -61,12 +63,16 @@ class Task:
 def build(
     stage: str, config: Config, prior_size_m: np.ndarray, *, guidance: bool = True, mean_teacher: bool = False
 ) -> Task:
-    """Build the "teacher", "crops" (the teacher's crop branch alone) or "student" task; ``run.seed`` draws the weights.
+    """Build a stage's task; ``run.seed`` draws the initial weights.
 
     Args:
-        prior_size_m: (10, 3) mean l, w, h of the box-labeled part.
-        guidance: False turns point guidance off (arms without clicks).
-        mean_teacher: whether a student is trained with a mean teacher, its own moving average; without guidance.
+        stage: "teacher", "crops" (the teacher's crop branch alone) or "student".
+        prior_size_m: (C, 3) mean l, w, h of each class in the box-labeled part, in ``config.classes`` order.
+        guidance: False turns point guidance off (for arms without clicks).
+        mean_teacher: True trains a student against its own moving average, without point guidance.
+
+    Raises:
+        ValueError: for another stage.
     """
     torch.manual_seed(config.run.seed)
     prior = torch.tensor(np.asarray(prior_size_m), dtype=torch.float32)
@@ -95,17 +101,26 @@ def initialize_images(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def image_weights(config: Config) -> dict[str, Tensor] | None:
-    """The weights named by ``teacher.image_weights``, or None; raises DataError as ``read_image_weights``."""
+    """The weights that ``teacher.image_weights`` names; None when the key is empty or the teacher reads no images.
+
+    Raises:
+        DataError: as ``read_image_weights``.
+    """
     if not config.teacher.image_weights or not config.teacher.cameras:
         return None
     return read_image_weights(Path(config.teacher.image_weights), image_stages(config))
 
 
 def check_models(config: Config, prior_size_m: np.ndarray) -> None:
-    """What only the built models can tell, before a cluster starts: weights' names, multipliers that match nothing.
+    """Check the keys that depend on the models' parameter names, by building the models before a cluster starts.
+
+    The keys are ``teacher.image_weights``, ``teacher.start_from`` and ``optim.lr_multipliers``.
+
+    Args:
+        prior_size_m: (C, 3) mean l, w, h of each class.
 
     Raises:
-        DataError: naming the key and what is wrong.
+        DataError: names the key and the parameters that do not match.
     """
     image_weights(config)
     start = start_weights(config)
@@ -159,7 +174,7 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
         assert isinstance(output, StudentOutput)
         terms = CenterCriterion(config, rank_mean)(output.tasks, batch)
         if guided:
-            # A batch without a single point has no weak view; its features teach nothing.
+            # A batch without a single point has no weak view: its own features stand in and give no gradient.
             weak = output.strong.detach() if output.weak is None else output.weak
             terms["guidance"] = PointGuidance(config, sigma, rank_mean, ramp)(output.strong, weak, batch)
         return terms
@@ -170,11 +185,11 @@ def _student(config: Config, prior: Tensor, guided: bool) -> Task:
 
     loader = BatchLoader(config, "student", cameras=False, weak_view=guided)
     task = Task(model, losses, predict, config.optim, loader, before_step, watch_features)
-    return task if config.student.unclicked == "background" else _spared(config, task)
+    return task if config.student.unclicked == "background" else _with_unclicked(config, task)
 
 
-def _spared(config: Config, student: Task) -> Task:
-    """The student's task where what its moving average sees, and nobody clicked, is no background."""
+def _with_unclicked(config: Config, student: Task) -> Task:
+    """The student's task with ``Unclicked``: objects that its moving average finds without click are no background."""
 
     def heatmaps(average: nn.Module, batch: Batch) -> list[Tensor]:
         assert isinstance(average, Student)
@@ -191,8 +206,12 @@ def _spared(config: Config, student: Task) -> Task:
 
 @torch.no_grad()
 def watch_features(output: object) -> dict[str, Tensor]:
-    """``feature_std`` of a student: that of each channel of its BEV features over samples and cells, their mean. It
-    falls towards 0 where features collapse, which agreement of two views alone would reward."""
+    """Measure whether a student's features collapse, which a loss on the agreement of two views alone would reward.
+
+    Returns:
+        {"feature_std": scalar}: the standard deviation of each channel of the BEV features (B, C, H, W) over samples
+        and cells, averaged over the channels. It falls towards 0 when features collapse.
+    """
     assert isinstance(output, StudentOutput)
     features = output.strong.float()
     mean = features.mean((0, 2, 3))

@@ -1,4 +1,4 @@
-"""Checkpoints: one file of tensors and plain types, written atomically, read weights-only."""
+"""Writes and reads checkpoints: one file of tensors and plain types, written atomically, read weights-only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,19 @@ def save(
     scaler: torch.amp.GradScaler | None = None,
     average: AveragedModel | None = None,
 ) -> Path:
-    """Write ``folder/checkpoint.pt`` (folder is made): model, optimizer, scaler and average, finished steps, config."""
+    """Write ``folder/checkpoint.pt`` atomically; the folder is created.
+
+    Args:
+        model: its state dict is stored as "model".
+        optimizer: stored as "optimizer" unless None.
+        step: number of finished steps.
+        config_json: the run's config as JSON text.
+        scaler: stored as "scaler" when it is enabled (fp16).
+        average: the moving average of the weights, stored as "average" unless None.
+
+    Returns:
+        The file.
+    """
     state: dict[str, Any] = {"model": model.state_dict(), "step": step, "config": config_json}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
@@ -38,11 +50,14 @@ def save(
 
 
 def load(file: Path) -> dict[str, Any]:
-    """Read what ``save`` wrote, on the CPU.
+    """Read a file that ``save`` wrote; its tensors are on the CPU.
+
+    Returns:
+        The keys "model", "step", "config" and, where ``save`` stored them, "optimizer", "scaler", "average".
 
     Raises:
-        DataError: when the file is missing, truncated, or holds anything but tensors and plain types (a pickled object
-            would run code: it is refused, never loaded).
+        DataError: when the file is missing, truncated, or holds anything but tensors and plain types. A pickled object
+            could run code, so it is never loaded.
     """
     state = read_weights_only(file, "checkpoint", "run the training job first")
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
@@ -51,22 +66,29 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def best_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights that predict: the moving average's where ``load``'s state has one (``optim.ema_decay``)."""
+    """The weights to predict with: the moving average's (``optim.ema_decay``) if ``state`` has one, else the model's.
+
+    Args:
+        state: from ``load``.
+    """
     if "average" not in state:
         return state["model"]
     return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
 
 
 def read_weights_only(file: Path, what: str, remedy: str) -> Any:
-    """What ``torch.save`` wrote of tensors and plain types, on the CPU.
+    """Read a ``torch.save`` file that holds only tensors and plain types; the tensors are on the CPU.
+
+    Args:
+        what: the kind of file, for messages. remedy: advice for the case that the file is missing.
 
     Raises:
-        DataError: as ``load``; ``what`` names the file in the message, ``remedy`` says what to do when it is missing.
+        DataError: as ``load``.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{what} {file} does not exist: {remedy}") from error
-    except Exception as error:  # cut and foreign files: UnpicklingError, RuntimeError, EOFError, OSError, ...
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError, OSError, ... of truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{what} {file} cannot be read as weights only: {reason}") from error

@@ -1,4 +1,4 @@
-"""What the training loop needs from its surroundings. ``LocalContext`` is one process; Ray's is in ``ray_jobs``."""
+"""The interface between the training loop and its launcher. ``LocalContext`` is one process; ``ray_jobs`` has Ray's."""
 
 from __future__ import annotations
 
@@ -15,49 +15,58 @@ from pdetr3d.training.plan import LoadBatch, Plan
 
 
 class TrainContext(Protocol):
-    """The plug between the loop and its launcher."""
+    """The services that the training loop asks of its launcher: data, ranks, checkpoints, logging.
+
+    Attributes:
+        rank: number of this training process, 0 .. world_size - 1. world_size: number of training processes.
+        device: the device that trains.
+    """
 
     rank: int
     world_size: int
     device: torch.device
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
-        """The rank's local batches from ``start_step`` on, as the arrays of ``Batch``."""
+        """This rank's local batches from step ``start_step`` (from 0) on, as the arrays of ``Batch``."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Distribute a finished model (it is already on ``device``)."""
+        """Make a model, already on ``device``, average its gradients over the ranks."""
 
     def rank_mean(self, value: Tensor) -> Tensor:
-        """Mean of a scalar over ranks (detached)."""
+        """The mean of ``value`` (any shape, the same on every rank) over the ranks, detached."""
 
     def resume_file(self) -> Path | None:
         """The checkpoint to continue from, if there is one."""
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
-        """Hand over a finished checkpoint folder (rank 0; None elsewhere). Every rank calls it equally often."""
+        """Hand over a kept checkpoint's folder (rank 0; other ranks give None). Every rank calls it equally often."""
 
     def save(self, file: Path, step: int) -> None:
-        """Rank 0: store a checkpoint file to continue from; it takes the place of the one before."""
+        """Rank 0: store a checkpoint file to continue from, after ``step`` finished steps. It replaces the previous."""
 
     def save_now(self) -> bool:
-        """Rank 0: whether a point to continue from is asked for at once, since the job or its machine is to end."""
+        """Rank 0: whether a checkpoint must be saved at once, because the job or its machine is about to end."""
 
     def keep_record(self, name: str, text: str) -> str:
-        """Any rank: write a text file beside the checkpoints; returns where it lies."""
+        """Any rank: write a text file of this name beside the checkpoints; returns its path or URI."""
 
     def stop(self) -> bool:
-        """Whether training ends here (``optim.patience``). Every rank calls it equally often and is told the same."""
+        """Whether training ends early (``optim.patience``). Every rank calls it equally often and gets one answer."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Rank 0: record metrics of a step (tracking); never raises."""
+        """Rank 0: record the metrics of a step with the experiment tracker. It never raises."""
 
 
 class LocalContext:
-    """One process, no Ray: tests and debugging.
+    """A ``TrainContext`` of one process without Ray, for tests and debugging.
 
     Args:
-        records: the stage's samples. plan: their order. load: reads a batch. folder: where checkpoints stay.
-        device: that trains.
+        records: the stage's samples. plan: their order. load: reads a batch.
+        folder: where checkpoints and records are kept.
+        device: name of the torch device that trains.
+
+    Attributes:
+        history: (step, metrics) of every ``log``.
     """
 
     rank, world_size = 0, 1

@@ -1,4 +1,4 @@
-"""Pretrained ResNet weights from a local file, weights-only: torchvision's and mmdetection's names."""
+"""Reads pretrained ResNet weights (torchvision's or mmdetection's names) from a local file, weights-only."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from torch import Tensor, nn
 from pdetr3d.schema import DataError
 from pdetr3d.training.checkpoint import read_weights_only
 
-WRAPPERS = ("state_dict", "model")  # where training frameworks keep the weights of a checkpoint
-PREFIXES = ("img_backbone.", "backbone.")  # of a detector's image backbone; other parts of it are left out
-CLASSIFIER = ("fc.",)  # of a classification network
-LISTED = 5
+WRAPPERS = ("state_dict", "model")  # keys under which training frameworks store the weights in a checkpoint
+PREFIXES = ("img_backbone.", "backbone.")  # of a detector's image backbone; the detector's other parts are ignored
+CLASSIFIER = ("fc.",)  # the last layer of a classification network, which a backbone does not need
+LISTED = 5  # names per kind of problem in an error message
 
 
 def read_image_weights(file: Path, backbone: nn.Module) -> dict[str, Tensor]:
-    """The tensors of ``file`` by the names of ``backbone``'s state dict; all of them or an error.
+    """Read the weights of every layer of ``backbone`` from ``file``.
 
-    torchvision's ResNet, mmdetection's and mmcv's name their layers alike; prefixes are stripped. Whether a network was
-    trained on RGB or BGR, with its strides in the 3x3 or in the 1x1 ("caffe"), cannot be seen from its weights: ours is
-    RGB with torchvision's strides.
+    ResNets of torchvision, mmdetection and mmcv name their layers alike; prefixes are stripped. Weights do not tell
+    whether a network was trained on RGB or BGR images, or with its strides in the 3x3 or the 1x1 convolutions ("caffe"
+    style). The user must choose a file trained on RGB with the strides in the 3x3 convolutions, as torchvision's.
+
+    Returns:
+        Name in ``backbone``'s state dict -> tensor; all names except the batch counts of BatchNorm.
 
     Raises:
-        DataError: when the file is missing, is no weights-only checkpoint (a pickled object would run code: refused),
-            or lacks a weight, has others, or other shapes.
+        DataError: when the file is missing, when it is no weights-only checkpoint (a pickled object could run code), or
+            when it lacks weights, has additional ones, or has other shapes.
     """
     found = _strip(_read(Path(file)))
     expected = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -60,7 +63,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without prefix, of the image backbone alone, without classifier and batch counts."""
+    """The image backbone's weights by their names without prefix; the classifier and batch counts are left out."""
     state = {k.removeprefix("module."): v for k, v in state.items()}
     for prefix in PREFIXES:
         inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

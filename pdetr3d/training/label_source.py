@@ -1,4 +1,4 @@
-"""Where a run's labels come from: drawn from the boxes of the tables, or the manifest that ``label.manifest`` names."""
+"""Takes a run's labels from the manifest that ``label.manifest`` names, or draws them from the boxes of the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pdetr3d.schema import DataError
 
 
 def labels_digest(config: Config) -> str:
-    """Digest of the manifest that a run trains on; empty where its labels are simulated (its config says all).
+    """Digest of the manifest that a run trains on; empty with simulated labels, which the config determines.
 
     Raises:
         DataError: when ``label.manifest`` holds no manifest.
@@ -27,8 +27,10 @@ def labels_digest(config: Config) -> str:
 
 
 def with_manifest(config: Config) -> Config:
-    """The config with the values of what its manifest fixes (OF_MANIFEST): a run writes down what its labels are, not
-    what they would be if they were drawn; and with the manifest's absolute path.
+    """The config with the manifest's values of the keys in OF_MANIFEST, and with the manifest's absolute path.
+
+    A run with a manifest thus records how its labels were made, not how they would be drawn. With simulated labels
+    the config is returned unchanged.
 
     Raises:
         DataError: when ``label.manifest`` holds no manifest.
@@ -37,12 +39,12 @@ def with_manifest(config: Config) -> Config:
         return config
     info = _info(config)
     try:
-        made_with = LabelConfig.model_validate_json(json.dumps(info["config"]))  # tuples are lists there
+        made_with = LabelConfig.model_validate_json(json.dumps(info["config"]))  # JSON has lists for tuples
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise DataError(
-            f"label.manifest {config.label.manifest}: config in manifest.json is none ({wrong}): the file was edited, "
-            "or is of another version; write the folder anew with pdetr3d label"
+            f"label.manifest {config.label.manifest}: config in manifest.json is not valid ({wrong}): the file was "
+            "edited, or another version wrote it; write the folder anew with pdetr3d label"
         ) from error
     fixed = {name: getattr(made_with, name) for name in OF_MANIFEST}
     fixed["manifest"] = str(Path(config.label.manifest).resolve())
@@ -50,10 +52,13 @@ def with_manifest(config: Config) -> Config:
 
 
 def fixed_by_manifest(config: Config, keys: list[str]) -> None:
-    """Refuse to vary ``keys`` (dotted) where a manifest fixes them.
+    """Refuse to vary config keys that the run's manifest fixes.
+
+    Args:
+        keys: dotted config keys that a search or a study varies.
 
     Raises:
-        DataError: naming the keys.
+        DataError: names the keys.
     """
     fixed = sorted({f"label.{name}" for name in OF_MANIFEST} & set(keys))
     if config.label.source == "manifest" and fixed:
@@ -65,16 +70,16 @@ def fixed_by_manifest(config: Config, keys: list[str]) -> None:
 
 
 def take_manifest(index: Index, config: Config, target: Path) -> LabelManifest:
-    """The run's label manifest in its folder ``target``: opened, copied from ``label.manifest``, or drawn.
+    """Open the run's label manifest in its folder ``target``; if it is missing, copy ``label.manifest`` or draw labels.
 
     Raises:
-        DataError: when the manifest is of another index or split, or what lies in ``target`` is not this run's.
+        DataError: when the manifest belongs to another index or split, or the one in ``target`` to another run.
     """
-    if (target / "manifest.json").exists():  # written last
-        there = LabelManifest.open(target)
-        _check_same_data(there, str(target), index, config.data.train_split)
-        _check_own(there, config)
-        return there
+    if (target / "manifest.json").exists():  # this file is written last
+        present = LabelManifest.open(target)
+        _check_same_data(present, str(target), index, config.data.train_split)
+        _check_own(present, config)
+        return present
     if config.label.source == "simulate":
         return build_manifest(index, config.data.train_split, config.label, target)
     given = LabelManifest.open(Path(config.label.manifest))
@@ -108,48 +113,57 @@ def _check_same_data(given: LabelManifest, name: str, index: Index, split: str) 
     if given.index_digest != index.digest:
         raise DataError(
             f"{name} was made with index {given.index_digest}, data.dataroot {index.dataroot} has index "
-            f"{index.digest}: the tables, or what they name, have changed since. Run pdetr3d index and pdetr3d label "
-            "again, with the same clicks and lists"
+            f"{index.digest}: the tables, or files that they name, have changed since. Run pdetr3d index and pdetr3d "
+            "label again, with the same clicks and lists"
         )
 
 
-def _check_own(there: LabelManifest, config: Config) -> None:
-    """Raise DataError unless the manifest in the run directory is the one that the config asks for: somebody may have
-    copied it there."""
+def _check_own(present: LabelManifest, config: Config) -> None:
+    """Raise DataError unless the manifest in the run directory is the one that the config asks for.
+
+    Somebody may have copied another manifest into the run directory.
+    """
     if config.label.source == "manifest":
         asked = labels_digest(config)
-        wrong = [] if there.digest == asked else [f"digest {there.digest} there, {asked} in {config.label.manifest}"]
+        wrong = (
+            [] if present.digest == asked else [f"digest {present.digest} there, {asked} in {config.label.manifest}"]
+        )
     else:
-        pairs = {name: (getattr(there.config, name), getattr(config.label, name)) for name in OF_MANIFEST}
+        pairs = {name: (getattr(present.config, name), getattr(config.label, name)) for name in OF_MANIFEST}
         wrong = [f"label.{name} {was} there, {now} now" for name, (was, now) in pairs.items() if was != now]
-        if not pc.all(pc.equal(there.clicks["source"], "sim")).as_py():
+        if not pc.all(pc.equal(present.clicks["source"], "sim")).as_py():
             wrong.append("clicks of people there, simulated ones now")
     if wrong:
         raise DataError(
-            f"{there.path} holds other labels than this run's: {'; '.join(wrong)}. Remove that folder; to train on "
-            "labels that lie elsewhere, set label.source=manifest and label.manifest=FOLDER"
+            f"{present.path} holds other labels than this run's: {'; '.join(wrong)}. Remove that folder; to train on "
+            "labels in another folder, set label.source=manifest and label.manifest=FOLDER"
         )
 
 
 def unknown_boxes(index: Index, manifest: LabelManifest, config: Config) -> int:
-    """How many train samples there are whose boxes nobody knows: no student can be trained on boxes everywhere then.
+    """The number of train samples whose boxes are unknown. If there are any, the all-boxes student cannot be trained.
 
-    In a simulation the tables are the truth, but for scenes without any annotation; with people's labels a sample
-    without annotations is only known where people said that it is empty.
+    With simulated labels the tables hold all boxes, except those of unlabeled samples in scenes without annotations.
+    With a manifest made by people, a point-labeled or unlabeled sample without annotations is unknown: nobody said that
+    it is empty.
     """
-    told = ("unlabeled",) if config.label.source == "simulate" else ("unlabeled", "point")
+    doubtful = ("unlabeled",) if config.label.source == "simulate" else ("unlabeled", "point")
     roles = manifest.samples["role"].to_pylist()
-    return sum(role in told and not has for role, has in zip(roles, annotated(index, manifest.split), strict=True))
+    return sum(role in doubtful and not has for role, has in zip(roles, annotated(index, manifest.split), strict=True))
 
 
 def typical_sizes(manifest: LabelManifest, absent: Sequence[str], classes: ClassList) -> str:
-    """A warning that names the clicked ones of ``absent``, classes whose sizes nothing shows; "" for none."""
+    """A warning for clicked classes without any box, whose typical sizes are used instead; "" if there are none.
+
+    Args:
+        manifest: holds the clicks. absent: names of the classes without boxes. classes: gives the typical sizes.
+    """
     clicked = set(pc.unique(manifest.clicks["class"]).to_pylist())
     sizes = {name: classes.fallback_size_m[classes.label_of[name]] for name in absent if name in clicked}
     if not sizes:
         return ""
-    told = ", ".join(f"{name} ({' x '.join(f'{side:g}' for side in size)} m)" for name, size in sizes.items())
-    return f"warning: no box shows how large these clicked classes are, a typical size (l, w, h) is taken: {told}"
+    listed = ", ".join(f"{name} ({' x '.join(f'{side:g}' for side in size)} m)" for name, size in sizes.items())
+    return f"warning: no box shows how large these clicked classes are, a typical size (l, w, h) is taken: {listed}"
 
 
 def _info(config: Config) -> dict:

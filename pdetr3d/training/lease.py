@@ -1,11 +1,11 @@
-"""Who writes into a run directory: one process at a time, by a lease file (``run.lock``) in it.
+"""Lets one process at a time write into a run directory, by a lease file (``run.lock``) in the directory.
 
-A lease file instead of a lock of the operating system (``flock``, as ``filelock`` takes): one mechanism then serves
-local disks and shared storage, where such locks are often not passed on to other hosts and are still granted. The file
-is created exclusively, names its owner, and is renewed (its time of change) every PERIOD_S seconds.
+The lease is a file, not a lock of the operating system (``flock``, which ``filelock`` uses), because shared storage
+often grants such locks without passing them on to other hosts. One mechanism thus serves local disks and shared
+storage. The file is created exclusively and names its owner, which renews the file's time of change every PERIOD_S s.
 
-Whether an owner still lives: on its own machine its process is looked up. On another machine the lease is watched for
-up to EXPIRES_S seconds: an owner that renews it lives. No two clocks are compared.
+To find out whether an owner is alive, a process on the same machine looks up the owner's process. A process on another
+machine watches the lease for up to EXPIRES_S seconds: an owner that renews it is alive. No two clocks are compared.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pdetr3d.schema import DataError
 
 FILE = "run.lock"
 PERIOD_S = 10.0  # between renewals
-EXPIRES_S = 60.0  # a lease of another host that was not renewed for so long is nobody's
-POLL_S = 1.0  # between looks at somebody else's lease
+EXPIRES_S = 60.0  # a lease of another host that was not renewed for this time has expired
+POLL_S = 1.0  # between two readings of another process's lease
 
 _held: dict[Path, str] = {}  # folder -> token of this process's lease on it
 _guard = threading.RLock()
@@ -43,7 +43,8 @@ def hold(folder: Path, wait_s: float = 0.0, option: str = "--run-dir") -> None:
     """Hold ``folder`` (which exists) until ``release`` or the end of this process; holding it again changes nothing.
 
     Args:
-        wait_s: for how long to wait for a living owner to let go. option: of the command that names the folder.
+        wait_s: seconds to wait for a living owner to release the folder.
+        option: the command-line option that names the folder, for the message.
 
     Raises:
         DataError: when another process holds it (names user, process, host, time, command).
@@ -72,7 +73,7 @@ def hold(folder: Path, wait_s: float = 0.0, option: str = "--run-dir") -> None:
 
 
 def release(folder: Path) -> None:
-    """Let go of ``folder``; nothing happens where this process does not hold it."""
+    """Release ``folder``; does nothing if this process does not hold it."""
     folder = folder.resolve()
     with _guard:
         token = _held.pop(folder, None)
@@ -82,13 +83,13 @@ def release(folder: Path) -> None:
 
 
 def of_another(folder: Path) -> bool:
-    """Whether there is a lease on ``folder`` that this process does not hold."""
+    """Whether a lease on ``folder`` exists that this process does not hold. Its owner may be dead."""
     owner = _read(folder)
     return owner is not None and owner.get("token") != _held.get(folder.resolve())
 
 
 def _create(folder: Path) -> str | None:
-    """Make the lease file; its token, or None where there is one already."""
+    """Create the lease file and return its token, or None if a lease exists already."""
     me, token = psutil.Process(), uuid.uuid4().hex
     owner = {
         "user": _user(),
@@ -110,14 +111,14 @@ def _create(folder: Path) -> str | None:
             stream.write(json.dumps(owner, indent=1))
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError:  # disk full: an empty lease would be in everybody's way
+    except OSError:  # the disk is full: an empty lease would block every later process
         (folder / FILE).unlink(missing_ok=True)
         raise
     return token
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The owner that the lease names; None without a lease, {} when it names none (cut, or just being written)."""
+    """The owner that the lease names; None without a lease, {} when it is truncated or just being written."""
     try:
         owner = json.loads((folder / FILE).read_text())
     except FileNotFoundError:
@@ -128,12 +129,13 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _alive(folder: Path, owner: dict[str, Any]) -> bool:
+    """Whether the lease's owner is alive; takes up to EXPIRES_S for an owner on another machine."""
     if owner.get("machine") == _machine():
         if owner["folder"] != str(folder):  # the directory was copied, or moved, with the lease in it
             return False
         try:
             process = psutil.Process(owner["pid"])
-            same = abs(process.create_time() - owner["process_start"]) < 2.0  # process ids are used again
+            same = abs(process.create_time() - owner["process_start"]) < 2.0  # the system reuses process ids
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
@@ -143,13 +145,13 @@ def _alive(folder: Path, owner: dict[str, Any]) -> bool:
     first, end = _version(folder), time.monotonic() + EXPIRES_S
     while time.monotonic() < end:
         if _version(folder) != first:
-            return _read(folder) is not None  # renewed or new: alive; released: free
+            return _read(folder) is not None  # the lease was renewed, or else it was released
         time.sleep(POLL_S)
     return False
 
 
 def _version(folder: Path) -> tuple[int, str] | None:
-    """Changes with every renewal. The file is opened: NFS looks up a file's time anew then."""
+    """A value that changes with every renewal. The file is opened, because NFS then refreshes the file's time."""
     try:
         with (folder / FILE).open() as stream:
             return os.fstat(stream.fileno()).st_mtime_ns, stream.read()
@@ -158,7 +160,10 @@ def _version(folder: Path) -> tuple[int, str] | None:
 
 
 def _remove(folder: Path, dead: dict[str, Any]) -> bool:
-    """Remove the lease of a dead owner. Of several who try, one succeeds; a lease made since is put back."""
+    """Remove a dead owner's lease and return whether this process did. A lease that was made meanwhile is put back.
+
+    The lease is renamed first: of several processes that try, the rename succeeds in one.
+    """
     aside = folder / f"{FILE}.{uuid.uuid4().hex}"
     try:
         (folder / FILE).rename(aside)
@@ -180,11 +185,11 @@ def _renew_forever() -> None:
 
 
 def renew() -> None:
-    """Renew this process's leases; a process that lost one to another (it had stood still for long) is interrupted."""
+    """Renew this process's leases. A process that lost one, because it was suspended for long, interrupts itself."""
     with _guard:
         for folder, token in list(_held.items()):
             owner = _read(folder)
-            if owner is None or not owner:  # the directory was removed, or storage is away for a moment
+            if owner is None or not owner:  # the directory was removed, or the storage is temporarily unreachable
                 continue
             if owner.get("token") == token:
                 with contextlib.suppress(OSError):
@@ -192,7 +197,7 @@ def renew() -> None:
                 continue
             del _held[folder]
             print(
-                f"{folder} was taken over by {_described(owner)}, since this process had stood still for more than "
+                f"{folder} was taken over by {_described(owner)}, since this process was suspended for more than "
                 f"{EXPIRES_S:g} s: this process stops",
                 file=sys.stderr,
                 flush=True,
@@ -212,12 +217,12 @@ def _described(owner: dict[str, Any]) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return str(os.getuid())
 
 
 def _machine() -> str:
-    """Equal for two processes that can see each other's process ids: host, boot, process namespace."""
+    """Host, boot and process namespace: equal for two processes that can see each other's process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -233,7 +238,7 @@ def _release_all() -> None:
 
 
 def _after_fork() -> None:
-    """A forked child holds nothing."""
+    """Forget the leases in a forked child: they belong to the parent."""
     global _guard
     _guard = threading.RLock()
     _held.clear()

@@ -1,4 +1,4 @@
-"""The training loop, one page: batch -> model -> losses -> finite check -> clip -> step -> log -> checkpoint."""
+"""The training loop: batch -> model -> losses -> finite check -> clip -> step -> log -> checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pdetr3d.batch import Batch, RankMean
-from pdetr3d.config import OptimConfig
 from pdetr3d.data.draws import keyed_rng
 from pdetr3d.models.recompute import compile_dense
 from pdetr3d.training import checkpoint
@@ -24,19 +23,23 @@ from pdetr3d.training.nonfinite import Guard, NonFiniteError
 from pdetr3d.training.optim import learning_rate, make_optimizer, set_learning_rate
 from pdetr3d.training.plan import milestones
 
-AMD = "AuthenticAMD"  # of ``cpu_vendor``
-LEAST_SCALE = 1.0  # of fp16's loss: gradients that overflow below it are not the scale's fault
+AMD = "AuthenticAMD"  # ``cpu_vendor`` of AMD's CPUs
+LEAST_SCALE = 1.0  # fp16: gradients that overflow at this or a smaller loss scale are not finite without it either
 
 
 def train(task: Task, context: TrainContext, steps: int, config_json: str, scratch: Path) -> None:
     """Train to ``steps`` optimizer steps, or until ``context.stop()``; continues from ``context.resume_file()``.
 
     Args:
-        config_json: stored in every checkpoint. scratch: folder for checkpoints before they are reported.
+        task: the model and its training settings. context: data, ranks, device, checkpoints, logging.
+        steps: number of optimizer steps of the whole training, with those of the checkpoint that it continues from.
+        config_json: stored in every checkpoint.
+        scratch: local folder for checkpoints before they are handed to the context.
 
     Raises:
-        FloatingPointError: when a loss or the gradient norm is not finite (before the weights are touched), unless
-            ``optim.on_nonfinite`` says to go on without that step.
+        FloatingPointError: when a loss or the gradient norm is not finite (before the weights change), unless
+            ``optim.on_nonfinite`` is "skip".
+        DataError: when a batch, or the checkpoint to continue from, cannot be read.
     """
     model = task.model.to(context.device)
     optimizer = make_optimizer(model, task.optim)
@@ -46,11 +49,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
     if task.optim.compile:
         compile_dense(model)
     wrapped = context.wrap(model).train()
-    keep, meter, guard = (
-        milestones(task.optim, steps),
-        Meter(steps, start, task.optim),
-        Guard(task.optim, context, model),
-    )
+    keep, meter, guard = milestones(task.optim, steps), Meter(steps, start), Guard(task.optim, context, model)
     meter.wait_begins()
     for step, arrays in enumerate(context.batches(start), start=start):
         meter.wait_ends()
@@ -64,7 +63,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
         try:
             terms = train_step(wrapped, optimizer, task, batch, context, rate, scaler)
         except NonFiniteError as error:
-            guard.met(error, step, arrays, optimizer, scaler)
+            guard.handle(error, step, arrays, optimizer, scaler)
             terms = {}
         if average is not None and terms:
             average.update_parameters(model)
@@ -88,7 +87,7 @@ def train(task: Task, context: TrainContext, steps: int, config_json: str, scrat
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Of the masks of one step on one rank, of one ``run.seed``."""
+    """The seed of the dropout masks of step ``step`` on rank ``rank``, drawn from ``run.seed``."""
     return int(keyed_rng(seed, step, str(rank), "dropout").integers(2**63))
 
 
@@ -99,6 +98,7 @@ def _resume(
     average: AveragedModel | None,
     context: TrainContext,
 ) -> int:
+    """Load the checkpoint to continue from, if there is one; returns the number of finished steps."""
     file = context.resume_file()
     if file is None:
         return 0
@@ -121,13 +121,16 @@ def train_step(
     rate: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step; returns the detached loss terms, the share of the loss that each is ("share_..."), "loss",
-    "grad_norm" and what the task watches.
+    """Take one optimizer step at learning rate ``rate``.
 
-    In fp16 a gradient that overflows lowers the scale and skips the step (``skipped`` = 1), as GradScaler does.
+    In fp16 a gradient that overflows lowers the loss scale and skips the step ("skipped" is 1), as GradScaler does.
+
+    Returns:
+        Detached scalars: every loss term by its name, its share of the loss ("share_..."), "loss", "grad_norm" (before
+        clipping), "skipped" (fp16 only) and the numbers of ``task.watch``.
 
     Raises:
-        NonFiniteError: on all ranks, where one of them has a loss or gradients that are not finite.
+        NonFiniteError: on all ranks, when one of them has a loss or gradients that are not finite.
     """
     scaler = scaler or torch.amp.GradScaler(context.device.type, enabled=False)
     with autocast(task.optim.amp, context.device):
@@ -140,7 +143,7 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), task.optim.clip_norm)
     overflow = scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE and not math.isfinite(norm.item())
     finite = torch.isfinite(loss.detach() if overflow else loss.detach() + norm)
-    # The step's one wait for the device. All ranks stop, or leave the step out, together.
+    # The loop waits for the device only here. All ranks stop, or skip the step, together.
     if context.rank_mean((~finite).float()).item() > 0:
         values = {k: v.item() for k, v in terms.items()}
         tokens = [token.decode() for token in batch.token]
@@ -156,15 +159,18 @@ def train_step(
 
 
 def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context of ``optim.amp``: bf16, fp16, fp32, or auto."""
+    """The precision context of ``optim.amp``: "bf16", "fp16", "fp32", or "auto" (bf16 where it is fast, else fp32)."""
     if amp == "fp32" or (amp == "auto" and not computes_in_bf16(device)):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16)
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: GPUs that do not emulate it, CPUs with AMX, AMD's with AVX-512's
-    instructions for it. Intel's with these alone took twice as long for convolutions as in float32 (measured)."""
+    """Whether the device computes faster in bfloat16 than in float32.
+
+    That holds for GPUs that do not emulate bfloat16, for CPUs with AMX, and for AMD's CPUs with AVX512-BF16. Intel's
+    CPUs with AVX512-BF16 but without AMX took twice as long for convolutions as in float32 (measured).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # PyTorch has no public names for these in all versions that pyproject.toml allows.
@@ -172,15 +178,19 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 def cpu_vendor(file: Path = Path("/proc/cpuinfo")) -> str:
-    """What Linux calls the maker of the CPU ("AuthenticAMD", "GenuineIntel"); empty elsewhere."""
+    """The CPU's ``vendor_id`` on Linux ("AuthenticAMD", "GenuineIntel"); "" where it is not given."""
     text = file.read_text() if file.exists() else ""
     return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("vendor_id")), "")
 
 
 class Meter:
-    """Averages loss terms and times between two log lines; its wait time is what the step waited for data."""
+    """Averages loss terms and times between two log lines.
 
-    def __init__(self, steps: int, start: int, optim: OptimConfig) -> None:
+    Args:
+        steps: of the whole training. start: steps that were finished before this process began.
+    """
+
+    def __init__(self, steps: int, start: int) -> None:
         self.steps, self.start, self.begin, self.nonfinite = steps, start, time.monotonic(), 0
         self._reset()
 
@@ -189,13 +199,15 @@ class Meter:
         self.count, self.samples, self.wait_s, self.since = 0, 0, 0.0, time.monotonic()
 
     def wait_begins(self) -> None:
+        """The loop begins to wait for the next batch."""
         self._wait_from = time.monotonic()
 
     def wait_ends(self) -> None:
+        """The loop has received the next batch."""
         self.wait_s += time.monotonic() - self._wait_from
 
     def add(self, terms: dict[str, Tensor], samples: int) -> None:
-        """A step was made; without terms: left out."""
+        """Count a step of ``samples`` samples over all ranks; empty ``terms``: the step was skipped as not finite."""
         for key, value in terms.items():
             self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value
         self.count += bool(terms)
@@ -203,12 +215,21 @@ class Meter:
         self.samples += samples
 
     def flush(self, done: int, rate: float, rank_mean: RankMean) -> dict[str, float]:
-        """Means since the last flush, over all ranks; lr, samples_per_s, data_s and step_s per step, which share of
-        the time was spent waiting for data (stall_share), eta_s, memory."""
+        """Return the means since the last flush and begin anew. Every rank must call it.
+
+        Args:
+            done: finished steps. rate: current learning rate.
+
+        Returns:
+            The loss terms (means over steps and ranks); "nonfinite_steps" since the start, if there were any; "lr";
+            "samples_per_s" of all ranks; "data_s" (time that a step waited for data) and "step_s", both in seconds per
+            step; "stall_share" (share of the time spent waiting for data); "eta_s" to the end of training, in seconds;
+            "peak_memory_bytes".
+        """
         elapsed = max(time.monotonic() - self.since, 1e-9)
-        # A rank's terms are its share of the global batch's loss: only their mean is the loss that was minimized.
+        # A rank's terms are its part of the global batch's loss: only their mean over ranks is the minimized loss.
         count, metrics = max(1, self.count), dict[str, float]()
-        if self.sums:  # not where all steps since the last line were left out
+        if self.sums:  # empty if all steps since the last flush were skipped
             means = rank_mean(torch.stack([value.float() for value in self.sums.values()]) / count)
             metrics = dict(zip(self.sums, means.tolist(), strict=True))
         if self.nonfinite:
@@ -222,7 +243,7 @@ class Meter:
 
 
 def peak_memory_bytes() -> float:
-    """The most memory so far: of the GPU's allocator where there is one, else of this process."""
+    """The highest memory use so far in bytes: of PyTorch's GPU allocator if there is a GPU, else of this process."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB

@@ -1,10 +1,10 @@
-"""Mean teacher: a rival without clicks (Tarvainen & Valpola 2017, with hard labels as in Unbiased Teacher, 2021).
+"""Trains the baseline without clicks: mean teacher (Tarvainen & Valpola 2017; hard labels: Unbiased Teacher, 2021).
 
-Each step the moving average of the student's weights, the teacher, sees the weak view of the point-labeled samples: the
-cloud before augmentation. Its boxes above ``student.mean_teacher_threshold``, moved by the augmentation, are targets of
-the student's strong view. Box-labeled samples are supervised as ever. A point-labeled sample without such a box teaches
-nothing, not even background; the weight of the others rises over ``student.mean_teacher_warmup``, for where a young
-teacher misses objects it would teach background.
+The teacher is the moving average of the student's weights. At each step it sees the weak view of the point-labeled
+samples, which is the cloud before augmentation. Its boxes above ``student.mean_teacher_threshold``, moved by the
+augmentation, are the targets of the student's strong view. Box-labeled samples are supervised as usual. A point-labeled
+sample without such a box gives no loss, not even for background. The weight of the other point-labeled samples rises
+over ``student.mean_teacher_warmup``, because an early teacher misses objects, which would be trained as background.
 
 Legend: B samples, N boxes (padded).
 """
@@ -28,25 +28,29 @@ from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class MeanTeacher:
-    """What the mean teacher's student does differently: targets before the step, losses of two parts.
+    """The targets and losses of a student that a mean teacher trains.
 
     Args:
-        config: threshold and weight of the student. predict: student output -> one Boxes3D per sample.
+        config: gives the threshold and weights of ``student.mean_teacher_*``.
+        predict: (student output, batch) -> one Boxes3D per sample.
     """
 
     def __init__(self, config: Config, predict: Callable[[object, Batch], list[Boxes3D]]) -> None:
         self.config, self.predict, self.ramp = config, predict, 1.0
 
     def before_step(self, step: int, steps: int) -> None:
-        """Sets the weight of the losses on point-labeled samples for step ``step`` of ``steps``, from 0."""
+        """Set the weight of the losses on point-labeled samples for step ``step``, 0 .. ``steps`` - 1."""
         self.ramp = ramp_of(self.config.student.mean_teacher_warmup, step / steps)
 
     @torch.no_grad()
     def teach(self, average: nn.Module, batch: Batch) -> Batch:
-        """The batch with the teacher's boxes as the boxes of its point-labeled samples, without weak view.
+        """Give the point-labeled samples the teacher's boxes, in the frame of the strong view.
 
         Args:
-            average: the teacher, in evaluation mode. batch: with weak view.
+            average: the teacher, in evaluation mode. batch: has a weak view.
+
+        Returns:
+            The batch with these boxes and without the weak view, which the student does not need.
         """
         todo = batch.select(~batch.box_labeled)
         found: list[Boxes3D] = []
@@ -55,13 +59,12 @@ class MeanTeacher:
             for boxes, matrix in zip(self.predict(average(todo), todo), _matrices(todo), strict=True):
                 sure = boxes[boxes.score > self.config.student.mean_teacher_threshold]
                 found.append(move_boxes(sure, matrix))
-        batch = replace(
-            batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0]
-        )  # the student has no use for it
+        batch = replace(batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0])
         return with_boxes(batch, torch.nonzero(~batch.box_labeled).flatten().tolist(), found)
 
     def losses(self, output: object, batch: Batch, rank_mean: RankMean) -> dict[str, Tensor]:
-        """Loss terms of the box-labeled samples, and "unlabeled_..." of those that ``teach`` found boxes in."""
+        """The student's loss terms, scalars: those of the box-labeled samples, and "unlabeled_...", the weighted terms
+        of the point-labeled samples in which ``teach`` found boxes."""
         assert isinstance(output, StudentOutput)
         criterion, taught = CenterCriterion(self.config, rank_mean), ~batch.box_labeled & batch.box_valid.any(1)
         terms = criterion(select_tasks(output.tasks, batch.box_labeled), batch.select(batch.box_labeled))
@@ -71,11 +74,17 @@ class MeanTeacher:
 
 
 def _matrices(batch: Batch) -> np.ndarray:
+    """(B, 4, 4) float64: the augmentation of each sample."""
     return batch.augmentation.double().cpu().numpy()
 
 
 def with_boxes(batch: Batch, samples: Sequence[int], boxes: Sequence[Boxes3D]) -> Batch:
-    """The batch with other boxes in some samples, velocity unknown; ``boxes[i]`` is for sample ``samples[i]``."""
+    """Replace the boxes of some samples; their velocity becomes NaN (unknown) and their source SOURCE_PSEUDO.
+
+    Args:
+        samples: positions in the batch. boxes: ``boxes[i]`` replaces those of sample ``samples[i]``; the same frame as
+            the batch's points.
+    """
     more = max(0, max((len(b) for b in boxes), default=0) - batch.box.shape[1])
     box, velocity = F.pad(batch.box, (0, 0, 0, more)), F.pad(batch.velocity, (0, 0, 0, more), value=torch.nan)
     names = ("box_label", "box_score", "box_source", "box_valid")
@@ -94,7 +103,7 @@ def with_boxes(batch: Batch, samples: Sequence[int], boxes: Sequence[Boxes3D]) -
 
 
 def select_tasks(tasks: Sequence[TaskMaps], keep: Tensor) -> list[TaskMaps]:
-    """The maps of the samples where ``keep``, (B,) bool, is true; their cells stay in order."""
+    """The maps of the samples where ``keep``, (B,) bool, is true; the order of their cells does not change."""
     place, chosen = keep.cumsum(0) - 1, []
     for maps in tasks:
         cells, mine = maps.cells, keep[maps.cells.sample]

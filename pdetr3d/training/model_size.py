@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of every part of teacher and student for one sample (``pdetr3d show-config --model``).
+"""Counts parameters and FLOPs of every part of teacher and student for one sample (``pdetr3d show-config --model``).
 
-Counted by torch's FlopCounterMode: matrix products and convolutions, two FLOPs per multiply-add. Norms, activations and
-sampling are not counted. Dense parts run on the meta device (shapes only); the LiDAR encoder runs on a synthetic cloud.
+torch's FlopCounterMode counts matrix products and convolutions, two FLOPs per multiply-add. It does not count norms,
+activations and sampling. Dense parts run on the meta device (shapes only); the LiDAR encoder runs on a synthetic cloud.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pdetr3d.models.teacher import Teacher
 from pdetr3d.schema import CAMERAS
 from pdetr3d.training.build import build
 
-SWEEP_POINTS = 30_000  # of a 32-beam sweep; the cloud has ``data.num_sweeps`` of them
-OBJECTS = 40  # clicks of the teacher, boxes of the student: about those of a nuScenes keyframe
+SWEEP_POINTS = 30_000  # points per sweep of the synthetic cloud, about those of a 32-beam LiDAR
+OBJECTS = 40  # clicks for the teacher, boxes for the student: about as many as in a nuScenes keyframe
 META = torch.device("meta")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One row: ``name``, number of ``parameters``, ``flops`` of one forward pass of one sample."""
+    """One row of the table: ``name``, number of ``parameters``, ``flops`` of one forward pass of one sample."""
 
     name: str
     parameters: int
@@ -42,15 +42,23 @@ class Part:
 
 
 def count(name: str, modules: list[nn.Module], forward: Callable[[], object]) -> Part:
-    """Parameters of ``modules`` and the FLOPs of ``forward()``."""
+    """Count the parameters of ``modules`` and the FLOPs of ``forward()``."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
     return Part(name, sum(p.numel() for m in modules for p in m.parameters()), counter.get_total_flops())
 
 
 def measure(stage: str, config: Config) -> list[Part]:
-    """The parts of the "teacher" or the "student", in the order of the data; inference mode, batch size one."""
-    # FlopCounterMode hooks into the graph of what requires a gradient, and views of parameters have none here.
+    """Measure the parts of a model in evaluation mode at batch size one.
+
+    Args:
+        stage: "teacher" or "student".
+
+    Returns:
+        The parts, in the order in which the data pass them.
+    """
+    # FlopCounterMode hooks into the gradient graph, which views of parameters lack under no_grad: so no parameter may
+    # require a gradient here.
     prior = torch.tensor(config.classes.fallback_size_m)
     model = build(stage, config, config.classes.fallback_size_m).model.eval().requires_grad_(False)
     points, sample = _cloud(config)
@@ -74,7 +82,7 @@ def measure(stage: str, config: Config) -> list[Part]:
 
 
 def size_table(title: str, parts: list[Part]) -> Table:
-    """Rich table of the parts and their sums."""
+    """A rich table of the parts and their sums."""
     table = Table("part", title=f"{title}: one sample, forward")
     table.add_column("parameters", justify="right")
     table.add_column("GFLOPs", justify="right")
@@ -149,12 +157,16 @@ def _spans_m(config: Config) -> tuple[float, float]:
 
 
 def _cloud(config: Config) -> tuple[Tensor, Tensor]:
-    """Points that thin out with distance on flat ground, as a turning LiDAR's: (P, 5), and their sample (P,)."""
+    """A synthetic cloud, which gets sparser with distance like that of a rotating LiDAR on flat ground.
+
+    Returns:
+        Points (P, 5) float32 in the columns of ``Batch.points``, and their sample index (P,) int64, all 0.
+    """
     generator = torch.Generator().manual_seed(0)
     n = SWEEP_POINTS * config.data.num_sweeps
     uniform = torch.rand(n, 4, generator=generator)
-    reach = 2.0 * (max(_spans_m(config)) / 4) ** uniform[:, 0]  # 2 m to half the span, log-uniform
+    distance = 2.0 * (max(_spans_m(config)) / 4) ** uniform[:, 0]  # 2 m to half the span, log-uniform
     azimuth = 2 * torch.pi * uniform[:, 1]
     height = config.model.range_m[2] + uniform[:, 2] ** 2 * (config.model.range_m[5] - config.model.range_m[2])
-    columns = [reach * azimuth.cos(), reach * azimuth.sin(), height, 255 * uniform[:, 3], torch.zeros(n)]
+    columns = [distance * azimuth.cos(), distance * azimuth.sin(), height, 255 * uniform[:, 3], torch.zeros(n)]
     return torch.stack(columns, 1), torch.zeros(n, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite: each is put on record, then training stops or goes on."""
+"""Handles steps whose loss or gradients are not finite: records each, then stops training or skips the step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from pdetr3d.config import OptimConfig
 from pdetr3d.training.context import TrainContext
 
-FOLDER = "nonfinite"  # of the records, in the stage's folder of checkpoints
-SHOWN = 20  # parameters with such gradients that a record names
+FOLDER = "nonfinite"  # folder of the records, within the stage's folder of checkpoints
+SHOWN = 20  # a record names this many of the parameters whose gradients are not finite
 
 
 class NonFiniteError(FloatingPointError):
-    """Raised on every rank of a step, before the weights are touched.
+    """A loss or gradient is not finite. Every rank of the step raises it, before the weights change.
 
     Attributes:
-        terms: this rank's loss terms. norm: of the gradients. here: whether this rank's own loss is not finite (after
-            the ranks' gradients were averaged, all have the same).
+        terms: this rank's loss terms. norm: the norm of the gradients, averaged over the ranks.
+        tokens: sample tokens of this rank's batch.
+        here: whether this rank's own loss is not finite. (The gradients do not tell, since they are averaged.)
     """
 
     def __init__(self, terms: dict[str, float], norm: float, tokens: list[str], here: bool) -> None:
@@ -32,10 +33,11 @@ class NonFiniteError(FloatingPointError):
 
 
 class Guard:
-    """Follows ``optim.on_nonfinite`` in one training.
+    """Applies ``optim.on_nonfinite`` during one training.
 
     Args:
-        optim: of the stage. context: keeps the records. model: whose weights and running statistics are guarded.
+        optim: the stage's optimizer settings. context: writes the records.
+        model: the model whose gradients are examined and whose running statistics are restored.
     """
 
     def __init__(self, optim: OptimConfig, context: TrainContext, model: nn.Module) -> None:
@@ -44,11 +46,11 @@ class Guard:
         self.buffers: list[Tensor] = []
 
     def step_begins(self) -> None:
-        """Remember what the forward pass changes: running statistics of norms would keep a NaN for good."""
+        """Copy the buffers that the forward pass changes: running statistics of norms would keep a NaN forever."""
         if self.optim.on_nonfinite == "skip":
             self.buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
 
-    def met(
+    def handle(
         self,
         error: NonFiniteError,
         step: int,
@@ -56,11 +58,14 @@ class Guard:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        """Record the step; raise, or leave weights and statistics as they were before it.
+        """Record the step, then raise, or restore the state before the step so that training continues without it.
+
+        Args:
+            error: of ``train_step``. step: from 0. arrays: the rank's batch.
 
         Raises:
             FloatingPointError: with ``optim.on_nonfinite=raise``, and when more steps than ``optim.nonfinite_limit``
-                were skipped since this training was (re)started.
+                were skipped since this training was started or resumed.
         """
         place = self.context.keep_record(
             f"{FOLDER}/step_{step:07d}_rank_{self.context.rank}.json",
@@ -81,11 +86,12 @@ class Guard:
             for buffer, before in zip(self.model.buffers(), self.buffers, strict=True):
                 buffer.copy_(before)
         optimizer.zero_grad(set_to_none=True)
-        scaler.update()  # forgets that it has unscaled these gradients
+        scaler.update()  # resets the scaler, which has unscaled these gradients already
         if error.here or self.context.rank == 0:
             print(f"step {step} is skipped: {error}; put on record: {place}", flush=True)
 
     def _record(self, error: NonFiniteError, step: int, arrays: dict[str, NDArray]) -> dict[str, Any]:
+        """The facts that help to find the cause: samples, loss terms, parameters, whether the inputs are finite."""
         bad = [
             name
             for name, parameter in self.model.named_parameters()
@@ -106,5 +112,5 @@ class Guard:
 
 
 def _json(value: float) -> float | str:
-    """JSON has no NaN."""
+    """The value, or its name if it is not finite: JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""AdamW and its schedule: linear warm-up, then cosine to 1/1000 of the learning rate."""
+"""Builds AdamW and its learning-rate schedule: linear warm-up, then a cosine to 1/1000 of the learning rate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ FINAL_SHARE = 1e-3  # of the peak learning rate at the last step (method.md 2.9)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and norm scales (one-dimensional parameters).
+    """Build AdamW for a model, without weight decay on biases and norm scales (one-dimensional parameters).
 
-    A group per learning rate and decay; its ``factor`` is what ``set_learning_rate`` multiplies the schedule with.
+    Each pair of learning rate and decay has a parameter group. ``set_learning_rate`` multiplies the schedule's rate by
+    the group's ``factor``.
+
+    Raises:
+        DataError: as ``lr_factors``.
     """
     factors = lr_factors(model, config)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -34,12 +38,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def lr_factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:
-    """Parameter name -> factor of its learning rate: that of the longest prefix in ``optim.lr_multipliers``, else 1.
+    """The factor of each parameter's learning rate: that of the longest matching prefix in ``optim.lr_multipliers``.
 
-    A prefix ends at a dot of the name, or is the name: "images.backbone" does not mean "images.backbone2.conv".
+    A prefix matches whole parts of the name between dots: "images.backbone" does not match "images.backbone2.conv".
+
+    Returns:
+        Parameter name -> factor; 1 where no prefix matches.
 
     Raises:
-        DataError: when an entry matches no parameter (method.md 7.2, 17: it would do nothing, silently).
+        DataError: when an entry matches no parameter, since it would have no effect (method.md 7.2, 17).
     """
     names = [name for name, _ in model.named_parameters()]
     factors = dict.fromkeys(names, 1.0)
@@ -56,13 +63,13 @@ def lr_factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group ``rate`` times its factor."""
+    """Set every group's learning rate to ``rate`` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Learning rate of step 0..steps-1."""
+    """The learning rate of step ``step``, 0 .. ``steps`` - 1 (method.md 2.9)."""
     warmup = max(1, round(config.warmup_share * steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup

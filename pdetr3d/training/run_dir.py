@@ -1,4 +1,4 @@
-"""The run directory: a run's identity, its data, its finished stages. A rerun continues or says what differs."""
+"""The run directory holds a run's identity, data and finished stages; a rerun continues or says what differs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from pdetr3d.training import lease
 from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
 from pdetr3d.training.stage_versions import NOT_IDENTITY, code_version
 
-FRESH = "fresh"  # entry of run.json that makes a run begun anew another one than the run beside it
+FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
 
-SIMULATED = "v1.0-sim"  # the version of the world that the simulator makes
+SIMULATED = "v1.0-sim"  # ``data.version`` of the simulator's worlds
 
 
 def check_dataroot(config: Config) -> None:
-    """A job trains on ``data.dataroot``; without one, on a simulated world, where the preset is made for it.
+    """Check that a job has data: ``data.dataroot``, or else a preset that is made for a simulated world.
 
     Raises:
         DataError: for a preset of a real dataset without ``data.dataroot``.
@@ -54,18 +54,24 @@ def check_dataroot(config: Config) -> None:
 
 
 class RunDir:
-    """A directory that holds all one run writes. It belongs to this process until ``close`` or the process's end.
+    """The directory of one run's files. This process holds it (``lease``) until ``close`` or the process's end.
 
     Args:
-        path: created when missing. config: of the run; what its label manifest fixes takes the manifest's values.
-        reading: the directory is another process's, and what is finished there is read: it is not held.
-        wait_s: for how long to wait for another process that holds the directory.
-        fresh: begin anew in a ``free_path``, with a digest of its own: shared storage is not continued from either.
+        path: created if missing.
+        config: of the run. Keys that a label manifest fixes take the manifest's values.
+        reading: True reads the finished stages of a directory that another process may hold, without holding it.
+        wait_s: seconds to wait for another process that holds the directory.
+        fresh: True for a run that begins anew in a ``free_path``. Its digest is unique, so that it does not continue
+            from checkpoints on shared storage either.
+
+    Attributes:
+        path: absolute. config: with the manifest's values.
+        digest: 16 hex digits of the identity: config keys, code versions, tables and labels.
 
     Raises:
-        DataError: when there is no dataset (``check_dataroot``), ``label.manifest`` is none, the directory holds a run
-            of another config, dataset, manifest or version of a stage (names the differing keys), or another process
-            holds it (``lease``).
+        DataError: when there is no dataset (``check_dataroot``), when ``label.manifest`` holds no manifest, when the
+            directory holds a run of another config, dataset, manifest or version of a stage (the message names the
+            keys that differ), or when another process holds it.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class RunDir:
             raise
 
     def _identity(self) -> dict[str, Any]:
-        """What decides the run's numbers: config keys, versions of the stages' formats, data."""
+        """The entries that determine the run's numbers: config keys, versions of the stages, digests of the data."""
         identity = {k: v for k, v in self.config.flat().items() if not k.startswith(NOT_IDENTITY)}
         identity |= {"code": code_version(), "tables": tables_digest(self.config)}
         if self.config.label.source == "manifest":
@@ -92,14 +98,14 @@ class RunDir:
         return json.loads(json.dumps(identity))
 
     def _check(self, now: dict[str, Any], fresh: bool) -> str:
-        """Compare with the run that is there, or begin one; returns the run's digest."""
+        """Compare with the run in the directory, or begin one; returns the run's digest."""
         file = self.path / "run.json"
-        if not (file.exists() and (self.path / "data").exists()):  # new, or its input was refused before any work
+        if not (file.exists() and (self.path / "data").exists()):  # new, or refused before any work was done
             before = now | ({FRESH: uuid.uuid4().hex} if fresh else {})
             write_json(file, before)
         else:
             before = self._begun(file)
-            unset = Config(preset="").flat()  # a key that came after the run began: it matters when it is set
+            unset = Config(preset="").flat()  # defaults for keys that were added to pdetr3d after the run began
             keys = sorted((before.keys() | now.keys()) - {FRESH})
             differing = [k for k in keys if before.get(k, unset.get(k)) != now.get(k)]
             if differing:
@@ -108,29 +114,31 @@ class RunDir:
         return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
     def _begun(self, file: Path) -> dict[str, Any]:
+        """The identity in the directory's ``run.json``."""
         try:
             return dict(json.loads(file.read_text()))
         except ValueError as error:
-            raise DataError(f"{file} cannot be read ({error}), so what run it is of is unknown. {ANEW}") from error
+            raise DataError(f"{file} cannot be read ({error}), so the run's settings are unknown. {ANEW}") from error
 
     def close(self) -> None:
-        """Let other processes have the directory."""
+        """Release the directory for other processes."""
         lease.release(self.path)
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What ``finish`` stored, or None while the stage is unfinished."""
+        """The result that ``finish`` stored for a stage, or None while the stage is unfinished."""
         file = self.path / stage / "done.json"
         return json.loads(file.read_text()) if file.exists() else None
 
     def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Mark a stage finished, after all its files are in place."""
+        """Mark a stage as finished, after all its files are in place; returns ``result``, which JSON must be able to
+        store."""
         (self.path / stage).mkdir(exist_ok=True)
         write_json(self.path / stage / "done.json", result)
         return result
 
 
 def free_path(path: Path) -> Path:
-    """The first of PATH, PATH-2, PATH-3, ... that does not exist; made, so that no other process takes it."""
+    """Create and return the first of PATH, PATH-2, PATH-3, ... that does not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -144,10 +152,12 @@ def free_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Data:
-    """The run's data: index, and the label manifest that is drawn or that ``label.manifest`` names.
+    """The run's data.
 
-    ``skipped``: samples that are left out of training and prediction, of all the run's splits. ``files``: digest of the
-    files that the index names (``FileLedger``), or of the pack's shards.
+    Attributes:
+        index: of the dataset. manifest: the labels, drawn or from ``label.manifest``.
+        skipped: samples of the run's splits that training and prediction leave out.
+        files: digest of the files that the index names (``FileLedger``), or of the pack's shards.
     """
 
     index: Index
@@ -162,20 +172,20 @@ class Data:
 
 
 def prepare(run: RunDir, like: RunDir | None = None) -> Data:
-    """Simulate the world if no dataroot is given, index it, split and click it; what exists already is opened.
+    """Prepare a run's data: simulate a world without ``data.dataroot``, index, check files, take labels.
 
-    Prints what is used and what is left out (``Summary``). Where the data are refused, what was made of them is removed
-    again, so that a corrected command may use the same directory.
+    Parts that exist already are opened. Prints which samples and labels are used and left out (``Summary``). When the
+    data are refused, the parts made by this call are removed, so that a corrected command may use the same directory.
 
     Args:
-        like: a prepared run on the same dataset, whose index and whose check of the files are taken over; they take
-            minutes at full size, and studies have many runs.
+        like: a prepared run on the same dataset. Its index and its check of the files are reused, because they take
+            minutes at full size and a search has many runs.
 
     Raises:
-        DataError: when the data cannot be used, or have none of what is needed (``refuse_empty``).
+        DataError: when the data cannot be used, or lack what training needs (``refuse_empty``).
     """
     new, manifest = not (run.path / "data" / INDEX).exists(), run.path / "data" / "manifest"
-    own = not manifest.exists()  # one that somebody put there is not removed
+    own = not manifest.exists()  # a manifest that was there before is not removed
     try:
         return _prepare(run, like)
     except DataError:
@@ -184,7 +194,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
                 (run.path / "data" / name).unlink(missing_ok=True)
             if own:
                 shutil.rmtree(manifest, ignore_errors=True)
-            with suppress(OSError):  # the simulated world stays
+            with suppress(OSError):  # a folder with a simulated world is not empty and remains
                 (run.path / "data").rmdir()
         raise
 
@@ -203,7 +213,7 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         taken_over = True
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
-        from pdetr3d.simulator.simulate import simulate  # with the devkit, and plotting libraries that it brings
+        from pdetr3d.simulator.simulate import simulate  # imports the devkit, which imports plotting libraries
 
         simulate(dataroot, config.sim, config.data.version)
     file = folder / INDEX
@@ -221,7 +231,7 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
         if split in index.splits:
             refuse_unscorable(index.version, split)
     splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
-    # Images too where the teacher reads none: the picture of the predictions shows them.
+    # Images are checked even if the teacher reads none: the pictures of predictions show them.
     skipped = []
     if config.data.packed:
         tokens = [token for split in splits for token in index.tokens(split)]
@@ -241,32 +251,34 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
 
 
 def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
-    """Digest of the dataset's files, taken when the run begins; later they must still be the same (``taken_over``: a
-    run beside this one has just seen to that).
+    """The digest of the dataset's files when the run began. When a run continues, the files must still be the same.
+
+    Args:
+        taken_over: True when another run on the same files has just checked that they have not changed.
 
     Raises:
-        DataError: when files have changed since.
+        DataError: when files have changed since the run began.
     """
     if config.data.packed:
         shards = [shard["sha256"] for shard in open_pack(config.data.packed).info["shards"]]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
-    times = bool(config.data.dataroot)  # a simulated world is written anew for every run
+    times = bool(config.data.dataroot)  # every run writes its simulated world anew, so those files' times say nothing
     ledger = FileLedger.open(index, times)
     if ledger is None:
         return FileLedger.take(index, config.data.deep_digest, times).digest
     if not taken_over:
-        # With skip, what is left out was decided when the run began: files that were mended since are not read.
+        # With "skip", the samples to leave out were decided when the run began: files mended later are not read.
         refuse_changed(ledger, index, allowed=config.data.on_error == "skip")
     return ledger.digest
 
 
 def _same_files(one: DataConfig, other: DataConfig) -> bool:
-    """Whether the same files are read: ``data.sensor`` only says what becomes of them."""
+    """Whether two configs read the same files; ``data.sensor`` may differ, since it only changes how they are used."""
     return one == other.model_copy(update={"sensor": one.sensor})
 
 
 def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy files that ``source`` has and ``target`` lacks, each atomically."""
+    """Copy those of the named files that ``source`` has and ``target`` lacks, each atomically."""
     for name in names:
         if (source / name).exists() and not (target / name).exists():
             target.mkdir(parents=True, exist_ok=True)
@@ -275,8 +287,8 @@ def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def tables_digest(config: Config) -> str:
-    """Digest of names, sizes and times of the dataset's tables and regions, and of the content of the mapping files
-    of names; empty for the simulated world (its config says all)."""
+    """16 hex digits of names, sizes and times of the dataset's tables and regions, and of the content of the files that
+    map names of categories and cameras; empty for the simulated world, which the config determines."""
     if not config.data.dataroot:
         return ""
     folder = Path(config.data.dataroot) / config.data.version

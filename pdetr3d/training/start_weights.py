@@ -1,4 +1,4 @@
-"""A teacher that training begins with (``teacher.start_from``): it was trained on other data, a simulated world say."""
+"""Initializes a teacher with one that was trained on other data, e.g. a simulated world (``teacher.start_from``)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
 
 KEY = "teacher.start_from"
-OWN = "prior_size_m"  # mean sizes of classes are those of the data that is trained on
-LISTED = 5
+OWN = "prior_size_m"  # the classes' mean sizes always come from the data of the new training
+LISTED = 5  # names of weights in an error message
 
 
 def start_weights(config: Config) -> dict[str, Tensor] | None:
-    """The weights of the teacher that ``teacher.start_from`` names, without its class sizes; None where it is empty.
+    """The weights of the teacher that ``teacher.start_from`` names, without its class sizes; None if the key is empty.
 
     Raises:
         DataError: when there is no such checkpoint, or it was trained on other classes.
@@ -37,19 +37,22 @@ def start_weights(config: Config) -> dict[str, Tensor] | None:
 
 
 def initialize_start(model: nn.Module, weights: dict[str, Tensor], kind: str, config: Config) -> None:
-    """Copy ``start_weights`` into the model of a stage of this kind, "teacher" or "crops" (the crop branch; the heads
-    that it is trained with alone start anew, since a teacher does not keep them).
+    """Copy ``start_weights`` into a freshly built model.
+
+    Args:
+        kind: the model's stage, "teacher" or "crops". For "crops" only the crop branch is copied: a teacher does not
+            keep the heads that the branch was trained with.
 
     Raises:
-        DataError: when they are not of a teacher of this size; names weights.
+        DataError: when the weights do not fit the model; names the weights.
     """
     part = "crops." if kind == "crops" and config.teacher.model != "crop" else ""
     own = {k: v for k, v in model.state_dict().items() if k.startswith(part) and not k.endswith(OWN)}
     wrong = sorted(name for name in own if name not in weights or weights[name].shape != own[name].shape)
     if wrong:
         raise DataError(
-            f"{KEY} {config.teacher.start_from}: {len(wrong)} of the {len(own)} weights of this run's {kind} are not "
-            f"there, or have another shape: {', '.join(wrong[:LISTED])}{' ...' if len(wrong) > LISTED else ''}; it "
-            "must have been trained with the same model.* and teacher.* keys"
+            f"{KEY} {config.teacher.start_from}: {len(wrong)} of the {len(own)} weights of this run's {kind} are "
+            f"missing in it or have another shape: {', '.join(wrong[:LISTED])}{' ...' if len(wrong) > LISTED else ''}; "
+            "it must have been trained with the same model.* and teacher.* keys"
         )
     model.load_state_dict({**model.state_dict(), **{name: weights[name] for name in own}})

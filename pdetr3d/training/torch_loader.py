@@ -1,4 +1,4 @@
-"""The plan's batches by ``torch.utils.data.DataLoader``: ``data.loader=torch``, for measuring what Ray Data costs."""
+"""Loads the plan's batches by ``torch.utils.data.DataLoader`` (``data.loader=torch``), to compare Ray Data with it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from pdetr3d.training.plan import LoadBatch, Plan
 
 @dataclass(frozen=True)
 class PlannedBatches(Dataset):
-    """Item i is the rank's local batch of step ``first + i``.
+    """A map-style dataset whose item i is the rank's local batch of step ``first + i``.
 
     Args:
-        records: the stage's samples. plan: their order. load: reads a batch. rank, world_size, first: which batches.
+        records: the stage's samples. plan: their order. load: reads a batch.
+        rank: of this training worker. world_size: number of training workers. first: step of item 0.
     """
 
     records: Sequence[SampleRecord]
@@ -34,9 +35,9 @@ class PlannedBatches(Dataset):
         return max(0, self.plan.steps - self.first)
 
     def __getitem__(self, index: int) -> dict[str, NDArray | Tensor] | DataError:
-        """Arrays as tensors, which travel between processes in shared memory; texts stay NumPy arrays.
+        """The arrays of ``Batch`` as tensors, which processes pass on in shared memory; texts stay NumPy arrays.
 
-        A DataError is returned, not raised: DataLoader would replace its message by a traceback.
+        A DataError is returned, not raised, because DataLoader would replace its message by a traceback.
         """
         step = self.first + index
         share = self.plan.at(step, self.rank, self.world_size)
@@ -48,17 +49,20 @@ class PlannedBatches(Dataset):
 
 
 def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str, NDArray]]:
-    """The batches in order, loaded by so many processes (0: in this one).
+    """Yield the batches in order, as the arrays of ``Batch``.
+
+    Args:
+        processes: number of loading processes; 0 loads in this process.
 
     Raises:
-        DataError: what reading a sample raised.
+        DataError: when a sample cannot be read.
     """
     loader = DataLoader(
         batches,
         batch_size=None,
         num_workers=processes,
         collate_fn=_unchanged,
-        worker_init_fn=_begin,
+        worker_init_fn=_use_one_thread,
     )
     for arrays in loader:
         if isinstance(arrays, DataError):
@@ -66,7 +70,7 @@ def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str,
         yield {k: v.numpy() if isinstance(v, Tensor) else v for k, v in arrays.items()}
 
 
-def _begin(_worker: int) -> None:
+def _use_one_thread(_worker: int) -> None:
     one_thread()
 
 

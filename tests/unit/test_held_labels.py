@@ -169,7 +169,7 @@ def test_masks_move_with_the_points(half_world: tuple[Path, Index], tmp_path: Pa
     )
     config, records = opened.run.config, list(opened.records)[:2]
     loader = BatchLoader(config, "student", cameras=False, weak_view=True)
-    with pytest.raises(ValueError, match="has regions, but the loader is not the one"):
+    with pytest.raises(ValueError, match="has regions, but the loader was not made by"):
         loader(records, [1, 1])
     arrays = loader.for_records(opened.records)(records, [1, 1])
     assert arrays["known"].shape == (2, 32, 32) and arrays["known"].dtype == bool

@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         check_models(tiny_config("teacher.start_from=nowhere.pt"), SIZES)
     wider = tiny_config(f"teacher.start_from={file}", "teacher.channels=32")
     with pytest.raises(
-        DataError, match=r"of the \d+ weights of this run's teacher are not there, or have another shape"
+        DataError, match=r"of the \d+ weights of this run's teacher are missing in it or have another shape"
     ):
         check_models(wider, SIZES)
     own = "{a: {size_m: [1, 1, 1]}, b: {size_m: [2, 1, 1]}}"
