@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-REACH_FACTOR, REACH_M = (
+REACH_FACTOR, REACH_M = 0.6, 0.5  # radius of a point crop: factor times the class-mean diagonal, plus meters
     0.6,
     0.5,
 )  # radius of a point crop: factor times the class-mean footprint's diagonal, plus REACH_M
