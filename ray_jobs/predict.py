@@ -71,7 +71,7 @@ def run(arguments: list[str] | None = None) -> None:
                 f"{folder}: its blocks hold {counts.samples} samples of {len(frames)}; remove it, run again"
             )
         write_json(folder / SUMMARY, {**asdict(counts), "blocks": blocks.count})
-    for name, value in {**counts.told(asked, num_sweeps), "out": folder}.items():
+    for name, value in {**counts.summary(asked, num_sweeps), "out": folder}.items():
         print(f"{name:>10} {value}", flush=True)
 
 

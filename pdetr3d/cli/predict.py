@@ -87,7 +87,7 @@ def predict(
                 shown = boxes[boxes.score > PICTURE_SCORE]
                 inspect_sample(sample, folder / picture_name(frame.name), shown, classes=student.config.classes)
         writer.write()
-    say(**counts.told(asked, student.config.data.num_sweeps), out=out)
+    say(**counts.summary(asked, student.config.data.num_sweeps), out=out)
 
 
 @app.command()

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 REACH_FACTOR, REACH_M = 0.6, 0.5  # radius of a point crop: factor times the class-mean diagonal, plus meters
-    0.6,
-    0.5,
-)  # radius of a point crop: factor times the class-mean footprint's diagonal, plus REACH_M
 SIDE_FACTOR = 1.0  # side of a picture crop: factor times the class-mean box's space diagonal
 GROUND_M = 0.2  # points in the lowest part of an object are left out, because most of them are ground
 MIN_POINTS = 5  # with fewer points no axis is estimated

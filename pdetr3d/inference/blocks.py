@@ -1,4 +1,4 @@
-"""A folder of predictions, one Parquet file per block of samples: what is there is not predicted again."""
+"""Writes predictions as one Parquet file per block of samples, and does not predict finished blocks again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path, write_json
 from pdetr3d.finished.deploy.box_rows import join_frames, to_frame
 from pdetr3d.finished.deploy.contract import INFO_FILE
 from pdetr3d.finished.deploy.exported import MODEL_FILES
@@ -21,10 +21,9 @@ from pdetr3d.inference.output import SCHEMA
 from pdetr3d.inference.predict import Counts, predict_frames
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.schema import DataError
-from pdetr3d.training.run_dir import write_json
 
-IDENTITY, SUMMARY = "_predictions.json", "_summary.json"  # readers of Parquet folders pass over such names
-SAMPLES, COUNTS = b"samples", b"counts"  # keys of a block file's metadata: names of its samples, and ``Counts``
+IDENTITY, SUMMARY = "_predictions.json", "_summary.json"  # readers of Parquet folders ignore names with "_"
+SAMPLES, COUNTS = b"samples", b"counts"  # keys of a block file's metadata: its samples' names, and its ``Counts``
 
 
 Frames = Sequence[FileFrame] | SplitFrames
@@ -32,7 +31,11 @@ Frames = Sequence[FileFrame] | SplitFrames
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks 0 .. count - 1 of the frames, ``size`` samples each (the last may have fewer); files in ``folder``."""
+    """The frames to predict, in blocks 0 .. count - 1 of ``size`` samples (the last may have fewer).
+
+    Attributes:
+        folder: of the blocks' files. frames: all frames. size: samples per block.
+    """
 
     folder: Path
     frames: Frames
@@ -40,19 +43,26 @@ class Blocks:
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-len(self.frames) // self.size)
 
     def file(self, block: int) -> Path:
-        """Where a block's boxes are: rows of ``box_rows.COLUMNS``."""
+        """The file of a block's boxes, with the columns ``box_rows.COLUMNS``."""
         return self.folder / f"block-{block:06d}.parquet"
 
     def todo(self) -> list[int]:
-        """Blocks whose file is not there."""
+        """The blocks whose file does not exist yet."""
         return [block for block in range(self.count) if not self.file(block).exists()]
 
     def predict(self, block: int, student: StudentPredictor, min_score: float) -> Counts:
-        """Predict one block and write its file, atomically; DataError for a frame that cannot be read."""
+        """Predict one block and write its file atomically.
+
+        Args:
+            min_score: boxes of a lower score are left out.
+
+        Raises:
+            DataError: for a frame that cannot be read.
+        """
         frames, counts = self.frames[block * self.size : (block + 1) * self.size], Counts()
         found = predict_frames(student, frames, counts, min_score)
         table = join_frames([to_frame(boxes, frame.name, student.config.classes) for frame, _, boxes in found])
@@ -63,7 +73,11 @@ class Blocks:
         return counts
 
     def counted(self, block: int) -> Counts:
-        """What a finished block's file says of itself; DataError when it is none."""
+        """The counts in a finished block's file.
+
+        Raises:
+            DataError: when the file is no block of predictions.
+        """
         try:
             return Counts(**json.loads(pq.read_schema(self.file(block)).metadata[COUNTS]))
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
@@ -72,7 +86,7 @@ class Blocks:
             ) from error
 
     def total(self) -> Counts:
-        """Of all blocks together."""
+        """The counts of all blocks together; all must be finished."""
         counts = Counts()
         for block in range(self.count):
             counts.merge(self.counted(block))
@@ -80,9 +94,12 @@ class Blocks:
 
 
 def identity(model: Path, frames: Frames, asked: dict[str, Any]) -> dict[str, Any]:
-    """What predictions depend on: the model's bytes, the frames' names and sweeps, and what else was ``asked``.
+    """The facts that determine the predictions: digests of the model's files and of the frames, and the options.
 
-    Of LiDAR files their sizes and times count, not their content.
+    LiDAR files count by their names, sizes and times, not by their content.
+
+    Args:
+        model: a checkpoint file, or an exported folder. frames: to predict. asked: options of the command.
     """
     names = [*MODEL_FILES, INFO_FILE]
     files = [model / name for name in names if (model / name).is_file()] if model.is_dir() else [model]
@@ -96,10 +113,15 @@ def identity(model: Path, frames: Frames, asked: dict[str, Any]) -> dict[str, An
 
 
 def open_folder(folder: Path, now: dict[str, Any]) -> None:
-    """Make the folder, or check that it holds these predictions; leftovers of a killed process are removed.
+    """Create the folder, or check that it holds predictions of the same identity.
+
+    Temporary files that a killed process left are removed.
+
+    Args:
+        now: from ``identity``.
 
     Raises:
-        DataError: when it holds others (names what differs), or something else.
+        DataError: when the folder holds other predictions (the message names the differences), or something else.
     """
     file = folder / IDENTITY
     if file.is_file():

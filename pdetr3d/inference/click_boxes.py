@@ -1,4 +1,4 @@
-"""Clicks in, boxes out: what a trained teacher makes of people's clicks, without training anything."""
+"""Makes boxes from people's clicks by a trained teacher (``pdetr3d boxes``), without training."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ MEANING = {
     "l, w, h": "length along the heading, width, height [m]",
     "yaw": "heading [rad], counter-clockwise about z from +x",
     "score": "BEV IoU that the teacher expects",
-    "accepted, reason": "whether the box may be trained on, and why not; or that it was moved onto its click",
+    "accepted, reason": "whether the box may be used for training, and why not; or that it was moved onto its click",
 }
 
 
 class ClickBoxes:
-    """The boxes of the clicks of a file.
+    """Makes a teacher's boxes for the clicks of a file.
 
     Args:
-        teacher: makes the boxes. index: of the samples that the clicks name. file: as ``pdetr3d label --import`` takes.
+        teacher: makes the boxes. index: of the samples that the clicks name.
+        file: clicks in the format of ``pdetr3d label --import``.
 
     Raises:
-        DataError: with every bad row of the file in one message; for a teacher of other classes.
+        DataError: for bad rows of the file (one message names all); for a teacher of other classes than the index.
     """
 
     def __init__(self, teacher: TeacherPredictor, index: Index, file: Path) -> None:
@@ -58,11 +59,15 @@ class ClickBoxes:
         self.results: dict[str, list[dict[str, Any]]] = {}
 
     def __len__(self) -> int:
-        """Samples with clicks."""
+        """The number of samples with clicks."""
         return len(self.clicks)
 
     def predict(self) -> Iterator[str]:
-        """Make the boxes sample by sample; yields the token of each. DataError for a broken file of a sample."""
+        """Make the boxes sample by sample; yields the token of each finished sample.
+
+        Raises:
+            DataError: when a sample's file cannot be read.
+        """
         for token, clicks in self.clicks.items():
             record = dataclasses.replace(self.index.record(token), clicks=_labels(clicks, self.index.classes))
             boxes = self.teacher.boxes(record, record.clicks.xyz_m, record.clicks.label)
@@ -82,15 +87,15 @@ class ClickBoxes:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per click, in the order of the file: columns of pseudo_labels.parquet, and ROW."""
+        """One row per click, in the order of the file: the columns of pseudo_labels.parquet, and ROW."""
         whole = pd.concat(self.parts, ignore_index=True) if self.parts else pd.DataFrame(columns=[*COLUMNS, ROW])
         return whole.sort_values(ROW, ignore_index=True)
 
     def write(self, out: Path) -> None:
-        """Write the table (.parquet, .csv), or the accepted boxes as a nuScenes results file (.json); atomically."""
+        """Write atomically: the table (.parquet, .csv), or the accepted boxes as a nuScenes results file (.json)."""
         if out.suffix.lower() == ".json":
             camera = self.teacher.config.teacher.cameras
-            write_results(out, self.results, use_camera=camera, use_external=True)  # the clicks
+            write_results(out, self.results, use_camera=camera, use_external=True)  # the clicks are external data
             return
         with atomic_path(out) as temporary:
             if out.suffix.lower() == ".csv":
@@ -101,6 +106,7 @@ class ClickBoxes:
 
 
 def _labels(clicks: list[dict[str, Any]], classes: ClassList) -> PointLabels:
+    """The clicks of one sample; their boxes are unknown."""
     return PointLabels(
         click_id=np.array([click["click_id"] for click in clicks], object),
         xyz_m=np.array([[click[axis] for axis in "xyz"] for click in clicks], np.float64).reshape(-1, 3),

@@ -1,4 +1,4 @@
-"""LiDAR files of people's own: .bin, .pcd.bin and .npy with named columns, .pcd. What cannot be read is an error."""
+"""Reads users' own LiDAR files: .bin, .pcd.bin and .npy with named columns, and .pcd."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pdetr3d.schema import DataError
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")
 NEEDED = ("x", "y", "z", "intensity")
 UNUSED = "-"
-COLUMNS = (*NEEDED, "age", "ring", UNUSED)  # what a column may be; ring and "-" are not read
-NUSCENES = ("x", "y", "z", "intensity", "ring")  # a .pcd.bin has them, unless told otherwise
-FULL_SCALE = 255.0  # of the intensity that students are trained with
+COLUMNS = (*NEEDED, "age", "ring", UNUSED)  # allowed names of columns; ring and "-" are not read
+NUSCENES = ("x", "y", "z", "intensity", "ring")  # the columns of a .pcd.bin file unless --columns names others
+FULL_SCALE = 255.0  # the highest intensity in the students' training data
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Cloud:
     """The points of one file.
 
     Attributes:
-        points: (P, 5) float32 x, y, z [m], intensity [0..255], age [s] (0 where the file has none), all finite.
-        dropped: points that were left out, as one of these numbers was not finite.
-        aged: whether the file has ages: it is accumulated from several sweeps already.
+        points: (P, 5) float32 x, y, z [m], intensity [0..255], age [s] (0 if the file has no ages), all finite.
+        dropped: number of points that were left out because a value was not finite.
+        aged: whether the file has ages, i.e. is accumulated from several sweeps already.
     """
 
     points: NDArray[np.float32]
@@ -41,11 +41,11 @@ class Cloud:
 
 @dataclass(frozen=True)
 class CloudReader:
-    """Reads files alike.
+    """Reads LiDAR files with the same settings.
 
     Attributes:
-        columns: of .bin, .pcd.bin and .npy files, in order; None: those of nuScenes in a .pcd.bin, unknown in others.
-        intensity_max: the files' intensity that is a full 255 to the student.
+        columns: of .bin, .pcd.bin and .npy files, in order. None: nuScenes' in .pcd.bin files, and unknown in others.
+        intensity_max: the intensity in the files that becomes 255.
     """
 
     columns: tuple[str, ...] | None = None
@@ -53,10 +53,13 @@ class CloudReader:
 
     @staticmethod
     def of(columns: str | None, intensity_max: float) -> CloudReader:
-        """From what was written on a command line: names with commas between them.
+        """Make a reader from options of a command line.
+
+        Args:
+            columns: names separated by commas, or None. intensity_max: as the attribute.
 
         Raises:
-            DataError: for an unknown name, one that comes twice, one that is missing, or a scale that is no number > 0.
+            DataError: for a name that is unknown, repeated or missing, or a scale that is no number > 0.
         """
         if not (np.isfinite(intensity_max) and intensity_max > 0):
             raise DataError(f"--intensity-max {intensity_max:g}: must be a number above 0 (nuScenes: 255, KITTI: 1)")
@@ -76,10 +79,10 @@ class CloudReader:
         return CloudReader(names, intensity_max)
 
     def read(self, file: Path) -> Cloud:
-        """The points of a file.
+        """Read the points of a file.
 
         Raises:
-            DataError: when it cannot be read, has other columns, or none of its points is finite.
+            DataError: when the file cannot be read, has other columns or implausible values, or has no finite point.
         """
         table, names = self._table(file)
         values = [table[:, names.index(name)] for name in NEEDED]
@@ -109,10 +112,10 @@ class CloudReader:
 
 
 def suffix_of(file: Path) -> str:
-    """Which of SUFFIXES a file's name ends with.
+    """The one of SUFFIXES with which a file's name ends.
 
     Raises:
-        DataError: when it is none.
+        DataError: when it ends with none.
     """
     for suffix in SUFFIXES:
         if file.name.lower().endswith(suffix):
@@ -160,7 +163,7 @@ def _read_pcd(file: Path, columns: Sequence[str] | None) -> tuple[NDArray, tuple
         missing = [name for name in NEEDED if name not in names]
         kept = tuple(name for name in (*NEEDED, "age") if name in names)
         table = np.zeros((0, 0)) if missing else cloud.numpy(kept)
-    except Exception as error:  # of a foreign library on a foreign file: ValueError, KeyError, IndexError, ...
+    except Exception as error:  # pypcd4 raises ValueError, KeyError, IndexError, ... for broken files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{file}: cannot be read as PCD ({reason}); write the file again") from error
     if missing:
@@ -169,7 +172,7 @@ def _read_pcd(file: Path, columns: Sequence[str] | None) -> tuple[NDArray, tuple
 
 
 def _refuse_implausible(file: Path, points: NDArray[np.float32], names: Sequence[str]) -> None:
-    """Raise DataError where the numbers cannot be what their columns are called."""
+    """Raise DataError when the values do not fit the names of their columns: negative intensities, impossible ages."""
     order = f"the columns are said to be {', '.join(names)}"
     low = points[:, 3].min(initial=0)
     if low < 0:

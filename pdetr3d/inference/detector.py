@@ -1,4 +1,4 @@
-"""A trained model that turns batches into boxes: what Ray's actors, the command line and the click page share."""
+"""Loads a trained model that turns batches into boxes; Ray's actors, the command line and the click page use it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from pdetr3d.training.build import Task, build
 
 @dataclass(frozen=True)
 class Detector:
-    """``detector(batch) -> one Boxes3D per sample``, in the frame of the batch's points.
+    """A model for inference: ``detector(batch)`` is one Boxes3D per sample, in the frame of the batch's points.
 
     Attributes:
-        kind: "teacher" (row k answers for click k) or "student" (boxes by falling score).
-        config: that the model was trained with. task: its model in evaluation mode on ``device``.
+        kind: "teacher" (row k answers click k) or "student" (boxes in descending score).
+        config: that of the model's training.
+        task: its model is in evaluation mode on ``device``.
+        device: where the model is.
     """
 
     kind: str
@@ -40,7 +42,16 @@ class Detector:
         device: torch.device,
         prior_size_m: NDArray[np.floating] | None = None,
     ) -> Detector:
-        """A model of these weights; a teacher's class sizes come with them, so that any ``prior_size_m`` will do."""
+        """Build a model with the given weights.
+
+        Args:
+            kind: "teacher" or "student". weights: the model's state dict. device: for the model.
+            prior_size_m: (C, 3) mean l, w, h of each class. The weights of a teacher contain its class sizes, so that
+                any values will do; default: typical sizes.
+
+        Raises:
+            RuntimeError: when the weights do not fit the model.
+        """
         prior_size_m = config.classes.fallback_size_m if prior_size_m is None else prior_size_m
         task = build(kind, config, prior_size_m, guidance=False)
         task.model.load_state_dict(weights)
@@ -49,10 +60,10 @@ class Detector:
 
     @staticmethod
     def load(kind: str, file: Path, device: torch.device) -> Detector:
-        """The model of a checkpoint file (read weights-only).
+        """Load the model of a checkpoint file, weights-only.
 
         Raises:
-            DataError: when the file is no checkpoint, or one of the other kind of model.
+            DataError: when the file is no checkpoint, or holds another kind of model.
         """
         state = checkpoint.load(file)
         try:
@@ -69,5 +80,5 @@ class Detector:
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What is predicted, one frame after the other: LiDAR files of people's own, or the samples of an indexed split."""
+"""Lists and loads the frames to predict: users' own LiDAR files, or the samples of an indexed split."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ from pdetr3d.schema import DataError, Sample, SampleRecord, SweepRecord
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded frame, the points of its files that were left out since they are not finite, and the largest
-    intensity [0..255] of the others."""
+    """A loaded frame.
+
+    Attributes:
+        sample: the decoded frame.
+        dropped: number of its files' points that were left out because a value was not finite.
+        intensity: the largest intensity [0..255] of the other points.
+    """
 
     sample: Sample
     dropped: int
@@ -31,7 +36,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class FileFrame:
-    """A LiDAR file and its earlier sweeps; ``name``: what its boxes are listed under."""
+    """A LiDAR file with its earlier sweeps.
+
+    Attributes:
+        name: the frame's name in the output. file: the keyframe. sweeps: earlier files, with their motion and age.
+        reader: reads all these files.
+    """
 
     name: str
     file: Path
@@ -39,15 +49,18 @@ class FileFrame:
     reader: CloudReader
 
     def key(self) -> tuple[object, ...]:
-        """What its boxes depend on: names, sizes and times of its files, and their motion."""
+        """The facts that its boxes depend on: names, sizes and times of its files, their motion, the reader."""
         sweeps = [(_stat(Path(s.path)), s.sweep2lidar.tolist(), s.dt_s) for s in self.sweeps]
         return self.name, _stat(self.file), sweeps, self.reader
 
     def load(self, config: Config) -> Loaded:
-        """The accumulated points, as in training; a file with ages is taken as it is.
+        """Read and accumulate the points as in training; a file with ages is not accumulated further.
+
+        Args:
+            config: the student's.
 
         Raises:
-            DataError: for a broken file, or one with ages that is to be accumulated.
+            DataError: for a broken file, or when a file with ages has earlier sweeps or is one.
         """
         own = self.reader.read(self.file)
         parts, dropped = [own.points if own.aged else place_sweep(own.points, None, 0.0)], own.dropped
@@ -65,7 +78,7 @@ class FileFrame:
 
 @dataclass(frozen=True)
 class RecordFrame:
-    """A sample of an index; ``name``: its token."""
+    """A sample of an index; its token is the frame's name."""
 
     record: SampleRecord
 
@@ -74,7 +87,11 @@ class RecordFrame:
         return self.record.sample_token
 
     def load(self, config: Config) -> Loaded:
-        """The sample as evaluation reads it, without images; DataError as ``load_sample``."""
+        """Load the sample as evaluation does, without images.
+
+        Raises:
+            DataError: as ``load_sample``.
+        """
         sample = load_sample(self.record, unpacked(config), cameras=False)
         return Loaded(sample, 0, float(sample.points[:, 3].max(initial=0)))
 
@@ -83,10 +100,16 @@ Frame = FileFrame | RecordFrame
 
 
 class SplitFrames(Sequence[RecordFrame]):
-    """The samples of a split, each made when it is asked for."""
+    """The samples of a split, read from the index on access.
+
+    Args:
+        file: the index. split: name of a split in it.
+
+    Raises:
+        DataError: when there is no such index or split.
+    """
 
     def __init__(self, file: Path, split: str) -> None:
-        """Raises DataError when there is no such index or split."""
         index = Index.open(file)
         self.digest, self.split = index.digest, split
         self.records = eval_records(index, split)
@@ -101,13 +124,18 @@ class SplitFrames(Sequence[RecordFrame]):
 
 
 def file_frames(lidar: Sequence[Path], reader: CloudReader, poses: Path | None, num_sweeps: int) -> list[FileFrame]:
-    """The files of folders (and of their folders), and single files, in order of their names.
+    """List the frames of files and folders (with their subfolders, sorted by name).
 
-    A frame's name is the file's path as it was given, in one folder that relative to the folder. With ``poses`` each
-    has its earlier sweeps (``poses.py``), without them none.
+    A frame's name is the file's path as given; for a single folder it is relative to this folder.
+
+    Args:
+        lidar: files and folders. reader: for all files.
+        poses: a file of poses (``poses.py``), by which each frame gets its earlier sweeps. None: no earlier sweeps.
+        num_sweeps: number of sweeps of a frame at most, with the keyframe.
 
     Raises:
-        DataError: when a path does not exist, is no LiDAR file, or comes twice, or a folder has none.
+        DataError: when a path does not exist, is no LiDAR file, or comes twice, when a folder has no LiDAR file, or as
+            ``read_poses`` and ``earlier_sweeps``.
     """
     found = [file for path in lidar for file in _files(path)]
     twice = {file for file in found if found.count(file) > 1} if len(set(found)) < len(found) else set()
@@ -145,7 +173,12 @@ def _files(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be predicted, as a command line names it: LiDAR files, or a split of an index."""
+    """The frames to predict, as options of a command line: LiDAR files, or a split of an index.
+
+    Attributes:
+        lidar: files and folders (--lidar). columns, intensity_max: see ``CloudReader``. poses: a file of poses.
+        index: the index, for a split. split: its name.
+    """
 
     lidar: Sequence[Path]
     columns: str | None = None
@@ -155,7 +188,11 @@ class Asked:
     split: str | None = None
 
     def frames(self, num_sweeps: int) -> Sequence[FileFrame] | SplitFrames:
-        """The frames; DataError where they are named twice or not at all, or cannot be found."""
+        """List the frames.
+
+        Raises:
+            DataError: when the options contradict each other or name nothing, or files cannot be found.
+        """
         if bool(self.lidar) == (self.index is not None):
             raise DataError("name what to predict: either --lidar FOLDER (or files), or --index FILE with --split NAME")
         if self.index is None:

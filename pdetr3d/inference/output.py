@@ -1,4 +1,4 @@
-"""Predicted boxes as files: a table (.parquet, .csv), or JSON; of an indexed split JSON is a nuScenes results file."""
+"""Writes predicted boxes as a table (.parquet, .csv) or as JSON (a nuScenes results file for an indexed split)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ SCHEMA = pa.schema([(name, _TYPES[DTYPES[name]]) for name in COLUMNS], metadata=
 
 
 def check_out(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Raise DataError unless ``out`` can be written: a known suffix, in a folder that exists, nothing there yet."""
+    """Check that ``out`` can be written.
+
+    Raises:
+        DataError: for an unknown suffix, a missing folder, or a path that exists already.
+    """
     if out.suffix.lower() not in suffixes:
         raise DataError(f"--out {out}: suffix {out.suffix!r}; allowed are {', '.join(suffixes)}")
     if not out.parent.is_dir():
@@ -40,10 +44,16 @@ def check_out(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 
 
 class BoxWriter:
-    """Collects the boxes of frames, and writes them at the end: atomically, or not at all."""
+    """Collects the boxes of frames, and writes them at the end: atomically, or not at all.
+
+    Args:
+        out: the file to write. classes: names of ``Boxes3D.label``.
+
+    Raises:
+        DataError: as ``check_out``.
+    """
 
     def __init__(self, out: Path, classes: ClassList) -> None:
-        """Raises DataError as ``check_out``. ``classes``: that labels are of."""
         check_out(out)
         self.classes = classes
         self.out, self.kind = out, out.suffix.lower()
@@ -52,7 +62,7 @@ class BoxWriter:
         self.of_index = False
 
     def add(self, frame: Frame, boxes: Boxes3D) -> None:
-        """The boxes of one frame, LIDAR_TOP frame."""
+        """Add the boxes of one frame, in its LIDAR_TOP frame."""
         if self.kind != ".json":
             self.frames.append(to_frame(boxes, frame.name, self.classes))
         elif isinstance(frame, RecordFrame):
@@ -77,11 +87,11 @@ class BoxWriter:
 
 
 def write_table(file: Path, rows: pd.DataFrame) -> None:
-    """Rows of ``box_rows.COLUMNS`` as a Parquet file, atomically."""
+    """Write rows with the columns ``box_rows.COLUMNS`` as a Parquet file, atomically."""
     with atomic_path(file) as temporary:
         pq.write_table(pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False), temporary)
 
 
 def picture_name(name: str) -> str:
-    """File name of a frame's picture."""
+    """The file name of a frame's picture; ``name``: of the frame."""
     return name.strip("/").replace("/", "_") + ".png"

@@ -1,4 +1,4 @@
-"""Poses of LiDAR files (CSV): which files are the earlier sweeps of each, their motion and their age."""
+"""Reads the poses of LiDAR files (CSV), and finds each file's earlier sweeps with their motion and age."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from pdetr3d.data.storage.csv_rows import read_csv
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import DataError, SweepRecord
 
-COLUMNS = ("file", "timestamp_us", "x", "y", "z", "qw", "qx", "qy", "qz")  # and sequence, optional
-MAX_GAP_S = 1.0  # between neighboring sweeps: beyond it a new recording begins
+COLUMNS = ("file", "timestamp_us", "x", "y", "z", "qw", "qx", "qy", "qz")  # the column sequence is optional
+MAX_GAP_S = 1.0  # a longer time between two sweeps begins a new recording
 
 
 @dataclass(frozen=True)
 class Posed:
-    """One row: a file, when it was taken, and ``lidar2world`` (4, 4), the LiDAR's pose in a frame that stands still."""
+    """One row of the file of poses.
+
+    Attributes:
+        file: absolute. timestamp_us: of the sweep. lidar2world: (4, 4), the LiDAR's pose in any fixed frame.
+        sequence: name of the recording; "" if the file names none.
+    """
 
     file: Path
     timestamp_us: int
@@ -28,13 +33,13 @@ class Posed:
 
 
 def read_poses(file: Path) -> list[Posed]:
-    """The rows of a file of poses.
+    """Read a file of poses.
 
     Columns: ``file`` (absolute, or relative to the folder of the poses), ``timestamp_us`` (integer), ``x, y, z`` [m]
-    and ``qw, qx, qy, qz`` (LiDAR -> any frame that stands still), optionally ``sequence`` (name of the recording).
+    and ``qw, qx, qy, qz`` (LiDAR -> any fixed frame), optionally ``sequence`` (name of the recording).
 
     Raises:
-        DataError: when it cannot be read or lacks a column; with every bad row (from 1) in one message.
+        DataError: when the file cannot be read, lacks a column, or has bad rows; one message names all rows (from 1).
     """
     rows, _ = read_csv(file, f"--poses {file}", COLUMNS)
     posed, problems, seen = [], list[str](), dict[tuple[str, int] | Path, int]()
@@ -58,7 +63,7 @@ def read_poses(file: Path) -> list[Posed]:
 
 
 def _posed(row: dict[str, str], folder: Path) -> Posed:
-    """A row; ValueError or TypeError says what is wrong with it."""
+    """Parse a row; raises ValueError or TypeError with the reason when it is bad."""
     numbers = [float(row[name]) for name in COLUMNS[2:]]
     if not str(row["timestamp_us"]).strip().isdecimal():
         raise ValueError(f"timestamp_us {row['timestamp_us']!r} is not a whole number of microseconds")
@@ -70,12 +75,15 @@ def _posed(row: dict[str, str], folder: Path) -> Posed:
 
 
 def earlier_sweeps(posed: list[Posed], num_sweeps: int, files: list[Path], source: Path) -> list[list[SweepRecord]]:
-    """For each file its up to ``num_sweeps - 1`` earlier sweeps, newest first, with their motion and age.
+    """Find up to ``num_sweeps - 1`` earlier sweeps of each file, newest first, with their motion and age.
 
-    They are the files before it in its sequence; what lies before a gap of MAX_GAP_S belongs to another recording.
+    These are the files before it in its sequence, up to a gap longer than MAX_GAP_S.
+
+    Args:
+        posed: from ``read_poses``. files: of the frames. source: the file of poses, for messages.
 
     Raises:
-        DataError: naming files without a row, and sweeps that do not exist.
+        DataError: names a file without a row, or a sweep that does not exist.
     """
     recordings: dict[str, list[Posed]] = defaultdict(list)
     for pose in sorted(posed, key=lambda pose: pose.timestamp_us):
@@ -99,6 +107,7 @@ def earlier_sweeps(posed: list[Posed], num_sweeps: int, files: list[Path], sourc
 
 
 def _before(poses: list[Posed], number: int, num_sweeps: int) -> list[SweepRecord]:
+    """The earlier sweeps of row ``number`` of a recording, newest first."""
     key, sweeps = poses[number], list[SweepRecord]()
     for place in range(number - 1, max(-1, number - num_sweeps), -1):
         if poses[place + 1].timestamp_us - poses[place].timestamp_us > MAX_GAP_S * 1e6:

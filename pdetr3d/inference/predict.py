@@ -1,4 +1,4 @@
-"""Frames -> boxes, a batch at a time, files read ahead: the body of ``pdetr3d predict`` and of ``ray_jobs.predict``."""
+"""Predicts frames batch by batch while it reads the next files, for ``pdetr3d predict`` and ``ray_jobs.predict``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.schema import Boxes3D, Sample
 from pdetr3d.training.flow import PREDICT_BATCH
 
-THREADS = 2  # that read files
-AHEAD = 2 * PREDICT_BATCH  # frames that are read before they are asked for
+THREADS = 2  # number of threads that read files
+AHEAD = 2 * PREDICT_BATCH  # number of frames that are read ahead
 
 
 @dataclass
 class Counts:
-    """What was predicted: samples, those without a box, boxes; points left out as not finite, and samples that had
-    some; the largest intensity of any point [0..255]."""
+    """Counts of a prediction.
+
+    Attributes:
+        samples: predicted samples. empty: those without a box. boxes: all boxes.
+        dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
+        intensity: the largest intensity [0..255] of any point.
+    """
 
     samples: int = 0
     empty: int = 0
@@ -41,18 +46,18 @@ class Counts:
         self.intensity = max(self.intensity, loaded.intensity)
 
     def merge(self, other: Counts) -> None:
-        """Count what another one counted."""
+        """Add the counts of another prediction."""
         largest = max(self.intensity, other.intensity)
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         self.intensity = largest
 
-    def told(self, asked: Asked, num_sweeps: int) -> dict[str, object]:
-        """What people are told in the end."""
+    def summary(self, asked: Asked, num_sweeps: int) -> dict[str, object]:
+        """The rows of the command's final message: name -> value. ``num_sweeps``: those of the student's training."""
         rows: dict[str, object] = {"samples": f"{self.samples} ({self.empty} without boxes)", "boxes": self.boxes}
         if asked.lidar and asked.poses is None and num_sweeps > 1:
             rows["sweeps"] = (
-                f"one a file, of age 0, unless it has ages; the student was trained on up to {num_sweeps}: with "
+                f"one per file, of age 0, unless it has ages; the student was trained on up to {num_sweeps}: with "
                 "--poses the earlier files are accumulated"
             )
         if self.dropped_points:
@@ -68,22 +73,29 @@ class Counts:
 def predict_frames(
     student: StudentPredictor, frames: Sequence[Frame], counts: Counts, min_score: float = 0.0
 ) -> Iterator[tuple[Frame, Sample, Boxes3D]]:
-    """Each frame in order with its points and its boxes of at least ``min_score``; adds to ``counts``.
+    """Predict frames in order.
+
+    Args:
+        counts: every frame is added to it. min_score: boxes of a lower score are left out.
+
+    Yields:
+        The frame, its sample (points, LIDAR_TOP frame) and its boxes (same frame).
 
     Raises:
         DataError: for the first frame that cannot be read.
     """
-    waiting = _read_ahead(student, frames)
-    places = iter(frames)
-    while batch := list(islice(waiting, PREDICT_BATCH)):
+    loaded_frames = _read_ahead(student, frames)
+    remaining = iter(frames)
+    while batch := list(islice(loaded_frames, PREDICT_BATCH)):
         found = student.detect(Batch.from_arrays(collate([loaded.sample for loaded in batch])))
-        for frame, loaded, boxes in zip(islice(places, len(batch)), batch, found, strict=True):
+        for frame, loaded, boxes in zip(islice(remaining, len(batch)), batch, found, strict=True):
             kept = boxes[boxes.score >= min_score]
             counts.add(loaded, kept)
             yield frame, loaded.sample, kept
 
 
 def _read_ahead(student: StudentPredictor, frames: Sequence[Frame]) -> Iterator[Loaded]:
+    """Load frames in order; threads load the next AHEAD frames meanwhile."""
     pool, ready = ThreadPoolExecutor(THREADS), deque[Future[Loaded]]()
     try:
         for frame in frames:
@@ -92,5 +104,5 @@ def _read_ahead(student: StudentPredictor, frames: Sequence[Frame]) -> Iterator[
                 yield ready.popleft().result()
         while ready:
             yield ready.popleft().result()
-    finally:  # an error, Ctrl-C: what was not begun is not read
+    finally:  # after an error or Ctrl-C no further file is read
         pool.shutdown(wait=False, cancel_futures=True)

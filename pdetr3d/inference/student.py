@@ -1,4 +1,4 @@
-"""The trained student as a function of points or of a record, wherever it comes from."""
+"""Predicts boxes of points or of a sample by a trained student: a checkpoint's, a run directory's, or an export's."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from pdetr3d.schema import Boxes3D, DataError, SampleRecord
 
 @dataclass(frozen=True)
 class StudentPredictor:
-    """Points -> boxes, both in the keyframe's LIDAR_TOP frame (x right, y forward, z up); meters, radians, m/s.
+    """Predicts boxes from points, both in the keyframe's LIDAR_TOP frame (x right, y forward, z up; m, rad, m/s).
 
     Attributes:
-        config: that the student was trained with (``config.data.num_sweeps``: how many sweeps it is used to).
-        file: the checkpoint, or the exported folder. detect: a batch -> boxes of each of its samples.
+        config: that of the student's training (``config.data.num_sweeps``: the number of sweeps that it expects).
+        file: the checkpoint, or the exported folder.
+        detect: batch -> one Boxes3D per sample.
     """
 
     config: Config
@@ -37,14 +38,15 @@ class StudentPredictor:
 
     @staticmethod
     def load(path: Path, arm: str = "ours", device: torch.device | None = None) -> StudentPredictor:
-        """The student of a run directory, of a folder that ``pdetr3d export`` wrote, or of a checkpoint file.
+        """Load the student of a run directory, of a folder that ``pdetr3d export`` wrote, or of a checkpoint file.
 
         Args:
-            arm: which student of a run directory; the checkpoint is the one its evaluation chose, else the last.
-            device: default: a GPU where there is one; an exported student runs where its export says.
+            arm: name of the student in a run directory. The checkpoint that its evaluation chose is loaded, else the
+                last one.
+            device: default: a GPU if there is one. An exported student runs on the device of its export.
 
         Raises:
-            DataError: when there is no student at ``path``; names what is allowed.
+            DataError: when there is no student at ``path``; the message names what is allowed.
         """
         path = Path(path)
         file = student_file(path, arm)
@@ -55,7 +57,8 @@ class StudentPredictor:
         return StudentPredictor(detector.config, file, detector)
 
     def predict(self, points: NDArray[np.float32]) -> Boxes3D:
-        """Boxes of one sample by falling score, at most ``student.max_boxes``; not below ``student.score_threshold``.
+        """Predict one sample: at most ``student.max_boxes`` boxes of score ``student.score_threshold`` or more, in
+        descending score.
 
         Args:
             points: (P, 5) float32, P >= 0: x, y, z [m], intensity [0..255], age [s] >= 0 (keyframe time - sweep time).
@@ -67,7 +70,7 @@ class StudentPredictor:
         return self.detect(Batch.from_arrays(collate([sample])))[0]
 
     def boxes(self, record: SampleRecord) -> Boxes3D:
-        """``predict`` of a sample's files: the keyframe and ``data.num_sweeps - 1`` sweeps, as in training.
+        """Predict a sample from its files: the keyframe and up to ``data.num_sweeps - 1`` sweeps, as in training.
 
         Raises:
             DataError: for a missing or broken file.
@@ -77,10 +80,10 @@ class StudentPredictor:
 
 
 def student_file(path: Path, arm: str = "ours") -> Path:
-    """The checkpoint file, or exported folder, that ``path`` stands for (see ``StudentPredictor.load``).
+    """The checkpoint file, or exported folder, that ``StudentPredictor.load`` loads from ``path``.
 
     Raises:
-        DataError: when there is none.
+        DataError: when there is no student at ``path``.
     """
     if path.is_file() or (path / INFO_FILE).is_file():
         return path
@@ -98,12 +101,12 @@ def student_file(path: Path, arm: str = "ours") -> Path:
 
 
 def unpacked(config: Config) -> DataConfig:
-    """``config.data`` for samples that are read from their own files, and from no pack of the training's."""
+    """``config.data`` without the training's pack, so that samples are read from their own files."""
     return config.data.model_copy(update={"packed": ""})
 
 
 def _one_by_one(exported: ExportedDetector) -> Callable[[Batch], list[Boxes3D]]:
-    """An exported student, which knows one sample at a time, as a function of batches."""
+    """An exported student, which takes one sample at a time, as a function of batches."""
 
     def detect(batch: Batch) -> list[Boxes3D]:
         return [exported(batch.points[batch.point_sample == number]) for number in range(len(batch))]

@@ -1,4 +1,4 @@
-"""The trained teacher as a function of a sample and its clicks: one box for each click, without training anything."""
+"""Predicts one box per click of a sample by a trained teacher, without training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pdetr3d.schema import Boxes3D, DataError, PointLabels, Sample, SampleRecord
 
 
 class TeacherPredictor:
-    """Clicks -> boxes, both in the sample's LIDAR_TOP frame (x right, y forward, z up); meters, radians.
+    """Predicts boxes from clicks, both in the sample's LIDAR_TOP frame (x right, y forward, z up; m, rad).
 
-    The last sample stays decoded, so that click after click on it costs the model alone.
+    The last sample is kept in memory, so that further clicks on it need not read its files again.
 
     Attributes:
-        config: that the teacher was trained with. file: its checkpoint.
+        config: that of the teacher's training. file: its checkpoint. detector: its model.
     """
 
     def __init__(self, detector: Detector, file: Path) -> None:
@@ -36,34 +36,35 @@ class TeacherPredictor:
 
     @staticmethod
     def load(path: Path, device: torch.device | None = None) -> TeacherPredictor:
-        """The teacher of a run directory (its last checkpoint), or of a checkpoint file.
+        """Load the teacher of a run directory (its last checkpoint), or of a checkpoint file.
 
         Args:
-            device: default: a GPU where there is one.
+            device: default: a GPU if there is one.
 
         Raises:
-            DataError: when there is no teacher at ``path``; names what is allowed.
+            DataError: when there is no teacher at ``path``; the message names what is allowed.
         """
         file = teacher_file(Path(path))
         return TeacherPredictor(Detector.load("teacher", file, device or best_device()), file)
 
     @property
     def prior_size_m(self) -> NDArray[np.float32]:
-        """(C, 3) mean l, w, h [m] per class of the boxes that it was trained on; they are stored with its weights."""
+        """(C, 3) mean l, w, h [m] of each class in the teacher's training data, which its weights contain."""
         sizes = [value for name, value in self.detector.task.model.named_buffers() if name.endswith("prior_size_m")]
         return sizes[0].cpu().numpy()
 
     def boxes(
         self, record: SampleRecord, clicks: NDArray[np.floating], labels: NDArray[np.integer] | Sequence[str]
     ) -> Boxes3D:
-        """One box per click, in the order of the clicks; ``score`` is the quality (BEV IoU) that the teacher expects.
+        """Predict one box per click, in the order of the clicks; ``score`` is the quality (BEV IoU) that is expected.
 
         Args:
-            record: the sample; its own boxes and clicks are not looked at.
-            clicks: (K, 3) x, y, z [m], K >= 0. labels: (K,) index into ``config.classes``, or K names of classes.
+            record: the sample; its own boxes and clicks are not used.
+            clicks: (K, 3) x, y, z [m], K >= 0.
+            labels: (K,) indices into ``config.classes``, or K names of classes.
 
         Raises:
-            DataError: for a missing or broken file of the sample, clicks that are no K points, an unknown class.
+            DataError: for a missing or broken file of the sample, clicks of another shape, or an unknown class.
         """
         places = [self._label(label) for label in labels]
         if np.shape(clicks) != (len(places), 3) and (len(places) or np.size(clicks)):
@@ -88,16 +89,16 @@ class TeacherPredictor:
 
 
 def point_labels(clicks: NDArray[np.floating], labels: NDArray[np.integer] | Sequence[int]) -> PointLabels:
-    """K clicks (K, 3) [m] of classes (K,) as ``PointLabels``, whose boxes nobody knows; their ids are their places."""
+    """Clicks (K, 3) [m] of classes (K,) as ``PointLabels`` without boxes; the ids are "0" .. "K-1"."""
     xyz, label = np.asarray(clicks, np.float64).reshape(-1, 3), np.asarray(labels, np.int64).reshape(-1)
     return PointLabels(np.arange(len(label)).astype(str).astype(object), xyz, label, np.full(len(label), -1))
 
 
 def teacher_file(path: Path) -> Path:
-    """The checkpoint file that ``path``, a run directory or a checkpoint file, stands for.
+    """The checkpoint file that ``TeacherPredictor.load`` loads from ``path``.
 
     Raises:
-        DataError: when there is none.
+        DataError: when there is no teacher at ``path``.
     """
     if path.is_file():
         return path
@@ -112,5 +113,5 @@ def teacher_file(path: Path) -> Path:
 
 
 def _same(one: SampleRecord, other: SampleRecord) -> bool:
-    """Whether they are read from the same files."""
+    """Whether two records are read from the same files."""
     return (one.sample_token, one.lidar_path) == (other.sample_token, other.lidar_path)

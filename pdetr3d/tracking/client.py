@@ -1,4 +1,4 @@
-"""How MLflow is reached, and what it accepts: names, limits, batches. MLflow is imported on first use."""
+"""Connects to MLflow and adapts names, lengths and batches to its limits. MLflow is imported on first use."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def tracking_uri(tracking_dir: Path) -> str:
 def sqlite_uri(file: Path) -> str:
     """The URI by which MLflow opens a SQLite file, whatever its path.
 
-    SQLAlchemy unquotes the path, and takes what follows a "?" for options. A path that has to be quoted is named with
-    the driver: for the short form MLflow would make a folder of the quoted name besides.
+    SQLAlchemy unquotes the path, and takes the text after a "?" for options. For a path that must be quoted, the URI
+    names the driver, because with the short form MLflow would also create a folder of the quoted name.
     """
     path = str(file.resolve())
     quoted = path.replace("%", "%25").replace("?", "%3F")
@@ -47,7 +47,7 @@ def sqlite_uri(file: Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for any other store, and for URIs with options of SQLite's own."""
+    """The file of a SQLite URI; None for any other store, and for URIs with options for SQLite."""
     for start in (_SQLITE, _SQLITE_QUOTED):
         if uri.startswith(start) and "?" not in uri:
             return Path(unquote(uri.removeprefix(start)))
@@ -55,15 +55,18 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def ui_command(uri: str) -> str:
-    """The shell line that opens the MLflow UI on a store; for a server, its address to open in a browser."""
+    """The shell command that opens the MLflow UI on a store; for a server its address, to be opened in a browser."""
     if uri.startswith("http"):
         return uri
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --workers 1"
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store; creates a SQLite store that does not exist yet (only the driver may: it is not atomic)."""
-    # A dead server must cost seconds, not MLflow's minutes of retries; what the user set stays.
+    """Make a client of a store, and create a SQLite store that does not exist yet.
+
+    Creating it is not atomic, so that only the driver may connect to a new store.
+    """
+    # A dead server must cost seconds, not MLflow's minutes of retries. Values that the user has set are kept.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -79,14 +82,17 @@ def connect(uri: str) -> MlflowClient:
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested metrics -> ``{"per_class/car/AP": 0.5}``; characters that MLflow refuses become "_" ("AP@0.5" ->
-    "AP_0.5"); what is not a number (None, text, lists) is left out."""
+    """Flatten nested metrics: ``{"per_class": {"car": {"AP": 0.5}}}`` -> ``{"per_class/car/AP": 0.5}``.
+
+    Characters that MLflow refuses become "_" ("AP@0.5" -> "AP_0.5"). Values that are no numbers (None, text, lists) are
+    left out.
+    """
     flat: dict[str, float] = {}
     for key, value in metrics.items():
         name = prefix + _NOT_IN_NAMES.sub("_", str(key))
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{name}/")
-        elif hasattr(value, "__float__"):  # Python, NumPy and torch numbers; arrays have it too, but raise
+        elif hasattr(value, "__float__"):  # Python, NumPy and torch numbers; arrays have it, too, but raise
             with contextlib.suppress(TypeError, ValueError, RuntimeError):
                 flat[name[:MAX_KEY]] = float(value)
     return flat
@@ -109,7 +115,7 @@ def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def metric_rows(metrics: Mapping[str, float], step: int) -> list[tuple[str, float, int, int]]:
-    """(key, value, timestamp [ms], step) rows, all of one moment."""
+    """Rows (key, value, timestamp [ms], step) of metrics, all with the present time."""
     now_ms = time.time_ns() // 1_000_000
     return [(key, value, now_ms, step) for key, value in metrics.items()]
 

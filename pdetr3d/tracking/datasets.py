@@ -1,4 +1,4 @@
-"""What data a run read: MLflow dataset inputs, shown under "Datasets" in the UI and compared by digest."""
+"""Records which data a run read, as MLflow dataset inputs; the UI lists them under "Datasets", with their digests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdetr3d.tracking.runs import Tracker
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-ATTEMPTS = 5
+ATTEMPTS = 5  # to record the inputs, when several runs record a new dataset at once
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DataInput:
 
     Attributes:
         name: e.g. "v1.0-trainval train". digest: of its content; MLflow keeps 36 characters. source: path or URI.
-        context: what it is for: "train", "select", "val". samples: how many. tags: e.g. the label ratio.
+        context: its use: "train", "select" or "val". samples: their number. tags: e.g. the label ratio.
     """
 
     name: str
@@ -40,7 +40,7 @@ def data_digest(dataset_digest: str, manifest_digest: str) -> str:
 
 
 def log_inputs(tracker: Tracker, inputs: Sequence[DataInput]) -> None:
-    """Record the inputs of a run, in one request."""
+    """Record the inputs of a run in one request; never raises (``Tracker.quietly``)."""
 
     def act(client: MlflowClient) -> None:
         from mlflow.exceptions import MlflowException
@@ -49,7 +49,7 @@ def log_inputs(tracker: Tracker, inputs: Sequence[DataInput]) -> None:
         for attempt in range(ATTEMPTS):
             try:
                 return client.log_inputs(tracker.run_id, rows)
-            except MlflowException:  # two runs that record the same new dataset at once: one of them must read it again
+            except MlflowException:  # of two runs that record the same new dataset at once, one must try again
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)

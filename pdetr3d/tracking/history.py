@@ -1,4 +1,4 @@
-"""Curves of earlier runs, read and never written: what a run directory's MLflow runs logged."""
+"""Reads the curves that a run directory's MLflow runs logged; writes nothing."""
 
 from __future__ import annotations
 
@@ -33,30 +33,33 @@ class History:
 
 
 def read_histories(run_dir: Path, metrics: Iterable[str]) -> tuple[dict[str, History], dict[str, str]]:
-    """What the MLflow runs of a run directory logged of ``metrics``.
+    """Read the curves of the MLflow runs of a run directory.
+
+    Args:
+        metrics: names of the metrics to read.
 
     Returns:
-        Name of the run ("teacher", "student_ours", ...) -> its history; name -> why it could not be read.
+        Name of the run ("teacher", "student_ours", ...) -> its history; name -> the reason why it could not be read.
     """
     clients: dict[str, MlflowClient] = {}
     histories, problems = {}, {}
     for name, entry in read_run_file(run_dir).items():
-        uri = _where_it_is_now(entry["uri"], run_dir)
+        uri = _current_uri(entry["uri"], run_dir)
         try:
             if (file := sqlite_file(uri)) is not None and not file.is_file():
                 raise FileNotFoundError("the file is gone")  # connecting would create an empty store
             if uri not in clients:
                 clients[uri] = connect(uri)
             histories[name] = _history(clients[uri], entry["run_id"], metrics)
-        except Exception as error:  # MLflow's own, the database's, the network's
+        except Exception as error:  # errors of MLflow, of the database, of the network
             problems[name] = (
                 f"MLflow run {entry['run_id']} at {uri}: {(str(error).strip() or repr(error)).splitlines()[0]}"
             )
     return histories, problems
 
 
-def _where_it_is_now(uri: str, run_dir: Path) -> str:
-    """The SQLite store of a run directory that was moved or copied lies in it still."""
+def _current_uri(uri: str, run_dir: Path) -> str:
+    """The URI of the store, which a run directory that was moved or copied took along as its file mlflow.db."""
     if (file := sqlite_file(uri)) is not None and not file.is_file():
         own = run_dir / "mlflow.db"
         return sqlite_uri(own) if own.is_file() else uri
@@ -74,5 +77,5 @@ def _history(client: MlflowClient, run_id: str, metrics: Iterable[str]) -> Histo
 
 
 def _as_logged(value: float) -> float:
-    """MLflow's SQL stores keep infinities as the largest number."""
+    """The logged value; MLflow's SQL stores replace infinities by the largest number."""
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value

@@ -1,4 +1,4 @@
-"""Metrics from inside a training worker: buffered, written in batches by run id, never in training's way."""
+"""Logs metrics from inside a training worker: buffers them, writes them in batches, and never raises."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 
 class MetricLogger:
-    """Rank 0's pen. Picklable: it carries the run's address; the client is made in the process that writes.
+    """Writes metrics of a run from rank 0. It can be pickled: the process that writes makes its own client.
 
-    A resumed run repeats the steps after its checkpoint: steps that the store already has for a metric are not written
-    again, so curves stay single-valued. When the store fails, one warning is given, rows are kept (the newest 10,000)
-    and another attempt follows a minute later at the earliest; nothing is ever raised.
+    A resumed run repeats the steps after its checkpoint. Steps that the store already has for a metric are not written
+    again, so that curves have one value per step. When the store fails, a warning is logged once, the newest KEEP_ROWS
+    rows are kept, and the next attempt follows after RETRY_S or later. No method raises.
 
     Args:
         uri: MLflow tracking URI (``Tracker.uri``).
         run_id: ``Tracker.run_id``; "" for no tracking: every call does nothing.
-        flush_rows, flush_s: rows are written when this many wait, or this long [s] after the last write.
+        flush_rows: rows are written when this number waits.
+        flush_s: rows are written this time [s] after the last write.
     """
 
     KEEP_ROWS = 10_000
@@ -34,9 +35,10 @@ class MetricLogger:
         self._forget_process()
 
     def _forget_process(self) -> None:
+        """Set the state that belongs to one process and is not pickled."""
         self._client: MlflowClient | None = None
         self._rows: list[tuple[str, float, int, int]] = []
-        self._last_step: dict[str, int] = {}  # what the store had when this process first wrote the metric
+        self._last_step: dict[str, int] = {}  # last step in the store when this process first wrote the metric
         self._due_s = time.monotonic() + self.flush_s
         self._not_before_s = 0.0
         self._warned = False
@@ -49,7 +51,7 @@ class MetricLogger:
         self._forget_process()
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Keep numbers of one step (nested names join with "/"; what is not a number is left out); write when due."""
+        """Buffer the numbers of one step, as ``flatten`` names them, and write the buffer when it is time."""
         if not self.run_id:
             return
         try:
@@ -61,7 +63,7 @@ class MetricLogger:
             self._write()
 
     def flush(self) -> None:
-        """Write what waits, now; call at the end of a stage and before a checkpoint is reported."""
+        """Write the buffer now; call this at the end of a stage and before a checkpoint is reported."""
         if self.run_id and self._rows:
             self._write()
 

@@ -1,6 +1,6 @@
-"""Checkpoints as MLflow LoggedModels that say where the file lies, and the registry with its champions.
+"""Records checkpoints as MLflow LoggedModels, and registers the chosen ones, of which the best is the champion.
 
-The files stay where training wrote them; MLflow holds their address, digest, config and scores.
+The files stay where training wrote them; MLflow stores their URI, digest, config and scores.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 REGISTERED = {"teacher": "pdetr3d-teacher", "student": "pdetr3d-student"}
 CHAMPION = "champion"
-ROUNDS = 50  # of looking again after the alias was moved; each round but the last is another run's move
-_SAME = ("metric", "data_digest", "measured_on")  # version tags that must agree before two scores are compared
+ROUNDS = 50  # checks after moving the alias; each needs another one only if another run moved it meanwhile
+_SAME = ("metric", "data_digest", "measured_on")  # version tags that must agree for two scores to be comparable
 
 
 @dataclass(frozen=True)
 class Score:
-    """What decides about a champion.
+    """The score by which the champion is chosen.
 
     Attributes:
-        metric: e.g. "SPNDS"; higher is better. value: None where it is undefined, e.g. on a split without objects. A
-            value of 0 says nothing either: no version becomes champion with it.
-        data_digest: of index and manifest (``datasets.data_digest``). measured_on: e.g. the split's name.
+        metric: e.g. "SPNDS"; higher is better.
+        value: None where it is undefined, e.g. on a split without objects. A version without a score above 0 cannot
+            become champion.
+        data_digest: of index and manifest (``datasets.data_digest``).
+        measured_on: e.g. the split's name.
     """
 
     metric: str
@@ -40,7 +42,7 @@ class Score:
     measured_on: str
 
     def tags(self) -> dict[str, str]:
-        """As a version carries it."""
+        """The tags of a version that has this score."""
         known = self.value is not None and math.isfinite(self.value) and self.value > 0
         return {name: getattr(self, name) for name in _SAME} | ({"score": repr(self.value)} if known else {})
 
@@ -53,14 +55,16 @@ def log_checkpoint(
     config_flat: Mapping[str, Any],
     tags: Mapping[str, Any],
 ) -> str:
-    """Make a READY LoggedModel of a checkpoint, an output of the run.
+    """Record a checkpoint as a READY LoggedModel and an output of the run.
 
     Args:
-        kind: "teacher" or "student". name: of the model, e.g. "student_ours_step_0000300". step: of the optimizer.
-        config_flat: its params. tags: ``checkpoint_uri``, where the file lies; digest, lineage.
+        kind: "teacher" or "student". name: of the model, e.g. "student_ours_step_0000300".
+        step: number of optimizer steps.
+        config_flat: the model's params (``Config.flat()``).
+        tags: ``checkpoint_uri`` (the file's place), digest, lineage.
 
     Returns:
-        Its id, "" when the store failed.
+        The model's id; "" when the store failed.
     """
     made: list[str] = []
 
@@ -69,7 +73,7 @@ def log_checkpoint(
 
         experiment = client.get_run(tracker.run_id).info.experiment_id
         before = client.search_logged_models([experiment], f"name='{name}' AND source_run_id='{tracker.run_id}'")
-        if before:  # the job was killed after it, and runs again
+        if before:  # an earlier process of this job recorded it and was killed later
             made.append(before[0].model_id)
             return
         model = client.create_logged_model(
@@ -89,7 +93,11 @@ def log_checkpoint(
 
 
 def log_model_metrics(tracker: Tracker, model_id: str, metrics: Mapping[str, float], step: int) -> None:
-    """Write flat metrics (``scores.score_metrics``) of the run that belong to one of its models, too."""
+    """Write flat metrics (``scores.score_metrics``) of the run that also belong to one of its models.
+
+    Args:
+        model_id: from ``log_checkpoint``; "": the metrics belong to the run alone.
+    """
 
     def act(client: MlflowClient) -> None:
         from mlflow.entities import Metric
@@ -103,30 +111,36 @@ def log_model_metrics(tracker: Tracker, model_id: str, metrics: Mapping[str, flo
 
 
 def register(tracker: Tracker, kind: str, model_id: str, score: Score, tags: Mapping[str, Any]) -> str:
-    """Make the run's model a version of ``pdetr3d-teacher`` or ``pdetr3d-student`` (once a run), and champion when it
-    is the best of those measured by the same metric on the same data as the present champion.
+    """Make the run's model a version of ``pdetr3d-teacher`` or ``pdetr3d-student``, once per run.
 
-    The alias ``champion`` never moves between data: another digest leaves it where it is. Returns a sentence that says
-    what became of it ("" without tracking), also kept as the run's tag ``registry``.
+    The best version becomes the champion. Only versions that were measured by the same metric on the same data as the
+    present champion compete: the alias ``champion`` never moves to another data digest.
+
+    Args:
+        kind: "teacher" or "student". model_id: from ``log_checkpoint``. score: of the model. tags: of the version.
+
+    Returns:
+        A sentence that says whether the version is the champion; it is also the run's tag ``registry``. "" without
+        tracking.
     """
-    said: list[str] = []
+    outcome: list[str] = []
 
     def act(client: MlflowClient) -> None:
         name = REGISTERED[kind]
         own = _version(client, name, tracker.run_id) or _add(client, name, tracker.run_id, model_id, score, tags)
-        _settle(client, name, own)
-        said.append(f"{name} version {own.version}: {_verdict(client, name, str(own.version))}")
+        _choose_champion(client, name, own)
+        outcome.append(f"{name} version {own.version}: {_verdict(client, name, str(own.version))}")
 
     tracker.quietly(act)
-    if said:
-        tracker.set_tags({"registry": said[0]})
-    return "".join(said)
+    if outcome:
+        tracker.set_tags({"registry": outcome[0]})
+    return "".join(outcome)
 
 
 def _add(
     client: MlflowClient, name: str, run_id: str, model_id: str, score: Score, tags: Mapping[str, Any]
 ) -> ModelVersion:
-    """A new version; its score is there from the first moment on."""
+    """Create a version of the run's model; its tags hold its score from the beginning."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -134,7 +148,8 @@ def _add(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # The model's own folder: servers refuse other local paths. ``models:/ID`` would be looked up in the global store.
+    # The source is the model's own folder: servers refuse other local paths, and MLflow would look up ``models:/ID`` in
+    # the global store.
     source = client.get_logged_model(model_id).artifact_location
     return client.create_model_version(
         name,
@@ -147,24 +162,27 @@ def _add(
 
 
 def _versions(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
+    """All versions of a registered model by their numbers."""
     return {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
 
 
 def _version(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
+    """The version that a run made, if any."""
     mine = [version for version in _versions(client, name).values() if version.run_id == run_id]
     return mine[0] if mine else None
 
 
 def _champion(client: MlflowClient, name: str) -> str | None:
+    """The number of the version that the alias names, if any."""
     found = client.get_registered_model(name).aliases.get(CHAMPION)
     return None if found is None else str(found)
 
 
-def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
-    """Put the alias on the best version of the champion's data (of ``own``'s, where there is no champion).
+def _choose_champion(client: MlflowClient, name: str, own: ModelVersion) -> None:
+    """Set the alias to the best version on the champion's data (on the data of ``own`` if there is no champion).
 
-    Runs that finish at once each add their version first and look again after every move: whoever moves last has seen
-    all versions that were there, and those that come later look themselves.
+    Several runs may finish at once. Each adds its version first and checks again after it moved the alias. The last run
+    to move it has thus seen all earlier versions, and the runs of later versions check for themselves.
     """
     from mlflow.exceptions import MlflowException
 
@@ -174,13 +192,13 @@ def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
         rivals = [v for v in versions.values() if _data(v) == data and float(v.tags.get("score", 0)) > 0]
         if not rivals:
             return
-        best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # the earlier of equal ones
+        best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # of equal scores the earlier
         if str(best.version) == holder:
             return
         try:
             client.set_registered_model_alias(name, CHAMPION, str(best.version))
         except MlflowException as error:
-            # Two runs made the first alias at once: one of them is refused, and looks again.
+            # Two runs created the alias at once: MLflow refused one of them, which checks again.
             if holder is not None or _champion(client, name) is None:
                 raise
             logging.getLogger("pdetr3d.tracking").debug("%s: %s", name, error)
@@ -188,10 +206,12 @@ def _settle(client: MlflowClient, name: str, own: ModelVersion) -> None:
 
 
 def _data(version: ModelVersion) -> tuple[str | None, ...]:
+    """The tags _SAME of a version."""
     return tuple(version.tags.get(key) for key in _SAME)
 
 
 def _verdict(client: MlflowClient, name: str, own: str) -> str:
+    """Whether version ``own`` is the champion, and if not why, in words."""
     versions, holder = _versions(client, name), _champion(client, name)
     if holder == own:
         return f"{CHAMPION} ({_figure(versions[own])})"

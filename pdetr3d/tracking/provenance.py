@@ -1,4 +1,4 @@
-"""What a run was made with: git state, versions, installed packages, config."""
+"""Records the git state, versions, installed packages and config that a run was made with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MMCV = ("mmcv", "onedl-mmcv", "mmcv-lite")  # distributions that import as mmcv
 
 
 def log_provenance(tracker: Tracker, config_json: str) -> None:
-    """Tags ``git.commit``, ``git.dirty``, ``env.*``; artifacts ``config.json`` and ``environment/packages.txt``."""
+    """Write the tags ``git.commit``, ``git.dirty``, ``env.*``, and the artifacts CONFIG and PACKAGES; never raises."""
 
     def act(client: MlflowClient) -> None:
         write_params_and_tags(client, tracker.run_id, {}, as_tags(git_state() | environment()))
@@ -31,9 +31,9 @@ def log_provenance(tracker: Tracker, config_json: str) -> None:
     tracker.quietly(act)
 
 
-@functools.cache  # what this process runs was read at its start
+@functools.cache  # this process imported its code at its start: later commits do not change it
 def git_state(root: Path = Path(pdetr3d.__file__).parents[1]) -> dict[str, str]:
-    """``{"git.commit": id, "git.dirty": "true" | "false"}`` of the sources; ``{}`` where git does not hold them."""
+    """``{"git.commit": id, "git.dirty": "true" | "false"}`` of the sources; ``{}`` if git does not track them."""
 
     def git(*words: str) -> str | None:
         try:
@@ -42,17 +42,17 @@ def git_state(root: Path = Path(pdetr3d.__file__).parents[1]) -> dict[str, str]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed package may lie inside somebody's repository, whose commit says nothing about it.
+    # An installed package may lie inside another repository, whose commit does not describe it.
     if git("ls-files", "--error-unmatch", "pdetr3d/__init__.py") is None:
         return {}
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")  # what jobs write there
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")  # jobs write to results/
     return {} if commit is None else {"git.commit": commit, "git.dirty": "false" if changes == "" else "true"}
 
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Versions as tags: ``env.python``, ``env.torch``, ``env.ray``, ``env.mmcv``, ``env.cuda`` (torch's; "none")."""
+    """Versions as tags: ``env.python``, ``env.torch``, ``env.ray``, ``env.mmcv``, ``env.cuda`` (torch's, or "none")."""
     import torch
 
     mmcv = [f"{version} ({name})" for name in _MMCV if (version := _version(name))]
@@ -67,7 +67,7 @@ def environment() -> dict[str, str]:
 
 @functools.cache
 def packages() -> str:
-    """Every installed distribution as ``name==version``, a line each, sorted."""
+    """All installed distributions, one line ``name==version`` each, sorted."""
     found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
     return "\n".join(sorted(found, key=str.lower)) + "\n"
 

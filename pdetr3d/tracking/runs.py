@@ -1,4 +1,4 @@
-"""MLflow runs, owned by the driver: started, continued on a rerun, finished. Tracking trouble never kills training."""
+"""Starts, continues and finishes MLflow runs in the driver. Errors of tracking never stop training."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricLogger", "Tracker", "end_runs", "ui_command"]
 RUN_FILE = "mlflow_run.json"
-# By this tag MLflow's UI knows which of its views to open: curves and models, not traces of language models.
+# This tag makes MLflow's UI open the view with curves and models, not the one with traces of language models.
 KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
-_remembering = threading.Lock()
+_run_file_lock = threading.Lock()
 
 
 class Tracker:
-    """One MLflow run. Made by ``Tracker.start``; ends by ``finish`` or as a context manager: FAILED on an exception,
-    KILLED on Ctrl-C, else FINISHED.
+    """One MLflow run. ``Tracker.start`` makes it; ``finish`` or the end of its ``with`` block ends it.
 
-    No method raises: the first failure is logged as a warning and the work goes on. When the store cannot be reached at
-    the start, ``run_id`` is "" and every call does nothing.
+    The block ends the run as FAILED on an exception, KILLED on Ctrl-C, else FINISHED. No method raises: the first
+    failure is logged as a warning and the work goes on. When the store cannot be reached at the start, ``run_id`` is ""
+    and every call does nothing.
 
     Attributes:
         uri: MLflow tracking URI.
-        run_id: MLflow run id, "" without tracking.
+        run_id: MLflow run id; "" without tracking.
     """
 
     def __init__(self, uri: str, run_id: str, client: MlflowClient | None) -> None:
@@ -66,18 +66,18 @@ class Tracker:
     ) -> Tracker:
         """Start a run, or continue the one that ``run_dir`` had under this name in the same store.
 
-        The run id is kept in ``run_dir/mlflow_run.json``. Call in the driver only, before workers start: creating the
-        SQLite store twice at once breaks it.
+        The run id is kept in ``run_dir/mlflow_run.json``. Only the driver may call this, before workers start: two
+        processes that create the SQLite store at once break it.
 
         Args:
             run_dir: the job's run directory.
             experiment: MLflow experiment, created when missing.
-            name: of the run, one of its kind in ``run_dir``.
+            name: of the run, unique in ``run_dir``.
             config_flat: dotted key -> value (``Config.flat()``), logged as params.
             tags: e.g. lineage (``teacher_run_id``), digests, stage.
-            parent_run_id: makes it a nested run in the UI.
-            tracking_dir: where ``mlflow.db`` and ``artifacts/`` are, default ``run_dir``; MLFLOW_TRACKING_URI wins.
-            title: what the UI calls it, default ``name``.
+            parent_run_id: the UI shows the run below this one.
+            tracking_dir: folder of ``mlflow.db`` and ``artifacts/``, default ``run_dir``; MLFLOW_TRACKING_URI wins.
+            title: the run's name in the UI, default ``name``.
         """
         folder = tracking_dir or run_dir
         uri = tracking_uri(folder)
@@ -98,15 +98,15 @@ class Tracker:
         return Tracker(uri, run_id, client)
 
     def metric_logger(self) -> MetricLogger:
-        """What rank 0 of a training job gets to write this run's curves."""
+        """The logger with which rank 0 of a training job writes this run's curves."""
         return MetricLogger(self.uri, self.run_id)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
-        """Write numbers now; nested names join with "/", what is not a number is left out."""
+        """Write numbers now, named as ``flatten`` does; values that are no numbers are left out."""
         self.quietly(lambda c: write_metrics(c, self.run_id, metric_rows(flatten(metrics), int(step))))
 
     def history(self, key: str) -> list[float]:
-        """What was logged of a metric, by step; empty where nothing is known."""
+        """The values that were logged of a metric, in the order of the store; empty if there are none."""
         values: list[float] = []
         self.quietly(lambda c: values.extend(point.value for point in c.get_metric_history(self.run_id, key)))
         return values
@@ -120,7 +120,7 @@ class Tracker:
         self.quietly(lambda c: write_params_and_tags(c, self.run_id, {}, as_tags(tags)))
 
     def describe(self, markdown: Callable[[str, str], str]) -> None:
-        """Give the run a description; ``markdown``: (its run id, its experiment's id) -> text."""
+        """Set the run's description; ``markdown``: (run id, experiment id) -> text."""
 
         def act(client: MlflowClient) -> None:
             place = client.get_run(self.run_id).info.experiment_id
@@ -144,7 +144,7 @@ class Tracker:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
     def quietly(self, act: Callable[[MlflowClient], Any]) -> None:
-        """Do something in the store, as all methods do it: without tracking not at all, and trouble is not raised."""
+        """Call ``act`` with the client. Without tracking it is not called; its errors are logged, not raised."""
         if self._client is None:
             return
         try:
@@ -156,10 +156,10 @@ class Tracker:
 
 
 def end_runs(run_dir: Path, status: str = "KILLED", of: Collection[str] = ("RUNNING",)) -> None:
-    """End what a killed process left RUNNING of a run directory's MLflow runs. Raises nothing.
+    """End the MLflow runs of a run directory that a killed process left RUNNING. Raises nothing.
 
     Args:
-        of: runs of these states get the new one.
+        status: the new state. of: runs in these states get it.
     """
     for name, entry in read_run_file(run_dir).items():
         try:
@@ -171,34 +171,36 @@ def end_runs(run_dir: Path, status: str = "KILLED", of: Collection[str] = ("RUNN
 
 
 def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> str:
+    """The id of an experiment, which is created or restored if necessary."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # A server keeps artifacts where it was told to; beside SQLite they would go to the working directory.
+        # A server has its own place for artifacts. With SQLite, MLflow would write them to the working directory.
         artifacts = (folder.resolve() / "artifacts").as_uri() if uri.startswith("sqlite") else None
         try:
             return str(client.create_experiment(name, artifact_location=artifacts, tags={KIND: TRAINING}))
         except MlflowException:
-            experiment = client.get_experiment_by_name(name)  # another job has made it in between
+            experiment = client.get_experiment_by_name(name)  # another job has created it meanwhile
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    if KIND not in experiment.tags:  # somebody may have chosen another view
+    if KIND not in experiment.tags:  # a user may have chosen another view
         client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
     return str(experiment.experiment_id)
 
 
 def read_run_file(run_dir: Path) -> dict[str, dict[str, str]]:
-    """Name of an MLflow run of the run directory -> its "uri" and "run_id"; empty without any."""
+    """The MLflow runs of a run directory: name -> its "uri" and "run_id"; empty if there are none."""
     path = run_dir / RUN_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _remember(run_dir: Path, name: str, uri: str, run_id: str) -> None:
+    """Add a run to the run directory's RUN_FILE."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _remembering:  # stages start in threads of the driver
+    with _run_file_lock:  # stages start in threads of the driver
         temporary = run_dir / f"{RUN_FILE}.{uuid.uuid4().hex}.tmp"
         temporary.write_text(json.dumps(read_run_file(run_dir) | {name: {"uri": uri, "run_id": run_id}}, indent=1))
         os.replace(temporary, run_dir / RUN_FILE)

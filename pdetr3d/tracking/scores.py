@@ -1,4 +1,4 @@
-"""Names of evaluation scores in MLflow: one family a metric, so that the UI draws classes or distances in one chart."""
+"""Names evaluation scores in MLflow so that the UI draws a metric's classes, or distances, in one chart."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 from pdetr3d.tracking.client import flatten
 
-# Of an evaluation's report: what is nested in it, and the ending of its names.
-_GROUPS = {"per_class": "", "by_distance": "m", "by_group": ""}
+_GROUPS = {"per_class": "", "by_distance": "m", "by_group": ""}  # nested part of a report -> suffix of its names
 
 
 def score_metrics(prefix: str, report: Mapping[str, Any]) -> dict[str, float]:
-    """Flat metrics of an evaluation (``nuscenes_eval.score`` or ``pseudo_label_quality``).
+    """Flatten the report of an evaluation (``nuscenes_eval.score`` or ``pseudo_label_quality``).
 
-    ``{"mAP": m, "per_class": {"car": {"AP@0.5": a}}, "by_distance": {"30-40": {"mAP": d}}}`` -> ``{"val/mAP": m,
-    "val/AP_0.5/car": a, "val/mAP/30-40m": d}``. Counts of ground truth are given per class and per distance, not for
-    each pair of them; what is undefined is left out.
+    With prefix "val", ``{"mAP": m, "per_class": {"car": {"AP@0.5": a}}, "by_distance": {"30-40": {"mAP": d}}}`` becomes
+    ``{"val/mAP": m, "val/AP_0.5/car": a, "val/mAP/30-40m": d}``. The number of objects is given per class and per
+    distance, but not for each pair of them. Undefined values are left out.
     """
     plain = {key: value for key, value in report.items() if key not in (*_GROUPS, "n_gt")}
     found = flatten(plain, f"{prefix}/")

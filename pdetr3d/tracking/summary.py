@@ -1,4 +1,4 @@
-"""What the run list and the page of a pipeline's run show in MLflow: its headline metrics, and a description."""
+"""Composes the headline metrics and the description of a pipeline's run, which MLflow's run list and run page show."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's descri
 
 
 def headline(arms: Mapping[str, Mapping[str, Any]], teacher: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metrics of the parent run, by which the run list alone compares runs: ``ours/SPNDS``, ``teacher/bev_iou``.
+    """The metrics of the parent run, by which MLflow's run list compares runs: ``ours/SPNDS``, ``teacher/bev_iou``.
 
     Args:
-        arms: name -> an evaluation's report. teacher: quality of its boxes at the clicks (``pseudo_label_quality``).
+        arms: name -> an evaluation's report.
+        teacher: the quality of the teacher's boxes at the clicks (``pseudo_label_quality``).
     """
     scores = {arm: {name: report.get(name) for name in HEADLINE} for arm, report in arms.items()}
     return {**scores, "teacher": {"bev_iou": teacher.get("bev_iou")}}
@@ -28,12 +29,15 @@ def description(
     children: Mapping[str, str],
     experiment_id: str,
 ) -> str:
-    """Markdown of a pipeline's run: a table of its students, the teacher, a picture, links to its stages.
+    """The description of a pipeline's run in Markdown: a table of students, the teacher, a picture, links to stages.
 
     Args:
-        arms, teacher: as ``headline``. changed: what differs from the preset, as ``key=value`` words; may be empty.
-        picture: name of an artifact of the run. run_id: its own. children: name of a stage -> id of its run.
-        experiment_id: of all of them.
+        arms, teacher: as ``headline``.
+        changed: the keys that differ from the preset, as ``key=value`` words; may be empty.
+        picture: name of an artifact of the run.
+        run_id: of the pipeline's run.
+        children: name of a stage -> id of its run.
+        experiment_id: of all these runs.
     """
     rows = [f"| {arm} | {' | '.join(_figure(report.get(name)) for name in HEADLINE)} |" for arm, report in arms.items()]
     links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]

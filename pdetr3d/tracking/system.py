@@ -1,4 +1,4 @@
-"""CPU, memory, disk, network and GPU of the driver's machine while a run lasts, by MLflow's own monitor."""
+"""Logs CPU, memory, disk, network and GPU of the driver's machine during a run, by MLflow's monitor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def system_metrics(tracker: Tracker) -> Iterator[None]:
-    """Write ``system/*`` into a run while the block lasts: every 10 s, or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL [s].
+    """Write ``system/*`` into a run during the block, every 10 s (or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL [s]).
 
-    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off. A thread; its trouble is logged by MLflow, never raised.
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns it off. The monitor is a thread; MLflow logs its errors and does
+    not raise them.
     """
     monitors: list[SystemMetricsMonitor] = []
 
