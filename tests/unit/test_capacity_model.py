@@ -195,10 +195,10 @@ def test_a_measured_teacher_tells_how_fast_it_predicts() -> None:
 
 
 def test_the_sweep_doubles_gpus_and_ends_at_512() -> None:
-    swept = model.sweep(measurement(), config(), CLUSTER, 28_130, {})
+    swept = model.plans(measurement(), config(), CLUSTER, 28_130, {})
     assert list(swept) == [16, 32, 64, 128, 256, 512]
     assert list(swept[16]) == [28_130, 1_000_000, 10_000_000, 100_000_000]
     assert swept[64][1_000_000] == model.plan(
         measurement(), config(), CLUSTER.model_copy(update={"gpus": 64}), 1_000_000, {}
     )
-    assert list(model.sweep(measurement(), config(), CLUSTER, 20_000_000, {})[16]) == [20_000_000, 100_000_000]
+    assert list(model.plans(measurement(), config(), CLUSTER, 20_000_000, {})[16]) == [20_000_000, 100_000_000]

@@ -347,7 +347,7 @@ def _half_clicked(folder: Path) -> None:
         (_broken, "report.json: not readable as JSON"),
         (_no_run, "no run here"),
         (_edited, "differ from manifest.json"),
-        (_half_clicked, "label.click_share is 0.5 there, but plans are of keyframes on which every object is clicked"),
+        (_half_clicked, "label.click_share is 0.5 there, but plans assume that every object of a keyframe is clicked"),
     ],
 )
 def test_unfinished_and_broken_runs_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:

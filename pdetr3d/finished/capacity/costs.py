@@ -1,4 +1,4 @@
-"""What the plan counts with: measured costs of a stage (``measure.py`` writes them) and a cluster (arguments)."""
+"""The input of the capacity plan: the measured costs of each stage (from ``measure.py``), and a cluster."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from pdetr3d.config_sections import Positive, Section
 from pdetr3d.schema import DataError
 
 STAGES = ("teacher", "pseudo_labels", "student")
-# Keys that decide what a sample, a step and a checkpoint cost.
+# Keys that determine the costs of a sample, a step and a checkpoint ...
 COSTLY = ("model.", "teacher.", "student.", "data.num_sweeps", "data.image_size_px", "optim.ema_decay")
-CHEAP = "teacher.optim."  # ... but for these
+CHEAP = "teacher.optim."  # ... except for these
 Cost = Annotated[float, Field(ge=0)]
 More = Annotated[float, Field(gt=0)]
 
 
 class StageCost(Section):
-    """Of one sample, unless said otherwise.
+    """The costs of a stage, per sample unless stated otherwise.
 
     Attributes:
-        cpu_s: core seconds of loading by part; they add up to those of a whole batch. disk_bytes: of the files read.
-        batch_bytes: of the arrays in the object store, which is also what travels to the training worker.
-        record_bytes: of its row in ``Records``: all samples' lie in the object store of the driver's node.
-        flops: of all passes of a training step, or of a prediction. parameters: of the model.
-        gradient_bytes: all-reduced in every step. checkpoint_bytes: of a file. checkpoint_s: to write it to a disk.
+        cpu_s: core seconds of loading, by part; the parts add up to the whole.
+        disk_bytes: size of the files that are read.
+        batch_bytes: size of the arrays in the object store, which are also sent to the training worker.
+        record_bytes: size of the sample's row in ``Records``; the object store of the driver's node holds all rows.
+        flops: of all passes of a training step, or of a prediction.
+        parameters: of the model.
+        gradient_bytes: all-reduced in every step.
+        checkpoint_bytes: of a checkpoint file. checkpoint_s: seconds to write it to a local disk.
     """
 
     cpu_s: dict[str, Cost]
@@ -38,34 +41,34 @@ class StageCost(Section):
     record_bytes: More
     flops: More
     parameters: Positive
-    gradient_bytes: Cost = 0  # these are 0 where nothing is trained
+    gradient_bytes: Cost = 0  # this and the following are 0 for a stage without training
     checkpoint_bytes: Cost = 0
     checkpoint_s: Cost = 0
 
 
 class Measurement(Section):
-    """The file of ``pdetr3d plan --measure``: ``stages`` by name, and what they were measured of, and where."""
+    """The file of ``pdetr3d plan --measure``: the costs of ``stages`` by name, and how they were measured."""
 
     preset: str
     depends_on: dict[str, Any]  # the config's values of ``depends_on``
     train_samples: Positive  # of the dataset's train split
     measured_samples: Positive
-    sweeps: Positive  # LiDAR sweeps of a measured sample, ...
-    stand_in_sweeps: Cost  # ... of which the dataset lacks so many, on average: the keyframe was read in their place
+    sweeps: Positive  # LiDAR sweeps of a measured sample
+    stand_in_sweeps: Cost  # mean number of these that the dataset lacks; the keyframe was read instead
     cpu: str
     cores: Positive
-    load_average: Cost  # of the machine while it measured
+    load_average: Cost  # of the machine during the measurement
     stages: dict[str, StageCost]
 
 
 class Cluster(Section):
-    """What runs it; every field is an option of ``pdetr3d plan`` and an assumption of the plan.
+    """The assumed cluster; every field is an option of ``pdetr3d plan``.
 
     Attributes:
-        gpus: training workers, one GPU each. gpus_per_node, cores_per_node: of a GPU node.
-        object_store_gb: of a GPU node; head_object_store_gb: of the driver's node [1e9 bytes].
-        network_gbit_s: of a node, each way. storage_gb_s: of the shared storage as a whole, reading or writing.
-        tflops: dense peak of a GPU in the precision trained in. mfu: share of it that training reaches.
+        gpus: number of training workers, one GPU each. gpus_per_node, cores_per_node: of a GPU node.
+        object_store_gb: of a GPU node. head_object_store_gb: of the driver's node [1e9 bytes].
+        network_gbit_s: of a node, in each direction. storage_gb_s: of the whole shared storage, reading or writing.
+        tflops: dense peak of a GPU in the training's precision. mfu: the share of it that training reaches.
     """
 
     gpus: Positive
@@ -80,7 +83,7 @@ class Cluster(Section):
 
     @property
     def nodes(self) -> int:
-        """GPU nodes."""
+        """The number of GPU nodes."""
         return -(-self.gpus // self.gpus_per_node)
 
 
@@ -88,7 +91,14 @@ Checked = TypeVar("Checked", bound=Section)
 
 
 def checked(kind: type[Checked], values: dict[str, Any], named: Callable[[str], str]) -> Checked:
-    """``kind`` of values; DataError with a line for each that is not allowed, which begins with its key's name."""
+    """Validate values as a ``kind``.
+
+    Args:
+        named: key -> its name in messages.
+
+    Raises:
+        DataError: has a line for each value that is not allowed, which begins with the key's name.
+    """
     try:
         return kind.model_validate_json(json.dumps(values))
     except ValidationError as error:
@@ -100,12 +110,16 @@ def checked(kind: type[Checked], values: dict[str, Any], named: Callable[[str], 
 
 
 def make_cluster(**options: float) -> Cluster:
-    """A Cluster of the options of ``pdetr3d plan``; DataError naming the option, its value and what is allowed."""
+    """Make a Cluster from the options of ``pdetr3d plan``.
+
+    Raises:
+        DataError: names the option, its value and what is allowed.
+    """
     return checked(Cluster, options, lambda key: "--workers" if key == "gpus" else f"--{key.replace('_', '-')}")
 
 
 def depends_on(config: Config) -> dict[str, Any]:
-    """Flat key -> value of what measured costs depend on."""
+    """The config entries (flat key -> value) on which measured costs depend."""
     flat = config.flat()
     return {k: v for k, v in flat.items() if k.startswith(COSTLY) and not k.startswith(CHEAP)} | {
         "teacher.optim.ema_decay": flat["teacher.optim.ema_decay"]
@@ -113,17 +127,25 @@ def depends_on(config: Config) -> dict[str, Any]:
 
 
 def same_costs(mine: dict[str, Any], theirs: dict[str, Any], where: str, remedy: str) -> None:
-    """Raise DataError naming the keys in which ``theirs`` (of ``where``) is not what the plan is for."""
+    """Refuse costs that were measured with another config than the plan's.
+
+    Args:
+        mine: ``depends_on`` of the plan. theirs: the same of the measurement. where: its file, for the message.
+        remedy: last line of the message.
+
+    Raises:
+        DataError: names the keys that differ.
+    """
     differing = [f"  {k}: {theirs.get(k)} there, {mine[k]} now" for k in mine if theirs.get(k) != mine[k]]
     if differing:
         raise DataError("\n".join([f"{where} is of another model or other samples; it differs in", *differing, remedy]))
 
 
 def read_measurement(path: Path, config: Config) -> Measurement:
-    """What ``pdetr3d plan --measure`` wrote.
+    """Read a file that ``pdetr3d plan --measure`` wrote.
 
     Raises:
-        DataError: when it is missing, broken, or of a config whose costs are others (names the keys).
+        DataError: when the file is missing or broken, or belongs to a config with other costs (names the keys).
     """
     again = f"write it anew: pdetr3d plan --preset {config.preset} --measure {path} data.dataroot=FOLDER"
     try:

@@ -1,6 +1,6 @@
-"""What a sample, a model and a checkpoint of a preset cost, measured here by the code that training runs.
+"""Measures the costs of a preset's samples, models and checkpoints on this machine, by the code that training runs.
 
-Of the stages "teacher", "pseudo_labels" (the teacher predicts) and "student" (the arm ``ours``).
+The stages are "teacher", "pseudo_labels" (the teacher predicts) and "student" (the arm ``ours``).
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from pdetr3d.training.model_size import measure as parts_of
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import BatchLoader
 
-SAMPLES, ROUNDS = 8, 5  # samples that are measured, at most; medians of so many rounds
-SWEEP_BYTES = 140  # of a sweep in a record beside its path: matrix, time, offset of the path
-BACKWARD = 2  # times the FLOPs of a forward pass: gradients of what comes in, and of the weights
+SAMPLES, ROUNDS = 8, 5  # number of samples measured at most; number of rounds whose median is taken
+SWEEP_BYTES = 140  # of a sweep in a record, besides its path: matrix, time, offset of the path
+BACKWARD = 2  # FLOPs of a backward pass in forward passes: gradients of the inputs, and of the weights
 
 
 def measure(config: Config) -> Measurement:
-    """Costs of the preset's stages, on samples of the train split of ``data.dataroot`` (spread over it evenly).
+    """Measure the costs of the preset's stages, on samples spread evenly over the train split of ``data.dataroot``.
 
-    Where samples have fewer sweeps than ``data.num_sweeps``, the keyframe is read again in the place of each.
+    For each sweep that a sample lacks of ``data.num_sweeps``, the keyframe is read again.
 
     Raises:
-        DataError: without a dataroot, with a pack in its place, or for what is wrong with the data.
+        DataError: without ``data.dataroot``, with ``data.packed``, or when the data cannot be read.
     """
     if not config.data.dataroot or config.data.packed:
         raise DataError(
@@ -76,16 +76,16 @@ def measure(config: Config) -> Measurement:
 
 
 def with_all_sweeps(record: SampleRecord, num_sweeps: int) -> SampleRecord:
-    """The record with ``num_sweeps - 1`` earlier sweeps: those it has, and the keyframe's file for what it lacks."""
+    """The record with ``num_sweeps - 1`` earlier sweeps: its own, and the keyframe's file for the missing ones."""
     sweeps = record.sweeps[: num_sweeps - 1]
     stand_in = SweepRecord(record.lidar_path, np.eye(4), 0.0)
     return replace(record, sweeps=sweeps + (stand_in,) * (num_sweeps - 1 - len(sweeps)))
 
 
 def record_bytes(records: Records, num_sweeps: int) -> float:
-    """Mean of a sample's share of what travels to the workers (``Records.__reduce__``), as if none lacked a sweep."""
-    nothing = len(pickle.dumps(records.select(np.zeros(0, np.int64)), protocol=5))
-    whole = len(pickle.dumps(records, protocol=5)) - nothing
+    """The mean size of a sample's row in the pickle that is sent to the workers, as if no sample lacked a sweep."""
+    empty = len(pickle.dumps(records.select(np.zeros(0, np.int64)), protocol=5))
+    whole = len(pickle.dumps(records, protocol=5)) - empty
     root = len(f"{records.table.dataroot}/")
     for record in records:
         absent = max(0, num_sweeps - 1 - len(record.sweeps))
@@ -139,10 +139,13 @@ def _stages(config: Config, records: list[SampleRecord], folder: Path, bytes_of_
 
 
 def training_flops(stage: str, config: Config, forward: dict[str, int]) -> float:
-    """FLOPs of one sample's training step: a ``forward`` pass (by part), BACKWARD times as many back, and more.
+    """The FLOPs of one sample's training step: a forward pass, and BACKWARD times as many for the backward pass.
 
-    With ``model.checkpoint_activations`` another forward pass (at most: not every part is computed again). A guided
-    student sees the weak view, too: a forward pass of all but its heads, without gradients.
+    ``model.checkpoint_activations`` adds another forward pass, which is an upper bound: not every part is recomputed. A
+    guided student also passes the weak view through all parts but the heads, without gradients.
+
+    Args:
+        stage: "teacher" or "student". forward: FLOPs of a forward pass by part.
     """
     whole = sum(forward.values())
     flops = (1 + BACKWARD + config.model.checkpoint_activations) * whole
@@ -152,11 +155,11 @@ def training_flops(stage: str, config: Config, forward: dict[str, int]) -> float
 
 
 def sample_cost(loader: BatchLoader, records: Sequence[SampleRecord], local_batch: int) -> dict[str, Any]:
-    """``cpu_s``, ``disk_bytes``, ``batch_bytes`` of a sample in batches of ``local_batch``."""
+    """The fields ``cpu_s``, ``disk_bytes``, ``batch_bytes`` of StageCost, for batches of ``local_batch`` samples."""
     data, cameras = loader.config.data, loader.cameras
     batch = [records[i % len(records)] for i in range(-(-len(records) // local_batch) * local_batch)]
     groups = [batch[i : i + local_batch] for i in range(0, len(batch), local_batch)]
-    arrays = [loader(group, [0] * local_batch, 0) for group in groups]  # files are in memory from here on
+    arrays = [loader(group, [0] * local_batch, 0) for group in groups]  # now the system has cached the files
     points = cpu_s(lambda: [load_sample(record, data, cameras=False) for record in batch]) / len(batch)
     cpu = {"points": points}
     if cameras:
@@ -172,7 +175,7 @@ def sample_cost(loader: BatchLoader, records: Sequence[SampleRecord], local_batc
 
 
 def cpu_s(body: Callable[[], object]) -> float:
-    """Median CPU seconds of a call, over ROUNDS of them; of all threads, time spent waiting for other work left out."""
+    """The median CPU seconds of ROUNDS calls, over all threads of this process; waiting does not count."""
     taken = []
     for _ in range(ROUNDS):
         began = time.process_time()
@@ -182,12 +185,12 @@ def cpu_s(body: Callable[[], object]) -> float:
 
 
 def model_cost(task: Task, config: Config, folder: Path) -> dict[str, Any]:
-    """``parameters``, ``gradient_bytes``, and size of and time for a checkpoint, written as training does."""
+    """The fields ``parameters``, ``gradient_bytes``, ``checkpoint_bytes``, ``checkpoint_s`` of StageCost."""
     optimizer = make_optimizer(task.model, task.optim)
     trained = [p for p in task.model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # its state is made in the first step
+    optimizer.step()  # the first step creates the optimizer's state, which a checkpoint contains
     average = averaged(task.model, task.optim.ema_decay) if task.optim.ema_decay else None
     began = time.perf_counter()
     file = checkpoint.save(folder / "checkpoint", task.model, optimizer, 1, config.to_json(), None, average)

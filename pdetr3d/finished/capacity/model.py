@@ -1,7 +1,9 @@
-"""The plan's arithmetic: what the GPUs ask for at their own pace, against what there is; the scarcest sets the pace.
+"""Estimates the duration and bottleneck of each stage on a cluster, from measured costs.
 
-Everything overlaps but the writing of checkpoints, for which training waits. Samples are read anew from the shared
-storage in every pass, loaded on any GPU node, and as often on another one than that of their worker as nodes are there.
+For every resource the demand of GPUs that never wait is compared with the supply; the scarcest resource sets the pace.
+Everything overlaps, except the writing of checkpoints, for which training waits. Samples are read from the shared
+storage in every pass. They are loaded on any GPU node, so that with n nodes (n - 1) / n of them come from another node
+than their worker's.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ from pdetr3d.training.plan import milestones, total_steps
 GIGA = 1e9
 GPU, CPU, STORAGE, NETWORK, STREAM = "GPU compute", "CPU loading", "storage reads", "network", "stream limit"
 STORE, HEAD, CHECKPOINTS = "object store", "head's object store", "checkpoint writes"
-PACES = (GPU, CPU, STORAGE, NETWORK, STREAM)  # what may slow down; the others do not fit, or make training wait
-MOST_GPUS, SAMPLES = 512, (1_000_000, 10_000_000, 100_000_000)  # of the sweep
+PACES = (GPU, CPU, STORAGE, NETWORK, STREAM)  # the resources that limit the pace; the others spill or add time
+MOST_GPUS, SAMPLES = 512, (1_000_000, 10_000_000, 100_000_000)  # of the plans for larger clusters and datasets
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage has to do: ``records`` different samples, ``delivered`` in all, ``local_batch`` of them a step and
-    GPU, ``steps``, ``checkpoints`` kept, ``saves``: how often one is written, to be kept or to continue from."""
+    """The work of a stage.
+
+    Attributes:
+        records: number of different samples. delivered: number of samples over all passes.
+        local_batch: samples per step and GPU. steps: number of steps.
+        checkpoints: number of checkpoints that are kept.
+        saves: number of checkpoints that are written, to be kept or to continue from.
+    """
 
     records: int
     delivered: int
@@ -36,7 +44,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Resource:
-    """What the GPUs need at their own pace and what there is of it, both in ``unit``."""
+    """A resource's demand of GPUs that never wait (``needs``) and its supply (``has``), both in ``unit``."""
 
     needs: float
     has: float
@@ -44,19 +52,23 @@ class Resource:
 
     @property
     def load(self) -> float:
-        """needs / has: above 1 it is too little."""
+        """needs / has: above 1 the supply does not suffice."""
         return self.needs / self.has
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one stage.
+    """The estimate of one stage.
 
     Attributes:
-        gpu_samples_per_s: of one GPU that waits for nothing. samples_per_s: of all, at the pace of the scarcest.
-        resources: by name. bottlenecks: those names, the scarcest first. hours: checkpoints included.
-        cores_per_gpu: that load samples as fast as a GPU takes them. allreduce_bytes: through each node, a step.
-        spill_gb: of a GPU node, and of the driver's. checkpoint_gb: of all that are kept.
+        work: of the stage.
+        gpu_samples_per_s: of one GPU that never waits. samples_per_s: of all GPUs, limited by the scarcest resource.
+        hours: duration, with the writing of checkpoints.
+        resources: by name. bottlenecks: the names of all resources, the scarcest first.
+        cores_per_gpu: number of cores that load samples as fast as one GPU consumes them.
+        allreduce_bytes: through each node's link in a step.
+        spill_gb: data that do not fit in a GPU node's object store. head_spill_gb: the same of the driver's node.
+        checkpoint_gb: size of all kept checkpoints.
     """
 
     work: Work
@@ -73,7 +85,7 @@ class Estimate:
 
 
 def work_of(stage: str, config: Config, samples: int, gpus: int) -> Work:
-    """The work on a train split of ``samples``. A GPU's share of a batch stays the config's: batches grow with GPUs."""
+    """The work of a stage on a train split of ``samples``. A GPU's share of a batch is kept: batches grow with GPUs."""
     boxed = max(1, round(config.label.ratio * samples))
     if stage == "pseudo_labels":
         records = max(1, samples - boxed if config.label.pseudo_for == "point" else samples)
@@ -87,23 +99,24 @@ def work_of(stage: str, config: Config, samples: int, gpus: int) -> Work:
 
 
 def gpu_pace(cost: StageCost, cluster: Cluster) -> float:
-    """Samples/s of a GPU: tflops * 1e12 * mfu / FLOPs of a sample."""
+    """The samples/s of a GPU that never waits: tflops * 1e12 * mfu / FLOPs of a sample."""
     return cluster.tflops * 1e12 * cluster.mfu / cost.flops
 
 
 def allreduce_bytes(gpus: int, gradient_bytes: float) -> float:
-    """What a ring all-reduce sends from (and to) each of its members: 2 (n - 1) / n times the payload.
+    """The bytes that each of n members of a ring all-reduce sends and receives: 2 (n - 1) / n times the payload.
 
-    A ring that visits the GPUs of a node one after the other passes through the node's link once.
+    The ring visits the GPUs of a node one after another, so that it passes through each node's link once.
     """
     return 2 * (gpus - 1) / gpus * gradient_bytes
 
 
 def network_bytes(cost: StageCost, work: Work, cluster: Cluster) -> float:
-    """Bytes that come in through one node's link for each sample that the whole cluster trains on.
+    """The bytes that one node's link receives for each sample that the whole cluster trains on.
 
-    With n nodes: 1/n of its files; 1/n of its batch, (n - 1)/n of the time from another node; and the step's
-    all-reduce, of which a sample is one in gpus * local_batch. Within one node gradients take other ways.
+    With n nodes these are 1/n of the sample's files, 1/n of its batch in (n - 1)/n of the cases (when it was loaded on
+    another node), and the sample's share 1 / (gpus * local_batch) of the step's all-reduce. A single node needs no link
+    for gradients.
     """
     n = cluster.nodes
     samples = (cost.disk_bytes + cost.batch_bytes * (n - 1) / n) / n
@@ -112,10 +125,10 @@ def network_bytes(cost: StageCost, work: Work, cluster: Cluster) -> float:
 
 
 def loading_cores(config: Config, cluster: Cluster) -> float:
-    """Cores of all GPU nodes that training workers leave (``scaling.cpus_per_worker`` each).
+    """The cores of all GPU nodes that remain for loading besides ``scaling.cpus_per_worker`` for each worker.
 
     Raises:
-        DataError: when they leave none.
+        DataError: when none remain.
     """
     left = cluster.nodes * cluster.cores_per_node - cluster.gpus * config.scaling.cpus_per_worker
     if left <= 0:
@@ -128,14 +141,22 @@ def loading_cores(config: Config, cluster: Cluster) -> float:
 
 
 def stream_tasks(gpus: int, batch_bytes: float) -> float:
-    """Loading tasks that a training stage's stream lets work at once: ``stream_bytes`` / (TASK_BATCHES * a batch's)."""
+    """The number of loading tasks that a stream runs at once: ``stream_bytes`` / (TASK_BATCHES * bytes of a batch)."""
     return max(1.0, stream_bytes(gpus, batch_bytes) / (TASK_BATCHES * batch_bytes))
 
 
 def estimate(
     stage: str, cost: StageCost, config: Config, cluster: Cluster, samples: int, gpu_samples_per_s: float | None = None
 ) -> Estimate:
-    """The stage on the cluster. ``gpu_samples_per_s``: as measured; None: ``gpu_pace``."""
+    """Estimate a stage on a cluster.
+
+    Args:
+        stage: "teacher", "pseudo_labels" or "student". cost: measured. samples: of the train split.
+        gpu_samples_per_s: measured pace of one GPU; None: ``gpu_pace``.
+
+    Raises:
+        DataError: as ``loading_cores``.
+    """
     work, cpu_s = work_of(stage, config, samples, cluster.gpus), sum(cost.cpu_s.values())
     pace = gpu_samples_per_s or gpu_pace(cost, cluster)
     whole = pace * cluster.gpus
@@ -143,7 +164,7 @@ def estimate(
     batch = work.local_batch * cost.batch_bytes
     on_node = min(cluster.gpus, cluster.gpus_per_node)
     block = batch * steps_per_task(int(batch), cluster.gpus, cores / config.scaling.data_cpus)
-    ahead = on_node * (PREFETCH + 1) * block  # one that is trained on, the others wait
+    ahead = on_node * (PREFETCH + 1) * block  # each worker trains on one block, and the others wait
     compute_s = work.delivered / whole
     write_s = work.saves * (cost.checkpoint_s + cost.checkpoint_bytes / (cluster.storage_gb_s * GIGA))
     resources = {
@@ -159,7 +180,7 @@ def estimate(
         CHECKPOINTS: Resource(write_s / 3600, compute_s / 3600, "h"),
     }
     if stage == "pseudo_labels":
-        del resources[STREAM], resources[CHECKPOINTS]  # no limit is set there, nothing is written
+        del resources[STREAM], resources[CHECKPOINTS]  # inference sets no limit and writes no checkpoints
     slowest = max(resources[name].load for name in PACES if name in resources)
     store, head = resources[STORE], resources[HEAD]
     return Estimate(
@@ -180,18 +201,27 @@ def estimate(
 def plan(
     measured: Measurement, config: Config, cluster: Cluster, samples: int, rates: dict[str, float]
 ) -> dict[str, Estimate]:
-    """Every stage's ``estimate``. ``rates``: measured samples/s of a GPU by stage; that of pseudo_labels follows from
-    the teacher's by their FLOPs."""
+    """Estimate every stage.
+
+    Args:
+        rates: measured samples/s of a GPU by stage, where known. The rate of pseudo_labels follows from the teacher's
+            by the ratio of their FLOPs.
+    """
     costs, rates = measured.stages, dict(rates)
     if "teacher" in rates:
         rates["pseudo_labels"] = rates["teacher"] * costs["teacher"].flops / costs["pseudo_labels"].flops
     return {stage: estimate(stage, cost, config, cluster, samples, rates.get(stage)) for stage, cost in costs.items()}
 
 
-def sweep(
+def plans(
     measured: Measurement, config: Config, cluster: Cluster, samples: int, rates: dict[str, float]
 ) -> dict[int, dict[int, dict[str, Estimate]]]:
-    """GPUs (doubled up to MOST_GPUS) -> samples (as given, and larger ones of SAMPLES) -> ``plan``."""
+    """Plans for larger clusters and datasets.
+
+    Returns:
+        Number of GPUs (the cluster's, doubled up to MOST_GPUS) -> number of samples (the given one, and larger ones of
+        SAMPLES) -> ``plan``.
+    """
     gpus = [cluster.gpus]
     while 2 * gpus[-1] <= MOST_GPUS:
         gpus.append(2 * gpus[-1])

@@ -1,4 +1,4 @@
-"""``pdetr3d plan``: measured costs, then the plan and its sweep, as tables and as JSON."""
+"""Prints the capacity plan (``pdetr3d plan``) as tables: costs, the plan, plans for more GPUs; writes it as JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pdetr3d.config import Config
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.capacity import model
 from pdetr3d.finished.capacity.costs import Cluster, Measurement, read_measurement
 from pdetr3d.finished.capacity.table import (
@@ -18,19 +19,18 @@ from pdetr3d.finished.capacity.table import (
     duration,
     measured_line,
     plan_table,
-    sweep_table,
+    scaling_table,
 )
 from pdetr3d.schema import DataError
-from pdetr3d.training.run_dir import write_json
 
-WIDTH = 130  # of the tables
+WIDTH = 130  # of the tables, in characters
 
 
 def costs(config: Config, measure: Path | None, measured: Path | None) -> Measurement:
-    """Costs measured now and written to the file ``measure``, or read from the file ``measured``.
+    """Measure the costs and write them to the file ``measure``, or read them from the file ``measured``.
 
     Raises:
-        DataError: for both or neither of them, and as ``measure`` and ``read_measurement``.
+        DataError: when both or none of the files are given, and as ``measure.measure`` and ``read_measurement``.
     """
     if (measure is None) == (measured is None):
         raise DataError(
@@ -56,10 +56,17 @@ def print_plan(
     rates: dict[str, float],
     json_file: Path | None,
 ) -> None:
-    """Print assumptions, the plan and its sweep; write them to ``json_file``. ``samples``: None: those measured."""
+    """Print the assumptions, the plan, and the plans for more GPUs and samples; write them to ``json_file``, too.
+
+    Args:
+        samples: of the train split; None: as many as in the measured dataset. rates: see ``model.plan``.
+
+    Raises:
+        DataError: as ``model.estimate``.
+    """
     samples = samples or measured.train_samples
-    swept = model.sweep(measured, config, cluster, samples, rates)
-    plan = swept[cluster.gpus][samples]
+    plans = model.plans(measured, config, cluster, samples, rates)
+    plan = plans[cluster.gpus][samples]
     lines = assumption_lines(config, cluster, samples, rates)
     console = Console(width=WIDTH)
     console.print(Text(measured_line(measured)), soft_wrap=True)
@@ -70,9 +77,9 @@ def print_plan(
     hours = plan["teacher"].hours + plan["pseudo_labels"].hours + arms * plan["student"].hours
     console.print(Text(f"{duration(hours)} for all: teacher, pseudo labels, {arms} students (run.arms) one by one"))
     for stage in ("teacher", "student"):
-        console.print(sweep_table(stage, swept))
+        console.print(scaling_table(stage, plans))
     if json_file is not None:
-        write_json(json_file, _document(measured, cluster, samples, rates, lines, swept) | {"hours": hours})
+        write_json(json_file, _document(measured, cluster, samples, rates, lines, plans) | {"hours": hours})
 
 
 def _document(
@@ -81,18 +88,18 @@ def _document(
     samples: int,
     rates: dict[str, float],
     lines: list[str],
-    swept: dict[int, dict[int, dict[str, model.Estimate]]],
+    plans: dict[int, dict[int, dict[str, model.Estimate]]],
 ) -> dict[str, Any]:
-    """``plans``: a list of {gpus, samples, stages}; ``load``: of each resource, what is needed of what there is."""
+    """The JSON document. ``plans`` is a list of {gpus, samples, stages}; ``load`` is each resource's needs / has."""
 
     def stages(plan: dict[str, model.Estimate]) -> dict[str, Any]:
         loads = {stage: {name: r.load for name, r in one.resources.items()} for stage, one in plan.items()}
         return {stage: asdict(one) | {"load": loads[stage]} for stage, one in plan.items()}
 
-    plans = [
+    rows = [
         {"gpus": gpus, "samples": size, "stages": stages(plan)}
-        for gpus, row in swept.items()
-        for size, plan in row.items()
+        for gpus, by_size in plans.items()
+        for size, plan in by_size.items()
     ]
     inputs = {"cluster": cluster.model_dump(), "samples": samples, "samples_per_s": rates, "assumptions": lines}
-    return {**inputs, "measured": measured.model_dump(mode="json"), "plans": plans}
+    return {**inputs, "measured": measured.model_dump(mode="json"), "plans": rows}

@@ -1,4 +1,4 @@
-"""How fast a GPU trains, where that was measured: given by hand, or from a finished run directory."""
+"""Takes the measured training pace of a GPU from options of the command line, or from a finished run directory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pdetr3d.config import Config
 from pdetr3d.finished.capacity.costs import depends_on, same_costs
 from pdetr3d.schema import DataError
 
-TRAINED = {
-    "teacher": ("teacher", "teacher.optim"),
-    "student": ("student_ours", "optim"),
-}  # folder, section of its batch
+# Stage -> its folder in the run directory, and the config section of its batch size.
+TRAINED = {"teacher": ("teacher", "teacher.optim"), "student": ("student_ours", "optim")}
 
 
 def given_rates(items: Sequence[str]) -> dict[str, float]:
-    """Stage -> samples/s of one GPU, of ``STAGE=NUMBER`` items; DataError for anything else."""
+    """Parse ``STAGE=NUMBER`` options: stage -> samples/s of one GPU.
+
+    Raises:
+        DataError: for an option of another form.
+    """
     rates = {}
     for item in items:
         stage, _, text = item.partition("=")
@@ -36,11 +38,13 @@ def given_rates(items: Sequence[str]) -> dict[str, float]:
 
 
 def rates_of_run(run: Path, config: Config) -> dict[str, float]:
-    """Stage -> samples/s of one training worker: steps * batch size / seconds / workers, from ``report.json`` and the
-    stages' ``done.json``. The start of the workers and what they waited for is in it: no GPU is slower.
+    """Stage -> samples/s of one training worker: steps * batch size / seconds / workers.
+
+    The numbers come from ``report.json`` and the stages' ``done.json``. The seconds include the start of the workers
+    and their waiting, so that the rate is a lower bound.
 
     Raises:
-        DataError: when the run is not finished, was not trained in one go, or is of other models or samples.
+        DataError: when the run is not finished, was interrupted, or has other models or samples than ``config``.
     """
     report = _read(run / "report.json")
     flat = report.get("config", {})

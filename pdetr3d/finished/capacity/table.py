@@ -1,4 +1,4 @@
-"""The plan for people: assumptions, every stage against the cluster, and the sweep."""
+"""Formats the capacity plan as text and tables: assumptions, costs, stages, and plans for more GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Plan = dict[str, Estimate]
 
 
 def assumption_lines(config: Config, cluster: Cluster, samples: int, rates: dict[str, float]) -> list[str]:
-    """One line for each thing that was not measured by ``pdetr3d plan --measure``."""
+    """The lines that list all assumptions, i.e. all inputs that ``pdetr3d plan --measure`` did not measure."""
     local = [section.batch_size // config.scaling.most_workers for section in (config.teacher.optim, config.optim)]
     speeds = [f"{stage} {rate:.3g} samples/s a GPU, as given" for stage, rate in rates.items()]
     if len(rates) < 2:
@@ -32,7 +32,7 @@ def assumption_lines(config: Config, cluster: Cluster, samples: int, rates: dict
 
 
 def measured_line(measured: Measurement) -> str:
-    """What the costs were measured of, and where."""
+    """The line that says on which samples and which machine the costs were measured."""
     m = measured
     text = (
         f"measured: {m.preset}, {m.measured_samples} sample(s) of {m.sweeps:g} sweeps on {m.cpu}, {m.cores} cores, "
@@ -43,7 +43,7 @@ def measured_line(measured: Measurement) -> str:
 
 
 def cost_table(measured: Measurement) -> Table:
-    """What was measured."""
+    """The table of the measured costs, a column per stage."""
     table = Table("of one sample", *measured.stages, title=escape(f"measured costs, {measured.preset}"))
     costs = measured.stages.values()
     parts = list(dict.fromkeys(part for cost in costs for part in cost.cpu_s))
@@ -64,7 +64,7 @@ def cost_table(measured: Measurement) -> Table:
 
 
 def plan_table(preset: str, gpus: int, plan: Plan) -> Table:
-    """Stages side by side: what their GPUs ask for, of what there is; the scarcest marked with ``<``."""
+    """The table of a plan, a column per stage: needs and supply of each resource; "<" marks the scarcest."""
     table = Table("needed at the GPUs' pace / there is", *plan, title=escape(f"{preset}: {gpus} GPUs"))
     stages = list(plan.values())
     names = list(dict.fromkeys(name for stage in stages for name in stage.resources if name != GPU))
@@ -87,11 +87,11 @@ def plan_table(preset: str, gpus: int, plan: Plan) -> Table:
     return table
 
 
-def sweep_table(stage: str, sweep: dict[int, dict[int, Plan]]) -> Table:
+def scaling_table(stage: str, plans: dict[int, dict[int, Plan]]) -> Table:
     """Time and first bottleneck of a stage: a row per number of GPUs, a column per number of samples."""
-    sizes = [f"{size:,} samples" for size in next(iter(sweep.values()))]
+    sizes = [f"{size:,} samples" for size in next(iter(plans.values()))]
     table = Table("GPUs", *sizes, title=f"{stage}: time, first bottleneck (* an object store spills)")
-    for gpus, row in sweep.items():
+    for gpus, row in plans.items():
         table.add_row(str(gpus), *(_outcome(plan[stage]) for plan in row.values()))
     return table
 

@@ -1,4 +1,4 @@
-"""Boxes as rows of a table: what every deployed student, file of predictions and table of boxes is made of."""
+"""Converts boxes to rows of a table, the format of deployed students, prediction files and tables of boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "obje
 
 
 def to_frame(boxes: Boxes3D, name: str, classes: ClassList) -> pd.DataFrame:
-    """Boxes of the sample ``name`` as rows of COLUMNS: [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
+    """Boxes of the sample ``name`` as rows of COLUMNS: x .. h [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
     frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
     frame["vx"], frame["vy"] = boxes.velocity_m_s.T
     frame["class"] = [classes.names[label] for label in boxes.label]
@@ -21,5 +21,5 @@ def to_frame(boxes: Boxes3D, name: str, classes: ClassList) -> pd.DataFrame:
 
 
 def join_frames(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of several samples, in order; of none a table without rows, of the same columns."""
+    """Concatenate the rows of several samples; without samples the table has the same columns and no rows."""
     return pd.concat([pd.DataFrame(columns=COLUMNS).astype(DTYPES), *frames], ignore_index=True)

@@ -1,4 +1,4 @@
-"""What a caller of the exported student must know, as it stands in export.json."""
+"""Describes an exported student's input, outputs and post-processing for its callers, as export.json contains them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,18 @@ POST_PROCESSING = [
 
 
 def refuse_no_ages(points: Tensor) -> Tensor:
-    """Raise ValueError unless the fifth column can be ages [s]; returns the points (P, 5). It is TorchScript, too.
+    """Check that the fifth column of points can be ages [s]. TorchScript compiles this function, too.
 
-    Rings and indexes of sweeps are whole numbers; times of a clock, in any unit, are larger than 10.
+    Rings and indices of sweeps are whole numbers; times of a clock, in any unit, are larger than 10.
+
+    Args:
+        points: (P, 5).
+
+    Returns:
+        The same points.
+
+    Raises:
+        ValueError: when the column holds whole numbers from 1 on, negative numbers, or numbers above 10.
     """
     if points.size(0) > 0:
         age = points[:, 4]
@@ -66,7 +75,11 @@ def refuse_no_ages(points: Tensor) -> Tensor:
 
 
 def describe(config: Config, outputs: Mapping[str, str] = OUTPUTS) -> dict[str, Any]:
-    """Input, outputs, what comes after, the numbers that it needs, and the whole config."""
+    """The content of export.json for a config: input, outputs, post-processing, its thresholds, the whole config.
+
+    Args:
+        outputs: OUTPUTS or ONNX_OUTPUTS.
+    """
     student, names = config.student, config.classes.names
     return {
         "classes": names,

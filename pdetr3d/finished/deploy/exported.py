@@ -1,4 +1,4 @@
-"""An exported folder, TorchScript or ONNX, as a function of points."""
+"""Runs an exported student, TorchScript or ONNX, as a function from points to boxes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ MODEL_FILES = (torchscript.MODEL_FILE, ONNX_FILE)
 
 @dataclass(frozen=True)
 class ExportedDetector:
-    """``detector(points (P, 5)) -> Boxes3D``, post-processing included.
+    """An exported student with post-processing: ``detector(points (P, 5))`` is a Boxes3D.
 
     Attributes:
-        model: points -> (heatmaps, peak, regression), as ``contract.OUTPUTS`` says. device: that it runs on.
+        model: points -> (heatmaps, peak, regression), see ``contract.OUTPUTS``. config: of the student.
+        device: that the model runs on.
     """
 
     model: Callable[[Tensor], Any]
@@ -36,11 +37,11 @@ class ExportedDetector:
 
     @staticmethod
     def load(folder: Path) -> ExportedDetector:
-        """Read what ``export_torchscript`` or ``export_onnx`` wrote.
+        """Load a folder that ``export_torchscript`` or ``export_onnx`` wrote.
 
         Raises:
-            DataError: when a file is missing, of another format, or the two do not belong together; for an ONNX file
-                without onnxruntime.
+            DataError: when a file is missing, has another format, or does not belong to its export.json; for an ONNX
+                file without onnxruntime.
         """
         info = read_info(folder / INFO_FILE)
         file = folder / (ONNX_FILE if "opset" in info else torchscript.MODEL_FILE)
@@ -54,7 +55,10 @@ class ExportedDetector:
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> Boxes3D:
-        """Boxes of one sample by falling score, in the frame of its points.
+        """Boxes of one sample in descending score, in the frame of its points.
+
+        Args:
+            points: (P, 5) float32 x, y, z [m], intensity [0..255], age [s].
 
         Raises:
             DataError: when the fifth column of the points cannot be ages.

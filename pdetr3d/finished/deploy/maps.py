@@ -1,4 +1,4 @@
-"""What an exported student answers -> boxes, in one call, whatever ran it.
+"""Decodes the outputs of an exported student to boxes, whatever runtime computed them; reads export.json.
 
 Legend: P points, N peaks of all tasks, T classes of one task, H x W cells of the head's grid.
 """
@@ -21,11 +21,11 @@ from pdetr3d.geometry.center_code import CODE_CHANNELS
 from pdetr3d.models.student import CenterDecoder
 from pdetr3d.schema import Boxes3D, DataError
 
-FORMAT = 1  # of the folder; changes with what goes in, what comes out, or what stands in export.json
+FORMAT = 1  # of the exported folder; changes with the model's input and outputs, and with the keys of export.json
 
 
 def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLike, regression: ArrayLike) -> Boxes3D:
-    """Boxes of one sample, of the outputs of an exported student (``contract.OUTPUTS``): peaks, threshold, NMS.
+    """Decode the outputs of an exported student for one sample (``contract.OUTPUTS``): peaks, threshold, NMS.
 
     Args:
         export: the folder that ``pdetr3d export`` wrote, or its export.json.
@@ -33,10 +33,10 @@ def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLi
         regression: (N, 12) at the peaks.
 
     Returns:
-        By falling score, in the frame of the points; meters, radians (yaw counter-clockwise about z from +x), m/s.
+        Boxes in descending score, in the frame of the points; m, rad (yaw counter-clockwise about z from +x), m/s.
 
     Raises:
-        DataError: for a folder that is no export, or outputs of other shapes than its config's.
+        DataError: for a folder that is no export, or outputs of other shapes than its config gives.
     """
     path = Path(export)
     config = config_of(read_info(path / INFO_FILE if path.is_dir() else path))
@@ -55,7 +55,7 @@ def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLi
 
 @torch.no_grad()
 def decode(config: Config, heatmaps: Sequence[Tensor], peak: Tensor, regression: Tensor) -> Boxes3D:
-    """As ``decode_maps``, of tensors that are known to fit."""
+    """As ``decode_maps``, for tensors whose shapes are known to be right."""
     tasks = []
     for number, heatmap in enumerate(heatmaps):
         mine = peak[:, 0] == number
@@ -65,10 +65,10 @@ def decode(config: Config, heatmaps: Sequence[Tensor], peak: Tensor, regression:
 
 
 def read_info(file: Path) -> dict[str, Any]:
-    """What an export.json says.
+    """Read an export.json.
 
     Raises:
-        DataError: when there is none, or it is of another format than this version reads.
+        DataError: when the file is missing, cannot be read, or has another format than this version reads.
     """
     if not file.is_file():
         raise DataError(f"{file} does not exist: pdetr3d export writes it")
@@ -85,5 +85,5 @@ def read_info(file: Path) -> dict[str, Any]:
 
 
 def config_of(info: dict[str, Any]) -> Config:
-    """The config that stands in an export.json."""
+    """The config in an export.json, ``info``."""
     return Config.from_json(json.dumps(info["config"]))

@@ -16,7 +16,7 @@ from pdetr3d.finished.deploy import mlflow_model
 from pdetr3d.finished.deploy.source import TrainedStudent
 from pdetr3d.training import checkpoint
 
-# What prediction imports. No Ray, no devkit.
+# The packages that prediction imports: neither Ray nor the devkit.
 REQUIREMENTS = """
 mlflow torch numpy scipy shapely pandas pyarrow pydantic omegaconf pyyaml pyquaternion pillow simplejpeg
 opencv-python-headless
@@ -26,14 +26,14 @@ opencv-python-headless
 def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
     """Write the folder ``out`` for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``; returns its metadata.
 
-    It carries a copy of the package: loading needs the requirements, not this installation.
+    The folder contains a copy of the package: loading needs the requirements, but not this installation.
 
     Raises:
         DataError: when ``out`` exists.
     """
     import mlflow.pyfunc
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns that there is no signature: see mlflow_model.py
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # MLflow warns of the missing signature: see mlflow_model.py
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     metadata = {
         "checkpoint": trained.file.name,
@@ -54,5 +54,5 @@ def export_mlflow(trained: TrainedStudent, out: Path) -> dict[str, Any]:
 
 
 def _public_version(name: str) -> str:
-    """2.13.0 of 2.13.0+cpu: which build to take is for the machine that installs it to say."""
+    """The installed version without its build: 2.13.0 for 2.13.0+cpu, since another machine may need another build."""
     return importlib.metadata.version(name).split("+")[0]

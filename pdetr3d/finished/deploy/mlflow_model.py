@@ -1,8 +1,9 @@
-"""The student as an MLflow model ("models from code"): MLflow runs a copy of this file; the weights come beside it.
+"""Serves the student as an MLflow model ("models from code"): MLflow runs a copy of this file beside the weights.
 
-``predict`` takes a DataFrame with one row per sample, a list of such rows, or one of them as a dict: ``points`` or
-``sweeps`` (see ``sweeps.py``), optionally ``sample``, a name that comes back with its boxes. It has no MLflow
-signature: enforcing one turns a cloud's numbers into Python objects, one by one; ``to_sample`` checks them as an array.
+``predict`` takes a DataFrame with one row per sample, a list of such rows, or a single row as a dict. A row has
+``points`` or ``sweeps`` (see ``sweeps.py``) and optionally ``sample``, a name that is returned with its boxes. The
+model has no MLflow signature, because MLflow would enforce it by converting every number of a cloud to a Python object;
+``to_sample`` checks the cloud as an array instead.
 """
 
 from __future__ import annotations
@@ -27,22 +28,24 @@ ARTIFACT = "checkpoint"
 
 
 class StudentModel(PythonModel):
-    """Sweeps -> boxes. Samples are predicted one by one, on the GPU where there is one."""
+    """Predicts boxes from points or sweeps, sample by sample, on the GPU if there is one."""
 
     def load_context(self, context: Any) -> None:
-        """Read the checkpoint, weights only."""
+        """Load the checkpoint, weights-only; MLflow calls this once."""
         self.trained = TrainedStudent.load(Path(context.artifacts[ARTIFACT]))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trained.model.to(self.device)
         self.decoder = CenterDecoder(self.trained.config)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row of ``box_rows.COLUMNS`` per box, by sample and falling score; a sample without boxes has no row.
+        """Predict the samples of a request.
 
-        Frame: the keyframe's LIDAR_TOP; meters, radians (yaw counter-clockwise about z from +x), m/s.
+        Returns:
+            One row of ``box_rows.COLUMNS`` per box, by sample and descending score, in the keyframe's LIDAR_TOP frame;
+            m, rad (yaw counter-clockwise about z from +x), m/s. A sample without boxes has no row.
 
         Raises:
-            DataError: naming the sample and what is wrong with it.
+            DataError: names the sample and its fault.
         """
         rows = [self._boxes(row, str(row.get("sample", place))) for place, row in enumerate(records(model_input))]
         return join_frames(rows)
@@ -55,7 +58,7 @@ class StudentModel(PythonModel):
 
 
 def records(model_input: Any) -> list[dict[str, Any]]:
-    """The samples of a request as dicts; columns of a DataFrame that a row leaves empty are left out."""
+    """The samples of a request as dicts, without the keys whose value is empty (None, NaN)."""
     if isinstance(model_input, pd.DataFrame):
         model_input = model_input.to_dict("records")
     rows = [model_input] if isinstance(model_input, Mapping) else list(model_input)

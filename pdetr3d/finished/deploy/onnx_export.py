@@ -1,9 +1,9 @@
-"""The student as an ONNX file, of the standard operators of opset 18 alone: points in, maps and peaks out.
+"""Exports the student as an ONNX file with the standard operators of opset 18: points in, maps and peaks out.
 
-The pillars are written anew here (``OnnxPillars``): ONNX has no operators for runs of equal cells, which
-``models/pillars.py`` works on. Here all points keep their place in one table, and what is left out goes to a cell
-beside the grid: the number of points is the only size that a cloud decides, and no cloud is empty. The file is compared
-with the student by onnxruntime before it is kept.
+The pillar encoder is written anew here (``OnnxPillars``), because ONNX has no operators for runs of equal cells, on
+which ``models/pillars.py`` relies. Here all points stay in one table, and points that are left out go to an additional
+cell outside the grid. The number of points is thus the only size that depends on the cloud, and no cloud is empty.
+onnxruntime compares the file with the student before it is kept.
 
 Legend: P points, C channels, K peaks of one task, H rows (y) and W columns (x) of a grid.
 """
@@ -34,15 +34,18 @@ from pdetr3d.models.student import Student
 from pdetr3d.schema import DataError
 
 MODEL_FILE = "student.onnx"
-OPSET = 18  # the first whose ScatterElements takes maxima
-TOLERANCE = 1e-3  # of maps, onnxruntime against eager: its convolutions sum in another order
-COUNTS = (0, 1, 2, 500, 5000)  # of points, of the clouds that both are compared on
+OPSET = 18  # the first opset whose ScatterElements can take maxima
+TOLERANCE = 1e-3  # allowed difference of maps to eager inference: onnxruntime's convolutions sum in another order
+COUNTS = (0, 1, 2, 500, 5000)  # numbers of points of the clouds that are compared
 
 
 class ScatterMax(torch.autograd.Function):
-    """Rows ``grid`` (N, C), each the maximum of itself and of the rows of ``source`` (P, C) that ``index`` (P, C) sends
-    there. As one operator: torch's own export of ``scatter_reduce`` wraps it in a condition on the number of axes, of
-    whose shapes onnxruntime complains."""
+    """Scatter with maximum: row n of the result is the maximum of ``grid`` (N, C) row n and of all rows of ``source``
+    (P, C) whose ``index`` (P, C) is n.
+
+    It is exported as one operator. torch's export of ``scatter_reduce`` wraps it in a condition on the number of axes,
+    whose shapes onnxruntime rejects.
+    """
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, index: Tensor, source: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ class ScatterMax(torch.autograd.Function):
 
 
 class OnnxPillars(nn.Module):
-    """``forward(points (P, 5)) -> (1, C, H, W)``: what ``PillarEncoder`` makes of one sample in inference."""
+    """``PillarEncoder``'s inference on one sample: ``forward(points (P, 5)) -> (1, C, H, W)``."""
 
     def __init__(self, pillars: PillarEncoder) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class OnnxPillars(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         mine = self.pillars
-        cells = mine.rows * mine.columns  # also the number of the cell beside the grid
+        cells = mine.rows * mine.columns  # also the index of the cell outside the grid
         outside = torch.cat([mine.low - 1, mine.low.new_zeros(2)])[None]
         points = torch.cat([points, outside])  # P >= 1
         kept = ((points[:, :3] >= mine.low).int() * (points[:, :3] < mine.high).int()).sum(1) == 3
@@ -70,14 +73,14 @@ class OnnxPillars(nn.Module):
         cell = row.clamp(max=mine.rows - 1) * mine.columns + column.clamp(max=mine.columns - 1)
         cell = torch.where(kept, cell, torch.full_like(cell, cells))
         number = torch.arange(points.shape[0], device=points.device)
-        _, order = torch.sort(cell * points.shape[0] + number)  # by cell, then as the cloud has them
+        _, order = torch.sort(cell * points.shape[0] + number)  # by cell, then in the cloud's order
         points, cell = points[order], cell[order]
         count = self._count(cell, cells)
         rank, of = number - (count.cumsum(0) - count)[cell], count[cell]
-        kept = rank * mine.most % of + mine.most >= of  # as pillars.thinned
+        kept = rank * mine.most % of + mine.most >= of  # thins full pillars as pillars.thinned does
         cell = torch.where(kept, cell, torch.full_like(cell, cells))
         features = torch.relu(mine.norm(mine.linear(self._decorate(points, cell, cells))))
-        # After the ReLU nothing is below the zero that cells without points have.
+        # After the ReLU no feature is below 0, the value of cells without points.
         grid = features.new_zeros(cells + 1, mine.channels)
         grid = ScatterMax.apply(grid, cell[:, None].expand(-1, mine.channels), features)
         return grid[:cells].view(1, mine.rows, mine.columns, mine.channels).permute(0, 3, 1, 2)
@@ -98,9 +101,10 @@ class OnnxPillars(nn.Module):
 
 
 class OnnxStudent(nn.Module):
-    """``forward(points (P, 5)) -> *heatmaps, peak, regression`` (``contract.ONNX_OUTPUTS``): inference on one sample.
+    """Inference on one sample: ``forward(points (P, 5)) -> *heatmaps, peak, regression`` (``contract.ONNX_OUTPUTS``).
 
-    As ``torchscript.ExportedStudent``, but that the peaks of each task are always K: those under the threshold, too.
+    It differs from ``torchscript.ExportedStudent`` in that every task has exactly K peaks, with those below the score
+    threshold.
     """
 
     def __init__(self, student: Student) -> None:
@@ -128,18 +132,25 @@ class OnnxStudent(nn.Module):
 
 
 def check_runtime() -> None:
-    """Raise DataError unless the packages of the extra ``onnx`` are installed."""
+    """Check that the packages of the extra ``onnx`` are installed.
+
+    Raises:
+        DataError: names the missing packages and the command that installs them.
+    """
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise DataError(f"an ONNX student needs {', '.join(missing)}: pip install 'pdetr3d[onnx]'")
 
 
 def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
-    """Write ``out``/student.onnx and ``out``/export.json, after comparing with eager inference; returns the JSON.
+    """Write ``out``/student.onnx and ``out``/export.json, after comparing with eager inference.
+
+    Returns:
+        The content of export.json.
 
     Raises:
-        DataError: for a voxel student, one that pads pillars, without onnxruntime, or when ``out`` exists.
-        RuntimeError: when the file, run by onnxruntime, does not answer as the student does.
+        DataError: for a voxel student, with ``model.pad_pillars``, without onnxruntime, or when ``out`` exists.
+        RuntimeError: when onnxruntime's outputs differ from the student's.
     """
     check_runtime()
     config = trained.config
@@ -173,7 +184,7 @@ def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
 
 
 def _write(model: OnnxStudent, points: Tensor, file: Path, names: list[str]) -> None:
-    # By the trace: the exporter of torch.export needs two more packages, and says less of what it cannot do.
+    # The exporter works on a trace: the one on torch.export needs two more packages and gives poorer messages.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -184,7 +195,7 @@ def _write(model: OnnxStudent, points: Tensor, file: Path, names: list[str]) -> 
 
 
 class OnnxRunner:
-    """An ONNX student on the CPU: ``runner(points (P, 5)) -> (heatmaps, peak, regression)``, as TorchScript answers."""
+    """Runs an ONNX student on the CPU: ``runner(points (P, 5)) -> (heatmaps, peak, regression)``, as TorchScript's."""
 
     def __init__(self, file: Path) -> None:
         check_runtime()
@@ -203,10 +214,10 @@ class OnnxRunner:
 
 @torch.no_grad()
 def compare(student: Student, exported: OnnxRunner, config: Config) -> float:
-    """The largest difference of heatmaps, and of regression at the exported peaks, to what eager inference says there.
+    """The largest difference to eager inference, of the heatmaps and of the regression at the exported peaks.
 
     Raises:
-        RuntimeError: when it exceeds TOLERANCE, or shapes differ.
+        RuntimeError: when it exceeds TOLERANCE, or when shapes differ.
     """
     worst = 0.0
     for count in COUNTS:

@@ -1,4 +1,4 @@
-"""What is exported: the checkpoint of a run's student."""
+"""Finds and loads the student to export: a checkpoint, or the one that a run's evaluation chose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from pdetr3d.training import checkpoint
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """A student in evaluation mode on the CPU, the config it was trained with, and the file it came from."""
+    """A trained student.
+
+    Attributes:
+        model: in evaluation mode, on the CPU. config: that of its training. file: the checkpoint.
+    """
 
     model: Student
     config: Config
@@ -22,14 +26,14 @@ class TrainedStudent:
 
     @staticmethod
     def load(file: Path) -> TrainedStudent:
-        """Read a checkpoint (weights only).
+        """Load a checkpoint, weights-only.
 
         Raises:
-            DataError: for a file that is no checkpoint, or a teacher's.
+            DataError: for a file that is no checkpoint, or is a teacher's.
         """
         state = checkpoint.load(file)
         config = Config.from_json(state["config"])
-        model = Student(config)  # not by training/build.py, which loads the teacher's parts, and mmcv with them
+        model = Student(config)  # without training/build.py, which imports the teacher's parts and with them mmcv
         try:
             model.load_state_dict(checkpoint.best_weights(state))
         except RuntimeError as error:
@@ -39,10 +43,13 @@ class TrainedStudent:
 
 
 def chosen_checkpoint(run_dir: Path, arm: str) -> Path:
-    """The checkpoint of an arm that the evaluation chose; without an evaluation the last one.
+    """The checkpoint of a student that its evaluation chose; without an evaluation the last one.
+
+    Args:
+        run_dir: the run directory. arm: the student's name, e.g. "ours".
 
     Raises:
-        DataError: when the run has no trained student of this name (names those it has).
+        DataError: when the run has no trained student of this name; the message names those that it has.
     """
     folder = run_dir / f"student_{arm}"
     trained = _result(folder)

@@ -1,4 +1,4 @@
-"""What callers of a deployed student send: points, or LiDAR files with their motion -> ``Sample``."""
+"""Converts a request to a deployed student, points or LiDAR files with their motion, to a ``Sample``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ SWEEP_KEYS = {"path", "sweep2lidar", "dt_s"}
 
 
 def to_sample(row: Mapping[str, Any], name: str, data: DataConfig) -> Sample:
-    """One sample of a request.
+    """Convert one sample of a request.
 
     Args:
         row: either ``points``, (P, 5) numbers x, y, z [m], intensity [0..255], dt [s] in the keyframe's LIDAR_TOP
-            frame; or ``sweeps``, a list of {path, sweep2lidar, dt_s}, newest first: .pcd.bin files as nuScenes has
-            them, each with its motion (4, 4) into the keyframe's frame and its age. The first is the keyframe itself:
-            both may be missing there. Of further sweeps the first ``data.num_sweeps - 1`` are read, as in training.
-            (A server reads whatever files its callers name: to strangers offer ``points`` alone.)
-        name: for messages, and the sample's token.
+            frame; or ``sweeps``, a list of {path, sweep2lidar, dt_s}, newest first: .pcd.bin files in nuScenes' format,
+            each with its motion (4, 4) into the keyframe's frame and its age. The first is the keyframe itself, which
+            needs neither motion nor age. Of the further sweeps the first ``data.num_sweeps - 1`` are read, as in
+            training. (A server reads any file that its callers name: offer ``points`` alone to strangers.)
+        name: used in messages, and as the sample's token.
+        data: of the student's config.
 
     Raises:
-        DataError: naming the sample and what is wrong with it.
+        DataError: names the sample and its fault.
     """
     points, sweeps = row.get("points"), row.get("sweeps")
     if (points is None) == (sweeps is None):
         raise DataError(f"sample {name} has the keys {sorted(row)}: give either points or sweeps")
     if points is None:
-        data = data.model_copy(update={"packed": ""})  # a caller's files are in no pack of the training's
+        data = data.model_copy(update={"packed": ""})  # the training's pack does not contain a caller's files
         return load_sample(_record(name, [_sweep(sweep, name) for sweep in row["sweeps"]]), data, cameras=False)
     return Sample(
         record=_record(name, [SweepRecord("", np.eye(4), 0.0)]),
@@ -50,9 +51,8 @@ def to_sample(row: Mapping[str, Any], name: str, data: DataConfig) -> Sample:
 
 
 def _points(value: Any, name: str) -> NDArray[np.float32]:
-    rows = (
-        list(value) if isinstance(value, np.ndarray) and value.dtype.hasobject else value
-    )  # Arrow gives arrays of arrays
+    # Arrow gives an array of arrays, which only a list of them converts to a table.
+    rows = list(value) if isinstance(value, np.ndarray) and value.dtype.hasobject else value
     try:
         points = np.asarray(rows, np.float32)
     except (TypeError, ValueError) as error:
@@ -94,7 +94,7 @@ def _record(name: str, sweeps: list[SweepRecord]) -> SampleRecord:
     if first.dt_s or not np.array_equal(first.sweep2lidar, np.eye(4)):
         raise DataError(
             f"sample {name}: the first sweep is the keyframe, whose frame all boxes are in: leave out its sweep2lidar "
-            "and dt_s, or give the identity and 0"
+            "and dt_s, or set them to the identity and 0"
         )
     return SampleRecord(
         sample_token=name,

@@ -1,8 +1,8 @@
-"""The student as TorchScript: points in, maps and peaks out.
+"""Exports the student as TorchScript: points in, maps and peaks out.
 
-Why ``torch.jit.trace``, although torch calls it deprecated in favor of ``torch.export``: clouds differ in size and may
-be empty, and the number of pillars and peaks depends on values. The trace records all of that as operators, the same
-that eager inference runs. ``torch.export`` (2.13) refuses: its batch norm must know at export whether a cloud is empty
+``torch.jit.trace`` is used although torch deprecates it in favor of ``torch.export``. Clouds differ in size and may be
+empty, and the numbers of pillars and peaks depend on values. A trace records all of that as operators, the same that
+eager inference runs. ``torch.export`` (2.13) fails, because its batch norm must know at export whether a cloud is empty
 ("Could not guard on data-dependent expression"); and its file runs outside Python only after another compilation.
 
 Legend: P points, N peaks of all tasks.
@@ -28,14 +28,14 @@ from pdetr3d.models.student import Student
 from pdetr3d.schema import DataError
 
 MODEL_FILE = "student.pt"
-TOLERANCE = 1e-4  # of maps, exported against eager
+TOLERANCE = 1e-4  # allowed difference of the outputs to eager inference
 
 
 class ExportedStudent(nn.Module):
-    """``forward(points (P, 5)) -> heatmaps, peak, regression`` (``contract.OUTPUTS``): inference on one sample.
+    """Inference on one sample: ``forward(points (P, 5)) -> heatmaps, peak, regression`` (``contract.OUTPUTS``).
 
-    The cut: everything that has weights or touches every point is inside, so that a caller needs nothing but points;
-    NMS is outside. Regression stays at the peaks, as in eager mode (dense maps would cost several times the head).
+    Everything that has weights or handles single points is inside, so that a caller needs only points; NMS is outside.
+    The regression is computed at the peaks alone, as in eager mode: dense maps would cost several times the head.
     """
 
     def __init__(self, student: Student) -> None:
@@ -43,7 +43,7 @@ class ExportedStudent(nn.Module):
         self.student = student
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.checked = torch.jit.script(refuse_no_ages)  # a trace alone would forget the check
+            self.checked = torch.jit.script(refuse_no_ages)  # a trace alone would not record the check
 
     def forward(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         points = self.checked(points)
@@ -58,10 +58,10 @@ class ExportedStudent(nn.Module):
 
 
 def known_device(name: str) -> torch.device:
-    """The device of this name.
+    """The device of a name.
 
     Raises:
-        DataError: when there is none, or it is a GPU that is not here.
+        DataError: for an unknown name, or a GPU that torch does not see.
     """
     if name.split(":")[0] not in ("cpu", "cuda") or name.startswith("cuda") and not torch.cuda.is_available():
         raise DataError(f"--device {name}: allowed cpu, and cuda where torch sees a GPU")
@@ -69,14 +69,17 @@ def known_device(name: str) -> torch.device:
 
 
 def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device) -> dict[str, Any]:
-    """Write ``out``/student.pt and ``out``/export.json, after comparing with eager inference; returns the JSON.
+    """Write ``out``/student.pt and ``out``/export.json, after comparing with eager inference.
 
     Args:
-        device: where the exported model will run: a trace makes its tensors there.
+        device: where the exported model will run: a trace creates its tensors on this device.
+
+    Returns:
+        The content of export.json.
 
     Raises:
         DataError: for a voxel student, or when ``out`` exists.
-        RuntimeError: when the file, read back, does not answer as the student does.
+        RuntimeError: when the outputs of the written file differ from the student's.
     """
     if trained.config.model.lidar != "pillar":
         raise DataError(
@@ -103,18 +106,18 @@ def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device)
 
 @torch.no_grad()
 def trace(eager: ExportedStudent, points: Tensor) -> torch.jit.ScriptModule:
-    """The trace. Where our code would fix a size that ``points`` decides, that is an error."""
+    """Trace the student. It is an error if pdetr3d's code would fix a size that depends on ``points``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # torch's own checks of shapes
-        # Not in the head: its grid is the same for all clouds, so its number of cells may be fixed.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # warnings of torch's own checks of shapes
+        # The head is excepted: its grid is the same for all clouds, so that its number of cells may be fixed.
         ours = r"pdetr3d\.(?!models\.center_head)"
         warnings.filterwarnings("error", module=ours, category=torch.jit.TracerWarning)
         return torch.jit.trace(eager, (points,), check_trace=False)
 
 
 def read(file: Path, device: torch.device) -> torch.jit.ScriptModule:
-    """The TorchScript module in a file."""
+    """Load the TorchScript module of a file to a device."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.load(str(file), map_location=device)
@@ -122,7 +125,11 @@ def read(file: Path, device: torch.device) -> torch.jit.ScriptModule:
 
 @torch.no_grad()
 def compare(eager: ExportedStudent, exported: torch.nn.Module, config: Config) -> float:
-    """The largest difference of the outputs: of no point, of one, and of clouds of other sizes than the trace's."""
+    """The largest difference of the outputs, for no point, one point, and clouds of other sizes than the traced one.
+
+    Raises:
+        RuntimeError: when it exceeds TOLERANCE, or when shapes differ.
+    """
     worst = 0.0
     for count in (0, 1, 2, 500, 5000):
         points = sample_cloud(config, count).to(next(eager.parameters()).device)
@@ -145,7 +152,7 @@ def flat(answer: tuple[tuple[Tensor, ...], Tensor, Tensor]) -> list[Tensor]:
 
 
 def sample_cloud(config: Config, count: int) -> Tensor:
-    """Random points (count, 5) in range and somewhat beyond."""
+    """Random points (count, 5) float32 in the columns of ``Batch.points``, within the range and slightly beyond."""
     generator, span = torch.Generator().manual_seed(count), torch.tensor(config.model.range_m).view(2, 3)
     unit = torch.rand(count, 5, generator=generator)
     xyz = span[0] + (unit[:, :3] * 1.1 - 0.05) * (span[1] - span[0])

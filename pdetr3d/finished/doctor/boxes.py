@@ -1,8 +1,8 @@
-"""Checks of the teacher's boxes: against what needs no training, against LiDAR alone, by class and distance, by score.
+"""Checks of the teacher's boxes: against a box without training, against LiDAR alone, by class and distance, by score.
 
-A check gets the run and, where it was given, one of a LiDAR-only teacher; it raises DataError (or KeyError, see
-``Run``) when the run does not hold what it needs. "Quickstart" below: its runs of commit 75dbf0f and before, and the
-teachers of its initialization study, on the simulated world.
+A check gets the run and optionally (``--against``) the run of a LiDAR-only teacher. It raises DataError, or KeyError
+(see ``Run``), when the run's files lack the facts that it needs. "Quickstart" in the comments below means the runs of
+the quickstart at commit 75dbf0f and before, and the teachers of its initialization study, on the simulated world.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from pdetr3d.finished.doctor.result import Result, change, setting
 from pdetr3d.finished.doctor.run import Run
 from pdetr3d.schema import DataError
 
-IOU_MARGIN = 0.01  # of mean BEV IoUs; three times what seeds differ by (README, fusion: up to 0.003)
-YAW_MARGIN_RAD = 0.05  # seeds' standard deviations there are 0.03 to 0.08: one pair of runs shows no less
-FAR_M = 30  # from where on images must pay (issue 6)
-# Centers off by more than the clicks: usable teachers of the quickstart are not, those with lost queries by 4 m up.
+IOU_MARGIN = 0.01  # least gain in mean BEV IoU: three times the difference between seeds (README, fusion: up to 0.003)
+YAW_MARGIN_RAD = 0.05  # least gain in yaw error: seeds' standard deviations are 0.03 to 0.08
+FAR_M = 30  # beyond this distance images must improve the boxes
+# A larger center error than the clicks' by this much means lost queries. Usable teachers of the quickstart have no
+# larger error than the clicks; those with lost queries have one that is larger by 4 m or more.
 QUERY_OFF_M = 0.5
-MIN_CLICKS = 30  # smaller groups are not judged: single IoUs scatter by about 0.2, their mean then by 0.04
-POOR_SHARE = 2 / 3  # of the IoU of all classes; the quickstart's worst class reaches 0.80, its worst band 0.98
-BELOW_FLOOR = 0.02  # under the group's class-mean box; the quickstart's worst class is 0.002 under it
-REJECTED = 0.1  # share of a group's labels; the quickstart's teachers lose none of those within range
-ECE = 0.1  # usable teachers of the quickstart: 0.003 to 0.075
-RANK = 0.2  # Spearman's, of score and IoU; the quickstart's usable teachers: 0.39 to 0.47
+MIN_CLICKS = 30  # smaller groups are not judged: single IoUs scatter by about 0.2, the mean of 30 by 0.04
+POOR_SHARE = 2 / 3  # of the IoU of all clicks; the quickstart's worst class reaches 0.80, its worst distance band 0.98
+BELOW_FLOOR = 0.02  # allowed IoU below the group's class-mean box; the quickstart's worst class is 0.002 below
+REJECTED = 0.1  # allowed share of rejected labels in a group; the quickstart's teachers lose none within range
+ECE = 0.1  # highest calibration error; usable teachers of the quickstart have 0.003 to 0.075
+RANK = 0.2  # lowest Spearman correlation of score and IoU; usable teachers of the quickstart have 0.39 to 0.47
 
 
 def floor(run: Run, other: Run | None) -> Result:
-    """A teacher must beat the box that needs no training."""
+    """Check that the teacher's boxes are better than the class-mean box at the click, which needs no training."""
     mine, mean = run.teacher, run.class_mean
     seen = f"BEV IoU {mine['bev_iou']:.3f}, class-mean box {mean['bev_iou']:.3f} ({mine['n']} clicks; {run.source})"
     if mine["bev_iou"] >= mean["bev_iou"] + IOU_MARGIN:
@@ -54,7 +55,7 @@ def floor(run: Run, other: Run | None) -> Result:
 
 
 def fusion(run: Run, other: Run | None) -> Result:
-    """Far objects have few LiDAR points: there images must pay."""
+    """Check that images improve the boxes of far objects, which have few LiDAR points."""
     if run.config["teacher.fusion"] == "none" or run.config["teacher.model"] == "crop":
         raise DataError("this teacher looks at LiDAR alone: there is no fusion to judge")
     if other is not None:
@@ -82,7 +83,7 @@ def fusion(run: Run, other: Run | None) -> Result:
 
 
 def groups(run: Run, other: Run | None) -> Result:
-    """No class and no distance band may be far worse than the others, or be rejected."""
+    """Check that no class and no distance band has much worse boxes than the others, or many rejected labels."""
     blind: list[str] = []
     lines: list[tuple[str, str]] = []
     measured = False
@@ -90,11 +91,11 @@ def groups(run: Run, other: Run | None) -> Result:
         try:
             lines += judge(run)
             measured |= judge is _poor
-        except DataError as error:  # people's clicks have no true boxes; a study writes no labels
+        except DataError as error:  # people's clicks have no true boxes; some runs write no labels
             blind.append(str(error))
     if len(blind) == 2:
         raise DataError("; ".join(blind))
-    if not lines and not measured:  # that few labels were rejected does not say that they are good
+    if not lines and not measured:  # labels that are not rejected may still be poor
         raise DataError(f"few labels were rejected in every class and distance band, but {blind[0]}")
     if not lines:
         return Result("ok", "; but ".join(["no class and no distance band stands out", *blind]))
@@ -110,7 +111,7 @@ def groups(run: Run, other: Run | None) -> Result:
 
 
 def score(run: Run, other: Run | None) -> Result:
-    """The score predicts the BEV IoU: it must say what is reached, and rank boxes."""
+    """Check that the score, which predicts the BEV IoU, is calibrated and ranks the boxes."""
     found = run.teacher["calibration"]
     ece, rank = found["ece"], found["rank_correlation"]
     ranked = "undefined: all scores, or IoUs, are equal" if rank is None else f"{rank:.2f}"
@@ -131,7 +132,7 @@ def score(run: Run, other: Run | None) -> Result:
 
 
 def _poor(run: Run) -> Iterator[tuple[str, str]]:
-    """(group, evidence) by IoU."""
+    """(group, evidence) of each class and distance band with a poor IoU."""
     whole = run.teacher["bev_iou"]
     if whole < run.class_mean["bev_iou"] + IOU_MARGIN:
         raise DataError("the teacher as a whole is no better than the class-mean box: no group stands out")
@@ -146,7 +147,7 @@ def _poor(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _rejected(run: Run) -> Iterator[tuple[str, str]]:
-    """(group, evidence) by what was not accepted."""
+    """(group, evidence) of each class and distance band with many rejected labels."""
     table = run.labels
     masks = {name: table["class"] == name for name in run.index.classes.names} | {
         f"{lo}-{hi} m": (table["distance_m"] >= lo) & (table["distance_m"] < hi) for lo, hi in BINS_M
@@ -160,7 +161,7 @@ def _rejected(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _far(quality: dict[str, Any]) -> tuple[float, float]:
-    """Mean BEV IoU and yaw error [rad] beyond FAR_M, over bins by their clicks."""
+    """Mean BEV IoU and yaw error [rad] beyond FAR_M, averaged over the bins with their clicks as weights."""
     bins = [quality["by_distance"][f"{lo}-{hi}"] for lo, hi in BINS_M if lo >= FAR_M]
     bins = [b for b in bins if b["yaw_error_rad"] is not None]
     n = [b["n"] for b in bins]

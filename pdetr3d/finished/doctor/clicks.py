@@ -1,4 +1,4 @@
-"""Clicks of box-labeled samples against the boxes that people drew there."""
+"""Measures the clicks of box-labeled samples against the boxes that people drew in these samples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pdetr3d.schema import Boxes3D, SampleRecord
 
 @dataclass(frozen=True)
 class ClickFacts:
-    """K clicks against the boxes of their samples.
+    """K clicks compared with the boxes of their samples.
+
+    A click's reference is its own box; if it has none, the nearest box of its class.
 
     Attributes:
-        outside_m: (K,) distance [m] from the surface of its own box, or of the nearest of its class where none is its
-            own; 0 inside, infinite without a box of the class.
-        other_class: (K,) whether it lies in a box of another class and in none of its own.
-        offset_m: (K, 3) from the center of that box (LIDAR_TOP); NaN without one.
-        token: (K,) of its sample.
+        outside_m: (K,) distance [m] from the reference's surface; 0 inside, infinite without a reference.
+        other_class: (K,) whether the click lies in a box of another class, and outside its reference.
+        offset_m: (K, 3) from the reference's center to the click (LIDAR_TOP) [m]; NaN without a reference.
+        token: (K,) the click's sample.
     """
 
     outside_m: NDArray[np.float64]
@@ -31,7 +32,7 @@ class ClickFacts:
 
 
 def click_facts(records: Iterable[SampleRecord]) -> ClickFacts:
-    """Measure every click of records that hold all their boxes and the clicks' ``box_index``."""
+    """Measure all clicks of records, which must hold all their boxes and the clicks' ``box_index``."""
     rows = [(*_measure(r, place), r.sample_token) for r in records for place in range(len(r.clicks))]
     outside, other, offset, token = zip(*rows, strict=True) if rows else ((),) * 4
     return ClickFacts(
@@ -55,7 +56,7 @@ def _measure(record: SampleRecord, place: int) -> tuple[float, bool, NDArray[np.
 
 
 def outside_m(xyz_m: NDArray[np.floating], boxes: Boxes3D) -> NDArray[np.float64]:
-    """Distance (N,) [m] of a point (3,) from the surfaces of N boxes; 0 inside."""
+    """The distances (N,) [m] of a point (3,) from the surfaces of N boxes in the same frame; 0 inside."""
     offset = np.asarray(xyz_m, np.float64) - boxes.center_m
     local = rotate_z(offset, -boxes.yaw_rad.astype(np.float64))
     return np.linalg.norm(np.maximum(np.abs(local) - boxes.size_m / 2, 0), axis=1)

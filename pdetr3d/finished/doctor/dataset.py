@@ -1,4 +1,4 @@
-"""Checks of the dataset itself: what of it was used, and whether its files are still what the run began with."""
+"""Checks of the dataset: whether it holds what training needs, and whether its files changed since the run began."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pdetr3d.finished.doctor.result import Result, setting
 from pdetr3d.finished.doctor.run import Run
 from pdetr3d.schema import CAMERAS, DataError
 
-LEFT_OUT = 0.5  # share of the objects of the ten classes without a point; nuScenes: 0.05 to 0.1
-STRAY = 0.1  # share of the keyframes that are in no split
+LEFT_OUT = 0.5  # allowed share of the classes' objects without a point; nuScenes has 0.05 to 0.1
+STRAY = 0.1  # allowed share of the keyframes that belong to no split
 
 
 def counts(run: Run, other: Run | None) -> Result:
-    """Objects, clicks, images and splits must be there."""
+    """Check that objects, boxes, images and splits are present."""
     splits = [run.config[f"data.{name}_split"] for name in ("train", "select", "val")]
     found = summarize(run.index, [split for split in splits if split], run.manifest, run.config["model.range_m"])
     seen = tuple(f"{what}: {text}" for what, text in found.rows())
@@ -21,7 +21,7 @@ def counts(run: Run, other: Run | None) -> Result:
     val = int(summarize(run.index, [run.config["data.val_split"]]).objects.sum())
     problems, advice = [], []
     if not objects or objects + found.no_points < sum(found.unknown.values()):
-        problems.append("most annotations are of categories that nobody knows")
+        problems.append("most annotations have unknown categories")
         advice.append(setting(run, "data.categories", "FILE") + ": lines such as `own_name: car`")
     if found.no_points > LEFT_OUT * (objects + found.no_points):
         problems.append("most objects have no LiDAR or radar point")
@@ -45,7 +45,11 @@ def counts(run: Run, other: Run | None) -> Result:
 
 
 def files(run: Run, other: Run | None, deep: bool = False) -> Result:
-    """Files must be what they were when the run began; ``deep``: read all of them again whose content is known."""
+    """Check that the dataset's files are those with which the run began.
+
+    Args:
+        deep: True reads every file again whose content's digest is known; False compares sizes and times.
+    """
     ledger = FileLedger.open(run.index)
     if ledger is None:
         raise DataError("data/files.arrow is missing: an older version began this run, or it reads a pack")

@@ -1,4 +1,4 @@
-"""All checks of a run, and how they are told."""
+"""Runs all checks on a run directory (``pdetr3d doctor``), and formats their results."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ CHECKS: dict[str, Callable[[Run, Run | None], Result]] = {
 
 
 def diagnose(run: Run, other: Run | None = None, deep: bool = False) -> dict[str, Result]:
-    """Name of each check -> its result. ``other``: a run of a LiDAR-only teacher (``check_comparable``). ``deep``: the
-    dataset's files are read again."""
+    """Run all checks.
+
+    Args:
+        run: to be checked. other: the run of a LiDAR-only teacher (see ``check_comparable``), for the check of fusion.
+        deep: whether the dataset's files are read again.
+
+    Returns:
+        Name of each check -> its result; "unknown" for a check whose facts are missing.
+    """
     results = {}
     for name, check in (CHECKS | {"files": partial(dataset.files, deep=deep)}).items():
         try:
@@ -39,7 +46,7 @@ def diagnose(run: Run, other: Run | None = None, deep: bool = False) -> dict[str
 
 
 def lines(results: dict[str, Result]) -> Iterator[tuple[str, str]]:
-    """(style of rich, text): problems first, then what is well, then what cannot be judged."""
+    """(rich style, text) of each line to print: problems first, then passed checks, then unknown ones."""
     for name, result in results.items():
         if result.verdict == "problem":
             yield "bold red", f"PROBLEM  {name}: {result.text}"

@@ -1,4 +1,4 @@
-"""A run directory as a doctor sees it: read on demand, never written; another version of the code may have made it."""
+"""Reads the facts of a run directory that the checks need, on demand; another version of the code may have made it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of t
 
 
 class Run:
-    """Evidence of a run.
+    """The facts of a run. Nothing is written.
 
-    Each property raises DataError when it cannot be read, with the reason; a report of another version of the code may
-    lack a key (KeyError).
+    A property that cannot be read raises DataError with the reason. A report that another version of the code wrote may
+    lack a key, which raises KeyError.
 
     Attributes:
-        path: the run directory. config: its keys, flat, as it wrote them down.
+        path: the run directory. config: its flat keys, as the run recorded them in run.json.
+
+    Raises:
+        DataError: when ``path`` is no run directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +61,7 @@ class Run:
 
     @cached_property
     def source(self) -> str:
-        """The file under the run directory that holds what was measured of the teacher's boxes."""
+        """The file (a key of SOURCES) with the measured quality of the teacher's boxes."""
         found = [name for name in SOURCES if (self.path / name).is_file()]
         if not found:
             raise DataError(f"none of {', '.join(SOURCES)} is there: the teacher's boxes were not measured yet")
@@ -73,7 +76,7 @@ class Run:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        """All that ``source`` says."""
+        """The whole content of ``source``."""
         return dict(_json(self.path / self.source))
 
     @cached_property
@@ -92,7 +95,7 @@ class Run:
 
     @cached_property
     def class_mean(self) -> dict[str, Any]:
-        """The same of the class-mean box at the click; worked out where the run measured its teacher alone."""
+        """``pseudo_label_quality`` of the class-mean box at the click, computed here if the run did not measure it."""
         if FLOORS[0] in self.measured:
             return dict(self.measured[FLOORS[0]])
         records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
@@ -129,8 +132,8 @@ class Run:
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """Pseudo labels of the clicks within ``model.range_m`` (no teacher answers for others): columns of the table
-        and ``distance_m`` of the click."""
+        """Pseudo labels of the clicks within ``model.range_m``, outside of which the teacher predicts no boxes: the
+        columns of pseudo_labels.parquet, and ``distance_m`` of the click from the LiDAR [m]."""
         file = self.path / "pseudo_labels" / "pseudo_labels.parquet"
         if not file.is_file():
             raise DataError("pseudo_labels/pseudo_labels.parquet is missing: there are no pseudo labels yet")
@@ -143,18 +146,18 @@ class Run:
 
     @cached_property
     def box_labels(self) -> dict[str, int]:
-        """Class -> clicked objects of box-labeled samples: what the teacher learned from."""
+        """Class -> number of clicked objects in box-labeled samples, from which the teacher learned."""
         clicks = self.manifest.clicks.to_pandas()
         boxed = clicks["sample_token"].map(self.manifest.roles) == "box"
         return {str(name): int(count) for name, count in clicks[boxed]["class"].value_counts().items()}
 
     @cached_property
     def clicks(self) -> ClickFacts:
-        """Clicks of the box-labeled samples against their boxes: people's, where there are any at all."""
+        """The clicks of box-labeled samples compared with their boxes. If people clicked, only their clicks count."""
         boxed = [token for token, role in self.manifest.roles.items() if role == "box"]
         records = inspection_records(self.index, boxed, self.manifest)
         people = "human" in pc.unique(self.manifest.clicks["source"]).to_pylist()
-        if people:  # simulated ones lie in their boxes by construction
+        if people:  # simulated clicks lie in their boxes by construction
             records = [dataclasses.replace(r, clicks=r.clicks[by_people(r.clicks)]) for r in records]
         facts = click_facts(records)
         if not len(facts.token):
@@ -164,7 +167,7 @@ class Run:
 
     @cached_property
     def histories(self) -> dict[str, History]:
-        """Training stage ("teacher", "student_ours", ...) -> what it logged."""
+        """Training stage ("teacher", "student_ours", ...) -> the curves that it logged."""
         found, problems = read_histories(self.path, METRICS)
         stages = {k: h for k, h in found.items() if k == "teacher" or k.startswith("student_")}
         if not stages:
@@ -175,17 +178,17 @@ class Run:
 
     @cached_property
     def index(self) -> Index:
-        """Of the dataset."""
+        """The dataset's index."""
         return Index.open(self.path / "data" / INDEX)
 
     @cached_property
     def manifest(self) -> LabelManifest:
-        """Which samples were box-labeled, and the clicks."""
+        """The run's label manifest: the roles of samples, and the clicks."""
         return LabelManifest.open(self.path / "data" / "manifest")
 
 
 def check_comparable(run: Run, other: Run) -> None:
-    """Refuse a run of ``--against`` that cannot say what this one's fusion adds.
+    """Refuse a run for ``--against`` with which the effect of this run's fusion cannot be measured.
 
     Raises:
         DataError: when its teacher looks at images, or was measured on other clicks.

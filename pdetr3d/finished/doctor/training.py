@@ -1,6 +1,6 @@
-"""Checks of what training was given and how it went: curves of the run's MLflow, clicks of its label manifest.
+"""Checks of training: losses, features and waiting times from the run's MLflow curves, clicks from its manifest.
 
-As in ``boxes.py``.
+The checks take the same arguments as those of ``boxes.py``, whose comments define "quickstart".
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from pdetr3d.pseudo_labels import CLICK_TOLERANCE_M
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.history import History
 
-SPIKE = (
-    1.5  # times the least loss before; curves of the quickstart's students rise to 1.06 times it, the teachers' 1.15
-)
-COLLAPSED = 0.1  # channel std; the quickstart's student: 0.64 untrained, 0.40 at its end
-STRAY = 0.05  # share of clicks: a guess, since no people's clicks were at hand; of simulated ones none is
-STARVED = 0.2  # share of a step; the quickstart's stages: 0.003 to 0.010 (README: a loader twice as slow would do)
+# A loss of this many times the least loss before is a jump. The quickstart's students reach 1.06, its teachers 1.15.
+SPIKE = 1.5
+COLLAPSED = 0.1  # lowest channel std; the quickstart's student has 0.64 untrained and 0.40 at its end
+STRAY = 0.05  # allowed share of clicks outside their boxes: an estimate; no simulated click is outside
+STARVED = 0.2  # allowed share of a step spent waiting; the quickstart's stages wait 0.003 to 0.010 of it
 
 
 def losses(run: Run, other: Run | None) -> Result:
-    """No loss may jump, no training fail."""
+    """Check that no loss jumped and no training failed."""
     judged = {s: h for s, h in run.histories.items() if "loss" in h.curves or h.status == "FAILED"}
     if not judged:
         raise DataError("no stage logged a loss: none was trained here, or it was ended before its first log")
@@ -39,7 +38,7 @@ def losses(run: Run, other: Run | None) -> Result:
 
 
 def features(run: Run, other: Run | None) -> Result:
-    """Two views agree best where all features are the same: a student must not end there."""
+    """Check that the student's features did not collapse: equal features make two views agree best."""
     curves = {s: h.curves["feature_std"] for s, h in run.histories.items() if "feature_std" in h.curves}
     if not curves:
         raise DataError("no stage logged feature_std: no student was trained here, or an older version trained it")
@@ -57,7 +56,7 @@ def features(run: Run, other: Run | None) -> Result:
 
 
 def clicks(run: Run, other: Run | None) -> Result:
-    """Where boxes are known, clicks must lie in them."""
+    """Check that the clicks of box-labeled samples lie in their boxes."""
     facts = run.clicks
     stray = facts.outside_m > CLICK_TOLERANCE_M
     seen = f"{stray.sum()} of {len(stray)} clicks are over {CLICK_TOLERANCE_M} m outside the boxes of their class"
@@ -80,11 +79,11 @@ def clicks(run: Run, other: Run | None) -> Result:
 
 
 def waiting(run: Run, other: Run | None) -> Result:
-    """A step should not wait for its batch."""
+    """Check that training steps do not wait for their batches."""
     shares, seen = {}, []
     for stage, history in run.histories.items():
         wait, step = (history.curves.get(key) for key in ("data_s", "step_s"))
-        if wait and step and len(wait.values) == len(step.values) > 1:  # the first one holds the stream's start
+        if wait and step and len(wait.values) == len(step.values) > 1:  # the first value contains the stream's start
             shares[stage] = float(np.median(np.divide(wait.values[1:], step.values[1:])))
             seen.append(f"{stage}: {shares[stage]:.1%} of {np.median(step.values[1:]):.2f} s a step")
     if not shares:
@@ -102,10 +101,10 @@ def waiting(run: Run, other: Run | None) -> Result:
 
 
 def _trouble(history: History) -> str:
-    """What is wrong with a stage's loss, if anything."""
+    """The fault of a stage's loss, in words; "" if there is none."""
     curve = history.curves.get("loss")
     steps, values = (curve.steps, np.array(curve.values)) if curve else ((0,), np.zeros(1))
-    for name, part in history.curves.items():  # a mean teacher's own labels come in later
+    for name, part in history.curves.items():  # the losses on a mean teacher's labels set in later and are left out
         if name.startswith("unlabeled_") and len(part.values) == len(values):
             values = values - part.values
     jumps = np.flatnonzero(~(values[1:] <= SPIKE * np.minimum.accumulate(values)[:-1]))  # NaN, too

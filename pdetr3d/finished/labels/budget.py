@@ -1,10 +1,10 @@
-"""What a label budget buys: label-efficiency curves of finished runs, and the best mix of boxes and clicks.
+"""Finds the best mix of boxes and clicks for a label budget, from the label-efficiency curves of finished runs.
 
-Of N keyframes a person draws boxes on R and clicks on P others (R + P <= N). Runs measure two edges of that triangle:
-"ours" (R + P = N) and "boxes_only" (P = 0), and their common corner, "full" (R = N). Along each edge SPNDS is fitted
-by a saturating power law in R, never used outside the R that runs measured. Between the edges it is read off the
-straight line in P: where each further click brings less than the one before, a lower bound. So a recommendation off
-the edges is better than the table says, or as good.
+Of N keyframes people draw boxes on R and clicks on P others (R + P <= N). Runs measure two edges of this triangle:
+"ours" (R + P = N) and "boxes_only" (P = 0), and their common corner "full" (R = N). On each edge SPNDS is fitted by a
+saturating power law in R, which is used only within the measured R. Between the edges SPNDS is interpolated linearly in
+P. If each further click adds less than the one before, the interpolation is a lower bound: a recommendation between the
+edges is then at least as good as predicted.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pdetr3d.finished.labels.efficiency import (
 from pdetr3d.finished.labels.measured_runs import MeasuredRun
 from pdetr3d.schema import DataError
 
-BUDGETS = 25  # of the curve over budgets
-STEPS = 4000  # of box-labeled keyframes tried: all numbers up to about a thousand, finer than 0.2 % beyond
+BUDGETS = 25  # points of the curve over budgets
+STEPS = 4000  # numbers of box-labeled keyframes to try: all up to about a thousand, in steps below 0.2 % beyond
 MIX, BOXES = "boxes + clicks", "boxes only"
-KINDS = {MIX: True, BOXES: False}  # of allocations: whether anything is clicked
+KINDS = {MIX: True, BOXES: False}  # kind of allocation -> whether it contains clicks
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Costs of one 3D ``box`` and one ``click``, and the ``budget`` for all, in one currency.
+    """The costs of one 3D ``box`` and one ``click``, and the whole ``budget``, in one currency.
 
     Raises:
         DataError: for a negative or not finite value.
@@ -57,7 +57,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Dataset:
-    """``keyframes`` of the train split, with ``objects`` on each, on average."""
+    """The number of ``keyframes`` of the train split, and the mean number of ``objects`` on a keyframe."""
 
     keyframes: int
     objects: float
@@ -65,7 +65,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Keyframes with boxes, with clicks, their expected cost, and the predicted SPNDS."""
+    """A way to spend the budget: number of keyframes with boxes and with clicks, expected cost, predicted SPNDS."""
 
     boxed: int
     clicked: int
@@ -74,12 +74,16 @@ class Allocation:
 
     @property
     def share(self) -> float:
-        """Of the annotated keyframes, those with boxes."""
+        """The share of the annotated keyframes that have boxes."""
         return self.boxed / (self.boxed + self.clicked)
 
 
 def predict(curves: dict[str, Curve], data: Dataset, boxed: ArrayLike, clicked: ArrayLike) -> NDArray[np.float64]:
-    """SPNDS of R boxed and P clicked keyframes; NaN where nothing was measured."""
+    """The predicted SPNDS of R boxed and P clicked keyframes (broadcast); NaN outside the measured range.
+
+    Args:
+        curves: of ``fit_curves``. boxed: R. clicked: P.
+    """
     R, P = np.asarray(boxed, np.float64), np.asarray(clicked, np.float64)
     whole = curves["ours"](R)
     if "boxes_only" not in curves:
@@ -91,10 +95,10 @@ def predict(curves: dict[str, Curve], data: Dataset, boxed: ArrayLike, clicked: 
 
 
 class Planner:
-    """The allocations that a budget can pay, within what runs measured.
+    """The allocations that a budget can pay, within the measured range.
 
     Args:
-        curves: decide which R are looked at. data, prices: as they say.
+        curves: their range of R is tried. data: size of the dataset. prices: costs and budget.
     """
 
     def __init__(self, curves: dict[str, Curve], data: Dataset, prices: Prices) -> None:
@@ -107,12 +111,16 @@ class Planner:
         with np.errstate(divide="ignore", invalid="ignore"):
             most = np.where(rest * prices.click <= left + 1e-9, rest, np.floor(left / prices.click + 1e-9))
         most = np.maximum(most, 0)
-        # In P SPNDS is a straight line: its best is at one of the ends, with clicks and without.
+        # SPNDS is linear in P, so that the best P is an end of its range: none, one keyframe, or as many as affordable.
         self.boxed, self.clicked = np.tile(R, 3), np.concatenate([np.zeros_like(R), np.minimum(most, 1), most])
         self.cost = data.objects * (self.boxed * prices.box + self.clicked * prices.click)
 
     def best(self, curves: dict[str, Curve], *, clicks: bool) -> Allocation | None:
-        """The allocation of the highest SPNDS, the cheapest of equals, with or without clicks; None: none is known."""
+        """The allocation with the highest SPNDS, of equal ones the cheapest; None if no SPNDS is known.
+
+        Args:
+            curves: predict SPNDS. clicks: True tries allocations with clicks, False those without.
+        """
         known = predict(curves, self.data, self.boxed, self.clicked)
         usable = np.nonzero(np.isfinite(known) & ((self.clicked > 0) == clicks))[0]
         if len(usable) == 0:
@@ -122,7 +130,7 @@ class Planner:
 
 
 def cheapest(curves: dict[str, Curve], data: Dataset, prices: Prices) -> Allocation:
-    """What the smallest budget pays that says anything: the fewest boxes measured, without clicks where possible."""
+    """The cheapest allocation with a known SPNDS: the fewest measured boxes, without clicks if that was measured."""
     only = curves.get("boxes_only")
     boxed = only.low if only else curves["ours"].low
     clicked = 0.0 if only else data.keyframes - boxed
@@ -131,10 +139,10 @@ def cheapest(curves: dict[str, Curve], data: Dataset, prices: Prices) -> Allocat
 
 
 def plan_budget(runs: Sequence[MeasuredRun], prices: Prices) -> dict[str, Any]:
-    """The whole answer as a JSON document: ``recommended`` names one of ``allocations``.
+    """Compute the whole answer as a JSON document, in which ``recommended`` names one of ``allocations``.
 
     Raises:
-        DataError: for too few ratios, or a budget below the cheapest labels that were measured.
+        DataError: for too few label ratios, or a budget below the cheapest measured labels.
     """
     curves = fit_curves(runs)
     data = Dataset(runs[0].keyframes, sum(r.boxes + r.clicks for r in runs) / sum(r.keyframes for r in runs))
@@ -178,7 +186,7 @@ def plan_budget(runs: Sequence[MeasuredRun], prices: Prices) -> dict[str, Any]:
 def _by_budget(
     curves: dict[str, Curve], drawn: list[dict[str, Curve]], data: Dataset, prices: Prices
 ) -> list[dict[str, Any]]:
-    """The best of both kinds at budgets from the cheapest labels measured to the dearest ones."""
+    """The best allocation of each kind, at budgets from the cheapest to the most expensive measured labels."""
     high = max(c.high for c in curves.values())
     dearest = data.objects * (high * prices.box + (data.keyframes - high) * prices.click)
     rows = []
@@ -197,7 +205,7 @@ def _both(planner: Planner, curves: dict[str, Curve]) -> list[Allocation]:
 
 
 def _difference(samples: dict[str, list[float]]) -> dict[str, Any] | None:
-    """Boxes + clicks less boxes only, in SPNDS; None where one of them can't be had."""
+    """The gain in SPNDS of boxes + clicks over boxes only; None if one of the two is not known."""
     if len(samples) < 2:
         return None
     gain = np.array(samples[MIX]) - np.array(samples[BOXES])

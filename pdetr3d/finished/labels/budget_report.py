@@ -1,4 +1,4 @@
-"""The label budget's answer for people: tables, notes, a picture."""
+"""Prints the answer on a label budget as tables and sentences, and draws it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARM_COLUMNS = ("ours", "boxes_only", "full")
 
 
 def print_budget(document: dict[str, Any]) -> None:
-    """Tables of the runs and of the allocations, the answer, and what it rests on."""
+    """Print the tables of runs and allocations, the answer, and the notes; ``document``: from ``plan_budget``."""
     console = Console(width=140)
     prices = document["prices"]
     runs = Table(
@@ -67,7 +67,7 @@ def sentences(document: dict[str, Any]) -> list[str]:
 
 
 def draw_budget(document: dict[str, Any], path: Path) -> None:
-    """PNG: the curves with their points over box-labeled keyframes; the best SPNDS over the budget."""
+    """Draw a PNG: SPNDS of curves and runs over box-labeled keyframes, and the best SPNDS over the budget."""
     figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)

@@ -1,4 +1,4 @@
-"""Label-efficiency curves: SPNDS over the number of box-labeled keyframes, fitted to finished runs."""
+"""Fits label-efficiency curves, SPNDS over the number of box-labeled keyframes, to finished runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from scipy.optimize import least_squares
 from pdetr3d.finished.labels.measured_runs import MeasuredRun
 from pdetr3d.schema import DataError
 
-MIN_RATIOS = 3
-# Prior of the exponent, for few points: ln(exponent) is normal with this center and a deviation of 1, against points
-# that are off by NOISE. Not measured: a power law with an exponent between a fifth and 1.4, unless the points say else.
+MIN_RATIOS = 3  # distinct label ratios that a curve needs
+# A prior on the exponent supports fits to few points: ln(exponent) is normal around ln(EXPONENT) with a deviation of 1,
+# and the points' SPNDS has a deviation of NOISE. These are assumptions: the exponent lies between 0.2 and 1.4 unless
+# the points say otherwise.
 EXPONENT, NOISE = 0.5, 0.01
 EXPONENT_LIMITS = (0.05, 3.0)
 RESAMPLES, SEED, INTERVAL = 200, 0, (0.05, 0.95)
@@ -35,10 +36,11 @@ class Curve:
 
     @staticmethod
     def fit(boxed: ArrayLike, spnds: ArrayLike, span: tuple[float, float] | None = None) -> Curve:
-        """Least squares with a prior on the exponent.
+        """Fit the curve by least squares with a prior on the exponent.
 
         Args:
-            boxed, spnds: points, (n,) each, at least one. span: (low, high); None: of the points.
+            boxed, spnds: points, (n,) each, at least one.
+            span: (low, high); None: the range of the points.
         """
         x, y = np.asarray(boxed, np.float64), np.asarray(spnds, np.float64)
         low, high = span or (float(x.min()), float(x.max()))
@@ -53,13 +55,14 @@ class Curve:
         return Curve(low, high, float(best[0]), float(best[1]), float(np.exp(best[2])))
 
     def __call__(self, boxed: ArrayLike) -> NDArray[np.float64]:
+        """SPNDS at numbers of box-labeled keyframes (any shape); NaN outside [low, high]."""
         x = np.asarray(boxed, np.float64)
         inside = (x >= self.low) & (x <= self.high)
         return np.where(inside, self.ceiling - self.gap * (np.maximum(x, 1e-9) / self.low) ** -self.exponent, np.nan)
 
 
 def points(runs: Sequence[MeasuredRun]) -> dict[str, Points]:
-    """(box-labeled keyframes, SPNDS) of each curve; "full", once a seed, is the end point of both."""
+    """The points (box-labeled keyframes, SPNDS) of each curve. The arm "full", averaged per seed, ends both curves."""
     whole: dict[int, list[float]] = {}
     for run in runs:
         if "full" in run.spnds:
@@ -75,15 +78,15 @@ def points(runs: Sequence[MeasuredRun]) -> dict[str, Points]:
 
 
 def measured(runs: Sequence[MeasuredRun]) -> dict[str, int]:
-    """Curve -> at how many distinct ratios runs measured it."""
+    """Curve -> number of distinct label ratios at which runs measured it."""
     return {arm: len({run.boxed for run in runs if arm in run.spnds}) for arm in CURVES}
 
 
 def fit_curves(runs: Sequence[MeasuredRun]) -> dict[str, Curve]:
-    """The curves measured at MIN_RATIOS ratios or more.
+    """Fit the curves that were measured at MIN_RATIOS or more label ratios.
 
     Raises:
-        DataError: when "ours" is not one of them.
+        DataError: when "ours" was measured at fewer.
     """
     if measured(runs)["ours"] < MIN_RATIOS:
         ratios = sorted({f"{run.ratio:.4g}" for run in runs if "ours" in run.spnds})
@@ -96,9 +99,9 @@ def fit_curves(runs: Sequence[MeasuredRun]) -> dict[str, Curve]:
 
 
 def resampled_curves(runs: Sequence[MeasuredRun], curves: dict[str, Curve]) -> list[dict[str, Curve]]:
-    """Bootstrap over runs: the same curves, over the same R, fitted to runs drawn with replacement (seeded).
+    """Bootstrap over runs: RESAMPLES times the same curves, fitted to runs that are drawn with replacement (seeded).
 
-    Draws that leave a curve fewer than two ratios are drawn again.
+    A draw that leaves a curve fewer than two label ratios is repeated.
     """
     rng = np.random.default_rng(SEED)
     result: list[dict[str, Curve]] = []
@@ -111,5 +114,5 @@ def resampled_curves(runs: Sequence[MeasuredRun], curves: dict[str, Curve]) -> l
 
 
 def interval(values: ArrayLike) -> list[float]:
-    """5 % and 95 % quantile."""
+    """The quantiles INTERVAL of values."""
     return [float(value) for value in np.quantile(np.asarray(values, np.float64), INTERVAL)]

@@ -1,4 +1,4 @@
-"""Labels of a run as a nuScenes results file: what detectors submit, and the devkit's evaluation reads."""
+"""Exports a run's labels as a nuScenes results file, the format that detectors submit and the devkit evaluates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pdetr3d.finished.labels.run_labels import RunLabels
 
 
 def export_results(labels: RunLabels, out: Path) -> dict[str, object]:
-    """Write every sample of the train split to the JSON file ``out``; returns what to tell people.
+    """Write every sample of the train split to the JSON file ``out``.
 
-    Human boxes (score 1) where the sample is box-labeled, accepted pseudo labels (their scores) elsewhere; global
-    frame; the best 500 of a sample. The format knows no "unknown": such a velocity is written as 0, and the attribute
-    follows class and speed (``evaluation/attributes.py``), of human boxes, too.
+    A box-labeled sample has its human boxes (score 1), another one its accepted pseudo labels (with their scores), in
+    the global frame, and at most the best 500. An unknown velocity is written as 0, since the format has no value for
+    it. All attributes follow class and speed (``evaluation/attributes.py``), those of human boxes, too.
+
+    Returns:
+        The rows of the command's final message.
 
     Raises:
         DataError: when ``out`` exists.
@@ -27,6 +30,6 @@ def export_results(labels: RunLabels, out: Path) -> dict[str, object]:
         )
         for record in labels.records
     }
-    write_results(out, results, use_camera=labels.teacher_cameras, use_external=True)  # the clicks
+    write_results(out, results, use_camera=labels.teacher_cameras, use_external=True)  # the clicks are external data
     boxes = sum(map(len, results.values()))
     return {"results": out, "samples": len(results), "boxes": boxes}

@@ -1,4 +1,4 @@
-"""Labels of a run as complete nuScenes v1.0 tables under a new dataroot, for any tool that reads nuScenes."""
+"""Exports a run's labels as complete nuScenes v1.0 tables under a new dataroot, for any tool that reads nuScenes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from pdetr3d.tables.loaded import TABLES
 
 Row = dict[str, Any]
 WRITTEN = ("category", "instance", "sample_annotation")  # tables that differ from the dataset's own
-UNKNOWN = ("point", "unlabeled")  # roles of train samples whose annotations, if there are any, the run did not know
+UNKNOWN = ("point", "unlabeled")  # roles of train samples whose annotations, if any, the run did not use
 FILES = ("samples", "sweeps", "maps")  # folders of the dataroot that the tables refer to
 
 
 def export_tables(labels: RunLabels, out: Path) -> dict[str, object]:
-    """Write the new dataroot ``out``: OUT/VERSION with all 13 tables, and links to the dataset's files; returns counts.
+    """Write the new dataroot ``out``: OUT/VERSION with all 13 tables, and links to the dataset's files.
 
-    Annotations: the people's, unchanged, of box-labeled samples and of samples outside the train split (what is scored
-    on); accepted pseudo labels, and nothing else, of point-labeled samples. An instance keeps the annotations that are
-    left (``prev``, ``next`` and its counts skip the others). Pseudo labels of one track are one instance, others one
-    each. Their rows have, beyond nuScenes' fields, ``click_id`` and ``score``; ``visibility_token`` is "" (not
-    annotated), ``num_radar_pts`` 0 (not counted), and there is no attribute where the velocity is unknown.
+    Box-labeled samples, and samples outside the train split (on which detectors are scored), keep people's annotations
+    unchanged. Point-labeled samples get the accepted pseudo labels and nothing else. An instance keeps its remaining
+    annotations, and ``prev``, ``next`` and its counts skip the others. The pseudo labels of a track are one instance;
+    any other pseudo label is an instance of its own. Rows of pseudo labels have two additional fields, ``click_id`` and
+    ``score``; their ``visibility_token`` is "" (not annotated), ``num_radar_pts`` is 0 (not counted), and they have no
+    attribute if the velocity is unknown.
 
-    The version keeps its name, so that its splits apply: ``NuScenes(version, dataroot=OUT)``. lidarseg and panoptic
-    tables are left out: they are labels of people.
+    The version keeps its name, so that its splits apply: ``NuScenes(version, dataroot=OUT)``. The lidarseg and panoptic
+    tables are left out, because they contain people's labels.
+
+    Returns:
+        The rows of the command's final message, with the numbers of boxes.
 
     Raises:
         DataError: when ``out`` exists, or a LiDAR file is missing or broken.
@@ -66,7 +70,7 @@ def _link(source: Path, place: Path) -> None:
 
 
 def _tables(labels: RunLabels, old: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-    """The tables of WRITTEN from the dataset's own."""
+    """The new tables WRITTEN, made from the dataset's own."""
     column = labels.index.table.column
     time_of = dict(zip(column("sample_token").to_pylist(), column("timestamp_us").to_pylist(), strict=True))
     category = list(old["category"])
@@ -87,7 +91,11 @@ def _tables(labels: RunLabels, old: Mapping[str, list[Row]]) -> dict[str, list[R
 
 
 def _chained(rows: list[Row], time_of: Mapping[str, int]) -> tuple[list[Row], dict[str, Row]]:
-    """The annotations with ``prev`` and ``next`` in order of time, and per instance token its count and ends."""
+    """Link annotations by ``prev`` and ``next`` in order of time.
+
+    Returns:
+        The linked annotations, and instance token -> its number of annotations, first and last annotation.
+    """
     chains: dict[str, list[Row]] = {}
     rows = [dict(row) for row in rows]
     for row in rows:
@@ -105,7 +113,7 @@ def _chained(rows: list[Row], time_of: Mapping[str, int]) -> tuple[list[Row], di
 
 
 def _pseudo_rows(labels: RunLabels, attribute_tokens: Mapping[str, str]) -> tuple[list[Row], dict[str, str]]:
-    """Annotations of the accepted pseudo labels, not yet chained, and instance token -> class."""
+    """The annotations of the accepted pseudo labels, not yet linked, and instance token -> class."""
     record_of = {record.sample_token: record for record in labels.records}
     rows, class_of, classes = [], {}, labels.index.classes
     for token, group in labels.accepted.groupby("sample_token", sort=False):
@@ -141,5 +149,5 @@ def _attribute(kind: ObjectClass, speed_m_s: float) -> str:
 
 
 def _token(*parts: str) -> str:
-    """32 hexadecimal digits, as nuScenes' tokens, that depend on ``parts`` alone."""
+    """A token as nuScenes', 32 hexadecimal digits, that depends on ``parts`` alone."""
     return hashlib.md5("/".join(("pdetr3d", *parts)).encode(), usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""Pseudo labels beside the true boxes of their clicks, where these are known: for reports, never for training."""
+"""Compares pseudo labels with the true boxes of their clicks, where these are known. Only reports use this."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 
 
 class MeasuredLabels:
-    """Every row of a run's pseudo labels with its distance and, where its true box is known, its errors.
+    """All pseudo labels of a run with their distances and, where the true box is known, their errors.
 
     Attributes:
-        table: the rows, index 0, 1, 2 ..., and columns ``distance_m`` (of the click), ``known`` (bool) and QUALITY, NaN
-            where unknown; ``reversed`` is 1 where the heading is off by more than 90 degrees (cones: NaN, barriers: 0).
-        boxes, truth: N boxes of the table, N true ones; where it is not known, the box itself stands for its truth.
-        records: sample_token -> the sample with all its true boxes and its clicks.
+        table: the rows, index 0, 1, 2 ..., and the columns ``distance_m`` (of the click), ``known`` (bool) and QUALITY
+            (see ``heading_errors`` for headings), NaN where the true box is unknown.
+        boxes: N boxes of the table.
+        truth: N true boxes; where the true box is unknown, it equals the pseudo label.
+        records: sample token -> the sample with all its true boxes and its clicks.
     """
 
     def __init__(self, labels: RunLabels) -> None:
@@ -45,7 +46,7 @@ class MeasuredLabels:
         order = pd.Series(np.arange(len(clicks)), clicks.click_id).loc[self.table["click_id"]].to_numpy(np.int64)
         finite = np.isfinite(self.table[NUMBERS].to_numpy(float)).all(1) & (self.table[["l", "w", "h"]] > 0).all(axis=1)
         usable = self.table.copy()
-        usable.loc[~finite, NUMBERS] = 1.0  # stands in for a rejected row that holds no box
+        usable.loc[~finite, NUMBERS] = 1.0  # a placeholder for rejected rows without a valid box
         self.boxes = to_boxes(usable, self.classes)
         at = clicks.box_index[order]
         known = (at >= 0) & finite.to_numpy()
@@ -58,9 +59,10 @@ class MeasuredLabels:
             self.table[name] = np.where(known, values, np.nan)
 
     def worst(self, count: int) -> list[int]:
-        """Row numbers of the ``count`` worst accepted boxes, the worst of each class first, then each one's second ...
+        """The row numbers of the ``count`` worst accepted boxes: the worst of each class first, then the second, ...
 
-        Worst: lowest BEV IoU, of equal ones the farthest center; where no true box is known, the lowest score.
+        The worst box has the lowest BEV IoU, and of equal ones the largest center error. If no true box is known, it
+        has the lowest score.
         """
         rows = self.table[self.table["accepted"].astype(bool)]
         if rows["known"].any():
@@ -73,8 +75,11 @@ class MeasuredLabels:
         return [int(row) for row in rows.index[np.argsort(turn, kind="stable")[:count]]]
 
     def report(self) -> dict[str, Any]:
-        """JSON-safe: ``all``, ``by_class``, ``by_distance``, ``by_score`` (what is accepted, and its quality),
-        ``by_reason`` (all rows), ``calibration`` of the accepted rows' scores. Unknown numbers are None."""
+        """The report, JSON-safe; unknown numbers are None.
+
+        ``all``, ``by_class``, ``by_distance``, ``by_score``: counts, and the mean quality of the accepted rows;
+        ``by_reason``: counts, and the mean quality of all rows; ``calibration``: of the accepted rows' scores.
+        """
         table, accepted = self.table, self.table["accepted"].astype(bool)
         bins = (*BINS_M, (BINS_M[-1][1], np.inf))
         tenth = np.clip((table["score"] * 10).fillna(0).astype(int), 0, 9)
@@ -118,7 +123,7 @@ def _row(group: pd.DataFrame, of_all: bool = False) -> dict[str, float | None]:
 
 
 def _concatenate_clicks(records: list[SampleRecord]) -> PointLabels:
-    """Clicks of all records; ``box_index`` counts through the boxes of all of them."""
+    """The clicks of all records; ``box_index`` points into the concatenated boxes of all records."""
     parts, offset = [PointLabels.empty()], 0
     for record in records:
         clicks = record.clicks

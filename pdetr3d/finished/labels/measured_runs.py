@@ -1,4 +1,4 @@
-"""Finished runs at different label ratios: what was labeled in each, and what its students scored.
+"""Reads finished runs at different label ratios: the number of labels in each, and the scores of its students.
 
 Read from run directories of ``ray_jobs.pipeline`` (or of its single jobs) and from folders of sweeps, never written to.
 """
@@ -28,9 +28,9 @@ class MeasuredRun:
 
     Attributes:
         path: run directory. seed: ``run.seed``. index: digest of the dataset's index. config: flat keys of run.json.
-        keyframes: of the train split, those that people labeled. boxed: of them, box-labeled. boxes: objects of the
-            box-labeled keyframes. clicks: clicks of the other (point-labeled) keyframes.
-        spnds: arm -> SPNDS of its student on the val split, those of ``ARMS`` that were run.
+        keyframes: number of labeled keyframes of the train split. boxed: number of these that are box-labeled.
+        boxes: number of objects on box-labeled keyframes. clicks: number of clicks on the other labeled keyframes.
+        spnds: arm -> SPNDS of its student on the val split, for the trained ones of ``ARMS``.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class MeasuredRun:
 
     @property
     def ratio(self) -> float:
-        """Achieved share of box-labeled keyframes."""
+        """The actual share of box-labeled keyframes among the labeled ones."""
         return self.boxed / self.keyframes
 
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> MeasuredRun:
     share = config.get("label.click_share", 1)
     if share != 1:
         raise DataError(
-            f"{path}: label.click_share is {share} there, but plans are of keyframes on which every object is clicked: "
+            f"{path}: label.click_share is {share} there, but plans assume that every object of a keyframe is clicked: "
             "name runs with 1"
         )
     spnds = _scores(path)
@@ -117,14 +117,14 @@ def _read(path: Path) -> MeasuredRun:
 
 
 def _trained(path: Path, config: dict[str, Any]) -> list[str]:
-    """Arms that the run has begun to train, and are therefore to be scored. The student that a teacher's weights start
-    from need not be one."""
+    """The arms that the run has begun to train and must therefore have scored. The student from which a teacher's
+    weights start need not be scored."""
     first = "boxes_only" if config.get("teacher.lidar_init") == "boxes_only" else ""
     return [arm for arm in ARMS if arm != first and (path / f"student_{arm}").is_dir()]
 
 
 def _scores(path: Path) -> dict[str, float]:
-    """Arm -> SPNDS by the pipeline's report, and by what the evaluation stored of each arm."""
+    """Arm -> SPNDS, from the pipeline's report.json and from the evaluations' done.json."""
     report = path / "report.json"
     files = {arm: path / f"evaluate_{arm}" / "done.json" for arm in ARMS}
     found = _json(report).get("arms", {}) if report.is_file() else {}

@@ -1,4 +1,4 @@
-"""Close-up of one pseudo label: from above and in the camera that sees it best, with the true box and the click."""
+"""Draws a close-up of one pseudo label with the true box and the click: from above, and in the best camera."""
 
 from __future__ import annotations
 
@@ -36,14 +36,19 @@ HEAD_IN, FOOT_IN = 0.78, 0.4
 def picture(
     sample: Sample, pseudo: Boxes3D, truth: Boxes3D, click_m: NDArray[np.floating], lines: tuple[str, str], out: Path
 ) -> Path:
-    """Draw one pseudo label to ``out`` (PNG, atomic).
+    """Draw one pseudo label to ``out`` (PNG, written atomically).
 
-    Pseudo label magenta, true box green, click a white cross, other true boxes (``sample.boxes``) thin and gray. From
-    above: the side of a grid cell is written below; the ego vehicle is a white triangle, or a small arrow points to it.
+    The pseudo label is magenta, the true box green, the click a white cross; other true boxes (``sample.boxes``) are
+    thin and gray. The view from above states the side of a grid cell. It shows the ego vehicle as a white triangle, or
+    points to it by an arrow.
 
     Args:
-        sample: with images (or without: then only the view from above). pseudo: one box. truth: one box, or none.
-        click_m: (3,) [m]. lines: title, and the line below it.
+        sample: LIDAR_TOP frame; without images only the view from above is drawn.
+        pseudo: one box. truth: one box, or none. click_m: (3,) [m]. All are in the sample's frame.
+        lines: the title, and the line below it.
+
+    Returns:
+        ``out``.
     """
     both = Boxes3D.concatenate([truth, pseudo])
     figure = Figure((SIDE_IN + WIDE_IN + 3 * GAP_IN, SIDE_IN + HEAD_IN + FOOT_IN), dpi=100, facecolor=BACKGROUND)
@@ -69,8 +74,10 @@ def picture(
 
 
 def best_camera(sample: Sample, boxes: Boxes3D) -> int | None:
-    """Slot (order of CAMERAS) of the camera with most of the boxes' corners and centers in its image, of equal ones
-    that where they are nearest to the middle; None where no camera sees any."""
+    """The camera that shows the boxes best: an index into CAMERAS; None if no camera shows any.
+
+    It shows the most corners and centers of the boxes; of equal cameras, it has them nearest to the image's middle.
+    """
     if not len(sample.images):
         return None
     height, width = sample.images.shape[1:3]
@@ -144,7 +151,7 @@ def _draw_camera(
 
 
 def _crop(lidar2img: NDArray, boxes: Boxes3D, size_px: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom [px] of a cut-out of the tile's aspect inside the image, with room around the boxes."""
+    """Left, top, right, bottom [px] of a part of the image around the boxes, with the tile's aspect ratio."""
     width, height = size_px
     uv, _ = project(lidar2img, corners(boxes.center_m, boxes.size_m, boxes.yaw_rad).reshape(-1, 3))
     uv = np.clip(uv[~np.isnan(uv).any(1)], 0, size_px)

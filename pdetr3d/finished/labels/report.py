@@ -1,4 +1,4 @@
-"""The report of a run's pseudo labels: a folder with index.html, report.json and pictures; it needs no server."""
+"""Writes the report of a run's pseudo labels: a folder with index.html, report.json and pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pdetr3d.finished.labels.pictures import picture
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import SampleRecord
 
-# Column of the tables -> heading, digits.
+# Key of a row in the report -> heading of the column, number of decimal places.
 COLUMNS = {
     "clicks": ("clicks", 0),
     "accepted": ("accepted", 0),
@@ -46,7 +46,13 @@ figure{margin:1rem 0}img{width:100%;border-radius:6px}"""
 
 
 def write_report(labels: RunLabels, out: Path, worst: int) -> dict[str, object]:
-    """Write the new folder ``out`` with ``worst`` pictures; returns what to tell people.
+    """Write the new folder ``out``. A browser opens its index.html without a server.
+
+    Args:
+        worst: number of pictures of the worst accepted labels.
+
+    Returns:
+        The rows of the command's final message.
 
     Raises:
         DataError: when ``out`` exists, or a file of a pictured sample is missing or broken.
@@ -66,7 +72,11 @@ def write_report(labels: RunLabels, out: Path, worst: int) -> dict[str, object]:
 
 
 def draw_label(labels: RunLabels, measured: MeasuredLabels, row: int, number: int, folder: Path) -> tuple[str, str]:
-    """Draw a row of the measured table as a file of ``folder``; returns its name and a caption."""
+    """Draw row ``row`` of the measured table to a file in ``folder``; returns the file's name and a caption.
+
+    Args:
+        number: the picture's number in the report, from 1.
+    """
     line, box = measured.table.iloc[row], measured.boxes[row : row + 1]
     record = measured.records[line["sample_token"]]
     place = int(np.nonzero(record.clicks.click_id == line["click_id"])[0][0])
@@ -92,7 +102,7 @@ def draw_label(labels: RunLabels, measured: MeasuredLabels, row: int, number: in
 
 
 def _data(record: SampleRecord, labels: RunLabels) -> DataConfig:
-    """As the run read it, with images as large as they are."""
+    """The run's settings for reading a sample, but with images in full size."""
     sizes = [(camera.width_px, camera.height_px) for camera in record.cameras if camera]
     read = {
         "num_sweeps": labels.config["data.num_sweeps"],
@@ -127,7 +137,7 @@ def _page(report: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:
-    """HTML of the rows that have clicks; columns in which no row knows a number are left out."""
+    """An HTML table of the rows with clicks; columns without any known number are left out."""
     rows = {name: row for name, row in rows.items() if row["clicks"]}
     shown = {key: value for key, value in COLUMNS.items() if any(row[key] is not None for row in rows.values())}
     lines = [

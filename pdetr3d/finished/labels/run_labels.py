@@ -1,4 +1,4 @@
-"""The labels of a finished run, as its student saw them: read from the run directory alone, which stays as it is."""
+"""Reads the labels of a finished run, as its student got them, from the run directory; writes nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class RunLabels:
     """Index, label manifest and pseudo labels of a run.
 
     Attributes:
-        path: the run directory. config: its keys, flat (``label.pseudo_for`` ...), as the run wrote them down.
-        table: pseudo_labels.parquet, accepted and rejected rows.
-        records: every sample of the train split; ``boxes`` holds what the student was given: human boxes (role "box"),
-            accepted pseudo labels (role "point"), none (roles "empty" and "unlabeled": the student never saw those).
+        path: the run directory. config: its flat keys (``label.pseudo_for``, ...), as the run recorded them.
+        index: of the dataset. manifest: of the labels.
+        table: pseudo_labels.parquet, with accepted and rejected rows.
+        records: every sample of the train split. Its ``boxes`` are those that the student got: human boxes (role
+            "box"), accepted pseudo labels (role "point"), or none (roles "empty" and "unlabeled", which the student did
+            not see).
     """
 
     path: Path
@@ -39,10 +41,10 @@ class RunLabels:
 
     @staticmethod
     def open(run_dir: Path) -> RunLabels:
-        """Read the run; another version of the code may have made it.
+        """Read a run, which another version of the code may have made.
 
         Raises:
-            DataError: when it has no pseudo labels yet, or its files do not fit each other.
+            DataError: when the run has no pseudo labels yet, or its files do not belong together.
         """
         file, pseudo = run_dir / "run.json", run_dir / "pseudo_labels" / "pseudo_labels.parquet"
         if not (file.is_file() and pseudo.is_file()):
@@ -63,16 +65,16 @@ class RunLabels:
 
     @cached_property
     def role_of(self) -> dict[str, str]:
-        """sample_token -> one of ROLES, every train sample; with ``label.pseudo_for=all`` none is "box"."""
+        """Sample token -> one of ROLES, for every train sample; with ``label.pseudo_for=all`` no role is "box"."""
         return {record.sample_token: record.role for record in self.records}
 
     @property
     def accepted(self) -> pd.DataFrame:
-        """The pseudo labels that the student was given."""
+        """The rows of the pseudo labels that the student got."""
         point = self.table["sample_token"].map(self.role_of) == "point"
         return self.table[self.table["accepted"].astype(bool) & point]
 
     @property
     def teacher_cameras(self) -> bool:
-        """Whether the teacher looked at images (as ``TeacherConfig.cameras``)."""
+        """Whether the teacher used images (as ``TeacherConfig.cameras``)."""
         return self.config["teacher.model"] == "point_detr3d" and self.config["teacher.fusion"] != "none"
