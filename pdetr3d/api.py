@@ -1,4 +1,4 @@
-"""The Python API of notebooks and scripts, as ``pdetr3d.NAME``: load a sample, draw it, ask a trained model.
+"""The Python API for notebooks and scripts, as ``pdetr3d.NAME``: load a sample, draw it, predict by a trained model.
 
 Boxes and points are in the sample's LIDAR_TOP frame (x right, y forward, z up); meters, radians. Wrong input raises
 ``pdetr3d.errors.DataError``, whose message names file, value, what is allowed and the fix.
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def load_config(preset: str = "", overrides: list[str] | None = None, file: str | Path | None = None) -> Config:
-    """A preset, under a YAML file of keys, under overrides such as ``["optim.lr=0.001"]``.
+    """Load a preset, change it by a YAML file of keys, and then by overrides such as ``["optim.lr=0.001"]``.
 
     Args:
-        preset: its name; may be empty where ``file`` names it.
+        preset: its name; may be empty if ``file`` names it. overrides: ``key=value`` texts. file: YAML.
 
     Raises:
         DataError: for an unknown preset or key, a value that is not allowed, or a broken file.
@@ -42,10 +42,10 @@ def load_config(preset: str = "", overrides: list[str] | None = None, file: str 
 
 
 def open_index(file: str | Path) -> Index:
-    """The index that ``pdetr3d index`` wrote: ``len(index)``, ``index.splits``, ``index.tokens(split)``.
+    """Open an index that ``pdetr3d index`` wrote: see ``len(index)``, ``index.splits``, ``index.tokens(split)``.
 
     Raises:
-        DataError: when the file is missing or no index.
+        DataError: when the file is missing or is no index.
     """
     from pdetr3d.data.index.index import Index
 
@@ -62,15 +62,15 @@ def load_sample(
     """Read the files of one keyframe.
 
     Args:
-        index: what ``open_index`` returned, or its file. sample: a sample token, or the number of a sample, from 0.
-        split: that ``sample`` counts in; empty: the whole index. like: a model; reads as many sweeps, and images of the
-            size, that it was trained on. sweeps: 1..10, the keyframe counts; where no ``like`` is given, and images
-            then keep their size.
+        index: from ``open_index``, or the file. sample: a sample token, or the number of a sample, from 0.
+        split: in which a number counts; empty: the whole index.
+        like: a model. As many sweeps, and images of the same size, are read as in its training.
+        sweeps: number of sweeps without ``like``, 1..10 with the keyframe; images then keep their size.
 
     Returns:
-        ``points`` (P, 5) float32 x, y, z [m], intensity [0..255], age [s]; ``images`` (6, H, W, 3) uint8, RGB;
-        ``lidar2img`` (6, 4, 4) float64; ``boxes``: the boxes that people drew, as far as sensor points are in them;
-        ``clicks``: none.
+        A Sample with ``points`` (P, 5) float32 x, y, z [m], intensity [0..255], age [s]; ``images`` (6, H, W, 3) uint8,
+        RGB; ``lidar2img`` (6, 4, 4) float64; ``boxes``, the boxes that people drew and that contain sensor points;
+        no ``clicks``.
 
     Raises:
         DataError: for an unknown sample or split, or a missing or broken file.
@@ -91,10 +91,10 @@ def load_sample(
 
 
 def token_of(index: Index, sample: str | int, split: str = "") -> str:
-    """A sample's token: of the token itself, or of its number from 0 in the split, or in the index.
+    """The token of a sample that is given by its token, or by its number from 0 in the split or the whole index.
 
     Raises:
-        DataError: for an unknown token, a number that is too large (says how many there are), an unknown split.
+        DataError: for an unknown token or split, or a number that is too large (the message names the range).
     """
     if isinstance(sample, str) and (sample in index or not sample.isdecimal()):
         index.row(sample)  # an unknown token gets its message here
@@ -107,14 +107,14 @@ def token_of(index: Index, sample: str | int, split: str = "") -> str:
 
 
 def load_student(path: str | Path, arm: str = "ours") -> StudentPredictor:
-    """A trained student: ``student.predict(points)`` and ``student.boxes(record)`` return ``Boxes3D``.
+    """Load a trained student: ``student.predict(points)`` and ``student.boxes(record)`` return ``Boxes3D``.
 
     Args:
         path: a run directory, a folder that ``pdetr3d export`` wrote, or a checkpoint file.
-        arm: which student of a run.
+        arm: name of the student in a run directory.
 
     Raises:
-        DataError: when there is none; names what is allowed.
+        DataError: when there is no student at ``path``; the message names what is allowed.
     """
     from pdetr3d.inference.student import StudentPredictor
 
@@ -122,13 +122,13 @@ def load_student(path: str | Path, arm: str = "ours") -> StudentPredictor:
 
 
 def load_teacher(path: str | Path) -> TeacherPredictor:
-    """A trained teacher: ``teacher.boxes(record, clicks, classes)`` returns one box per click, in their order.
+    """Load a trained teacher: ``teacher.boxes(record, clicks, classes)`` returns one box per click, in their order.
 
     Args:
         path: a run directory, or a teacher's checkpoint file.
 
     Raises:
-        DataError: when there is none; names what is allowed.
+        DataError: when there is no teacher at ``path``; the message names what is allowed.
     """
     from pdetr3d.inference.teacher import TeacherPredictor
 
@@ -136,7 +136,7 @@ def load_teacher(path: str | Path) -> TeacherPredictor:
 
 
 def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLike, regression: ArrayLike) -> Boxes3D:
-    """Boxes of what an exported student answered in your own runtime: see ``decode_maps`` in ``deploy/maps.py``."""
+    """Decode the outputs of an exported student in your own runtime: see ``finished/deploy/maps.decode_maps``."""
     from pdetr3d.finished.deploy import maps
 
     return maps.decode_maps(export, heatmaps, peak, regression)
@@ -144,10 +144,10 @@ def decode_maps(export: str | Path, heatmaps: Sequence[ArrayLike], peak: ArrayLi
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn sample; a notebook shows it.
+    """A drawn sample, which a notebook shows.
 
     Attributes:
-        png: the file's content.
+        png: the content of the PNG file.
     """
 
     png: bytes
@@ -156,7 +156,7 @@ class Picture:
         return self.png
 
     def save(self, file: str | Path) -> Path:
-        """Write the PNG file, over an older one; returns its path."""
+        """Write the PNG file, replacing an older one; returns its path."""
         from pdetr3d.data.storage.files import atomic_path
 
         with atomic_path(Path(file)) as temporary:
@@ -170,11 +170,12 @@ def draw(
     clicks: NDArray[np.floating] | None = None,
     classes: ClassList | None = None,
 ) -> Picture:
-    """A sample from above and in its cameras, with its boxes (solid), predicted boxes (dashed) and clicks (crosses).
+    """Draw a sample from above and in its cameras, with boxes (solid), predictions (dashed) and clicks (crosses).
 
     Args:
-        predictions: of a student or a teacher. clicks: (K, 3) x, y, z [m], instead of the sample's own.
-        classes: that labels are of (``student.config.classes``); default: nuScenes' ten.
+        sample: from ``load_sample``. predictions: boxes of a student or a teacher, in the sample's frame.
+        clicks: (K, 3) x, y, z [m], drawn instead of the sample's own.
+        classes: names of the labels (``student.config.classes``); default: nuScenes' ten.
     """
     from pdetr3d.class_list import NUSCENES_CLASSES
     from pdetr3d.inference.teacher import point_labels

@@ -1,4 +1,4 @@
-"""Torch types that cross module borders: what models take and give. NumPy types are in ``schema.py``.
+"""Defines the torch types that modules exchange: the models' inputs and outputs (NumPy types: ``schema.py``).
 
 Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W pixels or
 BEV cells.
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Sums a scalar over ranks and divides by their number: with DDP's averaged gradients, dividing a rank's summed loss by
-# this gives exactly the loss of the whole global batch.
+# The mean of a scalar over ranks. DDP averages gradients over ranks: dividing a rank's summed loss by the mean count of
+# objects thus gives exactly the loss of the whole global batch.
 RankMean = Callable[[Tensor], Tensor]
 
 _NOT_PER_SAMPLE = {"token", "points", "point_sample", "weak_points", "weak_point_sample"}
@@ -24,13 +24,13 @@ _NOT_PER_SAMPLE = {"token", "points", "point_sample", "weak_points", "weak_point
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model sees. Frame: each sample's (augmented) LIDAR_TOP; meters, radians, pixels.
+    """The input of a model, in each sample's (augmented) LIDAR_TOP frame; meters, radians, pixels.
 
     Attributes:
         token: (B,) bytes array of sample tokens (stays on the CPU).
         points: (P, 5) float32 x, y, z, intensity [0..255], dt [s]; point_sample: (P,) int64 in 0..B-1.
         weak_points, weak_point_sample: the same cloud before augmentation; empty unless the task asks for it.
-        box_labeled: (B,) bool, samples whose boxes people drew, all of them (there may be none).
+        box_labeled: (B,) bool, samples all of whose boxes are known; a sample may have none.
         augmentation: (B, 4, 4) float32, lidar2augmented.
         images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3).
         lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
@@ -38,10 +38,10 @@ class Batch:
         box_score: (B, N) float32; box_source: (B, N) int64, SOURCE_HUMAN or SOURCE_PSEUDO; box_valid: (B, N) bool.
         click: (B, K, 3) float32; canonical_click: (B, K, 3) float32, before augmentation; click_label: (B, K) int64;
         click_box: (B, K) int64, index into the sample's boxes or -1; click_valid: (B, K) bool.
-        known: (B, H, W) bool on the student's head grid, cells where labels hold: elsewhere there is neither object nor
-            background. None: they hold everywhere.
-        unclicked: (B, classes, H, W) bool, cells of the heatmaps that may show an object nobody clicked, and are no
-            background (``losses/unclicked.py``). None: there are none.
+        known: (B, H, W) bool on the student's head grid, the cells where labels hold; other cells count neither as
+            object nor as background. None: labels hold everywhere.
+        unclicked: (B, classes, H, W) bool, the cells of the heatmaps that may show an object that nobody clicked, and
+            do not count as background (``losses/unclicked.py``). None: there are none.
     """
 
     token: NDArray[np.bytes_]
@@ -81,7 +81,7 @@ class Batch:
 
     @property
     def crops(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What ``PointCrop`` takes."""
+        """The arguments of ``PointCrop``: points, point_sample, click, click_label, click_valid."""
         return self.points, self.point_sample, self.click, self.click_label, self.click_valid
 
     def select(self, keep: Tensor) -> Batch:
@@ -97,8 +97,14 @@ class Batch:
     def objects(
         self, low_m: tuple[float, float], cell_m: float, grid: tuple[int, int], classes: tuple[int, ...]
     ) -> tuple[Cells, Tensor]:
-        """The boxes of some classes centered on a BEV grid of ``grid`` = (rows, columns): their cells, and their index
-        (N,) in the sample. Those in a cell where labels do not hold are left out."""
+        """The boxes of some classes whose centers lie on a BEV grid, except those in cells where labels do not hold.
+
+        Args:
+            low_m: (x, y) of the grid's low corner. cell_m: side of a cell. grid: (rows, columns). classes: labels.
+
+        Returns:
+            The boxes' cells, and their indices (N,) int64 into their samples' boxes.
+        """
         cell = (self.box[..., :2] - self.box.new_tensor(low_m)) / cell_m
         mine = torch.isin(self.box_label, torch.tensor(classes, device=self.box_label.device))
         keep = self.box_valid & mine & (cell >= 0).all(-1) & (cell < cell.new_tensor(grid[::-1])).all(-1)
@@ -117,9 +123,9 @@ class Batch:
         classes: tuple[int, ...],
         reach: int,
     ) -> tuple[Cells, Tensor]:
-        """As ``objects``, with the cells up to ``reach`` rows and columns away: a box may be regressed from there too.
+        """As ``objects``, with all cells up to ``reach`` rows and columns away, from which a box may also be regressed.
 
-        Every cell is listed once: where several boxes reach it, for the one whose center is nearest to the cell's.
+        A cell that several boxes reach is listed once, for the box whose center is nearest to the cell's.
         """
         own, index = self.objects(low_m, cell_m, grid, classes)
         if reach == 0:
@@ -161,7 +167,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class TaskMaps:
-    """One center-head task.
+    """The outputs of one task of the center head (T classes).
 
     Attributes:
         heatmap: (B, T, H, W) logits.
@@ -176,8 +182,13 @@ class TaskMaps:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """``tasks``: maps per task; ``strong``, ``weak``: BEV features (B, C, H, W) of both views that point guidance
-    compares (weak may be None)."""
+    """The student's output.
+
+    Attributes:
+        tasks: maps of each task.
+        strong, weak: BEV features (B, C, H, W) of the two views that point guidance compares; weak is None without a
+            weak view.
+    """
 
     tasks: list[TaskMaps]
     strong: Tensor
@@ -186,18 +197,20 @@ class StudentOutput:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """Q queries per sample; lists have one entry per decoder layer. Rows of padded clicks are meaningless.
+    """The teacher's output for Q queries per sample; lists have one entry per decoder layer.
+
+    Rows of padded clicks are meaningless.
 
     Attributes:
         box: (B, Q, 7) decoded boxes x, y, z, l, w, h, yaw.
-        code: (B, Q, 10) what the box is decoded from (``decode_click_box``).
+        code: (B, Q, 10) the codes of the boxes (``decode_click_box``).
         quality: (B, Q) logits of the box's localization quality.
-        anchor: (B, Q, 3) the point [m] that the code is relative to.
+        anchor: (B, Q, 3) the point [m] to which the code is relative.
         frame: (B, Q, 2) cos and sin of the direction of x in the code's frame, in the LiDAR frame.
-        logit: (B, Q, 10) class logits; an empty list where queries are told their class.
-        prior_size: (B, Q, 3) the l, w, h [m] that the code is relative to.
-        click: (B, Q) int64, the click that a query answers for, or -1 (learned queries). A click's first query comes
-            in the order of the clicks, further copies of all clicks after those.
+        logit: (B, Q, classes) class logits; an empty list if the clicks give the queries' classes.
+        prior_size: (B, Q, 3) the l, w, h [m] to which the code is relative.
+        click: (B, Q) int64, the query's click, or -1 (learned queries). The first queries of all clicks come first, in
+            the order of the clicks; further queries of the clicks follow.
     """
 
     box: list[Tensor]
@@ -211,7 +224,14 @@ class TeacherOutput:
 
 
 def hashed_uniform(point: Tensor, count: int) -> Tensor:
-    """(..., 3) float32 -> (..., count, 3) in [-1, 1), drawn from the bits of the point (splitmix64's finalizer)."""
+    """Pseudo-random numbers that depend on a point alone (splitmix64's finalizer on the bits of its coordinates).
+
+    Args:
+        point: (..., 3), used as float32. count: vectors per point.
+
+    Returns:
+        (..., count, 3) float32 in [-1, 1).
+    """
     bits = point.detach().float().contiguous().view(torch.int32).long()
     key = bits[..., 0] * 73856093 ^ bits[..., 1] * 19349663 ^ bits[..., 2] * 83492791
     counter = torch.arange(1, 3 * count + 1, device=point.device).view(count, 3) * -0x61C8864680B583EB
@@ -223,5 +243,5 @@ def hashed_uniform(point: Tensor, count: int) -> Tensor:
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """Of int64 as if unsigned: the sign is not carried along."""
+    """Shift int64 to the right as if it were unsigned."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,7 +1,7 @@
-"""Exit codes of every command (design section 8): 0 done, 2 the user's input is wrong, 1 anything else.
+"""Turns the end of every command into an exit code (design section 8): 0 done, 2 wrong input, 1 anything else.
 
-What the user can mend is one message: what was tried, on which path, what to do. Anything else is a defect of the
-program, and shows its traceback. SIGTERM and Ctrl-C end a command within seconds, whatever it is at.
+An error that the user can mend is one message: the attempted operation, the path, the remedy. Any other error is a
+defect of the program and shows its traceback. SIGTERM and Ctrl-C end a command within seconds, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report it
 
 INTERRUPTED_TEXT = "interrupted: nothing half-written is left; run the same command again to continue"
-GRACE_S = 2.0  # what a terminated command may take to end by itself: Ray ends a stopped job after three seconds
-CTRL_C_S = 30.0  # the same of one that got a Ctrl-C: nobody takes the machine away
-LAST_S = 1.0  # what the acts in ``last_acts`` may take after that, all together
-last_acts: list[Callable[[], object]] = []  # done for a command that does not end by itself
-_overdue: list[threading.Timer] = []
-_last_line = threading.Lock()  # held once INTERRUPTED_TEXT is printed: by the command itself, or by the timer
+GRACE_S = 2.0  # time for a command to end by itself after SIGTERM: Ray kills a stopped job after three seconds
+CTRL_C_S = 30.0  # the same time after Ctrl-C, when the machine is not taken away
+LAST_S = 1.0  # time for all functions in ``last_acts`` after that
+last_acts: list[Callable[[], object]] = []  # called when a command does not end by itself in time
+_overdue: list[threading.Timer] = []  # the timers that were started by signals
+_last_line = threading.Lock()  # held once INTERRUPTED_TEXT is printed, by the command itself or by the timer
 
-# What a person can do about an error of the operating system. Others (a broken pipe, a bad file descriptor) are none
-# that the input is to blame for.
+# Number of an operating system's error -> remedy for the user. Other errors (a broken pipe, a bad file descriptor) are
+# not caused by the user's input.
 ADVICE = {
     errno.EACCES: "this user may not; change its permissions, or name another place",
     errno.EPERM: "this user may not; change its permissions, or name another place",
@@ -60,7 +60,7 @@ ADVICE = {
     errno.ETIMEDOUT: "the disk or the server did not answer in time; check it and run it again",
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# The function of the standard library that failed -> what was tried.
+# The function of the standard library that failed -> the attempted operation.
 TRIED = {
     **{name: "make this folder" for name in ("mkdir", "makedirs", "mkdtemp")},
     **{name: "read this file" for name in ("read_text", "read_bytes")},
@@ -69,24 +69,24 @@ TRIED = {
     **{name: "remove this" for name in ("unlink", "rmtree", "rmdir")},
     **{name: "rename this" for name in ("rename", "replace")},
 }
-_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]+\.tmp$")  # data/storage/files.py: people asked for what it becomes
+_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]+\.tmp$")  # of data/storage/files.py: messages name the final file
 
 
 def guarded(main: Callable[[], object]) -> int:
-    """Run ``main`` and turn how it ends into an exit code; use as ``sys.exit(guarded(main))``.
+    """Run ``main`` and return its exit code; use it as ``sys.exit(guarded(main))``.
 
-    What ``explain`` finds in an error, also in one that a remote task raised and a framework wrapped, becomes one
+    An error that ``explain`` can explain, even if a remote task raised it and a framework wrapped it, becomes one
     message on stderr and code 2. Ctrl-C gives 130; a SystemExit keeps its code; any other error prints its traceback
-    and gives 1. SIGTERM is taken as Ctrl-C (``ending_in_time``).
+    and gives 1. SIGTERM is handled as Ctrl-C (``ending_in_time``).
     """
-    if _last_line.locked():  # of a command before this one
+    if _last_line.locked():  # by a previous command of this process
         _last_line.release()
     with ending_in_time():
         try:
             main()
             return DONE
         except (KeyboardInterrupt, SystemExit, Exception) as error:
-            code = _told(error)
+            code = _report(error)
             if _overdue:
                 _leave()
             return code
@@ -94,8 +94,8 @@ def guarded(main: Callable[[], object]) -> int:
             last_acts.clear()
 
 
-def _told(error: BaseException) -> int:
-    """Print what a command ended with; its exit code."""
+def _report(error: BaseException) -> int:
+    """Print the error that ended a command; returns its exit code."""
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and _overdue):
         _say_interrupted()
         return INTERRUPTED
@@ -104,7 +104,7 @@ def _told(error: BaseException) -> int:
     message = explain(error)
     if message is None:
         traceback.print_exception(error)
-        print(f"error: {root_error(error)}", file=sys.stderr)  # below all tracebacks: what to look at first
+        print(f"error: {root_error(error)}", file=sys.stderr)  # the cause, as the last line after all tracebacks
         return FAILED
     print(f"error: {message}", file=sys.stderr)
     return BAD_INPUT
@@ -112,20 +112,19 @@ def _told(error: BaseException) -> int:
 
 @contextmanager
 def ending_in_time() -> Iterator[None]:
-    """SIGTERM (``ray job stop``, a machine that is taken away) and Ctrl-C raise a KeyboardInterrupt in the body, by
-    which MLflow's runs end as KILLED; and a timer is started.
+    """In the body, SIGTERM (``ray job stop``, a lost machine) and Ctrl-C raise KeyboardInterrupt and start a timer.
 
-    The body may never see that exception: Python drops what is raised while it runs a hook or a destructor, libraries
-    may swallow it, and a lock that was about to be released then stays taken. Or it takes long to end what it began.
-    After ``GRACE_S``, or ``CTRL_C_S``, the process and all that it started are ended: every file gets its name when it
-    is whole, so nothing is half-written then either.
+    The exception ends MLflow's runs as KILLED. It may get lost: Python drops exceptions that are raised in a hook or a
+    destructor, libraries may swallow them, and locks may then stay locked. The body may also take long to clean up.
+    After GRACE_S (SIGTERM) or CTRL_C_S (Ctrl-C) the timer therefore kills this process and its children. No file is
+    half-written then either, because every file gets its name when it is complete.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python allows no other to set handlers
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
         yield
         return
     with keeping(signal.SIGTERM), keeping(signal.SIGINT):
         signal.signal(signal.SIGTERM, partial(_interrupt, GRACE_S))
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell lets background jobs ignore it
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # shells let background jobs ignore SIGINT
             signal.signal(signal.SIGINT, partial(_interrupt, CTRL_C_S))
         try:
             yield
@@ -136,7 +135,7 @@ def ending_in_time() -> Iterator[None]:
 
 @contextmanager
 def keeping(number: int) -> Iterator[None]:
-    """A signal's handler, which libraries replace in the body and leave replaced, is back afterwards."""
+    """Restore a signal's handler after the body, since libraries replace it and do not restore it."""
     before = signal.getsignal(number)
     try:
         yield
@@ -146,6 +145,7 @@ def keeping(number: int) -> Iterator[None]:
 
 
 def _interrupt(grace_s: float, signum: int, frame: FrameType | None) -> None:
+    """The signal handler: start the timer, and interrupt the command."""
     timer = threading.Timer(grace_s, _end_now)
     timer.daemon = True
     timer.start()
@@ -154,8 +154,10 @@ def _interrupt(grace_s: float, signum: int, frame: FrameType | None) -> None:
 
 
 def _leave() -> None:
-    """End an interrupted process as Python does, but while the timer can cut it short: once the interpreter takes
-    itself down, no thread runs, and that may take long. What it started ends with it."""
+    """End an interrupted process and its children as Python does, but while the timer can still cut it short.
+
+    When the interpreter shuts down, no thread runs any more, and the shutdown may take long.
+    """
     atexit._run_exitfuncs()
     _kill(_descendants())
     sys.stdout.flush()
@@ -164,10 +166,11 @@ def _leave() -> None:
 
 
 def _end_now() -> None:
+    """The timer's function: call ``last_acts``, kill the children, and end this process."""
     acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
     acts.start()
     until = time.monotonic() + LAST_S
-    children = _descendants()  # on a busy machine it takes a while to find them
+    children = _descendants()  # finding them takes a while on a busy machine
     acts.join(max(0.0, until - time.monotonic()))
     _kill(children)
     _say_interrupted()
@@ -187,22 +190,23 @@ def _descendants() -> list[psutil.Process]:
 
 def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
-        with suppress(Exception):  # it has ended by itself
+        with suppress(Exception):  # the process may have ended by itself
             process.kill()
 
 
 def explain(error: BaseException) -> str | None:
-    """What to tell the user about an error that the user can mend; None for a defect of the program.
+    """The message about an error that the user can mend; None for a defect of the program.
 
-    A DataError says so itself. Errors of the operating system (``ADVICE``) get path and advice; pydantic's, every field
-    that is wrong; an assertion or a missing key in the nuScenes devkit means that its tables are wrong.
+    A DataError brings its own message. An error of the operating system (``ADVICE``) gets its path and a remedy; one of
+    pydantic lists all wrong fields. A failed assertion or a missing key in the nuScenes devkit means that the dataset's
+    tables are wrong.
     """
-    from pydantic import ValidationError  # only here: a command that goes well may not need it
+    from pydantic import ValidationError  # imported here, because a command without errors may not need it
 
     wrong_input = find_data_error(error)
     if wrong_input is not None:
         return str(wrong_input)
-    for seen in reversed(list(_chain(error))):  # the innermost one is closest to what happened
+    for seen in reversed(list(_chain(error))):  # the innermost error is closest to the cause
         if isinstance(seen, OSError) and (message := _of_system(seen)):
             return message
         if isinstance(seen, ValidationError):
@@ -215,24 +219,24 @@ def explain(error: BaseException) -> str | None:
 def find_data_error(error: BaseException) -> DataError | None:
     """The original DataError behind ``error``, or None.
 
-    Looks through ``__cause__`` and, without importing Ray, through the attributes in which Ray keeps a remote error:
-    ``cause`` (RayTaskError; its own text is the remote traceback) and ``worker_failures`` (Ray Train). Ray Data drops
-    the original error of a map function unless ``DataContext.raise_original_map_exception`` is set: the jobs set it.
+    It follows ``__cause__`` and, without importing Ray, the attributes in which Ray stores a remote error: ``cause``
+    (RayTaskError, whose own text is the remote traceback) and ``worker_failures`` (Ray Train). Ray Data drops the
+    original error of a map function unless ``DataContext.raise_original_map_exception`` is set, as the jobs do.
     """
     found = None
     for seen in _chain(error):
         if isinstance(seen, DataError):
-            found = seen  # keep going: the innermost one has the message as it was written
+            found = seen  # the search goes on, since the innermost one has the original message
     return found
 
 
 def _of_system(error: OSError) -> str | None:
-    """One sentence of an OSError that names a path and that a person can mend."""
+    """The message about an OSError; None if it names no path, or if the user cannot mend it."""
     advice, reason = ADVICE.get(error.errno or 0), str(error.strerror or "")
     if advice is None:
         return None
     names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
-    if not names:  # Arrow's: the path is in its text
+    if not names:  # an error of Arrow, which has the path in its text
         return f"{reason}; {advice}" if "/" in reason or error.errno in DISK_FULL else None
     steps = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     tried = next((TRIED[name] for name in reversed(steps) if name in TRIED), "open this file")
@@ -249,36 +253,37 @@ def _of_devkit(error: AssertionError | LookupError) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or "nuscenes" not in Path(frames[-1].filename).parts:
         return None
-    said = f"no entry {error}" if isinstance(error, LookupError) else str(error) or (frames[-1].line or "an assertion")
+    reason = f"no entry {error}" if isinstance(error, LookupError) else str(error) or frames[-1].line or "an assertion"
     where = f"{Path(frames[-1].filename).name}, {frames[-1].name}"
     return (
-        f"the nuScenes devkit refuses the dataset's tables ({said}; {where}): "
-        "what refers to that entry, or the entry, is missing or wrong in VERSION/*.json; correct it, then index the "
+        f"the nuScenes devkit refuses the dataset's tables ({reason}; {where}): "
+        "the entry, or a reference to it, is missing or wrong in VERSION/*.json; correct it, then index the "
         "dataset again"
     )
 
 
-# What workers say when another one is gone: no cause of its own.
+# Texts in the errors of workers that failed because another worker had failed.
 COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "ProcessGroup", "NCCL communicator was aborted")
 
 
 def root_error(error: BaseException) -> str:
-    """What an error began with, as one paragraph: of a training's workers the one that failed by itself."""
+    """The cause of an error in one paragraph. Of several training workers it is the one that failed first."""
     failures = getattr(error, "worker_failures", None)
     if not isinstance(failures, dict) or not failures:
-        return _said(list(_chain(error))[-1])
-    said = {rank: _said(list(_chain(failure))[-1]) for rank, failure in sorted(failures.items())}
-    own = [rank for rank, text in said.items() if not any(mark in text for mark in COLLATERAL)]
-    rank = (own or list(said))[0]
-    others = f" ({len(said) - 1} more failed with it)" if len(said) > 1 else ""
-    return f"worker of rank {rank}: {said[rank]}{others}"
+        return _described(list(_chain(error))[-1])
+    texts = {rank: _described(list(_chain(failure))[-1]) for rank, failure in sorted(failures.items())}
+    own = [rank for rank, text in texts.items() if not any(mark in text for mark in COLLATERAL)]
+    rank = (own or list(texts))[0]
+    others = f" ({len(texts) - 1} more failed with it)" if len(texts) > 1 else ""
+    return f"worker of rank {rank}: {texts[rank]}{others}"
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip()
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and all errors behind it, each once; the innermost comes last."""
     waiting, done = [error], set()
     while waiting:
         current = waiting.pop()
@@ -293,6 +298,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _code(stop: SystemExit) -> int:
+    """The exit code of a SystemExit; a text, which Python would print, is printed and gives FAILED."""
     if stop.code is None or isinstance(stop.code, int):
         return stop.code or DONE
     print(stop.code, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The types that cross module borders. NumPy only (torch twins live in ``data/loading/collate.py``: ``Batch``).
+"""Defines the NumPy types that modules exchange: boxes, clicks, records, samples (torch types: ``batch.py``).
 
-Frame of everything here, unless a field says otherwise: the keyframe's LIDAR_TOP frame (x right, y forward, z up),
-meters.
-Boxes: gravity center, (l, w, h) with l along the heading, yaw counter-clockwise about +z from +x in [-pi, pi).
+Everything is in the keyframe's LIDAR_TOP frame (x right, y forward, z up) and in meters, unless a field says otherwise.
+Boxes have the gravity center, (l, w, h) with l along the heading, and the yaw counter-clockwise about +z from +x in
+[-pi, pi).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # shapely takes a while
+if TYPE_CHECKING:  # importing shapely is slow
     from pdetr3d.geometry.regions import Regions
 
-from pdetr3d.errors import DataError as DataError  # part of what crosses borders
+from pdetr3d.errors import DataError as DataError  # all modules import it from here
 
-# nuScenes' ten, in the order of method.md 1.3. Which classes a run has, its class list says (``class_list.py``): a
-# label is a place in that, and it has these ten unless ``data.classes`` names others.
+# nuScenes' ten classes, in the order of method.md 1.3. A run's classes are in its class list (``class_list.py``), which
+# holds these ten unless ``data.classes`` names others; a label is an index into that list.
 CLASSES = (
     "car",
     "truck",
@@ -33,15 +33,15 @@ CLASSES = (
     "pedestrian",
     "traffic_cone",
 )
-# What is known of a sample. box: people drew all its boxes. point: people clicked all its objects. empty: people looked
-# and found nothing. unlabeled: nobody looked (val, test, too): what is there is not known to be background.
+# The labels of a sample. box: people drew all its boxes. point: people clicked all its objects. empty: people looked
+# and found no object. unlabeled: nobody looked (also val and test samples): no place is known to be background.
 ROLES = ("unlabeled", "box", "point", "empty")
-BOXES_KNOWN = ("box", "empty")
-# Order of method.md 1.5, everywhere.
+BOXES_KNOWN = ("box", "empty")  # roles of the samples whose boxes are all known
+# The order of cameras in every array (method.md 1.5).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 
-# Mean (l, w, h) [m] per class, rows as CLASSES (method.md 1.3). A documented constant: used for a class that the
-# box-labeled part does not contain, and to dimension simulated objects. Never a statistic of the unlabeled boxes.
+# Mean (l, w, h) [m] per class, rows as CLASSES (method.md 1.3). This documented constant is used for a class that the
+# box-labeled part does not contain. It is no statistic of the unlabeled boxes.
 FALLBACK_SIZE_M = np.array(
     [
         [4.63, 1.96, 1.74],
@@ -97,7 +97,7 @@ class Boxes3D:
 
     @staticmethod
     def empty() -> Boxes3D:
-        """Zero boxes: a shape, not an error."""
+        """Zero boxes; a sample without boxes is no error."""
         return Boxes3D.build(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
 
     @staticmethod
@@ -130,13 +130,17 @@ class Boxes3D:
 
     @staticmethod
     def concatenate(parts: list[Boxes3D]) -> Boxes3D:
-        """Join box lists in order; an empty list gives zero boxes."""
+        """Concatenate boxes in order; an empty list gives zero boxes."""
         if not parts:
             return Boxes3D.empty()
         return Boxes3D(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Boxes3D)})
 
     def validate(self) -> None:
-        """Raise ValueError when a shape, a number or a label breaks the contract above."""
+        """Check shapes, numbers and labels.
+
+        Raises:
+            ValueError: names the field and its fault.
+        """
         n = len(self.label)
         shapes = {
             "center_m": (n, 3),
@@ -165,9 +169,9 @@ class PointLabels:
     Attributes:
         click_id: (K,) object array of str, the join key of pseudo labels.
         xyz_m: (K, 3) float64 [m].
-        label: (K,) int64, place in the list of classes.
-        box_index: (K,) int64, index into the sample's human boxes where the click's box is known to the trainer
-            (box-labeled samples), else -1. Point-labeled samples: always -1.
+        label: (K,) int64, index into the class list.
+        box_index: (K,) int64, index into the sample's human boxes if the trainer may know the click's box (in
+            box-labeled samples), else -1. It is always -1 in point-labeled samples.
     """
 
     click_id: NDArray[np.object_]
@@ -189,7 +193,7 @@ class PointLabels:
 
     @staticmethod
     def concatenate(parts: Sequence[PointLabels]) -> PointLabels:
-        """The clicks of all parts, one after the other; ``box_index`` stays as it is in each."""
+        """Concatenate clicks in order; ``box_index`` is not changed."""
         parts = [PointLabels.empty(), *parts]
         return PointLabels(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(PointLabels)})
 
@@ -219,7 +223,7 @@ class CameraRecord:
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """What training may know of one sample: files, poses, and only the labels that its role allows.
+    """A sample as training may know it: files, poses, and only the labels that its role allows.
 
     Attributes:
         sample_token, scene_token: nuScenes tokens.
@@ -227,7 +231,7 @@ class SampleRecord:
         role: one of ROLES.
         lidar_path: absolute path of the keyframe's .pcd.bin.
         sweeps: earlier sweeps, newest first, at most 9.
-        cameras: in the order of CAMERAS; None for a camera the sample does not have.
+        cameras: in the order of CAMERAS; None for a camera that the sample lacks.
         lidar2ego, ego2global: (4, 4) float64 at the keyframe's LiDAR time.
         boxes: human boxes of a box-labeled sample, pseudo labels of a point-labeled one (empty before there are any).
         clicks: stored clicks (train samples of either role).
@@ -253,7 +257,7 @@ class Sample:
     """One decoded sample.
 
     Attributes:
-        record: where it came from.
+        record: the sample's record.
         points: (P, 5) float32: x, y, z [m], intensity [0..255], dt [s] >= 0 (0 = keyframe).
         images: (6, H, W, 3) uint8 RGB in the order of CAMERAS, or (0, 0, 0, 3) when cameras were not asked for.
         lidar2img: (6, 4, 4) float64 for the resized images and the (possibly augmented) points.

@@ -1,4 +1,4 @@
-"""One picture of a sample: bird's-eye view beside six cameras, with boxes, clicks and LiDAR points."""
+"""Draws a sample as one picture: bird's-eye view beside six cameras, with boxes, clicks and LiDAR points."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
 from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, Sample
 
-RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows, and MARGIN_M round it
-MARGIN_M = 0.8
+RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows ...
+MARGIN_M = 0.8  # ... with this margin around it
 RINGS_M = (10, 20, 30, 40, 50)
-# As one looks round: top row to the front, bottom row to the back.
+# The top row has the cameras to the front, the bottom row those to the back.
 CAMERA_ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
-# One color per class, of the ten in their order; more begin anew: told apart on dark ground and on street scenes.
+# A color for each of the ten classes in order; further classes repeat them. They differ on dark ground and on images.
 COLORS = ("#3fa7ff", "#ff9f1c", "#d4b106", "#ff4d6d", "#c77dff", "#b0bec5", "#00e5c0", "#a3ff12", "#ff66c4", "#ff6d00")
 BACKGROUND, PANEL, TEXT, FAINT, CLICK = "#10141a", "#0b0e13", "#d8dee9", "#3a4350", "#ffffff"
 HEIGHT_M = (-2.6, 3.0)  # of the points' color scale, LIDAR_TOP z
-SCORES = 60  # of predictions, that are written beside them
-NAME = 40  # characters of a sample's name that there is room for: more than a token has, fewer than a path may have
+SCORES = 60  # at most this many predictions have their score written beside them
+NAME = 40  # characters of a sample's name that are shown: enough for a token, but not for every path
 POINT_COLORS = matplotlib.colormaps["turbo"]
 
 
@@ -47,7 +47,7 @@ def inspect_sample(
     *,
     classes: ClassList,
 ) -> Path:
-    """``draw_sample`` to the file ``out`` (PNG, atomic); returns ``out``."""
+    """``draw_sample`` to the file ``out`` (PNG, written atomically); returns ``out``."""
     png = draw_sample(sample, predictions, range_m, classes=classes)
     with atomic_path(Path(out)) as temporary:
         temporary.write_bytes(png)
@@ -61,15 +61,20 @@ def draw_sample(
     *,
     classes: ClassList,
 ) -> bytes:
-    """Draw ``sample``; returns a PNG.
+    """Draw a sample as a PNG.
 
-    Boxes: solid, colored by class, a tick along the heading, pseudo labels thinner; ``predictions``: dashed, their
-    scores beside the best SCORES of them. Clicks: white crosses. The bird's-eye view has x to the right and y (forward)
-    up. Dashed lines are the rim of where objects are annotated; what is hatched is ignored. Without images only that
-    view is drawn; rows and columns of cameras of which the sample has none are left out.
+    Boxes are solid, colored by class, with a tick along the heading; pseudo labels are thinner. Predictions are dashed,
+    and the best SCORES of them have their scores beside them. Clicks are white crosses. The bird's-eye view has x to
+    the right and y (forward) up. A dashed line surrounds the region where objects are annotated; regions to ignore are
+    hatched. Without images only the bird's-eye view is drawn; rows and columns without any camera are left out.
 
     Args:
-        range_m: x0, y0, x1, y1 that the view shows at least; it is square. classes: that labels are of.
+        sample: to draw. predictions: boxes in the sample's frame.
+        range_m: x0, y0, x1, y1 that the bird's-eye view, a square, shows at least.
+        classes: names of ``Boxes3D.label``.
+
+    Returns:
+        The content of the PNG file.
     """
     with_cameras = len(sample.images) == len(CAMERAS)
     figure = Figure(facecolor=BACKGROUND, dpi=120)
@@ -97,7 +102,7 @@ def draw_sample(
 
 
 def _shown(sample: Sample) -> list[list[str]]:
-    """CAMERA_ROWS without rows and columns that are empty; all, where all are."""
+    """CAMERA_ROWS without empty rows and columns; all of them if the sample has no camera."""
     there = np.array([[sample.camera_valid[CAMERAS.index(name)] for name in row] for row in CAMERA_ROWS])
     if not there.any():
         return [list(row) for row in CAMERA_ROWS]
@@ -105,7 +110,11 @@ def _shown(sample: Sample) -> list[list[str]]:
 
 
 def _layout(figure: Figure, shown: list[list[str]], aspect: float) -> list[Axes]:
-    """A square bird's-eye view, tiles for the cameras ``shown`` beside it; ``aspect``: of an image, width / height."""
+    """The axes of a square bird's-eye view and of tiles beside it for the cameras ``shown``.
+
+    Args:
+        aspect: width / height of an image.
+    """
     columns = len(shown[0]) if shown else 0
     side, gap, top, bottom = 7.4, 0.06, 0.5, 0.42 if columns > 1 else 0.8  # inches
     tile = (side - gap) / 2
@@ -124,7 +133,7 @@ def _layout(figure: Figure, shown: list[list[str]], aspect: float) -> list[Axes]
 def height_colors(z_m: np.ndarray) -> np.ndarray:
     """RGBA (P, 4) of points at heights (P,) [m] above the LiDAR."""
     share = np.clip((z_m - HEIGHT_M[0]) / (HEIGHT_M[1] - HEIGHT_M[0]), 0, 1)
-    return POINT_COLORS(0.12 + 0.76 * share)  # without the dark ends, which drown in the ground
+    return POINT_COLORS(0.12 + 0.76 * share)  # without the dark ends, which are not visible on dark ground
 
 
 def _box_colors(boxes: Boxes3D) -> list[str]:
@@ -165,7 +174,7 @@ def _draw_bev(axes: Axes, sample: Sample, groups: list, range_m: tuple[float, fl
 
 
 def _write_scores(axes: Axes, boxes: Boxes3D) -> None:
-    """The scores of the best boxes, beside them."""
+    """Write the scores of the best SCORES boxes beside them."""
     for place in np.argsort(-boxes.score, kind="stable")[:SCORES]:
         x, y = boxes.center_m[place, :2]
         axes.annotate(
@@ -175,12 +184,16 @@ def _write_scores(axes: Axes, boxes: Boxes3D) -> None:
 
 
 def draw_boxes_in_bev(axes: Axes, boxes: Boxes3D, style: object, colors: object, width: object) -> None:
-    """Outlines seen from above, and a tick along each heading; ``colors`` and ``width`` [pt]: of all boxes, or each."""
+    """Draw outlines seen from above, with a tick along each heading.
+
+    Args:
+        style: matplotlib's line style. colors, width [pt]: of all boxes together, or of each.
+    """
     outline = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)[:, [0, 1, 2, 3, 0], :2]
     axes.add_collection(LineCollection(list(outline), colors=colors, linewidths=width, linestyles=style, zorder=3))
-    # From the center through the front by a fixed length: readable on a cone, too.
-    reach = np.stack([boxes.size_m[:, 0] / 2 + 0.8, np.zeros(len(boxes))], 1)
-    tip = boxes.center_m[:, :2] + rotate_z(reach, boxes.yaw_rad)
+    # A tick leads from the center through the front by a fixed length, so that it is readable on a cone, too.
+    length = np.stack([boxes.size_m[:, 0] / 2 + 0.8, np.zeros(len(boxes))], 1)
+    tip = boxes.center_m[:, :2] + rotate_z(length, boxes.yaw_rad)
     ticks = np.stack([boxes.center_m[:, :2], tip], 1)
     axes.add_collection(LineCollection(list(ticks), colors=colors, linewidths=width, zorder=3))
 
@@ -201,7 +214,7 @@ def _draw_camera(axes: Axes, sample: Sample, name: str, groups: list) -> None:
     )  # fmt: skip
     if not sample.camera_valid[slot]:
         return
-    keyframe = sample.points[sample.points[:, 4] == 0]  # moving objects in earlier sweeps are elsewhere in this image
+    keyframe = sample.points[sample.points[:, 4] == 0]  # in earlier sweeps moving objects are at other places
     uv, _ = project(lidar2img, keyframe[:, :3])
     seen = in_image(uv, (width, height))
     axes.scatter(uv[seen, 0], uv[seen, 1], c=height_colors(keyframe[seen, 2]), s=1.3, linewidths=0, alpha=0.4)
@@ -216,14 +229,18 @@ def _draw_camera(axes: Axes, sample: Sample, name: str, groups: list) -> None:
 def draw_boxes_in_image(
     axes: Axes, boxes: Boxes3D, lidar2img: np.ndarray, style: object, color: str | None = None
 ) -> None:
-    """Edges and heading of each box, in its class color or in one ``color`` (then thicker)."""
+    """Draw edges and heading of each box in an image.
+
+    Args:
+        lidar2img: (4, 4). style: matplotlib's line style. color: of all boxes, which are then thicker; None: by class.
+    """
     shape = corners(boxes.center_m, boxes.size_m, boxes.yaw_rad)
     for i in np.argsort(-np.linalg.norm(boxes.center_m, axis=1)):  # near boxes over far ones
         segments = project_segments(lidar2img, shape[i][EDGES])
         hue, width = color or color_of(boxes.label[i]), 1.8 if color else 1.4 if boxes.source[i] == 0 else 0.9
         axes.add_collection(LineCollection(list(segments), colors="black", linewidths=width + 1.2, alpha=0.35))
         axes.add_collection(LineCollection(list(segments), colors=hue, linewidths=width, linestyles=style))
-        # The heading: from the middle of the bottom face to the middle of the front's bottom edge.
+        # The heading is drawn from the middle of the bottom face to the middle of the front's bottom edge.
         heading = np.stack([shape[i, :4].mean(0), shape[i, :2].mean(0)])
         axes.add_collection(LineCollection(list(project_segments(lidar2img, heading)), colors=hue, linewidths=width))
 

@@ -1,4 +1,4 @@
-"""Simulated cameras: one ray per pixel center, shaded by face, with street, sky, facades and light haze."""
+"""Renders the simulated cameras: one ray per pixel center, shaded by face, with street, sky, facades and light haze."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pdetr3d.simulator.world import World, modulo
 
 NEAR_M = 0.2
 FAR_M = 150.0
-PAIRS_PER_PASS = 2_000_000  # (part, pixel) pairs intersected at once: bounds memory at large images
+PAIRS_PER_PASS = 2_000_000  # (part, pixel) pairs that are intersected at once, which bounds memory for large images
 # Rows as in World.region: grass, sidewalk, asphalt, marking.
 GROUND_COLOR = np.array([(104, 122, 74), (158, 154, 148), (86, 87, 90), (214, 214, 208)], np.float32)
 SKY = np.array([(200, 214, 232), (-170, -120, -40)], np.float32)  # at the horizon, and change towards the zenith
@@ -27,22 +27,23 @@ def render(
     """Render one image.
 
     Args:
-        cam2global: (4, 4), camera frame x right, y down, z forward. intrinsic: (3, 3). size_px: (width, height).
+        cam2global: (4, 4), camera frame x right, y down, z forward. intrinsic: (3, 3) [px]. size_px: (width, height).
+        t_s: time in the scene. rng: draws the pixel noise.
 
     Returns:
-        image (H, W, 3) uint8 RGB; actor (H, W) int64, index of the actor seen per pixel, -1 for ground and sky;
-        silhouette (A,) int64, pixels each actor would cover with nothing in front of it.
+        image (H, W, 3) uint8 RGB; actor (H, W) int64, the index of each pixel's actor, -1 for ground and sky;
+        silhouette (A,) int64, the number of pixels that each actor would cover with nothing in front of it.
     """
     width, height = size_px
     rotation, origin = cam2global[:3, :3], cam2global[:3, 3]
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], axis=1)
-    rays = (pixels @ np.linalg.inv(intrinsic).T @ rotation.T).astype(np.float32)  # ray parameter = depth along the axis
+    rays = (pixels @ np.linalg.inv(intrinsic).T @ rotation.T).astype(np.float32)  # ray parameter: depth along the axis
 
     posed = pose_parts(world.parts, world.poses(t_s), origin)
     depth = np.where(rays[:, 2] < -1e-4, -origin[2] / np.minimum(rays[:, 2], -1e-4), np.inf).astype(np.float32)
     seen_part, seen_face = np.full(len(rays), -1, np.int64), np.zeros(len(rays), np.int64)
-    covered: list[NDArray[np.int64]] = []  # actor * pixels + pixel of every hit, hidden ones too
+    covered: list[NDArray[np.int64]] = []  # actor * pixels + pixel of every hit, with hidden ones
     for chunk in _passes(_windows(posed, rotation, intrinsic, size_px)):
         part, row, column = expand_windows(*chunk[1:])
         part = chunk[0][part]
@@ -64,7 +65,7 @@ def render(
 def _windows(
     posed: PosedParts, rotation: NDArray[np.float64], intrinsic: NDArray[np.float64], size_px: tuple[int, int]
 ) -> tuple[NDArray[np.int64], ...]:
-    """(part, row0, rows, column0, columns) of the parts in view: bounds of the part clipped at NEAR_M."""
+    """(part, row0, rows, column0, columns) of the parts in view: the pixel bounds of the part, cut at depth NEAR_M."""
     corners = posed.corners_m @ rotation
     a, b = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
     crossing = (a[..., 2] < NEAR_M) != (b[..., 2] < NEAR_M)
@@ -82,7 +83,7 @@ def _windows(
         ]
     near = np.where(valid, points[..., 2], np.inf).min(axis=1)
     width, height = size_px
-    # Pixel i has its center at i + 0.5: those between ceil(min - 0.5) and floor(max - 0.5) can be hit.
+    # The center of pixel i is at i + 0.5: pixels from ceil(min - 0.5) to floor(max - 0.5) can be hit.
     u0, u1 = np.ceil(np.clip(bounds[0] - 0.5, 0, width)), np.floor(np.clip(bounds[1] - 0.5, -1, width - 1))
     v0, v1 = np.ceil(np.clip(bounds[2] - 0.5, 0, height)), np.floor(np.clip(bounds[3] - 0.5, -1, height - 1))
     part = np.flatnonzero((u1 >= u0) & (v1 >= v0) & (near < FAR_M))
@@ -145,11 +146,11 @@ def _texture(
     offset: NDArray[np.float32],
     part: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Factor on the color: windows on facades, blotches on leaves, 1 elsewhere."""
+    """Factors (N,) on the colors: windows on facades, spots on leaves, 1 elsewhere."""
     factor = np.ones(len(part), np.float32)
     kind = world.parts.texture[part]
     wall = np.flatnonzero((kind == WINDOWS) & (np.abs(normal[:, 2]) < 0.5))
-    # Fixed to the global frame, so that windows stay where they are as the camera moves.
+    # The pattern is fixed in the global frame, so that windows do not move with the camera.
     x, y = offset[wall, 0] + origin[0], offset[wall, 1] + origin[1]
     along = modulo(y * normal[wall, 0] - x * normal[wall, 1], 3.0)
     z = modulo(offset[wall, 2] + origin[2], 3.2)
@@ -161,6 +162,6 @@ def _texture(
 
 
 def _hash(a: NDArray, b: NDArray) -> NDArray[np.float32]:
-    """Pseudo-random 0..1 per integer pair, without state."""
+    """A pseudo-random number 0..1 for each pair of integers, without state."""
     h = (a.astype(np.int64) * 73856093) ^ (b.astype(np.int64) * 19349663)
     return ((h ^ (h >> 13)) * 60493 & 0xFFFF).astype(np.float32) / np.float32(65535)

@@ -1,7 +1,7 @@
-"""Constants of the simulated world, frozen before any experiment: change one and WORLD_VERSION with it.
+"""Constants of the simulated world. They were fixed before any experiment: who changes one must raise WORLD_VERSION.
 
-Units end names. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP (x right,
-y forward, z up). Where a number says "nuScenes" it was read off the nuScenes paper or a public sample's calibration.
+Names end with their units. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP
+(x right, y forward, z up). Numbers marked "nuScenes" come from the nuScenes paper or a public sample's calibration.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pdetr3d.tables import names
 WORLD_VERSION = 2
 KEYFRAME_PERIOD_US = 500_000  # nuScenes: 2 Hz
 FIRST_TIMESTAMP_US = 1_600_000_000_000_000
-SCENE_SPACING_US = 1_000_000_000  # scenes start this far apart in time ...
-SCENE_SPACING_M = 400.0  # ... and in space, on a square grid
-SCENE_GRID = 64
-ANNOTATION_RANGE_M = 60.0  # boxes are annotated up to here around the ego vehicle
-MIN_VISIBLE_PX = 4  # an object never hit by the LiDAR is still annotated if some camera shows this many pixels of it
+SCENE_SPACING_US = 1_000_000_000  # between the starts of two scenes
+SCENE_SPACING_M = 400.0  # between two scenes, which lie on a square grid ...
+SCENE_GRID = 64  # ... of this many scenes per row
+ANNOTATION_RANGE_M = 60.0  # boxes are annotated up to this distance from the ego vehicle
+MIN_VISIBLE_PX = 4  # an object that the LiDAR never hits is annotated if a camera shows this many pixels of it
 
 # --- LiDAR: 32 beams, nuScenes elevation span, mounted as in nuScenes with a small tilt ------------------------------
 LIDAR_BEAMS = 32
@@ -25,7 +25,7 @@ LIDAR_YAW_PITCH_ROLL_DEG = (-90.0, 0.4, -0.3)  # LIDAR +x -> ego -y, +y -> ego +
 LIDAR_MAX_RANGE_M = 70.0
 LIDAR_NOISE_M = 0.02  # along the ray
 LIDAR_DROPOUT_BASE = 0.08  # share of returns lost at any distance
-LIDAR_DROPOUT_FAR = 1.3  # extra share lost at maximum range by a surface that reflects nothing
+LIDAR_DROPOUT_FAR = 1.3  # additional share lost at maximum range on a surface that reflects nothing
 
 # --- Cameras: name -> (yaw in ego [deg], position in ego [m], focal length [px of 1600], trigger vs LiDAR [us])
 CAMERA_RIG: dict[str, tuple[float, tuple[float, float, float], float, int]] = {
@@ -44,8 +44,8 @@ PIXEL_NOISE = 3.0  # standard deviation in 8-bit steps
 
 # --- Objects: nuScenes category, mean number spawned per 120 m of street. Sizes: subtypes.py --------------------
 CATEGORY = names.CATEGORY
-# Factors by which each world's class means differ from those of subtypes.py, larger or smaller by turns: range of
-# their logarithm for length, width (lanes are 3.5 m wide), height.
+# Each world multiplies the class means of subtypes.py by factors of its own; all factors of a class are above 1, or all
+# below. These are the ranges of the factors' absolute logarithms for length, width (lanes are 3.5 m wide), height.
 CLASS_SCALE_LOG = ((0.06, 0.13), (0.03, 0.06), (0.05, 0.11))
 SPAWN_COUNT = {
     "car": 14.5,
@@ -59,7 +59,7 @@ SPAWN_COUNT = {
     "pedestrian": 16.0,
     "traffic_cone": 6.5,
 }
-# Where objects of a class are put: placement -> share (world.py says what each means).
+# Class -> placement -> share of the objects. layout.py has a method ``_at_PLACEMENT`` for each placement.
 PLACEMENT = {
     "car": {"lane": 0.22, "curb": 0.26, "lot": 0.32, "cross": 0.20},
     "truck": {"lane": 0.25, "curb": 0.15, "lot": 0.40, "cross": 0.20},
@@ -72,16 +72,16 @@ PLACEMENT = {
 }
 STANDING_SHARE = 0.4  # of pedestrians
 ANGLED_PARKING_SHARE = 0.5  # of streets where cars park at an angle to the curb
-BOX_MARGIN_M = 0.04  # annotated box minus the solid, per side: the range noise stays inside, as in hand-drawn boxes
-BOX_BASE_M = 0.05  # underside of every box above the ground, so that ground returns are not counted as the object's
-EGO_SIZE_M = (5.2, 2.4)  # kept free of objects (l, w), around the middle of the ego vehicle
-EGO_CENTER_M = 1.4  # ahead of the ego origin
+BOX_MARGIN_M = 0.04  # per side, between solid and annotated box: range noise stays inside, as in hand-drawn boxes
+BOX_BASE_M = 0.05  # height of every box's underside above the ground: returns of the ground are then outside
+EGO_SIZE_M = (5.2, 2.4)  # (l, w) of the area around the middle of the ego vehicle that is kept free of objects
+EGO_CENTER_M = 1.4  # distance of the ego vehicle's middle ahead of the ego origin
 
 # --- Street -------------------------------------------------------------------------------------------------------
 LANE_WIDTH_M = 3.5
 CURB_STRIP_M = 2.6
 SIDEWALK_M = 3.5
-STREET_REACH_M = 62.0  # the street is filled this far ahead of, behind, and beside the ego path
-INTERSECTION_SHARE = 0.7  # of straight drives that pass a crossing road
+STREET_REACH_M = 62.0  # objects fill the street up to this distance ahead of, behind, and beside the ego path
+INTERSECTION_SHARE = 0.7  # share of the straight drives that pass a crossing road
 TURN_SHARE = 0.5  # of scenes in which the ego vehicle turns left or right
 EGO_STOPPED_SHARE = 0.1

@@ -1,4 +1,4 @@
-"""Figures of a nuScenes-format split: what the README says about the simulated world, comparable with the real one."""
+"""Counts the objects of a nuScenes-format split, to compare the simulated world with the real one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ FEW_POINTS = 5
 
 
 def world_figures(nusc: NuScenes, split: str) -> dict[str, Any]:
-    """Count objects of a split: annotations of the ten classes, distances from the ego vehicle as in the devkit.
+    """Count the annotations of the ten classes in a split; distances are those of the devkit (from the ego vehicle).
 
     Returns:
-        ``keyframes``, ``objects_per_frame`` (annotated), ``few_or_no_points_share``: of all objects, the share with at
-        most 5 LiDAR points in the keyframe; ``few_points_share``: of those with at least one point, the same;
-        ``few_points_share_in_range``: the same within the devkit's class ranges; per class ``count`` (all), ``share``,
-        ``scored`` (with points, within the devkit's class range), ``moving_share``; ``points`` per class and per
-        distance bin: {bin: [objects, median points]} of the scored ones. A split without objects gives zeros.
+        ``keyframes``: their number. ``objects_per_frame``: annotated objects.
+        ``few_or_no_points_share``: share of all objects with at most 5 LiDAR points in the keyframe.
+        ``few_points_share``: the same share of the objects with at least one point.
+        ``few_points_share_in_range``: the same share of those within the devkit's class ranges.
+        ``classes``: class -> ``count`` (all), ``share``, ``scored`` (with points, within the devkit's class range),
+        ``moving_share``.
+        ``points``: class -> distance bin -> [number of objects, median number of points], of the scored objects.
+        A split without objects gives zeros.
     """
     table = _objects(nusc, split)
     scored = table[(table.points > 0) & table.in_range]

@@ -1,4 +1,4 @@
-"""Layout of a simulated scene: the drive, the street, objects and clutter (road frame, see world.py)."""
+"""Lays out a simulated scene: the drive, the street, objects and clutter, in the road frame (see world.py)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from pdetr3d.simulator.subtypes import Sizes
 from pdetr3d.simulator.world import Actor, EgoPath, Street
 
 HALF_PI = np.pi / 2
-TRIES = 8  # places tried per object before it is given up
-LARGE = ("trailer", "bus", "construction_vehicle", "truck")  # placed first, while there is room
+TRIES = 8  # number of places that are tried for an object before it is left out
+LARGE = ("trailer", "bus", "construction_vehicle", "truck")  # placed first, while there is room for them
 
 
 def lay_out(rng: np.random.Generator, duration_s: float, sizes: Sizes) -> tuple[EgoPath, Street, list[Actor]]:
-    """Draw drive, street and actors of the world's ``sizes``; no two of them overlap at any time of the scene."""
+    """Draw the drive, the street and the actors, of which no two overlap at any time of the scene.
+
+    Args:
+        rng: draws everything. duration_s: of the scene. sizes: of the world's objects.
+    """
     ego, street = _draw_drive(rng, duration_s)
     layout = _Layout(rng, ego, street, duration_s, sizes)
     layout.buildings()
@@ -30,11 +34,13 @@ def lay_out(rng: np.random.Generator, duration_s: float, sizes: Sizes) -> tuple[
 
 
 def _draw_drive(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, Street]:
+    """Draw the street and the ego vehicle's path: a turn at the crossing, or a straight drive."""
     lanes, cross_lanes = int(rng.integers(1, 3)), int(rng.integers(1, 3))
     half, cross_half = lanes * const.LANE_WIDTH_M, cross_lanes * const.LANE_WIDTH_M
     if rng.random() < const.TURN_SHARE:
         turn = int(rng.choice([-1, 1]))
-        # Right-hand traffic: from the outer lane to the outer lane (right), inner to inner (left), at least 7 m wide.
+        # Right-hand traffic: a right turn leads from outer to outer lane, a left turn from inner to inner lane. The
+        # radius is at least 7 m.
         y = -(half - 1.75) if turn < 0 else -1.75
         radius = 7.0 + rng.uniform(0.0, 2.0) + (abs(y) if turn > 0 else 0.0)
         speed = rng.uniform(4.0, 6.5)
@@ -51,7 +57,7 @@ def _draw_drive(rng: np.random.Generator, duration_s: float) -> tuple[EgoPath, S
 
 
 class _Layout:
-    """Draws actors one after the other; ``space`` rejects those without room."""
+    """Draws actors one after another; ``space`` rejects those without room."""
 
     def __init__(self, rng: np.random.Generator, ego: EgoPath, street: Street, duration_s: float, sizes: Sizes) -> None:
         self.rng, self.ego, self.street, self.sizes = rng, ego, street, sizes
@@ -59,8 +65,8 @@ class _Layout:
         path = ego.pose(self.space.times)
         self.reach = (path[:, 0].min(), path[:, 0].max(), path[:, 1].min(), path[:, 1].max())
         self.curb = street.half_m + const.CURB_STRIP_M
-        self.back = self.curb + const.SIDEWALK_M  # where lots and buildings begin
-        # One speed per lane, so that nobody runs into anybody; some lanes wait.
+        self.back = self.curb + const.SIDEWALK_M  # lots and buildings begin at this distance from the street's middle
+        # All vehicles of a lane have one speed, so that none runs into another; some lanes stand still.
         self.lane_speed = {
             (side, lane): 0.0 if rng.random() < 0.3 else rng.uniform(4.0, 12.0)
             for side in (-1, 1)
@@ -68,7 +74,7 @@ class _Layout:
         }
         if ego.turn == 0:
             self.lane_speed[(-1, round((-ego.y_m - 1.75) / const.LANE_WIDTH_M))] = ego.speed_m_s
-        # In some streets cars park at an angle to the curb, nose in (+) or out (-).
+        # In some streets cars park at an angle to the curb, forwards (+) or backwards (-).
         angled = rng.random() < const.ANGLED_PARKING_SHARE
         self.curb_angle = float(rng.choice([-1, 1]) * rng.uniform(0.7, HALF_PI)) if angled else 0.0
         self.cross_waits = ego.turn != 0 or rng.random() < 0.5
@@ -88,7 +94,7 @@ class _Layout:
 
     # --- scenery ---------------------------------------------------------------------------------------------------
     def buildings(self) -> None:
-        """Both sides of the street in sections: a building, a lot, or green."""
+        """Fill both sides of the street with sections: a building, a lot, or greenery."""
         rng, street = self.rng, self.street
         x0, x1, _, _ = self.reach
         for side in (-1, 1):
@@ -153,7 +159,7 @@ class _Layout:
         return self.space.place(Actor(kind, (size[0], size[1], size[2]), x, y, rng.uniform(-np.pi, np.pi)))
 
     def clutter(self) -> None:
-        """Poles along the curb, bushes, hedges, trees, crates (bins, kiosks, containers): none of them labeled."""
+        """Place poles along the curb, bushes, hedges, trees and crates (bins, kiosks, containers); none is labeled."""
         for _ in range(14):
             self._scatter("pole", self.along(), self.rng.choice([-1, 1]) * (self.curb + 0.4))
         for _ in range(10):
@@ -169,7 +175,7 @@ class _Layout:
 
     # --- objects ---------------------------------------------------------------------------------------------------
     def zones(self) -> None:
-        """Construction zones: rows of barriers and lines of cones at the curb or in a lane."""
+        """Place construction zones: rows of barriers and lines of cones at the curb or in a lane."""
         rng = self.rng
         length = 1.0 + (self.reach[1] - self.reach[0]) / 120
         barriers, cones = (rng.poisson(const.SPAWN_COUNT[k] * length) for k in ("barrier", "traffic_cone"))
@@ -185,7 +191,7 @@ class _Layout:
             )
 
     def _row(self, kind: str, x: float, y: float, count: int) -> int:
-        """A row along the street, sometimes across; returns how many found room."""
+        """Place a row along the street, sometimes across; returns the number of objects that found room."""
         rng = self.rng
         across, slant, placed = rng.random() < 0.25, rng.normal(0, 0.1), 0
         flip = float(rng.choice([0.0, np.pi]))
@@ -221,11 +227,11 @@ class _Layout:
         return self.actor(kind, x, y, yaw + self.rng.normal(0, 0.02), speed, attribute)
 
     def _aside(self, actor: Actor) -> Actor:
-        """Move an actor of the street's edge to the crossing road's edge, in some draws, where there is one."""
+        """Move some actors from the street's edge to the edge of the crossing road, if there is one."""
         street, rng = self.street, self.rng
         if not np.isfinite(street.cross_x_m) or rng.random() > 0.4:
             return actor
-        # The crossing road has no curb strip: what stood there stands on its outer lane's edge.
+        # The crossing road has no curb strip: its parked objects stand at the edge of its outer lane.
         shift = self.street.half_m + const.CURB_STRIP_M - street.cross_half_m - 0.5
         y = abs(actor.y_m) - shift
         x = street.cross_x_m - float(np.copysign(y, actor.y_m))
@@ -239,13 +245,13 @@ class _Layout:
         return self._driving(kind, self.along(), y, 0.0 if side < 0 else np.pi, self.lane_speed[(side, lane)])
 
     def _at_lane_edge(self, kind: str) -> Actor:
-        """Between outer lane and curb, riding."""
+        """Riding between the outer lane and the curb."""
         side = int(self.rng.choice([-1, 1]))
         y = side * (self.street.half_m + self.rng.uniform(-0.4, 0.4))
         return self._driving(kind, self.along(), y, 0.0 if side < 0 else np.pi, self.rng.uniform(2.5, 6.0))
 
     def _at_cross(self, kind: str) -> Actor:
-        """On the crossing road, driving or waiting; some in a turn at the intersection. Without one: in a lane."""
+        """On the crossing road, driving or waiting, or turning at the intersection. Without that road: in a lane."""
         street, rng = self.street, self.rng
         if not np.isfinite(street.cross_x_m):
             return self._at_lane(kind)
@@ -294,7 +300,7 @@ class _Layout:
         return self.actor(kind, x, y, yaw, self.rng.uniform(0.7, 1.8), "pedestrian.moving")
 
     def _at_sidewalk(self, kind: str) -> Actor:
-        """On a sidewalk: people along it, bicycles parked."""
+        """On a sidewalk: people walk along it, bicycles are parked."""
         side, rng = int(self.rng.choice([-1, 1])), self.rng
         y = side * (self.curb + rng.uniform(0.6, const.SIDEWALK_M - 0.4))
         if kind == "bicycle":

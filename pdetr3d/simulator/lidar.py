@@ -1,4 +1,4 @@
-"""Simulated LiDAR: one instantaneous turn of 32 beams, ray-cast against the scene."""
+"""Casts the simulated LiDAR's rays against the scene: one instantaneous turn of 32 beams."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def scan(
     """Cast one turn.
 
     Args:
-        lidar2global: (4, 4) pose of LIDAR_TOP. t_s: time in the scene. azimuth_steps: columns per turn.
+        lidar2global: (4, 4) pose of LIDAR_TOP. t_s: time in the scene. azimuth_steps: number of directions per turn.
+        rng: draws noise and lost returns.
 
     Returns:
-        (N, 5) float32: x, y, z [m] in LIDAR_TOP, intensity 0..255, ring 0 (lowest) .. 31: a row of a nuScenes .pcd.bin.
+        (N, 5) float32 as in a nuScenes .pcd.bin: x, y, z [m] in LIDAR_TOP, intensity 0..255, ring 0 (lowest) .. 31.
     """
     phase = rng.uniform(0, 1)
     azimuth = (np.arange(azimuth_steps) + phase) * (2 * np.pi / azimuth_steps)
@@ -56,7 +57,7 @@ def _surface(
     world: World, posed: PosedParts, rays: NDArray[np.float32], origin: NDArray[np.float64], depth: NDArray[np.float32],
     winner: NDArray[np.int64], part: NDArray[np.int64], face: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
-    """Reflectivity and cosine of incidence of what each ray hits; zeros where it hits nothing."""
+    """Reflectivity and cosine of incidence (R,) float32 of the surface that each ray hits; 0 where it hits nothing."""
     reflectivity, cosine = np.zeros(len(rays), np.float32), np.zeros(len(rays), np.float32)
     on = np.flatnonzero(winner >= 0)
     hit_part, hit_face = part[winner[on]], face[winner[on]]
@@ -75,8 +76,8 @@ def _windows(
     azimuth_steps: int,
     phase: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Ring and column windows (row0, rows, column0, columns) that hold every ray which could hit each part."""
-    # The tilt of the sensor against the vertical widens the windows: computed upright, with a margin.
+    """Windows (row0, rows, column0, columns) of rings and directions that contain all rays that can hit each part."""
+    # The windows are computed for an upright sensor, and widened by its tilt.
     tilt = np.arccos(np.clip(lidar2global[2, 2], -1, 1)) + 1e-3
     step = 2 * np.pi / azimuth_steps
     corners = posed.corners_m

@@ -1,7 +1,7 @@
-"""What the objects and the clutter of the simulated world look like: class by class, frusta in shares of the box.
+"""Builds the shapes of objects and clutter of the simulated world from frusta, whose sizes are shares of the box.
 
-Vehicles are in ``vehicles.py``. Here, too, heading shows: people wear their jackets open and their backpacks
-behind, carry their hands ahead or swing them; barriers have their stripes and their foot in front.
+Vehicles are in ``vehicles.py``. The shapes show the heading: people wear open jackets and carry backpacks behind, and
+hold their hands ahead or swing them; barriers have their stripes and their foot in front.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRAY: Color = (150, 150, 148)  # backs of barriers
 
 
 def _barrier(s: Shape, rng: np.random.Generator, subtype: str, attribute: str) -> None:
-    """Its front stands upright on a foot that reaches forward, and has stripes; its back slopes, and is gray."""
+    """A barrier: the front is upright, has stripes, and stands on a foot that reaches forward; the back slopes."""
     color: Color = RED if subtype == "fence" else (226, 96, 24)
     body: Color = (182, 180, 172) if subtype == "concrete" else GRAY
     s.add((-1, 1), (-1, 1), (0.0, 0.16), body)
@@ -36,7 +36,7 @@ def _barrier(s: Shape, rng: np.random.Generator, subtype: str, attribute: str) -
 
 
 def _rider(s: Shape, rng: np.random.Generator, seat: float, helmet: Color) -> None:
-    """Leans forward, arms to the handlebar."""
+    """A rider, leaning forward with the arms at the handlebar."""
     shirt = CLOTHES[rng.integers(len(CLOTHES))]
     s.pair((-0.2, 0.15), (0.25, 0.55), (seat - 0.28, seat), (40, 44, 60))
     s.add((-0.36, -0.02), (-0.6, 0.6), (seat, 0.86), shirt, top_x=(-0.22, 0.1))
@@ -170,10 +170,17 @@ CLUTTER = ("building", "pole", "bush", "tree", "crate")
 def build_shape(
     kind: str, size_m: tuple[float, float, float], rng: np.random.Generator, subtype: str = "", attribute: str = ""
 ) -> list[Frustum]:
-    """Frusta [m] in the object frame: ``kind`` is a class of schema.CLASSES or one of CLUTTER, ``size_m`` (l, w, h).
+    """Build the frusta of an object or piece of clutter.
 
-    ``subtype``: of the class (``sim_subtypes.SUBTYPES``). ``attribute``: nuScenes' name, says riders and postures.
     Objects stand BOX_BASE_M above the ground and fill their box up to BOX_MARGIN_M per side; clutter fills its box.
+
+    Args:
+        kind: a class of schema.CLASSES, or one of CLUTTER. size_m: (l, w, h). rng: draws colors and details.
+        subtype: of the class (``subtypes.SUBTYPES``).
+        attribute: nuScenes' attribute name, which decides on riders and postures.
+
+    Returns:
+        The frusta [m] in the object frame (see ``shapes.py``).
     """
     if kind in CLUTTER:
         shape = Shape(size_m, 0.0, 0.0)

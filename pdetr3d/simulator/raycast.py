@@ -1,4 +1,4 @@
-"""Ray casting against the frusta of a scene: poses at a time, culling windows, half-space intersection, z-buffer."""
+"""Casts rays against a scene's frusta: poses at a given time, culling windows, half-space intersection, z-buffer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIN_HIT = 0.05  # hits closer than this along the ray (in units of the ray's dir
 
 @dataclass(frozen=True)
 class PosedParts:
-    """Parts as seen from a sensor at one time: global axes, origin at the sensor. P parts.
+    """P parts relative to a sensor at one time: global axes, origin at the sensor.
 
     Attributes:
         corners_m: (P, 8, 3) float64.
-        normals: (P, 6, 3) float32, outward.
-        signed_m: (P, 6) float32, the sensor's signed distance in front of each face.
+        normals: (P, 6, 3) float32, outward unit normals of the faces.
+        signed_m: (P, 6) float32, signed distance of the sensor from each face's plane, positive in front of the face.
         nearest_m: (P,) float64, horizontal distance from the sensor to the part (0 if above or below it).
     """
 
@@ -53,8 +53,12 @@ def pose_parts(parts: Parts, poses: NDArray[np.float64], sensor_m: NDArray[np.fl
 def expand_windows(
     row0: NDArray[np.int64], rows: NDArray[np.int64], column0: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """List every (part, row, column) of P rectangular windows: start and extent along both axes, extents may be 0."""
-    # First all rows of all windows, then each row stretched to its columns: no division per pair.
+    """List all pixels of P rectangular windows as (part, row, column), each (K,) int64.
+
+    Args:
+        row0, rows, column0, columns: (P,) start and extent of each window; extents may be 0.
+    """
+    # All rows of all windows are listed first, then each row's columns: this needs no division per pixel.
     row_part = np.repeat(np.arange(len(rows)), rows)
     row = np.arange(len(row_part)) - np.repeat(np.cumsum(rows) - rows - row0, rows)
     count = columns[row_part]
@@ -68,10 +72,11 @@ def intersect(
     """Intersect K rays from the sensor with one part each.
 
     Args:
-        part: (K,) which part. directions: (K, 3) float32 in global axes, not necessarily unit.
+        part: (K,) index of each ray's part. directions: (K, 3) float32 in global axes, of any length.
 
     Returns:
-        (K,) float32 ray parameter of the entry point (inf = miss) and (K,) int64 face entered.
+        (K,) float32, the ray parameter of the entry point (inf: the ray misses the part), and (K,) int64, the face
+        through which the ray enters.
     """
     enter = np.full(len(part), MIN_HIT, np.float32)
     leave = np.full(len(part), np.inf, np.float32)
@@ -82,7 +87,7 @@ def intersect(
         along = nx.take(part) * dx
         along += ny.take(part) * dy
         along += nz.take(part) * dz
-        # A ray parallel to a face either always passes (sensor behind the face) or never does.
+        # A ray parallel to a face passes always (if the sensor is behind the face) or never.
         along[np.abs(along) < 1e-7] = 1e-7
         t = behind.take(part) / along
         entering = along < 0

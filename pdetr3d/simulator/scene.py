@@ -1,4 +1,4 @@
-"""One scene of the simulated world: draw it, write its sensor files, return its table rows."""
+"""Simulates one scene: draws it, writes its sensor files, and returns its rows of the tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from pdetr3d.simulator.world import Actor, World
 
 @dataclass(frozen=True)
 class SceneJob:
-    """Which scene: ``split`` and ``index`` name its random draws, ``place`` its position on the global grid."""
+    """A scene to simulate: ``split`` and ``index`` seed its random draws, ``place`` is its position on the grid."""
 
     name: str
     split: int
@@ -49,10 +49,11 @@ class SceneJob:
 
 
 def build_world(seed: int, job: SceneJob, duration_s: float) -> World:
-    """Draw one scene; everything follows from (seed, job.split, job.index): more train scenes change no val scene.
+    """Draw one scene. Only (seed, job.split, job.index) determine it: more train scenes change no val scene.
 
     Args:
-        duration_s: the world is kept free of collisions from one keyframe period before time 0 to this time.
+        seed: of the world. job: the scene.
+        duration_s: there are no collisions from one keyframe period before time 0 to this time.
     """
     rng = np.random.default_rng([seed, job.split, job.index])
     ego, street, actors = lay_out(rng, duration_s, Sizes(seed))
@@ -77,15 +78,20 @@ def build_world(seed: int, job: SceneJob, duration_s: float) -> World:
 
 
 def simulate_scene(root: Path, config: SimConfig, job: SceneJob) -> dict[str, list[Row]]:
-    """Write LiDAR and camera files of one scene under ``root`` and return its rows by table name."""
+    """Write LiDAR and camera files of one scene under ``root``; returns its rows by table name.
+
+    Raises:
+        DataError: when a file cannot be written.
+    """
     return _SceneWriter(root, config, job).run()
 
 
 class _SceneWriter:
-    """Writes one scene. ``moments``: its keyframes, and one more where it has a single one.
+    """Writes one scene.
 
-    A velocity takes two annotations of an object. So a scene of one keyframe is followed by another one, called
-    NAME-later and in no split: its only keyframe, half a second later, has a LiDAR sweep, annotations, and no images.
+    A velocity needs two annotations of an object. A scene with a single keyframe is therefore followed by another
+    scene, named NAME-later, which belongs to no split: its only keyframe, half a second later, has a LiDAR sweep and
+    annotations, but no images. ``moments`` counts the keyframes with this additional one.
     """
 
     def __init__(self, root: Path, config: SimConfig, job: SceneJob) -> None:
@@ -153,7 +159,7 @@ class _SceneWriter:
         return row
 
     def _lidar(self) -> None:
-        """All sweeps, the ones before the first keyframe included; a sweep belongs to the keyframe that follows it."""
+        """Write all sweeps, with those before the first keyframe; a sweep belongs to the keyframe that follows it."""
         gaps, rows = self.config.sweeps_per_keyframe + 1, []
         for k in range(self.config.keyframes):
             for j in range(gaps):
@@ -164,7 +170,7 @@ class _SceneWriter:
             self._scan(k, 0, self._keyframe_us(k), True)
 
     def _scan(self, k: int, j: int, timestamp_us: int, key: bool) -> Row:
-        """Write one sweep, number ``j`` of keyframe ``k``; its sample_data row."""
+        """Write one sweep, number ``j`` of keyframe ``k``; returns its sample_data row."""
         row = self._record(LIDAR, timestamp_us, k, key)
         lidar2global = chain(self.sensor2ego[LIDAR], self._ego2global(timestamp_us))
         steps, rng = self.config.lidar_azimuth_steps, self._generator(1, k, j)
@@ -197,7 +203,7 @@ class _SceneWriter:
         return self.world.poses(self._seconds(self._keyframe_us(k)))
 
     def _count_points(self, k: int, points: NDArray[np.float32], lidar2global: NDArray[np.float64]) -> None:
-        """LiDAR points in each object's box: the devkit's ``points_in_box`` on the file's points, LiDAR frame."""
+        """Count the LiDAR points in each object's box by the devkit's ``points_in_box``, in the LiDAR frame."""
         global2lidar = inverse(lidar2global)
         tree = cKDTree(points[:, :2])
         turn = Quaternion(matrix=global2lidar[:3, :3], rtol=1e-6, atol=1e-6)
@@ -207,12 +213,12 @@ class _SceneWriter:
             box = _box(actor, pose)
             box.rotate(turn)
             box.translate(global2lidar[:3, 3])
-            # A superset around the box, for speed; the devkit's test decides.
+            # For speed, the devkit tests only the points near the box.
             near = tree.query_ball_point(box.center[:2], float(np.linalg.norm(actor.size_m)) / 2)
             self.points[k, i] = int(points_in_box(box, points[near, :3].T).sum()) if near else 0
 
     def _annotations(self) -> None:
-        """Boxes of the objects within range that some sensor saw during the scene, tracked over its keyframes."""
+        """Annotate the objects within range that a sensor saw during the scene, tracked over its keyframes."""
         count = self.config.keyframes
         ego = self.world.ego_poses(np.arange(count) * const.KEYFRAME_PERIOD_US * 1e-6)
         seen = (self.points[:count].sum(axis=0) > 0) | (self.visible.max(axis=0) >= const.MIN_VISIBLE_PX)
@@ -249,7 +255,7 @@ class _SceneWriter:
 
 
 def _box(actor: Actor, pose: NDArray[np.float64]) -> Box:
-    """The annotated box in the global frame; nuScenes order of sizes is w, l, h."""
+    """The annotated box in the global frame; nuScenes orders sizes as w, l, h."""
     length, width, height = actor.size_m
     center = [pose[0], pose[1], const.BOX_BASE_M + height / 2]
     return Box(center, [width, length, height], Quaternion(yaw_quaternion(float(pose[2]))))

@@ -1,7 +1,8 @@
-"""Solids of the simulated world: every object is a list of frusta inside its annotated box.
+"""Defines the solids of the simulated world: every object is a list of frusta inside its annotated box.
 
-A frustum has a rectangle at the bottom, another at the top, both aligned with the object's axes, and six plane faces:
-enough for sloped windshields, tapered cones and cranes, and still cheap to intersect with a ray (six half spaces).
+A frustum has a rectangle at the bottom and another at the top, both aligned with the object's axes, and six plane
+faces. Frusta suffice for sloped windshields, tapered cones and cranes, and are cheap to intersect with a ray (six half
+spaces).
 Object frame: x forward, y left, z up, origin on the ground below the box center.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FACES = ("front", "rear", "left", "right", "top", "bottom")  # order of faces in every array
+FACES = ("front", "rear", "left", "right", "top", "bottom")  # the order of faces in every array
 Range = tuple[float, float]
 Color = tuple[int, int, int]  # RGB
 PLAIN, WINDOWS, LEAVES = 0, 1, 2  # textures
@@ -20,7 +21,12 @@ PLAIN, WINDOWS, LEAVES = 0, 1, 2  # textures
 
 @dataclass(frozen=True)
 class Frustum:
-    """``bottom`` and ``top`` (x0, x1, y0, y1) [m] at heights ``z`` [m]; ``colors`` (6, 3) RGB; reflectivity 0..1."""
+    """A frustum in the object frame.
+
+    Attributes:
+        bottom, top: the rectangles (x0, x1, y0, y1) [m]. z: the heights of bottom and top [m].
+        colors: (6, 3) uint8 RGB in the order of FACES. reflectivity: 0..1. texture: PLAIN, WINDOWS or LEAVES.
+    """
 
     bottom: tuple[float, float, float, float]
     top: tuple[float, float, float, float]
@@ -31,7 +37,11 @@ class Frustum:
 
 
 class Shape:
-    """Collects frusta given in shares of the box: x, y in -1..1, z in 0..1 span the box less its margin."""
+    """Collects frusta given in shares of the box: x, y in -1..1 and z in 0..1 span the box without its margin.
+
+    Args:
+        size_m: (l, w, h) of the box. margin_m: per side, between box and solid. base_m: height of its underside.
+    """
 
     def __init__(self, size_m: tuple[float, float, float], margin_m: float, base_m: float) -> None:
         self._half = (max(size_m[0] / 2 - margin_m, 0.02), max(size_m[1] / 2 - margin_m, 0.02))
@@ -44,7 +54,14 @@ class Shape:
         reflectivity: float | None = None, texture: int = PLAIN,
         faces: dict[str, Color] | None = None,
     ) -> None:  # fmt: skip
-        """Add one frustum; ``faces`` (front, left ...) override the color. Default reflectivity: by brightness."""
+        """Add one frustum.
+
+        Args:
+            x, y, z: the bottom's rectangle, and the heights, in shares of the box. color: of all faces but ``faces``.
+            top_x, top_y: of the top's rectangle; default: as the bottom's.
+            reflectivity: 0..1; default: by the color's brightness. texture: PLAIN, WINDOWS or LEAVES.
+            faces: name of a face -> its color.
+        """
         hx, hy = self._half
         z0, z1 = self._z
         tx, ty = top_x or x, top_y or y
@@ -71,7 +88,7 @@ class Parts:
     """All frusta of a scene as arrays, in object frames; P parts.
 
     Attributes:
-        actor: (P,) int64, index of the actor each part belongs to.
+        actor: (P,) int64, index of the part's actor.
         corners_m: (P, 8, 3) float64; bottom rectangle first.
         normals: (P, 6, 3) float64, outward unit normals in the order of FACES.
         offsets_m: (P, 6) float64: a point p is inside where ``normals @ p <= offsets_m`` for all faces.

@@ -1,4 +1,4 @@
-"""The simulated world on disk: a valid nuScenes v1.0 dataset, written by several processes, deterministic by seed."""
+"""Writes the simulated world as a nuScenes v1.0 dataset, by several processes, deterministic by seed."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.scene import SceneJob, simulate_scene
 from pdetr3d.simulator.tables import LIDAR, MAP_FILE, SCENE_TABLES, Row, token, world_tables
 
-STAMP = "simulated_world.json"  # under the dataroot: which world this is
+STAMP = "simulated_world.json"  # the file under the dataroot that identifies the world
 
 
 def simulate(dataroot: Path, config: SimConfig, version: str = "v1.0-sim") -> None:
     """Write the simulated world under ``dataroot`` with the splits sim_train, sim_select and sim_val.
 
-    The files appear all at once (a directory beside ``dataroot`` is renamed at the end); a world that is already there
-    is kept. The same config (but for ``processes``) gives the same bytes.
+    The files appear all at once: a directory beside ``dataroot`` is renamed at the end. If the world exists already, it
+    is kept. The same config gives the same bytes, whatever ``processes`` is.
+
+    Args:
+        version: name of the tables' folder.
 
     Raises:
-        DataError: ``dataroot`` holds something else than this world.
+        DataError: when ``dataroot`` holds anything else than this world.
     """
     dataroot = Path(dataroot)
     stamp = {"digest": world_digest(config, version), "world": _identity(config, version)}
@@ -60,7 +63,7 @@ def _partial(dataroot: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f".{dataroot.name}.partial-", dir=dataroot.parent))
     handle = os.open(partial, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: leftovers then stay
+        with suppress(OSError):  # a file system without locks keeps leftovers
             fcntl.flock(handle, fcntl.LOCK_EX)
         partial.chmod(0o755)
         yield partial
@@ -70,24 +73,24 @@ def _partial(dataroot: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(dataroot: Path) -> None:
-    """Remove partial directories whose writer was killed: the system has released its lock."""
+    """Remove partial directories whose writer was killed: the system has then released the writer's lock."""
     for partial in dataroot.parent.glob(f".{glob.escape(dataroot.name)}.partial-*"):
         try:
             handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:  # gone meanwhile, or not ours
+        except OSError:  # removed meanwhile, or another user's
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if any(partial.iterdir()):  # an empty one may be about to be locked
+            if any(partial.iterdir()):  # an empty directory may be about to be locked
                 shutil.rmtree(partial, ignore_errors=True)
-        except OSError:  # its writer lives
+        except OSError:  # its writer is alive
             continue
         finally:
             os.close(handle)
 
 
 def world_digest(config: SimConfig, version: str = "v1.0-sim") -> str:
-    """Digest of everything the files depend on: the config without ``processes``, and WORLD_VERSION."""
+    """The digest of everything that determines the files: the config without ``processes``, and WORLD_VERSION."""
     return token(json.dumps(_identity(config, version), sort_keys=True))
 
 
@@ -135,7 +138,7 @@ def _jobs(config: SimConfig) -> dict[str, list[SceneJob]]:
 def _write_world(root: Path, config: SimConfig, version: str) -> None:
     for folder in ("maps", version, *(f"samples/{c}" for c in (LIDAR, *const.CAMERA_RIG)), f"sweeps/{LIDAR}"):
         (root / folder).mkdir(parents=True)
-    # The devkit asks for a map; nothing here reads it: one that is drivable everywhere.
+    # The devkit requires a map, which nothing reads: this one is drivable everywhere.
     cv2.imwrite(str(root / MAP_FILE), np.full((64, 64), 255, np.uint8))
     splits = _jobs(config)
     scenes = _run([job for jobs in splits.values() for job in jobs], root, config)
@@ -172,7 +175,7 @@ def _each(
         futures = {pool.submit(_worker, root, config, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the scenes that are begun
+    except (KeyboardInterrupt, GeneratorExit):  # the scenes in progress are abandoned
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
@@ -188,7 +191,7 @@ def _worker(root: Path, config: SimConfig, job: SceneJob) -> dict[str, list[Row]
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread per process: the parallelism is in the processes."""
+    """Use one thread in this process, since several processes work in parallel."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

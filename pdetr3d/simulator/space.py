@@ -1,4 +1,4 @@
-"""Room in a simulated scene: actors are kept apart from one another and from the ego vehicle at all times."""
+"""Keeps the actors of a simulated scene apart from one another and from the ego vehicle at all times."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.world import Actor, EgoPath, actor_poses
 
-STEP_S = 0.2  # between the times that are checked
+STEP_S = 0.2  # between two times at which overlaps are tested
 
 
 class Space:
-    """Actors placed so far, ``actors``; ``times`` [s] are those at which footprints must not overlap."""
+    """The space of a scene.
+
+    Attributes:
+        actors: those placed so far. times: (T,) [s], at which footprints must not overlap.
+    """
 
     def __init__(self, ego: EgoPath, duration_s: float) -> None:
         self.actors: list[Actor] = []
@@ -24,7 +28,7 @@ class Space:
         self._half = np.array([const.EGO_SIZE_M]) / 2
 
     def place(self, actor: Actor, gap_m: float = 0.25) -> bool:
-        """Add ``actor`` unless its footprint (grown by ``gap_m``) meets another at any time."""
+        """Add ``actor`` unless its footprint, grown by ``gap_m``, overlaps another at any time; returns whether."""
         poses = actor_poses([actor], self.times)[0]
         half = np.array(actor.size_m[:2]) / 2
         if _overlaps(poses, half + gap_m, self._poses, self._half):
@@ -38,7 +42,11 @@ class Space:
 def _overlaps(
     poses: NDArray[np.float64], half: NDArray[np.float64], others: NDArray[np.float64], other_half: NDArray[np.float64]
 ) -> bool:
-    """Separating-axis test of one moving rectangle (T, 3), half sizes (2,), against N others (N, T, 3), (N, 2)."""
+    """Whether a moving rectangle overlaps any of N others at any time (separating-axis test).
+
+    Args:
+        poses: (T, 3) x, y, yaw. half: (2,) half length and width [m]. others: (N, T, 3). other_half: (N, 2).
+    """
     d = others[:, :, :2] - poses[None, :, :2]
     near = (
         np.hypot(d[..., 0], d[..., 1]) < np.hypot(*half) + np.hypot(other_half[:, 0], other_half[:, 1])[:, None]

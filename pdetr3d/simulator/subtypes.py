@@ -1,8 +1,8 @@
-"""Subtypes of the simulated classes: how large a hatchback is, and a van, and how often each stands in a street.
+"""Defines the subtypes of the simulated classes, their sizes and frequencies, and draws sizes of objects.
 
-A subtype shows (``vehicles.py`` and ``objects.py`` shape it), and it says the size: within it sizes differ by a
-few percent, so whoever tells the subtype of a car that stands end-on knows its length. The means are like nuScenes',
-times factors that each world draws for each class: no documented mean is a world's own.
+A subtype is visible (``vehicles.py`` and ``objects.py`` shape it), and it determines the size up to a few percent. A
+model that recognizes the subtype of a car from behind thus knows its length. The means resemble nuScenes', but each
+world multiplies them by factors of its own: no documented mean equals a world's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Size = tuple[float, float, float]  # l, w, h
 
 @dataclass(frozen=True)
 class Subtype:
-    """``share`` of its class; mean ``size_m``; ``spread``: relative standard deviation of each side."""
+    """A subtype: ``share`` of its class, mean ``size_m``, and ``spread``, the relative deviation of each side."""
 
     name: str
     share: float
@@ -79,23 +79,28 @@ SUBTYPES: dict[str, tuple[Subtype, ...]] = {
         Subtype("tube", 0.35, (0.36, 0.36, 1.25), _PERSON),
     ),
 }
-# What a posture makes of (l, w, h): riders sit higher than the machine alone; who walks is longer than who stands.
+# Attribute -> factors on (l, w, h): a rider sits higher than the machine alone, a walking person is longer than a
+# standing one.
 POSTURE: dict[str, Size] = {
     "cycle.with_rider": (1.0, 1.0, 1.12),
     "cycle.without_rider": (1.0, 1.0, 0.8),
     "pedestrian.moving": (1.12, 1.0, 1.0),
     "pedestrian.standing": (0.88, 1.0, 1.0),
 }
-CLIP_STD = 2.0  # draws beyond are cut
+CLIP_STD = 2.0  # draws beyond this number of standard deviations are clipped
 
 
 class Sizes:
-    """Sizes of a world's objects. ``scale``: (10, 3) the world's own factors on the means, rows as CLASSES."""
+    """Draws the sizes of a world's objects.
+
+    Attributes:
+        scale: (10, 3) float64, the world's factors on the mean (l, w, h), rows as CLASSES.
+    """
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, *b"sizes"])
         low, high = np.array(const.CLASS_SCALE_LOG).T
-        sign = rng.choice([-1.0, 1.0], size=(len(CLASSES), 1))  # all three sides of a class, larger or smaller
+        sign = rng.choice([-1.0, 1.0], size=(len(CLASSES), 1))  # all sides of a class are larger, or all are smaller
         self.scale: NDArray[np.float64] = np.exp(sign * rng.uniform(low, high, (len(CLASSES), 3)))
 
     def subtype(self, category: str, rng: np.random.Generator) -> Subtype:
@@ -104,7 +109,7 @@ class Sizes:
         return subtypes[rng.choice(len(subtypes), p=[subtype.share for subtype in subtypes])]
 
     def size(self, category: str, subtype: Subtype, rng: np.random.Generator, attribute: str = "") -> Size:
-        """Draw (l, w, h) [m] of an object, in whole millimeters; ``attribute`` says its posture."""
+        """Draw (l, w, h) [m] of an object, in whole millimeters; ``attribute`` gives its posture (POSTURE)."""
         deviation = np.clip(rng.standard_normal(3), -CLIP_STD, CLIP_STD) * subtype.spread
         mean = np.array(subtype.size_m) * self.scale[CLASSES.index(category)]
         length, width, height = np.round(mean * POSTURE.get(attribute, (1.0, 1.0, 1.0)) * np.exp(deviation), 3)

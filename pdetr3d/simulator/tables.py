@@ -1,4 +1,4 @@
-"""Rows of the nuScenes v1.0 tables of the simulated world. Field names and meaning: the nuScenes schema."""
+"""Makes the rows of the simulated world's nuScenes v1.0 tables; the nuScenes schema defines the fields."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAP_FILE = "maps/simulated.png"
 
 
 def token(*parts: object) -> str:
-    """32 hexadecimal digits that depend on ``parts`` alone (seed, scene, thing ...)."""
+    """A token, 32 hexadecimal digits, that depends on ``parts`` (seed, scene, kind, ...) alone."""
     return hashlib.md5("/".join(str(p) for p in parts).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -40,9 +40,13 @@ def ego_transform(pose: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration(size_px: tuple[int, int]) -> dict[str, Row]:
-    """Per channel: translation and rotation (sensor2ego), camera_intrinsic for images of ``size_px`` (LiDAR: []).
+    """The calibration of each channel: translation and rotation (sensor2ego), and camera_intrinsic (LiDAR: []).
 
-    Pixels are square, and a width spans nuScenes' angle: an image flatter than nuScenes' 16:9 lacks the sky at its top.
+    Pixels are square, and the width spans the same angle as nuScenes' images. An image that is flatter than nuScenes'
+    16:9 lacks the top.
+
+    Args:
+        size_px: (width, height) of the images.
     """
     yaw, pitch, roll = np.deg2rad(const.LIDAR_YAW_PITCH_ROLL_DEG)
     turn = (
@@ -102,7 +106,11 @@ def world_tables(config: SimConfig) -> dict[str, list[Row]]:
 
 
 def visibility_token(visible_px: int, silhouette_px: int) -> str:
-    """nuScenes visibility bin of the share of an object's pixels that is not hidden; "1" when it is in no image."""
+    """The nuScenes visibility bin of an object, by the share of its pixels that is not hidden; "1" if in no image.
+
+    Args:
+        visible_px: number of visible pixels. silhouette_px: number of pixels with nothing in front of the object.
+    """
     share = visible_px / silhouette_px if silhouette_px else 0.0
     return [t for t, _, low in VISIBILITY if share >= low][-1]
 
@@ -110,7 +118,11 @@ def visibility_token(visible_px: int, silhouette_px: int) -> str:
 def data_row(
     seed: int, scene: str, channel: str, timestamp_us: int, sample: str, key: bool, size_px: tuple[int, int]
 ) -> Row:
-    """A sample_data row without neighbors (see ``link``); its ego pose has the same token, as in nuScenes."""
+    """A sample_data row without prev and next (see ``link``); its ego pose has the same token, as in nuScenes.
+
+    Args:
+        scene: its name. sample: token. key: whether it is a keyframe. size_px: (width, height) of the images.
+    """
     lidar = channel == LIDAR
     folder, suffix = ("samples" if key else "sweeps"), ("pcd.bin" if lidar else "jpg")
     name = token(seed, scene, channel, timestamp_us)
@@ -124,6 +136,6 @@ def data_row(
 
 
 def link(rows: list[Row]) -> None:
-    """Set prev and next of rows given in order of time."""
+    """Set prev and next of rows, which must be in order of time."""
     for before, after in zip(rows, rows[1:], strict=False):
         before["next"], after["prev"] = after["token"], before["token"]

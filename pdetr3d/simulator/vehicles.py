@@ -1,7 +1,8 @@
-"""What the vehicles of the simulated world look like, subtype by subtype: frusta in shares of the box.
+"""Builds the shapes of the simulated world's vehicles from frusta, whose sizes are shares of the box.
 
-Subtypes differ in outline, from the end too (height and slope of the cabin), so that images and near LiDAR points tell
-them. Heading shows in shape (hood below cabin, cab ahead of cargo) and in color (white lights ahead, red ones behind).
+Subtypes differ in outline, also from behind (height and slope of the cabin), so that images and near LiDAR points tell
+them apart. The heading is visible in the shape (hood below the cabin, cab ahead of the cargo) and in colors (white
+lights ahead, red ones behind).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ WINDOWS = {"front": WINDSHIELD, "rear": GLASS, "left": GLASS, "right": GLASS}
 
 
 def _wheels(s: Shape, axles: tuple[float, ...], half_length: float, height: float) -> None:
-    """Wheels left and right at each axle."""
+    """Add wheels left and right at each axle."""
     for axle in axles:
         s.pair((axle - half_length, axle + half_length), (0.68, 0.98), (0.0, height), RUBBER)
 
 
 def _lights(s: Shape, front_z: Range, rear_z: Range) -> None:
-    """White headlights and red tail lights at the ends of the box, and a bright rear plate."""
+    """Add white headlights, red tail lights, and a bright rear plate."""
     s.pair((0.94, 1.0), (0.5, 0.95), front_z, (255, 252, 232), 0.7)
     s.pair((-1.0, -0.94), (0.5, 0.97), rear_z, RED, 0.7)
     s.add((-1.0, -0.95), (-0.22, 0.22), (rear_z[0] - 0.1, rear_z[0] - 0.02), WHITE, reflectivity=0.95)

@@ -1,7 +1,7 @@
-"""Scenes of the simulated world: the ego vehicle's drive and the actors around it.
+"""The types of a simulated scene: the ego vehicle's drive, the actors around it, the street.
 
-A scene is laid out in its road frame (x along the street, y left, origin where the ego vehicle is in the middle of a
-turn or near the middle of its drive) and then moved to its own place and heading in the global frame.
+A scene is laid out in its road frame (x along the street, y left; the origin is where the ego vehicle turns, or near
+the middle of its drive) and then moved to its own place and heading in the global frame.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pdetr3d.simulator.shapes import Parts
 
 @dataclass(frozen=True)
 class EgoPath:
-    """Constant speed along: straight (+x), then a 90 degree arc (``turn`` +1 left, -1 right, 0 none), then straight.
+    """A drive at constant speed: straight along +x, then a 90 degree arc, then straight.
 
-    ``arc_m`` is the arc length at time 0 measured from the start of the arc at (``x_m``, ``y_m``), ``radius_m`` its
-    radius.
+    Attributes:
+        speed_m_s: of the ego vehicle. turn: +1 left, -1 right, 0 no arc. radius_m: of the arc.
+        x_m, y_m: start of the arc in the road frame.
+        arc_m: position on the path at time 0, measured along the path from the start of the arc.
     """
 
     speed_m_s: float
@@ -44,10 +46,11 @@ class EgoPath:
 
 @dataclass(frozen=True)
 class Actor:
-    """One object or piece of clutter; constant speed along a constant heading or on a circle.
+    """An object or a piece of clutter, which moves at constant speed straight ahead or on a circle.
 
-    ``kind``: a class of schema.CLASSES or one of CLUTTER; ``subtype``: of the class. ``size_m`` (l, w, h).
-    ``x_m, y_m, yaw_rad`` at time 0 in the road frame. ``attribute``: nuScenes attribute name or "".
+    Attributes:
+        kind: a class of schema.CLASSES, or one of objects.CLUTTER. subtype: of the class. size_m: (l, w, h).
+        x_m, y_m, yaw_rad: pose at time 0 in the road frame. attribute: nuScenes' attribute name, or "".
     """
 
     kind: str
@@ -70,7 +73,7 @@ def actor_poses(actors: list[Actor], t_s: NDArray[np.float64]) -> NDArray[np.flo
     )
     t = np.asarray(t_s, dtype=np.float64)[None]
     half = w * t / 2
-    chord = v * t * np.sinc(half / np.pi)  # of the circle; the straight line for w = 0
+    chord = v * t * np.sinc(half / np.pi)  # of the circle; for w = 0 it is the straight line
     return np.stack([x + chord * np.cos(yaw + half), y + chord * np.sin(yaw + half), yaw + w * t], axis=2)
 
 
@@ -81,7 +84,13 @@ def modulo(x: NDArray, period: float) -> NDArray:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground of a scene in its road frame: drivable half widths, and where the crossing road is (nan: none)."""
+    """The ground of a scene in its road frame.
+
+    Attributes:
+        half_m, cross_half_m: half widths of the lanes of street and crossing road.
+        cross_x_m: x of the crossing road's middle; NaN: there is none.
+        lanes, cross_lanes: number of lanes per direction.
+    """
 
     half_m: float
     cross_x_m: float
@@ -143,7 +152,7 @@ class World:
         """Ground type (N,) int8 at global ``origin_m`` (3,) + ``offset_m`` (N, 2), and x, y in the road frame."""
         x0, y0, yaw = self.road2global_m_rad
         c, s = np.cos(yaw), np.sin(yaw)
-        # Small numbers first, then single precision.
+        # Differences in the global frame are taken in double precision; the small results fit single precision.
         x, y = origin_m[0] - x0, origin_m[1] - y0
         rx = offset_m[:, 0] * np.float32(c) + offset_m[:, 1] * np.float32(s) + np.float32(c * x + s * y)
         ry = offset_m[:, 1] * np.float32(c) - offset_m[:, 0] * np.float32(s) + np.float32(c * y - s * x)
