@@ -157,8 +157,11 @@ def import_weights(
     model. Writes checkpoint.pt, which predict and export take, and import.json,
     which lists what became what.
     """
-    from pdetr3d.importers.centerpoint import import_centerpoint, told
+    from pdetr3d.importers.centerpoint import import_centerpoint, summary
 
     config = load_config(preset, overrides, config_file)
     made = import_centerpoint(file, config, out, partial)
-    say(**told(made), next=f"pdetr3d predict {shlex.quote(str(out / 'checkpoint.pt'))} --lidar FOLDER --out boxes.csv")
+    say(
+        **summary(made),
+        next=f"pdetr3d predict {shlex.quote(str(out / 'checkpoint.pt'))} --lidar FOLDER --out boxes.csv",
+    )

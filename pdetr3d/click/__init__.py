@@ -1,5 +1,5 @@
-"""Making clicks in a browser: ``pdetr3d click``.
+"""The click page of ``pdetr3d click``: people click objects in a browser.
 
-``rays.py`` (geometry), ``session.py`` (acts and the file) and ``sheet.py`` (where images lie) know no browser;
-``page.py`` shows them with viser.
+``rays.py`` (geometry), ``session.py`` (actions and the file) and ``sheet.py`` (places of the images) are independent of
+the browser; ``page.py`` shows them with viser.
 """

@@ -1,4 +1,4 @@
-"""The files of a session: clicks as CSV, done frames as JSON, a lock beside them. All are replaced whole."""
+"""Reads and writes the files of a click session: clicks as CSV, finished frames as JSON, a lock beside them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ COLUMNS = ("sample_token", "x", "y", "z", "class", "frame", "radius_m", "track_i
 
 @dataclass(frozen=True)
 class Click:
-    """One click (or region), in the LIDAR_TOP frame of its keyframe.
+    """A click on an object, or a region to ignore, in the LIDAR_TOP frame of its keyframe.
 
     Attributes:
-        xyz_m: [m]. name: one of the index's classes, or IGNORE. radius_m: of a region of IGNORE [m]; None for clicks.
-        track_id: kept as the file had it; clicks made here have none ("").
+        sample_token: of the keyframe. xyz_m: (x, y, z) [m].
+        name: one of the index's classes, or IGNORE for a region. radius_m: of a region [m]; None for clicks.
+        track_id: as in the file; clicks that are made on the page have "".
     """
 
     sample_token: str
@@ -44,10 +45,10 @@ class Click:
 
 
 def read_clicks(file: Path, index: Index) -> list[Click]:
-    """The clicks of a CSV file, in its order; none where there is no file. Other frames than LIDAR_TOP are converted.
+    """Read the clicks of a CSV file in its order, converted to LIDAR_TOP; none if the file does not exist.
 
     Raises:
-        DataError: with every bad row in one message; and for columns that would be lost when the file is written.
+        DataError: for bad rows (one message names all), and for columns that would be lost when the file is written.
     """
     if file.suffix.lower() != ".csv":
         raise DataError(f"--out {file}: clicks are written as CSV; name a file that ends with .csv")
@@ -95,7 +96,7 @@ def _click(row: dict[str, Any], index: Index) -> Click:
 
 
 def write_clicks(file: Path, clicks: list[Click]) -> None:
-    """Replace the CSV file; numbers are written so that reading gives the same ones."""
+    """Replace the CSV file atomically; numbers are written with all their digits."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -107,10 +108,10 @@ def write_clicks(file: Path, clicks: list[Click]) -> None:
 
 
 def read_done(file: Path, index: Index) -> list[str]:
-    """Tokens of the frames that are done; none where there is no file.
+    """The tokens of the finished frames; none if FILE.done.json does not exist.
 
     Raises:
-        DataError: when the file is not what ``write_done`` writes, or names samples that the index does not hold.
+        DataError: when the file does not have the form of ``write_done``, or names samples that are not in the index.
     """
     beside = done_file(file)
     if not beside.exists():
@@ -129,7 +130,11 @@ def read_done(file: Path, index: Index) -> list[str]:
 
 
 def write_done(file: Path, done: list[str], empty: list[str]) -> None:
-    """Replace FILE.done.json."""
+    """Replace FILE.done.json atomically.
+
+    Args:
+        file: the CSV file of the clicks. done: tokens of finished frames with clicks. empty: of those without.
+    """
     _replace(done_file(file), json.dumps({"done": done, "empty": empty}, indent=1) + "\n")
 
 
@@ -142,10 +147,10 @@ def _replace(file: Path, text: str) -> None:
 
 @contextmanager
 def only_annotator(file: Path) -> Iterator[None]:
-    """Hold the click file for this process; the lock goes with the process, however it ends.
+    """Hold the click file for this process. The system releases the lock when the process ends, however it ends.
 
     Raises:
-        DataError: when another process holds it; names who and since when.
+        DataError: when another process holds the file; the message names the user and the time.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     holder = file.with_name(f".{file.name}.annotator")
@@ -166,7 +171,11 @@ def only_annotator(file: Path) -> Iterator[None]:
 
 
 def refuse_second(file: Path) -> None:
-    """Raise what ``only_annotator`` raises, and write nothing where nobody has ever held the click file."""
+    """Refuse a click file that another process holds; writes nothing if no process has ever held it.
+
+    Raises:
+        DataError: as ``only_annotator``.
+    """
     if _lock(file).exists():
         with only_annotator(file):
             pass

@@ -1,4 +1,4 @@
-"""What all browser tabs of one `pdetr3d click` share: the session, the frames as they are loaded, the models."""
+"""The state that all browser tabs of one `pdetr3d click` share: the session, loading of frames, the models."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from pdetr3d.data.loading.load import load_sample
 from pdetr3d.schema import Boxes3D, SampleRecord
 
 IMAGE_WIDTH_PX = 1600  # larger images are shown at this width
-CLICKED_M = 2.0  # a suggestion with a click of any class nearer than this to its center, from above, is clicked
+CLICKED_M = 2.0  # a suggestion counts as clicked if a click of any class is nearer to its center, seen from above
 
-# A record, places (K, 3) float64 [m] and labels (K,) int64 of its clicks -> K boxes, in the LIDAR_TOP frame.
+# (record, places (K, 3) float64 [m], labels (K,) int64 of its clicks) -> K boxes in the LIDAR_TOP frame
 Teacher = Callable[[SampleRecord, NDArray[np.float64], NDArray[np.int64]], Boxes3D]
-# A record -> boxes with scores.
+# record -> boxes with scores in the LIDAR_TOP frame
 Student = Callable[[SampleRecord], Boxes3D]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One keyframe as it is shown.
+    """A loaded keyframe.
 
     Attributes:
-        points: (P, 3) float32 in the LIDAR_TOP frame [m]. tiles, images: of the cameras it has; RGB (H, W, 3) uint8.
+        record: of the sample. points: (P, 3) float32 in the LIDAR_TOP frame [m].
+        tiles: places of the images of its cameras. images: the same images, RGB (H, W, 3) uint8.
     """
 
     record: SampleRecord
@@ -40,11 +41,13 @@ class Frame:
 
 
 class Desk:
-    """See the module.
+    """The shared state of all tabs.
 
     Attributes:
-        token: the frame that was shown last; a reloaded page goes on there.
-        teacher, student: None where they were not asked for. turn: who holds it may ask one of them.
+        session: of the annotator. sweeps: number of LiDAR sweeps to show.
+        token: the frame that was shown last, with which a reloaded page begins.
+        teacher, student: None if they were not asked for.
+        turn: the lock that a tab holds while it asks a model.
     """
 
     def __init__(
@@ -56,25 +59,29 @@ class Desk:
         self.token = session.next_open()
 
     def load(self, token: str) -> Frame:
-        """Read a frame's files: those that the index names.
+        """Load a frame from the files that the index names.
 
         Raises:
             DataError: for a missing or broken file.
         """
         record = self.session.index.record(token)
-        there = [camera for camera in record.cameras if camera is not None]
-        size = (there[0].width_px, there[0].height_px) if there else (1, 1)
+        present = [camera for camera in record.cameras if camera is not None]
+        size = (present[0].width_px, present[0].height_px) if present else (1, 1)
         if size[0] > IMAGE_WIDTH_PX:
             size = (IMAGE_WIDTH_PX, round(IMAGE_WIDTH_PX * size[1] / size[0]))
         data = DataConfig(num_sweeps=self.sweeps, image_size_px=size)
-        sample = load_sample(record, data, cameras=bool(there))
+        sample = load_sample(record, data, cameras=bool(present))
         shown = tiles(record.cameras)
         images = [sample.images[record.cameras.index(tile.camera)] for tile in shown]
         return Frame(record, np.ascontiguousarray(sample.points[:, :3]), shown, images)
 
 
 def open_suggestions(boxes: Boxes3D, clicks: Sequence[Click], skipped: Collection[int]) -> list[int]:
-    """Rows of the suggested boxes that are neither clicked nor skipped, the most confident first."""
+    """The rows of the suggested boxes that are neither clicked nor skipped, the most confident first.
+
+    Args:
+        boxes: the student's. clicks: of the same frame. skipped: rows of skipped boxes.
+    """
     places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
     found = []
     for row in np.argsort(-boxes.score, kind="stable").tolist():

@@ -1,4 +1,4 @@
-"""What one browser tab shows of a frame: points, images, clicks, regions and boxes, as nodes of viser's scene."""
+"""Draws a frame in a browser tab: points, images, clicks, regions and boxes, as nodes of viser's scene."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pdetr3d.visualize import COLORS, height_colors
 
 RGB = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in COLORS], np.uint8)
 WHITE = np.array([255, 255, 255], np.uint8)
-FAINT = 0.6  # strength of what is not of this frame, or not next
-NEAR_SHARE = 0.4  # of the points' size in 3D, where the camera is nearer
-BOX_EDGES = 13
+FAINT = 0.6  # strength of the colors of clicks of earlier frames, and of suggestions after the next
+NEAR_SHARE = 0.4  # factor on the points' size in the 3D view, whose camera is nearer
+BOX_EDGES = 13  # lines of a box: its edges, and its heading
 NOTHING: tuple[NDArray, NDArray] = np.zeros((0, 2, 3)), np.zeros((0, 3), np.uint8)
 
 
 class Drawing:
-    """The scene of one tab; names of nodes are fixed, and a node that is drawn anew replaces the one before."""
+    """The scene of one tab. Nodes have fixed names, so that drawing a node replaces the previous one."""
 
     def __init__(self, client: viser.ClientHandle, classes: ClassList) -> None:
         self.classes = classes
@@ -43,7 +43,11 @@ class Drawing:
         return self.tiles if self._with_images else []
 
     def frame(self, frame: Frame | None, earlier: tuple[Sequence[Click], NDArray], point_m: float) -> None:
-        """Show a frame's points and images, and the clicks of earlier frames at ``earlier`` places; None: nothing."""
+        """Show a frame's points and images; None: show an empty scene.
+
+        Args:
+            earlier: clicks of earlier frames, and their places (K, 3) in this frame [m]. point_m: size of points.
+        """
         for node in self._images:
             node.remove()
         self._images, self.tiles = [], frame.tiles if frame is not None else []
@@ -71,7 +75,7 @@ class Drawing:
         self._images += [node, label]
 
     def look(self, view: View, with_images: bool, point_m: float) -> None:
-        """Put the camera there; the images can be hidden."""
+        """Move the camera to a view, and show or hide the images."""
         camera = self.client.camera
         with self.client.atomic():
             camera.fov = view.fov_rad
@@ -83,11 +87,11 @@ class Drawing:
         self.point_size(point_m)
 
     def point_size(self, size_m: float) -> None:
-        """Of the LiDAR points as seen from above [m]."""
+        """Set the size of the LiDAR points as seen from above [m]."""
         self._cloud.point_size = size_m if self._with_images else NEAR_SHARE * size_m
 
     def clicks(self, clicks: Sequence[Click], chosen: Click | None) -> None:
-        """Crosses in class colors, in the scene and on the images; circles round regions and the chosen click."""
+        """Draw crosses in class colors, in the scene and on the images; circles around regions and the chosen click."""
         places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
         self._crosses("/clicks", places, _colors(clicks, self.classes))
         segments, of = marks.on_images(places, self.shown_tiles)
@@ -101,7 +105,11 @@ class Drawing:
         self._lines("/rims", lines, np.tile(WHITE, (len(lines), 1)), thickness=2.0)
 
     def boxes(self, name: str, boxes: Boxes3D, *, strength: float = 1.0, white: bool = False) -> None:
-        """Edges and headings in class colors, or white, in the scene and on the images."""
+        """Draw edges and headings in class colors, or in white, in the scene and on the images.
+
+        Args:
+            name: of the scene's node. strength: of the colors, 0..1.
+        """
         colors = np.tile(WHITE, (len(boxes), 1)) if white else (strength * RGB[boxes.label % len(RGB)]).astype(np.uint8)
         edges = marks.box_edges(boxes).reshape(-1, BOX_EDGES, 2, 3)
         parts = [(edges.reshape(-1, 2, 3), np.repeat(colors, BOX_EDGES, 0))]
@@ -114,16 +122,16 @@ class Drawing:
     def _crosses(
         self, name: str, places: NDArray, colors: NDArray[np.uint8], arm_m: float = marks.ARM_M, thickness: float = 3.0
     ) -> None:
-        """Crosses at places (K, 3) among the points shown; farther ones would lie over the images."""
+        """Draw crosses at places (K, 3) within RANGE_M; farther ones would cover the images."""
         shown = np.abs(places[:, :2]).max(1, initial=0) < RANGE_M
         self._lines(name, marks.crosses(places[shown], arm_m), np.repeat(colors[shown], 3, 0), thickness)
 
     def _lines(self, name: str, segments: NDArray, colors: NDArray[np.uint8], thickness: float = 3.0) -> None:
-        """Show segments (S, 2, 3) in colors (S, 3); where there are none, what the name showed goes."""
+        """Draw segments (S, 2, 3) in colors (S, 3); without segments the node is removed."""
         if not len(segments):
             self.scene.remove_by_name(name)
             return
-        # viser takes colors of lines as linear light, those of points and of the panel as sRGB.
+        # viser interprets colors of lines as linear light, but those of points and of the panel as sRGB.
         linear = (255 * (colors / 255) ** 2.2).astype(np.uint8)
         ends = np.repeat(linear[:, None], 2, 1)
         self.scene.add_line_segments(
@@ -132,6 +140,6 @@ class Drawing:
 
 
 def _colors(clicks: Sequence[Click], classes: ClassList, strength: float = 1.0) -> NDArray[np.uint8]:
-    """(K, 3): of each click's class; white for regions."""
+    """(K, 3) uint8: the color of each click's class; white for regions."""
     rows = [WHITE if click.name == IGNORE else RGB[classes.label_of[click.name] % len(RGB)] for click in clicks]
     return (strength * np.array(rows).reshape(-1, 3)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""The page: one browser tab, shown with viser. It turns keys, buttons and pointer events into acts of the session.
+"""The page of one browser tab, shown with viser: it turns keys, buttons and pointer events into actions of the session.
 
-All handlers are coroutines: viser runs them one after the other on its event loop, in the order they come.
+All handlers are coroutines: viser runs them one after another on its event loop, in the order of the events.
 """
 
 from __future__ import annotations
@@ -18,43 +18,47 @@ from pdetr3d.click.desk import Desk, Frame, open_suggestions
 from pdetr3d.click.drawing import FAINT, Drawing
 from pdetr3d.click.panel import KEYS, status_html
 from pdetr3d.click.rays import Ray, cut, nearest
-from pdetr3d.click.sheet import Tile, through
+from pdetr3d.click.sheet import through
 from pdetr3d.click.views import above, beside, over
 from pdetr3d.data.labels.human_clicks import IGNORE
 from pdetr3d.schema import Boxes3D, DataError
 
-NOTICE_S = 6.0
-SHAPE = 0.01  # relative change of the canvas's width / height from which on the view is fitted again
+NOTICE_S = 6.0  # a message is shown for this time
+SHAPE = 0.01  # after a larger relative change of the canvas's width / height the view is fitted again
 
 
 class Page:
-    """One tab: which frame, class, click and view it has."""
+    """One tab with its frame, class, chosen click and view.
+
+    Args:
+        client: viser's handle of the tab. desk: shared by all tabs.
+        changed: is called after each action, so that other tabs update.
+    """
 
     def __init__(self, client: viser.ClientHandle, desk: Desk, changed: Callable[[], None]) -> None:
-        """``changed`` is called after each act, so that other tabs follow."""
         self.client, self.desk, self.session, self.changed = client, desk, desk.session, changed
         self.drawing = Drawing(client, desk.session.index.classes)
         self.token = desk.token
         self.frame: Frame | None = None
         self.label = 0
         self.chosen: Click | None = None
-        self.mode = ""  # "move", "ignore": what the next click does
+        self.mode = ""  # the next click's effect: "": a new click, "move", "ignore"
         self.view = "above"
-        self.aspect = 1.0  # of the canvas that the view is fitted to, width / height
+        self.aspect = 1.0  # width / height of the canvas to which the view was fitted
         self.boxes, self.suggestions = Boxes3D.empty(), Boxes3D.empty()
-        self.asked: tuple[Click, ...] | None = None  # the clicks that ``boxes`` are of
-        self.skipped: set[int] = set()  # suggestions, by row
+        self.asked: tuple[Click, ...] | None = None  # the clicks for which the teacher was asked for ``boxes``
+        self.skipped: set[int] = set()  # rows of skipped suggestions
         self.tasks: set[asyncio.Task] = set()
         self._build()
         self.go(self.token)
 
-    # -- what is on the page ------------------------------------------------------------------------------------------
+    # -- elements of the page -----------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         gui = self.client.gui
         self.status = gui.add_html("")
         for number, name in enumerate(self.session.index.classes.names):
-            key = str(number) if number < 10 else None  # of more classes the others have buttons
+            key = str(number) if number < 10 else None  # classes from the eleventh on have buttons
             self._on(f"class {name}", key, functools.partial(self.choose_class, number), button=key is None)
         buttons = [
             ("Done / not done", "D", self.toggle_done),
@@ -91,17 +95,17 @@ class Page:
             self.client.gui.add_button(f"{label} ({key})" if key else label).on_click(run)
 
     def guarded(self, act: Callable[[], None]) -> None:
-        """Run an act; what it refuses is said on the page."""
+        """Run an action; the page shows the message of an error."""
         try:
             act()
         except (DataError, OSError) as error:
             self.say("Not done", str(error))
 
     def say(self, title: str, text: str) -> None:
-        """A message that goes by itself."""
+        """Show a message for NOTICE_S seconds."""
         self.client.add_notification(title, text, auto_close_seconds=NOTICE_S, color="orange")
 
-    # -- acts ---------------------------------------------------------------------------------------------------------
+    # -- actions ------------------------------------------------------------------------------------------------------
 
     def go(self, token: str) -> None:
         """Show a frame."""
@@ -119,7 +123,7 @@ class Page:
             self._start(self._propose())
 
     def step(self, by: int) -> None:
-        """Go to the next frame (1) or the previous (-1); the ends stay."""
+        """Go to the next frame (1) or the previous one (-1), unless there is none."""
         place = self.session.tokens.index(self.token) + by
         if 0 <= place < len(self.session.tokens):
             self.go(self.session.tokens[place])
@@ -127,7 +131,7 @@ class Page:
             self.say("No frame there", "This is the last frame." if by > 0 else "This is the first frame.")
 
     def choose_class(self, label: int) -> None:
-        """The class of the next clicks; where a click is chosen, of that one."""
+        """Set the class of the next clicks and, if a click is chosen, of this click."""
         self.label = label
         if self.chosen is not None:
             self.chosen = self.session.rename(self.chosen, self.session.index.classes.names[label])
@@ -135,7 +139,7 @@ class Page:
         self.refresh()
 
     def set_mode(self, mode: str) -> None:
-        """What the next click does; "" also gives up the choice."""
+        """Set the effect of the next click (``mode``); "" also gives up the chosen click."""
         if mode == "move" and self.chosen is None:
             raise DataError("choose a click first: Shift+click on it")
         self.mode = mode
@@ -144,7 +148,7 @@ class Page:
         self.refresh()
 
     def toggle_done(self) -> None:
-        """Say that the frame is done and go on with the next; or take that back."""
+        """Mark the frame as done and go on to the next one; or mark it as not done."""
         done = not self.session.done(self.token)
         self.session.set_done(self.token, done)
         self.changed()
@@ -154,7 +158,7 @@ class Page:
             self.refresh()
 
     def undo(self) -> None:
-        """Take the last act back, in whatever frame it was."""
+        """Undo the last action, in any frame, and show its frame."""
         token = self.session.undo()
         if token is None:
             raise DataError("there is nothing to undo: earlier acts were made before this start")
@@ -166,7 +170,7 @@ class Page:
             self.refresh()
 
     def delete(self) -> None:
-        """Take the chosen click away."""
+        """Delete the chosen click."""
         if self.chosen is None:
             raise DataError("choose a click first: Shift+click on it")
         self.session.delete(self.chosen)
@@ -175,10 +179,10 @@ class Page:
         self.refresh()
 
     def click(self, ray: Ray) -> None:
-        """What a click into the scene does: a new click, a region, or the chosen click's new place."""
+        """Handle a click into the scene: make a click or a region, or move the chosen click (``mode``)."""
         if self.frame is None:
             return
-        hit = cut(self._meant(ray)[0], self.frame.points, self.frame.record.lidar2ego)
+        hit = cut(self._scene_ray(ray), self.frame.points, self.frame.record.lidar2ego)
         if hit is None:
             raise DataError("there is neither a LiDAR point nor ground where you clicked")
         if self.mode == "move" and self.chosen is not None:
@@ -193,14 +197,14 @@ class Page:
         self.refresh()
 
     def choose(self, ray: Ray) -> None:
-        """Choose the click that a ray means."""
+        """Choose the click that is nearest to a ray."""
         clicks = self.session.clicks(self.token)
-        found = nearest(self._meant(ray)[0], np.array([click.xyz_m for click in clicks]).reshape(-1, 3))
+        found = nearest(self._scene_ray(ray), np.array([click.xyz_m for click in clicks]).reshape(-1, 3))
         self.chosen = None if found is None else clicks[found]
         self.refresh()
 
     def accept(self) -> None:
-        """Click the most confident suggestion."""
+        """Make a click of the most confident suggestion."""
         row = self._suggested()
         if row is None:
             raise DataError("there is no suggestion left in this frame")
@@ -211,7 +215,7 @@ class Page:
         self.refresh()
 
     def skip(self) -> None:
-        """Put the most confident suggestion aside."""
+        """Skip the most confident suggestion."""
         row = self._suggested()
         if row is not None:
             self.skipped.add(row)
@@ -225,8 +229,9 @@ class Page:
     def _open_suggestions(self) -> list[int]:
         return open_suggestions(self.suggestions, self.session.clicks(self.token), self.skipped)
 
-    def _meant(self, ray: Ray) -> tuple[Ray, Tile | None]:
-        return through(ray, self.drawing.shown_tiles)
+    def _scene_ray(self, ray: Ray) -> Ray:
+        """The ray in the scene; a ray that meets an image becomes the ray of its pixel."""
+        return through(ray, self.drawing.shown_tiles)[0]
 
     async def _clicked(self, event: viser.SceneClickEvent) -> None:
         self.guarded(lambda: self.click(Ray.of(event.ray_origin, event.ray_direction)))
@@ -237,7 +242,7 @@ class Page:
     # -- views --------------------------------------------------------------------------------------------------------
 
     def look(self, name: str) -> None:
-        """Take a view: "above" (points and images), "points" (larger), "3d", or a camera's name (its image)."""
+        """Show a view: "above" (points and images), "points" (larger), "3d", or a camera's name (its image)."""
         camera, tiles = self.client.camera, self.drawing.tiles
         aspect = self.aspect = _aspect(camera)
         tile = next((tile for tile in tiles if tile.name == name), None)
@@ -250,14 +255,14 @@ class Page:
         self.refresh()
 
     def next_camera(self) -> None:
-        """The images one after the other, large."""
+        """Show the next camera's image on the whole canvas."""
         names = [tile.name for tile in self.drawing.tiles]
         if names:
             self.look(names[(names.index(self.view) + 1) % len(names)] if self.view in names else names[0])
 
     async def _canvas_changed(self, camera: viser.CameraHandle) -> None:
-        """The panel or the window has another shape: what is shown must fit again. (Pixels alone say nothing: viser
-        draws fewer of them where the graphics are slow.)"""
+        """Fit the view again after the canvas changed its shape. The number of pixels does not matter: viser draws
+        fewer of them if the graphics are slow."""
         if abs(_aspect(camera) / self.aspect - 1) > SHAPE:
             self.look(self.view)
 
@@ -265,10 +270,10 @@ class Page:
         self.drawing.point_size(float(self.point_size.value))
 
     def refresh(self) -> None:
-        """Draw the marks and the panel anew, as the session says."""
+        """Draw the marks and the panel anew from the session's state."""
         clicks = self.session.clicks(self.token)
         if self.chosen is not None and self.chosen not in clicks:
-            self.chosen = None  # another tab took it away
+            self.chosen = None  # another tab deleted it
         self.drawing.clicks(clicks, self.chosen)
         self.drawing.boxes("boxes", self.boxes)
         rows = np.array(self._open_suggestions(), np.int64)
@@ -292,11 +297,11 @@ class Page:
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        self.tasks.add(task)  # the loop itself keeps no task alive
+        self.tasks.add(task)  # asyncio itself does not keep a task alive
         task.add_done_callback(self.tasks.discard)
 
     async def _ask_teacher(self, clicks: tuple[Click, ...]) -> None:
-        """The teacher's boxes of the clicks, shown when they come; left out where there are newer clicks by then."""
+        """Show the teacher's boxes of the clicks, unless there are newer clicks when they arrive."""
         frame, teacher = self.frame, self.desk.teacher
         assert frame is not None and teacher is not None
         places = np.array([click.xyz_m for click in clicks]).reshape(-1, 3)
@@ -307,7 +312,7 @@ class Page:
             self.refresh()
 
     async def _propose(self) -> None:
-        """The student's boxes of the frame."""
+        """Show the student's boxes of the frame as suggestions."""
         frame, student = self.frame, self.desk.student
         assert frame is not None and student is not None
         boxes = await self._answer(lambda: student(frame.record), frame, None)
@@ -318,7 +323,7 @@ class Page:
     async def _answer(
         self, ask: Callable[[], Boxes3D], frame: Frame, clicks: tuple[Click, ...] | None
     ) -> Boxes3D | None:
-        """What a model says, one question at a time; None where the page shows another frame, or other clicks, now."""
+        """The boxes of a model, which answers one tab at a time; None if the page's frame or clicks have changed."""
 
         def stale() -> bool:
             return self.frame is not frame or (clicks is not None and self.asked != clicks)

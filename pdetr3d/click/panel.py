@@ -1,4 +1,4 @@
-"""The text of the page's panel."""
+"""Composes the text of the page's panel: keys, progress, and the legend of classes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MODES = {"move": "Click where the chosen click should be.", "ignore": "Click wha
 def status_html(
     session: Session, token: str, *, label: int, chosen: Click | None, mode: str, suggestions: int | None, state: str
 ) -> str:
-    """Where the annotator is: frame, progress, clicks, what the next click does, the classes.
+    """The panel's HTML: frame, progress, clicks, the next click's effect, the classes.
 
     Args:
-        label: of the next click. suggestions: how many are open; None: nobody makes any. state: attributes that say
-            what is shown, for programs that look at the page.
+        token: of the frame. label: class of the next click. chosen: click. mode: "", "move" or "ignore".
+        suggestions: number of open ones; None: without a student. state: HTML attributes that tell tests the view.
     """
     clicks = session.clicks(token)
     place = session.tokens.index(token) + 1

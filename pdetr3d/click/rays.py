@@ -1,4 +1,4 @@
-"""From a ray to a click: the ray of a pixel, and where a ray meets the LiDAR points or the ground.
+"""Computes the ray of a pixel, and the place of a click: where a ray meets the LiDAR points or the ground.
 
 Everything is in the keyframe's LIDAR_TOP frame (x right, y forward, z up), meters, float64.
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-TOLERANCE_M = (0.15, 0.5)  # least and most distance of a point from the ray that hits it
-TOLERANCE_SHARE = 0.01  # of the point's distance from the LiDAR: two columns of points are 0.006 of it apart
-BEHIND_M = 0.7  # of the points up to so far behind the first that is hit, the nearest to the ray counts
-HEIGHTS_M = (-1.0, 5.0)  # over the ground: what is lower (reflections) or higher (trees, signs) is not hit
-START_M = 0.5  # along the ray: nothing nearer to its origin is hit
-MAX_GROUND_M = 120.0  # from the LiDAR: a ray that meets the ground farther off meets none
+# A ray hits points within TOLERANCE_SHARE of their distance from the LiDAR, but at least and at most TOLERANCE_M.
+TOLERANCE_M = (0.15, 0.5)
+TOLERANCE_SHARE = 0.01  # neighboring columns of points are 0.006 of the distance apart
+BEHIND_M = 0.7  # of the points up to this far behind the first one hit, the nearest to the ray counts
+HEIGHTS_M = (-1.0, 5.0)  # above the ground; lower points (reflections) and higher ones (trees, signs) are not hit
+START_M = 0.5  # nothing nearer to the ray's origin is hit
+MAX_GROUND_M = 120.0  # ground farther from the LiDAR is not hit
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,16 @@ class Ray:
 
     @staticmethod
     def of(origin_m: ArrayLike, direction: ArrayLike) -> Ray:
-        """A ray of any direction of length > 0."""
+        """A ray in a direction of any length > 0."""
         along = np.asarray(direction, np.float64)
         return Ray(np.asarray(origin_m, np.float64), along / np.linalg.norm(along))
 
     def at(self, distance_m: float) -> NDArray[np.float64]:
-        """(3,): the place ``distance_m`` along the ray."""
+        """The place (3,) at ``distance_m`` along the ray."""
         return self.origin_m + distance_m * self.direction
 
     def apart(self, points_m: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Distance along the ray, and from it, of points (P, 3): two arrays (P,) [m]."""
+        """The distances of points (P, 3) along the ray, and from the ray: two arrays (P,) [m]."""
         offset = np.asarray(points_m, np.float64) - self.origin_m
         along = offset @ self.direction
         return along, np.linalg.norm(offset - along[:, None] * self.direction, axis=1)
@@ -44,7 +45,7 @@ class Ray:
 
 @dataclass(frozen=True)
 class Hit:
-    """Where a ray ends: ``xyz_m`` (3,) float64, always on the ray; ``on`` is "lidar" or "ground"."""
+    """The end of a ray: ``xyz_m`` (3,) float64, a place on the ray; ``on`` is "lidar" or "ground"."""
 
     xyz_m: NDArray[np.float64]
     on: str
@@ -63,17 +64,16 @@ def pixel_ray(lidar2img: NDArray[np.float64], uv_px: ArrayLike) -> Ray:
 
 
 def height_m(lidar2ego: NDArray[np.float64], points_m: NDArray) -> NDArray[np.float64]:
-    """(...,): height over the ground, the ego frame's plane z = 0 (where wheels stand), of points (..., 3)."""
+    """The height (...) of points (..., 3) above the ground, i.e. the plane z = 0 of the ego frame."""
     return np.asarray(points_m, np.float64) @ lidar2ego[2, :3] + lidar2ego[2, 3]
 
 
 def cut(ray: Ray, points_m: NDArray, lidar2ego: NDArray[np.float64]) -> Hit | None:
-    """Where a ray meets the scene.
+    """The place where a ray meets the scene; None if it meets nothing.
 
-    The LiDAR points (P, 3) that lie within a tolerance of the ray are hit. The first of them along the ray counts, or
-    the one nearest to the ray of those that follow within BEHIND_M. The click is the place of the ray beside that
-    point: sideways it lies where it was aimed. A ray that hits no point ends on the ground; one that goes up hits
-    nothing (None).
+    The ray hits LiDAR points (P, 3) within a tolerance. Of the first hit point along the ray and those up to BEHIND_M
+    behind it, the nearest to the ray counts. The result is the ray's place beside this point, so that it lies exactly
+    where the annotator aimed. A ray that hits no point ends on the ground.
     """
     points = np.asarray(points_m, np.float64)
     along, off = ray.apart(points)
@@ -94,7 +94,7 @@ def cut(ray: Ray, points_m: NDArray, lidar2ego: NDArray[np.float64]) -> Hit | No
 
 
 def nearest(ray: Ray, places_m: NDArray) -> int | None:
-    """Which of the places (K, 3) a ray means: the nearest to it within 0.5 m, or 2 % of the distance; None: none."""
+    """The index of the place (K, 3) nearest to a ray, within 0.5 m or 2 % of the distance; None if there is none."""
     if not len(places_m):
         return None
     along, off = ray.apart(places_m)

@@ -1,4 +1,4 @@
-"""Serve the page: viser's web server on one address, the click file locked for this process."""
+"""Serves the click page by viser's web server, and locks the click file for this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIN_TOKEN = 12  # characters
 
 
 def check_address(host: str, token: str) -> None:
-    """Refuse an address that others reach without a token.
+    """Refuse an address that other machines can reach, unless there is a token.
 
     Raises:
         DataError: names the address, what is allowed, and the fix.
@@ -53,7 +53,7 @@ def check_port(host: str, port: int) -> None:
 
 
 class Pages:
-    """The tabs of a server: each gets its page when it has shown that it may."""
+    """The tabs of a server. Each gets its page, after its user has entered the token if there is one."""
 
     def __init__(self, server: viser.ViserServer, desk: Desk, token: str) -> None:
         self.desk, self.token = desk, token
@@ -65,7 +65,7 @@ class Pages:
         if not self.token:
             self._open(client)
             return
-        # Nothing of the data reaches the tab before the token does: all of it is sent to tabs one by one.
+        # The data are sent to each tab separately, so that none reach this tab before the token is entered.
         field = client.gui.add_text("Token", "")
         button = client.gui.add_button("Open")
 
@@ -106,14 +106,16 @@ def serve(
     """Serve until ``stop`` is set, or Ctrl-C. Prints the address when the page can be opened.
 
     Args:
-        out: the CSV file of the clicks. port: 0 takes any free one. token: what a tab must give; "" asks for none.
-        sweeps: LiDAR sweeps shown, the keyframe included.
+        index: of the dataset. split: to click. out: the CSV file of the clicks.
+        host: IP address. port: 0 takes any free one. token: that users must enter; "": none.
+        sweeps: number of LiDAR sweeps to show, with the keyframe.
+        teacher: makes boxes of clicks. student: suggests objects.
 
     Raises:
-        DataError: for an address that is refused, a file that another annotator has, a split without samples.
+        DataError: for an address that is refused, a file that another annotator holds, or a split without samples.
     """
     check_address(host, token)
-    refuse_second(out)  # a second annotator's port is mostly taken, too: by the first one
+    refuse_second(out)  # checked first: the first annotator usually has the second one's port, too
     check_port(host, port)
     with only_annotator(out):
         session = Session(index, split, out)

@@ -1,7 +1,7 @@
-"""What an annotator did: clicks, regions of "not sure", frames that are done. Every act is on the disk when it returns.
+"""Holds an annotator's clicks, regions of "not sure" and finished frames; every action is on the disk when it returns.
 
-Two files: the clicks (CSV, what ``pdetr3d label --import`` reads: columns COLUMNS) and, beside it, CSV.done.json:
-``{"done": [tokens of frames whose objects are all clicked], "empty": [tokens of frames that hold none]}``.
+There are two files: the clicks (CSV with the columns COLUMNS, which ``pdetr3d label --import`` reads) and, beside it,
+CSV.done.json: ``{"done": [tokens of frames whose objects are all clicked], "empty": [tokens of frames without any]}``.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from pdetr3d.data.labels.human_clicks import MAX_DISTANCE_M
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 
-SAME_M = 0.05  # two clicks of one class nearer than this are one
-PAUSE_S = 60.0  # a longer time between two acts counts as this much work
-UNDOS = 1000
+SAME_M = 0.05  # a second click of the same class nearer than this is refused
+PAUSE_S = 60.0  # a longer time between two actions counts as this much work
+UNDOS = 1000  # number of actions that can be undone
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame's state: its clicks in the order made, and whether it is done."""
+    """A frame's state: its clicks in the order in which they were made, and whether it is done."""
 
     clicks: tuple[Click, ...] = ()
     done: bool = False
 
 
 class Session:
-    """The acts of one annotator on the frames of a split.
+    """The actions of one annotator on the frames of a split. It continues with the clicks in ``file``, if any.
+
+    Args:
+        index: of the dataset. split: to click. file: the clicks' CSV file. clock: [s], for ``per_minute``.
 
     Attributes:
         tokens: the split's frames, scene by scene, by time. file: the clicks' CSV file.
+
+    Raises:
+        DataError: when the split has no samples, or the files hold no clicks of this index.
     """
 
     def __init__(self, index: Index, split: str, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Go on with what ``file`` holds, or begin.
-
-        Raises:
-            DataError: when the split has no samples, or the files are no clicks of this index.
-        """
         self.index, self.file = index, Path(file)
         columns = ("scene_token", "timestamp_us")
         tokens = index.tokens(split)
@@ -64,53 +65,56 @@ class Session:
             self._frames[token] = replace(self._frames.get(token, _Frame()), done=True)
         self._undo: deque[tuple[str, _Frame]] = deque(maxlen=UNDOS)
         self._clock = clock
-        self._last: float | None = None  # when the last act was
+        self._last: float | None = None  # the time of the last action
         self._work_s, self._made = 0.0, 0
 
     def clicks(self, token: str) -> tuple[Click, ...]:
-        """The frame's clicks and regions, in the order made."""
+        """The frame's clicks and regions, in the order in which they were made."""
         return self._frames.get(token, _Frame()).clicks
 
     def done(self, token: str) -> bool:
-        """Whether all objects of the frame are clicked, as the annotator said."""
+        """Whether the annotator has marked the frame as done, i.e. all its objects are clicked."""
         return self._frames.get(token, _Frame()).done
 
     def next_open(self) -> str:
-        """The first frame that is not done; the last frame where all are."""
+        """The first frame that is not done; the last frame if all are done."""
         return next((token for token in self.tokens if not self.done(token)), self.tokens[-1])
 
     def done_count(self) -> int:
-        """How many frames of the split are done."""
+        """The number of the split's frames that are done."""
         return sum(self.done(token) for token in self.tokens)
 
     def per_minute(self) -> float:
-        """Clicks made since the start per minute of work; pauses beyond PAUSE_S do not count. 0 before two acts."""
+        """The clicks per minute of work since the start, without pauses beyond PAUSE_S; 0 before two actions."""
         return 60 * self._made / self._work_s if self._work_s > 0 else 0.0
 
     def earlier(self, token: str) -> tuple[list[Click], NDArray[np.float64]]:
-        """Clicks of the scene's earlier frames, and their places (K, 3) in this frame's LIDAR_TOP frame, by ego motion:
-        where objects that stand still are now."""
-        here = self.index.record(token)
-        lidar2global = chain(here.lidar2ego, here.ego2global)
+        """The clicks of the scene's earlier frames, and their places (K, 3) in this frame's LIDAR_TOP frame.
+
+        The places are moved by the ego motion: objects that stand still are there now.
+        """
+        record = self.index.record(token)
+        lidar2global = chain(record.lidar2ego, record.ego2global)
         found: list[Click] = []
         places = [np.zeros((0, 3))]
         for other in self.tokens[: self.tokens.index(token)]:
             clicks = [click for click in self.clicks(other) if click.radius_m is None]
             if self._scene[other] == self._scene[token] and clicks:
-                there = self.index.record(other)
-                moved = chain(there.lidar2ego, there.ego2global, inverse(lidar2global))
+                earlier = self.index.record(other)
+                moved = chain(earlier.lidar2ego, earlier.ego2global, inverse(lidar2global))
                 places.append(apply(moved, np.array([click.xyz_m for click in clicks])))
                 found += clicks
         return found, np.concatenate(places)
 
     def add(self, token: str, xyz_m: ArrayLike, name: str, radius_m: float | None = None) -> Click:
-        """Click at a place of the frame's LIDAR_TOP frame (3,) [m].
+        """Add a click, or a region to ignore.
 
         Args:
-            name: one of the index's classes, or IGNORE with the ``radius_m`` [m] of the region that is not known.
+            token: of the frame. xyz_m: (3,) in the frame's LIDAR_TOP frame [m].
+            name: one of the index's classes, or IGNORE for a region. radius_m: of a region [m].
 
         Raises:
-            DataError: for an unknown frame, or a click that cannot be one (``_check``).
+            DataError: for an unknown frame, or a click that the import would refuse.
         """
         x, y, z = (float(value) for value in np.asarray(xyz_m))
         click = Click(token, (x, y, z), name, radius_m)
@@ -120,16 +124,16 @@ class Session:
         return click
 
     def move(self, click: Click, xyz_m: ArrayLike) -> Click:
-        """Put a click at another place of its frame."""
+        """Move a click to another place (3,) [m] of its frame; raises DataError as ``add``."""
         x, y, z = (float(value) for value in np.asarray(xyz_m))
         return self._change(click, replace(click, xyz_m=(x, y, z)))
 
     def rename(self, click: Click, name: str) -> Click:
-        """Give a click another class."""
+        """Give a click another class; raises DataError as ``add``."""
         return self._change(click, replace(click, name=name, radius_m=None))
 
     def delete(self, click: Click) -> None:
-        """Take a click away."""
+        """Delete a click."""
         place = self._place(click)
         kept = self.clicks(click.sample_token)
         self._act(
@@ -137,14 +141,14 @@ class Session:
         )
 
     def set_done(self, token: str, done: bool = True) -> None:
-        """Say that all objects of a frame are clicked (it is empty where nothing is), or that they are not."""
+        """Mark a frame as done or not done. Done means that all its objects are clicked, or that it has none."""
         if token not in self._scene:
             raise DataError(f"sample token {token!r} is not in the split that is clicked ({len(self.tokens)} frames)")
         if self.done(token) != done:
             self._act(token, replace(self._frames.get(token, _Frame()), done=done))
 
     def undo(self) -> str | None:
-        """Take the last act back; returns the frame that it was in, None: there is none left."""
+        """Undo the last action; returns its frame, or None if no action is left."""
         if not self._undo:
             return None
         token, before = self._undo[-1]
@@ -166,7 +170,7 @@ class Session:
         return self.clicks(click.sample_token).index(click)
 
     def _check(self, click: Click, but: int | None = None) -> None:
-        """Refuse what the import would refuse; ``but``: the place of the click that this one replaces."""
+        """Refuse a click that the import would refuse; ``but``: position of the click that this one replaces."""
         if click.sample_token not in self._scene:
             raise DataError(f"sample token {click.sample_token!r} is not in the split that is clicked")
         classes = self.index.classes
@@ -192,7 +196,7 @@ class Session:
         self._last = now
 
     def _save(self, token: str, frame: _Frame) -> None:
-        """Take over a frame's new state once it is on the disk."""
+        """Write a frame's new state to the disk, and then keep it."""
         before, after = self._frames, self._frames | {token: frame}
         was = before.get(token, _Frame())
         writes = []
@@ -202,12 +206,13 @@ class Session:
             done = {token: _holds(each) for token, each in after.items() if each.done}
             listed = [[token for token, holds in done.items() if holds == some] for some in (True, False)]
             writes.append(lambda: write_done(self.file, *listed))
-        # A kill between the two must not leave a frame with clicks listed as empty.
+        # The order of the two files matters if the process is killed between them: a frame with clicks must never be
+        # listed as empty.
         for write in reversed(writes) if _holds(frame) else writes:
             write()
         self._frames = after
 
 
 def _holds(frame: _Frame) -> bool:
-    """Whether the frame has clicks of objects (regions are none)."""
+    """Whether the frame has clicks of objects; regions do not count."""
     return any(click.radius_m is None for click in frame.clicks)

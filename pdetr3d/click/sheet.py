@@ -1,8 +1,7 @@
-"""Where the camera images lie in the scene: flat, left and right of the LiDAR points, so that one view from above shows
-them all, and a click on an image is a ray like any other.
+"""Places the camera images in the scene, flat beside the LiDAR points, and finds the pixel that a ray meets.
 
-Sheet coordinates are those of the keyframe's LIDAR_TOP frame [m]; the images lie in the plane z = SHEET_Z_M with their
-tops towards +y.
+One view from above then shows points and images, and a click on an image is a ray like any other. Sheet coordinates are
+those of the keyframe's LIDAR_TOP frame [m]; the images lie in the plane z = SHEET_Z_M with their tops towards +y.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from pdetr3d.schema import CAMERAS, CameraRecord
 RANGE_M = 52.0  # half side of the square of LiDAR points between the images
 GAP_M = 1.0
 SHEET_Z_M = -2.0
-# Two columns as one reads: to the front on the left, to the back on the right.
+# The left column has the cameras to the front, the right column those to the back.
 COLUMNS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image: its camera and the rectangle it fills, by middle and size (width, height) [m]."""
+    """An image on the sheet: name of the camera, its record, and middle and size (width, height) of the image [m]."""
 
     name: str
     camera: CameraRecord
@@ -33,13 +32,13 @@ class Tile:
     size_m: tuple[float, float]
 
     def place(self, uv_px: NDArray) -> NDArray[np.float64]:
-        """(..., 3) on the sheet of pixels (..., 2)."""
+        """The places (..., 3) on the sheet of pixels (..., 2)."""
         share = np.asarray(uv_px, np.float64) / (self.camera.width_px, self.camera.height_px) - 0.5
         xy = np.asarray(self.middle_m) + share * (self.size_m[0], -self.size_m[1])
         return np.concatenate([xy, np.full((*xy.shape[:-1], 1), SHEET_Z_M)], -1)
 
     def pixel(self, xy_m: NDArray) -> NDArray[np.float64]:
-        """(2,): the pixel at a place (2,) of the sheet, also outside the image."""
+        """The pixel (2,) at a place (2,) of the sheet, also outside the image."""
         share = (np.asarray(xy_m, np.float64) - self.middle_m) / (self.size_m[0], -self.size_m[1]) + 0.5
         return share * (self.camera.width_px, self.camera.height_px)
 
@@ -59,12 +58,12 @@ def tiles(cameras: Sequence[CameraRecord | None]) -> list[Tile]:
 
 
 def width_m(found: Sequence[Tile]) -> float:
-    """Of the whole sheet."""
+    """The width of the whole sheet [m]."""
     return 2 * max((abs(tile.middle_m[0]) + tile.size_m[0] / 2 for tile in found), default=RANGE_M)
 
 
 def through(ray: Ray, found: Sequence[Tile]) -> tuple[Ray, Tile | None]:
-    """What a ray of the scene means: where it meets an image, the ray of that pixel and the image; else itself."""
+    """The ray of the pixel at which a ray meets an image, and the image; without an image the ray itself, and None."""
     fall = float(ray.direction[2])
     if fall < -1e-6:
         place = ray.at((SHEET_Z_M - float(ray.origin_m[2])) / fall)

@@ -1,4 +1,4 @@
-"""From where the page looks: positions of its camera in sheet coordinates (``sheet.py``); z is up in all of them."""
+"""Computes the positions of the page's camera in sheet coordinates (``sheet.py``), with z up."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from pdetr3d.click.sheet import RANGE_M, SHEET_Z_M, Tile, width_m
 
-NARROW_RAD = float(np.radians(20))  # from above: nearly parallel rays
-WIDE_RAD = float(np.radians(55))
-MARGIN = 1.03
-# The camera looks down not quite upright: its up direction is +z, which must not be its line of sight.
+NARROW_RAD = float(np.radians(20))  # field of view from above: rays are nearly parallel
+WIDE_RAD = float(np.radians(55))  # field of view in 3D
+MARGIN = 1.03  # factor on the shown height
+# The camera looks down at a slight angle, because its up direction +z must not be its line of sight.
 TILT = 1e-3
 
 
@@ -31,7 +31,7 @@ def above(tiles: Sequence[Tile], aspect: float) -> View:
 
 
 def over(tile: Tile, aspect: float) -> View:
-    """One image, as large as the canvas lets it be."""
+    """One image, as large as the canvas allows; ``aspect``: width / height of the canvas."""
     return _down(*tile.middle_m, max(tile.size_m[1], tile.size_m[0] / aspect))
 
 
@@ -41,6 +41,6 @@ def beside() -> View:
 
 
 def _down(x: float, y: float, height_m: float) -> View:
-    """What lies on the sheet round (x, y) and is ``height_m`` high fills the canvas."""
+    """The view from above that fills the canvas with ``height_m`` of the sheet around (x, y)."""
     up = MARGIN * height_m / 2 / np.tan(NARROW_RAD / 2)
     return View((x, y - TILT * up, SHEET_Z_M + up), (x, y, SHEET_Z_M), NARROW_RAD)

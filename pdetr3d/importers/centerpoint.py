@@ -1,12 +1,12 @@
-"""CenterPoint checkpoints of mmdetection3d and OpenPCDet -> our student: which of their weights is which of ours.
+"""Converts CenterPoint checkpoints of mmdetection3d and OpenPCDet to weights of our student.
 
-What differs besides names, and is converted exactly: the order of a sparse kernel's axes; convolutions with a bias
-before a norm; another epsilon of a norm; points that are not scaled (ours are: ``models/pillars.py``); and the row of
-zeros that their padded pillars answer with (``model.pad_pillars``). Their heading is sine and cosine of the yaw: it
-becomes our direction, and ``student.heading=direction`` reads it. Our axis has no counterpart there.
+Besides names, these differences are converted exactly: the order of a sparse kernel's axes; convolutions with a bias
+before a norm; another epsilon of a norm; points that are not scaled (ours are: ``models/pillars.py``); the row of
+zeros in their padded pillars (``model.pad_pillars``). Their heading is sine and cosine of the yaw: it becomes our
+direction, which ``student.heading=direction`` decodes. Our axis has no counterpart in their models.
 
 Frames and codes are the same: nuScenes' LIDAR_TOP, gravity centers, (l, w, h), yaw counter-clockwise from +x. That
-holds for mmdetection3d from 1.0 on; before, its yaw and sizes were other ones, which cannot be seen from weights.
+holds for mmdetection3d from 1.0 on. Older versions had another yaw and order of sizes, which weights do not show.
 
 Legend: C channels, P points.
 """
@@ -31,20 +31,25 @@ from pdetr3d.models.student import Student
 from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
 
-WRAPPERS = ("state_dict", "model_state", "model")  # where both keep the weights of a checkpoint
-HEAD_EPS = 1e-5  # of the norms of both heads; all others have ours
-FRAMEWORKS = {"pts_bbox_head.": "mmdetection3d", "dense_head.": "OpenPCDet"}
-# Our branch -> theirs. Of the heading mmdetection3d has (sin, cos), OpenPCDet (cos, sin), as our direction (x, y).
+WRAPPERS = ("state_dict", "model_state", "model")  # keys under which the frameworks store a checkpoint's weights
+HEAD_EPS = 1e-5  # epsilon of the norms in both frameworks' heads; all other norms have our epsilon
+FRAMEWORKS = {"pts_bbox_head.": "mmdetection3d", "dense_head.": "OpenPCDet"}  # prefix of weights' names -> framework
+# Our branch -> theirs. The heading is (sin, cos) in mmdetection3d, and (cos, sin) in OpenPCDet as in our direction.
 BRANCHES = {
     "mmdetection3d": {"offset": "reg", "height": "height", "size": "dim", "direction": "rot", "velocity": "vel"},
     "OpenPCDet": {"offset": "center", "height": "center_z", "size": "dim", "direction": "rot", "velocity": "vel"},
 }
-LISTED = 6
+LISTED = 6  # names in a message
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and its norm: names without ``.weight``; ``kind``: how the weight is laid out (``_fitted``)."""
+    """A convolution and its norm.
+
+    Attributes:
+        ours, our_norm, theirs, their_norm: names of the modules, without ``.weight``.
+        kind: layout of their weight (``_fitted``). eps: epsilon of their norm.
+    """
 
     ours: str
     our_norm: str
@@ -56,11 +61,11 @@ class Layer:
 
 @dataclass
 class Converted:
-    """What was made of a checkpoint.
+    """A converted checkpoint.
 
     Attributes:
         framework: "mmdetection3d" or "OpenPCDet". state: the student's state dict. mapped: their name -> ours.
-        kept: our weights that have no counterpart: as they are initialized. unused: their weights that have none.
+        kept: our weights without counterpart, which keep their initial values. unused: their weights without one.
     """
 
     framework: str
@@ -71,15 +76,17 @@ class Converted:
 
 
 def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = False) -> Converted:
-    """Write the new folder ``out``: checkpoint.pt, which ``pdetr3d predict`` and ``export`` take, and import.json, the
-    lists of what became what.
+    """Write the new folder ``out``: checkpoint.pt, for ``pdetr3d predict`` and ``export``, and import.json, which lists
+    the converted weights.
 
     Args:
-        config: of the student that the weights must fit; ``student.heading`` and ``model.pad_pillars`` are set here.
-        partial: also where a part of the student has no counterpart; it then keeps its initial weights.
+        file: a checkpoint of mmdetection3d or OpenPCDet.
+        config: of the student that the weights must fit; the keys of ``fitting`` are set here.
+        partial: True also imports a checkpoint that lacks parts of the student, which keep their initial weights.
 
     Raises:
-        DataError: for a file that is no such checkpoint, or weights of other shapes, or (without ``partial``) too few.
+        DataError: for a file that is no such checkpoint, for weights of other shapes, when ``out`` exists, and, without
+            ``partial``, when weights are missing.
     """
     found = read_weights(file)
     config = override(config, fitting(found, config))
@@ -96,13 +103,17 @@ def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = Fa
     student.load_state_dict(made.state)
     with new_folder(out) as folder:
         checkpoint.save(folder, student.eval(), None, 0, config.to_json())
-        told = {name: getattr(made, name) for name in ("framework", "mapped", "kept", "unused")}
-        (folder / "import.json").write_text(json.dumps({"file": file.name, **told}, indent=1))
+        facts = {name: getattr(made, name) for name in ("framework", "mapped", "kept", "unused")}
+        (folder / "import.json").write_text(json.dumps({"file": file.name, **facts}, indent=1))
     return made
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Name -> tensor, without wrappers and ``module.``; DataError as ``checkpoint.read_weights_only``."""
+    """Read the weights of a checkpoint: name -> float tensor, without wrappers and the prefix ``module.``.
+
+    Raises:
+        DataError: as ``checkpoint.read_weights_only``, and when the file holds no state dict.
+    """
     state = checkpoint.read_weights_only(file, "checkpoint", "name the .pth file of a trained CenterPoint")
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -115,10 +126,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def framework_of(found: Mapping[str, Tensor], file: Path) -> str:
-    """ "mmdetection3d" or "OpenPCDet".
+    """The framework of a checkpoint, "mmdetection3d" or "OpenPCDet", by the names of its weights.
 
     Raises:
-        DataError: when it is of neither.
+        DataError: when the names are of neither.
     """
     for prefix, name in FRAMEWORKS.items():
         if any(key.startswith(prefix) for key in found):
@@ -130,13 +141,16 @@ def framework_of(found: Mapping[str, Tensor], file: Path) -> str:
 
 
 def fitting(found: Mapping[str, Tensor], config: Config) -> list[str]:
-    """The overrides with which a student answers as theirs does."""
+    """The config overrides with which our student computes the same as their model."""
     padded = config.model.lidar == "pillar" and any(name.endswith("pfn_layers.0.linear.weight") for name in found)
     return ["student.heading=direction", f"model.pad_pillars={str(padded).lower()}"]
 
 
 def convert(found: Mapping[str, Tensor], student: Student, config: Config, file: Path) -> Converted:
-    """Their weights as ours. ``config``: the student's; its norms must have running statistics.
+    """Convert their weights.
+
+    Args:
+        found: from ``read_weights``. student: freshly built. config: the student's. file: for messages.
 
     Raises:
         DataError: for another framework, ``model.norm=group``, or weights of other shapes.
@@ -159,10 +173,12 @@ def _some(names: list[str]) -> str:
 
 
 class _Converter:
+    """Copies their weights into ``made.state``, part by part; ``wrong`` lists weights of other shapes."""
+
     def __init__(self, found: Mapping[str, Tensor], made: Converted, config: Config) -> None:
         self.found, self.made, self.config = found, made, config
         self.mm = made.framework == "mmdetection3d"
-        self.done: set[str] = set()  # of ours
+        self.done: set[str] = set()  # names of our weights that were set
         self.wrong: list[str] = []
 
     def run(self) -> None:
@@ -174,7 +190,7 @@ class _Converter:
             self._task(task)
         whole = [name for name in self.made.state if not name.endswith("num_batches_tracked")]
         self.made.kept = [name for name in whole if name not in self.done and "regressions" not in name]
-        self.made.kept += [name for name in whole if ".outputs.axis." in name]  # its half of hidden is kept, too
+        self.made.kept += [name for name in whole if ".outputs.axis." in name]  # and the axis's channels of ``hidden``
         self.made.unused = sorted(self.found.keys() - self.made.mapped.keys())
 
     def _layers(self) -> Iterator[Layer]:
@@ -183,14 +199,14 @@ class _Converter:
             yield from _sparse_layers(self.mm, len(model.voxel_channels))
         for stage, layers in enumerate(model.backbone_layers):
             for place in range(layers + 1):
-                # OpenPCDet pads in a layer of its own, before the first convolution.
+                # OpenPCDet has a separate padding layer before the first convolution.
                 first = 3 * place + (0 if self.mm else 1)
                 theirs = f"{'pts_backbone' if self.mm else 'backbone_2d'}.blocks.{stage}"
                 ours = f"backbone.stages.{stage}.{place}"
                 yield Layer(f"{ours}.0", f"{ours}.1", f"{theirs}.{first}", f"{theirs}.{first + 1}")
         for stage, stride in enumerate(self.config.student.neck_strides):
             theirs = f"{'pts_neck' if self.mm else 'backbone_2d'}.deblocks.{stage}"
-            # Of stride 1 mmdetection3d has a convolution, the other two a transposed one.
+            # At stride 1 mmdetection3d has a convolution; OpenPCDet and our student have a transposed one.
             kind = "transposed" if self.mm and stride == 1 else "same"
             yield Layer(f"neck.blocks.{stage}.0", f"neck.blocks.{stage}.1", f"{theirs}.0", f"{theirs}.1", kind)
         shared = ("pts_bbox_head.shared_conv.conv", "pts_bbox_head.shared_conv.bn")
@@ -198,7 +214,7 @@ class _Converter:
         yield Layer("head.shared.0", "head.shared.1", *names, eps=HEAD_EPS)
 
     def _branch(self, task: int, name: str) -> tuple[str, str, str]:
-        """Their hidden convolution, its norm, and the last convolution."""
+        """The names of a branch's hidden convolution, its norm, and its last convolution in their model."""
         if self.mm:
             theirs = f"pts_bbox_head.task_heads.{task}.{name}"
             return f"{theirs}.0.conv", f"{theirs}.0.bn", f"{theirs}.1"
@@ -232,18 +248,18 @@ class _Converter:
         self._norm(layer, bias, rows)
 
     def _scaled(self, layer: Layer, weight: Tensor) -> Tensor:
-        """The first sparse convolution reads points that we scale (``pillars.scale_points``)."""
+        """Undo our scaling of points (``pillars.scale_points``) in the weight of the first sparse convolution."""
         if layer.ours != "voxels.encoder.input" or weight.shape[3] != 5:
             return weight
         return weight * self._units()[:, None]
 
     def _units(self) -> Tensor:
-        """What one of our x, y, z, intensity, age is of theirs."""
+        """The values of our units of x, y, z, intensity and age in their units."""
         x0, y0, _, x1, y1, _ = self.config.model.range_m
         return torch.tensor([max(x1, -x0), max(y1, -y0), 1.0, 255.0, DT_UNIT_S])
 
     def _norm(self, layer: Layer, shift: Tensor | None, rows: slice = slice(None)) -> None:
-        """``shift`` (C,): what their layer adds before the norm, and ours does not."""
+        """Convert a norm; ``shift`` (C,): the bias that their layer, but not ours, adds before the norm."""
         parts = {
             name: self._take(f"{layer.their_norm}.{name}", f"{layer.our_norm}.{name}")
             for name in ("weight", "bias", "running_mean", "running_var")
@@ -259,7 +275,7 @@ class _Converter:
     def _pillars(self) -> None:
         theirs = f"{'pts_voxel_encoder' if self.mm else 'vfe'}.pfn_layers"
         if f"{theirs}.1.linear.weight" in self.found or f"{theirs}.1.0.weight" in self.found:
-            return  # two layers: ours has one
+            return  # a pillar encoder of two layers cannot be converted: ours has one
         dynamic = f"{theirs}.0.0.weight" in self.found
         names = (f"{theirs}.0.0", f"{theirs}.0.1") if dynamic else (f"{theirs}.0.linear", f"{theirs}.0.norm")
         layer = Layer("pillars.linear", "pillars.norm", *names)
@@ -270,7 +286,7 @@ class _Converter:
             self.wrong.append(f"{layer.theirs}.weight {tuple(weight.shape)}: 10 or 11 features of a point")
             return
         model = self.config.model
-        # Theirs: x, y, z, intensity, age, offset to the mean (3), offset to the center (2, or 3 with z).
+        # Their features: x, y, z, intensity, age, offset to the mean (3), offset to the center (2, or 3 with z).
         units = torch.cat([self._units(), torch.full((5,), model.pillar_m)])
         ours, shift = weight[:, :10] * units, torch.zeros(len(weight))
         if weight.shape[1] == 11:
@@ -282,7 +298,7 @@ class _Converter:
         self._norm(layer, shift)
 
     def _zero_row(self, layer: Layer) -> Tensor | None:
-        """What their encoder makes of a point of zeros."""
+        """The output (C,) of their encoder for a point of zeros."""
         names = ("weight", "bias", "running_mean", "running_var")
         parts = [self.found.get(f"{layer.their_norm}.{name}") for name in names]
         if any(part is None for part in parts):
@@ -308,8 +324,11 @@ class _Converter:
 
 
 def _fitted(weight: Tensor, target: Tensor, kind: str) -> Tensor:
-    """A weight in our layout: ``transposed``: inputs before outputs; ``sparse``: of mmcv (kz, ky, kx, in, out) as it
-    is, of spconv 2 (out, kz, ky, kx, in) turned."""
+    """A weight in our layout.
+
+    "transposed": inputs and outputs are exchanged. "sparse": mmcv's layout (kz, ky, kx, in, out) is ours, spconv 2's
+    (out, kz, ky, kx, in) is permuted.
+    """
     if kind == "transposed":
         return weight.transpose(0, 1)
     if kind == "sparse" and weight.shape != target.shape and weight.dim() == 5:
@@ -318,7 +337,7 @@ def _fitted(weight: Tensor, target: Tensor, kind: str) -> Tensor:
 
 
 def _sparse_layers(mm: bool, stages: int) -> Iterator[Layer]:
-    """Of ``models/sparse_encoder.py``."""
+    """The layers of ``models/sparse_encoder.py``; ``mm``: of mmdetection3d. ``stages``: their number."""
     theirs, ours = "pts_middle_encoder" if mm else "backbone_3d", "voxels.encoder"
     for name, of in (("input", "conv_input"), ("output", "conv_out")):
         yield Layer(f"{ours}.{name}", f"{ours}.{name}.norm", f"{theirs}.{of}.0", f"{theirs}.{of}.1", "sparse")
@@ -336,8 +355,8 @@ def _sparse_layers(mm: bool, stages: int) -> Iterator[Layer]:
             yield Layer(mine, f"{mine}.norm", f"{down}.0", f"{down}.1", "sparse")
 
 
-def told(made: Converted) -> dict[str, Any]:
-    """For people: how much became what."""
+def summary(made: Converted) -> dict[str, Any]:
+    """The rows of the command's final message."""
     return {
         "of": made.framework,
         "mapped": f"{len(made.mapped)} weights (import.json lists them)",

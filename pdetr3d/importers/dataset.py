@@ -1,6 +1,6 @@
-"""Writing a dataset in nuScenes format from ``Frame``s: tables, point files, images, regions, splits.
+"""Writes a dataset in nuScenes format from ``Frame``s: tables, point files, images, regions, splits.
 
-All of it under a temporary name: there is the whole dataset in the end, or nothing.
+Everything is written under a temporary name first, so that the dataset appears completely or not at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pdetr3d.importers.rows import TableRows, sample_token
 from pdetr3d.schema import CameraRecord, DataError
 
 MAP_FILE = "maps/none.png"
-LISTED = 20  # problems named in a message
+LISTED = 20  # number of problems in a message
 
 
 def write_dataset(
@@ -43,13 +43,15 @@ def write_dataset(
     """Write the dataset ``out``: ``samples/``, ``sweeps/``, ``maps/`` and the tables in ``version``/.
 
     Args:
-        frames: in any order; scenes are sorted by name, their frames by time. splits: name -> names of scenes.
-        facts: JSON-safe, kept as ``version``/import.json. links: images are symbolic links instead of copies (LiDAR
-            files are always written: they are in another layout). extra: writes further files, given the folder of the
-            tables.
+        version: name of the tables' folder.
+        frames: in any order; scenes are sorted by name, their frames by time.
+        splits: name -> names of scenes.
+        facts: JSON-safe, stored as ``version``/import.json.
+        links: images become symbolic links instead of copies. (LiDAR files are always written, in nuScenes' layout.)
+        extra: is called with the folder of the tables, to write further files.
 
     Raises:
-        DataError: with every file that cannot be used, up to LISTED; nothing is left then. When ``out`` exists.
+        DataError: when files cannot be used (the message names up to LISTED, and nothing is left), or ``out`` exists.
     """
     ordered = sorted(frames, key=lambda frame: (frame.scene, frame.timestamp_us))
     refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own")
@@ -57,7 +59,7 @@ def write_dataset(
         tables = root / version
         for folder in ("maps", version, *sorted({Path(name).parent.as_posix() for name in _files_of(ordered)})):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(root / MAP_FILE), np.full((4, 4), 255, np.uint8))  # the devkit asks for a map
+        cv2.imwrite(str(root / MAP_FILE), np.full((4, 4), 255, np.uint8))  # the devkit requires a map
         counts = _write_files(root, ordered, links)
         rows = TableRows(version, MAP_FILE)
         for frame, points in zip(ordered, counts, strict=True):
@@ -76,12 +78,12 @@ def write_dataset(
 
 
 def lidar_file(frame: Frame) -> str:
-    """Path of a frame's point file in the dataset."""
+    """The path of a frame's point file within the dataset."""
     return f"{'samples' if frame.keyframe else 'sweeps'}/LIDAR_TOP/{frame.name}.pcd.bin"
 
 
 def image_file(frame: Frame, camera: Camera) -> str:
-    """Path of an image in the dataset."""
+    """The path of an image within the dataset."""
     suffix = camera.file.suffix.lower()
     return f"{'samples' if frame.keyframe else 'sweeps'}/{camera.channel}/{frame.name}{suffix}"
 
@@ -92,7 +94,7 @@ def _files_of(frames: Sequence[Frame]) -> list[str]:
 
 
 def _write_files(root: Path, frames: Sequence[Frame], links: bool) -> list[NDArray[np.int64]]:
-    """Write points and images; how many points each object of each frame has."""
+    """Write points and images; returns the number of points in each object (N,) of each frame."""
 
     def write(frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
         problems, counted = [], np.zeros(0, np.int64)
@@ -135,7 +137,14 @@ def _problems_of_times(frames: Sequence[Frame]) -> list[str]:
 
 
 def refuse(problems: Sequence[str], fix: str) -> None:
-    """Raise DataError when there are problems: one line each, up to LISTED, and what to do."""
+    """Refuse the input if there are problems.
+
+    Args:
+        problems: a line for each. fix: advice, for the first line of the message.
+
+    Raises:
+        DataError: lists up to LISTED problems.
+    """
     if problems:
         more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
         lines = [f"  {problem}" for problem in problems[:LISTED]]

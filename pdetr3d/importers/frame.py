@@ -1,4 +1,4 @@
-"""What an importer says of each frame of a foreign dataset; ``dataset.py`` writes nuScenes tables from it.
+"""Defines the form in which importers describe the frames of a foreign dataset; ``dataset.py`` writes tables from it.
 
 Everything is in the frame's LIDAR_TOP frame: x right, y forward, z up, origin at the LiDAR, meters.
 """
@@ -17,7 +17,7 @@ from shapely.ops import split
 
 from pdetr3d.geometry.regions import EVERYWHERE, Regions
 
-FAR_M = 200.0  # how far a camera's field of view reaches on the ground: beyond any annotation
+FAR_M = 200.0  # length of a camera's field of view on the ground, farther than any annotation
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Objects:
     """N annotated objects of a frame.
 
     Attributes:
-        category: (N,) names as category.json has them: nuScenes' (``vehicle.car``), or the dataset's own.
+        category: (N,) names for category.json: nuScenes' (``vehicle.car``), or the dataset's own.
         center_m: (N, 3) gravity centers. size_m: (N, 3) l, w, h. yaw_rad: (N,) counter-clockwise about +z from +x.
-        track: (N,) name of the object within its scene; None: not known.
+        track: (N,) name of the object within its scene; None: unknown.
     """
 
     category: tuple[str, ...] = ()
@@ -55,13 +55,16 @@ class Objects:
 
 @dataclass(frozen=True)
 class Frame:
-    """One LiDAR sweep with what was recorded and annotated with it.
+    """A LiDAR sweep with its images and annotations.
 
     Attributes:
-        name: of the frame, unique in the dataset; files are named by it. scene: that it belongs to.
-        timestamp_us: rising within a scene. points: reads (P, 5) float32 x, y, z [m], intensity [0..255], ring.
-        lidar2global: (4, 4) into a frame that stands still within the scene; None: not known (then the scene has no
-            sweeps and no velocities). keyframe: a sample; False: an earlier sweep of one.
+        name: unique in the dataset; the frame's files get this name. scene: name of its scene.
+        timestamp_us: unique within a scene.
+        points: reads (P, 5) float32 x, y, z [m], intensity [0..255], ring.
+        lidar2global: (4, 4) into a frame that is fixed within the scene; None: unknown, and the scene then has neither
+            sweeps nor velocities.
+        keyframe: True: a sample; False: an earlier sweep of one.
+        cameras: its images. objects: its annotations. regions: where these hold.
     """
 
     name: str
@@ -76,17 +79,17 @@ class Frame:
 
 
 def field_of_view(camera: Camera) -> NDArray[np.float64]:
-    """The ground that a camera's image covers, as a polygon (3, 2) in the LIDAR_TOP frame, FAR_M far."""
+    """The ground that a camera's image covers up to FAR_M: a polygon (3, 2) [m] in the LIDAR_TOP frame."""
     return image_sector(camera, 0.0, float(camera.size_px[0]))
 
 
 def image_sector(camera: Camera, left_px: float, right_px: float, near_m: float = 0.0) -> NDArray[np.float64]:
-    """The ground behind a range of image columns, from the depth ``near_m`` to FAR_M: (3 or 4, 2) corners.
+    """The ground in a range of image columns, from depth ``near_m`` to FAR_M: a polygon (3 or 4, 2) [m] in LIDAR_TOP.
 
-    Exact for a camera that stands level: there a column is an upright plane.
+    It is exact for a level camera, whose image columns are upright planes.
     """
     columns = np.array([[left_px, right_px], [camera.intrinsic[1, 2]] * 2, [1.0, 1.0]])
-    rays = np.linalg.solve(camera.intrinsic, columns)  # of depth 1
+    rays = np.linalg.solve(camera.intrinsic, columns)  # up to depth 1
     left, right = (camera.camera2lidar[:3, :3] @ rays)[:2].T
     start = camera.camera2lidar[:2, 3]
     ends = [start + FAR_M * left, start + FAR_M * right]
@@ -96,14 +99,14 @@ def image_sector(camera: Camera, left_px: float, right_px: float, near_m: float 
 
 
 def cut_out(polygon: NDArray[np.float64], holes: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], ...]:
-    """What is left of a polygon (C, 2) without others, as polygons without holes."""
+    """A polygon (C, 2) without the areas of others, as polygons without holes."""
     rest = shapely.difference(shapely.polygons(polygon), shapely.union_all([shapely.polygons(hole) for hole in holes]))
     waiting, found = [rest], list[NDArray[np.float64]]()
     while waiting:
         shape = waiting.pop()
         if not isinstance(shape, Polygon):
-            waiting += list(getattr(shape, "geoms", ()))  # points and lines are no ground
-        elif shape.interiors:  # cut through a hole, upright: each side has one less
+            waiting += list(getattr(shape, "geoms", ()))  # points and lines, which have no parts, are dropped
+        elif shape.interiors:  # cut along y through a hole: each part has one hole less
             x = shape.interiors[0].centroid.x
             _, low, _, high = shape.bounds
             waiting += list(split(shape, LineString([(x, low - 1), (x, high + 1)])).geoms)

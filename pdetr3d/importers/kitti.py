@@ -1,7 +1,8 @@
-"""KITTI -> a dataset in nuScenes format (version v1.0-kitti): the object benchmark's layout, and the tracking one's.
+"""Imports KITTI, in the layout of its object or its tracking benchmark, as a dataset in nuScenes format (v1.0-kitti).
 
-Object layout: ``training/{velodyne,image_2,calib,label_2}/NNNNNN.*``, ``ImageSets/*.txt`` where there are any. It has
-no poses, so no earlier sweeps and no velocities. Tracking layout: ``kitti_tracking.py``. One camera of six: CAM_FRONT.
+The object layout is ``training/{velodyne,image_2,calib,label_2}/NNNNNN.*`` and, optionally, ``ImageSets/*.txt``. It has
+no poses, and therefore neither earlier sweeps nor velocities. ``kitti_tracking.py`` describes the tracking layout. Of
+the six cameras there is one, CAM_FRONT.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pdetr3d.importers.scenes import SceneRow, read_scenes, splits_of
 from pdetr3d.schema import DataError
 
 VERSION = "v1.0-kitti"
-# Documented default of --mapping. nuScenes' boxes of bicycles include their riders, as KITTI's cyclists do.
+# The documented default of --mapping. nuScenes' boxes of bicycles include their riders, as KITTI's cyclists do.
 CLASSES = ClassMapping(
     {
         "Car": "car",
@@ -30,7 +31,7 @@ CLASSES = ClassMapping(
         "Tram": None,
         "Pedestrian": "pedestrian",
         "Person_sitting": "pedestrian",
-        "Person": "pedestrian",  # the tracking benchmark's name of those who sit
+        "Person": "pedestrian",  # the tracking benchmark's name for sitting people
         "Cyclist": "bicycle",
         "Misc": None,
         "DontCare": None,
@@ -53,16 +54,18 @@ def import_kitti(
     """Read a folder in KITTI's object or tracking layout and write the dataset ``out``.
 
     Args:
-        mapping: YAML file, KITTI's type -> class; default CLASSES. scenes: of the object layout, CSV
-            (``scenes.read_scenes``); default: root/scenes.csv; without one each frame is a scene. classes: of one's
-            own: KITTI's types keep their names where a class claims them. links: images are
-            links instead of copies. every: of the tracking layout, how many frames there are to a keyframe.
+        mapping: YAML file, KITTI's type -> class; default: CLASSES.
+        scenes: CSV file for the object layout (``scenes.read_scenes``); default: root/scenes.csv. Without such a file
+            every frame is a scene.
+        classes: the class list. With own classes, KITTI's types that a class claims keep their names.
+        links: images become symbolic links instead of copies.
+        every: in the tracking layout, every n-th frame is a keyframe.
 
     Returns:
-        What was found and left out, counted (also in ``VERSION``/import.json).
+        The numbers of frames and labels that were imported and left out (also in ``VERSION``/import.json).
 
     Raises:
-        DataError: naming file and line of everything that cannot be used; nothing is written then.
+        DataError: names file and line of everything that cannot be used; nothing is written then.
     """
     root = Path(root)
     kinds = _mapping(mapping, classes)
@@ -110,7 +113,7 @@ def _mapping(file: Path | None, classes: ClassList) -> ClassMapping:
 
 
 def frame_names(root: Path) -> list[str]:
-    """Names of the frames: files of training/velodyne.
+    """The names of the frames, by the files of training/velodyne.
 
     Raises:
         DataError: when ``root`` is not in KITTI's object layout.
@@ -136,7 +139,7 @@ def _scenes(root: Path, file: Path | None, names: list[str]) -> dict[str, SceneR
 
 
 def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list[str]]:
-    """ImageSets/NAME.txt as NAME -> frames; and those of frames that are not there (of testing/)."""
+    """The sets of ImageSets/NAME.txt: NAME -> frames; and the names of sets without any frame (of testing/)."""
     sets, unused, known = {}, [], set(names)
     for file in sorted((root / "ImageSets").glob("*.txt")):
         frames = set(file.read_text(encoding="utf-8").split())
@@ -148,7 +151,7 @@ def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list
 
 
 def _read(root: Path, name: str, classes: ClassMapping, problems: list[str]) -> KittiFrame | None:
-    """The files of a frame; what is wrong with them is added to ``problems``."""
+    """Read the files of a frame; returns None if there are problems, which are added to ``problems``."""
     before, part = len(problems), root / "training"
     calibration = None
     try:

@@ -1,8 +1,8 @@
-"""KITTI's text files: calibrations, and labels of both benchmarks. What is wrong is said with file and line.
+"""Reads KITTI's text files: calibrations, and labels of both benchmarks. Messages name file and line.
 
 Frames: rectified camera 0 ("rect": x right, y down, z forward), in which labels are given; velodyne (x forward, y left,
-z up); LIDAR_TOP, ours: origin of the velodyne, x right = rect x, y forward = rect z, z up = rect -y. It stands upright
-as KITTI's boxes do: in it they are exact with a yaw alone.
+z up); LIDAR_TOP, ours: origin of the velodyne, x right = rect x, y forward = rect z, z up = rect -y. KITTI's boxes are
+upright in LIDAR_TOP, so that a yaw describes their heading exactly.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pdetr3d.schema import DataError
 RECT2LIDAR_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 DONT_CARE = "DontCare"
 COLUMNS = "type truncated occluded alpha left top right bottom height width length x y z rotation_y"
-WIDTH = len(COLUMNS.split())  # a score would be one more
-UNKNOWN = 3  # KITTI's number of an occlusion that nobody judged
-OCCLUDED = (0, 1, 2, UNKNOWN, -1)  # -1: not set, in labels made of raw tracklets; counts as unknown
-# Keys of a calibration: the object benchmark's, the tracking benchmark's.
+WIDTH = len(COLUMNS.split())  # a detection has one more column, the score
+UNKNOWN = 3  # KITTI's number for an unknown occlusion
+OCCLUDED = (0, 1, 2, UNKNOWN, -1)  # -1: not set, in labels made from raw tracklets; counts as unknown
+# Our name of a matrix -> its keys in the calibration files of the object and the tracking benchmark.
 KEYS = {
     "P2": ("P2",),
     "R0_rect": ("R0_rect", "R_rect"),
@@ -31,18 +31,19 @@ KEYS = {
     "Tr_imu_to_velo": ("Tr_imu_to_velo", "Tr_imu_velo"),
 }
 SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4), "Tr_imu_to_velo": (3, 4)}
-# The tracking benchmark says 0, 1, 2 instead of a share: the least shares that its levels "moderate" and "hard" allow.
+# The tracking benchmark has levels 0, 1, 2 instead of shares: level -> the share that it counts as.
 TRUNCATED = {0.0: 0.0, 1.0: 0.3, 2.0: 0.5}
-NOT_RIGID = 1e-3  # how far a rotation's products may be from the identity
+NOT_RIGID = 1e-3  # allowed difference of R R^T from the identity
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one frame, in float64.
+    """The calibration of a frame, in float64.
 
     Attributes:
-        p2: (3, 4) rect -> image of the left color camera [px]. velo2rect: (4, 4) R0_rect Tr_velo_to_cam. imu2velo:
-            (4, 4), None: not asked for.
+        p2: (3, 4) rect -> image of the left color camera [px].
+        velo2rect: (4, 4) R0_rect Tr_velo_to_cam.
+        imu2velo: (4, 4); None if it was not read.
     """
 
     p2: NDArray[np.float64]
@@ -51,7 +52,7 @@ class Calibration:
 
     @property
     def intrinsic(self) -> NDArray[np.float64]:
-        """(3, 3) [px]."""
+        """(3, 3) of the left color camera [px]."""
         return self.p2[:, :3]
 
     @property
@@ -61,24 +62,26 @@ class Calibration:
 
     @property
     def velo2lidar(self) -> NDArray[np.float64]:
-        """(4, 4) velodyne -> LIDAR_TOP: turned about the same origin."""
+        """(4, 4) velodyne -> LIDAR_TOP: a rotation about the common origin."""
         return _affine(RECT2LIDAR_AXES @ self.velo2rect[:3, :3], np.zeros(3))
 
     @property
     def camera2lidar(self) -> NDArray[np.float64]:
-        """(4, 4) of the color camera: P2 = K [1 | shift] looks from a place that is shifted in rect."""
+        """(4, 4) color camera -> LIDAR_TOP: P2 = K [1 | shift] has its center at -shift in rect."""
         shift = np.linalg.solve(self.intrinsic, self.p2[:, 3])
         return self.rect2lidar @ _affine(np.eye(3), -shift)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """N lines of a label file, DontCare included, in its order.
+    """N lines of a label file in its order, with DontCare.
 
     Attributes:
-        kind: (N,) KITTI's types. line: (N,) numbers, from 1. truncated: (N,). occluded: (N,). alpha_rad: (N,).
-        rectangle_px: (N, 4) left, top, right, bottom. size_m: (N, 3) height, width, length. location_m: (N, 3) of the
-            bottom's center in rect. rotation_y_rad: (N,) about rect y. track: (N,) of the tracking benchmark, else "".
+        kind: (N,) KITTI's types. line: (N,) numbers of the lines, from 1.
+        truncated: (N,) share outside the image. occluded: (N,) one of OCCLUDED. alpha_rad: (N,).
+        rectangle_px: (N, 4) left, top, right, bottom. size_m: (N, 3) height, width, length.
+        location_m: (N, 3) center of the underside in rect. rotation_y_rad: (N,) about rect y.
+        track: (N,) the object's id in the tracking benchmark, else "".
     """
 
     kind: tuple[str, ...]
@@ -94,11 +97,11 @@ class Labels:
 
     @property
     def cared(self) -> NDArray[np.bool_]:
-        """(N,) which are objects."""
+        """(N,) bool: the lines that are objects, not DontCare."""
         return np.array([kind != DONT_CARE for kind in self.kind], bool)
 
     def boxes(self, calibration: Calibration) -> NDArray[np.float64]:
-        """(N, 7) x, y, z, l, w, h, yaw in LIDAR_TOP; of DontCare without meaning."""
+        """(N, 7) x, y, z, l, w, h [m], yaw [rad] in LIDAR_TOP; rows of DontCare are meaningless."""
         center = self.location_m - np.array([0.0, 0.5, 0.0]) * self.size_m[:, :1]
         # The heading (cos ry, 0, -sin ry) of rect is (cos ry, -sin ry, 0) in LIDAR_TOP.
         yaw = wrap_angle(-self.rotation_y_rad)
@@ -106,7 +109,7 @@ class Labels:
 
 
 def read_calibration(file: Path, imu: bool = False) -> Calibration:
-    """Read P2, R0_rect, Tr_velo_to_cam and, where ``imu`` asks, Tr_imu_to_velo.
+    """Read P2, R0_rect, Tr_velo_to_cam and, with ``imu``, Tr_imu_to_velo.
 
     Raises:
         DataError: when the file or a matrix is missing, or the numbers are no calibration.
@@ -148,7 +151,7 @@ def read_calibration(file: Path, imu: bool = False) -> Calibration:
 
 
 def read_labels(file: Path, problems: list[str]) -> Labels:
-    """Read a label file; lines that are none are added to ``problems`` (file:line: what is wrong) and left out."""
+    """Read a label file. A bad line is left out, and ``file:line: reason`` is added to ``problems``."""
     rows = []
     for number, words in _lines(file, problems):
         reason, values = _line(words)
@@ -160,13 +163,13 @@ def read_labels(file: Path, problems: list[str]) -> Labels:
 
 
 def read_track_labels(file: Path, frames: int, problems: list[str]) -> list[Labels]:
-    """Read a label file of the tracking benchmark: a frame's number and an object's id before the columns of the other.
+    """Read a label file of the tracking benchmark, which has two more columns first: frame number and object id.
 
     Args:
-        frames: how many there are.
+        frames: number of frames of the sequence. problems: as ``read_labels``.
 
     Returns:
-        The labels of each frame. TRUNCATED says what its numbers of truncation count as.
+        The labels of each frame, with truncations by TRUNCATED.
     """
     rows: list[list[tuple[str, str, int, list[float]]]] = [[] for _ in range(frames)]
     for number, words in _lines(file, problems):
@@ -187,7 +190,7 @@ def read_track_labels(file: Path, frames: int, problems: list[str]) -> list[Labe
 
 
 def _lines(file: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
-    """(number, words) of the lines that are not empty."""
+    """(number, words) of the lines that are not empty; a file that cannot be read is a problem."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -197,7 +200,7 @@ def _lines(file: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def _labels(rows: list[tuple[str, str, int, list[float]]]) -> Labels:
-    """From (type, track, line, numbers) each."""
+    """The labels of rows (type, track, line, numbers)."""
     table = np.array([values for *_, values in rows], np.float64).reshape(-1, WIDTH - 1)
     return Labels(
         kind=tuple(row[0] for row in rows),
@@ -214,7 +217,7 @@ def _labels(rows: list[tuple[str, str, int, list[float]]]) -> Labels:
 
 
 def _line(words: list[str]) -> tuple[str, list[float]]:
-    """What is wrong with a line ("": nothing), and its numbers."""
+    """The reason why a line is bad ("" if it is not), and its numbers."""
     if len(words) != WIDTH:
         why = "a score makes it a detection, not a label" if len(words) == WIDTH + 1 else "the line is cut or no label"
         return f"{len(words)} columns instead of {WIDTH} ({COLUMNS}): {why}", []

@@ -1,4 +1,4 @@
-"""A frame of KITTI, of any layout, and what it becomes: points, camera, boxes, regions."""
+"""Converts a frame of KITTI, of any layout, to points, camera, boxes and regions of the written dataset."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from pdetr3d.importers.scenes import SceneRow
 
 VELODYNE = DataConfig(lidar_columns=4)  # x, y, z, reflectance in [0, 1]
 FULL_INTENSITY = 255.0
-# The principal point of a calibration lies near the middle of its image (KITTI: at 0.49 and 0.46 of the sides).
+# Allowed distance of the principal point from the image's middle, as a share of the sides (KITTI: at 0.49 and 0.46).
 OFF_CENTER = 0.15
-SPILL_PX = 1.0  # by which a label's rectangle may leave the image
-CAMERA_HEIGHT_M = 1.65  # of the left color camera over the ground (KITTI's sensor setup)
-NEAREST_M = 2.0  # where a region to ignore begins at the nearest
-FARTHEST_START_M = 40.0  # flat ground says little of rectangles that end near the horizon
-SLACK = 0.8  # of the depth at which flat ground meets the lower side of a rectangle
+SPILL_PX = 1.0  # a label's rectangle may leave the image by this much
+CAMERA_HEIGHT_M = 1.65  # of the left color camera above the ground (KITTI's sensor setup)
+NEAREST_M = 2.0  # least depth at which a region to ignore begins
+FARTHEST_START_M = 40.0  # largest depth at which one begins: near the horizon flat ground is a poor model
+SLACK = 0.8  # a region begins at this share of the depth at which flat ground meets the rectangle's lower side
 
 
 @dataclass(frozen=True)
 class KittiFrame:
-    """The files of a frame, read.
+    """A frame's files, calibration and labels.
 
     Attributes:
-        name: unique in the dataset. velodyne, image: files. size_px: of the image. lidar2global: (4, 4), or None.
-        keyframe: False: a sweep between keyframes; then image and labels are not used.
+        name: unique in the dataset. velodyne, image: files. size_px: (width, height) of the image.
+        lidar2global: (4, 4), or None if unknown.
+        keyframe: False for a sweep between keyframes, whose image and labels are not used.
     """
 
     name: str
@@ -52,7 +53,7 @@ class KittiFrame:
     keyframe: bool = True
 
     def to_frame(self, row: SceneRow, classes: ClassMapping) -> Frame:
-        """What the dataset's writer takes."""
+        """The frame in the form that ``dataset.write_dataset`` takes; ``row``: its scene."""
 
         def points() -> NDArray[np.float32]:
             return velodyne_points(self.velodyne, self.calibration)
@@ -68,7 +69,7 @@ class KittiFrame:
         names = tuple(classes.category(kind) for kind in kinds)
         tracks = tuple(self.labels.track[i] or None for i in cared)
         view = Regions((field_of_view(camera),), ignored(camera, self.labels.rectangle_px[~self.labels.cared], box))
-        beside = outlines(box[~view.valid_at(box)])  # cut by the image's rim, but labeled: known where they stand
+        beside = outlines(box[~view.valid_at(box)])  # labeled objects at the image's rim: their places are valid, too
         return Frame(
             name=self.name,
             scene=row.scene,
@@ -82,10 +83,10 @@ class KittiFrame:
 
 
 def velodyne_points(file: Path, calibration: Calibration) -> NDArray[np.float32]:
-    """(P, 5) x, y, z in LIDAR_TOP, reflectance as [0, 255], and 0: KITTI keeps no rings.
+    """Read points (P, 5) float32: x, y, z [m] in LIDAR_TOP, reflectance in [0, 255], and 0, since KITTI has no rings.
 
     Raises:
-        DataError: when the file is cut or holds something else.
+        DataError: when the file is truncated or holds something else.
     """
     check_points(file, VELODYNE)
     points = np.pad(np.fromfile(file, "<f4").reshape(-1, 4), ((0, 0), (0, 1)))
@@ -97,12 +98,14 @@ def velodyne_points(file: Path, calibration: Calibration) -> NDArray[np.float32]
 def ignored(
     camera: Camera, rectangles_px: NDArray[np.float64], boxes: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], ...]:
-    """DontCare rectangles (D, 4) of an image as polygons on the ground, without the footprints of labeled ``boxes``
-    (N, 7): these are known.
+    """The regions to ignore on the ground behind an image's DontCare rectangles (D, 4).
 
-    A rectangle says a direction, not a distance. Its polygon begins at SLACK times the depth at which flat ground meets
-    its lower side (of FARTHEST_START_M, where that is farther), at least at NEAREST_M, and ends where the field of view
-    does.
+    A rectangle gives a direction, but no distance. Its region begins at SLACK times the depth at which flat ground
+    meets its lower side (at most FARTHEST_START_M), but not below NEAREST_M, and ends with the field of view. The
+    footprints of labeled ``boxes`` (N, 7) are cut out, because they are known.
+
+    Returns:
+        Polygons (C, 2) [m] in the LIDAR_TOP frame.
     """
     known = outlines(boxes)
     polygons: list[NDArray[np.float64]] = []
@@ -115,12 +118,12 @@ def ignored(
 
 
 def outlines(boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """The footprints of N boxes (N, 7) as polygons (4, 2)."""
+    """The footprints of boxes (N, 7) as polygons (4, 2) [m]."""
     return [np.array(shape.exterior.coords)[:-1] for shape in footprints(boxes[:, :3], boxes[:, 3:6], boxes[:, 6])]
 
 
 def find_image(folder: Path, name: str, problems: list[str]) -> tuple[Path, tuple[int, int]] | None:
-    """folder/NAME.png or .jpg and its (width, height); None: a problem."""
+    """Find folder/NAME.png or .jpg and its (width, height); returns None after adding a problem."""
     image = next((path for end in (".png", ".jpg") if (path := folder / f"{name}{end}").is_file()), None)
     if image is None:
         problems.append(f"{folder / name}.png: no such image")
@@ -134,7 +137,7 @@ def find_image(folder: Path, name: str, problems: list[str]) -> tuple[Path, tupl
 
 
 def class_problems(file: Path, labels: Labels, classes: ClassMapping) -> list[str]:
-    """Lines of a label file whose type the mapping does not know."""
+    """The problems of label lines whose type is not in the mapping."""
     found = zip(labels.kind, labels.line, strict=True)
     return [
         f"{file}:{line}: {problem}"
@@ -146,7 +149,7 @@ def class_problems(file: Path, labels: Labels, classes: ClassMapping) -> list[st
 def size_problems(
     image: Path, size: tuple[int, int], calibration: Calibration, file: Path, labels: Labels
 ) -> list[str]:
-    """Whether an image is of the size that calibration and labels are for."""
+    """The problems of an image whose size does not fit its calibration or labels."""
     center = calibration.intrinsic[:2, 2]
     if np.abs(center / size - 0.5).max() > OFF_CENTER:
         return [
@@ -163,7 +166,7 @@ def size_problems(
 
 
 def label_facts(frames: Sequence[KittiFrame], classes: ClassMapping) -> dict[str, Any]:
-    """Counts of keyframes and labels."""
+    """The numbers of keyframes and labels, for import.json."""
     key = [each for each in frames if each.keyframe]
     kinds = [kind for each in key for kind in each.labels.kind]
     objects = [kind for kind in kinds if kind != DONT_CARE]

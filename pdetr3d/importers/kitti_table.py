@@ -1,4 +1,4 @@
-"""KITTI's labels as they were, beside the tables: ``VERSION/kitti_labels.parquet``, what KITTI's own score needs."""
+"""Writes KITTI's original labels beside the tables (``VERSION/kitti_labels.parquet``), for KITTI's own score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdetr3d.data.storage.files import write_parquet
 from pdetr3d.importers.kitti_files import Calibration, Labels
 
 FILE = "kitti_labels.parquet"
-# One row per line of label_2. Box: LIDAR_TOP [m, rad]; of DontCare without meaning.
+# One row per line of label_2. The box is in LIDAR_TOP [m, rad]; boxes of DontCare are meaningless.
 NUMBERS = ("truncated", "alpha_rad", "left_px", "top_px", "right_px", "bottom_px", *"xyzlwh", "yaw_rad")
 SCHEMA = pa.schema(
     [

@@ -1,7 +1,7 @@
-"""KITTI's tracking layout: sequences at 10 Hz with poses and object ids.
+"""Reads KITTI's tracking layout: sequences at 10 Hz with poses and object ids.
 
-``training/{velodyne,image_02}/SSSS/NNNNNN.*``, ``training/{calib,label_02,oxts}/SSSS.txt``. Each sequence is a scene;
-every fifth frame becomes a keyframe (2 Hz), the others its sweeps.
+The files are ``training/{velodyne,image_02}/SSSS/NNNNNN.*`` and ``training/{calib,label_02,oxts}/SSSS.txt``. Each
+sequence becomes a scene; every fifth frame becomes a keyframe (2 Hz), the others become sweeps.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pdetr3d.importers.mapping import ClassMapping
 from pdetr3d.importers.scenes import SceneRow
 from pdetr3d.schema import DataError
 
-EVERY = 5  # frames to a keyframe
-PERIOD_US = 100_000  # the benchmark gives no times: the LiDAR turns at 10 Hz
+EVERY = 5  # every fifth frame is a keyframe
+PERIOD_US = 100_000  # the LiDAR turns at 10 Hz; the benchmark gives no times
 EARTH_RADIUS_M = 6378137.0
-OXTS = 6  # numbers of a line that are used: latitude, longitude [deg], altitude [m], roll, pitch, yaw [rad]
+OXTS = 6  # the first numbers of a line are used: latitude, longitude [deg], altitude [m], roll, pitch, yaw [rad]
 
 
 def is_tracking(root: Path) -> bool:
@@ -36,10 +36,16 @@ def is_tracking(root: Path) -> bool:
 def read_tracking(
     root: Path, classes: ClassMapping, every: int
 ) -> tuple[list[KittiFrame], dict[str, SceneRow], dict[str, Any]]:
-    """All frames that have LiDAR points, the scene of each, and what was left out, counted.
+    """Read all sequences.
+
+    Args:
+        every: every n-th frame is a keyframe.
+
+    Returns:
+        All frames with LiDAR points; name of a frame -> its scene; numbers of what was left out.
 
     Raises:
-        DataError: naming file and line of everything that cannot be used.
+        DataError: names file and line of everything that cannot be used.
     """
     part = root / "training"
     sequences = sorted(path.stem for path in (part / "label_02").glob("*.txt"))
@@ -65,7 +71,7 @@ def read_tracking(
 def _sequence(
     part: Path, name: str, classes: ClassMapping, every: int, problems: list[str]
 ) -> tuple[list[tuple[int, KittiFrame]], int]:
-    """(number, frame) of a sequence in order, and how many of its frames have no LiDAR file."""
+    """(number, frame) of a sequence in order, and the number of its frames without LiDAR file."""
     try:
         calibration = read_calibration(part / "calib" / f"{name}.txt", imu=True)
         poses = imu_poses(part / "oxts" / f"{name}.txt")
@@ -97,14 +103,16 @@ def _sequence(
 
 
 def lidar_pose(calibration: Calibration, imu2world: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4, 4) LIDAR_TOP -> the world of ``imu_poses``."""
+    """(4, 4) LIDAR_TOP -> world, from a pose of ``imu_poses``."""
     assert calibration.imu2velo is not None
     return chain(inverse(calibration.velo2lidar), inverse(calibration.imu2velo), imu2world)
 
 
 def imu_poses(file: Path) -> list[NDArray[np.float64]]:
-    """(4, 4) float64 imu -> world of each line of an oxts file: Mercator at the first line's latitude, as in KITTI's
-    development kit; the world's origin is the first position (x east, y north, z up).
+    """Read the pose imu -> world, (4, 4) float64, of each line of an oxts file.
+
+    Positions are Mercator's at the first line's latitude, as in KITTI's development kit; the world's origin is the
+    first position (x east, y north, z up).
 
     Raises:
         DataError: when the file is missing, or a line has no six numbers.

@@ -1,4 +1,4 @@
-"""Class names of a foreign dataset -> categories of the written one."""
+"""Maps the class names of a foreign dataset to categories of the written one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXAMPLE = "it holds lines such as `Car: car` (null: no class)"
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """Own name -> class name, or None: no class.
+    """A mapping from the dataset's own names to classes.
 
     Attributes:
-        targets: of every name that is known. source: file that says so, or words, for messages. classes: whose
-            categories are written.
+        targets: own name -> class name, or None: no class. source: the mapping's file, or its description, for
+            messages. classes: the class list whose categories are written.
     """
 
     targets: Mapping[str, str | None]
@@ -30,10 +30,10 @@ class ClassMapping:
 
     @staticmethod
     def of(classes: ClassList, names: Iterable[str] | None = None) -> ClassMapping:
-        """Of a list of own classes.
+        """The mapping of a list of own classes, by their categories.
 
         Args:
-            names: all that are known; those that no class claims have none. Default: the categories of the classes.
+            names: all known names; a name that no class claims has no class. Default: the categories of the classes.
         """
         known = [category for each in classes.classes for category in each.categories] if names is None else names
         return ClassMapping(
@@ -42,11 +42,10 @@ class ClassMapping:
 
     @staticmethod
     def read(file: Path, classes: ClassList) -> ClassMapping:
-        """Read a YAML file of own names, each with a class or null; without own ``classes`` with one of the ten
-        classes, a name of your own, or null.
+        """Read a YAML file: own name -> class, or null for none. Without own ``classes`` any class name is allowed.
 
         Raises:
-            DataError: when it cannot be read or is no such mapping.
+            DataError: when the file cannot be read, is no such mapping, or names a class that is not in own classes.
         """
         try:
             value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -72,16 +71,19 @@ class ClassMapping:
         return ClassMapping(value, f"--mapping {file}", classes)
 
     def category(self, name: str) -> str:
-        """What category.json calls an object: the own name where its class claims that, or where it has no class (index
-        and devkit then count it as of none); else the category that stands for its class (of the ten: nuScenes'); a
-        class that is not in the list as it is."""
+        """The category of an object in category.json.
+
+        An own name is kept if its class claims it, or if it has no class, as index and devkit then ignore the object.
+        Otherwise it is the category of the object's class (for the ten classes nuScenes'), or the class name itself if
+        the class is not in the list.
+        """
         target = self.targets[name]
         if target is None or self.classes.class_of(name) == target:
             return name
         return self.classes.category_of(target) if target in self.classes.names else target
 
     def problem(self, name: str) -> str:
-        """What is wrong with a name; empty: it is known."""
+        """The message about an unknown name; "" for a known one."""
         if name in self.targets:
             return ""
         close = difflib.get_close_matches(name, self.targets, n=1)
@@ -89,7 +91,7 @@ class ClassMapping:
         return f"class {name!r} is not in {self.source}: {hint}known are {', '.join(self.targets)}"
 
     def without_class(self, names: Iterable[str]) -> dict[str, int]:
-        """How many of the names have no class, by name."""
+        """The names without class, and how often each occurs."""
         counts: dict[str, int] = {}
         for name in names:
             if self.targets[name] is None:

@@ -1,7 +1,7 @@
-"""The plain format -> a dataset in nuScenes format (version v1.0-frames): for LiDAR files and boxes of one's own.
+"""Imports users' own LiDAR files and boxes, in the plain format, as a dataset in nuScenes format (v1.0-frames).
 
-A folder of ``frames``, ``boxes`` and, optionally, ``cameras`` and ``regions`` (each .parquet or .csv, docs/datasets.md)
-and the files that they name. Coordinates are the LiDAR files' own.
+The plain format is a folder with the tables ``frames``, ``boxes`` and, optionally, ``cameras`` and ``regions`` (each
+.parquet or .csv, see docs/datasets.md) and the files that they name. Coordinates are those of the LiDAR files.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CLASSES = ClassMapping(
     "the ten classes (--mapping names others)",
     NUSCENES_CLASSES,
 )
-# The files' axes -> LIDAR_TOP's (x right, y forward, z up), by which of them looks forward.
+# The forward axis of the files -> the transform (4, 4) of their axes to LIDAR_TOP's (x right, y forward, z up).
 AXES = {
     "y": np.eye(4),
     "x": np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
@@ -60,7 +60,7 @@ AXES = {
 
 
 class _Folder:
-    """The tables of a folder, checked, by frame."""
+    """The checked tables of a folder, by frame; ``problems`` lists the faults of all of them."""
 
     def __init__(self, root: Path) -> None:
         problems: list[str] = []
@@ -68,7 +68,7 @@ class _Folder:
         rows, self.file = read_rows(root, "frames", FRAMES, optional, problems)
         if self.file is None:
             raise DataError(
-                f"--root {root}: no frames.parquet or frames.csv; it has a row a LiDAR file: {', '.join(FRAMES)}"
+                f"--root {root}: no frames.parquet or frames.csv; it has a row per LiDAR file: {', '.join(FRAMES)}"
             )
         self.root, self.problems = root, problems
         self.frames: dict[str, Row] = {}
@@ -83,7 +83,7 @@ class _Folder:
         self._check_scenes()
 
     def _by_frame(self, stem: str, needed: Mapping, optional: Mapping) -> dict[str, list[tuple[str, Row]]]:
-        """Frame -> (where, row) of a table; rows of frames that are none, or no keyframe, are problems."""
+        """Frame -> (file and row, values) of a table. Rows of unknown frames, or of sweeps, are problems."""
         rows, file = read_rows(self.root, stem, needed, optional, self.problems)
         found: dict[str, list[tuple[str, Row]]] = {}
         for number, row in rows:
@@ -159,16 +159,17 @@ def import_frames(
     """Read a folder in the plain format and write the dataset ``out``.
 
     Args:
-        forward: which axis of the LiDAR files looks forward: "x" (then y is left), or "y" (then x is right).
-        mapping: YAML file, category -> class; default: the ten classes' names, or nuScenes' categories;
-            of one's own ``classes``: their categories.
-        columns, intensity_max: of the LiDAR files (``CloudReader.of``). links: images are links instead of copies.
+        forward: the axis of the LiDAR files that points forward: "x" (then y is left), or "y" (then x is right).
+        mapping: YAML file, category -> class; default: the ten classes' names and nuScenes' categories, or the
+            categories of own ``classes``.
+        columns, intensity_max: of the LiDAR files (``CloudReader.of``).
+        classes: the class list. links: images become symbolic links instead of copies.
 
     Returns:
-        What was found and left out, counted (also in ``VERSION``/import.json).
+        The numbers of frames, objects and images that were imported (also in ``VERSION``/import.json).
 
     Raises:
-        DataError: naming file, row and value of everything that cannot be used; nothing is written then.
+        DataError: names file, row and value of everything that cannot be used; nothing is written then.
     """
     if forward not in AXES:
         raise DataError(f"--forward {forward}: must be x (y is left) or y (x is right)")
@@ -196,8 +197,8 @@ def import_frames(
         "frames_with_regions": len(folder.regions),
         "splits": {split: sum(row["scene"] in mine for row in key.values()) for split, mine in splits.items()},
     }
-    told = {"importer": "frames", "root": str(Path(root).absolute()), "classes": dict(known.targets), **facts}
-    write_dataset(out, VERSION, frames, splits, told, links=links)
+    stored = {"importer": "frames", "root": str(Path(root).absolute()), "classes": dict(known.targets), **facts}
+    write_dataset(out, VERSION, frames, splits, stored, links=links)
     return facts
 
 
@@ -264,5 +265,5 @@ def _points(file: Path, reader: CloudReader, axes: NDArray[np.float64]) -> NDArr
     if cloud.aged:
         raise DataError(f"{file}: has ages: it is accumulated from several sweeps; give single sweeps, with poses")
     move_points(axes, cloud.points)
-    cloud.points[:, 4] = 0  # no ring
+    cloud.points[:, 4] = 0  # the column of the ring, which is unknown
     return cloud.points

@@ -1,4 +1,4 @@
-"""Tables of the plain format (Parquet or CSV): columns and values checked, all problems by file and row (from 1)."""
+"""Reads the tables of the plain format (Parquet or CSV), and lists all faulty values by file and row (from 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pdetr3d.geometry.regions import polygon_problem
 from pdetr3d.schema import DataError
 
 Row = dict[str, Any]
-# A kind of value: what is allowed, in words; the value, or ValueError / TypeError.
+# A kind of value: the allowed values in words; a function that converts a value, or raises ValueError, TypeError or
+# KeyError.
 Kind = tuple[str, Callable[[Any], Any]]
 
 
@@ -85,9 +86,14 @@ POLYGONS: Kind = ("a list of polygons of three corners (x, y) [m] or more, sides
 def read_rows(
     root: Path, stem: str, needed: Mapping[str, Kind], optional: Mapping[str, Kind], problems: list[str]
 ) -> tuple[list[tuple[int, Row]], Path | None]:
-    """The rows of root/STEM.parquet or .csv that are in order, numbered from 1, and the file; no file: no rows, None.
+    """Read root/STEM.parquet or .csv.
 
-    Values of optional columns that are missing or null are left out of a row. What is wrong is added to ``problems``.
+    Args:
+        needed, optional: column -> kind of its values. Missing or null values of optional columns are left out of a
+            row. problems: gets a line for every faulty value.
+
+    Returns:
+        (number from 1, values) of the rows without faults, and the file. Without a file: no rows, None.
 
     Raises:
         DataError: when there are both files, or the file cannot be read or lacks a column.

@@ -1,4 +1,4 @@
-"""Rows of the nuScenes v1.0 tables from ``Frame``s. Field names and meaning: the nuScenes schema."""
+"""Makes rows of the nuScenes v1.0 tables from ``Frame``s; the nuScenes schema defines the fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pdetr3d.schema import CAMERAS
 
 Row = dict[str, Any]
 LIDAR = "LIDAR_TOP"
-# The ego frame (x forward, y left, z up, on the ground) below the LiDAR: nothing but distances is taken from it.
+# The ego frame (x forward, y left, z up, on the ground) is placed below the LiDAR. Only distances depend on it.
 LIDAR_HEIGHT_M = 1.73
 ATTRIBUTES = (
     "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
@@ -27,17 +27,21 @@ LIDAR2EGO = rigid([math.cos(math.pi / 4), 0.0, 0.0, -math.sin(math.pi / 4)], [0.
 
 
 def token(version: str, *parts: object) -> str:
-    """32 hexadecimal digits that depend on the version's name and ``parts`` alone."""
+    """A token, 32 hexadecimal digits, that depends on the version's name and ``parts`` alone."""
     return hashlib.md5("/".join(str(part) for part in (version, *parts)).encode(), usedforsecurity=False).hexdigest()
 
 
 def sample_token(version: str, frame: str) -> str:
-    """Token of the sample of a keyframe, by its name."""
+    """The token of a keyframe's sample; ``frame``: the frame's name."""
     return token(version, "sample", frame)
 
 
 class TableRows:
-    """Collects the rows of frames, which come scene by scene in order of time."""
+    """Collects the rows of frames, which must be added scene by scene in order of time.
+
+    Args:
+        version: name of the tables' folder. map_file: path of the map within the dataset.
+    """
 
     def __init__(self, version: str, map_file: str) -> None:
         self.version = version
@@ -60,7 +64,7 @@ class TableRows:
         return token(self.version, *parts)
 
     def add(self, frame: Frame, num_lidar_pts: NDArray[np.int64]) -> None:
-        """Add a frame. ``num_lidar_pts``: (N,) of its objects."""
+        """Add a frame; ``num_lidar_pts``: (N,) number of points in each of its objects."""
         if self._scene is None or self._scene["name"] != frame.scene:
             self._begin(frame)
         sample = self._sample(frame) if frame.keyframe else ""
@@ -79,7 +83,7 @@ class TableRows:
             self._annotations(frame, sample, lidar2global, num_lidar_pts)
 
     def finish(self) -> dict[str, list[Row]]:
-        """All thirteen tables."""
+        """All thirteen tables; call it after the last frame."""
         self._end()
         logs = [row["token"] for row in self._tables["log"]]
         sensors = (LIDAR, *CAMERAS)
@@ -113,7 +117,7 @@ class TableRows:
         self._tables["scene"].append(self._scene)
 
     def _end(self) -> None:
-        """Close the scene: sweeps after its last keyframe belong to that."""
+        """Close the scene; sweeps after its last keyframe belong to this keyframe."""
         for row in self._waiting:
             assert self._scene is not None
             row["sample_token"] = self._scene["last_sample_token"]
@@ -151,8 +155,12 @@ class TableRows:
         return self._calibrations[key]
 
     def _data(self, frame: Frame, channel: str, sample: str, pose: str, calibrated: str, linked: bool) -> Row:
-        """A row of sample_data; ``linked`` to the channel's row before: only where ego motion is known may sweeps be
-        joined."""
+        """Add a row of sample_data.
+
+        Args:
+            linked: whether it is linked to the channel's previous row, i.e. sweeps may be accumulated. The ego motion
+                must be known for that.
+        """
         row: Row = {
             "token": self.token("sample_data", channel, frame.name), "sample_token": sample, "ego_pose_token": pose,
             "calibrated_sensor_token": calibrated, "timestamp": frame.timestamp_us, "fileformat": "pcd",

@@ -1,4 +1,4 @@
-"""Which frames are a scene, when they were taken, which scenes a split has: scenes.csv, ImageSets, or by default."""
+"""Assigns frames to scenes and scenes to splits, by scenes.csv, by ImageSets, or by default."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pdetr3d.data.draws import keyed_rng
 from pdetr3d.data.storage.csv_rows import read_csv
 from pdetr3d.schema import DataError
 
-COLUMNS = ("sample", "scene", "timestamp_us")  # and split, optional
-VAL_SHARE = 0.3  # of the frames, where nobody says which scenes are for validation
+COLUMNS = ("sample", "scene", "timestamp_us")  # the column split is optional
+VAL_SHARE = 0.3  # share of the frames in the default val split
 
 
 @dataclass(frozen=True)
 class SceneRow:
-    """A line of scenes.csv: a frame, the scene it belongs to, when it was taken, its split ("": not said)."""
+    """A frame's line in scenes.csv: its scene, its time, and its split ("": not given)."""
 
     scene: str
     timestamp_us: int
@@ -24,13 +24,13 @@ class SceneRow:
 
 
 def read_scenes(file: Path, names: Sequence[str]) -> dict[str, SceneRow]:
-    """Frame -> its scene.
+    """Read scenes.csv: name of a frame -> its line.
 
     Args:
         file: CSV with the columns sample, scene, timestamp_us and, optionally, split. names: of all frames.
 
     Raises:
-        DataError: naming file, lines and values, all at once.
+        DataError: one message names file, line and value of all faults.
     """
     rows, _ = read_csv(file, f"--scenes {file}", COLUMNS)
     known, found, line_of = set(names), dict[str, SceneRow](), dict[str, int]()
@@ -64,14 +64,18 @@ def read_scenes(file: Path, names: Sequence[str]) -> dict[str, SceneRow]:
 
 
 def splits_of(prefix: str, scenes: Mapping[str, SceneRow], sets: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Split -> its scenes: ``PREFIX_all``; and by the column ``split``, by ``sets``, or by default PREFIX_train and
-    PREFIX_val: scenes are put into the latter in an order drawn by their names until it has VAL_SHARE of the frames.
+    """The splits and their scenes.
+
+    ``PREFIX_all`` has all scenes. The other splits come from the column ``split``, else from ``sets``. Without both
+    there are PREFIX_train and PREFIX_val: scenes are put into the latter, in an order that their names determine, until
+    it has VAL_SHARE of the frames.
 
     Args:
-        prefix: of the names, which must not be the devkit's own (train, val, ...). sets: split -> frames.
+        prefix: of the splits' names, which must differ from the devkit's (train, val, ...).
+        scenes: frame -> its scene. sets: split -> frames.
 
     Raises:
-        DataError: when a scene is in two of the ``sets`` that have no frame in common.
+        DataError: when one of the ``sets`` has only a part of a scene's frames.
     """
     members: dict[str, set[str]] = {}
     for name, row in scenes.items():

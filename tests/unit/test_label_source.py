@@ -99,7 +99,9 @@ def test_a_manifest_whose_config_was_edited(index: Index, sim_world: Path, tmp_p
     info["config"]["ratio"] = 7.0
     file.write_text(json.dumps(info))
     config = world_config(sim_world, "label.source=manifest", f"label.manifest={tmp_path / 'labels'}")
-    with pytest.raises(DataError, match=r"label\.manifest .*labels: config in manifest\.json is none \(ratio: .*anew"):
+    with pytest.raises(
+        DataError, match=r"label\.manifest .*labels: config in manifest\.json is not valid \(ratio: .*anew"
+    ):
         with_manifest(config)
 
 
