@@ -67,7 +67,7 @@ def on_images(places_m: NDArray, tiles: Sequence[Tile]) -> tuple[NDArray[np.floa
 
 
 def box_edges(boxes: Boxes3D) -> NDArray[np.float64]:
-    """Edges and headings of N boxes: segments (13 N, 2, 3); a heading leads from the underside's middle to its front."""
+    """Edges and headings of N boxes: segments (13 N, 2, 3); a heading leads from the bottom's middle to its front."""
     shape = np.asarray(corners(boxes.center_m, boxes.size_m, boxes.yaw_rad), np.float64)
     heading = np.stack([shape[:, :4].mean(1), shape[:, :2].mean(1)], 1)[:, None]
     return np.concatenate([shape[:, EDGES], heading], 1).reshape(-1, 2, 3)

@@ -1,14 +1,10 @@
-"""Converts CenterPoint checkpoints of mmdetection3d and OpenPCDet to weights of our student.
+"""Converts CenterPoint checkpoints of mmdetection3d (from 1.0) and OpenPCDet to weights of our student.
 
 Besides names, these differences are converted exactly: the order of a sparse kernel's axes; convolutions with a bias
 before a norm; another epsilon of a norm; points that are not scaled (ours are: ``models/pillars.py``); the row of
 zeros in their padded pillars (``model.pad_pillars``). Their heading is sine and cosine of the yaw: it becomes our
-direction, which ``student.heading=direction`` decodes. Our axis has no counterpart in their models.
-
-Frames and codes are the same: nuScenes' LIDAR_TOP, gravity centers, (l, w, h), yaw counter-clockwise from +x. That
-holds for mmdetection3d from 1.0 on. Older versions had another yaw and order of sizes, which weights do not show.
-
-Legend: C channels, P points.
+direction, which ``student.heading=direction`` decodes. Our axis has no counterpart in their models. Frames and codes
+are the same (``geometry/center_code.py``). Legend: C channels.
 """
 
 from __future__ import annotations
@@ -44,12 +40,7 @@ LISTED = 6  # names in a message
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and its norm.
-
-    Attributes:
-        ours, our_norm, theirs, their_norm: names of the modules, without ``.weight``.
-        kind: layout of their weight (``_fitted``). eps: epsilon of their norm.
-    """
+    """A convolution and its norm by the names of the modules; ``kind``: layout of their weight (``_fitted``)."""
 
     ours: str
     our_norm: str
@@ -76,8 +67,7 @@ class Converted:
 
 
 def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = False) -> Converted:
-    """Write the new folder ``out``: checkpoint.pt, for ``pdetr3d predict`` and ``export``, and import.json, which lists
-    the converted weights.
+    """Write the new folder ``out``: checkpoint.pt, and import.json, which lists the converted weights.
 
     Args:
         file: a checkpoint of mmdetection3d or OpenPCDet.
@@ -147,10 +137,7 @@ def fitting(found: Mapping[str, Tensor], config: Config) -> list[str]:
 
 
 def convert(found: Mapping[str, Tensor], student: Student, config: Config, file: Path) -> Converted:
-    """Convert their weights.
-
-    Args:
-        found: from ``read_weights``. student: freshly built. config: the student's. file: for messages.
+    """Convert weights (from ``read_weights``) for a freshly built student of this config; ``file``: for messages.
 
     Raises:
         DataError: for another framework, ``model.norm=group``, or weights of other shapes.
@@ -324,11 +311,8 @@ class _Converter:
 
 
 def _fitted(weight: Tensor, target: Tensor, kind: str) -> Tensor:
-    """A weight in our layout.
-
-    "transposed": inputs and outputs are exchanged. "sparse": mmcv's layout (kz, ky, kx, in, out) is ours, spconv 2's
-    (out, kz, ky, kx, in) is permuted.
-    """
+    """A weight in our layout. "transposed": inputs and outputs are exchanged. "sparse": mmcv's layout is ours, (kz, ky,
+    kx, in, out); spconv 2's, (out, kz, ky, kx, in), is permuted."""
     if kind == "transposed":
         return weight.transpose(0, 1)
     if kind == "sparse" and weight.shape != target.shape and weight.dim() == 5:
