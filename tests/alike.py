@@ -1,4 +1,4 @@
-"""The same boxes, found twice. A CPU may sum in another order: boxes of nearly equal scores then swap places."""
+"""Compares boxes found twice. A CPU may sum in another order, so that boxes of nearly equal scores swap places."""
 
 from __future__ import annotations
 

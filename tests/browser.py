@@ -1,4 +1,4 @@
-"""A headless Chromium of a test's own: Debian's packages chromium and chromium-driver, WebGL in software."""
+"""Starts a headless Chromium for a test: Debian's packages chromium and chromium-driver, WebGL in software."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run directories with pseudo labels that took no training: class-mean boxes at the clicks."""
+"""Run directories with pseudo labels that need no training: class-mean boxes at the clicks."""
 
 from __future__ import annotations
 

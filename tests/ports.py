@@ -1,4 +1,4 @@
-"""Free TCP ports of this machine."""
+"""Finds free TCP ports of this machine."""
 
 from __future__ import annotations
 

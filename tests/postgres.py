@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: Debian's package, a new database folder, one database, a password."""
+"""Starts a PostgreSQL server for a test: Debian's package, a new database folder, one database, a password."""
 
 from __future__ import annotations
 

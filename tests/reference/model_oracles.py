@@ -1,4 +1,4 @@
-"""Slow twins in plain loops."""
+"""Slow oracles of model parts, in plain loops."""
 
 from __future__ import annotations
 

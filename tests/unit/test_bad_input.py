@@ -1,4 +1,4 @@
-"""Bad input ends with exit code 2 and a message that names file or key, value and fix, before Ray is touched."""
+"""Bad input ends with exit code 2 and a message that names file or key, value and fix, before Ray starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicted boxes come back from the mapped file as they went in, and the file leaves nothing behind."""
+"""Tests of the mapped file of predicted boxes: boxes are read back unchanged, and no file is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained teacher needs the right picture in the right camera: what it knows of far objects comes from pixels."""
+"""A trained teacher uses the pixels: with wrong pictures, or wrong cameras, its boxes of far objects get worse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``pdetr3d plan --measure`` measures, against files, arrays and parameters counted otherwise."""
+"""Costs measured by ``pdetr3d plan --measure`` equal those counted independently from files, arrays and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan's arithmetic against numbers worked out by hand, and what must grow or fall with what."""
+"""Tests of the capacity plan's arithmetic: values by hand, and quantities that must grow or fall with others."""
 
 from __future__ import annotations
 

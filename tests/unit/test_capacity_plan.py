@@ -1,4 +1,4 @@
-"""``pdetr3d plan``: from measuring to the tables and the JSON; what it refuses; where its defaults come from."""
+"""Tests of ``pdetr3d plan``: measurement, tables and JSON, refused input, and the sources of its defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples per second that were measured elsewhere: given by hand, or of a finished run."""
+"""Tests of measured samples per second: given as options, or read from a finished run."""
 
 from __future__ import annotations
 

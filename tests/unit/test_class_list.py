@@ -1,4 +1,4 @@
-"""Lists of own classes: how they are read, what is refused, what of a config follows them."""
+"""Tests of lists of own classes: reading, refused lists, and the config keys that depend on the list."""
 
 from __future__ import annotations
 

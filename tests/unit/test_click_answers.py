@@ -1,4 +1,4 @@
-"""Learned queries: which one answers for a click."""
+"""Tests which learned query answers a click."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""``pdetr3d boxes``: people's clicks become the teacher's boxes, in the order of the file; bad rows are all told."""
+"""``pdetr3d boxes`` makes the teacher's boxes of people's clicks in the order of the file, and names all bad rows."""
 
 from __future__ import annotations
 

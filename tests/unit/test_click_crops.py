@@ -1,4 +1,4 @@
-"""Crops of clicks: what is cut out, what a batch of them is, that draws are a click's own, that the branch learns."""
+"""Tests of crops around clicks: their points, batches, draws that depend on the click alone, and learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes from the LiDAR points round clicks: what is seen of a car from behind, from the side, beside a neighbor."""
+"""Tests of sizes from the LiDAR points around clicks: a car seen from behind, from the side, beside a neighbor."""
 
 from __future__ import annotations
 

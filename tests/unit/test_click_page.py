@@ -1,4 +1,4 @@
-"""What keys and clicks do on the page, without a browser: viser's client is a stand-in that takes everything."""
+"""Tests of keys and clicks on the page without a browser: a stand-in replaces viser's client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may open the click page, and what models add to it. The page itself: test_click_browser.py."""
+"""Tests of access to the click page, and of the models' boxes on it. The page itself: test_click_browser.py."""
 
 from __future__ import annotations
 

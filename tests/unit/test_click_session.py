@@ -1,4 +1,4 @@
-"""What an annotator does, and what is on the disk after each act; two annotators; files that are no clicks."""
+"""Tests of an annotator's actions: the files after each action, two annotators, files that hold no clicks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a job's output a person sees, and where the rest is; where its time went."""
+"""Tests of a job's console: the lines that a person sees, the files with the rest, and the timing of stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training worker stores to continue from: the newest whole file counts, older ones go, broken ones are told."""
+"""Tests of a training worker's checkpoints to continue from: the newest complete file counts, older ones go."""
 
 from __future__ import annotations
 

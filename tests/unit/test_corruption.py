@@ -1,4 +1,4 @@
-"""Corrupted input: what is moved and by how much, keyed draws, nothing by default, never in training."""
+"""Tests of corrupted input: what is moved and by how much, keyed draws, no effect by default or in training."""
 
 from __future__ import annotations
 

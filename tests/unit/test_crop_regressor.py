@@ -1,4 +1,4 @@
-"""The crop baseline: which points each click sees, independence of clicks and samples, gradients, learning."""
+"""Tests of the crop baseline: the points of each click, independence of clicks and samples, gradients, learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Axes from the points round a click, by hand and by a plain loop."""
+"""Axes from the points around a click equal those by hand and of a plain loop."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The MLflow model: saved, loaded, asked; it gives the student's own boxes; no pickled code; in a bare process."""
+"""The MLflow model gives the student's boxes, contains no pickled code, and runs in a bare process."""
 
 from __future__ import annotations
 

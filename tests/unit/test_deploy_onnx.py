@@ -1,4 +1,4 @@
-"""``pdetr3d export --format onnx``: onnxruntime answers as the student does; boxes of its maps in one call."""
+"""``pdetr3d export --format onnx``: onnxruntime computes the student's maps, and one call decodes them to boxes."""
 
 from __future__ import annotations
 

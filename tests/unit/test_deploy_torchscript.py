@@ -1,4 +1,4 @@
-"""``pdetr3d export``: the exported student equals the student; what is refused; nothing half-written."""
+"""``pdetr3d export``: the exported student equals the student; refused exports leave no half-written folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each check on a run directory in which its fault was planted; a healthy run gets no complaint."""
+"""Each check of the doctor finds its fault, planted in a run directory; a healthy run gets no complaint."""
 
 from __future__ import annotations
 

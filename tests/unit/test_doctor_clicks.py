@@ -1,4 +1,4 @@
-"""Clicks against boxes, by hand."""
+"""Measures of clicks against boxes equal values by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""exits.py: how a command ends decides its exit code; a DataError is found however deep a framework wrapped it."""
+"""Tests of exits.py: the exit code of each end of a command, and DataErrors that frameworks wrapped."""
 
 from __future__ import annotations
 

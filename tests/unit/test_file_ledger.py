@@ -1,4 +1,4 @@
-"""A dataset's digest covers its files: damage of any kind changes it, moving does not; a run notices changed files."""
+"""The digest of a dataset's files changes with damage but not with a move, and a run notices changed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atomic output: an error names the file that people asked for, and says what failed first."""
+"""Tests of atomic output: an error names the final file, and the first failure is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What streams keep in flight, by hand."""
+"""The limits of a stream's data in memory equal values by hand."""
 
 from __future__ import annotations
 

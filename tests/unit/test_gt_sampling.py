@@ -1,4 +1,4 @@
-"""GT sampling: what may be cut out, where it comes to stand, what it may not touch, and that only its key decides."""
+"""Tests of GT sampling: which objects are cut out, where they are pasted, collisions, and keyed draws."""
 
 from __future__ import annotations
 

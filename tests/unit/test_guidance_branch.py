@@ -1,4 +1,4 @@
-"""Training-only parts of point guidance: who learns, whose statistics move, what inference loads."""
+"""Tests of the training-only parts of point guidance: which learn, whose statistics change, what inference loads."""
 
 from __future__ import annotations
 

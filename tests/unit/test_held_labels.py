@@ -1,4 +1,4 @@
-"""Regions on their way through the pipeline: index, records, batches, losses, pseudo labels, score."""
+"""Regions take effect in every step of the pipeline: index, records, batches, losses, pseudo labels, score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image weights from a file: every known spelling arrives, everything else is refused by name; frozen parts stay."""
+"""Tests of image weights from a file: all known layouts load, others are refused by name, frozen parts stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs on a label manifest: identity, what it fixes, which manifests are refused."""
+"""Tests of jobs on a label manifest: identity, keys that the manifest fixes, refused manifests."""
 
 from __future__ import annotations
 

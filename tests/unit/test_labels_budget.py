@@ -1,4 +1,4 @@
-"""The label budget: curves with known parameters, costs by hand, where recommendations must go, what is refused."""
+"""Tests of the label budget: curves with known parameters, costs by hand, recommendations, refused input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of a run for other tools: the devkit loads, measures and draws what was exported, and nothing else leaks."""
+"""Exported labels load in the devkit with the right values, and no other labels are exported."""
 
 from __future__ import annotations
 

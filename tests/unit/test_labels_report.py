@@ -1,4 +1,4 @@
-"""The report of pseudo labels: its numbers against single boxes, its order, its pages and pictures."""
+"""Tests of the report of pseudo labels: its numbers against single boxes, its order, its page and pictures."""
 
 from __future__ import annotations
 

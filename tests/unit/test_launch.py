@@ -1,4 +1,4 @@
-"""How jobs begin and end: no cluster, dataset or run directory is told at once; SIGTERM ends as Ctrl-C does."""
+"""Tests of the start and end of jobs: missing cluster, dataset or run directory; SIGTERM ends as Ctrl-C does."""
 
 from __future__ import annotations
 

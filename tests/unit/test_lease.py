@@ -1,4 +1,4 @@
-"""A run directory belongs to one process: others are refused and told whose it is, a dead owner's is taken over."""
+"""A run directory belongs to one process: others are refused with the owner's name; a dead owner is replaced."""
 
 from __future__ import annotations
 

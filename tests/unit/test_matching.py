@@ -1,4 +1,4 @@
-"""Which click's box a query answers for, on cases whose cheapest assignment is found by eye."""
+"""Tests which click's box a query is matched to, on cases whose cheapest assignment is obvious."""
 
 from dataclasses import replace
 

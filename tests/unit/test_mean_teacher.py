@@ -1,4 +1,4 @@
-"""Mean teacher: targets in the strong view by hand, who teaches what, and that clicks enter nowhere."""
+"""Tests of the mean teacher: targets in the strong view by hand, which samples give losses, no use of clicks."""
 
 from __future__ import annotations
 

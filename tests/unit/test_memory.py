@@ -1,4 +1,4 @@
-"""Peak memory: measured also in runs shorter than a period, and what children hold counts."""
+"""Tests of measured peak memory: runs shorter than a period are measured, and children count."""
 
 from __future__ import annotations
 

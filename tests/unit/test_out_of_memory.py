@@ -1,4 +1,4 @@
-"""A worker without memory says how much there was and what takes less; other errors stay what they are."""
+"""A worker without memory gives figures and advice; other errors are not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seven own classes from import to page, in one process: nothing on the way takes them for nuScenes' ten."""
+"""Seven own classes pass from import to the page in one process; no step takes them for nuScenes' ten."""
 
 from __future__ import annotations
 

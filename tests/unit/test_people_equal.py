@@ -1,4 +1,4 @@
-"""People's labels give what simulated ones give: the same clicks from a CSV, no annotation where nobody drew boxes."""
+"""People's labels train the same as simulated ones: equal clicks from a CSV, without other annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made piece by piece equals what is made at once: pseudo labels, quality at clicks, ranks, joined records."""
+"""Results computed piece by piece equal those computed at once: pseudo labels, quality, ranks, joined records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries: what each initialization knows of a click, and the jitter of groups."""
+"""Tests of queries: the information of each initialization about a click, and the jitter of groups."""
 
 import numpy as np
 import torch

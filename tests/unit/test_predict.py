@@ -1,4 +1,4 @@
-"""``pdetr3d predict``: boxes of files and of indexed splits are evaluation's; what is wrong with files is said."""
+"""``pdetr3d predict`` gives evaluation's boxes for files and indexed splits, and names faults of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions in blocks: what is there stays, what differs is refused; the job refuses bad input before Ray starts."""
+"""Tests of predictions in blocks: finished blocks are kept, others' are refused; bad input ends before Ray starts."""
 
 from __future__ import annotations
 

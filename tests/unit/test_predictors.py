@@ -1,4 +1,4 @@
-"""The trained student and teacher as functions: the boxes of evaluation and labeling; what is no model is refused."""
+"""The trained student and teacher as functions give the boxes of evaluation and labeling; other files are refused."""
 
 from __future__ import annotations
 

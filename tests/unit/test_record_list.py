@@ -1,4 +1,4 @@
-"""Records that are made when they are asked for: equal to those made by hand from the index, and when they travel."""
+"""Records made on access equal those made by hand from the index, also after pickling."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The arms without clicks, as a run builds them (no Ray: predictions are given): clicks of point-labeled samples, moved
-and renamed, change no bit of their records or losses."""
+"""The arms without clicks: clicks of point-labeled samples, moved or renamed, change no bit of records or losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run directory: what identifies a run, what may differ, and data that an interruption left half-made."""
+"""Tests of the run directory: a run's identity, keys that may differ, and data after an interruption."""
 
 from __future__ import annotations
 

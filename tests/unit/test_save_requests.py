@@ -1,4 +1,4 @@
-"""A job that is told to end has its workers save first; a drain notice does the same."""
+"""Before a job ends by a signal or a drain notice, its workers save their training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which order a stage of training takes its samples in, by the configuration; and where it keeps its progress."""
+"""Tests of the order of a training stage's samples by config, and of the place of its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left out is counted and said, and none at all of what a job needs is refused, unless a key allows it."""
+"""Tests of the summary of data: left-out parts are counted, and missing parts are refused unless a key allows it."""
 
 from __future__ import annotations
 

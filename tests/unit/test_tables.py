@@ -1,4 +1,4 @@
-"""Tables of a converter: what indexing or scoring needs and does not find is named by table, row, field and value."""
+"""Tests of foreign tables: faults for indexing or scoring are named by table, row, field and value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher: one box per click, queries independent of one another, nothing inert, D-RoI where it should look."""
+"""Tests of the teacher: one box per click, independent queries, no unused part, D-RoI sampling at the right place."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""D-RoI by hand: where it samples, what counts as seen, how samples share one softmax, cameras that are missing."""
+"""D-RoI by hand: sampling places, visibility, one softmax over all samples, missing cameras."""
 
 from __future__ import annotations
 

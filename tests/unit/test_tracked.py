@@ -1,4 +1,4 @@
-"""What stages tell MLflow: which samples are pictured, what a run descends from, what a score was measured on."""
+"""Tests of what stages record in MLflow: pictured samples, lineage, and the data of a score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow runs on a real SQLite store, read back with MLflow's own client; trouble is never raised."""
+"""Tests of MLflow runs on a real SQLite store, read back by MLflow's client; errors are never raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person reads under "Datasets" of a run."""
+"""Tests of the entries under "Datasets" of a run."""
 
 from __future__ import annotations
 

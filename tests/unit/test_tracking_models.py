@@ -1,4 +1,4 @@
-"""Models and champions in the store: what a person finds there, and what two runs at once leave behind."""
+"""Tests of models and champions in the store, also after two runs at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Git state, versions and config of a run, on repositories made for it."""
+"""Tests of git state, versions and config of a run, on repositories made for it."""
 
 from __future__ import annotations
 

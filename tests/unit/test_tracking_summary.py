@@ -1,4 +1,4 @@
-"""What MLflow's list of runs and a pipeline's page show: the view, headline metrics, description, what was changed."""
+"""Tests of MLflow's run list and a pipeline's page: view, headline metrics, description, changed keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Point-labeled samples without annotations: what cannot be known is said, and a holdout says what can."""
+"""Point-labeled samples without annotations: a message names what is unknown, and a holdout measures quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sensors show of objects, by hand; the camera is test_camera's: it looks along +y, f = 100 px, 200 x 100 px."""
+"""Visibility of objects by hand; the camera is test_camera's: it looks along +y, f = 100 px, 200 x 100 px."""
 
 from __future__ import annotations
 

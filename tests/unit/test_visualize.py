@@ -1,4 +1,4 @@
-"""The inspection picture: it is made, it shows what it is given, and empty samples are no error."""
+"""Tests of the inspection picture: it shows its input, and empty samples are no error."""
 
 from __future__ import annotations
 

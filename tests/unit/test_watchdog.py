@@ -1,4 +1,4 @@
-"""A training that stands still says which ranks wait, where, and for whom."""
+"""A training that hangs reports which ranks wait, at which place, and for which rank."""
 
 from __future__ import annotations
 
