@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.geometry.boxes import EDGES
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.raycast import PosedParts, expand_windows, intersect, pose_parts, z_buffer
 from pdetr3d.simulator.shapes import LEAVES, WINDOWS
@@ -17,7 +18,6 @@ PAIRS_PER_PASS = 2_000_000  # (part, pixel) pairs that are intersected at once, 
 GROUND_COLOR = np.array([(104, 122, 74), (158, 154, 148), (86, 87, 90), (214, 214, 208)], np.float32)
 SKY = np.array([(200, 214, 232), (-170, -120, -40)], np.float32)  # at the horizon, and change towards the zenith
 HAZE, HAZE_M = np.array([186, 198, 212], np.float32), 220.0
-_EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)])
 
 
 def render(
@@ -67,7 +67,7 @@ def _windows(
 ) -> tuple[NDArray[np.int64], ...]:
     """(part, row0, rows, column0, columns) of the parts in view: the pixel bounds of the part, cut at depth NEAR_M."""
     corners = posed.corners_m @ rotation
-    a, b = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
+    a, b = corners[:, EDGES[:, 0]], corners[:, EDGES[:, 1]]
     crossing = (a[..., 2] < NEAR_M) != (b[..., 2] < NEAR_M)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (NEAR_M - a[..., 2]) / (b[..., 2] - a[..., 2])
