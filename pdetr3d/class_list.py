@@ -193,7 +193,7 @@ def read_classes(value: str, key: str = KEY) -> ClassList:
 def _parse(text: str, source: str) -> ClassList:
     try:
         entries = _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{source}: is no YAML ({' '.join(str(error).split())}); {EXAMPLE}") from error
     if not isinstance(entries, dict) or not entries:
         raise DataError(f"{source}: must map names of classes to what is said of them, but is {entries!r}; {EXAMPLE}")

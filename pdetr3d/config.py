@@ -271,7 +271,7 @@ def override(config: Config, dotlist: list[str]) -> Config:
             texts[key] = _text(value)
     try:
         changes = OmegaConf.from_dotlist([item for item in dotlist if item.partition("=")[0] not in texts])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
         raise DataError(
             f"overrides {dotlist} cannot be read: {error}; values are YAML, e.g. sim.image_size_px=[256,144]"
         ) from error

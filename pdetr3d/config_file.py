@@ -130,6 +130,8 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise DataError(
             f"{file}:{line + 1}: this is no YAML: {said}; look at this line and the one above, or {BEGIN}"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{file}: sections in sections beyond what can be read; {BEGIN}") from error
     except OmegaConfBaseException as error:
         raise DataError(f"{file}: {' '.join(str(error).split())}; write values themselves, without ${{...}}") from error
     return {key: _at(tree, key) for key in places}, places

@@ -1,4 +1,5 @@
-"""A job whose input is refused leaves its run directory as it found it; a corrected command may use the same one."""
+"""A job whose input is refused, or whose disk is full by then, leaves its run directory as it found it: the command may
+use the same one when that is mended."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pdetr3d.schema import DataError
+from pdetr3d.exits import explain
 from pdetr3d.training import lease
 from pdetr3d.training.run_dir import free_path
 from ray_jobs.console import FOLDER as LOGS
@@ -22,7 +23,8 @@ def worked_on(folder: Path) -> bool:
 
 @contextmanager
 def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
-    """Yield the run directory, which need not exist. Where a DataError leaves the body, remove what it has put there,
+    """Yield the run directory, which need not exist. Where a DataError, or an OSError
+    that the user can mend (a full disk), leaves the body, remove what it has put there,
     and the folders that it made, unless ``unless`` says of the directory that it holds work by then.
 
     What the directory held before stays. Files that the body adds to a folder which was there are not removed, and
@@ -38,8 +40,8 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
     before = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     try:
         yield folder
-    except DataError:
-        if folder.is_dir() and not unless(folder) and not _shared(folder):
+    except Exception as error:
+        if explain(error) is not None and folder.is_dir() and not unless(folder) and not _shared(folder):
             for entry in folder.iterdir():
                 if entry.name not in before:
                     _remove(entry)

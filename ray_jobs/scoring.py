@@ -117,7 +117,7 @@ def _score(stages: Stages, files: list[Path], split: str, beside: bool = False) 
     return _devkit(stages, files, _predict_split(stages, files, split, beside), split)
 
 
-def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[Mapping[str, Boxes3D]]:
+def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[OfTokens[Boxes3D]]:
     """Per student checkpoint, the boxes of every sample of a split."""
     records = eval_records(stages.data.index, split)
     unread = [skipped for skipped in stages.data.skipped if not skipped.image]  # students look at LiDAR alone
@@ -154,7 +154,7 @@ class OfTokens(Mapping[str, T]):
 
 @PHASES.of("score")
 def _devkit(
-    stages: Stages, files: list[Path], results: Sequence[Mapping[str, Boxes3D]], split: str
+    stages: Stages, files: list[Path], results: Sequence[OfTokens[Boxes3D]], split: str
 ) -> list[dict[str, Any]]:
     from pdetr3d.evaluation.kitti_score import has_kitti_labels, kitti_score
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
@@ -167,7 +167,7 @@ def _devkit(
         row = data.row(token)
         return matrix("lidar2ego", row), matrix("ego2global", row)
 
-    poses = OfTokens(TextPlaces(data.token_column(split)), poses_of)
+    poses = OfTokens(results[0].tokens, poses_of)  # of all samples of the split, too
     regions = {}
     if data.records.has_regions:
         regions = {r.sample_token: r.regions for r in records if r.regions is not None}

@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.config import Config
 from pdetr3d.data.augmentation.gt_sampling import database_of
-from pdetr3d.data.label_manifest import (
-    inspection_records,
-    prior_size_m,
-    training_records,
-)
+from pdetr3d.data.label_manifest import inspection_records, prior_size_m, training_records
 from pdetr3d.data.loading.cbgs import class_balanced
 from pdetr3d.data.loading.crops import crops_of
 from pdetr3d.data.loading.record_list import Joined, Records, boxed, pick
@@ -35,7 +31,8 @@ from pdetr3d.training.build import check_models
 from pdetr3d.training.label_source import typical_sizes
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
-from ray_jobs.arms import ARMS, check_arms
+from ray_jobs.arm_records import arm_records
+from ray_jobs.arms import ARMS
 from ray_jobs.console import say, warn
 from ray_jobs.context import STATS
 from ray_jobs.fit import Stage, fit
@@ -46,7 +43,6 @@ from ray_jobs.lanes import run_lanes
 from ray_jobs.phases import PHASES
 from ray_jobs.pictures import clicked_pictures
 from ray_jobs.quality import KnownClicks, floors
-from ray_jobs.rivals import RIVALS
 from ray_jobs.scoring import checkpoint_score
 from ray_jobs.stage_keys import labels_key
 from ray_jobs.teacher_stages import train_teacher
@@ -70,8 +66,7 @@ class Stages:
     Args:
         run: the run directory. parent: MLflow run that the stages' runs are nested in; None: ``track`` says it later,
             so that no run is begun for input that is refused here.
-        tracking_dir: where the MLflow store is; None: in the run directory. like: a run on the same dataset, see
-            ``prepare``.
+        tracking_dir: where the MLflow store is; None: in the run directory. like: see ``prepare``.
 
     Attributes:
         observe: when set, called with stage, step, and scores on ``data.select_split`` of each kept checkpoint, while
@@ -248,31 +243,13 @@ class Stages:
         """Train one arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks), "full" (all boxes), or a rival
         without clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average)."""
         steps = total_steps(self.config.optim.epochs, self.labeled, self.config.optim.batch_size)
-        records = self._arm_records(arm)
+        records = arm_records(self, arm)
         mean_teacher = arm == "mean_teacher"
         if self.config.student.cbgs and not mean_teacher:  # that one's records are balanced already
             records = class_balanced(records, self.config.run.seed, self.config.classes)
         return self.fit_stage(
             f"student_{arm}", "student", records, steps, guidance=arm == "ours", mean_teacher=mean_teacher
         )
-
-    def _arm_records(self, arm: str) -> Sequence[SampleRecord]:
-        if arm == "boxes_only":
-            return self.records.select(self.records.whole)
-        if arm == "full":
-            check_arms([arm], self.data, self.config)
-            return self.known_records
-        if arm in RIVALS:
-            return RIVALS[arm](self)
-        if not self.pseudo_file.exists():
-            raise DataError(
-                f"{self.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first"
-            )
-        everywhere = self.config.label.pseudo_for == "all"
-        records = self.kept(
-            training_records(self.data.index, self.data.manifest, self.pseudo_file, pseudo_everywhere=everywhere)
-        )
-        return records.select(records.labeled)  # what nobody looked at is no background
 
     def gt_database(self, records: Sequence[SampleRecord], folder: str = "gt_database") -> Path:
         """File of the objects that GT sampling may paste into these records, made when missing."""
@@ -367,6 +344,6 @@ class Stages:
     def checkpoints(self, name: str) -> list[Path]:
         """Kept checkpoints of a finished training stage, oldest first."""
         done = self.run.result(name)
-        if done is None:
+        if done is None or "checkpoints" not in done:
             raise DataError(f"{self.run.path / name} is not trained: run its training job with this --run-dir first")
         return [self.run.path / name / file for file in done["checkpoints"]]

@@ -48,17 +48,27 @@ def index(
 ) -> None:
     """Read the tables of a dataset once and write the index: one row per keyframe. The data.* keys say how."""
     config = load_config(preset, overrides, config_file)
-    from pdetr3d.data.index.file_ledger import FileLedger
+    from pdetr3d.data.index.file_ledger import CONTENT_BYTES, FileLedger
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.index.nuscenes import build_index
     from pdetr3d.data.labels.summary import summarize
+    from pdetr3d.data.loading.check import broken_lidar, say_points_left_out
 
     # Not beside the tables: datasets are often read-only and shared.
     path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow", config.data)
     made = Index.open(path)
     rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
     summarize(made).show()
-    ledger = FileLedger.take(made, deep or config.data.deep_digest)
+    deep = deep or config.data.deep_digest
+    ledger, checked = FileLedger.take(made, deep), broken_lidar(made, 10**18 if deep else CONTENT_BYTES)
+    say_points_left_out(checked)
+    if twins := ledger.twins():
+        say(warning=f"{len(twins)} files have the content of another one, e.g. {twins[0][0]} that of {twins[0][1]}")
+    if checked.problems:
+        say(
+            warning=f"{len(checked.problems)} of {checked.files} LiDAR files that were read cannot be used: jobs "
+            f"refuse them, or leave out what reads them (data.on_error=skip); {min(checked.problems.values())}"
+        )
     say(
         index=path,
         digest=made.digest,

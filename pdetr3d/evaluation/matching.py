@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from nuscenes.eval.common.data_classes import EvalBoxes
-from nuscenes.eval.common.utils import attr_acc, center_distance, cummean, scale_iou, velocity_l2, yaw_diff
+from nuscenes.eval.common.utils import attr_acc, center_distance, scale_iou, velocity_l2, yaw_diff
 from nuscenes.eval.detection.algo import calc_ap, calc_tp
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetricData, DetectionMetrics
@@ -135,7 +135,7 @@ class Matching:
             hits = order[np.asarray(columns[f"hit@{threshold}"])[order] > 0]
             score = np.asarray(columns["score"])[hits]
             for key in ERRORS:
-                mean = cummean(np.asarray(columns[key])[hits])
+                mean = _cummean(columns[key], hits)
                 errors[key] = np.interp(confidence[::-1], score[::-1], mean[::-1])[::-1]
         return DetectionMetricData(recall=recall, precision=precision, confidence=confidence, **errors)
 
@@ -172,6 +172,19 @@ def _curve(
         files.add({"recall": cumulated / objects, "precision": cumulated / count, "score": score[chosen]})
         true = float(cumulated[-1])
     return files.mapped()
+
+
+def _cummean(values: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The devkit's ``cummean`` of values in an order, in a mapped file: means of those so far that are numbers."""
+    files, total, known = ColumnFiles(), 0.0, 0
+    for part in _parts(len(order)):
+        chosen = np.asarray(values[order[part]])
+        number = ~np.isnan(chosen)
+        sums = np.cumsum(np.r_[total, np.where(number, chosen, 0.0)])[1:]  # added one after the other, as in one go
+        counts = known + np.cumsum(number)
+        files.add({"mean": np.divide(sums, counts, out=np.zeros_like(sums), where=counts != 0)})
+        total, known = float(sums[-1]), int(counts[-1])
+    return files.mapped()["mean"] if known else np.ones(len(order))
 
 
 def _parts(count: int) -> Iterator[slice]:

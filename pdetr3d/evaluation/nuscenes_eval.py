@@ -25,6 +25,7 @@ from nuscenes.utils.splits import get_scenes_of_split
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.storage.files import write_json
+from pdetr3d.data.storage.row_table import give_back
 from pdetr3d.evaluation.class_scoring import ClassBox, ground_truth, scoring_config
 from pdetr3d.evaluation.distance_bins import (
     ERROR_NAMES,
@@ -256,6 +257,7 @@ def _score(
             lost["predictions"] += loaded[1] - len(pred.all)
         official.add(within(gt, 0.0, config.class_range), within(pred, 0.0, config.class_range))
         add_to_bins(by_bin, gt, pred)
+        give_back()
     metrics = official.metrics()
     metrics.add_runtime(time.monotonic() - began)
     report = _report(metrics, count_objects(official)) | ({"outside_regions": lost} if regions else {})

@@ -119,7 +119,7 @@ def read_samples(path: Path, tokens: Sequence[str]) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
         missing = [token for token in tokens if token not in results]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
     if missing:
         raise DataError(

@@ -25,6 +25,7 @@ from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.importers.frame import Camera, Frame
 from pdetr3d.importers.rows import TableRows, sample_token
 from pdetr3d.schema import CameraRecord, DataError
+from pdetr3d.tables.times import LEAST_US
 
 MAP_FILE = "maps/none.png"
 LISTED = 20  # number of problems in a message
@@ -54,7 +55,7 @@ def write_dataset(
         DataError: when files cannot be used (the message names up to LISTED, and nothing is left), or ``out`` exists.
     """
     ordered = sorted(frames, key=lambda frame: (frame.scene, frame.timestamp_us))
-    refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own")
+    refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own, in whole microseconds")
     with new_folder(Path(out)) as root:
         tables = root / version
         for folder in ("maps", version, *sorted({Path(name).parent.as_posix() for name in _files_of(ordered)})):
@@ -130,9 +131,10 @@ def _write_files(root: Path, frames: Sequence[Frame], links: bool) -> list[NDArr
 def _problems_of_times(frames: Sequence[Frame]) -> list[str]:
     pairs = zip(frames, frames[1:], strict=False)
     return [
-        f"frames {a.name!r} and {b.name!r} of scene {a.scene!r} have one timestamp, {a.timestamp_us} us"
+        f"frames {a.name!r} and {b.name!r} of scene {a.scene!r} have timestamps {a.timestamp_us} and {b.timestamp_us} "
+        f"us, less than {LEAST_US} us apart"
         for a, b in pairs
-        if a.scene == b.scene and a.timestamp_us == b.timestamp_us
+        if a.scene == b.scene and b.timestamp_us - a.timestamp_us < LEAST_US
     ]
 
 

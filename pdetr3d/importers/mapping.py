@@ -49,7 +49,7 @@ class ClassMapping:
         """
         try:
             value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"--mapping {file}: cannot be read as YAML ({reason}); {EXAMPLE}") from error
         if not isinstance(value, dict) or not value:

@@ -16,16 +16,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
+from pdetr3d.data.storage.formats import LOOKED_AT, format_of
 from pdetr3d.geometry.regions import EVERYWHERE, Regions
 from pdetr3d.geometry.rigid import chain, inverse, move_points, rigid
 from pdetr3d.importers.dataset import refuse, write_dataset
 from pdetr3d.importers.frame import Camera, Frame, Objects
 from pdetr3d.importers.mapping import ClassMapping
-from pdetr3d.importers.plain_tables import FLAG, NAME, NUMBER, PATH, POLYGONS, POSITIVE, TEXT, TIME, Row, read_rows
+from pdetr3d.importers.plain_tables import (
+    ANGLE,
+    FLAG,
+    NAME,
+    NUMBER,
+    PATH,
+    POLYGONS,
+    POSITIVE,
+    TEXT,
+    TIME,
+    Row,
+    read_rows,
+)
 from pdetr3d.importers.scenes import SceneRow, splits_of
 from pdetr3d.inference.clouds import CloudReader
 from pdetr3d.schema import CAMERAS, DataError
 from pdetr3d.tables.names import CATEGORY
+from pdetr3d.tables.plausible import FOCAL
 
 VERSION = "v1.0-frames"
 POSE = dict.fromkeys(("x", "y", "z", "qw", "qx", "qy", "qz"), NUMBER)
@@ -35,7 +49,7 @@ BOXES = {
     "category": TEXT,
     **dict.fromkeys("xyz", NUMBER),
     **dict.fromkeys("lwh", POSITIVE),
-    "yaw": NUMBER,
+    "yaw": ANGLE,
 }
 CAMERA = {
     "frame": NAME,
@@ -132,6 +146,11 @@ class _Folder:
             splits = {row["split"] for row in rows}
             if len(splits) > 1:
                 self.problems.append(f"{self.file}: scene {name!r} is in splits {sorted(splits)}; it must be in one")
+        for pairs in self.boxes.values():
+            tracks = [row.get("track") for _, row in pairs]
+            for place, (where, row) in enumerate(pairs):
+                if tracks[place] is not None and tracks[place] in tracks[:place]:
+                    self.problems.append(f"{where}: frame {row['frame']!r} has a box of track {row['track']!r} already")
         for rows_of in (self.cameras, self.regions):
             for pairs in rows_of.values():
                 keys = [row.get("channel", "") for _, row in pairs]
@@ -210,13 +229,18 @@ def _image_sizes(folder: _Folder) -> dict[Path, tuple[int, int]]:
             with Image.open(file, formats=["PNG", "JPEG"]) as image:
                 sizes[file] = image.size
         except OSError as error:
-            folder.problems.append(f"{where}: file {row['file']!r}: missing or broken JPEG or PNG ({error})")
+            other = format_of(file.read_bytes()[:LOOKED_AT]) if file.is_file() else ""
+            broken = f"no JPEG or PNG, but {other}" if other else f"missing or broken JPEG or PNG ({error})"
+            folder.problems.append(f"{where}: file {row['file']!r}: {broken}")
             continue
         if not (0 < row["cx"] < sizes[file][0] and 0 < row["cy"] < sizes[file][1]):
             folder.problems.append(
                 f"{where}: cx, cy {row['cx']:g} {row['cy']:g} is outside the image of {sizes[file][0]} x "
                 f"{sizes[file][1]} px: the calibration is of another image size"
             )
+        for name in ("fx", "fy"):
+            if not FOCAL[0] < row[name] / sizes[file][0] < FOCAL[1]:
+                folder.problems.append(f"{where}: {name} {row[name]:g} is no focal length in pixels of such an image")
     return sizes
 
 

@@ -54,6 +54,12 @@ def _positive(value: Any) -> float:
     return number
 
 
+def _angle(value: Any) -> float:
+    if abs(number := _number(value)) > 2 * math.pi + 1e-6:
+        raise ValueError
+    return number
+
+
 def _microseconds(value: Any) -> int:
     if isinstance(value, str) and value.strip().isdecimal():
         return int(value)
@@ -77,6 +83,7 @@ TEXT: Kind = ("a text", _text)
 NAME: Kind = ("a name without / and not beginning with a dot", _name)
 PATH: Kind = ("a path relative to the root, without '..'", _path)
 NUMBER: Kind = ("a finite number", _number)
+ANGLE: Kind = ("an angle in radians, -2 pi to 2 pi", _angle)
 POSITIVE: Kind = ("a number above 0", _positive)
 TIME: Kind = ("a whole number of microseconds, 0 or more", _microseconds)
 FLAG: Kind = ("true or false", _flag)

@@ -154,7 +154,8 @@ def scoring_problems(tables: Mapping[str, Rows], classes: ClassList) -> list[str
     return [*_cameras(tables), *_attributes(tables, classes)]
 
 
-def _at(name: str, row: int, rows: Rows, field: str) -> str:
+def at_row(name: str, row: int, rows: Rows, field: str) -> str:
+    """Where a value stands, in words; rows are counted from 0."""
     return f"{name}.json, row {row} (token {rows[row].get('token')}), field {field}"
 
 
@@ -175,14 +176,14 @@ def _field(name: str, rows: Rows, field: str, kind: Kind) -> list[str]:
         return []
     value = column[bad[0]]
     said = "is missing" if value is ABSENT else f"is {value!r}"
-    return [f"{_at(name, bad[0], rows, field)} {said}, but must be {words}{_more(len(bad))}"]
+    return [f"{at_row(name, bad[0], rows, field)} {said}, but must be {words}{_more(len(bad))}"]
 
 
 def _twice(name: str, rows: Rows) -> str:
     seen: dict[str, int] = {}
     for place, row in enumerate(rows):
         if seen.setdefault(row["token"], place) != place:
-            return f"{_at(name, place, rows, 'token')} is that of row {seen[row['token']]}, too: tokens must differ"
+            return f"{at_row(name, place, rows, 'token')} is that of row {seen[row['token']]}, too: tokens must differ"
     raise AssertionError("no token comes twice")
 
 
@@ -193,7 +194,7 @@ def _reference(name: str, rows: Rows, field: str, target: str, known: set[str]) 
         return []
     bad = [place for place, row in enumerate(rows) if row[field] in wanted]
     value = rows[bad[0]][field]
-    text = f"{_at(name, bad[0], rows, field)}: {value!r} is in no row of {target}.json; the tables are incomplete"
+    text = f"{at_row(name, bad[0], rows, field)}: {value!r} is in no row of {target}.json; the tables are incomplete"
     return [text + _more(len(bad))]
 
 
@@ -204,7 +205,7 @@ def _cameras(tables: Mapping[str, Rows]) -> list[str]:
     bad = [place for place, row in mine if not _square(row.get("camera_intrinsic"))]
     problems = []
     if bad:
-        where = _at("calibrated_sensor", bad[0], tables["calibrated_sensor"], "camera_intrinsic")
+        where = at_row("calibrated_sensor", bad[0], tables["calibrated_sensor"], "camera_intrinsic")
         problems.append(f"{where} must be three lists of three numbers{_more(len(bad))}")
     calibrations = {row["token"] for _, row in mine}
     images = [row for row in tables["sample_data"] if row["calibrated_sensor_token"] in calibrations]
@@ -216,7 +217,7 @@ def _cameras(tables: Mapping[str, Rows]) -> list[str]:
         if wrong:
             place = place_of[wrong[0]["token"]]
             said = f"is {wrong[0][field]!r}" if field in wrong[0] else "is missing"
-            where = _at("sample_data", place, tables["sample_data"], field)
+            where = at_row("sample_data", place, tables["sample_data"], field)
             problems.append(f"{where} {said}, but must be {SIZE[0]}{_more(len(wrong))}")
     return problems
 
@@ -248,6 +249,6 @@ def _attributes(tables: Mapping[str, Rows], classes: ClassList) -> list[str]:
         problems.setdefault(reason, []).append(place)
     where = "sample_annotation"
     return [
-        f"{_at(where, places[0], rows, 'attribute_tokens')} {reason}{_more(len(places))}"
+        f"{at_row(where, places[0], rows, 'attribute_tokens')} {reason}{_more(len(places))}"
         for reason, places in problems.items()
     ]

@@ -12,6 +12,7 @@ from pdetr3d.class_list import ClassList
 from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
+from pdetr3d.tables.plausible import implausible, unlikely
 
 # visibility and map may be missing: neither indexing nor the devkit's scoring reads them.
 TABLES = (
@@ -26,7 +27,7 @@ class Tables(NuScenes):
     """``NuScenes`` of checked tables, with the dataset's own names made to fit (``Names``).
 
     Attributes:
-        cut_tracks: annotations whose track has a hole beside them.
+        cut_tracks: annotations whose track has a hole beside them. unlikely: lines on what few datasets have.
 
     Raises:
         DataError: when the folder, the version or a table is missing or unreadable, or a row lacks what indexing and
@@ -42,6 +43,8 @@ class Tables(NuScenes):
         _refuse(folder, table_problems(tables))
         names.apply(tables, folder, classes)
         _refuse(folder, scoring_problems(tables, classes))
+        _refuse(folder, implausible(tables))
+        self.unlikely = unlikely(tables)
         self.cut_tracks = _cut_tracks(tables["sample_annotation"])
         self.__dict__ |= tables
         self.visibility: list[dict[str, Any]] = []
@@ -83,7 +86,7 @@ def _read(file: Path) -> Any:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second: of lists in lists in lists
         raise DataError(f"{file}: not JSON ({error}); unpack the metadata archive again") from error
 
 

@@ -82,7 +82,7 @@ def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
     try:
         text = Path(file).read_text(encoding="utf-8")
         value, root = yaml.safe_load(text), yaml.compose(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{key} {file}: cannot be read as YAML ({reason}); {example}") from error
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):

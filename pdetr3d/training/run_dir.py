@@ -26,7 +26,7 @@ from pdetr3d.data.loading.check import MEMORY, check_files
 from pdetr3d.data.loading.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import Skipped, find_skipped
-from pdetr3d.data.storage.files import atomic_path, write_json
+from pdetr3d.data.storage.files import atomic_path, read_json, write_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
@@ -114,11 +114,11 @@ class RunDir:
         return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
     def _begun(self, file: Path) -> dict[str, Any]:
-        """The identity in the directory's ``run.json``."""
-        try:
-            return dict(json.loads(file.read_text()))
-        except ValueError as error:
-            raise DataError(f"{file} cannot be read ({error}), so the run's settings are unknown. {ANEW}") from error
+        """The identity in the directory\'s ``run.json``."""
+        before = read_json(file, f"so the run's settings are unknown. {ANEW}")
+        if not isinstance(before, dict):
+            raise DataError(f"{file}: must be an object of config keys; so the run's settings are unknown. {ANEW}")
+        return before
 
     def close(self) -> None:
         """Release the directory for other processes."""
@@ -127,7 +127,14 @@ class RunDir:
     def result(self, stage: str) -> dict[str, Any] | None:
         """The result that ``finish`` stored for a stage, or None while the stage is unfinished."""
         file = self.path / stage / "done.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        result = read_json(file, f"remove it, and {stage} is finished again from what is kept there")
+        if not isinstance(result, dict):
+            raise DataError(
+                f"{file}: must be an object; remove it, and {stage} is finished again from what is kept there"
+            )
+        return result
 
     def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
         """Mark a stage as finished, after all its files are in place; returns ``result``, which JSON must be able to
@@ -188,10 +195,11 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     own = not manifest.exists()  # a manifest that was there before is not removed
     try:
         return _prepare(run, like)
-    except DataError:
+    except (DataError, OSError):  # the second: a full disk
         if new:
             for name in (INDEX, MEMORY, SKIPPED, FILES):
-                (run.path / "data" / name).unlink(missing_ok=True)
+                with suppress(OSError):  # what went wrong before is what to tell
+                    (run.path / "data" / name).unlink(missing_ok=True)
             if own:
                 shutil.rmtree(manifest, ignore_errors=True)
             with suppress(OSError):  # a folder with a simulated world is not empty and remains

@@ -145,7 +145,7 @@ def hold(holder: str, folder: Path) -> int:
     def poses(token: str) -> Any:
         return tuple(matrix(name, index.row(token)) for name in ("lidar2ego", "ego2global"))
 
-    where = OfTokens(TextPlaces(records.token_column), poses)
+    where = OfTokens(boxes.place, poses)
     tables = Tables(nusc, records.token_column)
     place = (index.dataroot, index.version, "sim_train")
     report = nuscenes_eval.score(*place, boxes, where, folder / "score", tables, bins=False, classes=NUSCENES_CLASSES)  # type: ignore[arg-type]

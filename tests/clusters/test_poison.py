@@ -15,6 +15,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
+from ray_jobs.arm_records import arm_records
 from ray_jobs.stages import Stages
 from tests.training_cases import poison, run_locally, world_config
 
@@ -43,7 +44,7 @@ def losses(kind: str, stages: Stages, records: list[SampleRecord], folder: Path)
 def train_everything(stages: Stages) -> dict[str, Any]:
     """All that training may depend on, bit by bit."""
     seen: dict[str, Any] = {"records": all_bits(stages.records), "prior": stages.prior.tobytes()}
-    boxed = stages._arm_records("boxes_only")
+    boxed = arm_records(stages, "boxes_only")
     seen["teacher"] = losses("teacher", stages, boxed, stages.run.path / "local")
     checkpoint = stages.run.path / "local" / f"step_{STEPS:07d}" / "checkpoint.pt"
     (stages.run.path / "teacher").mkdir()
@@ -52,7 +53,7 @@ def train_everything(stages: Stages) -> dict[str, Any]:
     seen["quality"] = stages.pseudo_labels()
     seen["pseudo_labels"] = stages.pseudo_file.read_bytes()
     seen["boxes_only"] = losses("student", stages, boxed, stages.run.path / "boxes_only")
-    ours = stages._arm_records("ours")
+    ours = arm_records(stages, "ours")
     seen["ours_records"] = all_bits(ours)
     seen["gt_databases"] = [stages.gt_database(records).read_bytes() for records in (boxed, ours)]
     seen["ours"] = losses("student", stages, ours, stages.run.path / "ours")
@@ -70,7 +71,7 @@ def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path, ray_loca
     for file in (tmp_path / "dirty" / "data").rglob("manifest.json"):  # else refused for its older index
         file.write_text(json.dumps(json.loads(file.read_text()) | {"index_digest": digest}))
     dirty = Stages(RunDir(tmp_path / "dirty", config), Tracker("", "", None))
-    assert all_bits(dirty._arm_records("full")) != all_bits(clean._arm_records("full"))  # the poison is there
+    assert all_bits(arm_records(dirty, "full")) != all_bits(arm_records(clean, "full"))  # the poison is there
 
     one, two = train_everything(clean), train_everything(dirty)
     quality, poisoned_quality = one.pop("quality"), two.pop("quality")

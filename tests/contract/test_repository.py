@@ -122,3 +122,10 @@ def test_scripts_can_be_run_and_stop_at_errors() -> None:
     for path in (ROOT / ".ci" / "run", *(ROOT / "tools").glob("*.sh")):
         assert path.stat().st_mode & 0o111, f"{path.name} is not executable"
         assert "set -euo pipefail" in path.read_text(), path.name
+
+
+def test_files_of_the_program_are_short() -> None:
+    """What is longer is two things: split it."""
+    files = [file for folder in ("pdetr3d", "ray_jobs", "tools") for file in (ROOT / folder).rglob("*.py")]
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert len(lengths) > 300 and {name: n for name, n in lengths.items() if n >= 350} == {}

@@ -111,7 +111,11 @@ def cut_image(world: Path) -> list[str]:
 
 
 def no_image_at_all(world: Path) -> list[str]:
-    return [replace(first(world, "samples/CAM_FRONT"), b"text").name, "broken JPEG", "copy the file again"]
+    return [
+        replace(first(world, "samples/CAM_FRONT"), b"text").name,
+        "no JPEG or PNG, but a text, 'text'",
+        "as PNG or JPEG",
+    ]
 
 
 def wrong_image_size(world: Path) -> list[str]:

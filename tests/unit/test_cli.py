@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pdetr3d.cli import main
@@ -83,6 +87,23 @@ def test_index_goes_to_runs_by_default_and_tells_what_it_found(
     assert len(Index.open(tmp_path / "runs/index/v1.0-sim/index.arrow")) == 12  # 6 scenes of 2 keyframes
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "scenes 6" in lines and "keyframes 12" in lines and "split sim_train 6 keyframes" in lines
+
+
+def test_index_counts_lidar_files_that_cannot_be_used(
+    sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of zeros and one that is mostly NaN, later in a scene than the file whose layout is looked at."""
+    world = shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
+    zeros, nan = sorted((world / "samples/LIDAR_TOP").iterdir())[1:4:2]  # the second keyframes of two scenes
+    points = np.fromfile(nan, np.float32).reshape(-1, 5)
+    points[: int(0.8 * len(points)), 2] = np.nan
+    for file, content in ((zeros, bytes(zeros.stat().st_size)), (nan, points.tobytes())):
+        file.unlink()
+        file.write_bytes(content)
+    assert main(["index", "--dataroot", str(world), "--version", "v1.0-sim", "--out", str(tmp_path / "i.arrow")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"warning 2 of \d+ LiDAR files that were read cannot be used: jobs refuse them", said), said
+    assert zeros.name in said or nan.name in said
 
 
 def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pdetr3d.data.index import file_ledger
@@ -122,3 +123,15 @@ def test_damage_makes_another_dataset_and_a_run_is_not_continued_on_it(world: Pa
     assert second.index.digest == first.index.digest and second.digest != first.digest
     like = prepare(RunDir(tmp_path / "three", config, reading=True), RunDir(tmp_path / "two", config, reading=True))
     assert like.digest == second.digest
+
+
+def test_files_with_the_content_of_another_are_named(world: Path) -> None:
+    """One image in the place of two others; an unread file is nobody's twin."""
+    one, *others = sorted((world / "samples" / "CAM_BACK").iterdir())[:3]
+    for file in others:
+        shutil.copyfile(one, file)
+    ledger = FileLedger.take(indexed(world, "a"))
+    names = [file.relative_to(world).as_posix() for file in (one, *others)]
+    assert ledger.twins() == [(names[1], names[0]), (names[2], names[0])]
+    unread = ledger.table.set_column(3, "digest", pa.nulls(ledger.table.num_rows, pa.string()))
+    assert FileLedger(unread, times=True).twins() == []

@@ -149,6 +149,11 @@ def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: li
         ("a.json", '{"x": 1}', "must be a list of objects"),
         ("a.parquet", "no", r"a\.parquet: not readable as PARQUET"),
         ("a.csv", "sample_token,x,y,z\nt,1,2,3\n", r"column\(s\) \['class', 'frame'\] missing"),
+        (
+            "a.csv",
+            "sample_token;x;y;z;class;frame\n",
+            r"its header is one column, .* with ';' between names; write it as",
+        ),
         ("a.csv", "", r"missing, has \[\]"),
     ],
 )

@@ -305,7 +305,10 @@ WRONG_SWEEPS: dict[str, tuple[Callable[[list[dict]], object], str]] = {
         lambda rows: [row.update(timestamp=1000 * row["timestamp"]) for row in rows],
         r"must be a whole number of microseconds, below 10\*\*17",
     ),
-    "seconds": (lambda rows: [row.update(timestamp=row["timestamp"] // 10**6) for row in rows], r"allowed are 0\.001"),
+    "seconds": (
+        lambda rows: [row.update(timestamp=row["timestamp"] // 10**6) for row in rows],
+        "s from that of its sample",
+    ),
     "itself": (lambda rows: rows[-2].update(prev=rows[-2]["token"]), "is 0 s before"),
     "a camera": (lambda rows: rows[-2].update(prev=rows[-1]["token"]), "is of CAM_FRONT, but must be .* LIDAR_TOP"),
 }

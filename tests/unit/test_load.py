@@ -17,7 +17,8 @@ from pyquaternion import Quaternion
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.loading.load import _reduction, decode_image, load_sample, read_lidar
+from pdetr3d.data.loading.check import check_image
+from pdetr3d.data.loading.load import _reduction, check_header, decode_image, load_sample, read_lidar
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import yaw_of
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, SampleRecord
@@ -249,6 +250,24 @@ def test_padding_is_no_damage(strict: bool, record: SampleRecord) -> None:
         np.testing.assert_array_equal(image, whole)
 
 
+@pytest.mark.parametrize("name", ["WEBP", "BMP", "GIF", "TIFF", "text"])
+def test_images_of_another_format(name: str, tmp_path: Path, record: SampleRecord) -> None:
+    """Decoded whole or looked at from outside: what it is, and what it must be."""
+    camera, file = record.cameras[0], tmp_path / "image.jpg"
+    assert camera is not None
+    if name == "text":
+        file.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    else:
+        Image.open(camera.path).save(file, format=name)
+    camera = dataclasses.replace(camera, path=str(file))
+    words = "a pointer of Git LFS .*" if name == "text" else f"a {name}"
+    for act in (lambda: check_image(camera, decode=True), lambda: check_header(camera)):
+        with pytest.raises(
+            DataError, match=rf"image\.jpg: no JPEG or PNG, but {words}; write the images as PNG or JPEG"
+        ):
+            act()
+
+
 def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     camera = record.cameras[0]
     assert camera is not None
@@ -259,8 +278,8 @@ def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
         "cut": content[:middle],
         "end": content[:-1],
         "sampling": _with_sampling(content, 0x14),
-        "strange": _with_sampling(content, 0x42),
-        "text": b"no image",
+        "sampled": _with_sampling(content, 0x42),
+        "strange": b"no\x00image",
         "empty": b"",
     }.items():
         path = tmp_path / f"{name}.jpg"

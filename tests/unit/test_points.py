@@ -86,6 +86,27 @@ def test_a_fifth_column_that_is_no_ring(tmp_path: Path) -> None:
         DataConfig(lidar_ring=False, sensor=SensorConfig(lidar_beams=16))
 
 
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"# .PCD v0.7 - Point Cloud Data\nVERSION 0.7\nFIELDS x y z\n1 2 3\n", r"a \.pcd of the Point Cloud"),
+        (b"VERSION .7\nFIELDS x y z intensity\nDATA binary\n", r"a \.pcd of the Point Cloud"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"a pointer of Git LFS \(git lfs pull"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}", r"a \.npy of NumPy"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "compressed by gzip"),
+        (b"1.0 2.0 3.0 0.5\n" * 100, r"a text, '1\.0 2\.0 3\.0 0\.5\\n1\.0 2\.0 ' \.\.\."),
+    ],
+    ids=["ascii", "pcd", "lfs", "npy", "gzip", "text"],
+)  # fmt: skip
+@pytest.mark.parametrize("extra", [b"", b"\x00" * 13], ids=["whole", "and more"])
+def test_files_of_another_format_are_named(head: bytes, words: str, extra: bytes, tmp_path: Path) -> None:
+    """Whatever their size, and whether or not numbers follow."""
+    file = tmp_path / "one.pcd.bin"
+    file.write_bytes(head + extra * (not words.startswith("a text")))
+    with pytest.raises(DataError, match=rf"one\.pcd\.bin: this is {words}.*plain numbers, 5 float32 \(x, y, z, inten"):
+        check_points(file)
+
+
 def test_millimeters(tmp_path: Path) -> None:
     points = scan()
     points[:, :3] *= 1000

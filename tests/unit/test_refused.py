@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -52,6 +53,33 @@ def test_a_refused_manifest_leaves_no_directory(
         assert launch(never, "test", [*arguments, *more]) == 2
         assert "was made with index" in capsys.readouterr().err
         assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("step", ["pdetr3d.data.index.nuscenes.build_index", "pdetr3d.training.run_dir.summarize"])
+def test_a_disk_that_is_full_before_any_work_leaves_no_directory(
+    step: str, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the index is written, and later, when the label manifest is there."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "some.arrow"))
+
+    monkeypatch.setattr(step, full)
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "runs" / "mine"), *world_arguments(sim_world)]
+    assert launch(never, "test", arguments) == 2
+    assert "some.arrow: cannot open this file (No space left on device); the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_in_the_place_of_the_data_folder_is_named(
+    sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not what fails when the rest is tidied up."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").write_text("")
+    arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mine"), *world_arguments(sim_world)]
+    assert launch(never, "test", arguments) == 2
+    assert f"{tmp_path / 'mine' / 'data'}: cannot make this folder (File exists)" in capsys.readouterr().err
 
 
 def test_what_was_there_stays(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

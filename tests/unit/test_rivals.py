@@ -20,6 +20,7 @@ from pdetr3d.training.plan import Plan
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import rivals
 from ray_jobs import stages as stages_module
+from ray_jobs.arm_records import arm_records
 from ray_jobs.fit import Stage
 from ray_jobs.report import NAMES, ratios
 from ray_jobs.stages import ARMS, Stages
@@ -76,7 +77,7 @@ def bits(records: list[SampleRecord]) -> list[bytes]:
 def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
     """Loss terms of four steps."""
     folder.mkdir()
-    records, mean_teacher = run._arm_records(arm), arm == "mean_teacher"
+    records, mean_teacher = arm_records(run, arm), arm == "mean_teacher"
     task = build("student", run.config, run.prior, guidance=False, mean_teacher=mean_teacher)
     context = LocalContext(records, Plan(len(records), 2, 4, 0, mean_teacher), task.loader, folder)
     with one_thread():
@@ -88,14 +89,14 @@ def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("arm", RIVALS)
 def test_poisoned_clicks_change_nothing(arm: str, stages: dict[str, Stages], tmp_path: Path) -> None:
     clean, dirty = stages["clean"], stages["dirty"]
-    records = clean._arm_records(arm)
-    assert bits(records) == bits(dirty._arm_records(arm)) and {r.role for r in records} == {"box", "point"}
+    records = arm_records(clean, arm)
+    assert bits(records) == bits(arm_records(dirty, arm)) and {r.role for r in records} == {"box", "point"}
     assert losses(arm, clean, tmp_path / "one") == losses(arm, dirty, tmp_path / "two")
 
 
 def test_self_training_labels_are_the_sure_boxes_in_a_file_of_their_own(stages: dict[str, Stages]) -> None:
     run = stages["clean"]
-    records = run._arm_records("self_training")
+    records = arm_records(run, "self_training")
     assert [r.sample_token for r in records] == [r.sample_token for r in run.records]
     for record, original in zip(records, run.records, strict=True):
         if record.role == "box":
@@ -112,20 +113,20 @@ def test_self_training_labels_are_the_sure_boxes_in_a_file_of_their_own(stages: 
 
 def test_self_training_labels_are_made_once(stages: dict[str, Stages], monkeypatch: pytest.MonkeyPatch) -> None:
     run = stages["clean"]
-    first = run._arm_records("self_training")
+    first = arm_records(run, "self_training")
     monkeypatch.setattr(rivals, "predict", None)
-    assert bits(run._arm_records("self_training")) == bits(first)
+    assert bits(arm_records(run, "self_training")) == bits(first)
 
 
 def test_half_of_the_mean_teachers_records_are_box_labeled(stages: dict[str, Stages]) -> None:
     run = stages["clean"]
-    records = run._arm_records("mean_teacher")
+    records = arm_records(run, "mean_teacher")
     roles = [r.role for r in run.records]
     assert len(records) == 2 * max(roles.count("box"), roles.count("point"))
     assert [r.role for r in records].count("box") == len(records) / 2
     assert not any(len(r.boxes) for r in records if r.role == "point")
     run.config = override(run.config, ["student.cbgs=true"])
-    balanced = run._arm_records("mean_teacher")
+    balanced = arm_records(run, "mean_teacher")
     assert {r.sample_token for r in balanced if r.role == "point"} == {
         r.sample_token for r in run.records if r.role == "point"
     }

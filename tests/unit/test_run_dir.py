@@ -116,8 +116,19 @@ def test_fresh_begins_anew_beside_and_overwrites_nothing(tmp_path: Path) -> None
 def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     begin(tmp_path, tiny_config())
     (tmp_path / "run.json").write_text('{"preset": "qui')
-    with pytest.raises(DataError, match=f"{tmp_path / 'run.json'} cannot be read.*--fresh"):
+    with pytest.raises(DataError, match=f"{tmp_path / 'run.json'}: cannot be read as JSON .*--fresh"):
         RunDir(tmp_path, tiny_config())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "[1]", "\ufeff3"])
+def test_a_result_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path, tiny_config())
+    run.finish("teacher", {"checkpoints": []})
+    (tmp_path / "teacher" / "done.json").write_text(text)
+    with pytest.raises(
+        DataError, match=r"teacher/done\.json: (cannot be read as JSON|must be an object).*; remove it, and t"
+    ):
+        run.result("teacher")
 
 
 def test_another_dataset_in_the_same_folder_is_another_run(tmp_path: Path) -> None:

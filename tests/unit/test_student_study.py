@@ -15,6 +15,7 @@ from pdetr3d.schema import CLASSES, SOURCE_HUMAN, DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import student_studies, student_study
+from ray_jobs.arm_records import arm_records
 from ray_jobs.report import print_quality
 from ray_jobs.stage_keys import labels_key
 from ray_jobs.stages import ARMS, Stages
@@ -78,7 +79,7 @@ def test_boxes_everywhere_need_no_teacher(sim_world: Path, tmp_path: Path, monke
     quality = first.pseudo_labels()  # finished: what it said
     assert quality["accepted"] == quality["teacher"]["n"] == 0 and quality["teacher"]["bev_iou"] is None
     print_quality(quality)
-    learned = list(first._arm_records("ours"))
+    learned = list(arm_records(first, "ours"))
     assert len(learned) == len(first.records) > 0
     for record, known in zip(learned, first.known_records, strict=True):
         assert record.role == "box" and np.array_equal(record.boxes.rows, known.boxes.rows)

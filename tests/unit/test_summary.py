@@ -107,7 +107,9 @@ def no_annotations(world: Path) -> None:
 
 def boxes_of_the_cars_frame(world: Path) -> None:
     """The simulated streets are some hundred meters from the global origin."""
-    edit(world, "sample_annotation", lambda rows: [row.update(translation=[9.0, 2.0, 1.0]) for row in rows])
+    edit(
+        world, "sample_annotation", lambda rows: [r.update(translation=[9.0, 2.0, 1.0], num_lidar_pts=1) for r in rows]
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs import holdout, scoring
+from ray_jobs.arm_records import arm_records
 from ray_jobs.arms import check_arms, possible_arms
 from ray_jobs.holdout import held_out
 from ray_jobs.report import print_arms, print_labels
@@ -162,9 +163,9 @@ def test_stages_on_peoples_labels(
     stages = Stages(RunDir(tmp_path / "run", config), Tracker("", "", None))
     assert [record.role for record in stages.records] == ["box"] * 4 + ["point", "unlabeled"]
     assert stages.labeled == 5 and [r.sample_token for r in stages.to_label] == [tokens[4]]
-    assert [r.sample_token for r in stages._arm_records("boxes_only")] == tokens[:4]
+    assert [r.sample_token for r in arm_records(stages, "boxes_only")] == tokens[:4]
     write_pseudo_labels(stages.pseudo_file, [], classes=NUSCENES_CLASSES)
-    assert [r.sample_token for r in stages._arm_records("ours")] == tokens[:5]  # the last one is no background
+    assert [r.sample_token for r in arm_records(stages, "ours")] == tokens[:5]  # the last one is no background
 
     trained: dict[str, list[str]] = {}
 

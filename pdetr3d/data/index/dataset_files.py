@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
+
 from pdetr3d.config import DataConfig
 from pdetr3d.data.storage.points import check_layout, check_lidar_size, check_points, point_bytes, read_file
 from pdetr3d.schema import DataError
+
+SHORT = 1 / 3  # of the usual number of points: a LiDAR file that has fewer is told of
 
 
 class DatasetFiles:
@@ -24,6 +28,7 @@ class DatasetFiles:
     def __init__(self, dataroot: Path, data: DataConfig, whole: bool) -> None:
         self.dataroot, self.data, self.whole = dataroot, data, whole
         self.links: set[str] = set()
+        self._points: dict[str, int] = {}  # of each LiDAR file
         self._inside: set[str] = set()  # known to lie under the dataroot: a sweep is asked for ten times
 
     def safe(self, filename: str) -> Path:
@@ -64,11 +69,33 @@ class DatasetFiles:
         if not self.whole:
             return
         if not path.is_file():
+            slashes = " (folders are parted by /)" if "\\" in filename else ""
             raise DataError(
-                f"{path}: no such LiDAR file, but sample_data.json names it; unpack the file blobs of this split"
+                f"{path}: no such LiDAR file, but sample_data.json names it{slashes}; unpack the file blobs of this "
+                "split"
             )
-        if path.stat().st_size % point_bytes(self.data):
+        size_bytes = path.stat().st_size
+        if size_bytes % point_bytes(self.data):
             check_points(path, self.data)  # says which layout the file has instead, if it knows
-        check_lidar_size(path, path.stat().st_size, self.data)
+        check_lidar_size(path, size_bytes, self.data)
         if look_into:
             check_layout(path, read_file(path, "LiDAR"), self.data)
+        self._points[filename] = size_bytes // point_bytes(self.data)
+
+    def short(self) -> list[str]:
+        """LiDAR files with fewer than SHORT of the usual (median) number of points, fewest first."""
+        usual = float(np.median(list(self._points.values()) or [0]))
+        few = {name: count for name, count in self._points.items() if count < SHORT * usual}
+        return sorted(few, key=lambda name: few[name])
+
+    def short_words(self) -> str:
+        """A sentence on them; empty: there are none."""
+        names = self.short()
+        if not names:
+            return ""
+        usual = int(np.median(list(self._points.values())))
+        return (
+            f"{len(names)} of {len(self._points)} LiDAR files have less than a third of the usual {usual} points, "
+            f"the fewest {self.dataroot / names[0]} with {self._points[names[0]]}: a file that was cut at a whole "
+            "point looks so, and so does a sensor that saw little"
+        )

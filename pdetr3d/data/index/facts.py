@@ -24,7 +24,7 @@ class IndexFacts:
             since the tables do not.
         unknown_categories: name -> annotations left out, being of none of the classes. missing_sweeps: files.
         links: files that are links which leave the dataroot. outside: annotations left out, since they lie where
-            nothing is annotated, or in a region to ignore.
+            nothing is annotated, or in a region to ignore. short: LiDAR files with far fewer points than is usual.
     """
 
     reading: DataConfig = DataConfig()
@@ -35,6 +35,7 @@ class IndexFacts:
     missing_sweeps: int = 0
     links: int = 0
     outside: int = 0
+    short: int = 0
 
     def to_json(self) -> str:
         """JSON text; ``from_json`` gives the equal facts back."""

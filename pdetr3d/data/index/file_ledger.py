@@ -64,6 +64,13 @@ class FileLedger:
         missing = pc.sum(pc.equal(self.table["bytes"], -1)).as_py() or 0
         return f"{self.table.num_rows} files, the content of {read}" + (f"; {missing} missing" if missing else "")
 
+    def twins(self) -> list[tuple[str, str]]:
+        """Files that have the content of an earlier one, and that one; of those that were read."""
+        first: dict[str, str] = {}
+        rows = zip(self.table["path"].to_pylist(), self.table["digest"].to_pylist(), strict=True)
+        pairs = [(path, first.setdefault(digest, path)) for path, digest in rows if digest is not None]
+        return [(path, other) for path, other in pairs if path != other]
+
     @staticmethod
     def open(index: Index, times: bool = True) -> FileLedger | None:
         """The ledger beside an index; None: there is none yet.

@@ -118,7 +118,8 @@ class Index:
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DataError(
                 f"split {split!r} has no samples in {self.path} ({self.version}): {hint}"
-                f"available (samples): {available}"
+                f"available (samples): {available}; {self.dataroot / self.version / 'splits.json'} may name the scenes "
+                'of more ({"split name": ["scene name", ...]}): write it, then run pdetr3d index again'
             )
         return self._split_rows[split]
 

@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.index.agreement import refuse_other_points
 from pdetr3d.data.index.dataset_files import DatasetFiles
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.facts import IndexFacts
 from pdetr3d.data.index.index import write_index
-from pdetr3d.data.index.point_counts import count_points
+from pdetr3d.data.index.point_counts import count_points, usually_empty
 from pdetr3d.data.index.regions import read_regions, write_lists
 from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA
+from pdetr3d.data.index.shapes import headings_askew, sizes_askew
 from pdetr3d.data.index.splits import scene_splits
 from pdetr3d.data.storage.points import NUSCENES
 from pdetr3d.geometry.boxes import from_nuscenes
@@ -86,10 +88,29 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
         )
     if reader.files.links:
         log.warning("data.follow_links=true: %d files are links that leave %s", len(reader.files.links), dataroot)
-    table, counted = count_points(pa.Table.from_batches(batches, schema=schema), dataroot, data, whole=whole)
+    for line in nusc.unlikely:
+        log.warning("%s: %s", dataroot / version, line)
+    if words := reader.files.short_words():
+        log.warning("%s", words)
+    table = pa.Table.from_batches(batches, schema=schema)
+    refuse_other_points(table, dataroot, data)
+    for line in filter(None, [*sizes_askew(table, classes), headings_askew(table)]):
+        log.warning("%s: %s", dataroot / version, line)
+    table, counted = count_points(table, dataroot, data, whole=whole)
+    if words := usually_empty(table):
+        log.warning("%s: %s", dataroot / version, words)
     unknown = dict(reader.unknown.most_common())
+    files = reader.files
     facts = IndexFacts(
-        data, names, classes, counted, unknown, len(reader.missing_sweeps), len(reader.files.links), reader.outside
+        data,
+        names,
+        classes,
+        counted,
+        unknown,
+        len(reader.missing_sweeps),
+        len(files.links),
+        reader.outside,
+        len(files.short()),
     )
     if nusc.sample_annotation:  # without any, people's clicks may still come
         _refuse_no_objects(table, unknown, data, dataroot / version)

@@ -21,6 +21,14 @@ from pdetr3d.schema import DataError
 
 log = logging.getLogger(__name__)
 LIDAR, RADAR = "ann_num_lidar_pts", "ann_num_radar_pts"
+CAUSES = (
+    "likely causes: columns in another order than x, y, z, intensity (data.lidar_columns); points in another unit than "
+    "m, or in another frame than the sensor's own (calibrated_sensor.json takes them to the car, ego_pose.json to the "
+    "world); boxes in another frame than the global one; files of another time"
+)
+MANY = 10  # boxes in a keyframe that cannot all be empty
+NEAR_M = 20.0  # from the sensor, where nearly every object has points
+NEARLY = 20  # so many boxes there say something
 
 
 def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bool = True) -> tuple[pa.Table, int]:
@@ -49,26 +57,61 @@ def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bo
             unknown.sum(),
             len(unknown),
         )
-        _count(table, dataroot, data, counts[LIDAR], unknown, whole)
+        _count(points := KeyframePoints(table, dataroot, data), counts[LIDAR], unknown, whole)
+        for line in no_points(points, counts[LIDAR], unknown):
+            log.warning("%s", line)
     for name, values in counts.items():
         made = pa.ListArray.from_arrays(table.column(name).chunk(0).offsets, pa.array(values))
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), made)
     return table, int(unknown.sum())
 
 
-def _count(
-    table: pa.Table,
-    dataroot: Path,
-    data: DataConfig,
-    counts: NDArray[np.int64],
-    unknown: NDArray[np.bool_],
-    whole: bool,
-) -> None:
+def usually_empty(table: pa.Table) -> str:
+    """What to say where most boxes near the sensor hold no point (of LiDAR or radar), whoever counted; else empty."""
+    box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
+    points = sum(pc.list_flatten(table.column(name)).to_numpy() for name in (LIDAR, RADAR))
+    near = np.hypot(box[:, 0], box[:, 1]) < NEAR_M
+    bare = int((points[near] == 0).sum())
+    if near.sum() < NEARLY or bare <= near.sum() / 2:
+        return ""
+    return f"{bare} of {int(near.sum())} boxes within {NEAR_M:g} m of the sensor hold no point; {CAUSES}"
+
+
+class KeyframePoints:
+    """The LiDAR points in an index's boxes, read from the files.
+
+    Args:
+        table: of INDEX_SCHEMA, in one chunk. data: how LiDAR files are read.
+
+    Attributes:
+        offsets: (rows + 1,): annotations of a row are ``offsets[row] .. offsets[row + 1] - 1`` of all.
+        files: of the rows, relative to ``dataroot``. box: (N, 7) of all annotations, LIDAR_TOP.
+    """
+
+    def __init__(self, table: pa.Table, dataroot: Path, data: DataConfig) -> None:
+        self.dataroot, self.data = dataroot, data
+        self.offsets = table.column(LIDAR).chunk(0).offsets.to_numpy()
+        self.box = table.column("ann_box").chunk(0).values.flatten().to_numpy().reshape(-1, 7)
+        names = ("lidar2ego", "ego2global")
+        self._poses = [table.column(name).chunk(0).flatten().to_numpy().reshape(-1, 4, 4) for name in names]
+        self.files = table.column("lidar_path").to_pylist()
+
+    def count(self, row: int, mine: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many points of a row's file lie in each of its annotations ``mine``, numbers among all.
+
+        Raises:
+            DataError: as ``read_lidar``.
+        """
+        points = read_lidar(self.dataroot / self.files[row], self.data)
+        lidar2global = chain(self._poses[0][row], self._poses[1][row])
+        upright = _upright(self.box[mine], lidar2global)
+        inside = points_in_each_box(apply(lidar2global, points[:, :3]), upright[:, :3], upright[:, 3:6], upright[:, 6])
+        return np.array([len(found) for found in inside], np.int64)
+
+
+def _count(points: KeyframePoints, counts: NDArray[np.int64], unknown: NDArray[np.bool_], whole: bool) -> None:
     """Fill ``counts`` where ``unknown``: (N,) of all boxes, one row's after another's."""
-    offsets = table.column(LIDAR).chunk(0).offsets.to_numpy()
-    box = table.column("ann_box").chunk(0).values.flatten().to_numpy().reshape(-1, 7)
-    poses = [table.column(name).chunk(0).flatten().to_numpy().reshape(-1, 4, 4) for name in ("lidar2ego", "ego2global")]
-    paths = table.column("lidar_path").to_pylist()
+    offsets = points.offsets
 
     def of_row(row: int) -> None:
         mine = np.flatnonzero(unknown[offsets[row] : offsets[row + 1]]) + offsets[row]
@@ -76,17 +119,14 @@ def _count(
             return
         counts[mine] = 0
         try:
-            points = read_lidar(dataroot / paths[row], data)
+            counts[mine] = points.count(row, mine)
         except DataError:
             if whole:
                 raise
-            return
-        upright = _upright(box[mine], lidar2global := chain(poses[0][row], poses[1][row]))
-        inside = points_in_each_box(apply(lidar2global, points[:, :3]), upright[:, :3], upright[:, 3:6], upright[:, 6])
-        counts[mine] = [len(found) for found in inside]
 
+    rows = range(len(offsets) - 1)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in track(pool.map(of_row, range(table.num_rows)), "counting points in boxes", total=table.num_rows):
+        for _ in track(pool.map(of_row, rows), "counting points in boxes", total=len(rows)):
             pass
 
 
@@ -95,3 +135,15 @@ def _upright(box: NDArray[np.float64], lidar2global: NDArray[np.float64]) -> NDA
     heading is the level one that the box's yaw is the projection of."""
     heading = np.stack([np.cos(box[:, 6]), np.sin(box[:, 6])], 1) @ np.linalg.inv(lidar2global[:2, :2].T).T
     return np.c_[apply(lidar2global, box[:, :3]), box[:, 3:6], np.arctan2(heading[:, 1], heading[:, 0])]
+
+
+def no_points(points: KeyframePoints, counts: NDArray[np.int64], counted: NDArray[np.bool_]) -> list[str]:
+    """What to say of keyframes whose many boxes were found empty. ``counted``: (N,) which boxes were counted here."""
+    sums = [np.diff(np.r_[0, np.cumsum(each)][points.offsets]) for each in (counted, np.where(counted, counts, 0))]
+    bare = np.flatnonzero((sums[0] >= MANY) & (sums[1] == 0))
+    if not len(bare):
+        return []
+    return [
+        f"{points.dataroot / points.files[bare[0]]}: not one LiDAR point lies in its {sums[0][bare[0]]} boxes "
+        f"({len(bare)} of {len(points.files)} keyframes alike); {CAUSES}"
+    ]

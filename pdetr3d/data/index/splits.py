@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 
 from nuscenes.utils.splits import create_splits_scenes
 
+from pdetr3d.data.storage.files import read_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.loaded import Tables
+
+log = logging.getLogger(__name__)
+
+FORM = '{"split name": ["scene name", ...], ...}'
 
 
 def scene_splits(nusc: Tables) -> dict[str, list[str]]:
@@ -20,21 +25,28 @@ def scene_splits(nusc: Tables) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = dict(create_splits_scenes())
     path = Path(nusc.table_root) / "splits.json"
     if path.is_file():
-        try:
-            custom = json.loads(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error})") from error
+        custom = read_json(path, f"it holds {FORM}; correct or remove it")
         valid = isinstance(custom, dict) and all(
             isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes) for scenes in custom.values()
         )
         if not valid:
-            raise DataError(f'{path}: must be {{"split name": ["scene name", ...], ...}}')
+            raise DataError(f"{path}: must be {FORM}; correct or remove it")
         here = {scene["name"] for scene in nusc.scene}
         for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
             if set(custom[name]) & here != set(splits[name]) & here:
                 raise DataError(
                     f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
                     f"dataset; rename it (my_{name}, say) there and in data.*_split"
+                )
+        for name, scenes in custom.items():
+            if strangers := sorted(set(scenes) - here):
+                log.warning(
+                    "%s: %d of %d scenes of split %r are in no row of scene.json, e.g. %r; they are left out",
+                    path,
+                    len(strangers),
+                    len(set(scenes)),
+                    name,
+                    strangers[0],
                 )
         splits = custom | splits
     return splits

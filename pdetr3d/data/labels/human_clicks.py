@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pdetr3d.class_list import close_to
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import CLICK_DIGITS, click_id
+from pdetr3d.data.storage.csv_rows import FORM, not_parted
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 
@@ -112,7 +113,7 @@ def _done(file: Path, tokens: set[str]) -> tuple[frozenset[str] | None, frozense
         done, empty = (list(found.get(key, [])) for key in ("done", "empty"))
         if not all(isinstance(token, str) for token in (*done, *empty)):
             raise ValueError("tokens are texts")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
         ) from error
@@ -134,8 +135,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file}: click files are .csv, .json or .parquet, got {kind or 'no suffix'!r}")
     try:
         rows, columns = _read(file, kind)
-    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{file}: not readable as {kind[1:].upper()} ({error})") from error
+    except (ValueError, OSError, csv.Error, pa.ArrowException, RecursionError) as error:
+        fix = FORM if kind == ".csv" else "write it again"
+        raise DataError(f"{file}: not readable as {kind[1:].upper()} ({error}); {fix}") from error
+    if kind == ".csv" and (problem := not_parted(sorted(columns))):
+        raise DataError(f"{file}: {problem}")
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise DataError(

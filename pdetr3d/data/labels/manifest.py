@@ -162,7 +162,7 @@ def read_info(path: Path) -> dict:
     try:
         info = json.loads(file.read_text())
         missing = [key for key in ("config", "split", "index_digest", "digest") if key not in info]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: no label manifest here ({error}); run pdetr3d label again") from error
     if missing:
         raise DataError(f"{file}: no label manifest here ({', '.join(missing)} missing); run pdetr3d label again")

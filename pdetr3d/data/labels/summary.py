@@ -32,7 +32,8 @@ class Summary:
             annotated or in a region to ignore. outside: kept objects outside ``model.range_m``; None: not asked.
         clicks: class -> clicks, (C,). boxes: objects of box-labeled samples. images: of each camera, (6,).
         sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
-            files that leave the dataroot. stray: scenes that are in no split, and stray_frames their keyframes.
+            files that leave the dataroot. short: LiDAR files of far fewer points than usual. stray: scenes that are in
+            no split, and stray_frames their keyframes.
         classes: the C names.
     """
 
@@ -51,6 +52,7 @@ class Summary:
     bare: int
     missing: int
     links: int
+    short: int
     stray: list[str]
     stray_frames: int
     classes: tuple[str, ...]
@@ -85,6 +87,8 @@ class Summary:
             rows.append(("cameras incomplete", ", ".join(absent)))
         missing = f", {self.missing} files missing" if self.missing else ""
         rows.append(("sweeps found", f"{self.sweeps}, {self.bare} frames without{missing}"))
+        if self.short:
+            rows.append(("short LiDAR files", f"{self.short} have less than a third of the usual number of points"))
         if self.links:
             rows.append(("links followed", f"{self.links} files leave the dataroot (data.follow_links=true)"))
         return rows
@@ -161,6 +165,7 @@ def summarize(
         bare=int((sweeps == 0).sum()),
         missing=index.facts.missing_sweeps,
         links=index.facts.links,
+        short=index.facts.short,
         stray=pc.unique(table["scene_name"].filter(pa.array(alone))).to_pylist(),
         stray_frames=int(alone.sum()),
         classes=index.classes.names,

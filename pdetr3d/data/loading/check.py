@@ -9,18 +9,20 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.load import check_header, decode_image
-from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path, read_json
 from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 
@@ -71,8 +73,9 @@ def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool)
         "cameras": cameras,
     }
     memory = index.path.with_name(MEMORY)
-    if memory.exists() and json.loads(memory.read_text()) == asked:
-        return
+    with suppress(DataError):  # one that cannot be read says nothing
+        if read_json(memory, "") == asked:
+            return
     checked = broken_files(index, splits, num_sweeps, cameras)
     if checked.problems:
         raise DataError(
@@ -92,6 +95,21 @@ def broken_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool
     content then loads later.
     """
     return _run(_jobs(index, splits, num_sweeps, cameras, whole))
+
+
+def broken_lidar(index: Index, most_bytes: int) -> Checked:
+    """Read LiDAR files of an index whole, keyframes first, up to so many bytes in all, and check what their numbers are
+    (``check_points``)."""
+    columns = [index.table["lidar_path"], pc.list_flatten(index.table["sweep_path"])]
+    names = dict.fromkeys(name for column in columns for name in pc.unique(column).to_pylist())
+    jobs: list[Job] = []
+    for name in names:
+        path = index.dataroot / name
+        most_bytes -= path.stat().st_size if path.is_file() else 0
+        if most_bytes < 0:
+            break
+        jobs.append((str(path), partial(check_points, data=index.reading), path))
+    return _run(jobs)
 
 
 def say_points_left_out(checked: Checked) -> None:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from pdetr3d.config import DataConfig
 from pdetr3d.data.loading.packed import open_pack
 from pdetr3d.data.loading.sensor import keep_beams, keep_points, worsen_image
+from pdetr3d.data.storage.formats import format_of
 from pdetr3d.data.storage.points import read_file, read_lidar
 from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import move_points
@@ -136,6 +137,7 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     """
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
+    _refuse_format(camera, jpeg)
     if jpeg.startswith(PNG_START):
         _shrink(_decode_png(camera, jpeg), image)
         return
@@ -168,6 +170,8 @@ def check_header(camera: CameraRecord) -> None:
 
     path = Path(camera.path)
     try:
+        with path.open("rb") as file:
+            _refuse_format(camera, file.read(TAIL_BYTES))
         with Image.open(path, formats=["JPEG", "PNG"]) as image:
             _check_image_size(camera, image.size)
             end = JPEG_END if image.format == "JPEG" else PNG_END
@@ -179,6 +183,12 @@ def check_header(camera: CameraRecord) -> None:
         raise DataError(
             f"{path}: missing or broken JPEG or PNG ({error.strerror or error}); copy the file again"
         ) from error
+
+
+def _refuse_format(camera: CameraRecord, raw: bytes) -> None:
+    other = format_of(raw)
+    if other and other not in ("a JPEG", "a PNG"):
+        raise DataError(f"{camera.path}: no JPEG or PNG, but {other}; write the images as PNG or JPEG")
 
 
 def _check_image_size(camera: CameraRecord, found: tuple[int, int]) -> None:

@@ -30,7 +30,7 @@ from pdetr3d.schema import (
 )
 
 _UNLABELED, _BOX, _POINT, _EMPTY = (ROLES.index(name) for name in ("unlabeled", "box", "point", "empty"))
-PIECE = 2048  # box-labeled samples whose labels are made at a time: bounds what is held meanwhile
+PIECE = 512  # box-labeled samples whose labels are made at a time: bounds what is held meanwhile
 ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
 
 
@@ -78,6 +78,7 @@ def training_records(
             boxes=Boxes3D.concatenate([records.boxes, made]),
             box_range=np.where(whole[:, None], records.box_range, made_range + len(records.boxes)),
         )
+    give_back()
     return replace(records, role=role)
 
 

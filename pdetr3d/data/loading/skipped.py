@@ -15,7 +15,7 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.check import broken_files, files_of, listed, say_points_left_out
 from pdetr3d.data.loading.record_list import Records
-from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path, read_json
 from pdetr3d.schema import DataError
 
 FILE = "skipped.json"  # beside the index
@@ -54,7 +54,11 @@ def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skip
         say_points_left_out(checked)
         if found:
             print(f"{len(found)} samples read a broken file and are left out (all of them in {file}):{_lines(found)}")
-    return [Skipped(**entry) for entry in json.loads(file.read_text())]
+    fix = "it says what this run leaves out, so begin another one: choose another --run-dir (--fresh)"
+    try:
+        return [Skipped(**entry) for entry in read_json(file, fix)]
+    except TypeError as error:
+        raise DataError(f"{file}: not what a run writes ({error}); {fix}") from error
 
 
 def without(records: Records, skipped: Iterable[Skipped]) -> Records:

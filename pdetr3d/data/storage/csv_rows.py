@@ -8,6 +8,15 @@ from pathlib import Path
 
 from pdetr3d.schema import DataError
 
+FORM = "write it as text in UTF-8, with commas between columns and points in numbers"
+
+
+def not_parted(columns: Sequence[str]) -> str:
+    """What is wrong where a whole header was read as one column; empty: nothing."""
+    if len(columns) != 1 or not (marks := [mark for mark in ";\t|" if mark in columns[0]]):
+        return ""
+    return f"its header is one column, {columns[0]!r}, with {marks[0]!r} between names; {FORM}"
+
 
 def read_csv(file: Path, name: str, needed: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
     """Rows (column -> text) and the columns of the header, in order; a byte order mark is skipped.
@@ -23,7 +32,9 @@ def read_csv(file: Path, name: str, needed: Sequence[str] = ()) -> tuple[list[di
             reader = csv.DictReader(stream)
             rows, columns = list(reader), list(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{name}: cannot be read as CSV ({error}); write it again") from error
+        raise DataError(f"{name}: cannot be read as CSV ({error}); {FORM}") from error
+    if problem := not_parted(columns):
+        raise DataError(f"{name}: {problem}")
     if missing := [column for column in needed if column not in columns]:
         raise DataError(f"{name}: column(s) {missing} missing, has {columns}; needed: {', '.join(needed)}")
     return rows, columns

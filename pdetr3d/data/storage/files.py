@@ -204,6 +204,23 @@ def _digest(tables: Sequence[tuple[pa.Schema, Iterable[pa.Table]]]) -> str:
     return sink.hash.hexdigest()[:16]
 
 
+def read_json(file: Path, fix: str) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        fix: what to do where it cannot be read: the end of the message.
+
+    Raises:
+        DataError: when the file is missing, is not JSON, or has lists in lists beyond what can be read.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{file}: cannot be read as JSON ({getattr(error, 'strerror', None) or error}); {fix}"
+        ) from error
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic_path(file) as temporary:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.storage.formats import format_of
 from pdetr3d.schema import DataError
 
 NUSCENES = DataConfig()  # 5 float32 a point: x, y, z, intensity, ring
@@ -15,6 +16,9 @@ COLUMNS = ("x", "y", "z", "intensity", "ring")
 FAR_M = 1000.0  # no LiDAR sees so far: such coordinates are no meters, or other numbers
 LARGEST_RING = 255
 STRANGE = 0.01  # share of points that may be beyond FAR_M, or have a ring that is none
+BRIGHTEST = 65_535.0  # of an intensity: sensors give 8 or 16 bits, or shares of 1
+UNITS = ((100.0, "centimeters"), (1000.0, "millimeters"))  # that are tried where no LiDAR sees so far
+SIGHT_M = 60.0  # about so far away are the farthest points of a scan
 NOWHERE = 0.5  # share of points that may lie at (0, 0, 0): some drivers write beams without an echo so
 LOOKED_AT = 4096  # neighboring points, from the middle of a file, that its layout is judged by
 FEWEST = 64  # points below which neighbors say nothing
@@ -45,6 +49,7 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
         DataError: also when the numbers do not fit the layout (names one that they fit), or most of them are zeros.
     """
     raw = read_file(path, "LiDAR")
+    _refuse_format(path, raw, data)
     try:
         check_lidar_size(path, len(raw), data)
     except DataError as error:
@@ -62,10 +67,31 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
 
 
 def check_layout(path: Path, raw: bytes, data: DataConfig = NUSCENES) -> None:
-    """Raise DataError when the numbers of a file's content, whole points, do not fit the layout."""
+    """Raise DataError when the numbers of a file's content, whole points, do not fit the layout, or are no intensities
+    where these must be."""
+    _refuse_format(path, raw, data)
     reason = misfit(raw, data.lidar_columns, data.lidar_dtype, data.has_rings)
     if reason:
         raise DataError(f"{path}: these are not points of {layout(data)}: {reason}; {_advice(raw, data)}")
+    if data.lidar_columns < 4:
+        return
+    values = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)[:, 3]
+    with np.errstate(invalid="ignore"):
+        strange = (values < 0) | (values > BRIGHTEST)
+    if strange.sum() > STRANGE * len(values):
+        raise DataError(
+            f"{path}: {strange.mean():.0%} of the intensities (fourth number of a point) are below 0 or above "
+            f"{BRIGHTEST:g}, e.g. {values[int(np.argmax(strange))]:g}; a point is {layout(data)}, in this order: write "
+            "the columns so, and intensities as the sensor gives them (0 to 255, say)"
+        )
+
+
+def _refuse_format(path: Path, raw: bytes, data: DataConfig) -> None:
+    if other := format_of(raw, numbers=True):
+        raise DataError(
+            f"{path}: this is {other}; a LiDAR file is plain numbers, {layout(data)} a point, without a header (NumPy: "
+            "points.astype('float32').tofile(path)); convert the files"
+        )
 
 
 def layout(data: DataConfig) -> str:
@@ -172,10 +198,27 @@ def _fitting(raw: bytes, data: DataConfig) -> str:
 
 
 def _advice(raw: bytes, data: DataConfig) -> str:
+    if unit := _unit(raw, data):
+        return f"they fit {unit}: write x, y, z in meters"
     if data.has_rings and not misfit(raw, data.lidar_columns, data.lidar_dtype, False):
         return "if the fifth column is something else (a time, say), set data.lidar_ring=false"
     fitting = _fitting(raw, data)
     return f"they fit {fitting}" if fitting else "say what they are by data.lidar_columns and data.lidar_dtype"
+
+
+def _unit(raw: bytes, data: DataConfig) -> str:
+    """Another unit in which a file's coordinates are those of a scan; empty: none."""
+    points = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)
+    fitting = {}
+    for scale, name in UNITS:
+        smaller = points / points.dtype.type(scale)
+        smaller[:, 3:] = points[:, 3:]
+        if misfit(smaller.tobytes(), data.lidar_columns, data.lidar_dtype, data.has_rings):
+            continue
+        farthest = float(np.nanquantile(np.abs(smaller[:, :3]).max(1), 0.99))
+        if SIGHT_M / 4 < farthest < SIGHT_M * 4:
+            fitting[abs(np.log(farthest / SIGHT_M))] = name
+    return fitting[min(fitting)] if fitting else ""
 
 
 def _numbers(values: NDArray[np.floating]) -> str:

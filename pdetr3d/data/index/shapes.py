@@ -1,0 +1,61 @@
+"""Whether boxes can be what their class says: their sizes, and where they are headed when they move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pdetr3d.class_list import ClassList
+from pdetr3d.geometry.rigid import wrap_angle
+
+MOVING_M_S = 2.0  # of an object whose way says where it is headed
+ENOUGH = 20  # such objects
+ASKEW_DEG = 45.0  # between way and heading of the usual (median) one
+OTHER_SIZE = 4.0  # times longer or shorter than typical: another unit
+LONG = 1.5  # times as long as wide: a class whose length is seen
+WIDE = 0.8  # times as long as wide: a box of such a class whose sides are in another order
+
+
+def sizes_askew(table: pa.Table, classes: ClassList) -> list[str]:
+    """What to say of a table (INDEX_SCHEMA) whose usual (median) box of a class has sides that no such object has: a
+    line for each class of which there are ENOUGH boxes."""
+    box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
+    label, lines = pc.list_flatten(table.column("ann_label")).to_numpy(), []
+    for place, (name, typical) in enumerate(zip(classes.names, classes.fallback_size_m, strict=True)):
+        mine = box[label == place, 3:6]
+        if len(mine) < ENOUGH:
+            continue
+        usual = np.median(mine, 0)
+        other = (usual / typical > OTHER_SIZE) | (usual / typical < 1 / OTHER_SIZE)
+        if other.any() or (typical[0] > LONG * typical[1] and usual[0] < WIDE * usual[1]):
+            lines.append(
+                f"the usual one of {len(mine)} boxes of class {name} is {_sides(usual)} m (l, w, h), where "
+                f"{_sides(typical)} are typical: sizes are w, l, h in m in sample_annotation.json"
+            )
+    return lines
+
+
+def _sides(size: np.ndarray) -> str:
+    return " x ".join(f"{side:.3g}" for side in size)
+
+
+def headings_askew(table: pa.Table) -> str:
+    """What to say of a table (INDEX_SCHEMA) in which moving objects do not go along their headings; empty: they do, or
+    too few move."""
+    velocity, box = (
+        pc.list_flatten(pc.list_flatten(table.column(name))).to_numpy().reshape(-1, width)
+        for name, width in (("ann_velocity_m_s", 2), ("ann_box", 7))
+    )
+    with np.errstate(invalid="ignore"):
+        moving = np.hypot(velocity[:, 0], velocity[:, 1]) > MOVING_M_S  # unknown: NaN
+    if moving.sum() < ENOUGH:
+        return ""
+    way = np.arctan2(velocity[moving, 1], velocity[moving, 0])
+    usual = float(np.degrees(np.median(np.abs(wrap_angle(way - box[moving, 6])))))
+    if usual <= ASKEW_DEG:
+        return ""
+    return (
+        f"the usual one of {int(moving.sum())} objects that move at over {MOVING_M_S:g} m/s goes at {usual:.0f} "
+        "degrees to where its box is headed: rotations turn the x axis, along the length, to the front"
+    )

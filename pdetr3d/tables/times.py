@@ -1,0 +1,144 @@
+"""Whether times, tracks and the car's way can be true, in tables whose fields fit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pdetr3d.tables.fields import Rows, at_row
+
+LEAST_US = 1000  # between two keyframes of a scene: less, and times are in ms or s
+TOGETHER_US = 1_000_000  # that a keyframe of a sensor may lie beside its sample
+FASTEST_M_S = 100.0  # of a car, between two keyframes
+MOVING_M_S = 2.0  # of a car whose way says where it is headed
+ENOUGH = 10  # such ways
+ASKEW_DEG = 45.0  # between the usual (median) way and heading
+UNITS = "timestamps are whole microseconds"
+
+
+def impossible_times(tables: Mapping[str, Rows]) -> list[str]:
+    """What no dataset has: one line each."""
+    return [*_between_keyframes(tables), *_beside_samples(tables), *_tracks(tables)]
+
+
+def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
+    """What few datasets have: one line each."""
+    return [*_ways(tables), *_twice_in_a_sample(tables["sample_annotation"])]
+
+
+def _ways(tables: Mapping[str, Rows]) -> list[str]:
+    """Where the car would have gone faster than cars go, or sideways."""
+    place_of = {row["token"]: place for place, row in enumerate(tables["ego_pose"])}
+    sensors = {row["token"] for row in tables["sensor"] if row["channel"] == "LIDAR_TOP"}
+    mine = {row["token"] for row in tables["calibrated_sensor"] if row["sensor_token"] in sensors}
+    pose_of = {
+        row["sample_token"]: place_of[row["ego_pose_token"]]
+        for row in tables["sample_data"]
+        if row["is_key_frame"] and row["calibrated_sensor_token"] in mine
+    }
+    poses, samples, jumps, askew = tables["ego_pose"], tables["sample"], list[tuple[int, float, float]](), list[float]()
+    for before, after in _neighbors(samples):
+        one, other = (pose_of.get(samples[place]["token"]) for place in (before, after))
+        if one is None or other is None:
+            continue
+        way = np.subtract(poses[other]["translation"], poses[one]["translation"])
+        way_m, seconds = float(np.linalg.norm(way)), 1e-6 * (samples[after]["timestamp"] - samples[before]["timestamp"])
+        if way_m > FASTEST_M_S * seconds:
+            jumps.append((other, way_m, seconds))
+        elif way_m > MOVING_M_S * seconds:
+            w, x, y, z = poses[one]["rotation"]
+            turn = np.arctan2(way[1], way[0]) - np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
+            askew.append(abs(float(np.degrees((turn + np.pi) % (2 * np.pi) - np.pi))))
+    lines = []
+    if jumps:
+        place, way_m, seconds = jumps[0]
+        lines.append(
+            f"{at_row('ego_pose', place, poses, 'translation')}: {way_m:.0f} m from the keyframe before it in "
+            f"{seconds:g} s ({len(jumps)} such jumps between keyframes of a scene): are poses in m, and of this scene?"
+        )
+    if len(askew) >= ENOUGH and np.median(askew) > ASKEW_DEG:
+        lines.append(
+            f"ego_pose.json: between {len(askew)} keyframes the car goes at {np.median(askew):.0f} degrees to where it "
+            "is headed: the x axis of its frame points ahead, and rotations are quaternions w, x, y, z to the world"
+        )
+    return lines
+
+
+def _twice_in_a_sample(rows: Rows) -> list[str]:
+    first: dict[tuple[str, str], int] = {}
+    again = [
+        place
+        for place, row in enumerate(rows)
+        if first.setdefault((row["sample_token"], row["instance_token"]), place) != place
+    ]
+    if not again:
+        return []
+    row = rows[again[0]]
+    return [
+        f"{at_row('sample_annotation', again[0], rows, 'instance_token')}: {row['instance_token']!r} is in sample "
+        f"{row['sample_token']} in row {first[row['sample_token'], row['instance_token']]}, too ({len(again)} rows "
+        "alike): an instance is one object; are objects written twice?"
+    ]
+
+
+def _neighbors(samples: Rows) -> Iterator[tuple[int, int]]:
+    """Places of every two samples that follow each other in a scene, by time."""
+    scenes = defaultdict[str, list[int]](list)
+    for place, row in enumerate(samples):
+        scenes[row["scene_token"]].append(place)
+    for places in scenes.values():
+        places.sort(key=lambda place: samples[place]["timestamp"])
+        yield from zip(places, places[1:], strict=False)
+
+
+def _between_keyframes(tables: Mapping[str, Rows]) -> list[str]:
+    rows = tables["sample"]
+    for before, after in _neighbors(rows):
+        gap_us = rows[after]["timestamp"] - rows[before]["timestamp"]
+        if gap_us < LEAST_US:
+            return [
+                f"{at_row('sample', after, rows, 'timestamp')}: {rows[after]['timestamp']} is {gap_us} us after that "
+                f"of row {before} of the same scene; allowed are {LEAST_US} us or more: {UNITS}"
+            ]
+    return []
+
+
+def _beside_samples(tables: Mapping[str, Rows]) -> list[str]:
+    time_of = {row["token"]: row["timestamp"] for row in tables["sample"]}
+    rows = tables["sample_data"]
+    for place, row in enumerate(rows):
+        apart_us = abs(row["timestamp"] - time_of[row["sample_token"]])
+        if row["is_key_frame"] and apart_us > TOGETHER_US:
+            return [
+                f"{at_row('sample_data', place, rows, 'timestamp')}: {row['timestamp']} is {1e-6 * apart_us:g} s from "
+                f"that of its sample {row['sample_token']}; a keyframe may lie up to {1e-6 * TOGETHER_US:g} s beside "
+                f"it: {UNITS}"
+            ]
+    return []
+
+
+def _tracks(tables: Mapping[str, Rows]) -> list[str]:
+    """Velocities are measured along prev and next."""
+    rows, samples = tables["sample_annotation"], {row["token"]: row for row in tables["sample"]}
+    known = {row["token"]: row for row in rows}
+    for place, row in enumerate(rows):
+        before = known.get(row["prev"])
+        if before is not None and not _earlier(before, row, samples):
+            return [
+                f"{at_row('sample_annotation', place, rows, 'prev')}: {row['prev']!r} is "
+                + (
+                    f"of instance {before['instance_token']!r}, but this row of {row['instance_token']!r}"
+                    if before["instance_token"] != row["instance_token"]
+                    else f"in sample {before['sample_token']}, which is not earlier"
+                )
+                + '; prev is the same object in an earlier sample ("" where there is none)'
+            ]
+    return []
+
+
+def _earlier(before: dict[str, Any], row: dict[str, Any], samples: Mapping[str, dict[str, Any]]) -> bool:
+    one, other = samples[before["sample_token"]], samples[row["sample_token"]]
+    return bool(before["instance_token"] == row["instance_token"] and one["timestamp"] < other["timestamp"])
