@@ -57,12 +57,14 @@ def report_labels(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run directories.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; of one alone, its students are compared.", metavar="RUN...")
+    ],
     html: Annotated[
         Path | None, typer.Option(help="HTML file to write, too, with pictures; over an older one.")
     ] = None,
 ) -> None:
-    """Print the final figures of runs side by side, and the config keys that they differ in."""
+    """Print the final figures of runs side by side (of one: its students'), and the config keys that they differ in."""
     from pdetr3d.finished.report.compare import print_comparison, write_comparison
     from pdetr3d.finished.report.runs import open_runs
 

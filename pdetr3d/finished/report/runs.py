@@ -50,6 +50,11 @@ class Run:
         """Student arms that are scored."""
         return sorted(file.parent.name.removeprefix("evaluate_") for file in self.path.glob("evaluate_*/done.json"))
 
+    @property
+    def students(self) -> list[str]:
+        """``arms`` without the teacher."""
+        return [arm for arm in self.arms if arm != "teacher"]
+
     def arm(self, name: str) -> dict[str, Any]:
         """Devkit scores of an arm on the val split; of "teacher": quality of its boxes at that split's clicks."""
         trial = (
@@ -72,12 +77,19 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs to compare.
 
     Raises:
-        DataError: for fewer than two, the same one twice, or a folder that is no run directory.
+        DataError: for the same one twice, a single one with fewer than two scored students, or a folder that is no run
+            directory.
     """
     resolved = [path.resolve() for path in paths]
-    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
-        raise DataError(f"compare needs two or more different run directories; got {', '.join(map(str, paths))}")
-    return [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
+    if len(set(resolved)) < len(resolved):
+        raise DataError(f"compare needs different run directories; got {', '.join(map(str, paths))}")
+    runs = [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
+    if len(runs) == 1 and len(runs[0].students) < 2:
+        raise DataError(
+            f"compare needs two or more run directories, or one with two or more scored students; {paths[0]} has "
+            f"{', '.join(runs[0].students) or 'none'}: name another run, too, or see pdetr3d report {paths[0]}"
+        )
+    return runs
 
 
 def open_run(path: Path, name: str = "") -> Run:
