@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 import numpy as np
@@ -33,3 +33,8 @@ class ColumnFiles:
                 file.flush()
                 found[name] = np.memmap(file, np.float64, "r", shape=(self.rows,)) if self.rows else np.zeros(0)
         return found
+
+
+def slices(count: int, part: int) -> Iterator[slice]:
+    """Slices of at most ``part`` rows that together cover the rows 0 .. count - 1."""
+    return (slice(start, min(start + part, count)) for start in range(0, count, part))

@@ -11,15 +11,15 @@ from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetri
 from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.means import mean_of
+from pdetr3d.evaluation.pseudo_label_quality import BINS_M
 
-DISTANCE_BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))
 MIN_OBJECTS_IN_BIN = 10  # a class with fewer objects is left out of the bin's means
 ERROR_NAMES = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
 
 
 def reaching(config: DetectionConfig) -> DetectionConfig:
     """The same configuration with class ranges extended to the last bin's end, unless they are longer already."""
-    ranges = {name: max(range_m, DISTANCE_BINS_M[-1][1]) for name, range_m in config.class_range.items()}
+    ranges = {name: max(range_m, BINS_M[-1][1]) for name, range_m in config.class_range.items()}
     return type(config).deserialize(config.serialize() | {"class_range": ranges})
 
 
@@ -35,8 +35,8 @@ def within(boxes: EvalBoxes, low_m: float, high_m: dict[str, float]) -> EvalBoxe
 
 
 def bin_matchings(config: DetectionConfig, classes: ClassList) -> dict[tuple[int, int], Matching]:
-    """An empty ``Matching`` for each of DISTANCE_BINS_M."""
-    return {bounds: Matching(config, classes) for bounds in DISTANCE_BINS_M}
+    """An empty ``Matching`` for each of BINS_M."""
+    return {bounds: Matching(config, classes) for bounds in BINS_M}
 
 
 def add_to_bins(bins: dict[tuple[int, int], Matching], gt: EvalBoxes, pred: EvalBoxes) -> None:

@@ -10,7 +10,7 @@ Legend: N detections of a class, M of them matched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, 
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.class_scoring import ClassMetrics
-from pdetr3d.evaluation.column_files import ColumnFiles
+from pdetr3d.evaluation.column_files import ColumnFiles, slices
 
 PART = 1 << 18  # number of detections in memory at a time; only their order is held as a whole
 WALKING = "pedestrian.moving"
@@ -165,7 +165,7 @@ def _curve(
 ) -> dict[str, NDArray[np.float64]]:
     """Recall, precision and score (N,) along the detections in ``order``, in mapped files."""
     files, true = ColumnFiles(), 0.0
-    for part in _parts(len(order)):
+    for part in slices(len(order), PART):
         chosen = order[part]
         cumulated = true + np.cumsum(hit[chosen])
         count = np.arange(part.start + 1, part.stop + 1, dtype=np.float64)
@@ -175,18 +175,13 @@ def _curve(
 
 
 def _cummean(values: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The devkit's ``cummean`` of values in an order, in a mapped file: means of those so far that are numbers."""
+    """The devkit's ``cummean`` of values in an order, in a mapped file: running means (N,) without NaN."""
     files, total, known = ColumnFiles(), 0.0, 0
-    for part in _parts(len(order)):
+    for part in slices(len(order), PART):
         chosen = np.asarray(values[order[part]])
         number = ~np.isnan(chosen)
-        sums = np.cumsum(np.r_[total, np.where(number, chosen, 0.0)])[1:]  # added one after the other, as in one go
+        sums = np.cumsum(np.r_[total, np.where(number, chosen, 0.0)])[1:]  # sums in the same order as in one piece
         counts = known + np.cumsum(number)
         files.add({"mean": np.divide(sums, counts, out=np.zeros_like(sums), where=counts != 0)})
         total, known = float(sums[-1]), int(counts[-1])
     return files.mapped()["mean"] if known else np.ones(len(order))
-
-
-def _parts(count: int) -> Iterator[slice]:
-    """Slices of at most PART rows that cover 0 .. count - 1."""
-    return (slice(start, min(start + PART, count)) for start in range(0, count, PART))

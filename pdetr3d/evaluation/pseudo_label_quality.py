@@ -5,7 +5,7 @@ Only reports use this: training never sees the true boxes of point-labeled sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
+from pdetr3d.evaluation.column_files import slices
 from pdetr3d.evaluation.ranks import rank_correlation
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import Boxes3D
@@ -205,7 +206,7 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
         ``rank_correlation``: Spearman's; None where undefined: no rows, or all scores (or all IoUs) equal.
     """
     columns, place = {"score": score, "bev_iou": reached}, np.empty(len(score), np.int8)
-    for part in _parts(len(score)):
+    for part in slices(len(score), PART):
         place[part] = np.clip((np.asarray(score[part], np.float64) * bins).astype(np.int64), 0, bins - 1)
     rows = [{"low": i / bins, "high": (i + 1) / bins, **_means(columns, place == i)} for i in range(bins)]
     gaps = [row["n"] * abs(row["score"] - row["bev_iou"]) for row in rows if row["n"]]
@@ -216,15 +217,10 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
     }
 
 
-def _parts(count: int) -> Iterator[slice]:
-    """Slices of at most PART rows that cover 0 .. count - 1."""
-    return (slice(start, min(start + PART, count)) for start in range(0, count, PART))
-
-
 def _means(columns: Mapping[str, NDArray[np.floating]], rows: NDArray[np.bool_]) -> dict[str, Any]:
     """``n``, the number of rows where ``rows`` is true, and each column's mean over them, NaN left out."""
     total, known = dict.fromkeys(columns, 0.0), dict.fromkeys(columns, 0)
-    for part in _parts(len(rows)):
+    for part in slices(len(rows), PART):
         for name, column in columns.items():
             values = np.asarray(column[part], np.float64)[rows[part]]
             values = values[~np.isnan(values)]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from pdetr3d.data.storage.files import write_parquet
+from pdetr3d.evaluation.kitti_score import LABELS
 from pdetr3d.importers.kitti_files import Calibration, Labels
 
-FILE = "kitti_labels.parquet"
 # One row per line of label_2. The box is in LIDAR_TOP [m, rad]; boxes of DontCare are meaningless.
 NUMBERS = ("truncated", "alpha_rad", "left_px", "top_px", "right_px", "bottom_px", *"xyzlwh", "yaw_rad")
 SCHEMA = pa.schema(
@@ -33,4 +33,4 @@ def write_labels(folder: Path, labels: Sequence[tuple[str, Labels, Calibration]]
             numbers = [mine.truncated[i], mine.alpha_rad[i], *mine.rectangle_px[i], *boxes[i]]
             row = {"sample_token": token, "line": int(mine.line[i]), "kind": kind, "occluded": int(mine.occluded[i])}
             rows.append(row | dict(zip(NUMBERS, map(float, numbers), strict=True)))
-    write_parquet(folder / FILE, pa.Table.from_pylist(rows, schema=SCHEMA))
+    write_parquet(folder / LABELS, pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -24,7 +24,6 @@ from pdetr3d.schema import CAMERAS, CLASSES, DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator import simulate as module
 from pdetr3d.simulator.camera import render
-from pdetr3d.simulator.figures import world_figures
 from pdetr3d.simulator.objects import CLUTTER
 from pdetr3d.simulator.scene import SceneJob, build_world
 from pdetr3d.simulator.simulate import simulate
@@ -288,21 +287,6 @@ def test_a_failing_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         simulate(tmp_path / "world", CONFIG)
     assert os.listdir(tmp_path) == []
-
-
-def test_figures_count_what_the_tables_hold(nusc: NuScenes) -> None:
-    figures = world_figures(nusc, "sim_train")
-    names = set(get_scenes_of_split("sim_train", nusc))
-    samples = [s for s in nusc.sample if nusc.get("scene", s["scene_token"])["name"] in names]
-    annotations = [nusc.get("sample_annotation", t) for s in samples for t in s["anns"]]
-    assert figures["keyframes"] == 9
-    assert figures["objects_per_frame"] == pytest.approx(len(annotations) / 9)
-    points = np.array([a["num_lidar_pts"] for a in annotations])
-    assert figures["few_points_share"] == pytest.approx((points[points > 0] <= 5).mean())
-    assert figures["few_or_no_points_share"] == pytest.approx((points <= 5).mean())
-    assert sum(c["count"] for c in figures["classes"].values()) == len(annotations)
-    binned = sum(n for bins in figures["points"].values() for n, _ in bins.values())
-    assert binned == sum(c["scored"] for c in figures["classes"].values()) <= (points > 0).sum()
 
 
 def test_a_scene_of_one_keyframe_has_velocities(tmp_path: Path) -> None:
