@@ -1,0 +1,1 @@
+"""Geometry without knowledge of datasets: rigid transforms, boxes, cameras, regions, overlaps and suppression."""

@@ -1,0 +1,1 @@
+"""Importers of foreign datasets, and of CenterPoint weights; datasets are written in nuScenes format."""

@@ -1,0 +1,1 @@
+"""Trained models on new data: boxes of points, files, samples and clicks."""

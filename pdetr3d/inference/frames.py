@@ -84,6 +84,7 @@ class RecordFrame:
 
     @property
     def name(self) -> str:
+        """The sample's token."""
         return self.record.sample_token
 
     def load(self, config: Config) -> Loaded:

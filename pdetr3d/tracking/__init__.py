@@ -1,0 +1,1 @@
+"""Experiment tracking by MLflow; errors of tracking never stop the work."""

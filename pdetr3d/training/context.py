@@ -58,7 +58,7 @@ class TrainContext(Protocol):
 
 
 class LocalContext:
-    """A ``TrainContext`` of one process without Ray, for tests and debugging.
+    """A ``TrainContext`` (see there for the methods) of one process without Ray, for tests and debugging.
 
     Args:
         records: the stage's samples. plan: their order. load: reads a batch.
@@ -90,15 +90,18 @@ class LocalContext:
         return value.detach()
 
     def resume_file(self) -> Path | None:
+        """The checkpoint with the most finished steps, of those to continue from and the kept ones."""
         files = {int(file.stem.split("_")[1]): file for file in self.folder.glob("resume_*.pt")}
         files |= {int(file.parent.name.split("_")[1]): file for file in self.folder.glob("step_*/checkpoint.pt")}
         return files[max(files)] if files else None
 
     def report(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Move the checkpoint's folder to ``folder``."""
         if checkpoint is not None:
             checkpoint.rename(self.folder / checkpoint.name)
 
     def save(self, file: Path, step: int) -> None:
+        """Move the file to ``folder``, and then remove older ones."""
         old = list(self.folder.glob("resume_*.pt"))
         file.rename(self.folder / f"resume_{step:07d}.pt")
         for earlier in old:

@@ -1,0 +1,1 @@
+"""Exports of trained students: TorchScript, ONNX, MLflow (``pdetr3d export``)."""

@@ -49,10 +49,12 @@ class ScatterMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, index: Tensor, source: Tensor) -> Tensor:
+        """The result in torch; there is no backward pass."""
         return grid.scatter_reduce(0, index, source, "amax")
 
     @staticmethod
     def symbolic(g: Any, grid: Any, index: Any, source: Any) -> Any:
+        """The operator of the ONNX file."""
         return g.op("ScatterElements", grid, index, source, axis_i=0, reduction_s="max").setType(grid.type())
 
 
@@ -64,6 +66,7 @@ class OnnxPillars(nn.Module):
         self.pillars = pillars
 
     def forward(self, points: Tensor) -> Tensor:
+        """BEV features (1, C, H, W) of points (P, 5)."""
         mine = self.pillars
         cells = mine.rows * mine.columns  # also the index of the cell outside the grid
         outside = torch.cat([mine.low - 1, mine.low.new_zeros(2)])[None]
@@ -112,6 +115,7 @@ class OnnxStudent(nn.Module):
         self.student, self.pillars = student, OnnxPillars(student.pillars)
 
     def forward(self, points: Tensor) -> tuple[Tensor, ...]:
+        """``contract.ONNX_OUTPUTS`` of points (P, 5)."""
         student = self.student
         shared, heatmaps = student.head(student.neck(student.backbone(self.pillars(points))))
         peaks, codes = [], []

@@ -46,6 +46,7 @@ class ExportedStudent(nn.Module):
             self.checked = torch.jit.script(refuse_no_ages)  # a trace alone would not record the check
 
     def forward(self, points: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """``contract.OUTPUTS`` of points (P, 5)."""
         points = self.checked(points)
         sample = torch.zeros_like(points[:, 0], dtype=torch.long)
         shared, heatmaps = self.student.head(self.student.features(points, sample, 1))

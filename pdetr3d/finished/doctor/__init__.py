@@ -1,0 +1,1 @@
+"""Checks of a run directory for faults, with advice (``pdetr3d doctor``)."""
