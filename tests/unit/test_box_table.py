@@ -52,6 +52,14 @@ def test_each_samples_boxes_come_back_in_their_order(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())  # mapped, but without a name
 
 
+def test_whether_a_sample_is_there_is_told_without_making_its_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = BoxTableWriter(TextPlaces(text_column(["a", "none"])), 1)
+    writer.add(part("a", 0, 2, 1.0))
+    [table] = writer.close()
+    monkeypatch.setattr(box_table.Boxes3D, "build", lambda *_, **__: pytest.fail("boxes were made"))
+    assert "a" in table and "none" in table and "other" not in table
+
+
 def test_no_box_at_all() -> None:
     [table] = BoxTableWriter(TextPlaces(text_column(["a"])), 1).close()
     assert len(table["a"]) == 0

@@ -49,6 +49,9 @@ class BoxTable(Mapping[str, Boxes3D]):
     def __len__(self) -> int:
         return len(self.place)
 
+    def __contains__(self, token: object) -> bool:
+        return token in self.place  # Mapping's would make the boxes
+
 
 class BoxTableWriter:
     """Takes parts as they come, writes them in blocks, and gives a ``BoxTable`` per checkpoint.
