@@ -152,7 +152,8 @@ class Stages:
         report = {**self._quality(records, boxes), "clicks": clicks, "accepted": accepted}
         pictures = [(record, boxes[record.sample_token]) for record in shown]
         where = f"clicks of point-labeled {self.config.data.train_split}"
-        evaluated(self, "teacher", teacher, report["teacher"], "point_labeled", where, pictures)
+        floor = report[FLOORS[0]]["bev_iou"]
+        evaluated(self, "teacher", teacher, report["teacher"], "point_labeled", where, pictures, floor=floor)
         self.timing["pseudo_labels"] = time.monotonic() - began
         return self.run.finish("pseudo_labels", report)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LINEAGE = "lineage.json"
 JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}
+LEAST_MAP = 0.01  # of a student that may become champion: below it nothing is found but by chance
 
 
 def changed(config: Config) -> str:
@@ -156,13 +157,15 @@ def evaluated(
     measured_on: str,
     pictures: Sequence[tuple[SampleRecord, Boxes3D]],
     selection: Mapping[str, dict[str, Any]] | None = None,
+    floor: float | None = None,
 ) -> None:
     """A stage's chosen checkpoint was scored: its metrics, model, registered version and pictures.
 
     Args:
         name: of the stage. report: of the evaluation. prefix: of the metrics, e.g. "val". measured_on: which objects;
             champions are compared on the same ones. pictures: predictions to draw. selection: reports on the select
-            split by name of the checkpoint file, where nobody wrote them down during training.
+            split by name of the checkpoint file, where nobody wrote them down during training. floor: what boxes that
+            need no training reach of the figure that a champion is chosen by; None: unknown.
     """
     kind, step = name.split("_")[0], step_of(file)
     known = recall(stages.run.path / name)
@@ -183,11 +186,25 @@ def evaluated(
         model = log_checkpoint(tracker, kind, f"{name}_{file.stem}", step, flat, tags)
         log_model_metrics(tracker, model, score_metrics(prefix, report), step)
         value = report[JUDGED[kind]] if seen_objects(report) else None
-        score = Score(JUDGED[kind], value, data, _circumstances(stages.config, measured_on))
+        circumstances = _circumstances(stages.config, measured_on)
+        score = Score(JUDGED[kind], value, data, circumstances, unfit(report, floor))
         said = register(tracker, kind, model, score, tags)
         tracker.quietly(lambda client: client.log_artifacts(tracker.run_id, str(drawn), FOLDER))
     if said:
         print(f"MLflow: {said}", flush=True)
+
+
+def unfit(report: Mapping[str, Any], floor: float | None) -> str:
+    """Why no champion can be made of a model with this report; "" where one can.
+
+    Args:
+        report: of the devkit's scorer, or of boxes at clicks. floor: of the latter's BEV IoU; None: unknown.
+    """
+    if report.get("mAP") is not None and report["mAP"] < LEAST_MAP:
+        return f"the mAP of {report['mAP']:.2g} is below {LEAST_MAP:g}: it finds next to nothing"
+    if floor is not None and report.get("bev_iou") is not None and report["bev_iou"] <= floor:
+        return f"the BEV IoU of {report['bev_iou']:.3f} is not above {floor:.3f}, that of class-mean boxes"
+    return ""
 
 
 def seen_objects(report: dict[str, Any]) -> int:

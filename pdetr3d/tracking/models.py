@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REGISTERED = {"teacher": "pdetr3d-teacher", "student": "pdetr3d-student"}
 CHAMPION = "champion"
 ROUNDS = 50  # checks after moving the alias; each needs another one only if another run moved it meanwhile
+NO_CHAMPION = "no_champion"  # tag of a version that cannot become champion: the reason
 _SAME = ("metric", "data_digest", "measured_on")  # version tags that must agree for two scores to be comparable
 
 
@@ -34,17 +35,20 @@ class Score:
             become champion.
         data_digest: of index and manifest (``datasets.data_digest``).
         measured_on: e.g. the split's name.
+        unfit: the reason why a version with this score cannot become champion all the same; "" if it can.
     """
 
     metric: str
     value: float | None
     data_digest: str
     measured_on: str
+    unfit: str = ""
 
     def tags(self) -> dict[str, str]:
         """The tags of a version that has this score."""
         known = self.value is not None and math.isfinite(self.value) and self.value > 0
-        return {name: getattr(self, name) for name in _SAME} | ({"score": repr(self.value)} if known else {})
+        made = {name: getattr(self, name) for name in _SAME}
+        return made | ({"score": repr(self.value)} if known else {}) | ({NO_CHAMPION: self.unfit} if self.unfit else {})
 
 
 def log_checkpoint(
@@ -189,7 +193,7 @@ def _choose_champion(client: MlflowClient, name: str, own: ModelVersion) -> None
     for _ in range(ROUNDS):
         versions, holder = _versions(client, name), _champion(client, name)
         data = _data(versions.get(holder or "", own))
-        rivals = [v for v in versions.values() if _data(v) == data and float(v.tags.get("score", 0)) > 0]
+        rivals = [v for v in versions.values() if _data(v) == data and "score" in v.tags and NO_CHAMPION not in v.tags]
         if not rivals:
             return
         best = max(rivals, key=lambda v: (float(v.tags["score"]), -int(v.version)))  # of equal scores the earlier
@@ -215,11 +219,13 @@ def _verdict(client: MlflowClient, name: str, own: str) -> str:
     versions, holder = _versions(client, name), _champion(client, name)
     if holder == own:
         return f"{CHAMPION} ({_figure(versions[own])})"
+    tags = versions[own].tags
+    why = tags.get(NO_CHAMPION) if "score" in tags else "it has no score above 0"
     if holder is None:
-        return f"no {CHAMPION}: it has no score above 0"
+        return f"no {CHAMPION}: {why}"
     stays = f"{CHAMPION} stays version {holder}"
-    if "score" not in versions[own].tags:
-        return f"{stays}: this one has no score above 0"
+    if why is not None:
+        return f"{stays}; of this one: {why}"
     if _data(versions[own]) != _data(versions[holder]):
         return f"{stays}: that was measured on other data ({_figure(versions[holder])}, here {_figure(versions[own])})"
     return f"{stays}: {_figure(versions[holder])}, here {float(versions[own].tags['score']):.4g}"

@@ -287,7 +287,7 @@ def test_pictures_at_one_path_stand_side_by_side(tmp_path: Path) -> None:
         ("two.png", ["a", "c"]),
     ]
     shown = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) for _, uri in made[1].pictures]
-    assert [image.size for image in shown] == [(1000, 250), (30, 20)]
+    assert [image.size for image in shown] == [(1600, 400), (30, 20)]
     red, green, _ = shown[0].getpixel((5, 5))  # type: ignore[misc]
     assert red > 180 and green < 40
 

@@ -13,6 +13,7 @@ from pdetr3d.tracking import models
 from pdetr3d.tracking.client import connect, tracking_uri
 from pdetr3d.tracking.models import CHAMPION, Score, log_checkpoint, log_model_metrics, register
 from pdetr3d.tracking.runs import Tracker
+from ray_jobs.tracked import unfit
 
 NAME = "pdetr3d-student"
 
@@ -21,7 +22,7 @@ def finish(folder: Path, name: str, value: float | None, data: str = "i-m", wher
     """A run of its own with a student that reached ``value``; what ``register`` said."""
     tracker = Tracker.start(folder, "experiment", name, {}, {})
     model = log_checkpoint(tracker, "student", f"{name}_step_0000007", 7, {"optim.lr": 0.1}, {"checkpoint_uri": name})
-    score = Score(more.get("metric", "SPNDS"), value, data, where)
+    score = Score(more.get("metric", "SPNDS"), value, data, where, more.get("unfit", ""))
     return register(tracker, "student", model, score, {"stage": name, "checkpoint_uri": name})
 
 
@@ -79,7 +80,7 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
     assert f"champion stays version 1: {other} select, data i-m)" in finish(tracking_dir, "split", 0.9, where="select")
     assert "champion stays version 1: that was" in finish(tracking_dir, "metric", 0.9, metric="NDS")
     for nothing in (None, float("nan")):
-        assert "champion stays version 1: this one has no score" in finish(tracking_dir, f"{nothing}", nothing)
+        assert "champion stays version 1; of this one: it has no score" in finish(tracking_dir, f"{nothing}", nothing)
     assert champion(tracking_dir) == "first"
     assert "version 9: champion (SPNDS 0.31 on val, data i-m)" in finish(tracking_dir, "better", 0.31)
     assert champion(tracking_dir) == "better"
@@ -156,3 +157,20 @@ def test_a_score_of_zero_makes_no_champion(tracking_dir: Path) -> None:
     assert champion(tracking_dir) is None
     finish(tracking_dir, "found", 0.01)
     assert champion(tracking_dir) == "found"
+
+
+def test_what_is_unfit_makes_no_champion_whatever_its_score(tracking_dir: Path) -> None:
+    assert finish(tracking_dir, "a", 0.5, unfit="it guesses") == f"{NAME} version 1: no champion: it guesses"
+    assert "version 2: champion (SPNDS 0.2" in finish(tracking_dir, "b", 0.2)
+    assert "version 3: champion stays version 2; of this one: it guesses" in finish(
+        tracking_dir, "c", 0.9, unfit="it guesses"
+    )
+    assert champion(tracking_dir) == "b"
+
+
+def test_who_is_unfit() -> None:
+    """The tiny student of 29 November: SPNDS 0.0003. A teacher must beat class-mean boxes, where these are known."""
+    assert unfit({"mAP": 0.0006, "SPNDS": 0.0003}, None) == "the mAP of 0.0006 is below 0.01: it finds next to nothing"
+    assert unfit({"mAP": 0.01, "SPNDS": 0.005}, None) == ""
+    assert unfit({"bev_iou": 0.5}, 0.52) == "the BEV IoU of 0.500 is not above 0.520, that of class-mean boxes"
+    assert unfit({"bev_iou": 0.53}, 0.52) == unfit({"bev_iou": 0.1}, None) == unfit({"bev_iou": None}, 0.5) == ""
