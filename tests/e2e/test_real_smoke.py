@@ -106,4 +106,7 @@ def check_tracking(folder: Path, report: dict[str, Any]) -> None:
     ours = report["arms"]["ours"]
     assert student.metrics["val/AP/car"] == ours["per_class"]["car"]["AP"]
     assert student.metrics["val/SPNDS"] == ours["SPNDS"]
-    assert client.get_model_version_by_alias("pdetr3d-student", "champion").tags["stage"] == "student_ours"
+    (version,) = client.search_model_versions("name='pdetr3d-student'")
+    assert version.tags["stage"] == "student_ours"
+    # After so few steps it may find nothing.
+    assert ("champion" in client.get_registered_model("pdetr3d-student").aliases) == (ours["mAP"] >= 0.01)
