@@ -15,13 +15,13 @@ PRESET = "nuscenes-voxel"
 DATA = "data.dataroot=/data/nuscenes storage.path=/runs/ray"
 WORDS = f"--preset {PRESET} --run-dir /runs/{PRESET} {DATA}"
 # name -> entrypoint. One run directory: each job finds what the one before it finished, as a job that is retried does.
-# A sweep has its own; nuScenes has no split for choosing among its trials (tune_spaces/README.md).
+# A search has its own; nuScenes has no split for choosing among its trials (tune_spaces/README.md).
 JOBS = {
     "pipeline": f"python -m ray_jobs.pipeline {WORDS}",
     "teacher": f"python -m ray_jobs.train_teacher {WORDS}",
     "pseudo-label": f"python -m ray_jobs.pseudo_label {WORDS}",
     "student": f"python -m ray_jobs.train_student {WORDS}",
-    "sweep": f"python -m ray_jobs.sweep mask_sigma --preset {PRESET} --run-dir /runs/sweep-mask_sigma "
+    "search": f"python -m ray_jobs.search mask_sigma --preset {PRESET} --run-dir /runs/search-mask_sigma "
     f"--out /runs/results {DATA} data.select_split=mini_val",
 }
 HEADER = "# Written by cluster/make_rayjobs.py from raycluster.yaml: change these and run it again.\n"

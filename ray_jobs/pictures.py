@@ -85,7 +85,7 @@ def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleR
     Returns:
         The folder, with ``TOKEN/bev_cameras.png`` of each.
     """
-    # Without a strategy the tasks of a sweep's trial would have to fit into its own, empty, placement group.
+    # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
     task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_draw)
     drawn = ray.get([task.remote(record, config, found) for record, found in boxes])
     for (record, _), png in zip(boxes, drawn, strict=True):

@@ -88,7 +88,8 @@ class KnownClicks:
 
 def floors(clicks: KnownClicks, config: Config, prior_size_m: NDArray[np.floating]) -> dict[str, dict[str, Any]]:
     """Quality of what needs no training: the class-mean box, heading forward or along the points near the click."""
-    task = ray.remote(num_cpus=config.scaling.data_cpus)(_pca_boxes)
+    # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
+    task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_pca_boxes)
 
     def plain(records: Sequence[SampleRecord]) -> dict[str, Boxes3D]:
         return {r.sample_token: class_mean_boxes(r.clicks, prior_size_m) for r in records}

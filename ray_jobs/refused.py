@@ -52,7 +52,7 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
 
 
 def _shared(folder: Path) -> bool:
-    places = [folder, *folder.glob("*/"), *folder.glob("*/*/"), *folder.glob("*/*/*/")]  # a study's runs
+    places = [folder, *folder.glob("*/"), *folder.glob("*/*/"), *folder.glob("*/*/*/")]  # a search's runs
     return any(lease.of_another(place) for place in places)
 
 

@@ -88,7 +88,7 @@ def checkpoint_score(stages: Stages, stage: Stage, tracker: Tracker) -> Callable
     return score_of
 
 
-def _clicked_records(stages: Stages, split: str) -> Records:
+def clicked_records(stages: Stages, split: str) -> Records:
     """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
     folder = stages.run.path / "data" / f"manifest_{split}"
     if not (folder / "manifest.json").exists():  # written last
@@ -102,7 +102,7 @@ def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False)
     """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
     if not annotated(stages.data.index, split).any():  # nobody drew boxes there
         return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=stages.config.classes)
-    records = _clicked_records(stages, split)
+    records = clicked_records(stages, split)
     known = KnownClicks(records, classes=stages.config.classes)
     boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]
     scores = known.quality(boxes)

@@ -44,7 +44,6 @@ from ray_jobs.phases import PHASES
 from ray_jobs.pictures import clicked_pictures
 from ray_jobs.quality import KnownClicks, floors
 from ray_jobs.scoring import checkpoint_score
-from ray_jobs.stage_keys import labels_key
 from ray_jobs.teacher_stages import train_teacher
 from ray_jobs.tracked import (
     ancestors,
@@ -175,19 +174,6 @@ class Stages:
         if self.to_label and not taken_over:
             self.teacher()
         self.pseudo_labels()
-
-    def adopt_labels(self, other: Stages) -> None:
-        """Take over the finished teacher and pseudo labels of a run that differs from this one in the student alone.
-
-        Raises:
-            ValueError: when it differs in what teacher and labels depend on (names the keys).
-        """
-        mine, theirs = labels_key(self.config), labels_key(other.config)
-        if mine != theirs or self.lineage()["manifest"] != other.lineage()["manifest"]:
-            differing = sorted(k for k in mine if mine[k] != theirs[k])
-            raise ValueError(f"{other.run.path} has other labels than {self.run.path}: {differing or 'other clicks'}")
-        for stage in ("teacher", "pseudo_labels") if self.to_label else ("pseudo_labels",):
-            self.adopt(stage, other.run)
 
     def adopt(self, stage: str, other: RunDir) -> None:
         """Take over a finished stage; that the runs do not differ in what it depends on is for the caller to know."""
@@ -339,7 +325,7 @@ class Stages:
             {"changed": changed(self.config), **tags},
             self.parent.run_id or None,
             tracking_dir=self.tracking_dir,
-            title=f"{name} {self.config.run.name}".strip(),  # else all are alike in a study
+            title=f"{name} {self.config.run.name}".strip(),  # else all are alike in a search
         )
 
     def checkpoints(self, name: str) -> list[Path]:

@@ -56,13 +56,14 @@ def planned_steps(stages: Stages, arms: Sequence[str]) -> dict[str, int]:
     wanted = [*arms, *(["boxes_only"] if teacher.lidar_init == "boxes_only" and stages.to_label else [])]
     steps = {f"student_{arm}": total_steps(optim.epochs, stages.labeled, optim.batch_size) for arm in wanted}
     if stages.to_label and teacher.has_crops and teacher.model != "crop":
-        steps[CROPS] = _crop_steps(stages, labels)
+        steps[CROPS] = crop_steps(stages, labels)
     if stages.to_label and teacher.model != "crop":
         steps["teacher"] = total_steps(teacher.optim.epochs, len(labels), teacher.optim.batch_size)
     return {stage: count for stage, count in steps.items() if stages.run.result(stage) is None}
 
 
-def _crop_steps(stages: Stages, records: Records) -> int:
+def crop_steps(stages: Stages, records: Records) -> int:
+    """Optimizer steps of a crop branch's whole training on these records; a sample of it is a click."""
     optim = stages.config.teacher.crop_optim
     clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
     return total_steps(optim.epochs, clicks, optim.batch_size)
@@ -70,5 +71,5 @@ def _crop_steps(stages: Stages, records: Records) -> int:
 
 def _train_crops(stages: Stages, name: str, records: Records, prior: NDArray[np.float32] | None) -> Path:
     """Train the teacher's crop branch, as the stage ``name``; returns its checkpoint."""
-    steps = _crop_steps(stages, records)
+    steps = crop_steps(stages, records)
     return stages.fit_stage(name, "crops", records, steps, guidance=False, prior=prior)[-1]

@@ -99,7 +99,7 @@ def ancestors(stages: Stages, name: str) -> dict[str, str]:
 def left_out(stages: Stages) -> None:
     """The samples that ``data.on_error=skip`` leaves out: how many, and the list of them.
 
-    Told when they are known, so that a job that fails has told, too; once per MLflow run, which a study's runs share
+    Told when they are known, so that a job that fails has told, too; once per MLflow run, which a search's runs share
     and a rerun continues.
     """
     name, parent = "skipped_samples", stages.parent

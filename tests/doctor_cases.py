@@ -101,16 +101,10 @@ class PlantedRun:
         report = {"teacher": self.quality(boxes), "class_mean": floor, "class_mean_pca": floor}
         self.run.finish("pseudo_labels", {**report, "accepted": int(table["accepted"].sum())})
 
-    def write_study(self, final: Boxes3D, troubles: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-        """The stage "study" of ray_jobs.teacher_study, without floors (only its reference variant has them)."""
-        self.run.finish(
-            "study",
-            {
-                "asked": {"clicks_from": 40, "final_from": 0, "troubles": dict(asked)},
-                "final": self.quality(final),
-                "troubles": dict(troubles),
-            },
-        )
+    def write_trial(self, final: Boxes3D, trouble: Mapping[str, Any]) -> None:
+        """What a search keeps of a trial that is measured at the clicks of point-labeled samples, without floors."""
+        figures = {"final": {"teacher": self.quality(final)}, "trouble": dict(trouble), "data": {}}
+        self.run.finish("trial", {**figures, "measured_on": "point_labeled", "final_samples": 0})
 
     def write_curves(self, stage: str, store: Path, status: str = "FINISHED", **curves: Sequence[float]) -> None:
         """A stage's MLflow run: the curves of a healthy student but for ``curves``, a value every 50 steps."""

@@ -1,4 +1,4 @@
-"""Planted sweeps: run directories as trials leave them, collected by the sweep's own ``collect``."""
+"""Planted searches: run directories as trials leave them, collected by the search's own ``collect``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.space import SEED, SearchSpace, trial_config
-from ray_jobs.sweep_results import FILE, RESULT, STATUS, collect
+from ray_jobs.searches.results import FILE, RESULT, STATUS, collect
+from ray_jobs.searches.space import SEED, SearchSpace
+from ray_jobs.searches.space_files import trial_config
 
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 CLASSES = ("car", "pedestrian")
@@ -46,6 +47,10 @@ def teacher_scores(value: float) -> dict[str, Any]:
     }
 
 
+def _scores(arm: str, value: float) -> dict[str, Any]:
+    return teacher_scores(value) if arm == "teacher" else student_scores(value)
+
+
 def plant_trial(
     folder: Path,
     space: SearchSpace,
@@ -69,28 +74,28 @@ def plant_trial(
         write_json(place / STATUS, {"status": status, "error": error})
     if finished:
         stages = {
-            arm if arm == "teacher" else f"student_{arm}": (teacher_scores if arm == "teacher" else student_scores)(v)
-            for arm, v in values.items()
+            arm if arm in ("teacher", "student") else f"student_{arm}": _scores(arm, figure)
+            for arm, figure in values.items()
         }
         data = {"box_keyframes": 2, "keyframes": 6, "boxes": 64, "clicks": 111, "achieved_label_ratio": 1 / 3}
         write_json(place / RESULT / "done.json", {"final": stages, "timing_s": {"student_ours": 71.4}, "data": data})
 
 
-def write_sweep(folder: Path, space: SearchSpace, overrides: Sequence[str] = (), **more: Any) -> dict[str, Any]:
-    """Collect the planted trials into sweep.json, as ``ray_jobs.sweep`` does; returns it."""
+def write_search(folder: Path, space: SearchSpace, overrides: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """Collect the planted trials into search.json, as ``ray_jobs.search`` does; returns it."""
     base = trial_config(space, "quickstart", list(overrides), {})
     document = {
         "preset": "quickstart",
-        "command": "sweep.py planted",
+        "command": "search.py planted",
         "commit": "a" * 40,
         "config": json.loads(base.to_json()),
         "date": "2026-11-26T06:35:55+00:00",
         "budget": None,
         "space": space.model_dump(mode="json") | {"preset": "quickstart", "overrides": list(overrides)},
-        **collect(folder, space),
+        **collect(folder, space, base),
         **more,
     }
-    write_json(folder / "sweep.json", document)
+    write_json(folder / "search.json", document)
     return document
 
 

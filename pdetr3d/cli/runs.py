@@ -57,14 +57,12 @@ def report_labels(
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run directories; of one alone, its students are compared.", metavar="RUN...")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run directories.", metavar="RUN...")],
     html: Annotated[
         Path | None, typer.Option(help="HTML file to write, too, with pictures; over an older one.")
     ] = None,
 ) -> None:
-    """Print the final figures of runs side by side (of one: its students'), and the config keys that they differ in."""
+    """Print the final figures of runs side by side, and the config keys that they differ in."""
     from pdetr3d.finished.report.compare import print_comparison, write_comparison
     from pdetr3d.finished.report.runs import open_runs
 
@@ -76,25 +74,27 @@ def compare(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Run directory, or that of a sweep that has ended.", metavar="RUN")],
+    folder: Annotated[
+        Path, typer.Argument(help="Run directory, that of a search, or a search's results file.", metavar="RUN")
+    ],
     out: Annotated[Path | None, typer.Option(help="HTML file, over an older one. Default: RUN/report.html.")] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help='Of a sweep: row to compare with, e.g. "ratio=0.05". Default: that of the config itself.'),
+        typer.Option(help='Of a search: row to compare with, e.g. "ratio=0.05". Default: that of the config itself.'),
     ] = None,
 ) -> None:
-    """Write the report of a run, or of a sweep, as one HTML page.
+    """Write the report of a run, or of a search, as one HTML page.
 
     A run: scores, the quality of its labels beside the floors, good and bad
-    ones, curves, predictions, commands. A sweep: table, curves, importance of
+    ones, curves, predictions, commands. A search: table, curves, importance of
     parameters, commands that repeat rows.
     """
     from pdetr3d.finished.report.run_page import is_run, write_run_page
-    from pdetr3d.finished.report.sweep_page import write_report
+    from pdetr3d.finished.report.search_page import write_report
 
     if is_run(folder):
         if baseline is not None:
-            raise DataError(f"--baseline {baseline} is of a sweep, and {folder} is a run")
+            raise DataError(f"--baseline {baseline} is of a search, and {folder} is a run")
         say(page=write_run_page(folder, out))
     else:
         say(**write_report(folder, out, baseline))
@@ -103,7 +103,7 @@ def report(
 @app.command()
 def budget(
     runs: Annotated[
-        list[Path], typer.Argument(help="Finished run directories at three label ratios or more, or sweep folders.")
+        list[Path], typer.Argument(help="Finished run directories at three label ratios or more, or search folders.")
     ],
     box_cost: Annotated[float, typer.Option(help="Of one 3D box, in any currency.")],
     click_cost: Annotated[float, typer.Option(help="Of one click.")],

@@ -35,7 +35,7 @@ def test_a_clean_environment_has_all_it_needs(tmp_path: Path) -> None:
     small = ("sim.scenes=2", "sim.select_scenes=1", "sim.val_scenes=1")
     run(pdetr3d, "simulate", "--dataroot", away / "world", *small)
     run(pdetr3d, "index", "--dataroot", away / "world", "--version", "v1.0-sim")
-    spaces = "from ray_jobs.space import load_space, names; print(len([load_space(name) for name in names()]))"
+    spaces = "from ray_jobs.searches.space_files import load_space, names; print(len([*map(load_space, names())]))"
     assert int(run(python, "-c", spaces)) == len(list((ROOT / "tune_spaces").glob("*.yaml")))
     page = "from pathlib import Path; from pdetr3d.finished import report; print(Path(report.__file__).parent)"
     template = Path(run(python, "-c", page).strip()) / "template.html"

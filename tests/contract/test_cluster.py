@@ -92,16 +92,16 @@ def test_jobs_are_what_make_rayjobs_writes() -> None:
 
 def test_jobs_name_modules_and_keys_that_exist() -> None:
     from pdetr3d import presets
-    from ray_jobs import sweep
-    from ray_jobs.space import check_space, load_space
+    from ray_jobs import search
+    from ray_jobs.searches.space_files import check_space, load_space
 
     for name in JOBS:
         words = documents(KUBERAY / f"rayjob-{name}.yaml")[0]["spec"]["entrypoint"].split()
         assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file()
         preset = words[words.index("--preset") + 1]
         presets.load(preset, [word for word in words if "=" in word])
-        if name == "sweep":
-            args = sweep.parse(words[3:])
+        if name == "search":
+            args = search.parse(words[3:])
             check_space(load_space(args.space), args.preset, args.overrides)
             assert {args.run_dir.parts[1], args.out.parts[1]} == {"runs"}  # the volume that outlives the cluster
 

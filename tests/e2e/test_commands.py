@@ -36,7 +36,7 @@ from tests.doctor_cases import PlantedRun
 from tests.jobs import run_verb
 from tests.model_cases import TINY, shaken
 from tests.reference import tiny_kitti
-from tests.report_cases import plant_trial, space_of, write_sweep
+from tests.report_cases import plant_trial, space_of, write_search
 from tests.unit import test_import_frames
 from tests.unit.test_labels_budget import write_run
 
@@ -57,8 +57,6 @@ NOT_RUN = {
     "python -m ray_jobs.pipeline --preset nuscenes-pillar": "trains at full size: hours on 8 GPUs",
     "python -m ray_jobs.pipeline --preset nuscenes-voxel": "trains at full size: hours on 8 GPUs",
     "python -m ray_jobs.pipeline --preset kitti-small": "minutes; tests/unit/test_kitti_preset.py takes its steps",
-    "python -m ray_jobs.teacher_study": "trains dozens of models: hours",
-    "python -m ray_jobs.student_study": "trains a dozen models: hours",
     "bash tools/compile_ops.sh": "needs a CUDA toolkit",
     "docker": "needs a container engine",
     "kubectl": "needs a Kubernetes cluster",
@@ -89,8 +87,8 @@ ELSEWHERE = {
     "pdetr3d import-weights": ("tests/unit/test_import_weights.py", '"import-weights"'),
     "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
     "python -m ray_jobs.predict": ("tests/ray/test_predict_job.py", '"ray_jobs.predict"'),
-    "python -m ray_jobs.sweep": ("tests/clusters/test_sweep.py", '"ray_jobs.sweep"'),
     "python -m tests.benchmarks.gpu_ladder": ("tests/unit/test_gpu_ladder.py", "climb("),
+    "python -m ray_jobs.search": ("tests/clusters/test_search.py", '"ray_jobs.search"'),
     "python -m tests.hosts": ("tests/clusters/test_hosts.py", "hosts.cluster("),
     "python cluster/make_rayjobs.py": ("tests/contract/test_cluster.py", "make_rayjobs"),
     "python cluster/mlflow/make_secrets.py": ("tests/contract/test_mlflow_server.py", "make_secrets"),
@@ -199,12 +197,12 @@ def write_quickstart(folder: Path, dataroot: Path) -> None:
 
 
 def planted(here: Path, dataroot: Path) -> None:
-    """Runs and sweeps with made-up figures, people's clicks, a recording, datasets in other formats."""
-    sweep = here / "runs" / "sweep-label_ratio-quickstart"
+    """Runs and searches with made-up figures, people's clicks, a recording, datasets in other formats."""
+    search = here / "runs" / "search-label_ratio-quickstart"
     space = space_of({"label.ratio": {"values": [0.02, 0.05]}}, name="label_ratio", search="grid")
     for place, ratio in enumerate((0.02, 0.05)):
-        plant_trial(sweep, space, f"t{place}", {"label.ratio": ratio}, 0.2 + ratio)
-    write_sweep(sweep, space)
+        plant_trial(search, space, f"t{place}", {"label.ratio": ratio}, 0.2 + ratio)
+    write_search(search, space)
     for boxed, name in ((1, "r02"), (2, "r05"), (4, "r10")):
         write_run(here / "runs" / name, boxed)
     for name, overrides in (("d_roi", []), ("lidar-only", ["teacher.fusion=none"])):

@@ -26,7 +26,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
 from ray_jobs.launch import launch
-from ray_jobs.space import load_space
+from ray_jobs.searches.space_files import load_space
 
 VERSION = "v1.0-sim"
 

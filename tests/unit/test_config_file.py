@@ -13,7 +13,7 @@ from pdetr3d.config import Config, DataError
 from pdetr3d.config_file import to_yaml, with_file
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.launch import launch
-from ray_jobs.study_command import parse_words, parser
+from ray_jobs.search import parse
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_two_presets_are_refused(tmp_path: Path) -> None:
         with_file(None, None, [])
 
 
-def test_sweeps_and_studies_take_it(tmp_path: Path) -> None:
+def test_searches_take_it(tmp_path: Path) -> None:
     file = written(tmp_path, "preset: quickstart\noptim: {lr: 0.5}\n")
-    args = parse_words(parser("A study.", ["x"]), ["x", "--config", str(file), "--seeds", "1", "label.ratio=0.1"])
+    args = parse(["optimizer", "--config", str(file), "--seeds", "1", "label.ratio=0.1"])
     assert (args.preset, args.overrides, args.seeds) == ("quickstart", ["optim.lr=0.5", "label.ratio=0.1"], [1])

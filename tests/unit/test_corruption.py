@@ -42,7 +42,7 @@ def test_click_noise_scales_the_offset_from_the_true_center() -> None:
 
 
 def test_click_noise_without_known_boxes_is_refused() -> None:
-    with pytest.raises(DataError, match="corruption.click_noise_factor 2.*teacher_study"):
+    with pytest.raises(DataError, match="corruption.click_noise_factor 2.*ray_jobs.search robustness"):
         corrupt(sample(boxes=False), CorruptionConfig(click_noise_factor=2.0), 0)
 
 

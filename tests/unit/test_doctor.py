@@ -112,19 +112,19 @@ def test_a_teacher_that_learned_nothing(sick: PlantedRun) -> None:
 
 def test_the_floor_is_worked_out_where_only_the_teacher_was_measured(sick: PlantedRun) -> None:
     shutil.rmtree(sick.path / "pseudo_labels")
-    sick.write_study(sick.good_boxes(), {}, {})
+    sick.write_trial(sick.good_boxes(), {})
     assert Run(sick.path).class_mean == sick.quality(sick.floor)
     assert diagnose(Run(sick.path))["teacher"].verdict == "ok"
 
 
 IN_SOURCE: dict[str, Callable[[Any], Any]] = {
-    "trial": lambda quality: {"final": {"teacher": quality}, "data": {}},  # of a sweep
+    "trial": lambda quality: {"final": {"teacher": quality}, "data": {}},  # of a search
     "evaluate_teacher": lambda quality: quality,  # of train_teacher
 }
 
 
 @pytest.mark.parametrize("stage", IN_SOURCE)
-def test_teachers_of_sweeps_and_of_train_teacher_are_judged(
+def test_teachers_of_searches_and_of_train_teacher_are_judged(
     stage: str, healthy: PlantedRun, lidar_only: PlantedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, other = healthy.on_val(tmp_path / "images"), lidar_only.on_val(tmp_path / "lidar")
@@ -181,11 +181,11 @@ def test_how_much_fusion_must_add(
 
 
 @pytest.mark.parametrize(("without_rad", "verdict"), [(0.1, "problem"), (0.4, "ok")])
-def test_a_study_of_missing_cameras_needs_no_other_run(sick: PlantedRun, without_rad: float, verdict: str) -> None:
+def test_a_search_with_missing_cameras_needs_no_other_run(sick: PlantedRun, without_rad: float, verdict: str) -> None:
     shutil.rmtree(sick.path / "pseudo_labels")
     found = {"0": sick.quality(sick.good_boxes(0.1)), "6": sick.quality(sick.good_boxes(without_rad))}
-    asked = {"blur [px]": ["corruption.blur_px", [0]], "cameras missing": ["corruption.missing_cameras", [0, 6]]}
-    sick.write_study(sick.good_boxes(), {"blur [px]": {"0": found["0"]}, "cameras missing": found}, asked)
+    trouble = {"corruption.blur_px": {"0": found["0"]}, "corruption.missing_cameras": found}
+    sick.write_trial(sick.good_boxes(), trouble)
     result = diagnose(Run(sick.path))["fusion"]
     assert result.verdict == verdict and "without its cameras" in " ".join((result.text, *result.evidence))
 
@@ -305,7 +305,7 @@ def test_a_loss_may_rise_a_little(sick: PlantedRun, store: Path) -> None:
 
 
 def test_a_run_that_only_scored_has_no_loss_to_judge(sick: PlantedRun, store: Path) -> None:
-    """In a sweep's folder of pseudo labels a teacher that was trained elsewhere is only scored."""
+    """In a search's folder of pseudo labels a teacher that was trained elsewhere is only scored."""
     (sick.path / "mlflow_run.json").unlink()
     sick.write_curves("teacher", store, **dict.fromkeys(CURVES, []))
     result = diagnose(Run(sick.path))["losses"]

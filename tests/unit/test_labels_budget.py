@@ -293,17 +293,17 @@ def test_an_arm_that_was_added_to_a_pipelines_run_counts(tmp_path: Path) -> None
     assert read_runs([run])[0].spnds == pytest.approx({"ours": 0.3, "boxes_only": 0.15, "full": 0.6})
 
 
-def test_a_sweep_gives_its_finished_trials_each_once(tmp_path: Path) -> None:
+def test_a_search_gives_its_finished_trials_each_once(tmp_path: Path) -> None:
     for boxed in (1, 2, 4):
         write_run(tmp_path / "trials" / str(boxed), boxed, report=False)
     trials = [{"run_dir": f"trials/{b}", "status": "finished"} for b in (4, 1, 2)]
     trials.append({"run_dir": "trials/gone", "status": "killed"})
-    (tmp_path / "sweep.json").write_text(json.dumps({"trials": trials}))
+    (tmp_path / "search.json").write_text(json.dumps({"trials": trials}))
     assert [run.boxed for run in read_runs([tmp_path, tmp_path / "trials" / "2"])] == [1, 2, 4]
-    (tmp_path / "sweep.json").write_text(json.dumps({"trials": trials[3:]}))
+    (tmp_path / "search.json").write_text(json.dumps({"trials": trials[3:]}))
     with pytest.raises(DataError, match="none of its 1 trials is finished"):
         read_runs([tmp_path])
-    (tmp_path / "sweep.json").write_text(json.dumps({"trials": [{"status": "finished"}]}))
+    (tmp_path / "search.json").write_text(json.dumps({"trials": [{"status": "finished"}]}))
     with pytest.raises(DataError, match="run_dir"):
         read_runs([tmp_path])
 

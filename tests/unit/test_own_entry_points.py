@@ -37,14 +37,10 @@ from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.report import print_arms, print_quality
-from ray_jobs.space import check_space, load_space, trial_config
-from ray_jobs.student_studies import STUDENT_STUDIES
-from ray_jobs.student_studies import variant_config as student_config
-from ray_jobs.studies import STUDIES
-from ray_jobs.studies import variant_config as teacher_config
+from ray_jobs.searches.space_files import check_space, load_space, trial_config
 from tests.model_cases import shaken
 from tests.own_cases import Own
-from tests.report_cases import cells, plant_trial, space_of, write_sweep
+from tests.report_cases import cells, plant_trial, space_of, write_search
 
 TEN = re.compile(rf"\b({'|'.join(CLASSES)})\b")
 
@@ -252,7 +248,7 @@ def test_exported_models_say_and_use_own_names(own: Own, run: Path, tmp_path: Pa
     assert len(mine) and sorted(answer["class"]) == sorted(mine["class"]) and set(mine["class"]) <= {*own.classes.names}
 
 
-def test_the_report_of_a_sweep(own: Own, run: Path, tmp_path: Path) -> None:
+def test_the_report_of_a_search(own: Own, run: Path, tmp_path: Path) -> None:
     """Its document is the trials', whose figures by class have the own names."""
     space = space_of({"optim.lr": {"values": [0.001, 0.002]}})
     scores = done(run, "evaluate_ours")
@@ -262,22 +258,22 @@ def test_the_report_of_a_sweep(own: Own, run: Path, tmp_path: Path) -> None:
         result = json.loads(file.read_text())
         result["final"]["student_ours"] = scores
         file.write_text(json.dumps(result))
-    write_sweep(tmp_path, space, [f"data.classes={own.list_file}"])
+    write_search(tmp_path, space, [f"data.classes={own.list_file}"])
     assert main(["report", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     headings = [row for row in cells(page) if row[1:] == list(own.classes.names)]
     assert len(headings) == 1 and not {cell for row in cells(page) for cell in row} & set(CLASSES)
 
 
-def test_sweeps_and_studies_take_a_list(own: Own) -> None:
+def test_searches_take_a_list(own: Own) -> None:
     """A trial's config is the user's list, whatever the space or the variant."""
     word = f"data.classes={own.list_file}"
     space = load_space("unseen_classes")
     with pytest.raises(DataError, match="'bicycle' is no class.*allowed are huetchen"):
         check_space(space, "quickstart", [word])
     configs = [trial_config(load_space("label_ratio"), "quickstart", [word], {"label.ratio": 0.1})]
-    configs += [student_config("quickstart", [word], v, 0) for v in STUDENT_STUDIES["headline"].values()]
-    configs += [teacher_config("quickstart", [word], v, n, 0) for n, v in STUDIES["fusion"].variants.items()]
+    for space in map(load_space, ("headline", "fusion")):
+        configs += [trial_config(space, "quickstart", [word], {"variant": name}) for name in space.variants]
     for config in configs:
         assert config.classes == own.classes and config.tasks == own.classes.tasks
         assert config.student.gt_sampling == () and Config.from_json(config.to_json()) == config

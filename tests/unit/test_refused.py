@@ -16,7 +16,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import lease
 from ray_jobs import launch as launch_module
-from ray_jobs import student_study, sweep, teacher_study
+from ray_jobs import search
 from ray_jobs.launch import launch
 from ray_jobs.refused import refusable
 from ray_jobs.stages import Stages
@@ -37,7 +37,7 @@ def words(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str
 @pytest.fixture(autouse=True)
 def no_ray_and_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_module, "init_ray", lambda use_gpu: None)
-    for module in (launch_module, teacher_study, student_study, sweep):
+    for module in (launch_module, search):
         monkeypatch.setattr(module.Tracker, "start", lambda *_, **__: pytest.fail("an MLflow run was begun"))
 
 
@@ -92,12 +92,10 @@ def test_what_was_there_stays(words: list[str], tmp_path: Path, capsys: pytest.C
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("job", [teacher_study, student_study, sweep])
-def test_studies_and_sweeps_leave_nothing_either(job: object, words: list[str], tmp_path: Path) -> None:
-    name = {teacher_study: "fusion", student_study: "guidance", sweep: "optimizer"}[job]  # type: ignore[index]
-    arguments = [name, "--preset", "quickstart", "--run-dir", str(tmp_path / "runs"), *words]
+@pytest.mark.parametrize("space", ["fusion", "guidance", "optimizer"])
+def test_searches_leave_nothing_either(space: str, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was made with index"):
-        job.run(arguments)  # type: ignore[attr-defined]
+        search.run([space, "--preset", "quickstart", "--run-dir", str(tmp_path / "runs"), *words])
     assert not (tmp_path / "runs").exists()
 
 

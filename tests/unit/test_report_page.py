@@ -1,4 +1,4 @@
-"""The page of a sweep: its tables, charts and pictures say what the trials reached; nothing in it runs or loads."""
+"""The page of a search: its tables, charts and pictures say what the trials reached; nothing in it runs or loads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from pdetr3d.cli import main
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Chart, Section, Table, Text, write_page
 from pdetr3d.finished.report.pictures import galleries
+from pdetr3d.finished.report.search import Search
+from pdetr3d.finished.report.search_page import write_report
 from pdetr3d.finished.report.spread import Spread
-from pdetr3d.finished.report.sweep import Sweep
-from pdetr3d.finished.report.sweep_page import samples_to, write_report
+from pdetr3d.finished.report.teacher_sections import samples_to
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.space import SearchSpace
-from tests.report_cases import BINS, cells, plant_trial, space_of, svg_of, svg_texts, write_sweep
+from ray_jobs.searches.space import SearchSpace
+from tests.report_cases import BINS, cells, plant_trial, space_of, svg_of, svg_texts, write_search
 
 EVIL = "<script>alert(1)</script>"
 
@@ -52,7 +53,7 @@ def ratios(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(shared / "teacher" / "done.json", {"steps": 3})
     quality = {"bev_iou": 0.625, "yaw_error_rad": 0.775, "size_error": 0.319, "center_error_m": 0.253}
     write_json(shared / "pseudo_labels" / "done.json", {"accepted": 26199, "teacher": quality})
-    write_sweep(folder, space)
+    write_search(folder, space)
     return folder
 
 
@@ -81,8 +82,8 @@ def test_distance_classes_trials_and_shared_stages_are_there(page: str) -> None:
     rows = cells(page)
     assert ["ratio=0.1", "0.340 ± 0.110", "0.290 ± 0.110", "0.240 ± 0.110", "0.190 ± 0.110", "0.140 ± 0.110"] in rows
     assert ["", "car", "pedestrian"] in rows and ["ratio=0.1", "0.340 ± 0.110", "0.440 ± 0.110"] in rows
-    done = ["t0.1_2", "0.1", "2", "finished", "100", "200", "0.470", "71", "2", "6", "64", "111", "trials/t0.1_2"]
-    failed = ["t0.02_2", "0.02", "2", "failed", "50", "100", "0.100", "–", "–", "–", "–", "–", "trials/t0.02_2"]
+    done = ["t0.1_2", "0.1", "2", "finished", "100", "200", "0.470", "71", "2", "6", "64", "111", "–", "trials/t0.1_2"]
+    failed = ["t0.02_2", "0.02", "2", "failed", "50", "100", "0.100", "–", "–", "–", "–", "–", "–", "trials/t0.02_2"]
     assert done in rows and failed in rows and ["t0.02_2", f"bad {EVIL}"] in rows
     stages = "pseudo_labels, teacher"
     assert ["shared/labels-abc", stages, "26199", "0.625", "0.775", "0.319", "0.253"] in rows
@@ -98,7 +99,7 @@ def test_nothing_in_the_page_runs_or_loads(page: str) -> None:
 
 
 def test_a_single_parameter_has_a_line_per_arm(ratios: Path) -> None:
-    texts = svg_texts(charts.parameter_panels(Sweep.open(ratios)).uri)
+    texts = svg_texts(charts.parameter_panels(Search.open(ratios)).uri)
     assert {"label.ratio", "SPNDS (val)", "student_ours", "student_boxes_only", "0.02", "0.05", "0.1"} <= set(texts)
 
 
@@ -107,14 +108,14 @@ def test_rows_lie_at_numbers_and_words_in_the_spaces_order(tmp_path: Path) -> No
     space = space_of(kinds)
     for place, (rate, word) in enumerate([(0.01, "partial"), (0.02, "none")]):
         plant_trial(tmp_path, space, f"t{place}", {"optim.lr": rate, "student.guidance": word}, 0.5 - place / 10)
-    write_sweep(tmp_path, space)
-    sweep = Sweep.open(tmp_path)
-    assert charts.places(sweep, "optim.lr", sweep.rows) == ([0.01, 0.02], [])
-    assert charts.places(sweep, "student.guidance", sweep.rows) == ([2.0, 0.0], ["none", "full", "partial"])
+    write_search(tmp_path, space)
+    search = Search.open(tmp_path)
+    assert charts.places(search, "optim.lr", search.rows) == ([0.01, 0.02], [])
+    assert charts.places(search, "student.guidance", search.rows) == ([2.0, 0.0], ["none", "full", "partial"])
 
 
 def test_curves_have_a_line_per_trial_dashed_where_it_is_unfinished(ratios: Path) -> None:
-    drawn = charts.curves(Sweep.open(ratios)).uri
+    drawn = charts.curves(Search.open(ratios)).uri
     assert {"training samples", "ratio=0.1", "ratio=0.02"} <= set(svg_texts(drawn))
     lines = re.findall(r'<g id="line2d_\d+">\s*<path d="[^"]*" clip-path="[^"]*" style="([^"]*)"', svg_of(drawn))
     own = [style for style in lines if "#b0b0b0" not in style]  # without the grid
@@ -140,16 +141,18 @@ def test_how_soon_teachers_converge(metric: str, target: float, samples: dict[st
         file = tmp_path / "trials" / name / "trial.json"
         rows = [{"step": i, "progress": 25.0 * i, "samples": 10 * i, metric: v} for i, v in enumerate(values, start=1)]
         write_json(file, json.loads(file.read_text()) | {"curve": rows})
-    write_sweep(tmp_path, space)
-    sweep = Sweep.open(tmp_path)
-    assert {row.parameters["teacher.query_init"]: samples_to(sweep, row, target) for row in sweep.rows} == samples
+    write_search(tmp_path, space)
+    search = Search.open(tmp_path)
+    assert {row.parameters["teacher.query_init"]: samples_to(search, row, target) for row in search.rows} == samples
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert f"first is {target:.3g} (0.9 of" in page and 'alt="training samples until a score is reached"' in page
     rows = cells(page)
     table = rows[rows.index(["", "samples", "reached"]) + 1 :][:2]
     assert table == [[f"query_init={n}", str(s[0]) if s else "–", f"{len(s)}/1"] for n, s in samples.items()]
-    drawn = charts.convergence(sweep, [Spread.of(samples[row.parameters["teacher.query_init"]]) for row in sweep.rows])
+    drawn = charts.convergence(
+        search, [Spread.of(samples[row.parameters["teacher.query_init"]]) for row in search.rows]
+    )
     assert ("not reached" in svg_texts(drawn.uri)) == (not samples["implicit"])
 
 
@@ -160,7 +163,7 @@ def test_classes_without_boxes_stand_beside_the_others(tmp_path: Path) -> None:
         [([], 0, 0.6), (["pedestrian"], 0, 0.3), (["pedestrian"], 1, 0.5), (["car", "pedestrian"], 0, 0.2)]
     ):
         plant_trial(tmp_path, space, f"t{place}", {"label.no_boxes_of": left_out, "seed": seed}, value)
-    write_sweep(tmp_path, space)
+    write_search(tmp_path, space)
     write_report(tmp_path)
     rows = cells((tmp_path / "report.html").read_text())
     table = rows[rows.index(["", "classes without boxes", "the others"]) + 1 :][:3]
@@ -176,14 +179,14 @@ def test_two_lists_make_a_heat_map(tmp_path: Path) -> None:
     space = space_of(kinds)
     for place, (rate, word, value) in enumerate([(0.02, "full", 0.123), (0.01, "none", 0.456), (0.01, "full", 0.789)]):
         plant_trial(tmp_path, space, f"t{place}", {"optim.lr": rate, "student.guidance": word}, value)
-    write_sweep(tmp_path, space)
-    sweep = Sweep.open(tmp_path)
-    assert charts.is_grid_of_two(sweep)
-    np.testing.assert_array_equal(charts.heat_cells(sweep, sweep.metric), [[0.789, 0.456], [0.123, np.nan]])
-    texts = svg_texts(charts.heat_map(sweep, "all objects", sweep.metric).uri)
+    write_search(tmp_path, space)
+    search = Search.open(tmp_path)
+    assert charts.is_grid_of_two(search)
+    np.testing.assert_array_equal(charts.heat_cells(search, search.metric), [[0.789, 0.456], [0.123, np.nan]])
+    texts = svg_texts(charts.heat_map(search, "all objects", search.metric).uri)
     assert {"optim.lr", "student.guidance", "full", "none", "0.01", "0.02", "0.789", "0.456", "0.123"} <= set(texts)
     assert "nan" not in texts
-    far = charts.heat_cells(sweep, "by_distance", BINS[2], "mAP")  # 0.05 less in each bin, see student_scores
+    far = charts.heat_cells(search, "by_distance", BINS[2], "mAP")  # 0.05 less in each bin, see student_scores
     np.testing.assert_allclose(far, [[0.689, 0.356], [0.023, np.nan]], atol=1e-9)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -194,7 +197,7 @@ def test_distances_of_which_nothing_is_known_have_no_heat_map(tmp_path: Path) ->
     kinds = {"optim.lr": {"values": [0.01, 0.02]}, "student.guidance": {"values": ["full", "none"]}}
     space = space_of(kinds, metric="mAOE")
     plant_trial(tmp_path, space, "t0", {"optim.lr": 0.01, "student.guidance": "full"}, 0.5)
-    write_sweep(tmp_path, space)
+    write_search(tmp_path, space)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert [f"AOE by optim.lr and student.guidance, {name} m" in page for name in BINS] == [
@@ -209,10 +212,10 @@ def test_ranges_make_panels_and_importance_a_chart(tmp_path: Path) -> None:
         chosen = {"optim.lr": rate, "student.guidance": "none" if place % 2 else "full"}
         plant_trial(tmp_path, space, f"t{place}", chosen, 0.1 * place)
     plant_trial(tmp_path, space, "t9", {"optim.lr": 0.09, "student.guidance": "none"}, 0.0, status="stopped")
-    write_sweep(tmp_path, space)
-    sweep = Sweep.open(tmp_path)
-    assert not charts.is_grid_of_two(sweep)
-    assert {"optim.lr", "student.guidance", "full", "none"} <= set(svg_texts(charts.parameter_panels(sweep).uri))
+    write_search(tmp_path, space)
+    search = Search.open(tmp_path)
+    assert not charts.is_grid_of_two(search)
+    assert {"optim.lr", "student.guidance", "full", "none"} <= set(svg_texts(charts.parameter_panels(search).uri))
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "by fANOVA on 4 finished trials" in page and 'alt="importance of parameters"' in page
@@ -220,8 +223,8 @@ def test_ranges_make_panels_and_importance_a_chart(tmp_path: Path) -> None:
     assert "end early (ASHA)" in page and "stopped: ended early" in page
 
 
-def test_charts_are_the_same_for_the_same_sweep(ratios: Path) -> None:
-    assert charts.curves(Sweep.open(ratios)) == charts.curves(Sweep.open(ratios))
+def test_charts_are_the_same_for_the_same_search(ratios: Path) -> None:
+    assert charts.curves(Search.open(ratios)) == charts.curves(Search.open(ratios))
 
 
 def test_a_name_is_no_formula() -> None:
@@ -233,11 +236,11 @@ def test_a_name_is_no_formula() -> None:
     assert "a$\\frac$b" in svg_texts(charts.chart("x", (2, 2), draw).uri)
 
 
-def test_a_teachers_sweep_shows_its_metric_first(tmp_path: Path) -> None:
+def test_a_teachers_search_shows_its_metric_first(tmp_path: Path) -> None:
     space = space_of({"teacher.roi_grid": {"values": [3, 5]}}, trains="teacher", metric="yaw_error_rad", seeds=[0, 1])
     for place, (grid, seed) in enumerate([(3, 0), (3, 1), (5, 0), (5, 1)]):
         plant_trial(tmp_path, space, f"t{place}", {"teacher.roi_grid": grid, "seed": seed}, grid / 10 + seed / 50)
-    write_sweep(tmp_path, space, commit="b" * 40 + "+")
+    write_search(tmp_path, space, commit="b" * 40 + "+")
     write_report(tmp_path, tmp_path / "other.html", "roi_grid=3")
     page = (tmp_path / "other.html").read_text()
     rows = cells(page)
@@ -251,17 +254,17 @@ def test_a_teachers_sweep_shows_its_metric_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [None, "failed"])
-def test_a_sweep_without_a_finished_trial_has_a_page_too(tmp_path: Path, status: str | None) -> None:
+def test_a_search_without_a_finished_trial_has_a_page_too(tmp_path: Path, status: str | None) -> None:
     space = space_of({"label.ratio": {"values": [0.02, 0.05]}, "optim.lr": {"values": [0.01, 0.02]}})
     plant_trial(tmp_path, space, "t0", {"label.ratio": 0.02, "optim.lr": 0.01}, 0.1, status=status, error="x")
-    write_sweep(tmp_path, space)
+    write_search(tmp_path, space)
     assert set(write_report(tmp_path)) == {"report", "trials"}
     page = (tmp_path / "report.html").read_text()
     assert "No comparison: no trial is finished" in page and "Shared stages" in page
 
 
-def test_a_sweep_without_trials_has_a_page_too(tmp_path: Path) -> None:
-    write_sweep(tmp_path, space_of({"label.ratio": {"values": [0.02]}}))
+def test_a_search_without_trials_has_a_page_too(tmp_path: Path) -> None:
+    write_search(tmp_path, space_of({"label.ratio": {"values": [0.02]}}))
     assert write_report(tmp_path)["trials"] == "0 trials: none"
 
 
@@ -279,7 +282,7 @@ def test_pictures_at_one_path_stand_side_by_side(tmp_path: Path) -> None:
         picture(run / "teacher" / "images" / "one" / "bev_cameras.png")
         picture(run / f"{name}.png")
         picture(run / "teacher" / "images" / name / "bev_cameras.png")
-    picture(runs["a"] / "two.png", (2000, 500))
+    picture(runs["a"] / "two.png")
     picture(runs["c"] / "two.png", (30, 20))
     made = galleries(runs)
     assert [(g.title, [name for name, _ in g.pictures]) for g in made] == [
@@ -298,7 +301,7 @@ def test_rows_show_their_first_finished_trials_pictures(tmp_path: Path) -> None:
         plant_trial(tmp_path, space, f"{ratio}a", {"label.ratio": ratio, "seed": 0}, 0.1, status="failed")
         plant_trial(tmp_path, space, f"{ratio}b", {"label.ratio": ratio, "seed": 1}, 0.1)
         picture(tmp_path / "trials" / f"{ratio}b" / "student_ours" / "images" / "sample" / "bev_cameras.png", (8, 8))
-    write_sweep(tmp_path, space)
+    write_search(tmp_path, space)
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/jpeg") == 2 and "<figcaption>ratio=0.05</figcaption>" in page

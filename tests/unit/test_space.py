@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pdetr3d.schema import DataError
-from ray_jobs.space import FOLDER, SearchSpace, check_space, load_space, names, trial_config
+from ray_jobs.searches.space import SearchSpace
+from ray_jobs.searches.space_files import FOLDER, check_space, load_space, names, trial_config
 
 
 def space_file(folder: Path, **changes: object) -> str:
@@ -91,9 +92,9 @@ WRONG = {
     "metric": ({"metric": "bev_iou"}, r"bev_iou.*none of mAP"),
     "arm": ({"trains": ["theirs"]}, r"trains"),
     "unknown word": ({"budget": 3}, r"budget"),
-    "nothing": ({"space": None}, r"space: Field required"),
-    "the sweep's own": ({"space": {"scaling.workers": {"values": [1, 2]}}}, r"scaling.workers is the sweep's"),
-    "seeds": ({"space": {"label.seed": {"values": [0, 1]}}}, r"label.seed is the sweep's.*give seeds: instead"),
+    "nothing": ({"space": None}, r"mine\.yaml: Value error, needs variants: .* or space:"),
+    "the search's own": ({"space": {"scaling.workers": {"values": [1, 2]}}}, r"scaling.workers is the search's"),
+    "seeds": ({"space": {"label.seed": {"values": [0, 1]}}}, r"label.seed is the search's.*give seeds: instead"),
     "seeds for all": ({"settings": ["label.seed=3"]}, r"label.seed: trials are seeded by --seeds"),
     "nothing to compare": ({"asha": True, "settings": ["optim.checkpoints=1"]}, r"optim.checkpoints is 1: set it to 2"),
 }
@@ -113,7 +114,8 @@ def test_refused_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="label.seed, run.seed: trials are seeded by --seeds"):
         check_space(space, "quickstart", ["run.seed=1", "label.seed=1"])
     with pytest.raises(DataError, match="no data.select_split"):
-        check_space(space, "nuscenes-voxel", ['data.select_split=""'])
+        early = load_space(space_file(tmp_path, asha=True, settings=["optim.checkpoints=2"]))
+        check_space(early, "nuscenes-voxel", ['data.select_split=""'])
     with pytest.raises(DataError, match="did you mean 'mask_sigma'"):
         load_space("mask_sigm")
     (tmp_path / "list.yaml").write_text("- a")

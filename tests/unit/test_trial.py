@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from pdetr3d.schema import DataError
-from ray_jobs import trial
-from ray_jobs.sweep_progress import Progress
-from ray_jobs.sweep_results import ERROR, FILE, STATUS
+from ray_jobs.searches import trial
+from ray_jobs.searches.progress import Progress
+from ray_jobs.searches.results import ERROR, FILE, STATUS
 from tests.report_cases import space_of
 
 
@@ -30,7 +30,7 @@ def test_the_reason_is_bad_input_s_message_or_the_last_line() -> None:
 
 def test_a_failed_trial_says_why_and_a_new_try_forgets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = space_of({"optim.lr": {"values": [0.01, 0.02]}})
-    job = SimpleNamespace(sweep=SimpleNamespace(path=tmp_path))
+    job = SimpleNamespace(search=SimpleNamespace(path=tmp_path))
     folder = tmp_path / "trials" / "t0"
     folder.mkdir(parents=True)
     (folder / FILE).write_text(json.dumps({"parameters": {"optim.lr": 0.01, "seed": 0}, "steps": 3, "curve": []}))

@@ -51,7 +51,7 @@ def spread_clicks(sample: Sample, factor: float) -> PointLabels:
     if (simulated & (clicks.box_index < 0)).any():
         raise DataError(
             f"sample {sample.record.sample_token}: corruption.click_noise_factor {factor:g} moves clicks relative to "
-            "their true boxes, which only python -m ray_jobs.teacher_study robustness looks at; set it to 1"
+            "their true boxes, which only python -m ray_jobs.search robustness looks at; set it to 1"
         )
     xyz = clicks.xyz_m.copy()
     center = sample.boxes.center_m[clicks.box_index[simulated]].astype(np.float64)

@@ -65,7 +65,7 @@ def fusion(run: Run, other: Run | None) -> Result:
     else:
         raise DataError(
             "one run does not show what its images add: name one with teacher.fusion=none on the same clicks by "
-            "--against, or take its cameras away by `python -m ray_jobs.teacher_study robustness`"
+            "--against, or take its cameras away by `python -m ray_jobs.search robustness`"
         )
     (iou, yaw), (iou_without, yaw_without) = (_far(quality) for quality in pair)
     without = f"{what}: {iou_without:.3f}, {yaw_without:.2f} rad"

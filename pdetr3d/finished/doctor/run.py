@@ -26,15 +26,14 @@ from pdetr3d.tracking.history import History, read_histories
 
 METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
 # What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, label.holdout's
-# first teacher, a teacher study, a sweep's trial, train_teacher. The first counts that knows the true box of a click.
+# first teacher, a search's trial, train_teacher. The first counts that knows the true box of a click.
 SOURCES = {
     "pseudo_labels/done.json": ("teacher",),
     "holdout/done.json": ("teacher",),
-    "study/done.json": ("final",),
     "trial/done.json": ("final", "teacher"),
     "evaluate_teacher/done.json": (),
 }
-ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of the val split, which is not trained on
+ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of the val split, unless the file says where
 
 
 class Run:
@@ -74,6 +73,11 @@ class Run:
             quality = quality.get(key, {})
         return quality
 
+    @property
+    def on_val(self) -> bool:
+        """Whether ``source`` is of clicks of the val split (``ON_VAL``), not of the point-labeled samples."""
+        return self.source in ON_VAL and self.measured.get("measured_on", "val") == "val"
+
     @cached_property
     def measured(self) -> dict[str, Any]:
         """The whole content of ``source``."""
@@ -96,16 +100,17 @@ class Run:
     @cached_property
     def class_mean(self) -> dict[str, Any]:
         """``pseudo_label_quality`` of the class-mean box at the click, computed here if the run did not measure it."""
-        if FLOORS[0] in self.measured:
-            return dict(self.measured[FLOORS[0]])
+        for known in (self.measured, self.measured.get("final", {})):
+            if FLOORS[0] in known:
+                return dict(known[FLOORS[0]])
         records = inspection_records(self.index, list(self.manifest.roles), self.manifest)
         prior, _ = prior_size_m(records, classes=self.index.classes)
-        if self.source in ON_VAL:
+        if self.on_val:
             manifest = LabelManifest.open(self.path / "data" / f"manifest_{self.config['data.val_split']}")
             clicked = [r for r in inspection_records(self.index, list(manifest.roles), manifest) if len(r.clicks)]
         else:
             clicked = [r for r in records if r.role == "point" and len(r.clicks)]
-            clicked = clicked[: self.measured["asked"]["final_from"] or None]  # those of ray_jobs.teacher_study
+            clicked = clicked[: self.measured.get("final_samples", 0) or None]  # a search may measure some alone
         boxes, truth = [], []
         for record in clicked:
             own = record.clicks.box_index
@@ -122,13 +127,9 @@ class Run:
 
     @cached_property
     def by_cameras(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Quality with no camera and with all of them missing, where a study of robustness measured both."""
-        asked = self.measured.get("asked", {}).get("troubles", {})
-        for name, (key, _) in asked.items():
-            found = self.measured["troubles"][name]
-            if key == "corruption.missing_cameras" and {"0", "6"} <= set(found):
-                return found["0"], found["6"]
-        return None
+        """Quality with no camera and with all of them missing, where a search of robustness measured both."""
+        found = self.measured.get("trouble", {}).get("corruption.missing_cameras", {})
+        return (found["0"], found["6"]) if {"0", "6"} <= set(found) else None
 
     @cached_property
     def labels(self) -> pd.DataFrame:
@@ -200,8 +201,7 @@ def check_comparable(run: Run, other: Run) -> None:
             "teacher.fusion=none"
         )
     here, there = (
-        f"{r.teacher['n']} of the {'val split' if r.source in ON_VAL else 'train split'}, label manifest "
-        f"{r.manifest.digest}"
+        f"{r.teacher['n']} of the {'val split' if r.on_val else 'train split'}, label manifest {r.manifest.digest}"
         for r in (run, other)
     )
     if here != there:

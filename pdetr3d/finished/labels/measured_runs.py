@@ -1,6 +1,7 @@
 """Reads finished runs at different label ratios: the number of labels in each, and the scores of its students.
 
-Read from run directories of ``ray_jobs.pipeline`` (or of its single jobs) and from folders of sweeps, never written to.
+Read from run directories of ``ray_jobs.pipeline`` (or of its single jobs) and from folders of searches. Nothing is
+written to them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.schema import DataError
 
+SEARCHES = ("search.json", "sweep.json")  # what a search leaves in its run directory; the latter by older code
 ARMS = ("ours", "boxes_only", "full")
 # Keys in which runs of one label-efficiency curve may differ. The dataset is compared by its index, not by its place.
 FREE = (
@@ -50,7 +52,7 @@ class MeasuredRun:
 
 
 def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
-    """The runs of all ``paths`` (run directories, sweep folders), each once, by ratio and seed.
+    """The runs of all ``paths`` (run directories, search folders), each once, by ratio and seed.
 
     Raises:
         DataError: when a path holds no run, a run is not finished, its point-labeled keyframes are clicked in part, or
@@ -64,9 +66,9 @@ def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    """The path itself, or the run directories of the finished trials when it is a sweep's folder."""
-    file = path / "sweep.json"
-    if not file.is_file():
+    """The path itself, or the run directories of the finished trials when it is a search's folder."""
+    file = next((path / name for name in SEARCHES if (path / name).is_file()), None)
+    if file is None:
         return [path]
     try:
         trials = _json(file)["trials"]
@@ -74,17 +76,17 @@ def _run_folders(path: Path) -> list[Path]:
     except (KeyError, TypeError) as error:
         raise DataError(
             f'{file}: needs "trials", a list of {{"run_dir": ..., "status": ...}} ({error!r}); it is written by '
-            "python -m ray_jobs.sweep"
+            "python -m ray_jobs.search"
         ) from error
     if not found:
-        raise DataError(f"{file}: none of its {len(trials)} trials is finished; run the sweep to its end first")
+        raise DataError(f"{file}: none of its {len(trials)} trials is finished; run the search to its end first")
     return found
 
 
 def _read(path: Path) -> MeasuredRun:
     file = path / "run.json"
     if not file.is_file():
-        raise DataError(f"{path}: no run here (run.json is missing); name run directories or the folder of a sweep")
+        raise DataError(f"{path}: no run here (run.json is missing); name run directories or the folder of a search")
     config = _json(file)
     share = config.get("label.click_share", 1)
     if share != 1:

@@ -1,4 +1,4 @@
-"""Charts of a sweep, drawn by matplotlib as SVG inside the page."""
+"""Charts of a search, drawn by matplotlib as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from pdetr3d.finished.report.page import Chart
+from pdetr3d.finished.report.search import Row, Search, value_text
 from pdetr3d.finished.report.spread import Spread
-from pdetr3d.finished.report.sweep import Row, Sweep, value_text
 from pdetr3d.tracking.history import Curve
 
 SHOWN = 8  # rows with a color of their own; more cannot be told apart
@@ -48,23 +48,23 @@ def chart(alt: str, size_in: tuple[float, float], draw: Callable[[Figure], None]
     return Chart(f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt)
 
 
-def curves(sweep: Sweep) -> Chart:
-    """Score on the select split by training samples, a line per trial: rows with a color, stopped trials dashed."""
-    columns, height = _legend_size([row.name for row in sweep.rows[:SHOWN]])
+def curves(search: Search) -> Chart:
+    """Score by training samples, a line per trial: rows with a color, stopped trials dashed."""
+    columns, height = _legend_size([row.name for row in search.rows[:SHOWN]])
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot(xlabel="training samples", ylabel=f"{sweep.metric} (select)")
-        for place, row in reversed(list(enumerate(sweep.rows))):  # the best on top
+        axes = figure.add_subplot(xlabel="training samples", ylabel=search.score_name)
+        for place, row in reversed(list(enumerate(search.rows))):  # the best on top
             first = True
             for trial in row.trials:
-                x, y = ([point[key] for point in trial["curve"]] for key in ("samples", sweep.metric))
+                x, y = ([point[key] for point in trial["curve"]] for key in ("samples", search.metric))
                 style = "-" if trial["status"] == "finished" else "--"
                 label = row.name if place < SHOWN and first and x else None
                 axes.plot(x, y, style, marker="o", markersize=3, color=_color(place), label=label)
                 first = first and not x
         _legend(figure, axes, columns, reverse=True)  # the best first
 
-    return chart(f"{sweep.metric} on the select split by training samples", (10, 4.2 + height), draw)
+    return chart(f"{search.score_name} by training samples", (10, 4.2 + height), draw)
 
 
 def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
@@ -80,12 +80,12 @@ def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
     return chart(f"{metric} by step", (10, 3.6 + height), draw)
 
 
-def convergence(sweep: Sweep, reached: Sequence[Spread]) -> Chart:
-    """Training samples that each row took to a score (``sweep_page.samples_to``), best row on top."""
+def convergence(search: Search, reached: Sequence[Spread]) -> Chart:
+    """Training samples that each row took to a score (``search_page.samples_to``), best row on top."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="training samples")
-        names, means = [row.name for row in sweep.rows][::-1], [spread.mean for spread in reached][::-1]
+        names, means = [row.name for row in search.rows][::-1], [spread.mean for spread in reached][::-1]
         drawn = axes.barh(names, [mean or 0 for mean in means], color=COLORS[0])
         axes.bar_label(drawn, ["not reached" if mean is None else f"{mean:.0f}" for mean in means], padding=3)
         axes.set_xlim(0, 1.15 * max((mean for mean in means if mean), default=1))
@@ -93,67 +93,67 @@ def convergence(sweep: Sweep, reached: Sequence[Spread]) -> Chart:
     return chart("training samples until a score is reached", (8, 1.0 + 0.4 * len(reached)), draw)
 
 
-def parameter_panels(sweep: Sweep) -> Chart:
+def parameter_panels(search: Search) -> Chart:
     """A panel per parameter: the figure of each row, with its deviation over seeds, against the parameter's value.
 
     With one parameter the points are joined, and every trained stage has a line.
     """
-    stages = sweep.stages if len(sweep.keys) == 1 else [sweep.judged]
-    rows = [row for row in sweep.rows if sweep.figures(row)]
+    stages = search.stages if len(search.keys) == 1 else [search.judged]
+    rows = [row for row in search.rows if search.figures(row)]
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, len(sweep.keys), sharey=True, squeeze=False)[0]
-        for axes, key in zip(panels, sweep.keys, strict=True):
-            at, words = places(sweep, key, rows)
-            joined = "-" if len(sweep.keys) == 1 and not words else "none"
+        panels = figure.subplots(1, len(search.keys), sharey=True, squeeze=False)[0]
+        for axes, key in zip(panels, search.keys, strict=True):
+            at, words = places(search, key, rows)
+            joined = "-" if len(search.keys) == 1 and not words else "none"
             for stage, color in zip(stages, COLORS, strict=False):
-                spreads = [row.spread(stage, sweep.metric) for row in rows]
+                spreads = [row.spread(stage, search.metric) for row in rows]
                 points = sorted(((x, s) for x, s in zip(at, spreads, strict=True) if s.n), key=itemgetter(0))
                 x, y = [x for x, _ in points], [s for _, s in points]
                 _errors(axes, x, y, linestyle=joined, color=color, label=stage)
             _x_axis(axes, key, at, words)
-        panels[0].set_ylabel(f"{sweep.metric} (val)")
+        panels[0].set_ylabel(f"{search.metric} ({search.measured_on})")
         if len(stages) > 1:
             panels[0].legend(fontsize="small")
 
-    return chart(f"{sweep.metric} against {', '.join(sweep.keys)}", (max(6.0, 3.2 * len(sweep.keys)), 3.8), draw)
+    return chart(f"{search.metric} against {', '.join(search.keys)}", (max(6.0, 3.2 * len(search.keys)), 3.8), draw)
 
 
-def is_grid_of_two(sweep: Sweep) -> bool:
+def is_grid_of_two(search: Search) -> bool:
     """Whether a heat map shows all there is."""
-    return len(sweep.keys) == 2 and all(domain["values"] for domain in sweep.document["space"]["space"].values())
+    return len(search.keys) == 2 and all(domain["values"] for domain in search.domains.values())
 
 
-def heat_cells(sweep: Sweep, *path: str) -> NDArray[np.float64]:
+def heat_cells(search: Search, *path: str) -> NDArray[np.float64]:
     """Mean figures at ``path`` in the judged stage's, the first parameter's listed values down, the second's along; NaN
     where none is finished."""
-    listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
+    listed = [search.domains[key]["values"] for key in search.keys]
     cells = np.full([len(values) for values in listed], np.nan)
-    for row in sweep.rows:
-        place = tuple(values.index(row.parameters[key]) for values, key in zip(listed, sweep.keys, strict=True))
-        mean = row.spread(sweep.judged, *path).mean
+    for row in search.rows:
+        place = tuple(values.index(row.parameters[key]) for values, key in zip(listed, search.keys, strict=True))
+        mean = row.spread(search.judged, *path).mean
         cells[place] = np.nan if mean is None else mean
     return cells
 
 
-def heat_map(sweep: Sweep, where: str, *path: str) -> Chart:
+def heat_map(search: Search, where: str, *path: str) -> Chart:
     """``heat_cells`` in colors, bright is good; ``where``: of which objects."""
-    cells, (down, along) = heat_cells(sweep, *path), sweep.keys
+    cells, (down, along) = heat_cells(search, *path), search.keys
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
-    listed = [sweep.document["space"]["space"][key]["values"] for key in sweep.keys]
+    listed = [search.domains[key]["values"] for key in search.keys]
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel=along, ylabel=down)
-        image = axes.imshow(cells, cmap="viridis" if sweep.mode == "max" else "viridis_r", aspect="auto")
+        image = axes.imshow(cells, cmap="viridis" if search.mode == "max" else "viridis_r", aspect="auto")
         axes.grid(False)
         axes.set_xticks(range(cells.shape[1]), [value_text(v) for v in listed[1]])
         axes.set_yticks(range(cells.shape[0]), [value_text(v) for v in listed[0]])
         for (i, j), mean in np.ndenumerate(cells):
             if np.isnan(mean):
                 continue
-            light = (mean > middle) == (sweep.mode == "max")  # viridis ends in yellow
+            light = (mean > middle) == (search.mode == "max")  # viridis ends in yellow
             axes.text(j, i, f"{mean:.3f}", ha="center", va="center", color="black" if light else "white")
-        figure.colorbar(image, ax=axes, label=f"{path[-1]} (val)")
+        figure.colorbar(image, ax=axes, label=f"{path[-1]} ({search.measured_on})")
         axes.set_title(where)
 
     height = 1.5 + 0.5 * cells.shape[0]
@@ -172,7 +172,7 @@ def bars(shares: dict[str, float]) -> Chart:
     return chart("importance of parameters", (8, 1.0 + 0.4 * len(shares)), draw)
 
 
-def distance_panels(sweep: Sweep, keys: Sequence[str], rows: Sequence[Row], bins: Sequence[str]) -> Chart:
+def distance_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], bins: Sequence[str]) -> Chart:
     """A panel per figure of the judged stage, a line per row over the distance bins."""
     columns, height = _legend_size([row.name for row in rows])
     width = 0.4 / max(1, len(rows))
@@ -181,10 +181,10 @@ def distance_panels(sweep: Sweep, keys: Sequence[str], rows: Sequence[Row], bins
         panels = figure.subplots(2, (len(keys) + 1) // 2, squeeze=False).ravel()
         for axes, key in zip(panels, keys, strict=False):
             for place, row in enumerate(rows):
-                spreads = {b: row.spread(sweep.judged, "by_distance", b, key) for b in bins}
+                spreads = {b: row.spread(search.judged, "by_distance", b, key) for b in bins}
                 known = {b: spread for b, spread in spreads.items() if spread.n}
                 at = [bins.index(b) + (place - (len(rows) - 1) / 2) * width for b in known]  # error bars side by side
-                _errors(axes, at, list(known.values()), color=_color(sweep.rows.index(row)), label=row.name)
+                _errors(axes, at, list(known.values()), color=_color(search.rows.index(row)), label=row.name)
             axes.set_xticks(range(len(bins)), list(bins))
             axes.set_title(key)
         for axes in panels[-((len(keys) + 1) // 2) :]:
@@ -192,6 +192,31 @@ def distance_panels(sweep: Sweep, keys: Sequence[str], rows: Sequence[Row], bins
         _legend(figure, panels[0], columns)
 
     return chart(f"{', '.join(keys)} by distance", (11, 6 + height), draw)
+
+
+def trouble_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], trouble: Mapping[str, list[str]]) -> Chart:
+    """A column of panels per trouble, a row of panels per figure of the teacher, a line per row of the search.
+
+    Args:
+        trouble: config key -> its values, as text.
+    """
+    columns, height = _legend_size([row.name for row in rows])
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(len(keys), len(trouble), sharey="row", squeeze=False)
+        for line, key in zip(panels, keys, strict=True):
+            for axes, (name, values) in zip(line, trouble.items(), strict=True):
+                for row in rows:
+                    spreads = [Spread.of(row.values("trouble", name, value, key).values()) for value in values]
+                    known = [(float(value), spread) for value, spread in zip(values, spreads, strict=True) if spread.n]
+                    at, found = [x for x, _ in known], [spread for _, spread in known]
+                    _errors(axes, at, found, color=_color(search.rows.index(row)), label=row.name)
+                axes.set_xlabel(name)
+            line[0].set_ylabel(key)
+        _legend(figure, panels[0][0], columns)
+
+    size = (max(6.0, 3.2 * len(trouble)), 2.6 * len(keys) + height)
+    return chart(f"{', '.join(keys)} under trouble", size, draw)
 
 
 def _errors(axes: Axes, at: Sequence[float], spreads: Sequence[Spread], **style: Any) -> None:
@@ -218,13 +243,13 @@ def _legend(figure: Figure, axes: Axes, columns: int, reverse: bool = False) -> 
         )
 
 
-def places(sweep: Sweep, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
+def places(search: Search, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
     """Where rows lie along a parameter: at its value, and []; or, for words, at 0, 1, ..., and these in the space's
     order."""
     values = [row.parameters[key] for row in rows]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return values, []
-    listed = sweep.document["space"]["space"][key]["values"]
+    listed = search.domains[key]["values"]
     return [float(listed.index(value)) for value in values], [value_text(value) for value in listed]
 
 

@@ -1,4 +1,4 @@
-"""The command that trains a run, or a row of a sweep, again: the same stages under the same config."""
+"""The command that trains a run, or a row of a search, again: the same stages under the same config."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import json
 import shlex
 
 from pdetr3d.finished.report.runs import Run
-from pdetr3d.finished.report.sweep import SEED, Row, Sweep
+from pdetr3d.finished.report.search import SEED, VARIANT, Row, Search
 from pdetr3d.presets import load
 
 
-def command(sweep: Sweep, row: Row) -> str:
-    """Shell lines for one row: a job with the space's settings, the sweep's overrides and the row's parameters as
+def command(search: Search, row: Row) -> str:
+    """Shell lines for one row: a job with the space's settings, the search's overrides and the row's parameters as
     key=value words, for each of the row's seeds.
 
     Teachers: train_teacher. Students that need pseudo labels: pipeline, which makes these first. Others: train_student
     and evaluate, since the pipeline would train a teacher that they do not need.
     """
-    space, place = sweep.document["space"], f"runs/{sweep.document['space']['name']}-row{sweep.rows.index(row) + 1}"
-    arms = [] if space["trains"] == "teacher" else [f"run.arms={json.dumps(space['trains'])}"]
-    chosen = [f"{key}={json.dumps(value)}" for key, value in row.parameters.items()]
-    words = shlex.join([*space["settings"], *space["overrides"], *chosen, *arms])
+    space, place = search.document["space"], f"runs/{search.document['space']['name']}-row{search.rows.index(row) + 1}"
+    variant = search.variants.get(row.parameters.get(VARIANT, ""), {})
+    trains = space["trains"] if variant.get("trains") is None else [variant["trains"]]
+    arms = [] if trains == "teacher" else [f"run.arms={json.dumps(trains)}"]
+    chosen = [f"{key}={json.dumps(value)}" for key, value in row.parameters.items() if key != VARIANT]
+    named = variant.get("overrides", [])
+    words = shlex.join([*space["settings"], *space["overrides"], *named, *chosen, *arms])
     seeds = list(dict.fromkeys(trial["parameters"][SEED] for trial in row.trials))
     seed = str(seeds[0]) if len(seeds) == 1 else "$seed"
     rest = f"--preset {shlex.quote(space['preset'])} --run-dir {shlex.quote(place)}/seed{seed}"
     rest += f" {words} run.seed={seed} label.seed={seed}"
-    line = " && ".join(f"python -m ray_jobs.{job} {rest}" for job in jobs(space["trains"]))
+    line = " && ".join(f"python -m ray_jobs.{job} {rest}" for job in jobs(trains))
     return line if len(seeds) == 1 else f"for seed in {' '.join(map(str, seeds))}; do {line}; done"
 
 

@@ -21,8 +21,8 @@ from pdetr3d.finished.report.page import Block, Chart, Command, Gallery, Section
 from pdetr3d.finished.report.pictures import PLACES, SAMPLES, embed
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import Run, open_run
+from pdetr3d.finished.report.search import value_at
 from pdetr3d.finished.report.spread import number
-from pdetr3d.finished.report.sweep import value_at
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import read_histories
@@ -51,7 +51,7 @@ def write_run_page(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def _students(run: Run) -> list[Block]:
-    arms = {arm: run.arm(arm) for arm in run.students}
+    arms = {arm: run.arm(arm) for arm in run.arms if arm != "teacher"}
     if not arms:
         return [Text("No student is scored yet.")]
     rows = [[name, *(number(report.get(name)) for report in arms.values())] for name in SCORES]
@@ -158,5 +158,5 @@ def _commands(run: Run) -> list[Block]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, not a sweep's."""
+    """Whether a folder is a run's, not a search's."""
     return (folder / "run.json").is_file()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdetr3d.finished.report.sweep import value_at
+from pdetr3d.finished.report.search import value_at
 from pdetr3d.schema import DataError
 
 NOT_CONFIG = ("code", "tables")  # beside the config's keys in run.json
@@ -50,21 +50,16 @@ class Run:
         """Student arms that are scored."""
         return sorted(file.parent.name.removeprefix("evaluate_") for file in self.path.glob("evaluate_*/done.json"))
 
-    @property
-    def students(self) -> list[str]:
-        """``arms`` without the teacher."""
-        return [arm for arm in self.arms if arm != "teacher"]
-
     def arm(self, name: str) -> dict[str, Any]:
         """Devkit scores of an arm on the val split; of "teacher": quality of its boxes at that split's clicks."""
         trial = (
             value_at(self.stage("trial"), ("final", name)) or {}
-        )  # of a sweep's trial, whose teacher is scored there
+        )  # of a search's trial, whose teacher is scored there
         return self.stage(f"evaluate_{name}") or trial
 
     @property
     def timing_s(self) -> dict[str, float]:
-        """Stage -> seconds, where a pipeline or a sweep's trial wrote them down; 0 for one that was there before."""
+        """Stage -> seconds, where a pipeline or a search's trial wrote them down; 0 for one that was there before."""
         return value_at(read(self.path / "report.json"), ("timing",)) or self.stage("trial").get("timing_s") or {}
 
     @property
@@ -77,19 +72,12 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs to compare.
 
     Raises:
-        DataError: for the same one twice, a single one with fewer than two scored students, or a folder that is no run
-            directory.
+        DataError: for fewer than two, the same one twice, or a folder that is no run directory.
     """
     resolved = [path.resolve() for path in paths]
-    if len(set(resolved)) < len(resolved):
-        raise DataError(f"compare needs different run directories; got {', '.join(map(str, paths))}")
-    runs = [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
-    if len(runs) == 1 and len(runs[0].students) < 2:
-        raise DataError(
-            f"compare needs two or more run directories, or one with two or more scored students; {paths[0]} has "
-            f"{', '.join(runs[0].students) or 'none'}: name another run, too, or see pdetr3d report {paths[0]}"
-        )
-    return runs
+    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
+        raise DataError(f"compare needs two or more different run directories; got {', '.join(map(str, paths))}")
+    return [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
 
 
 def open_run(path: Path, name: str = "") -> Run:
@@ -101,7 +89,7 @@ def open_run(path: Path, name: str = "") -> Run:
     if not (path / "run.json").is_file():
         raise DataError(
             f"{path} is no run directory: it has no run.json (jobs write there what --run-dir names; trials of a "
-            "sweep are SWEEP/trials/NAME)"
+            "search are SEARCH/trials/NAME)"
         )
     path = path.resolve()
     return Run(name or path.name, path, {k: v for k, v in read(path / "run.json").items() if k != NO_DIFFERENCE})

@@ -1,4 +1,4 @@
-"""What trials of a sweep have in common is trained once, by one actor, in folders named by what it depends on."""
+"""What trials of a search have in common is trained once, by one actor, in folders named by what it depends on."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from ray_jobs.stage_keys import labels_key, pretraining_key, teacher_key
 from ray_jobs.stages import EXPERIMENT, Stages
 from ray_jobs.stream import quiet_ray_data
 
-BASE = "base"  # run directory of a sweep's untouched config, prepared by the driver; it trains nothing
+BASE = "base"  # run directory of a search's untouched config, prepared by the driver; it trains nothing
 WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
-class SweepFolder:
-    """Where a sweep keeps what it makes. ``base``: config that its trials vary. ``parent``: MLflow run id, or ""."""
+class SearchFolder:
+    """Where a search keeps what it makes. ``base``: config that its trials vary. ``parent``: MLflow run id, or ""."""
 
     path: Path
     base: Config
     parent: str
 
     def stages(self, folder: Path, config: Config, tracker: Tracker) -> Stages:
-        """Stages of a run directory on the sweep's dataset. A process of the sweep that was killed may live on for some
-        seconds, or be seen as dead only after a minute: it is waited for."""
+        """Stages of a run directory on the search's dataset. A process of the search that was killed may live on for
+        some seconds, or be seen as dead only after a minute: it is waited for."""
         prepared = RunDir(self.path / BASE, self.base, reading=True)
         return Stages(RunDir(folder, config, wait_s=WAIT_S), tracker, self.path, like=prepared)
 
     def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
-        """The MLflow run of a trial or of something shared, nested in the sweep's."""
-        tags = {"sweep": self.path.name}
+        """The MLflow run of a trial or of something shared, nested in the search's."""
+        tags = {"search": self.path.name}
         tracker = Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
         log_provenance(tracker, config.to_json())
         return tracker
@@ -55,9 +55,9 @@ class SharedStages:
     """Body of the actor. Calls come in threads; a stage that several trials ask for is trained for the first of them,
     while the others wait."""
 
-    def __init__(self, sweep: SweepFolder) -> None:
+    def __init__(self, search: SearchFolder) -> None:
         quiet_ray_data()
-        self.sweep = sweep
+        self.search = search
         self.locks: dict[str, Lock] = defaultdict(Lock)
 
     def labels(self, config_json: str) -> Path:
@@ -65,7 +65,7 @@ class SharedStages:
 
         def make(stages: Stages) -> None:
             if stages.to_label:
-                stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, teacher_key, self.sweep))
+                stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, teacher_key, self.search))
             stages.pseudo_labels()
 
         return self._once("labels", Config.from_json(config_json), labels_key, make)
@@ -77,7 +77,7 @@ class SharedStages:
         def make(stages: Stages) -> None:
             if config.teacher.lidar_init == "boxes_only":
                 pretrained = self.pretraining(config_json)
-                stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, pretraining_key, self.sweep))
+                stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, pretraining_key, self.search))
             stages.teacher()
 
         return self._once("teacher", config, teacher_key, make)
@@ -93,18 +93,18 @@ class SharedStages:
     ) -> Path:
         key = key_of(config)
         name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
-        folder = self.sweep.path / "shared" / name
+        folder = self.search.path / "shared" / name
         with self.locks[name]:
-            mine = shared_config(self.sweep.base, config, key)
-            with self.sweep.tracker(folder, mine, name) as tracker:
-                stages = self.sweep.stages(folder, mine, tracker)
+            mine = shared_config(self.search.base, config, key)
+            with self.search.tracker(folder, mine, name) as tracker:
+                stages = self.search.stages(folder, mine, tracker)
                 with closing(stages.run):
                     make(stages)
         return folder
 
 
 def open_shared(
-    folder: Path, config: Config, key_of: Callable[[Config], dict[str, object]], sweep: SweepFolder
+    folder: Path, config: Config, key_of: Callable[[Config], dict[str, object]], search: SearchFolder
 ) -> RunDir:
     """The run directory of something shared, as the trial of ``config`` knows it."""
-    return RunDir(folder, shared_config(sweep.base, config, key_of(config)), reading=True)
+    return RunDir(folder, shared_config(search.base, config, key_of(config)), reading=True)

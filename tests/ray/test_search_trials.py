@@ -1,4 +1,4 @@
-"""Trials of a sweep on the real Ray Tune: which of them go on in the process of another."""
+"""Trials of a search on the real Ray Tune: which of them go on in the process of another."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from ray import tune
 
 from pdetr3d.presets import load
-from ray_jobs import sweep
-from ray_jobs.space import Domain, SearchSpace
+from ray_jobs.searches import tuning
+from ray_jobs.searches.space import Domain, SearchSpace
 
 pytestmark = pytest.mark.ray
 
@@ -44,13 +44,13 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
         (place / "process").write_text(f"{os.getpid()} {chosen['seed']}")
         tune.report({"progress": 100.0, "samples": 8, "mAP": 0.5})
 
-    monkeypatch.setattr(sweep, "run_trial", trial)
-    monkeypatch.setattr(sweep, "SharedStages", type("Nothing", (), {"__init__": lambda self, folder: None}))
+    monkeypatch.setattr(tuning, "run_trial", trial)
+    monkeypatch.setattr(tuning, "SharedStages", type("Nothing", (), {"__init__": lambda self, folder: None}))
     one = {"optim.lr": Domain(values=(1e-3,))}
     space = SearchSpace(name="s", question="?", trains=("ours",), metric="mAP", seeds=(3, 4), space=one, asha=asha)
-    job: Any = SimpleNamespace(sweep=SimpleNamespace(path=tmp_path, base=load("quickstart")), space=space)
+    job: Any = SimpleNamespace(search=SimpleNamespace(path=tmp_path, base=load("quickstart")), space=space)
     ctrl_c = signal.getsignal(signal.SIGINT)
-    failed = sweep.search(job, 1, budget)
+    failed = tuning.run_trials(job, 1, budget)
     assert signal.getsignal(signal.SIGINT) is ctrl_c  # Tune would keep it, and the first Ctrl-C afterwards be lost
     ran = [file.read_text().split() for file in tmp_path.glob("trials/*/process")]
     assert failed == 0 and sorted(seed for _, seed in ran) == ["3", "4"]

@@ -1,4 +1,4 @@
-"""A sweep at toy size: its driver is killed in the middle, the same command ends it, shared stages are trained once."""
+"""A search at toy size: its driver is killed midway, the same command ends it, what is shared is trained once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.training_cases import world_arguments
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = """
-question: Does a killed sweep go on?
+question: Does a killed search go on?
 trains: [ours, boxes_only]
 metric: mATE
 settings: [optim.checkpoints=2]
@@ -55,9 +55,9 @@ OVERRIDES = [
 def start(
     folder: Path, dataroot: Path, output: Path, space: str = SPACE, words: tuple[str, ...] = ()
 ) -> subprocess.Popen[bytes]:
-    """The sweep, in a process group of its own. ``words``: more of its command."""
+    """The search, in a process group of its own. ``words``: more of its command."""
     (folder / "mine.yaml").write_text(space)
-    command = [sys.executable, "-m", "ray_jobs.sweep", str(folder / "mine.yaml"), "--preset", "quickstart"]
+    command = [sys.executable, "-m", "ray_jobs.search", str(folder / "mine.yaml"), "--preset", "quickstart"]
     with output.open("wb") as stream:
         return subprocess.Popen(
             [*command, "--run-dir", str(folder / "run"), "--out", str(folder / "out"), "--concurrent", "2",
@@ -75,9 +75,9 @@ def wait_for_a_score(job: subprocess.Popen[bytes], run: Path, output: Path, time
 
 
 @pytest.fixture(scope="module")
-def swept(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any], str]]:
-    """(run directory, sweep.json, output of the second call) of a sweep that was killed once."""
-    folder = tmp_path_factory.mktemp("sweep")
+def searched(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any], str]]:
+    """(run directory, search.json, output of the second call) of a search that was killed once."""
+    folder = tmp_path_factory.mktemp("search")
     run, outputs = folder / "run", [folder / "first.log", folder / "second.log"]
     job = start(folder, sim_world, outputs[0])
     wait_for_a_score(job, run, outputs[0])
@@ -87,14 +87,14 @@ def swept(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     _, alive = psutil.wait_procs(family, timeout=60)
     for process in alive:
         process.kill()
-    assert not (run / "sweep.json").exists()
+    assert not (run / "search.json").exists()
     job = start(folder, sim_world, outputs[1])
     assert job.wait(timeout=300) == 0, outputs[1].read_text()
-    yield run, json.loads((run / "sweep.json").read_text()), outputs[1].read_text()
+    yield run, json.loads((run / "search.json").read_text()), outputs[1].read_text()
 
 
-def test_every_combination_was_trained_to_its_end(swept: tuple[Path, dict[str, Any], str]) -> None:
-    run, document, _ = swept
+def test_every_combination_was_trained_to_its_end(searched: tuple[Path, dict[str, Any], str]) -> None:
+    run, document, _ = searched
     trials = document["trials"]
     assert [trial["status"] for trial in trials] == ["finished"] * 2
     assert sorted(trial["parameters"]["student.mask_sigma_factor"] for trial in trials) == [0.25, 1.0]
@@ -104,12 +104,12 @@ def test_every_combination_was_trained_to_its_end(swept: tuple[Path, dict[str, A
         assert trial["data"]["keyframes"] == 6 and trial["data"]["box_keyframes"] == 2  # a scene of three
         config = json.loads((run / trial["run_dir"] / "run.json").read_text())
         assert config["student.mask_sigma_factor"] == trial["parameters"]["student.mask_sigma_factor"]
-    assert len(document["groups"]) == 2 and document["space"]["question"] == "Does a killed sweep go on?"
+    assert len(document["groups"]) == 2 and document["space"]["question"] == "Does a killed search go on?"
     assert json.loads((run.parent / "out" / "mine.json").read_text()) == document
 
 
-def test_what_trials_share_was_trained_once(swept: tuple[Path, dict[str, Any], str]) -> None:
-    run, document, _ = swept
+def test_what_trials_share_was_trained_once(searched: tuple[Path, dict[str, Any], str]) -> None:
+    run, document, _ = searched
     kinds = ["shared/boxes_only", "shared/labels", "shared/teacher"]
     assert [name.split("-")[0] for name in document["shared"]] == kinds
     assert [file.parent.parent.parent.name for file in run.rglob("ray/teacher")] == ["shared"]
@@ -122,10 +122,10 @@ def test_what_trials_share_was_trained_once(swept: tuple[Path, dict[str, Any], s
     assert labels == {(run / document["shared"][1] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes()}
 
 
-def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None:
-    run, document, _ = swept
+def test_no_run_is_left_running(searched: tuple[Path, dict[str, Any], str]) -> None:
+    run, document, _ = searched
     entry = json.loads((run / "mlflow_run.json").read_text())
-    (parent,) = (one for name, one in entry.items() if name.startswith("sweep"))
+    (parent,) = (one for name, one in entry.items() if name.startswith("search"))
     client = connect(parent["uri"])
     experiment = client.get_run(parent["run_id"]).info.experiment_id
     runs = client.search_runs([experiment])
@@ -135,7 +135,7 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
     # process's runs were continued, not started anew.
     assert sorted(names, key=str.lower) == sorted(
         [
-            "sweep mine",
+            "search mine",
             "crops",
             "teacher",
             "teacher",
@@ -160,11 +160,11 @@ def test_no_run_is_left_running(swept: tuple[Path, dict[str, Any], str]) -> None
     assert len(provenance) == 6 and all(provenance)
 
 
-def test_progress_says_what_is_best(swept: tuple[Path, dict[str, Any], str]) -> None:
-    output = swept[2]
-    assert re.search(r"sweep mine: 2 finished of 2 trials \| ETA \d+ s", output) and "written:" in output
+def test_progress_says_what_is_best(searched: tuple[Path, dict[str, Any], str]) -> None:
+    output = searched[2]
+    assert re.search(r"search mine: 2 finished of 2 trials \| ETA \d+ s", output) and "written:" in output
     best = [line.split("│")[-2].strip() for line in output.splitlines() if line.startswith("│ best")]
-    assert best[-1] == f"{swept[1]['groups'][0]['score']['mean']:.4g}"
+    assert best[-1] == f"{searched[1]['groups'][0]['score']['mean']:.4g}"
 
 
 def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path) -> None:
@@ -177,13 +177,60 @@ def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path)
     job = start(tmp_path, sim_world, output, ENDS, words)
     assert job.wait(timeout=800) == 1, output.read_text()
     assert "trials failed" in output.read_text() and "missing.pth" in output.read_text()
-    document = json.loads((tmp_path / "run" / "sweep.json").read_text())
+    document = json.loads((tmp_path / "run" / "search.json").read_text())
     ends = {trial["name"]: trial["status"] for trial in document["trials"]}
     assert {"failed", "stopped"} <= set(ends.values()) <= {"failed", "stopped", "finished"}, ends
-    entry = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())["sweep mine"]
+    entry = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())["search mine"]
     client = connect(entry["uri"])
     runs = client.search_runs([client.get_run(entry["run_id"]).info.experiment_id])
     status = {one.info.run_name: one.info.status for one in runs}
     as_ended = {"failed": "FAILED", "stopped": "KILLED", "finished": "FINISHED"}
     assert {name: status[f"trial {name}"] for name in ends} == {name: as_ended[end] for name, end in ends.items()}
-    assert set(status.values()) == {"FINISHED", "KILLED", "FAILED"} and status["sweep mine"] == "FINISHED"
+    assert set(status.values()) == {"FINISHED", "KILLED", "FAILED"} and status["search mine"] == "FINISHED"
+
+
+VARIANTS = """
+question: What is a teacher worth at clicks that it does not learn from?
+trains: teacher
+metric: bev_iou
+seeds: [0, 1]
+settings: [teacher.lidar_init=none, teacher.point_crop=false, teacher.heading_start=forward]
+measured_on: point_labeled
+evaluations: {start: true, floors: true, trouble: {corruption.blur_px: [0, 2]}}
+reference: plain
+samples: 2
+variants:
+  plain: []
+  broken: [teacher.image_weights=missing.pth]
+"""
+
+
+def test_named_variants_are_measured_and_a_rerun_tries_those_that_failed(sim_world: Path, tmp_path: Path) -> None:
+    """Two variants, two seeds; the image weights of one variant are not there."""
+    output, run = tmp_path / "log", tmp_path / "run"
+    images = ("teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]")
+    job = start(tmp_path, sim_world, output, VARIANTS, images)
+    assert job.wait(timeout=500) == 1, output.read_text()
+    assert "2 trials failed" in output.read_text()
+    document = json.loads((run / "search.json").read_text())
+    ends = {(t["parameters"]["variant"], t["parameters"]["seed"]): t["status"] for t in document["trials"]}
+    expected = {"plain": "finished", "broken": "failed"}
+    assert ends == {(name, seed): status for name, status in expected.items() for seed in (0, 1)}
+    assert (document["measured_on"], document["scored_on"], document["judged"]) == (*["point_labeled"] * 2, "teacher")
+    for trial in (trial for trial in document["trials"] if trial["status"] == "finished"):
+        assert [(row["step"], row["progress"]) for row in trial["curve"]] == [(0, 0), (1, 100)]
+        assert trial["score"] == trial["curve"][-1]["bev_iou"]
+        assert set(trial["final"]) == {"teacher", "class_mean", "class_mean_pca"}
+        assert trial["final"]["teacher"]["n"] == trial["final"]["class_mean"]["n"] == trial["data"]["clicks"] > 0
+        # All but two samples are more clicks than the two; without blur the figures are those of the curve's end.
+        clean = trial["trouble"]["corruption.blur_px"]["0"]
+        assert clean["bev_iou"] == pytest.approx(trial["score"]) and clean["n"] < trial["final"]["teacher"]["n"]
+        assert trial["costs"]["parameters"] > 0 and trial["costs"]["step_s"] > 0
+    assert [group["parameters"]["variant"] for group in document["groups"]] == ["plain", "broken"]
+    assert (run / "report.html").is_file()
+    done = {t["name"]: (run / t["run_dir"] / "trial" / "done.json") for t in document["trials"] if not t["error"]}
+    before = {name: file.stat().st_mtime_ns for name, file in done.items()}
+    job = start(tmp_path, sim_world, output, VARIANTS, images)
+    assert job.wait(timeout=500) == 1 and "2 trials failed" in output.read_text()
+    assert {name: file.stat().st_mtime_ns for name, file in done.items()} == before, "trained or measured again"
+    assert len(json.loads((run / "search.json").read_text())["trials"]) == 4

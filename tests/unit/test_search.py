@@ -1,4 +1,4 @@
-"""The sweep's command, what it tells Ray Tune, its budget, and the folders that trials share."""
+"""The search's command, what it tells Ray Tune, its budget, and the folders that trials share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json
-from ray_jobs import sweep, trial
-from ray_jobs.shared_stages import SharedStages, SweepFolder, shared_config
-from ray_jobs.space import Domain, SearchSpace, load_space, trial_config
+from ray_jobs import search
+from ray_jobs.search import check_same, parse, was_stopped
+from ray_jobs.searches import trial, tuning
+from ray_jobs.searches.command import changed
+from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
+from ray_jobs.searches.shared_stages import SearchFolder, SharedStages, shared_config
+from ray_jobs.searches.space import Domain, SearchSpace
+from ray_jobs.searches.space_files import load_space, trial_config
+from ray_jobs.searches.trial import PROGRESS, TRAINED, Curve
+from ray_jobs.searches.tuning import concurrency, parameters, room, scheduler, searcher
 from ray_jobs.stage_keys import labels_key, pretraining_key, teacher_key
 from ray_jobs.stages import Stages
-from ray_jobs.sweep import changed, check_same, concurrency, parameters, parse, room, scheduler, searcher, was_stopped
-from ray_jobs.sweep_progress import BudgetSpent, Progress, note_stopped
-from ray_jobs.trial import PROGRESS, TRAINED, Curve
 from tests.training_cases import world_arguments
 
 RANDOM = SearchSpace(
@@ -68,7 +72,7 @@ def test_the_command_line_changes_trials_and_seeds() -> None:
         changed(load_space("label_ratio"), parse(["label_ratio", *words, "--trials", "2"]))
 
 
-def test_a_run_directory_holds_one_sweep(tmp_path: Path) -> None:
+def test_a_run_directory_holds_one_search(tmp_path: Path) -> None:
     check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})  # none yet
     write_json(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
     check_same(tmp_path / "asked.json", {"metric": "mAP", "trials": 3})
@@ -78,7 +82,7 @@ def test_a_run_directory_holds_one_sweep(tmp_path: Path) -> None:
 
 def job_of(space: SearchSpace, folder: Path) -> trial.Job:
     base = trial_config(space, "quickstart", ["teacher.optim.checkpoints_from=0.25"], {})
-    return trial.Job(SweepFolder(folder, base, ""), space, "quickstart", ())
+    return trial.Job(SearchFolder(folder, base, ""), space, "quickstart", ())
 
 
 @pytest.mark.parametrize("more", [["--budget", "200"], ["--concurrent", "2"], []])
@@ -87,22 +91,22 @@ def test_a_rerun_that_tune_would_not_heed_is_refused(
 ) -> None:
     """Tune goes on with the budget and the concurrency that it began with."""
     calls: list[object] = []
-    monkeypatch.setattr(sweep, "init_ray", lambda *_, **__: calls.append("Ray"))
-    monkeypatch.setattr(sweep.ray, "cluster_resources", dict)
-    monkeypatch.setattr(sweep, "search", lambda job, concurrent, budget: calls.append((concurrent, budget)) or 0)
-    monkeypatch.setattr(sweep.Tracker, "start", lambda *_, **__: Tracker("", "", None))
+    monkeypatch.setattr(search, "init_ray", lambda *_, **__: calls.append("Ray"))
+    monkeypatch.setattr(search.ray, "cluster_resources", dict)
+    monkeypatch.setattr(search, "run_trials", lambda job, concurrent, budget: calls.append((concurrent, budget)) or 0)
+    monkeypatch.setattr(search.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     words = ["mask_sigma", "--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "--out", str(tmp_path)]
     world = world_arguments(sim_world)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(DataError, match="--concurrent 99: there is room for 1"):
-        sweep.run([*words, "--concurrent", "99", *world])
+        search.run([*words, "--concurrent", "99", *world])
     calls.clear()
-    sweep.run([*words, "--budget", "100", "--concurrent", "1", *world])  # what was refused began nothing
+    search.run([*words, "--budget", "100", "--concurrent", "1", *world])  # what was refused began nothing
     assert calls == ["Ray", (1, 100)]
     same = [] if "--budget" in more else ["--budget", "100"]
     key, there, now = ("budget", 100, 200) if "--budget" in more else ("concurrent", 1, 2 if more else None)
     with pytest.raises(DataError, match=f"  {key}: {there} there, {now} now"):
-        sweep.run([*words, *same, *more, *world])
+        search.run([*words, *same, *more, *world])
     assert len(calls) == 2
 
 
@@ -128,7 +132,7 @@ def test_more_at_once_than_there_is_room_for(
 
 @pytest.mark.parametrize("concurrent", [1, 2, 3, 7, 32, 50])
 def test_no_more_trials_fit_than_are_asked_for(concurrent: int) -> None:
-    share = sweep.head_share(concurrent)
+    share = tuning.head_share(concurrent)
     assert round(share * 10_000) == pytest.approx(share * 10_000)  # Ray's unit
     assert concurrent * share <= 0.99 < 0.999 < (concurrent + 1) * share
 
@@ -154,22 +158,22 @@ def test_what_tune_is_told() -> None:
 
 class Asha:
     """ASHA, which ``Curve`` tells of checkpoints as it tells Tune; less yaw error is better. A second one on the same
-    folder is what a restored sweep has."""
+    folder is what a restored search has."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.job = job_of(RANDOM, folder)
         self.scheduler: Any = scheduler(self.job)
         assert self.scheduler.set_search_properties(RANDOM.metric, "min")
         self.reports: list[dict[str, Any]] = []
-        monkeypatch.setattr("ray_jobs.trial.tune.report", self.reports.append)
+        monkeypatch.setattr("ray_jobs.searches.trial.tune.report", self.reports.append)
 
     def add(self, name: str) -> None:
         self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
 
     def decisions(self, name: str, errors: dict[int, float]) -> list[str]:
         """What it decides at each step of 100."""
-        folder = self.job.sweep.path / "trials" / name
-        curve = Curve(folder, RANDOM, {}, 100, self.job.sweep.base.teacher.optim)
+        folder = self.job.search.path / "trials" / name
+        curve = Curve(folder, RANDOM, {}, 100, self.job.search.base.teacher.optim)
         made = []
         for step, error in errors.items():
             curve.add("teacher", step, {RANDOM.metric: error})
@@ -193,7 +197,7 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
     assert asha.decisions("trained at once", {100: 2.0}) == [GO]
 
 
-def test_a_restored_sweep_compares_trials_at_what_they_told_at_the_same_share(
+def test_a_restored_search_compares_trials_at_what_they_told_at_the_same_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before: two trials at 75 %. After: both tell their newest score as often as they have kept checkpoints. A trial
@@ -211,7 +215,7 @@ def test_a_restored_sweep_compares_trials_at_what_they_told_at_the_same_share(
 
 
 @pytest.mark.parametrize(("ended", "samples", "whole"), [(2, 10, False), (3, 10, True), (0, 10, False), (0, 100, True)])
-def test_an_interrupted_sweep_is_none_that_ended(
+def test_an_interrupted_search_is_none_that_ended(
     ended: int, samples: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three trials, a budget of 50 samples. Tune returns from a Ctrl-C as it does from its end."""
@@ -221,12 +225,12 @@ def test_an_interrupted_sweep_is_none_that_ended(
     write_json(tmp_path / "trials" / "t0" / "trial.json", {"parameters": {}, "steps": 3, "curve": [row]})
     tuner = SimpleNamespace(fit=lambda: SimpleNamespace(num_errors=0))
     fake = SimpleNamespace(can_restore=lambda folder: True, restore=lambda *_, **__: tuner)
-    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda sweep: None))
-    monkeypatch.setattr(sweep.ray, "remote", lambda body: actor)
+    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda search: None))
+    monkeypatch.setattr(tuning.ray, "remote", lambda body: actor)
     for name, value in {"Tuner": fake, "with_parameters": lambda f, **_: f, "with_resources": lambda f, _: f}.items():
-        monkeypatch.setattr(sweep.tune, name, value)
+        monkeypatch.setattr(tuning.tune, name, value)
     with nullcontext() if whole else pytest.raises(KeyboardInterrupt):
-        assert sweep.search(job_of(RANDOM, tmp_path), 1, 50) == 0
+        assert tuning.run_trials(job_of(RANDOM, tmp_path), 1, 50) == 0
 
 
 def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> None:
@@ -293,8 +297,8 @@ def test_trials_share_what_their_parameters_do_not_touch() -> None:
         assert teacher_key(override(base, [word])) != teacher_key(base), word
 
 
-class OneAtATime(SweepFolder):
-    """A sweep whose stages note when they are worked on."""
+class OneAtATime(SearchFolder):
+    """A search whose stages note when they are worked on."""
 
     def stages(self, folder: Path, config: object, tracker: object) -> Any:
         return SimpleNamespace(path=folder, run=SimpleNamespace(close=lambda: None))
@@ -325,7 +329,7 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
 
 
 class Noted(OneAtATime):
-    """A sweep whose stages note what is asked of them, and where."""
+    """A search whose stages note what is asked of them, and where."""
 
     def stages(self, folder: Path, config: Config, tracker: object) -> Any:
         def note(what: str) -> None:
@@ -373,9 +377,9 @@ def test_half_the_clicks_are_other_labels_of_the_same_teacher(tmp_path: Path) ->
 
 def test_trials_and_what_they_share_say_with_what_they_were_made(tmp_path: Path) -> None:
     base = load("quickstart")
-    with SweepFolder(tmp_path, base, "").tracker(tmp_path / "trials" / "t0", base, "trial t0") as tracker:
+    with SearchFolder(tmp_path, base, "").tracker(tmp_path / "trials" / "t0", base, "trial t0") as tracker:
         run = connect(tracker.uri).get_run(tracker.run_id)
-    assert run.data.tags["env.ray"] and run.data.tags["sweep"] == tmp_path.name
+    assert run.data.tags["env.ray"] and run.data.tags["search"] == tmp_path.name
     (config,) = tmp_path.rglob("artifacts/config.json")
     assert config.read_text() == base.to_json()
 
@@ -393,14 +397,14 @@ def test_progress_is_a_table_of_running_trials_and_the_best(
         return SimpleNamespace(trial_id=name, last_result=last, is_finished=lambda: status is not None)
 
     progress, clock = Progress(tmp_path, RANDOM), iter((100.0, 160.0, 160.0, 160.0))
-    monkeypatch.setattr("ray_jobs.sweep_progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("ray_jobs.searches.progress.time.monotonic", lambda: next(clock))
     fresh = plant("fresh", 3, [], None)
     progress.on_trial_start(0, [fresh], fresh)
     half = plant("half", 1, [(50, 0.5)], None)
     progress.on_trial_result(0, [fresh, half], half, {})
     lines = capsys.readouterr().out.splitlines()
     # Half of one of three trainings took 60 s; two and a half are left.
-    assert lines[0] == "sweep r: none over of 3 trials | ETA 300 s"
+    assert lines[0] == "search r: none over of 3 trials | ETA 300 s"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [
         ["best", "1", "4", "0.25", "", "", "0.5"],
@@ -424,12 +428,12 @@ def test_a_trial_takes_over_what_others_need_too(
     arms: str | tuple[str, ...], lidar_init: str, adopted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = override(load("quickstart"), [f"teacher.lidar_init={lidar_init}"])
-    space = SimpleNamespace(trains=arms, arms=() if arms == "teacher" else arms)
-    job: Any = SimpleNamespace(space=space, sweep=SweepFolder(tmp_path, base, ""))
+    space = SimpleNamespace(trains=arms, arms_of=lambda chosen: arms, own_arms=False)
+    job: Any = SimpleNamespace(space=space, search=SearchFolder(tmp_path, base, ""))
     made: list[str] = []
     monkeypatch.setattr(trial.ray, "get", lambda name: tmp_path / name)
-    monkeypatch.setattr(trial, "teacher_scores", lambda stages, file, split: {})
-    monkeypatch.setattr(trial, "evaluate", lambda stages, arms: {})
+    monkeypatch.setattr(trial, "measured_teacher", lambda stages, space, observe: {"final": {}})
+    monkeypatch.setattr(trial, "evaluate", lambda stages, arms: dict.fromkeys(arms, {}))
     shared: Any = SimpleNamespace(
         **{name: SimpleNamespace(remote=lambda config, name=name: name) for name in ("labels", "pretraining")}
     )
@@ -437,13 +441,14 @@ def test_a_trial_takes_over_what_others_need_too(
         config=base,
         adopt=lambda stage, run: made.append(f"{run.path.name} {stage}"),
         student=lambda arm: None,
-        teacher=lambda: None,
+        run=SimpleNamespace(result=lambda stage: None),
         lineage=dict,
         timing={},
         records=[],
         data=SimpleNamespace(manifest=SimpleNamespace(achieved_ratio=0.5)),
     )
-    trial._train(stages, job, shared, Tracker("", "", None))
+    curve: Any = SimpleNamespace(add=None, chosen={})
+    trial._train(stages, job, shared, Tracker("", "", None), curve)
     assert made == adopted
 
 

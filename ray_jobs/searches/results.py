@@ -1,17 +1,21 @@
-"""From a sweep's folder to its figures: one row per trial, mean and standard deviation over seeds. Imports no Ray."""
+"""From a search's folder to its figures: one row per trial, mean and standard deviation over seeds. Imports no Ray."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ray_jobs.space import SEED, SearchSpace
-from ray_jobs.study_report import plus_minus
-from ray_jobs.study_results import spread
+from pdetr3d.config import Config
+from pdetr3d.finished.report.search import SCORED
+from pdetr3d.finished.report.spread import Spread
+from pdetr3d.pseudo_labels import FLOORS
+from ray_jobs.searches.space import SEED, SearchSpace
 
 STATUS = "status.json"  # of a trial that has ended: {"status": "finished" | "stopped" | "failed", "error"}
 ERROR = "error.json"  # of a trial that failed: {"error"}
@@ -21,16 +25,21 @@ UNFINISHED = "unfinished"
 
 
 def trial_names(folder: Path) -> list[str]:
-    """Names of a sweep's trials that have started, in order."""
+    """Names of a search's trials that have started, in order."""
     return sorted(file.parent.name for file in folder.glob(f"trials/*/{FILE}"))
 
 
 def read_trial(folder: Path, name: str, space: SearchSpace) -> dict[str, Any]:
-    """One trial, as far as it is: ``score`` is the judged metric of its newest checkpoint on the select split."""
+    """One trial, as far as it is.
+
+    ``score``: the judged metric of its newest scored checkpoint; the final one where no checkpoint is scored.
+    """
     place = folder / "trials" / name
     started = json.loads((place / FILE).read_text())
     ended, result = place / STATUS, place / RESULT / "done.json"
     curve = started["curve"]
+    found = json.loads(result.read_text()) if result.exists() else {"final": None, "data": None, "timing_s": None}
+    last = (found.get("final") or {}).get(space.judged, {}).get(space.metric)
     return {
         "name": name,
         "run_dir": str(place.relative_to(folder)),
@@ -38,20 +47,27 @@ def read_trial(folder: Path, name: str, space: SearchSpace) -> dict[str, Any]:
         "parameters": started["parameters"],
         "steps": started["steps"],
         "curve": curve,
-        "score": curve[-1][space.metric] if curve else None,
+        "score": curve[-1][space.metric] if curve else last,
         "samples": curve[-1]["samples"] if curve else 0,
-        "progress": curve[-1]["progress"] if curve else 0.0,
-        **(json.loads(result.read_text()) if result.exists() else {"final": None, "data": None, "timing_s": None}),
+        "progress": curve[-1]["progress"] if curve else 100.0 * (last is not None),
+        **found,
     }
 
 
-def collect(folder: Path, space: SearchSpace) -> dict[str, Any]:
-    """``trials``, ``groups`` (trials that differ in their seed alone, best first) and ``shared`` run directories."""
+def collect(folder: Path, space: SearchSpace, base: Config) -> dict[str, Any]:
+    """``trials``, ``groups`` (trials that differ in their seed alone, best first), ``shared`` run directories, and by
+    what trials are judged: ``metric``, ``mode``, ``judged``, ``measured_on``, ``scored_on``.
+
+    Args:
+        base: config that trials vary.
+    """
     trials = [read_trial(folder, name, space) for name in trial_names(folder)]
     return {
         "metric": space.metric,
         "mode": space.mode,
         "judged": space.judged,
+        "measured_on": space.measured_on,
+        "scored_on": space.scored_on(base) or "final",
         "trials": trials,
         "groups": groups(trials, space),
         "shared": sorted(str(file.parent.relative_to(folder)) for file in folder.glob("shared/*/run.json")),
@@ -85,6 +101,7 @@ def _group(chosen: dict[str, Any], trials: list[dict[str, Any]], space: SearchSp
         "final": {
             stage: {key: spread(t["final"][stage][key] for t in finished) for key in shown(stage)}
             for stage in (finished[0]["final"] if finished else ())
+            if stage not in FLOORS
         },
     }
 
@@ -94,6 +111,11 @@ def shown(stage: str) -> tuple[str, ...]:
     return (
         ("bev_iou", "yaw_error_rad", "size_error", "center_error_m") if stage == "teacher" else ("mAP", "NDS", "SPNDS")
     )
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """``{"mean", "std", "n"}`` of the values that are known."""
+    return asdict(Spread.of([value for value in values if value is not None]))
 
 
 def label_efficiency(document: dict[str, Any]) -> list[tuple[int, dict[str, dict[str, float | None]]]]:
@@ -112,17 +134,18 @@ def label_efficiency(document: dict[str, Any]) -> list[tuple[int, dict[str, dict
     return points
 
 
-def print_sweep(document: dict[str, Any]) -> None:
+def print_search(document: dict[str, Any]) -> None:
     """Table of the groups, best first, and how the trials ended."""
     groups, metric = document["groups"], document["metric"]
+    scored, measured = SCORED[document["scored_on"]], document["measured_on"]
     keys = list(groups[0]["parameters"]) if groups else []
     columns = [(stage, key) for stage in (groups[0]["final"] if groups else ()) for key in shown(stage)]
     table = Table(
-        *keys, f"{metric} (select)", *(f"{s.removeprefix('student_')} {k} (val)" for s, k in columns), "trials"
+        *keys, f"{metric} ({scored})", *(f"{s.removeprefix('student_')} {k} ({measured})" for s, k in columns), "trials"
     )
     for group in groups:
-        cells = [value_text(group["parameters"][key]) for key in keys] + [plus_minus(group["score"])]
-        cells += [plus_minus(group["final"][s][k]) if group["final"] else "-" for s, k in columns]
+        cells = [value_text(group["parameters"][key]) for key in keys] + [str(Spread(**group["score"]))]
+        cells += [str(Spread(**group["final"][s][k])) if group["final"] else "-" for s, k in columns]
         table.add_row(*cells, f"{group['finished']}/{len(group['trials'])}")
     Console(width=180).print(table)
     ends = [trial["status"] for trial in document["trials"]]

@@ -1,4 +1,4 @@
-"""A sweep as its report reads it: rows by seed, baseline, importance, the command of every row."""
+"""A search as its report reads it: rows by seed, baseline, importance, the command of every row."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import pytest
 from pdetr3d.config import Config
 from pdetr3d.finished.report.importance import importances
 from pdetr3d.finished.report.reproduce import command
-from pdetr3d.finished.report.sweep import Sweep, row_names, short_keys
+from pdetr3d.finished.report.search import Search, row_names, short_keys
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
-from ray_jobs.space import SearchSpace, trial_config
-from ray_jobs.sweep_results import STATUS
-from tests.report_cases import plant_trial, space_of, write_sweep
+from ray_jobs.searches.results import STATUS
+from ray_jobs.searches.space import SearchSpace
+from ray_jobs.searches.space_files import trial_config
+from tests.report_cases import plant_trial, space_of, write_search
 
 RATIOS = {"label.ratio": {"values": [0.02, 0.05, 0.1]}}
 
 
-def opened(folder: Path, space: SearchSpace, overrides: tuple[str, ...] = (), **more: Any) -> Sweep:
-    write_sweep(folder, space, overrides, **more)
-    return Sweep.open(folder)
+def opened(folder: Path, space: SearchSpace, overrides: tuple[str, ...] = (), **more: Any) -> Search:
+    write_search(folder, space, overrides, **more)
+    return Search.open(folder)
 
 
 def plant_ratios(folder: Path, **more: Any) -> SearchSpace:
@@ -38,13 +39,13 @@ def plant_ratios(folder: Path, **more: Any) -> SearchSpace:
 
 
 def test_rows_hold_figures_by_seed_best_score_first(tmp_path: Path) -> None:
-    sweep = opened(tmp_path, plant_ratios(tmp_path))
-    assert [row.name for row in sweep.rows] == ["ratio=0.1", "ratio=0.05", "ratio=0.02"]
-    assert sweep.figures(sweep.rows[1]) == pytest.approx({0: 0.3, 1: 0.32})
-    assert sweep.rows[1].spread("student_ours", "by_distance", "10-20", "mAP").mean == pytest.approx(0.31 - 0.05)
-    assert sweep.rows[1].score.mean == pytest.approx(0.33)  # select: 0.02 above
-    assert sweep.rows[1].by_seed("student_ours", "by_distance", "0-10", "AOE") == {}
-    assert sweep.stages == ["student_ours"]
+    search = opened(tmp_path, plant_ratios(tmp_path))
+    assert [row.name for row in search.rows] == ["ratio=0.1", "ratio=0.05", "ratio=0.02"]
+    assert search.figures(search.rows[1]) == pytest.approx({0: 0.3, 1: 0.32})
+    assert search.rows[1].spread("student_ours", "by_distance", "10-20", "mAP").mean == pytest.approx(0.31 - 0.05)
+    assert search.rows[1].score.mean == pytest.approx(0.33)  # select: 0.02 above
+    assert search.rows[1].by_seed("student_ours", "by_distance", "0-10", "AOE") == {}
+    assert search.stages == ["student_ours"]
 
 
 def test_a_seed_drawn_twice_counts_once(tmp_path: Path) -> None:
@@ -59,10 +60,10 @@ def test_only_finished_trials_have_figures(tmp_path: Path) -> None:
     space = space_of(RATIOS)
     plant_trial(tmp_path, space, "a", {"label.ratio": 0.1}, 0.3)
     plant_trial(tmp_path, space, "b", {"label.ratio": 0.05}, 0.9, status="stopped")
-    sweep = opened(tmp_path, space)
-    assert [len(sweep.figures(row)) for row in sweep.rows] == [1, 0]
-    assert sweep.rows[1].score.mean == 0.1
-    assert [row.name for row in sweep.lines(5)] == ["ratio=0.1"]
+    search = opened(tmp_path, space)
+    assert [len(search.figures(row)) for row in search.rows] == [1, 0]
+    assert search.rows[1].score.mean == 0.1
+    assert [row.name for row in search.lines(5)] == ["ratio=0.1"]
 
 
 def test_a_trial_that_was_interrupted_after_its_last_file_is_unfinished(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_the_baseline_has_the_configs_own_values(tmp_path: Path) -> None:
     assert row is not None and row.parameters == {"label.ratio": 0.05} and why == "the config's own values"
 
 
-def test_the_baseline_follows_the_sweeps_settings(tmp_path: Path) -> None:
+def test_the_baseline_follows_the_searches_settings(tmp_path: Path) -> None:
     """The config is the preset under the space's settings and the overrides."""
     space = space_of({"student.guidance": {"values": ["full", "none"]}}, settings=["student.guidance=none"])
     for name, value in (("a", "full"), ("b", "none")):
@@ -102,11 +103,11 @@ def test_the_baseline_may_be_named_and_a_wrong_name_lists_them(tmp_path: Path) -
     space = space_of({"label.ratio": {"values": [0.1]}, "optim.lr": {"values": [0.01, 0.02]}})
     plant_trial(tmp_path, space, "a", {"label.ratio": 0.1, "optim.lr": 0.01}, 0.4)
     plant_trial(tmp_path, space, "b", {"label.ratio": 0.1, "optim.lr": 0.02}, 0.3)
-    sweep = opened(tmp_path, space)
-    row, _ = sweep.baseline("lr=0.02 ratio=0.1")
-    assert row is sweep.rows[1]
+    search = opened(tmp_path, space)
+    row, _ = search.baseline("lr=0.02 ratio=0.1")
+    assert row is search.rows[1]
     with pytest.raises(DataError, match="lr=0.03(.|\n)*  ratio=0.1 lr=0.01"):
-        sweep.baseline("ratio=0.1 lr=0.03")
+        search.baseline("ratio=0.1 lr=0.03")
 
 
 def test_no_finished_trial_is_no_baseline(tmp_path: Path) -> None:
@@ -116,9 +117,9 @@ def test_no_finished_trial_is_no_baseline(tmp_path: Path) -> None:
 
 
 def test_lines_are_the_best_rows_and_the_baseline(tmp_path: Path) -> None:
-    sweep = opened(tmp_path, plant_ratios(tmp_path))
-    assert [row.name for row in sweep.lines(2, sweep.rows[2])] == ["ratio=0.1", "ratio=0.02"]
-    assert [row.name for row in sweep.lines(2, sweep.rows[0], None)] == ["ratio=0.1", "ratio=0.05"]
+    search = opened(tmp_path, plant_ratios(tmp_path))
+    assert [row.name for row in search.lines(2, search.rows[2])] == ["ratio=0.1", "ratio=0.02"]
+    assert [row.name for row in search.lines(2, search.rows[0], None)] == ["ratio=0.1", "ratio=0.05"]
 
 
 def test_names_of_rows_differ() -> None:
@@ -132,17 +133,17 @@ def test_names_of_rows_differ() -> None:
     ("text", "message"),
     [(None, "no such file"), ("{", "not JSON"), ("[]", "lacks space"), ('{"space": {}}', "lacks preset")],
 )
-def test_what_is_no_sweep_is_bad_input(tmp_path: Path, text: str | None, message: str) -> None:
+def test_what_is_no_search_is_bad_input(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
-        (tmp_path / "sweep.json").write_text(text)
+        (tmp_path / "search.json").write_text(text)
     with pytest.raises(DataError, match=message):
-        Sweep.open(tmp_path)
+        Search.open(tmp_path)
 
 
 # --- importance ---
 
 
-def planted(folder: Path, kinds: dict[str, Any], count: int, figure: Any, **more: Any) -> Sweep:
+def planted(folder: Path, kinds: dict[str, Any], count: int, figure: Any, **more: Any) -> Search:
     """``count`` trials at seeded random parameters."""
     space, draw = space_of(kinds, search="random", trials=count, **more), np.random.default_rng(0)
     for place in range(count):
@@ -171,8 +172,8 @@ def test_lists_and_errors_have_importance_too(tmp_path: Path) -> None:
         "model.backbone_channels": {"values": [[32, 64, 96], [16, 32, 48]]},
         "optim.clip_norm": {"uniform": [1.0, 9.0]},
     }
-    sweep = planted(tmp_path, kinds, 12, lambda c: c["model.backbone_channels"][0] / 100, metric="SPNDS")
-    assert next(iter(importances(sweep)[0])) == "model.backbone_channels"
+    search = planted(tmp_path, kinds, 12, lambda c: c["model.backbone_channels"][0] / 100, metric="SPNDS")
+    assert next(iter(importances(search)[0])) == "model.backbone_channels"
 
 
 @pytest.mark.parametrize(
@@ -224,10 +225,10 @@ def test_a_rows_command_has_its_trials_configs(tmp_path: Path, trains: Any, metr
     overrides = ("student.guidance=full", "data.dataroot=/data/a b")
     for place, chosen in enumerate(space.combinations()):
         plant_trial(tmp_path, space, f"t{place}", chosen, 0.1)
-    sweep = opened(tmp_path, space, overrides)
+    search = opened(tmp_path, space, overrides)
     folders = set()
-    for row in sweep.rows:
-        made = configs(command(sweep, row))
+    for row in search.rows:
+        made = configs(command(search, row))
         expected = [trial_config(space, "quickstart", list(overrides), t["parameters"]) for t in row.trials]
         assert [job for job, _, _ in made] == jobs * 2
         assert [config for _, _, config in made] == [config for config in expected for _ in jobs]
@@ -240,14 +241,14 @@ def test_a_rows_command_has_its_trials_configs(tmp_path: Path, trains: Any, metr
 def test_one_seed_needs_no_loop(tmp_path: Path) -> None:
     space = space_of(RATIOS)
     plant_trial(tmp_path, space, "a", {"label.ratio": 0.02, "seed": 7}, 0.1)
-    sweep = opened(tmp_path, space)
-    assert command(sweep, sweep.rows[0]) == (
+    search = opened(tmp_path, space)
+    assert command(search, search.rows[0]) == (
         "python -m ray_jobs.pipeline --preset quickstart --run-dir runs/planted-row1/seed7 label.ratio=0.02 "
         "'run.arms=[\"ours\"]' run.seed=7 label.seed=7"
     )
 
 
 def test_documents_are_json(tmp_path: Path) -> None:
-    """What tests plant has the keys that a sweep writes."""
-    document = write_sweep(tmp_path, plant_ratios(tmp_path))
-    assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(document))
+    """What tests plant has the keys that a search writes."""
+    document = write_search(tmp_path, plant_ratios(tmp_path))
+    assert json.loads((tmp_path / "search.json").read_text()) == json.loads(json.dumps(document))

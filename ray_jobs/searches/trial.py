@@ -1,4 +1,4 @@
-"""One trial of a sweep: a run directory of its own, scored on the select split while it trains, on val at the end."""
+"""One trial of a search: a run directory of its own, scored while it trains or after, and measured at its end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.scoring import evaluate, teacher_scores
-from ray_jobs.shared_stages import SweepFolder, open_shared
-from ray_jobs.space import SearchSpace, trial_config
+from ray_jobs.scoring import evaluate
+from ray_jobs.searches.evaluations import measured_teacher
+from ray_jobs.searches.results import ERROR, FILE, RESULT
+from ray_jobs.searches.shared_stages import SearchFolder, open_shared
+from ray_jobs.searches.space import SearchSpace
+from ray_jobs.searches.space_files import trial_config
 from ray_jobs.stage_keys import labels_key, pretraining_key
 from ray_jobs.stages import Stages
 from ray_jobs.stream import quiet_ray_data
-from ray_jobs.sweep_results import ERROR, FILE, RESULT
+from ray_jobs.teacher_stages import crop_steps
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
 TRAINED = 100.0
@@ -31,9 +34,9 @@ TRAINED = 100.0
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a sweep are told."""
+    """What all trials of a search are told."""
 
-    sweep: SweepFolder
+    search: SearchFolder
     space: SearchSpace
     preset: str
     overrides: tuple[str, ...]
@@ -47,12 +50,12 @@ def run_trial(chosen: dict[str, Any], job: Job, shared: Any) -> None:
     """
     quiet_ray_data()
     name = tune.get_context().get_trial_id()
-    folder = job.sweep.path / "trials" / name
+    folder = job.search.path / "trials" / name
     (folder / ERROR).unlink(missing_ok=True)
     try:
         _run(name, folder, chosen, job, shared)
     except Exception as error:
-        # Kept here: where a sweep was restored, Tune does not find its own record of an error before it ends.
+        # Kept here: where a search was restored, Tune does not find its own record of an error before it ends.
         write_json(folder / ERROR, {"error": reason(error)})
         raise
 
@@ -66,41 +69,36 @@ def reason(error: Exception) -> str:
 
 
 def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any) -> None:
-    if not (folder / FILE).exists():  # one that fails as it starts is a trial of the sweep, too
+    if not (folder / FILE).exists():  # one that fails as it starts is a trial of the search, too
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
-    with job.sweep.tracker(folder, config, f"trial {name}") as tracker:
-        stages = job.sweep.stages(folder, config, tracker)
+    with job.search.tracker(folder, config, f"trial {name}") as tracker:
+        stages = job.search.stages(folder, config, tracker)
         with closing(stages.run):  # this process goes on with other trials
             curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), job.space.optim(config))
-            stages.observe = curve.add
+            if job.space.scored_on(config) == "select":
+                stages.observe = curve.add
             if stages.run.result(RESULT) is None:
-                stages.run.finish(RESULT, _train(stages, job, shared, tracker))
+                stages.run.finish(RESULT, _train(stages, job, shared, tracker, curve))
             curve.report()  # a trial that was finished before tells its score, too
 
 
-def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str, Any]:
-    """Train what the space says; returns the trial's figures: ``final`` by stage, ``data``."""
-    config, space = stages.config, job.space
+def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker, curve: Curve) -> dict[str, Any]:
+    """Train what the space says; returns the trial's figures: ``final`` by stage, ``data``, of teachers ``trouble`` and
+    ``costs``, too."""
+    space = job.space
     if space.trains == "teacher":
-        if config.teacher.lidar_init == "boxes_only":
+        if stages.config.teacher.lidar_init == "boxes_only":
             _adopt_pretraining(stages, job, shared)
-        final = {"teacher": teacher_scores(stages, stages.teacher(), config.data.val_split)}
+        figures = measured_teacher(stages, space, curve.add)
     else:
-        # The judged student is scored while it trains, and is each trial's own.
-        if space.arms[0] != "boxes_only" and {"boxes_only", "self_training"} & {*space.arms}:
-            _adopt_pretraining(stages, job, shared)
-        if "ours" in space.arms:
-            made = ray.get(shared.labels.remote(config.to_json()))
-            stages.adopt("pseudo_labels", open_shared(made, config, labels_key, job.sweep))
-        for arm in space.arms:
-            stages.student(arm)
-        final = {f"student_{arm}": scores for arm, scores in evaluate(stages, space.arms).items()}
-    tracker.log_metrics({"final": final})
+        figures = {"final": _students(stages, job, shared, space.arms_of(curve.chosen))}
+    tracker.log_metrics({"final": figures["final"]})
     manifest = stages.data.manifest
     boxed = [record for record in stages.records if record.role == "box"]
+    labels = stages.run.result("pseudo_labels")
     return {
-        "final": final,
+        **figures,
         "timing_s": stages.timing,
         "data": {
             **stages.lineage(),
@@ -109,19 +107,36 @@ def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker) -> dict[str,
             "box_keyframes": len(boxed),
             "boxes": sum(len(record.boxes) for record in boxed),
             "clicks": sum(len(record.clicks) for record in stages.records if record.role == "point"),
+            "label_bev_iou": None if labels is None else labels["teacher"]["bev_iou"],
         },
     }
+
+
+def _students(stages: Stages, job: Job, shared: Any, arms: tuple[str, ...]) -> dict[str, Any]:
+    """Train students, the first of which is judged; stage -> its scores on the val split."""
+    # The judged student is scored while it trains, and is each trial's own.
+    if arms[0] != "boxes_only" and {"boxes_only", "self_training"} & {*arms}:
+        _adopt_pretraining(stages, job, shared)
+    if "ours" in arms:
+        made = ray.get(shared.labels.remote(stages.config.to_json()))
+        stages.adopt("pseudo_labels", open_shared(made, stages.config, labels_key, job.search))
+    for arm in arms:
+        stages.student(arm)
+    scores = evaluate(stages, arms)
+    return {"student": scores[arms[0]]} if job.space.own_arms else {f"student_{arm}": s for arm, s in scores.items()}
 
 
 def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
     """Take over the student of the boxes alone from the trials that share it."""
     made = ray.get(shared.pretraining.remote(stages.config.to_json()))
-    stages.adopt("student_boxes_only", open_shared(made, stages.config, pretraining_key, job.sweep))
+    stages.adopt("student_boxes_only", open_shared(made, stages.config, pretraining_key, job.search))
 
 
 def judged_steps(stages: Stages, space: SearchSpace) -> int:
     """Optimizer steps of its whole training."""
     optim = space.optim(stages.config)
+    if space.trains == "teacher" and stages.config.teacher.model == "crop":
+        return crop_steps(stages, stages.records.select(stages.records.boxed))
     samples = int(stages.records.boxed.sum()) if space.trains == "teacher" else stages.labeled
     return total_steps(optim.epochs, samples, optim.batch_size)
 
@@ -150,11 +165,12 @@ class Curve:
 
     def add(self, stage: str, step: int, scores: dict[str, Any]) -> None:
         """See ``Stages.observe``."""
-        if stage != self.space.judged:
+        if stage != self.space.judged_stage(self.chosen):
             return
         value = scores[self.space.metric]
         if value is None:
-            raise DataError(f"{self.space.metric} cannot be told from data.select_split: nothing there has it")
+            where = "data.select_split" if self.space.measured_on == "val" else "the point-labeled samples"
+            raise DataError(f"{self.space.metric} cannot be told from {where}: nothing there has it")
         share = 100 * step / self.steps
         figures = {PROGRESS: share, "samples": step * self.batch, self.space.metric: float(value)}
         self.rows[step] = {"step": step, **figures}

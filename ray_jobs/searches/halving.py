@@ -1,4 +1,4 @@
-"""ASHA (asynchronous successive halving) for trials that a killed sweep continues, and that are scored once trained."""
+"""ASHA (asynchronous successive halving) for trials that a killed search continues and that are scored at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ray_jobs.sweep_results import FILE
-from ray_jobs.trial import PROGRESS, TRAINED
+from ray_jobs.searches.results import FILE
+from ray_jobs.searches.trial import PROGRESS, TRAINED
 
 REDUCTION = 2  # half of the trials go on at each rung; scores of short trainings are too noisy for fewer
 
@@ -22,7 +22,7 @@ class Halving(ASHAScheduler):
     compared by the late scores that they tell first. A trained trial goes on: it has still to be scored on val.
 
     Args:
-        folder: of the sweep. first: percent of a training before which no trial ends.
+        folder: of the search. first: percent of a training before which no trial ends.
     """
 
     def __init__(self, folder: Path, first: float) -> None:

@@ -1,4 +1,4 @@
-"""A sweep's figures, from trial folders that hold what trials write."""
+"""A search's figures, from trial folders that hold what trials write."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from pdetr3d.presets import load
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.space import Domain, SearchSpace
-from ray_jobs.sweep import log_label_efficiency
-from ray_jobs.sweep_results import collect, label_efficiency, print_sweep, read_trial, trial_names
+from ray_jobs.search import log_label_efficiency
+from ray_jobs.searches.results import collect, label_efficiency, print_search, read_trial, trial_names
+from ray_jobs.searches.space import Domain, SearchSpace
 
 SPACE = SearchSpace(
     name="s",
@@ -24,6 +25,8 @@ SPACE = SearchSpace(
     seeds=(0, 1),
     space={"label.ratio": Domain(values=(0.1, 0.2))},
 )
+
+BASE = load("quickstart")
 
 
 def trial(folder: Path, name: str, ratio: float, seed: int, score: float | None, status: str | None) -> None:
@@ -70,7 +73,7 @@ def test_trials(folder: Path) -> None:
 
 
 def test_groups_are_mean_and_deviation_over_the_finished_seeds(folder: Path) -> None:
-    document = collect(folder, SPACE)
+    document = collect(folder, SPACE, BASE)
     best, second = document["groups"][:2]
     # 0.2 was finished with one seed alone; the other failed, and its score does not count.
     assert best["parameters"] == {"label.ratio": 0.2} and best["score"] == {"mean": 0.5, "std": None, "n": 1}
@@ -84,10 +87,10 @@ def test_groups_are_mean_and_deviation_over_the_finished_seeds(folder: Path) -> 
     assert document["shared"] == ["shared/labels-1"] and document["judged"] == "student_ours"
 
 
-def test_what_boxes_buy_is_a_curve_of_the_sweeps_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_boxes_buy_is_a_curve_of_the_searches_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """0.1: seeds with 10 and 11 box-labeled keyframes scored 0.2 and 0.4; 0.2: one seed was finished, with 20."""
-    with Tracker.start(tmp_path_factory.mktemp("store"), "e", "sweep", {}, {}) as parent:
-        log_label_efficiency(parent, collect(folder, SPACE))
+    with Tracker.start(tmp_path_factory.mktemp("store"), "e", "search", {}, {}) as parent:
+        log_label_efficiency(parent, collect(folder, SPACE, BASE))
     client = connect(parent.uri)
 
     def curve(key: str) -> list[tuple[int, float]]:
@@ -102,7 +105,7 @@ def test_what_boxes_buy_is_told_apart_by_whatever_else_varies(tmp_path: Path) ->
         trial(tmp_path, name, 0.1, 0, 0.4, "finished")
         file = tmp_path / "trials" / name / "trial.json"
         write_json(file, json.loads(file.read_text()) | {"parameters": {**chosen, "seed": 0}})
-    assert label_efficiency(collect(tmp_path, SPACE)) == [
+    assert label_efficiency(collect(tmp_path, SPACE, BASE)) == [
         (10, {"student_ours": {"SPNDS optim.lr=0.5": 0.4}, "student_boxes_only": {"SPNDS optim.lr=0.5": 0.1}})
     ]
 
@@ -114,16 +117,16 @@ def test_less_is_better_where_the_metric_says_so(folder: Path) -> None:
         place = folder / "less" / "trials" / name
         row = {"step": 1, "progress": 100.0, "samples": 2, "mATE": value}
         write_json(place / "trial.json", rows | {"parameters": {"label.ratio": value, "seed": 0}, "curve": [row]})
-    assert [g["parameters"]["label.ratio"] for g in collect(folder / "less", errors)["groups"]] == [0.3, 0.7]
+    assert [g["parameters"]["label.ratio"] for g in collect(folder / "less", errors, BASE)["groups"]] == [0.3, 0.7]
 
 
 def test_the_table_names_scores_and_failures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_sweep(collect(folder, SPACE))
+    print_search(collect(folder, SPACE, BASE))
     text = capsys.readouterr().out
-    assert "0.300 +- 0.141" in text and "1/2" in text and "d failed: broke" in text
+    assert "0.300 ± 0.141" in text and "1/2" in text and "d failed: broke" in text
     assert "1 failed, 3 finished, 1 stopped, 1 unfinished" in text
 
 
-def test_an_empty_sweep_has_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_sweep(collect(tmp_path, SPACE))
+def test_an_empty_search_has_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_search(collect(tmp_path, SPACE, BASE))
     assert "SPNDS (select)" in capsys.readouterr().out

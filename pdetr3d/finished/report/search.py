@@ -1,7 +1,8 @@
-"""A sweep's ``sweep.json``, as reports read it: rows of parameters, their figures by seed, the baseline.
+"""A search's ``search.json``, as reports read it: rows of parameters, their figures by seed, the baseline.
 
-``score``: the judged metric on the select split, by which trials were compared and rows are sorted. A *figure* is what
-a finished trial reached on the val split, where nothing was chosen.
+``score``: the judged metric by which trials were compared and rows are sorted, on ``scored_on`` (the select split, the
+first point-labeled samples, or "final": it is the figure). A *figure* is what a finished trial reached on
+``measured_on``: the val split, where nothing was chosen, or the point-labeled samples, from which no teacher learned.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from pdetr3d.finished.labels.measured_runs import SEARCHES
 from pdetr3d.finished.report.spread import Spread
+from pdetr3d.finished.report.study_results import from_study
+from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import DataError
 
-FILE = "sweep.json"
 SEED = "seed"  # the parameter of a trial that is its seed
+SCORED = {"select": "select", "point_labeled": "curve", "final": "final"}  # ``scored_on`` -> what tables call the score
+VARIANT = "variant"  # the parameter of a trial that names its settings
 NEEDED = (
     "space",
     "preset",
@@ -43,7 +48,7 @@ class Row:
 
     Attributes:
         name: its parameters as words, unlike that of any other row. parameters: config key -> value.
-        trials: entries of ``sweep.json``, in order.
+        trials: entries of ``search.json``, in order.
     """
 
     name: str
@@ -58,7 +63,11 @@ class Row:
     def by_seed(self, *path: str) -> dict[int, float]:
         """Seed -> figure at ``path`` in ``final`` (stage, key, ...), over the finished trials that have it; the mean of
         trials that a random search drew twice with one seed."""
-        return _by_seed(self.finished, ("final", *path))
+        return self.values("final", *path)
+
+    def values(self, *path: str) -> dict[int, float]:
+        """The same of any number that trials hold ("final", "trouble", "costs", "data")."""
+        return _by_seed(self.finished, path)
 
     def spread(self, *path: str) -> Spread:
         """Of ``by_seed``."""
@@ -66,23 +75,30 @@ class Row:
 
     @property
     def score(self) -> Spread:
-        """On the select split, over all finished trials, or over all where none is finished."""
+        """Over all finished trials, or over all where none is finished."""
         return Spread.of(_by_seed(self.finished or self.trials, ("score",)).values())
 
 
-class Sweep:
-    """What a sweep left in its run directory.
+class Search:
+    """What a search left in its run directory.
 
     Attributes:
-        folder: the directory. document: of ``sweep.json``. rows: best score first, unfinished ones last.
-        metric, mode, judged: by what trials were compared, "min" or "max", of which stage. keys: that are varied.
+        folder: the directory. document: of ``search.json``. rows: best score first, unfinished ones last.
+        metric, mode, judged: by what trials were compared, "min" or "max", of which stage.
+        measured_on, scored_on: where figures, and scores, come from. domains: parameter that is varied -> its domain
+            (``ray_jobs.searches.space.Domain`` as JSON). keys: of these parameters.
     """
 
     def __init__(self, folder: Path, document: dict[str, Any]) -> None:
         self.folder, self.document = folder, document
         self.metric, self.mode, self.judged = (str(document[key]) for key in ("metric", "mode", "judged"))
         self.trials: list[dict[str, Any]] = document["trials"]
-        self.keys = list(document["space"]["space"])
+        # Older code had but one of each.
+        self.measured_on, self.scored_on = document.get("measured_on", "val"), document.get("scored_on", "select")
+        self.variants: dict[str, dict[str, Any]] = document["space"].get("variants") or {}
+        named = {VARIANT: {"values": list(self.variants)}} if self.variants else {}
+        self.domains: dict[str, dict[str, Any]] = named | document["space"]["space"]
+        self.keys = list(self.domains)
         by_name = {trial["name"]: trial for trial in self.trials}
         groups = document["groups"]
         names = row_names([group["parameters"] for group in groups])
@@ -92,40 +108,55 @@ class Sweep:
         ]
 
     @staticmethod
-    def open(folder: Path) -> Sweep:
-        """Read ``folder/sweep.json``.
+    def open(path: Path) -> Search:
+        """Read ``search.json`` of a run directory, or a file of that form, as results/SPACE.json is one.
 
         Raises:
-            DataError: when there is none, it cannot be read, or it is no sweep's.
+            DataError: when there is none, it cannot be read, or it is no search's.
         """
-        file = folder / FILE
+        folder = path if path.is_dir() else path.parent
+        file = next((f for f in (path, *(path / name for name in SEARCHES)) if f.is_file()), path / SEARCHES[0])
         if not file.is_file():
             raise DataError(
-                f"{file}: no such file; name the run directory of a sweep that has ended (python -m ray_jobs.sweep "
+                f"{file}: no such file; name the run directory of a search that has ended (python -m ray_jobs.search "
                 "writes it at its end; the same command continues an interrupted one)"
             )
         try:
             document = json.loads(file.read_text())
         except ValueError as error:
-            raise DataError(f"{file} is not JSON ({error}); run the sweep's command again to write it anew") from error
+            raise DataError(f"{file} is not JSON ({error}); run the search's command again to write it anew") from error
+        if isinstance(document, dict) and "study" in document:
+            document = from_study(document)
         missing = [key for key in NEEDED if not isinstance(document, dict) or key not in document]
         if missing:
-            raise DataError(f"{file} lacks {', '.join(missing)}: written by other code? run the sweep's command again")
-        return Sweep(folder, document)
+            raise DataError(f"{file} lacks {', '.join(missing)}: written by other code? run the search's command again")
+        return Search(folder, document)
+
+    @property
+    def score_name(self) -> str:
+        """What tables and axes call ``Row.score``."""
+        return f"{self.metric} ({SCORED[self.scored_on]})"
 
     @property
     def stages(self) -> list[str]:
-        """What finished trials have figures of, the judged stage first."""
+        """What finished trials have figures of, the judged stage first, without floors."""
         stages = [stage for row in self.rows for trial in row.finished for stage in trial["final"]]
-        return sorted(dict.fromkeys(stages), key=lambda stage: stage != self.judged)
+        known = dict.fromkeys(stage for stage in stages if stage not in FLOORS)
+        return sorted(known, key=lambda stage: stage != self.judged)
+
+    @property
+    def floors(self) -> list[str]:
+        """Boxes without a teacher that finished trials have figures of."""
+        return [name for name in FLOORS if any(name in trial["final"] for row in self.rows for trial in row.finished)]
 
     def figures(self, row: Row) -> dict[int, float]:
-        """Seed -> the judged metric on the val split."""
+        """Seed -> the judged metric of finished trials."""
         return row.by_seed(self.judged, self.metric)
 
     def baseline(self, name: str | None = None) -> tuple[Row | None, str]:
-        """The row that others are compared with, and why it is that one: ``name``; else the row of the config as it is
-        without the space; else the one whose trial started first. Rows without figures are none.
+        """The row that others are compared with, and why it is that one: ``name``; else the space's reference; else the
+        row of the config as it is without the space; else the one whose trial started first. Rows without
+        figures are none.
 
         Raises:
             DataError: when there is no row ``name``, or it has no figures.
@@ -137,6 +168,10 @@ class Sweep:
                 there = "\n".join(f"  {row.name}" for row in known) or "  (none)"
                 raise DataError(f"--baseline {name!r}: no finished row of that name; there are\n{there}")
             return found[0], "named by --baseline"
+        reference = self.document["space"].get("reference")
+        for row in known:
+            if reference is not None and row.parameters[VARIANT] == reference:
+                return row, "the space's reference"
         config = self.document["config"]
         for row in known:
             if all(value_at(config, key.split(".")) == value for key, value in row.parameters.items()):
@@ -171,12 +206,17 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def row_names(parameters: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of rows: "roi_grid=3 free_points=4"; with all digits where fewer would make two alike."""
+    """Names of rows: "roi_grid=3 free_points=4", of a variant its name alone. All digits where fewer would make two
+    alike."""
     short = short_keys(list(dict.fromkeys(key for row in parameters for key in row)))
-    names = [" ".join(f"{short[key]}={value_text(value)}" for key, value in row.items()) for row in parameters]
-    if len(set(names)) == len(names):
-        return names
-    return [" ".join(f"{short[key]}={compact(value)}" for key, value in row.items()) for row in parameters]
+    for text in (value_text, compact):
+        names = [
+            " ".join(value if key == VARIANT else f"{short[key]}={text(value)}" for key, value in row.items())
+            for row in parameters
+        ]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def value_text(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""What a sweep costs beside its trainings: eight trials, one after another, against the same eight run alone.
+"""What a search costs beside its trainings: eight trials, one after another, against the same eight run alone.
 
 Simulated world of the quickstart, teachers trained for EPOCHS of its 14 passes: the shorter the trainings, the more a
-sweep's own work weighs. Both score the val split; a trial also the select split. Seconds are wall time of
+search's own work weighs. Both score the val split; a trial also the select split. Seconds are wall time of
 whole commands. Asserts no size.
 """
 
@@ -22,11 +22,12 @@ from rich.table import Table
 
 from pdetr3d.presets import load
 from pdetr3d.simulator.simulate import simulate
-from ray_jobs.space import SEED, load_space
+from ray_jobs.searches.space import SEED
+from ray_jobs.searches.space_files import load_space
 
 TRIALS, EPOCHS = int(os.environ.get("PDETR3D_TRIALS", 8)), float(os.environ.get("PDETR3D_EPOCHS", 4))
 SPACE = {
-    "question": "Does a sweep cost more than its trials?",
+    "question": "Does a search cost more than its trials?",
     "trains": "teacher",
     "metric": "bev_iou",
     "seeds": list(range(TRIALS)),
@@ -55,9 +56,9 @@ def test_print_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for chosen in space.combinations():
         seeded = [f"run.seed={chosen[SEED]}", f"label.seed={chosen[SEED]}", "--run-dir", f"alone{chosen[SEED]}"]
         alone.append(seconds(tmp_path, ["ray_jobs.train_teacher", *given, *space.settings, *seeded]))
-    sweep = seconds(tmp_path, ["ray_jobs.sweep", str(file), *given, "--concurrent", "1", "--run-dir", "sweep"])
-    ended = [trial["status"] for trial in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["trials"]]
+    search = seconds(tmp_path, ["ray_jobs.search", str(file), *given, "--concurrent", "1", "--run-dir", "search"])
+    ended = [trial["status"] for trial in json.loads((tmp_path / "search" / "search.json").read_text())["trials"]]
     assert ended == ["finished"] * TRIALS
-    table = Table("trials", "passes", "alone, sum", "sweep", "ratio", title="wall time, s")
-    table.add_row(str(TRIALS), f"{EPOCHS:g}", f"{sum(alone):.0f}", f"{sweep:.0f}", f"{sweep / sum(alone):.2f}")
+    table = Table("trials", "passes", "alone, sum", "search", "ratio", title="wall time, s")
+    table.add_row(str(TRIALS), f"{EPOCHS:g}", f"{sum(alone):.0f}", f"{search:.0f}", f"{search / sum(alone):.2f}")
     Console(width=100).print(table)

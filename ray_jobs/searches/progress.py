@@ -1,4 +1,4 @@
-"""What a sweep's driver does while trials run: notes how they end, shows the best, ends when the budget is spent."""
+"""What a search's driver does while trials run: notes how they end, shows the best, ends when the budget is spent."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.table import Table
 
 from pdetr3d.tracking.runs import end_runs
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.space import SEED, SearchSpace
-from ray_jobs.sweep_results import ERROR, RESULT, STATUS, UNFINISHED, groups, read_trial, trial_names, value_text
-from ray_jobs.trial import PROGRESS, TRAINED
+from ray_jobs.searches.results import ERROR, RESULT, STATUS, UNFINISHED, groups, read_trial, trial_names, value_text
+from ray_jobs.searches.space import SEED, SearchSpace
+from ray_jobs.searches.trial import PROGRESS, TRAINED
 
 EVERY_S = 20.0  # between two tables of progress
 
 
 class BudgetSpent(Stopper):
-    """Ends the whole sweep once its trials have trained on so many samples together: each at its next checkpoint, and
+    """Ends the whole search once its trials have trained on so many samples together: each at its next checkpoint, and
     all at once as soon as none is trained that has still to be scored on val.
 
     Args:
-        samples: of all trials. folder: of the sweep.
+        samples: of all trials. folder: of the search.
     """
 
     def __init__(self, samples: int, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Progress(Callback):
     """Writes each ended trial's ``status.json``, ends its MLflow runs, and prints the best so far and the time left.
 
     Args:
-        folder: of the sweep. space: of its trials.
+        folder: of the search. space: of its trials.
     """
 
     def __init__(self, folder: Path, space: SearchSpace) -> None:
@@ -117,11 +117,11 @@ class Progress(Callback):
         ends = [row["status"] for row in rows]
         over = ", ".join(f"{ends.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in ends)
         print(
-            f"sweep {self.space.name}: {over or 'none over'} of {self.space.size} trials | ETA {self._left_s(trials)}"
+            f"search {self.space.name}: {over or 'none over'} of {self.space.size} trials | ETA {self._left_s(trials)}"
         )
         best = next((g for g in groups([r for r in rows if r["score"] is not None], self.space)), None)
-        keys = list(self.space.space)
-        table = Table("", *keys, SEED, "trained", f"{self.space.metric} (select)")
+        keys = list(self.space.domains)
+        table = Table("", *keys, SEED, "trained", self.space.metric)
         if best is not None:
             cells = [value_text(best["parameters"][key]) for key in keys]
             table.add_row("best", *cells, "", "", f"{best['score']['mean']:.4g}")

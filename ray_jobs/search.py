@@ -1,0 +1,126 @@
+"""Compare variants, or search a space of config keys: trials side by side, shared stages trained once, one report.
+
+python -m ray_jobs.search SPACE --preset NAME [--run-dir DIR] [--seeds 0 1] [--variant NAME] [--pretrained DIR]
+    [--trials N] [--concurrent N] [--budget SAMPLES] [--samples N] [--final-samples N] [key=value ...]
+
+SPACE is a file of tune_spaces/, by name or path. A rerun of the same call continues: finished trials stay, interrupted
+and failed ones go on where they were. Writes search.json and report.html in its run directory, and results/SPACE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pdetr3d.exits import guarded
+from pdetr3d.finished.report.search_page import write_report
+from pdetr3d.schema import DataError
+from pdetr3d.tracking.provenance import log_provenance
+from pdetr3d.tracking.runs import Tracker, end_runs
+from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from ray_jobs.arms import check_arms
+from ray_jobs.launch import init_ray
+from ray_jobs.refused import refusable
+from ray_jobs.searches import command
+from ray_jobs.searches.evaluations import check_known
+from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_search
+from ray_jobs.searches.shared_stages import BASE, SearchFolder
+from ray_jobs.searches.space_files import check_space, load_space
+from ray_jobs.searches.trial import Job
+from ray_jobs.searches.tuning import concurrency, run_trials
+from ray_jobs.stages import EXPERIMENT, Stages
+
+ASKED = "asked.json"  # what a search was begun with
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; see ``searches.command.parse``."""
+    return command.parse(arguments, (__doc__ or "").splitlines()[0])
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The job.
+
+    Raises:
+        DataError: for an unknown space, variant, preset, key or value, or a run directory of another search.
+        SystemExit: with code 1 when trials failed; a rerun tries them again.
+    """
+    args = parse(arguments)
+    space = command.changed(load_space(args.space), args)
+    check_space(space, args.preset, args.overrides)
+    args.run_dir = args.run_dir or Path("runs") / f"search-{space.name}-{args.preset}"
+    with refusable(args.run_dir.resolve()):
+        folder, overrides = command.open_world(args, space.settings)
+        base = check_space(space, args.preset, overrides)
+        asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
+        # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
+        begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
+        check_same(folder / ASKED, begun)
+        prepared = RunDir(folder / BASE, base)
+        if space.measured_on == "val":
+            check_arms(space.arms, prepare(prepared), prepared.config)
+        else:
+            check_known(Stages(prepared, None, folder))
+    tags = {"search": folder.name, "question": space.question}
+    with Tracker.start(folder, EXPERIMENT, f"search {space.name}", base.flat(), tags) as parent:
+        log_provenance(parent, base.to_json())
+        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
+        init_ray(base.scaling.use_gpu, dashboard=True)
+        concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())
+        write_json(folder / ASKED, begun)  # not before: what was refused began nothing, and may be asked otherwise
+        job = Job(SearchFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
+        try:
+            failed = run_trials(job, concurrent, args.budget)
+        finally:
+            for place in (*folder.glob("trials/*"), *folder.glob("shared/*")):
+                # Being ended by ASHA was an error to the trial's own process.
+                end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
+        made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}
+        document = command.provenance(args, base) | made | collect(folder, space, base)
+        for file in (folder / "search.json", args.out / f"{space.name}.json"):
+            write_json(file, document)
+            parent.log_artifact(file)
+        log_label_efficiency(parent, document)
+    print_search(document)
+    page = write_report(folder)["report"]
+    print(f"written: {folder / 'search.json'}\nwritten: {file}\nwritten: {page}")
+    if failed:
+        raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+
+
+def log_label_efficiency(parent: Tracker, document: dict[str, Any]) -> None:
+    """Curves ``label_efficiency/STAGE/SPNDS`` of the search's run; a step is a box-labeled keyframe."""
+    for boxed, scores in label_efficiency(document):
+        parent.log_metrics({"label_efficiency": scores}, boxed)
+
+
+def was_stopped(trial: Path) -> bool:
+    """Whether ASHA or a spent budget ended it."""
+    file = trial / STATUS
+    return file.exists() and json.loads(file.read_text())["status"] == "stopped"
+
+
+def check_same(file: Path, asked: dict[str, Any]) -> None:
+    """Go on with nothing but what was begun, if anything was.
+
+    Raises:
+        DataError: when the run directory holds another search (names what differs).
+    """
+    before = json.loads(file.read_text()) if file.exists() else asked
+    differing = [f"  {k}: {before.get(k)} there, {v} now" for k, v in asked.items() if before.get(k) != v]
+    if differing:
+        lines = "\n".join(differing)
+        raise DataError(
+            f"{file.parent} holds another search; it differs in\n{lines}\n"
+            "Give what it was begun with to go on with it, or choose another --run-dir."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(run))

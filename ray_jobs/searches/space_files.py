@@ -1,0 +1,109 @@
+"""Search spaces as files: found by name, read, and checked against the preset they are applied to. Imports no Ray."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+import tune_spaces
+from pdetr3d.config import Config, override, unknown_key
+from pdetr3d.presets import load
+from pdetr3d.schema import DataError
+from pdetr3d.training.label_source import fixed_by_manifest
+from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
+
+FOLDER = Path(tune_spaces.__file__).parent
+
+
+def names() -> list[str]:
+    """The spaces in ``tune_spaces/``."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_space(name: str) -> SearchSpace:
+    """The space ``tune_spaces/NAME.yaml``, or that of a path to a ``.yaml`` file.
+
+    Raises:
+        DataError: when there is none, or it cannot be understood (names file and key).
+    """
+    file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise DataError(f"no search space {name!r}: {hint}there are {', '.join(names())}, or name a .yaml file")
+    try:
+        document = yaml.safe_load(file.read_text())
+        if not isinstance(document, dict):
+            raise DataError(f"{file}: a search space is a mapping (question, trains, metric, space); see its README")
+        return SearchSpace(**document, name=file.stem)
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not YAML: {error}") from error
+    except ValidationError as error:
+        lines = [": ".join(filter(None, (str(file), ".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
+        raise DataError("\n".join(lines)) from error
+
+
+def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config:
+    """The config that all trials start from; every value that a trial may take is tried on it.
+
+    Raises:
+        DataError: for a key that the preset does not have (names the closest), a value that it does not allow, or a
+            preset whose checkpoints cannot be scored while they are trained.
+    """
+    base = trial_config(space, preset, overrides, {})
+    known = base.flat()
+    named = {_key(word) for variant in space.variants.values() for word in variant.overrides}
+    fixed = {_key(word) for word in overrides} & (space.space.keys() | named)
+    if fixed:
+        raise DataError(f"{', '.join(sorted(fixed))}: the space {space.name} varies this key; it cannot be set, too")
+    seeded_keys = {_key(word) for word in (*overrides, *space.settings)} | named
+    if seeded_keys & {"run.seed", "label.seed"}:
+        wrong = ", ".join(sorted(seeded_keys & {"run.seed", "label.seed"}))
+        raise DataError(f"{wrong}: trials are seeded by --seeds, or by seeds: in the space")
+    if space.asha and space.optim(base).checkpoints == 1:
+        raise DataError(
+            f"search space {space.name}: asha compares trials at kept checkpoints before the last one, but "
+            f"{'teacher.' if space.trains == 'teacher' else ''}optim.checkpoints is 1: set it to 2 or more"
+        )
+    fixed_by_manifest(base, [*space.space, *named, *map(_key, space.settings)])
+    for key in (*space.space, *named):
+        if key not in known:
+            raise DataError(f"search space {space.name}: {unknown_key(key, list(known))}")
+        if key.startswith(("sim.", "scaling.", "storage.", "data.dataroot", "run.", "label.seed")):
+            how = "give seeds: instead" if key.endswith(".seed") else "set it for all of them"
+            raise DataError(f"search space {space.name}: {key} is the search's, not a trial's: {how}")
+    for key, domain in space.domains.items():
+        for value in domain.extremes:
+            trial_config(space, preset, overrides, {key: value})
+    for chosen in space.combinations() if space.search == "grid" else ():
+        trial_config(space, preset, overrides, chosen)
+    for key, values in space.evaluations.trouble.items():
+        for number in values:
+            override(base, [f"{key}={number:g}"])
+    if not space.scored_on(base) and (space.asha or space.search != "grid"):
+        raise DataError(
+            f"preset {preset} has no data.select_split, on which trials are compared: set it to a split that is "
+            "neither trained on nor reported, e.g. data.select_split=mini_val"
+        )
+    return base
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def trial_config(space: SearchSpace, preset: str, overrides: Sequence[str], chosen: dict[str, Any]) -> Config:
+    """The preset under the space's settings, the user's overrides and a trial's parameters: key -> value, SEED and
+    VARIANT."""
+    variant = space.variants[chosen[VARIANT]] if VARIANT in chosen else Variant()
+    words = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if key not in (SEED, VARIANT)]
+    seeds = [f"run.seed={chosen[SEED]}", f"label.seed={chosen[SEED]}"] if SEED in chosen else []
+    arms = space.arms_of(chosen)
+    trained = [f"run.arms={json.dumps(arms)}"] if arms else []
+    return override(load(preset, [*space.settings, *overrides]), [*variant.overrides, *words, *trained, *seeds])
