@@ -13,7 +13,6 @@ from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build, check_models
 from pdetr3d.training.start_weights import initialize_start, start_weights
-from ray_jobs.studies import STUDIES
 from tests.model_cases import shaken, tiny_config
 
 SIZES = np.full((10, 3), 2, np.float32)
@@ -74,19 +73,3 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = tiny_config(f"teacher.start_from={file}", f"data.classes={own}")
     with pytest.raises(DataError, match=r"trained on the classes car, .* but data.classes has a, b"):
         check_models(other, SIZES[:2])
-
-
-def test_a_study_begins_with_the_teachers_of_another(tmp_path: Path) -> None:
-    """Of its lowest seed; variants keep their own settings."""
-    chosen = STUDIES["kitti_clicks"]
-    for name, changes in chosen.variants.items():
-        for seed in (10, 2):
-            place = tmp_path / name / f"seed{seed}" / "teacher"
-            saved(place, *changes).rename(place / "step_0000009.pt")
-            (place / "done.json").write_text('{"checkpoints": ["step_0000009.pt"]}')
-    both = chosen.pretrained(tmp_path).variants
-    assert list(both) == ["crop", "none", "d_roi", "crop-pretrained", "none-pretrained", "d_roi-pretrained"]
-    file = tmp_path.resolve() / "none" / "seed2" / "teacher" / "step_0000009.pt"
-    assert both["none-pretrained"] == (*chosen.variants["none"], f"teacher.start_from={file}")
-    with pytest.raises(DataError, match="no such file or folder"):
-        chosen.pretrained(tmp_path / "nowhere")
