@@ -37,8 +37,10 @@ def click(
 ) -> None:
     """Click objects in a browser: LiDAR, images and clicks on a page. Every act is saved at once. Ctrl-C ends.
 
-    The clicks become labels by `pdetr3d label --import`; OUT.done.json beside
-    them says which frames are done.
+    `pdetr3d label --import` turns the clicks into labels. OUT.done.json beside
+    them lists the frames that are done.
+
+    Example: pdetr3d click --index INDEX --split mini_train --out clicks.csv
     """
     missing = [name for name in ("viser", "filelock") if importlib.util.find_spec(name) is None]
     if missing:

@@ -28,7 +28,10 @@ def simulate(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). The sim.* keys set its size."""
+    """Write a simulated world as a valid nuScenes dataset (version v1.0-sim). The sim.* keys set its size.
+
+    Example: pdetr3d simulate --dataroot simulated sim.scenes=4 sim.val_scenes=1
+    """
     config = load_config(preset, overrides, config_file)
     from pdetr3d.simulator.simulate import simulate as write_world
 
@@ -46,7 +49,10 @@ def index(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Read the tables of a dataset once and write the index: one row per keyframe. The data.* keys say how."""
+    """Read the tables of a dataset once and write the index: one row per keyframe. The data.* keys say how.
+
+    Example: pdetr3d index --dataroot /data/nuscenes --version v1.0-mini
+    """
     config = load_config(preset, overrides, config_file)
     from pdetr3d.data.index.file_ledger import CONTENT_BYTES, FileLedger
     from pdetr3d.data.index.index import Index
@@ -119,6 +125,8 @@ def label(
     it differs from the preset.
 
     Jobs train on the manifest with label.source=manifest label.manifest=FOLDER.
+
+    Example: pdetr3d label --index INDEX --import clicks.csv --out labels
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
@@ -222,7 +230,10 @@ def inspect(
     sweeps: Annotated[int, typer.Option(min=1, max=10, help="LiDAR sweeps, the keyframe included.")] = 1,
     out: Annotated[Path | None, typer.Option(help="PNG file. Default: runs/inspect/TOKEN.png, here.")] = None,
 ) -> None:
-    """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks."""
+    """Draw a sample to a PNG: bird's-eye view and six cameras with LiDAR, boxes and clicks.
+
+    Example: pdetr3d inspect 0 --index runs/index/v1.0-mini/index.arrow
+    """
     from pdetr3d.api import token_of
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import LabelManifest, inspection_record
@@ -262,7 +273,10 @@ def pack(
     processes: Annotated[int, typer.Option(min=0, help="Processes; 0: one per CPU core.")] = 0,
     verify: Annotated[bool, typer.Option("--verify", help="Only compare the checksums of an existing pack.")] = False,
 ) -> None:
-    """Write samples as Parquet shards for object storage. The same command continues an interrupted one."""
+    """Write samples as Parquet shards for object storage. The same command continues an interrupted one.
+
+    Example: pdetr3d pack --index runs/index/v1.0-mini/index.arrow --out packed
+    """
     from pdetr3d.data.loading.pack import pack as write
     from pdetr3d.data.loading.pack import verify as compare
 

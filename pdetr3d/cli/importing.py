@@ -38,8 +38,8 @@ def kitti(
     scenes: Annotated[
         Path | None,
         typer.Option(
-            help="CSV: sample,scene,timestamp_us[,split]. It groups frames into scenes and leaves out others. Default: "
-            "scenes.csv in the root; without one each frame is a scene."
+            help="CSV with the columns sample, scene, timestamp_us and optionally split. It groups frames into scenes. "
+            "Frames that it does not name are left out. Default: scenes.csv in the root; without it a frame is a scene."
         ),
     ] = None,
     classes: ListFile = "",
@@ -48,11 +48,13 @@ def kitti(
 ) -> None:
     """Import KITTI (object or tracking layout) as version v1.0-kitti: splits kitti_train, kitti_val, kitti_all.
 
-    Splits follow the column split of --scenes, or ImageSets/*.txt; else 30 % of
-    the frames, whole scenes, are for validation. LIDAR_TOP stands at the
-    velodyne: x right, y forward, z up as KITTI's boxes stand. The ground
-    outside the camera's view is marked as not annotated, DontCare as regions to
-    ignore (regions.parquet beside the tables).
+    Splits follow the column split of --scenes, or ImageSets/*.txt. Without
+    both, 30 % of the frames (whole scenes) are for validation. LIDAR_TOP stands
+    at the velodyne: x right, y forward, z up, upright as KITTI's boxes are. The
+    ground outside the camera's view is marked as not annotated, and DontCare
+    areas as regions to ignore (regions.parquet beside the tables).
+
+    Example: pdetr3d import kitti --root kitti --out dataset
     """
     from pdetr3d.class_list import read_classes
     from pdetr3d.importers.kitti import VERSION, import_kitti
@@ -86,8 +88,10 @@ def frames(
 ) -> None:
     """Import LiDAR files, boxes and images that plain tables list (docs/datasets.md), as version v1.0-frames.
 
-    Splits follow the column split of frames.parquet, as frames_NAME; without it
-    30 % of the frames, whole scenes, are frames_val.
+    Splits follow the column split of frames.parquet, as frames_NAME. Without it
+    30 % of the frames (whole scenes) are frames_val.
+
+    Example: pdetr3d import frames --root mine --out dataset --forward x
     """
     from pdetr3d.class_list import read_classes
     from pdetr3d.importers.plain import VERSION, import_frames
@@ -106,8 +110,10 @@ def kitti_score(
 ) -> None:
     """Score boxes as KITTI does: AP at 40 recall points, in 3D and from above, easy, moderate and hard.
 
-    For datasets that `pdetr3d import kitti` wrote. Recall points are exact,
-    also where there are fewer than 41 objects.
+    This is for datasets that `pdetr3d import kitti` wrote. All 40 recall points
+    are evaluated, also where there are fewer than 41 objects.
+
+    Example: pdetr3d kitti-score results.json --index INDEX
     """
     import json
 

@@ -23,7 +23,10 @@ def show_config(
         bool, typer.Option("--model", help="Print the parameters and FLOPs of every part instead.")
     ] = False,
 ) -> None:
-    """Print the resolved configuration as YAML for --config: every key with its meaning, unit and allowed values."""
+    """Print the resolved configuration as YAML for --config: every key with its meaning, unit and allowed values.
+
+    Example: pdetr3d show-config --preset quickstart label.ratio=0.1
+    """
     config = load_config(preset, overrides, config_file)
     if not model:
         if as_json:
@@ -71,7 +74,10 @@ def plan(
     storage_gb_s: Annotated[float, typer.Option(help="Shared storage, all readers together, in GB/s.")] = 10.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the estimate to this JSON file.")] = None,
 ) -> None:
-    """Estimate time, cores, network, memory and bottleneck of a training from measured costs, for up to 512 GPUs."""
+    """Estimate time, cores, network, memory and bottleneck of a training from measured costs, for up to 512 GPUs.
+
+    Example: pdetr3d plan --preset nuscenes-voxel --workers 8 --measured costs.json
+    """
     from pdetr3d.finished.capacity.costs import make_cluster
     from pdetr3d.finished.capacity.plan import costs, print_plan
     from pdetr3d.finished.capacity.rates import given_rates, rates_of_run
@@ -117,7 +123,10 @@ def export(
     ] = ExportFormat.TORCHSCRIPT,
     device: Annotated[str, typer.Option(help="Device of the TorchScript model: cpu, cuda.")] = "cpu",
 ) -> None:
-    """Export a trained student: LiDAR points in, boxes out, without clicks or images."""
+    """Export a trained student: LiDAR points in, boxes out, without clicks or images.
+
+    Example: pdetr3d export runs/quickstart --format onnx --out onnx-student
+    """
     from pdetr3d.finished.deploy.source import TrainedStudent, chosen_checkpoint
 
     trained = TrainedStudent.load(checkpoint or chosen_checkpoint(run_dir, arm))
@@ -154,8 +163,10 @@ def import_weights(
     """Make a student from a CenterPoint that mmdetection3d (1.0 or later) or OpenPCDet trained on nuScenes.
 
     The preset (nuscenes-pillar, nuscenes-voxel) and keys must describe its
-    model. Writes checkpoint.pt, which predict and export take, and import.json,
-    which lists what became what.
+    model. The command writes checkpoint.pt for predict and export, and
+    import.json, which lists the weights that were used.
+
+    Example: pdetr3d import-weights model.pth --preset nuscenes-voxel --out new
     """
     from pdetr3d.importers.centerpoint import import_centerpoint, summary
 

@@ -44,9 +44,9 @@ def predict(
     poses: Annotated[
         Path | None,
         typer.Option(
-            help="CSV: file,timestamp_us,x,y,z,qw,qx,qy,qz[,sequence]: LiDAR -> a fixed frame, in meters; file is "
-            "relative to the CSV's folder. Earlier files of a sequence are accumulated, as in training. Default: "
-            "single sweeps of age 0."
+            help="CSV with the columns file, timestamp_us, x, y, z, qw, qx, qy, qz and optionally sequence: poses "
+            "LiDAR -> a fixed frame, in meters. file is relative to the CSV's folder. Earlier files of a sequence are "
+            "accumulated, as in training. Default: single sweeps of age 0."
         ),
     ] = None,
     index_file: Annotated[Path | None, typer.Option("--index", help="Index file, instead of --lidar.")] = None,
@@ -65,6 +65,8 @@ def predict(
     same frame: center x, y, z and l (along the heading), w, h in meters, yaw in
     radians counter-clockwise about z from +x, vx, vy in m/s, class, score. With
     --index, --out FILE.json is a nuScenes results file (global frame).
+
+    Example: pdetr3d predict runs/quickstart --lidar recordings --out boxes.parquet
     """
     from pdetr3d.data.storage.files import new_folder
     from pdetr3d.inference.frames import Asked
@@ -114,6 +116,8 @@ def boxes(
     predicts. "accepted" and "reason" say whether the box may be trained on.
     --out FILE.json is a nuScenes results file of the accepted boxes (global
     frame).
+
+    Example: pdetr3d boxes runs/quickstart --clicks clicks.csv --out boxes.parquet
     """
     from pdetr3d.data.index.index import FILE, Index
     from pdetr3d.inference.click_boxes import ClickBoxes

@@ -28,6 +28,8 @@ def score(
     Matching, filters and means are the devkit's (detection_cvpr_2019); regions
     of VERSION/regions.parquet count. Boxes are taken as they stand in the file,
     with their velocities and attributes. Samples of other splits are left out.
+
+    Example: pdetr3d score results.json --index INDEX --split val
     """
     import json
 

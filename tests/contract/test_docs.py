@@ -146,6 +146,19 @@ def test_the_configuration_page_is_current() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == config_keys.page(), command
 
 
+def every_verb() -> dict[str, str]:
+    """Verb -> its help; the verbs of a group as "import kitti"."""
+    groups = {name: getattr(verb, "commands", {"": verb}) for name, verb in VERBS.items()}
+    return {f"{name} {part}".strip(): verb.help or "" for name, parts in groups.items() for part, verb in parts.items()}
+
+
+@pytest.mark.parametrize(("verb", "text"), every_verb().items())
+def test_the_help_of_a_verb_shows_an_example(verb: str, text: str) -> None:
+    """One line of the help, a command whose options, presets and keys exist."""
+    (example,) = re.findall(r"^Example: (.*)$", text, re.MULTILINE)
+    assert example.startswith(f"pdetr3d {verb} ") and problems(shlex.split(example)) == []
+
+
 def test_modules_the_makefile_runs_exist() -> None:
     jobs = re.findall(r"-m (ray_jobs\.\w+)", (ROOT / "Makefile").read_text())
     assert jobs and [job for job in jobs if importlib.util.find_spec(job) is None] == []
