@@ -15,7 +15,7 @@ from rich.text import Text
 from pdetr3d.cli.app import app, say
 from pdetr3d.errors import DataError
 
-RunFolder = Annotated[Path, typer.Argument(help="Run directory whose pseudo labels are made.", metavar="RUN_DIR")]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory with pseudo labels.", metavar="RUN_DIR")]
 
 
 class LabelFormat(StrEnum):
@@ -28,12 +28,16 @@ class LabelFormat(StrEnum):
 @app.command()
 def export_labels(
     run_dir: RunFolder,
-    out: Annotated[Path, typer.Option(help="results: the JSON file; tables: the new dataroot. Must not exist.")],
+    out: Annotated[Path, typer.Option(help="JSON file (results) or new dataroot (tables). Must not exist.")],
     kind: Annotated[
-        LabelFormat, typer.Option("--format", help="A results file, or complete v1.0 tables under a new dataroot.")
+        LabelFormat,
+        typer.Option("--format", help="A nuScenes results file, or complete v1.0 tables in a new dataroot."),
     ] = LabelFormat.TABLES,
 ) -> None:
-    """Write a run's labels (human boxes, accepted pseudo labels elsewhere) in nuScenes' formats, for other tools."""
+    """Write the labels of a run (people's boxes and accepted pseudo labels) in nuScenes' formats.
+
+    Example: pdetr3d export-labels runs/quickstart --out exported
+    """
     from pdetr3d.finished.labels.export_results import export_results
     from pdetr3d.finished.labels.export_tables import export_tables
     from pdetr3d.finished.labels.run_labels import RunLabels
@@ -46,9 +50,12 @@ def export_labels(
 def report_labels(
     run_dir: RunFolder,
     out: Annotated[Path | None, typer.Option(help="New folder. Default: RUN_DIR/pseudo_labels/report.")] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Pictures of the worst accepted labels, class by class.")] = 20,
+    worst: Annotated[int, typer.Option(min=0, help="Number of pictures of the worst accepted labels.")] = 20,
 ) -> None:
-    """Report a run's pseudo labels: quality by class, distance, score; reasons; pictures of the worst (index.html)."""
+    """Write a page on the pseudo labels of a run: quality by class, distance and score, and pictures of the worst.
+
+    Example: pdetr3d report-labels runs/quickstart --worst 10
+    """
     from pdetr3d.finished.labels.report import write_report
     from pdetr3d.finished.labels.run_labels import RunLabels
 
@@ -59,10 +66,13 @@ def report_labels(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run directories.", metavar="RUN...")],
     html: Annotated[
-        Path | None, typer.Option(help="HTML file to write, too, with pictures; over an older one.")
+        Path | None, typer.Option(help="Also write this HTML file, with pictures. It replaces an older one.")
     ] = None,
 ) -> None:
-    """Print the final figures of runs side by side, and the config keys that they differ in."""
+    """Print the final scores of runs side by side, and the config keys in which they differ.
+
+    Example: pdetr3d compare runs/one runs/other --html comparison.html
+    """
     from pdetr3d.finished.report.compare import print_comparison, write_comparison
     from pdetr3d.finished.report.runs import open_runs
 
@@ -77,10 +87,12 @@ def report(
     folder: Annotated[
         Path, typer.Argument(help="Run directory, that of a search, or a search's results file.", metavar="RUN")
     ],
-    out: Annotated[Path | None, typer.Option(help="HTML file, over an older one. Default: RUN/report.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file. It replaces an older one. Default: RUN/report.html.")
+    ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help='Of a search: row to compare with, e.g. "ratio=0.05". Default: that of the config itself.'),
+        typer.Option(help='Row of a search to compare with, e.g. "ratio=0.05". Default: the row of the config.'),
     ] = None,
 ) -> None:
     """Write the report of a run, or of a search, as one HTML page.
@@ -88,6 +100,8 @@ def report(
     A run: scores, the quality of its labels beside the floors, good and bad
     ones, curves, predictions, commands. A search: table, curves, importance of
     parameters, commands that repeat rows.
+
+    Example: pdetr3d report runs/quickstart
     """
     from pdetr3d.finished.report.run_page import is_run, write_run_page
     from pdetr3d.finished.report.search_page import write_report
@@ -105,13 +119,16 @@ def budget(
     runs: Annotated[
         list[Path], typer.Argument(help="Finished run directories at three label ratios or more, or search folders.")
     ],
-    box_cost: Annotated[float, typer.Option(help="Of one 3D box, in any currency.")],
-    click_cost: Annotated[float, typer.Option(help="Of one click.")],
-    budget: Annotated[float, typer.Option(help="For all labels.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the answer to this JSON file, too.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file, too.")] = None,
+    box_cost: Annotated[float, typer.Option(help="Cost of one 3D box, in any currency.")],
+    click_cost: Annotated[float, typer.Option(help="Cost of one click.")],
+    budget: Annotated[float, typer.Option(help="Budget for all labels.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the answer to this JSON file.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Also write the curves to this PNG file.")] = None,
 ) -> None:
-    """Say which mix of boxes and clicks buys the most SPNDS, by the label-efficiency curve of finished runs."""
+    """Find the mix of boxes and clicks that buys the most SPNDS, from the scores of finished runs.
+
+    Example: pdetr3d budget runs/search-label_ratio --box-cost 0.5 --click-cost 0.03 --budget 20000
+    """
     from pdetr3d.finished.labels.budget import Prices, plan_budget
     from pdetr3d.finished.labels.budget_report import draw_budget, print_budget
     from pdetr3d.finished.labels.measured_runs import read_runs
@@ -130,14 +147,20 @@ def budget(
 
 @app.command()
 def doctor(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory to look at.", metavar="RUN_DIR")],
+    run_dir: Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN_DIR")],
     against: Annotated[
-        Path | None, typer.Option(help="Run directory on the same clicks with teacher.fusion=none: what do images add?")
+        Path | None,
+        typer.Option(help="Run directory with the same clicks and teacher.fusion=none, to show what images add."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Read the dataset's files again, to compare contents.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read the files of the dataset again and compare their content.")
+    ] = False,
 ) -> None:
-    """Say what is wrong with a run, with the evidence and what to try next. Reads only; problems are no error."""
+    """List the problems of a run, with evidence and advice. It only reads. Problems do not change the exit code.
+
+    Example: pdetr3d doctor runs/quickstart
+    """
     from pdetr3d.finished.doctor.diagnosis import diagnose, lines
     from pdetr3d.finished.doctor.run import Run, check_comparable
 
