@@ -1,10 +1,10 @@
 """Score the trained student arms of run.arms with the devkit's scorer: python -m ray_jobs.evaluate --preset NAME"""
 
-from ray_jobs.arms import possible_arms
-from ray_jobs.launch import main
-from ray_jobs.report import print_arms
-from ray_jobs.scoring import evaluate
-from ray_jobs.stages import Stages
+from ray_jobs.stages.arms import possible_arms
+from ray_jobs.stages.report import print_arms
+from ray_jobs.stages.scoring import evaluate
+from ray_jobs.stages.stages import Stages
+from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:

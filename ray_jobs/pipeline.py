@@ -20,18 +20,18 @@ from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.arms import possible_arms
-from ray_jobs.console import current
-from ray_jobs.holdout import measure_holdout
-from ray_jobs.launch import main
-from ray_jobs.memory import PeakMemory
-from ray_jobs.phases import PHASES
-from ray_jobs.pictures import confident
-from ray_jobs.report import build_report, print_arms, print_labels
-from ray_jobs.scoring import evaluate
-from ray_jobs.stages import Stages
-from ray_jobs.teacher_stages import planned_steps
-from ray_jobs.tracked import described
+from ray_jobs.plug.memory import PeakMemory
+from ray_jobs.stages.arms import possible_arms
+from ray_jobs.stages.holdout import measure_holdout
+from ray_jobs.stages.pictures import confident
+from ray_jobs.stages.report import build_report, print_arms, print_labels
+from ray_jobs.stages.scoring import evaluate
+from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.teacher_stages import planned_steps
+from ray_jobs.stages.tracked import described
+from ray_jobs.start.launch import main
+from ray_jobs.terminal.console import current
+from ray_jobs.terminal.phases import PHASES
 
 
 def body(stages: Stages) -> None:

@@ -29,7 +29,7 @@ from pdetr3d.inference.student import StudentPredictor, student_file
 from pdetr3d.schema import DataError
 from pdetr3d.training.lease import hold, release
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.launch import init_ray
+from ray_jobs.start.launch import init_ray
 
 PROGRESS_S = 2.0
 

@@ -3,10 +3,10 @@
 python -m ray_jobs.pseudo_label --preset NAME [key=value ...]
 """
 
-from ray_jobs.holdout import STAGE as HOLDOUT
-from ray_jobs.launch import main
-from ray_jobs.report import print_labels
-from ray_jobs.stages import Stages
+from ray_jobs.stages.holdout import STAGE as HOLDOUT
+from ray_jobs.stages.report import print_labels
+from ray_jobs.stages.stages import Stages
+from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:

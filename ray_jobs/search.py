@@ -24,9 +24,6 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir, prepare, write_json
-from ray_jobs.arms import check_arms
-from ray_jobs.launch import init_ray
-from ray_jobs.refused import refusable
 from ray_jobs.searches import command
 from ray_jobs.searches.evaluations import check_known
 from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_search
@@ -34,7 +31,10 @@ from ray_jobs.searches.shared_stages import BASE, SearchFolder
 from ray_jobs.searches.space_files import check_space, load_space
 from ray_jobs.searches.trial import Job
 from ray_jobs.searches.tuning import concurrency, run_trials
-from ray_jobs.stages import EXPERIMENT, Stages
+from ray_jobs.stages.arms import check_arms
+from ray_jobs.stages.stages import EXPERIMENT, Stages
+from ray_jobs.start.launch import init_ray
+from ray_jobs.start.refused import refusable
 
 ASKED = "asked.json"  # what a search was begun with
 

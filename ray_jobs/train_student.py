@@ -3,9 +3,9 @@
 python -m ray_jobs.train_student --preset NAME run.arms=[ours]
 """
 
-from ray_jobs.arms import possible_arms
-from ray_jobs.launch import main
-from ray_jobs.stages import Stages
+from ray_jobs.stages.arms import possible_arms
+from ray_jobs.stages.stages import Stages
+from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:

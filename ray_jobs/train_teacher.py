@@ -3,11 +3,11 @@
 python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 """
 
-from ray_jobs.holdout import measure_holdout
-from ray_jobs.launch import main
-from ray_jobs.report import QUALITY, print_holdout
-from ray_jobs.scoring import teacher_scores
-from ray_jobs.stages import Stages
+from ray_jobs.stages.holdout import measure_holdout
+from ray_jobs.stages.report import QUALITY, print_holdout
+from ray_jobs.stages.scoring import teacher_scores
+from ray_jobs.stages.stages import Stages
+from ray_jobs.start.launch import main
 
 SCORED = "evaluate_teacher"  # stage of the scores
 

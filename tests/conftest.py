@@ -37,7 +37,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # default 2 s: a fit of three steps takes 11 s instead of 17
-os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "10000"  # as the jobs do: ray_jobs/launch.py says why
+os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "10000"  # as the jobs do: ray_jobs/start/launch.py says why
 # Ray protects local clusters with a token, too; one of our own keeps the tests out of ~/.ray.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

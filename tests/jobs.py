@@ -15,7 +15,7 @@ from pdetr3d.cli import main as pdetr3d
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train
-from ray_jobs.fit import Stage
+from ray_jobs.plug.fit import Stage
 from tests.training_cases import one_thread
 
 
@@ -41,7 +41,10 @@ def run_verb(arguments: Sequence[str]) -> int:
 
 
 def fit_here(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
-    """As ``ray_jobs.fit.fit``: the same loop on the same batches. For stages that start from no other one's weights."""
+    """As ``ray_jobs.plug.fit.fit``: the same loop on the same batches.
+
+    For stages that start from no other one's weights.
+    """
     assert score is None and stage.crops is None and stage.lidar_init is None and stage.gt_database is None
     folder = run_dir / stage.name
     task = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices)

@@ -1,0 +1,1 @@
+"""Searches: spaces of variants and config keys, trials on Ray Tune, and their results."""

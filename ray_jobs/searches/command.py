@@ -19,11 +19,11 @@ from pdetr3d.schema import DataError
 from pdetr3d.simulator.simulate import simulate
 from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.run_dir import check_dataroot
-from ray_jobs.address import check_address
-from ray_jobs.launch import add_config, ray_address
 from ray_jobs.searches.pretrained import with_pretrained
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import names
+from ray_jobs.start.address import check_address
+from ray_jobs.start.launch import add_config, ray_address
 
 COUNTS = ("trials", "concurrent", "budget", "samples")
 

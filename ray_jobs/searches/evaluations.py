@@ -14,12 +14,12 @@ from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build, image_weights, initialize_images
 from pdetr3d.training.start_weights import initialize_start, start_weights
-from ray_jobs.inference import predict
-from ray_jobs.quality import KnownClicks, floors
-from ray_jobs.scoring import clicked_records, teacher_scores
+from ray_jobs.plug.inference import predict
 from ray_jobs.searches.space import SearchSpace
-from ray_jobs.stages import Stages
-from ray_jobs.tracked import step_of
+from ray_jobs.stages.quality import KnownClicks, floors
+from ray_jobs.stages.scoring import clicked_records, teacher_scores
+from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.tracked import step_of
 
 FOLDER = "untrained"  # of the teacher before its training, in a trial's run directory
 

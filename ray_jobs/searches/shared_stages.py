@@ -15,9 +15,9 @@ from pdetr3d.config import Config, override
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.stage_keys import labels_key, pretraining_key, teacher_key
-from ray_jobs.stages import EXPERIMENT, Stages
-from ray_jobs.stream import quiet_ray_data
+from ray_jobs.plug.stream import quiet_ray_data
+from ray_jobs.stages.stage_keys import labels_key, pretraining_key, teacher_key
+from ray_jobs.stages.stages import EXPERIMENT, Stages
 
 BASE = "base"  # run directory of a search's untouched config, prepared by the driver; it trains nothing
 WAIT_S = 30.0

@@ -17,16 +17,16 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.scoring import evaluate
+from ray_jobs.plug.stream import quiet_ray_data
 from ray_jobs.searches.evaluations import measured_teacher
 from ray_jobs.searches.results import ERROR, FILE, RESULT
 from ray_jobs.searches.shared_stages import SearchFolder, open_shared
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config
-from ray_jobs.stage_keys import labels_key, pretraining_key
-from ray_jobs.stages import Stages
-from ray_jobs.stream import quiet_ray_data
-from ray_jobs.teacher_stages import crop_steps
+from ray_jobs.stages.scoring import evaluate
+from ray_jobs.stages.stage_keys import labels_key, pretraining_key
+from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.teacher_stages import crop_steps
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
 TRAINED = 100.0

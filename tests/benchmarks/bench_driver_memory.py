@@ -104,10 +104,10 @@ class Tables:
 
 def hold(holder: str, folder: Path) -> int:
     """Do what a driver does with all samples of ``folder``; how many objects it was about."""
-    from ray_jobs import labeling, quality
-    from ray_jobs.inference import BATCH_SIZE, EXECUTION
-    from ray_jobs.scoring import OfTokens
-    from ray_jobs.stream import BatchSource, Part
+    from ray_jobs.plug.inference import BATCH_SIZE, EXECUTION
+    from ray_jobs.plug.stream import BatchSource, Part
+    from ray_jobs.stages.scoring import OfTokens
+    from ray_jobs.stages.stages import labeling, quality
 
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
     records = training_records(index, manifest)

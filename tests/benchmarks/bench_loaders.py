@@ -36,9 +36,9 @@ from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import batch_bytes, steps_per_task
 from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
-from ray_jobs.fit import stream_options
-from ray_jobs.launch import init_ray
-from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
+from ray_jobs.plug.fit import stream_options
+from ray_jobs.plug.stream import RankBatches, quiet_ray_data, train_stream
+from ray_jobs.start.launch import init_ray
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
 BATCH, LIMIT = 2, 300  # samples a batch; of so many samples the bare limit is measured

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.training.plan import Plan
-from ray_jobs.stream import RankBatches, quiet_ray_data, train_stream
+from ray_jobs.plug.stream import RankBatches, quiet_ray_data, train_stream
 
 MIB = 1024**2
 LOAD_S, TASKS, STEPS, WARM_UP = 0.8, 10, 60, 20

@@ -115,7 +115,7 @@ def irregular(seen: Path) -> list[str]:
 
 def _watched(loop: dict[str, Any]) -> Exception | None:
     """``fit._worker``, which writes down what each step is given and takes its time."""
-    from ray_jobs import context, fit
+    from ray_jobs.plug import context, fit
 
     plain = context.RayContext.batches
 
@@ -134,8 +134,9 @@ def _watched(loop: dict[str, Any]) -> Exception | None:
 
 
 if __name__ == "__main__":
-    from ray_jobs import fit, train_student
-    from ray_jobs.launch import main
+    from ray_jobs import train_student
+    from ray_jobs.plug import fit
+    from ray_jobs.start.launch import main
     from tests.chaos import elastic
 
     fit.RESIZE_S = RESIZE_S

@@ -19,7 +19,7 @@ from pyarrow.fs import LocalFileSystem
 from pdetr3d.config import SimConfig
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.simulator.simulate import simulate
-from ray_jobs.resume import PROGRESS, points, read_progress, resume_point
+from ray_jobs.plug.resume import PROGRESS, points, read_progress, resume_point
 from tests.chaos.job import ROOT, STEPS, STREAM, Job, equal, stage_folder, weights
 
 WORLD = SimConfig(

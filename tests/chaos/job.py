@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from pdetr3d.training import checkpoint
-from ray_jobs.resume import read_progress
+from ray_jobs.plug.resume import read_progress
 from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]

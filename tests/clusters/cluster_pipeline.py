@@ -12,8 +12,8 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 
-from ray_jobs.launch import launch
 from ray_jobs.pipeline import body
+from ray_jobs.start.launch import launch
 
 
 def main(arguments: list[str]) -> None:

@@ -15,8 +15,8 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.arm_records import arm_records
-from ray_jobs.stages import Stages
+from ray_jobs.stages.arm_records import arm_records
+from ray_jobs.stages.stages import Stages
 from tests.training_cases import poison, run_locally, world_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pdetr3d.tracking.runs import Tracker
-from ray_jobs.fit import Stage, fit
+from ray_jobs.plug.fit import Stage, fit
 from tests.training_cases import open_world, task_of, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

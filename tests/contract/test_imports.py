@@ -28,8 +28,8 @@ ENTRIES = {
     "from pdetr3d.presets import load": {"pydantic"},
     "from pdetr3d.presets import load; load('quickstart', ['optim.lr=0.1'])": {"omegaconf", "pydantic"},
     # Processes that Ray starts by the dozen: training workers, loading tasks, actors that predict.
-    "import ray_jobs.fit, ray_jobs.inference": RAY_DATA | {"torch"},
-    "import ray_jobs.stream; import pdetr3d.training.plan": RAY_DATA,
+    "import ray_jobs.plug.fit, ray_jobs.plug.inference": RAY_DATA | {"torch"},
+    "import ray_jobs.plug.stream; import pdetr3d.training.plan": RAY_DATA,
     # The driver, until it has read its config.
     "import ray_jobs.pipeline": RAY_DATA | {"rich", "torch"},
 }

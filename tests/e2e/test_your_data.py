@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import pictures, stages
+from ray_jobs.stages.stages import pictures, stages
 from tests.jobs import fit_here
 from tests.tutorial import follow
 

@@ -15,10 +15,10 @@ from pdetr3d.config import ScalingConfig
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs import stages as stages_module
-from ray_jobs.context import STATS
-from ray_jobs.inference import BATCH_SIZE, gpu_beside, kept_batches, predict
-from ray_jobs.stages import Stages
+from ray_jobs.plug.context import STATS
+from ray_jobs.plug.inference import BATCH_SIZE, gpu_beside, kept_batches, predict
+from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.stages import stages as stages_module
 from tests.training_cases import World, open_world, run_locally, world_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

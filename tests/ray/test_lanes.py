@@ -12,8 +12,8 @@ from functools import partial
 
 import pytest
 
-from ray_jobs import lanes
-from ray_jobs.lanes import run_lanes
+from ray_jobs.plug import lanes
+from ray_jobs.plug.lanes import run_lanes
 
 
 @pytest.fixture
@@ -82,6 +82,6 @@ def test_ctrl_c_is_a_keyboard_interrupt_once_all_lanes_ended(shut_down: threadin
 
 
 def test_a_lane_that_goes_on_after_ray_was_shut_down_starts_no_other_ray() -> None:
-    code = "import ray_jobs.lanes, ray; ray.put(1)"
+    code = "import ray_jobs.plug.lanes, ray; ray.put(1)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and "Ray has not been started yet" in ended.stderr

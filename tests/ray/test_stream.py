@@ -17,8 +17,8 @@ from ray.data import DataContext
 from pdetr3d.data.loading.pack import pack
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from pdetr3d.training.plan import BatchLoader, Plan
-from ray_jobs import stream
-from ray_jobs.stream import RankBatches, from_table, inference_stream, to_table, train_stream
+from ray_jobs.plug import stream
+from ray_jobs.plug.stream import RankBatches, from_table, inference_stream, to_table, train_stream
 from tests.training_cases import open_world, world_config
 
 pytestmark = pytest.mark.ray

@@ -25,8 +25,8 @@ from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
-from ray_jobs.launch import launch
 from ray_jobs.searches.space_files import load_space
+from ray_jobs.start.launch import launch
 
 VERSION = "v1.0-sim"
 
@@ -193,7 +193,7 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     monkeypatch.setattr("ray.init", never)
     untracked = Tracker("", "", None)  # saves making a database
-    monkeypatch.setattr("ray_jobs.launch.Tracker.start", lambda *_, **__: nullcontext(untracked))
+    monkeypatch.setattr("ray_jobs.start.launch.Tracker.start", lambda *_, **__: nullcontext(untracked))
 
     def run(*overrides: str) -> str:
         arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "data.num_sweeps=3", *overrides]

@@ -18,7 +18,7 @@ from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import model_size
 from pdetr3d.training.build import build
 from pdetr3d.training.plan import BatchLoader
-from ray_jobs.stream import to_table
+from ray_jobs.plug.stream import to_table
 from tests.training_cases import World, one_thread, open_world, world_config
 
 PASTING = f"student.gt_sampling={[9] * 10}"

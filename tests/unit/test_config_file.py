@@ -12,8 +12,8 @@ from pdetr3d.cli import main
 from pdetr3d.config import Config, DataError
 from pdetr3d.config_file import to_yaml, with_file
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.launch import launch
 from ray_jobs.search import parse
+from ray_jobs.start.launch import launch
 
 
 @pytest.fixture(autouse=True)

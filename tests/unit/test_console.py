@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
 
-from ray_jobs import console as module
-from ray_jobs import log_files
-from ray_jobs.console import HANDLER, WARNINGS, Console, attach, console, warn
-from ray_jobs.log_files import warnings_to_stdout
-from ray_jobs.phases import Phases, clock, lines, shares
+from ray_jobs.terminal import console as module
+from ray_jobs.terminal import log_files
+from ray_jobs.terminal.console import HANDLER, WARNINGS, Console, attach, console, warn
+from ray_jobs.terminal.log_files import warnings_to_stdout
+from ray_jobs.terminal.phases import Phases, clock, lines, shares
 
 
 def said(line: str, *, is_err: bool = False, pid: object = 7, actor: str = "RayTrainWorker") -> dict[str, Any]:

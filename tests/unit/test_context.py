@@ -11,9 +11,9 @@ import ray.train
 import torch
 
 from pdetr3d.schema import DataError
-from ray_jobs import context as module
-from ray_jobs.context import RayContext
-from ray_jobs.resume import forget_rays_record, read_progress, resume_point
+from ray_jobs.plug import context as module
+from ray_jobs.plug.context import RayContext
+from ray_jobs.plug.resume import forget_rays_record, read_progress, resume_point
 
 
 def new_context(folder: Path, scratch: Path) -> RayContext:

@@ -10,10 +10,10 @@ import torch
 
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.early_stop import stop_after
-from ray_jobs import early_stop
-from ray_jobs.context import RayContext, stop_asked
-from ray_jobs.early_stop import Watcher
-from ray_jobs.resume import read_progress, write_progress
+from ray_jobs.plug import early_stop
+from ray_jobs.plug.context import RayContext, stop_asked
+from ray_jobs.plug.early_stop import Watcher
+from ray_jobs.plug.resume import read_progress, write_progress
 from tests.training_cases import open_world, run_locally
 
 SCORES = {10: 0.2, 20: 0.3, 30: 0.3, 40: 0.1, 50: 0.9}

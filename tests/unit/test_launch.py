@@ -20,10 +20,10 @@ from pdetr3d.exits import CTRL_C_S, GRACE_S, ending_in_time
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
-from ray_jobs import address as address_module
-from ray_jobs.address import check_address
-from ray_jobs.fit import LocalTrainer, has_state_api
-from ray_jobs.launch import init_ray, launch
+from ray_jobs.plug.fit import LocalTrainer, has_state_api
+from ray_jobs.start import address as address_module
+from ray_jobs.start.address import check_address
+from ray_jobs.start.launch import init_ray, launch
 
 
 def terminate() -> None:

@@ -17,7 +17,7 @@ import pytest
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
 from pdetr3d.training import lease
-from ray_jobs.launch import launch
+from ray_jobs.start.launch import launch
 from tests.training_cases import world_arguments
 
 HOLD = "import sys, time; from pathlib import Path; from pdetr3d.training import lease; lease.hold(Path(sys.argv[1])); "

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from ray_jobs import memory
-from ray_jobs.memory import PeakMemory, family_pss_bytes
+from ray_jobs.plug import memory
+from ray_jobs.plug.memory import PeakMemory, family_pss_bytes
 
 
 def test_a_short_run_has_a_peak() -> None:

@@ -36,8 +36,8 @@ from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.report import print_arms, print_quality
 from ray_jobs.searches.space_files import check_space, load_space, trial_config
+from ray_jobs.stages.report import print_arms, print_quality
 from tests.model_cases import shaken
 from tests.own_cases import Own
 from tests.report_cases import cells, plant_trial, space_of, write_search

@@ -40,7 +40,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def evaluated(kind: str, world: World, records: list) -> list[Boxes3D]:
-    """What evaluation and labeling find (``ray_jobs.inference``): the records in one batch of its loader."""
+    """What evaluation and labeling find (``ray_jobs.plug.inference``): the records in one batch of its loader."""
     config: Config = world.run.config
     cameras = kind == "teacher" and config.teacher.cameras
     folder = "teacher" if kind == "teacher" else "student_ours"

@@ -15,11 +15,11 @@ from pdetr3d.data.label_manifest import build_manifest
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import lease
-from ray_jobs import launch as launch_module
 from ray_jobs import search
-from ray_jobs.launch import launch
-from ray_jobs.refused import refusable
-from ray_jobs.stages import Stages
+from ray_jobs.stages.stages import Stages
+from ray_jobs.start import launch as launch_module
+from ray_jobs.start.launch import launch
+from ray_jobs.start.refused import refusable
 from tests.people_cases import without_annotations
 from tests.training_cases import world_arguments
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_jobs.report import ratios
+from ray_jobs.stages.report import ratios
 
 
 def test_ratios_by_hand() -> None:

@@ -12,7 +12,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir, free_path, prepare, write_json
 from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
-from ray_jobs.launch import launch
+from ray_jobs.start.launch import launch
 from tests.model_cases import tiny_config
 from tests.training_cases import world_arguments, world_config
 

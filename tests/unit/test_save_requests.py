@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs import save_requests
-from ray_jobs.resume import write_progress
-from ray_jobs.save_requests import FILE, SaveRequests, machine_is_drained, save_all, training
+from ray_jobs.plug import save_requests
+from ray_jobs.plug.resume import write_progress
+from ray_jobs.plug.save_requests import FILE, SaveRequests, machine_is_drained, save_all, training
 
 
 @pytest.fixture(autouse=True)

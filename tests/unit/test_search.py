@@ -31,8 +31,8 @@ from ray_jobs.searches.space import Domain, SearchSpace
 from ray_jobs.searches.space_files import load_space, trial_config
 from ray_jobs.searches.trial import PROGRESS, TRAINED, Curve
 from ray_jobs.searches.tuning import concurrency, parameters, room, scheduler, searcher
-from ray_jobs.stage_keys import labels_key, pretraining_key, teacher_key
-from ray_jobs.stages import Stages
+from ray_jobs.stages.stage_keys import labels_key, pretraining_key, teacher_key
+from ray_jobs.stages.stages import Stages
 from tests.training_cases import world_arguments
 
 RANDOM = SearchSpace(

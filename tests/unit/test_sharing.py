@@ -12,10 +12,10 @@ from pdetr3d.config import override
 from pdetr3d.schema import SOURCE_HUMAN
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.arm_records import arm_records
-from ray_jobs.report import print_quality
-from ray_jobs.stage_keys import labels_key
-from ray_jobs.stages import Stages
+from ray_jobs.stages.arm_records import arm_records
+from ray_jobs.stages.report import print_quality
+from ray_jobs.stages.stage_keys import labels_key
+from ray_jobs.stages.stages import Stages
 from tests.training_cases import world_config
 
 

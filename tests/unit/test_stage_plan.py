@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pdetr3d.presets import QUICKSTART, load
-from ray_jobs.context import stop_asked, write_stop
-from ray_jobs.fit import Stage, stage_uri
-from ray_jobs.resume import read_progress, write_progress
+from ray_jobs.plug.context import stop_asked, write_stop
+from ray_jobs.plug.fit import Stage, stage_uri
+from ray_jobs.plug.resume import read_progress, write_progress
 from tests.training_cases import open_world
 
 

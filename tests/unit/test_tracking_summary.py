@@ -12,7 +12,7 @@ from pdetr3d import presets
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import KIND, Tracker
 from pdetr3d.tracking.summary import NOTE, description, headline
-from ray_jobs.tracked import changed, described
+from ray_jobs.stages.tracked import changed, described
 
 ARMS = {
     "ours": {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.watchdog import Watchdog, where
+from ray_jobs.plug.watchdog import Watchdog, where
 
 
 class Silent(Watchdog):

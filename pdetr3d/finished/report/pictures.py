@@ -12,7 +12,7 @@ from PIL import Image
 from pdetr3d.finished.report.page import Gallery
 from pdetr3d.schema import DataError
 
-# Of a run directory (``ray_jobs/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
+# Of a run directory (``ray_jobs/stages/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
 PLACES = ("*.png", "*/images/*/bev_cameras.png")
 RUNS, SAMPLES = 6, 8  # at most so many beside and below one another
 WIDTH_PX = 1000

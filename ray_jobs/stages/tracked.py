@@ -25,12 +25,12 @@ from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.tracking.summary import description, headline
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.fit import CROPS, stage_uri
-from ray_jobs.pictures import FOLDER, draw_pictures
-from ray_jobs.resume import checkpoint_uri
+from ray_jobs.plug.fit import CROPS, stage_uri
+from ray_jobs.plug.resume import checkpoint_uri
+from ray_jobs.stages.pictures import FOLDER, draw_pictures
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 LINEAGE = "lineage.json"
 JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}

@@ -19,17 +19,17 @@ from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.tracking.scores import score_metrics
-from ray_jobs.console import say
-from ray_jobs.fit import CROPS, Stage
-from ray_jobs.inference import predict
-from ray_jobs.phases import PHASES
-from ray_jobs.pictures import confident, pictured_records
-from ray_jobs.quality import KnownClicks
-from ray_jobs.tracked import evaluated, step_of
+from ray_jobs.plug.fit import CROPS, Stage
+from ray_jobs.plug.inference import predict
+from ray_jobs.stages.pictures import confident, pictured_records
+from ray_jobs.stages.quality import KnownClicks
+from ray_jobs.stages.tracked import evaluated, step_of
+from ray_jobs.terminal.console import say
+from ray_jobs.terminal.phases import PHASES
 
 if TYPE_CHECKING:
     from pdetr3d.evaluation.results_format import Poses
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 T = TypeVar("T")
 

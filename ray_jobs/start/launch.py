@@ -20,13 +20,13 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.address import check_address
-from ray_jobs.arms import check_arms
-from ray_jobs.console import Console, attach, console, current
-from ray_jobs.phases import PHASES, lines
-from ray_jobs.refused import refusable, worked_on
-from ray_jobs.stages import EXPERIMENT, Stages
-from ray_jobs.tracked import changed
+from ray_jobs.stages.arms import check_arms
+from ray_jobs.stages.stages import EXPERIMENT, Stages
+from ray_jobs.stages.tracked import changed
+from ray_jobs.start.address import check_address
+from ray_jobs.start.refused import refusable, worked_on
+from ray_jobs.terminal.console import Console, attach, console, current
+from ray_jobs.terminal.phases import PHASES, lines
 
 # Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
 OBJECT_STORE_BYTES = 1024**3
@@ -112,7 +112,7 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     """
     import ray
 
-    from ray_jobs.stream import quiet_ray_data
+    from ray_jobs.plug.stream import quiet_ray_data
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice

@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Event
 
 from pdetr3d.training.early_stop import stop_after
-from ray_jobs.context import write_stop
-from ray_jobs.lanes import run_lanes
-from ray_jobs.resume import read_progress
+from ray_jobs.plug.context import write_stop
+from ray_jobs.plug.lanes import run_lanes
+from ray_jobs.plug.resume import read_progress
 
 POLL_S = 1.0
 

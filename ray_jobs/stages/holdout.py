@@ -17,12 +17,12 @@ from pdetr3d.data.draws import keyed_rng
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.loading.records import prior_size_m
 from pdetr3d.schema import DataError
-from ray_jobs.inference import predict
-from ray_jobs.quality import KnownClicks, floors
-from ray_jobs.teacher_stages import train_teacher
+from ray_jobs.plug.inference import predict
+from ray_jobs.stages.quality import KnownClicks, floors
+from ray_jobs.stages.teacher_stages import train_teacher
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 STAGE = "holdout"  # folder of the report in a run directory
 SUFFIX = "_holdout"  # of the names of the first teacher's stages

@@ -33,9 +33,9 @@ from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.stage_versions import NOT_IDENTITY
-from ray_jobs.context import STATS
-from ray_jobs.phases import PHASES
-from ray_jobs.stream import from_table, inference_stream
+from ray_jobs.plug.context import STATS
+from ray_jobs.plug.stream import from_table, inference_stream
+from ray_jobs.terminal.phases import PHASES
 
 # Batches of one Ray Data execution, whose read tasks, with the records they read, the driver holds: 8,192 samples, some
 # 80 MB. Each execution starts its actors anew, which takes seconds.

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pdetr3d.pseudo_labels import FLOORS
-from ray_jobs.phases import PHASES
-from ray_jobs.stages import Stages
-from ray_jobs.tracked import seen_objects
+from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.tracked import seen_objects
+from ray_jobs.terminal.phases import PHASES
 
 # Figure -> the heading of its column. Tables fit 80 columns.
 KIND_FIGURES = {

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import ray
 
-from ray_jobs.save_requests import save_all
+from ray_jobs.plug.save_requests import save_all
 
 
 def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[object]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pdetr3d.data.label_manifest import training_records
 from pdetr3d.schema import DataError, SampleRecord
-from ray_jobs.arms import check_arms
-from ray_jobs.rivals import RIVALS
+from ray_jobs.stages.arms import check_arms
+from ray_jobs.stages.rivals import RIVALS
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 
 def arm_records(stages: Stages, arm: str) -> Sequence[SampleRecord]:

@@ -36,15 +36,15 @@ from pdetr3d.training.out_of_memory import OutOfMemoryError, advice, is_out_of_m
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
 from pdetr3d.training.start_weights import initialize_start, start_weights
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
-from ray_jobs.console import current, say
-from ray_jobs.context import STATS, RayContext, set_threads
-from ray_jobs.early_stop import Watcher
-from ray_jobs.lanes import run_lanes
-from ray_jobs.log_files import warnings_to_stdout
-from ray_jobs.phases import PHASES
-from ray_jobs.resume import checkpoint_uri, forget_rays_record, resume_point
-from ray_jobs.save_requests import training
-from ray_jobs.stream import quiet_ray_data, train_stream
+from ray_jobs.plug.context import STATS, RayContext, set_threads
+from ray_jobs.plug.early_stop import Watcher
+from ray_jobs.plug.lanes import run_lanes
+from ray_jobs.plug.resume import checkpoint_uri, forget_rays_record, resume_point
+from ray_jobs.plug.save_requests import training
+from ray_jobs.plug.stream import quiet_ray_data, train_stream
+from ray_jobs.terminal.console import current, say
+from ray_jobs.terminal.log_files import warnings_to_stdout
+from ray_jobs.terminal.phases import PHASES
 
 CROPS = "crops"  # name and kind of the stage that trains the teacher's crop branch before the teacher
 # Starts of the worker group that may fail for want of machines, a minute each: an hour's wait for spot machines. Where

@@ -31,21 +31,19 @@ from pdetr3d.training.build import check_models
 from pdetr3d.training.label_source import typical_sizes
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import Data, RunDir, copy_missing, prepare
-from ray_jobs.arm_records import arm_records
-from ray_jobs.arms import ARMS
-from ray_jobs.console import say, warn
-from ray_jobs.context import STATS
-from ray_jobs.fit import Stage, fit
-from ray_jobs.holdout import held_out, measure_holdout
-from ray_jobs.inference import predict
-from ray_jobs.labeling import write_labels
-from ray_jobs.lanes import run_lanes
-from ray_jobs.phases import PHASES
-from ray_jobs.pictures import clicked_pictures
-from ray_jobs.quality import KnownClicks, floors
-from ray_jobs.scoring import checkpoint_score
-from ray_jobs.teacher_stages import train_teacher
-from ray_jobs.tracked import (
+from ray_jobs.plug.context import STATS
+from ray_jobs.plug.fit import Stage, fit
+from ray_jobs.plug.inference import predict
+from ray_jobs.plug.lanes import run_lanes
+from ray_jobs.stages.arm_records import arm_records
+from ray_jobs.stages.arms import ARMS
+from ray_jobs.stages.holdout import held_out, measure_holdout
+from ray_jobs.stages.labeling import write_labels
+from ray_jobs.stages.pictures import clicked_pictures
+from ray_jobs.stages.quality import KnownClicks, floors
+from ray_jobs.stages.scoring import checkpoint_score
+from ray_jobs.stages.teacher_stages import train_teacher
+from ray_jobs.stages.tracked import (
     ancestors,
     changed,
     evaluated,
@@ -55,6 +53,8 @@ from ray_jobs.tracked import (
     training_begins,
     training_ends,
 )
+from ray_jobs.terminal.console import say, warn
+from ray_jobs.terminal.phases import PHASES
 
 EXPERIMENT = "pdetr3d"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pyarrow.fs import FileSystem, FileType
 from ray.train.v2._internal.execution.context import get_train_context
 
-from ray_jobs.resume import read_progress
+from ray_jobs.plug.resume import read_progress
 
 FILE = "save.txt"  # the driver's request, in the stage's folder of checkpoints
 POLL_S = 0.5

@@ -18,8 +18,8 @@ from typing import Any
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
 from ray._private.worker import filter_autoscaler_events
 
-from ray_jobs.log_files import JOB_LOG, Libraries, LogFile
-from ray_jobs.phases import PHASES, clock
+from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
+from ray_jobs.terminal.phases import PHASES, clock
 
 FOLDER = "logs"
 HANDLER = "ray_print_logs"  # Ray's own name of what prints workers' lines on the driver

@@ -20,10 +20,10 @@ from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
-from ray_jobs.phases import PHASES
+from ray_jobs.terminal.phases import PHASES
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 SAMPLES = 4
 FOLDER, FILE = "images", "bev_cameras.png"  # STAGE/images/TOKEN/bev_cameras.png, and the same in MLflow

@@ -8,7 +8,7 @@ from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import Data
-from ray_jobs.console import warn
+from ray_jobs.terminal.console import warn
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.training.plan import total_steps
-from ray_jobs.fit import CROPS
+from ray_jobs.plug.fit import CROPS
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 
 def train_teacher(stages: Stages, records: Records, suffix: str = "", prior: NDArray[np.float32] | None = None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pdetr3d.exits import explain
 from pdetr3d.training import lease
 from pdetr3d.training.run_dir import free_path
-from ray_jobs.console import FOLDER as LOGS
+from ray_jobs.terminal.console import FOLDER as LOGS
 
 PREPARED = {"data", "artifacts", LOGS}  # folders of a run directory that exist before its first stage
 

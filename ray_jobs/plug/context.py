@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
-from ray_jobs.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
-from ray_jobs.resume import read_progress as read_progress  # callers outside import both from here
-from ray_jobs.save_requests import SaveRequests
-from ray_jobs.stream import RankBatches
-from ray_jobs.watchdog import Watchdog
+from ray_jobs.plug.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
+from ray_jobs.plug.resume import read_progress as read_progress  # callers outside import both from here
+from ray_jobs.plug.save_requests import SaveRequests
+from ray_jobs.plug.stream import RankBatches
+from ray_jobs.plug.watchdog import Watchdog
 
 STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
 

@@ -17,10 +17,10 @@ from pdetr3d.data.labels.self_labels import (
 )
 from pdetr3d.data.loading.cbgs import class_balanced
 from pdetr3d.schema import BOXES_KNOWN, SampleRecord
-from ray_jobs.inference import predict
+from ray_jobs.plug.inference import predict
 
 if TYPE_CHECKING:
-    from ray_jobs.stages import Stages
+    from ray_jobs.stages.stages import Stages
 
 
 def self_training_records(stages: Stages) -> list[SampleRecord]:

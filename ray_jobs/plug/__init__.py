@@ -1,0 +1,1 @@
+"""The plug into Ray: streams of samples, training, batch inference, and what watches over them."""
