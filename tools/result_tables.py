@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ PARTS = {
 
 def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
     """What the tables need of a run directory's ``report.json``; the commit is this checkout's."""
-    report = json.loads((run / "report.json").read_text())
+    report = RunFiles(run).report
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     labels = report["pseudo_labels"]
     return {

@@ -103,8 +103,9 @@ def report(
 
     Example: pdetr3d report runs/quickstart
     """
-    from pdetr3d.finished.report.run_page import is_run, write_run_page
+    from pdetr3d.finished.report.run_page import write_run_page
     from pdetr3d.finished.report.search_page import write_report
+    from pdetr3d.run_files import is_run
 
     if is_run(folder):
         if baseline is not None:

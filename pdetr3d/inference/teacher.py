@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pdetr3d.data.loading.collate import collate
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.inference.detector import Detector, best_device
 from pdetr3d.inference.student import unpacked
+from pdetr3d.run_files import RunFiles
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, Sample, SampleRecord
 
 
@@ -102,14 +102,14 @@ def teacher_file(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    done = path / "teacher" / "done.json"
-    if not done.is_file():
+    files = RunFiles(path).checkpoints("teacher")
+    if not files:
         state = "no such file or folder" if not path.exists() else "no teacher is trained there"
         raise DataError(
             f"{path}: {state}; allowed are a run directory whose teacher is trained (python -m "
             "ray_jobs.train_teacher --run-dir DIR), and a teacher's checkpoint file (.pt)"
         )
-    return path / "teacher" / str(json.loads(done.read_text())["checkpoints"][-1])
+    return files[-1]
 
 
 def _same(one: SampleRecord, other: SampleRecord) -> bool:

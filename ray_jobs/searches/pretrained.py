@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pdetr3d.run_files import RunFiles
 from pdetr3d.schema import DataError
 from ray_jobs.searches.results import FILE, trial_names
 from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
@@ -30,17 +31,15 @@ def with_pretrained(space: SearchSpace, folder: Path) -> SearchSpace:
 
 def _teacher(folder: Path, variant: str) -> Path:
     """Checkpoint of the variant's teacher of the lowest seed that is trained."""
-    from pdetr3d.inference.teacher import teacher_file  # torch
-
     seeds = {}
     for name in trial_names(folder):
         place = folder / "trials" / name
         parameters = json.loads((place / FILE).read_text())["parameters"]
-        if parameters.get(VARIANT) == variant and (place / "teacher" / "done.json").is_file():
+        if parameters.get(VARIANT) == variant and RunFiles(place).checkpoints("teacher"):
             seeds[parameters[SEED]] = place
     if not seeds:
         raise DataError(
             f"--pretrained {folder}: no trained teacher of variant {variant!r} is there; name the run directory "
             "(--run-dir) of a search of the same space"
         )
-    return teacher_file(seeds[min(seeds)]).resolve()
+    return RunFiles(seeds[min(seeds)]).checkpoints("teacher")[-1].resolve()

@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.finished.capacity.costs import depends_on, same_costs
+from pdetr3d.run_files import REPORT, RunFiles
 from pdetr3d.schema import DataError
 
 # Stage -> its folder in the run directory, and the config section of its batch size.
@@ -46,7 +46,10 @@ def rates_of_run(run: Path, config: Config) -> dict[str, float]:
     Raises:
         DataError: when the run is not finished, was interrupted, or has other models or samples than ``config``.
     """
-    report = _read(run / "report.json")
+    files = RunFiles(run)
+    report = files.report
+    if not report:
+        raise DataError(f"--from-run: {run / REPORT} is missing; name the run directory of a pipeline")
     flat = report.get("config", {})
     mine = depends_on(config)
     same_costs(json.loads(json.dumps(mine)), flat, f"--from-run {run}", "Plan with the run's own preset and overrides.")
@@ -58,14 +61,7 @@ def rates_of_run(run: Path, config: Config) -> dict[str, float]:
                 f"--from-run {run}: report.json has no time for {name} (it was trained before an interruption, or not "
                 "at all); name a run that a single `python -m ray_jobs.pipeline` finished"
             )
-        trained = _read(run / name / "done.json")["steps"] * flat[f"{section}.batch_size"]
+        trained = files.stage(name)["steps"] * flat[f"{section}.batch_size"]
         workers = flat["scaling.workers"]
         rates[stage] = trained / seconds / (max(workers) if isinstance(workers, list) else workers)
     return rates
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"--from-run: {file} cannot be read ({error}); name the run directory of a pipeline") from error

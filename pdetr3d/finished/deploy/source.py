@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pdetr3d.config import Config
 from pdetr3d.models.student import Student
+from pdetr3d.run_files import RunFiles
 from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
 
@@ -51,16 +51,9 @@ def chosen_checkpoint(run_dir: Path, arm: str) -> Path:
     Raises:
         DataError: when the run has no trained student of this name; the message names those that it has.
     """
-    folder = run_dir / f"student_{arm}"
-    trained = _result(folder)
-    if trained is None:
-        arms = sorted(file.parent.name.removeprefix("student_") for file in run_dir.glob("student_*/done.json"))
-        has = f"trained students there: {', '.join(arms)}" if arms else "no student is trained there"
+    run, folder = RunFiles(run_dir), run_dir / f"student_{arm}"
+    files = run.checkpoints(folder.name)
+    if not files:
+        has = f"trained students there: {', '.join(run.trained)}" if run.trained else "no student is trained there"
         raise DataError(f"{folder} holds no trained student: {has}; name one with --arm, or a file with --checkpoint")
-    evaluated = _result(run_dir / f"evaluate_{arm}") or {}
-    return folder / str(evaluated.get("checkpoint", trained["checkpoints"][-1]))
-
-
-def _result(folder: Path) -> dict | None:
-    file = folder / "done.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    return folder / str(run.scores(arm).get("checkpoint", files[-1].name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,12 @@ from pdetr3d.data.loading.records import inspection_records, prior_size_m
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.doctor.clicks import ClickFacts, click_facts
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
+from pdetr3d.run_files import DONE, TEACHER_QUALITY, RunFiles
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import History, read_histories
 
 METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
-# What measured a teacher -> where that report holds the teacher's own quality: a pipeline's labels, label.holdout's
-# first teacher, a search's trial, train_teacher. The first counts that knows the true box of a click.
-SOURCES = {
-    "pseudo_labels/done.json": ("teacher",),
-    "holdout/done.json": ("teacher",),
-    "trial/done.json": ("final", "teacher"),
-    "evaluate_teacher/done.json": (),
-}
-ON_VAL = ("trial/done.json", "evaluate_teacher/done.json")  # at the clicks of the val split, unless the file says where
+ON_VAL = ("trial", "evaluate_teacher")  # stages that measure at the clicks of the val split, unless they say where
 
 
 class Run:
@@ -50,28 +42,16 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder; name the run directory of a job (its --run-dir)")
-        if not (path / "run.json").is_file():
-            inner = sorted(str(f.parent.relative_to(path)) for at in ("*", "*/*") for f in path.glob(f"{at}/run.json"))
-            hint = f"it holds the runs {', '.join(inner)}: name one of them" if inner else "name a job's --run-dir"
-            raise DataError(f"{path}: not a run directory (run.json is missing); {hint}")
-        self.path, self.config = path, _json(path / "run.json")
+        self.files = RunFiles.open(path)
+        self.path, self.config = path, self.files.identity
 
     @cached_property
     def source(self) -> str:
-        """The file (a key of SOURCES) with the measured quality of the teacher's boxes."""
-        found = [name for name in SOURCES if (self.path / name).is_file()]
-        if not found:
-            raise DataError(f"none of {', '.join(SOURCES)} is there: the teacher's boxes were not measured yet")
-        return next((name for name in found if self._quality(name).get("n")), found[0])
-
-    def _quality(self, name: str) -> dict[str, Any]:
-        """The teacher's own quality in a file of SOURCES; empty where no teacher was trained there."""
-        quality = dict(_json(self.path / name))
-        for key in SOURCES[name]:
-            quality = quality.get(key, {})
-        return quality
+        """The stage that measured the teacher's boxes, see ``RunFiles.teacher_stage``."""
+        if not self.files.teacher_stage:
+            files = ", ".join(f"{stage}/{DONE}" for stage in TEACHER_QUALITY)
+            raise DataError(f"none of {files} is there: the teacher's boxes were not measured yet")
+        return self.files.teacher_stage
 
     @property
     def on_val(self) -> bool:
@@ -80,19 +60,19 @@ class Run:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        """The whole content of ``source``."""
-        return dict(_json(self.path / self.source))
+        """The whole content of ``source``'s result."""
+        return self.files.stage(self.source)
 
     @cached_property
     def teacher(self) -> dict[str, Any]:
         """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples, or of the val split
         (``ON_VAL``)."""
-        quality = self._quality(self.source)
+        quality, file = self.files.teacher(self.source), f"{self.source}/{DONE}"
         if not quality:
-            raise DataError(f"{self.source}: no teacher was trained there, so that none can be judged")
+            raise DataError(f"{file}: no teacher was trained there, so that none can be judged")
         if not quality["n"]:
             raise DataError(
-                f"{self.source}: no click's true box is known there, so quality cannot be measured; "
+                f"{file}: no click's true box is known there, so quality cannot be measured; "
                 "label.holdout=0.2, in another --run-dir, measures it on box-labeled scenes"
             )
         return dict(quality)
@@ -209,10 +189,3 @@ def check_comparable(run: Run, other: Run) -> None:
             f"--against {other.path}: its teacher was measured on other clicks ({there}; here {here}); compare runs of "
             "one job with the same data.*, label.* and sim.* keys"
         )
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as JSON ({error}); remove it and run the stage again") from error

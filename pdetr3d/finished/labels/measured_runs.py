@@ -6,13 +6,13 @@ written to them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.run_files import RunFiles, read_json
 from pdetr3d.schema import DataError
 
 SEARCHES = ("search.json", "sweep.json")  # what a search leaves in its run directory; the latter by older code
@@ -71,7 +71,7 @@ def _run_folders(path: Path) -> list[Path]:
     if file is None:
         return [path]
     try:
-        trials = _json(file)["trials"]
+        trials = read_json(file)["trials"]
         found = [path / str(trial["run_dir"]) for trial in trials if trial["status"] == "finished"]
     except (KeyError, TypeError) as error:
         raise DataError(
@@ -84,17 +84,15 @@ def _run_folders(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> MeasuredRun:
-    file = path / "run.json"
-    if not file.is_file():
-        raise DataError(f"{path}: no run here (run.json is missing); name run directories or the folder of a search")
-    config = _json(file)
+    run = RunFiles.open(path)
+    config = run.identity
     share = config.get("label.click_share", 1)
     if share != 1:
         raise DataError(
             f"{path}: label.click_share is {share} there, but plans assume that every object of a keyframe is clicked: "
             "name runs with 1"
         )
-    spnds = _scores(path)
+    spnds = _scores(run)
     missing = [arm for arm in _trained(path, config) if arm not in spnds]
     if missing or not spnds:
         raise DataError(
@@ -125,16 +123,13 @@ def _trained(path: Path, config: dict[str, Any]) -> list[str]:
     return [arm for arm in ARMS if arm != first and (path / f"student_{arm}").is_dir()]
 
 
-def _scores(path: Path) -> dict[str, float]:
-    """Arm -> SPNDS, from the pipeline's report.json and from the evaluations' done.json."""
-    report = path / "report.json"
-    files = {arm: path / f"evaluate_{arm}" / "done.json" for arm in ARMS}
-    found = _json(report).get("arms", {}) if report.is_file() else {}
-    found |= {arm: _json(file) for arm, file in files.items() if file.is_file()}
+def _scores(run: RunFiles) -> dict[str, float]:
+    """Arm -> SPNDS of its student on the val split."""
+    found = {arm: scores for arm in ARMS if (scores := run.scores(arm))}
     try:
-        return {arm: float(found[arm]["SPNDS"]) for arm in ARMS if arm in found}
+        return {arm: float(scores["SPNDS"]) for arm, scores in found.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its scores hold no number SPNDS ({error!r}); evaluate the run again") from error
+        raise DataError(f"{run.path}: its scores hold no number SPNDS ({error!r}); evaluate the run again") from error
 
 
 def _check_alike(first: MeasuredRun, run: MeasuredRun) -> None:
@@ -151,13 +146,3 @@ def _check_alike(first: MeasuredRun, run: MeasuredRun) -> None:
             f"{run.path} differs from {first.path} in more than its labels:\n{lines}\n"
             "One curve is of one setting; name runs that differ in label.ratio and seeds alone"
         )
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{file}: holds {type(value).__name__}, not a JSON object")
-    return value

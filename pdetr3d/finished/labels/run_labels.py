@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.data.labels.pseudo_table import read_pseudo_labels
 from pdetr3d.data.loading.records import training_records
+from pdetr3d.run_files import CONFIG, RunFiles, is_run
 from pdetr3d.schema import DataError, SampleRecord
 
 
@@ -46,13 +46,13 @@ class RunLabels:
         Raises:
             DataError: when the run has no pseudo labels yet, or its files do not belong together.
         """
-        file, pseudo = run_dir / "run.json", run_dir / "pseudo_labels" / "pseudo_labels.parquet"
-        if not (file.is_file() and pseudo.is_file()):
+        pseudo = run_dir / "pseudo_labels" / "pseudo_labels.parquet"
+        if not (is_run(run_dir) and pseudo.is_file()):
             raise DataError(
-                f"{run_dir}: no run with pseudo labels here ({(pseudo if file.is_file() else file).name} is missing); "
+                f"{run_dir}: no run with pseudo labels here ({pseudo.name if is_run(run_dir) else CONFIG} is missing); "
                 f"run python -m ray_jobs.pseudo_label with --run-dir {run_dir} first"
             )
-        config = json.loads(file.read_text())
+        config = RunFiles(run_dir).identity
         data = run_dir / "data"
         index, manifest = Index.open(data / INDEX), LabelManifest.open(data / "manifest")
         if not (index.dataroot / index.version).is_dir():

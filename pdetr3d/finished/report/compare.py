@@ -30,18 +30,18 @@ CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics
 
 def tables(runs: Sequence[Run]) -> list[Table]:
     """All there is to compare: a column per run. Tables in which no run has a figure are left out."""
-    arms = sorted({arm for run in runs for arm in run.arms if arm != "teacher"})
+    arms = sorted({arm for run in runs for arm in run.scored if arm != "teacher"})
     labels = [run.stage("pseudo_labels") for run in runs]
     quality = [(stage.get("teacher") or {}) | {"accepted": stage.get("accepted")} for stage in labels]
     made = [
         *(
-            _figures(runs, f"Student {a}: devkit scores, val split", [r.arm(a) for r in runs], SCORES, ("mAP",))
+            _figures(runs, f"Student {a}: devkit scores, val split", [r.scores(a) for r in runs], SCORES, ("mAP",))
             for a in arms
         ),
         _figures(
             runs,
             "Teacher: boxes at the clicks of the val split",
-            [run.arm("teacher") for run in runs],
+            [run.scores("teacher") for run in runs],
             QUALITY,
             BY_DISTANCE,
         ),

@@ -42,7 +42,7 @@ def run_command(run: Run) -> str:
     preset = str(run.identity.get("preset"))
     known = json.loads(json.dumps(load(preset).flat()))
     words = [f"{k}={json.dumps(v)}" for k, v in run.identity.items() if k in known and k != "preset" and v != known[k]]
-    arms, labels = [arm for arm in run.arms if arm != "teacher"], bool(run.stage("pseudo_labels"))
+    arms, labels = [arm for arm in run.scored if arm != "teacher"], bool(run.stage("pseudo_labels"))
     if arms:
         words.append(f"run.arms={json.dumps(arms)}")
         names = ("pipeline",) if labels else ("train_student", "evaluate")

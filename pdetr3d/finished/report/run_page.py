@@ -51,7 +51,7 @@ def write_run_page(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def _students(run: Run) -> list[Block]:
-    arms = {arm: run.arm(arm) for arm in run.arms if arm != "teacher"}
+    arms = {arm: run.scores(arm) for arm in run.scored if arm != "teacher"}
     if not arms:
         return [Text("No student is scored yet.")]
     rows = [[name, *(number(report.get(name)) for report in arms.values())] for name in SCORES]
@@ -155,8 +155,3 @@ def _commands(run: Run) -> list[Block]:
     except DataError as error:
         again = [Text(str(error))]
     return [*again, *(Command(*line) for line in lines)]
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, not a search's."""
-    return (folder / "run.json").is_file()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.importance import importances
@@ -322,15 +320,13 @@ def _shared(search: Search) -> Iterator[Block]:
     yield Text("Trained once for all trials that need it. Quality of pseudo labels: of the teacher at the clicks.")
     rows = []
     for name in names:
-        stages = sorted(file.parent.name for file in (search.folder / name).glob("*/done.json"))
-        quality = _read(search.folder / name / "pseudo_labels" / "done.json")
+        run = RunFiles(search.folder / name)
+        quality = run.stage("pseudo_labels")
         figures = [number(value_at(quality, ("teacher", key))) for key in TEACHER]
-        rows.append([name, ", ".join(stages) or "nothing finished", number(value_at(quality, ("accepted",))), *figures])
+        rows.append(
+            [name, ", ".join(run.finished) or "nothing finished", number(value_at(quality, ("accepted",))), *figures]
+        )
     yield Table(["run directory", "finished stages", "accepted labels", *TEACHER], rows)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _commands(search: Search) -> Iterator[Block]:
