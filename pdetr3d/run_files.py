@@ -1,4 +1,4 @@
-"""A run directory, as everybody reads it: its config, finished stages, checkpoints, scores. Nothing is written there."""
+"""A run directory, as everybody reads it: config, finished stages, checkpoints, scores. Nothing is written there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pdetr3d.errors import DataError
 
 CONFIG, REPORT, DONE = "run.json", "report.json", "done.json"
 FRESH = "fresh"  # entry of run.json that only keeps runs begun anew apart
-# Stage that measured the teacher's boxes -> where its result holds their quality: a pipeline's labels, the first teacher
-# of label.holdout, a search's trial, train_teacher.
-TEACHER_QUALITY = {"pseudo_labels": ("teacher",), "holdout": ("teacher",), "trial": ("final", "teacher"),
-    "evaluate_teacher": ()}  # fmt: skip
+# Stage that measured the teacher's boxes -> where its result holds their quality: a pipeline's labels, the first
+# teacher of label.holdout, a search's trial, train_teacher.
+TEACHER_QUALITY: dict[str, tuple[str, ...]] = {
+    "pseudo_labels": ("teacher",),
+    "holdout": ("teacher",),
+    "trial": ("final", "teacher"),
+    "evaluate_teacher": (),
+}
 
 
 class RunFiles:
