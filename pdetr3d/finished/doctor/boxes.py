@@ -34,7 +34,9 @@ RANK = 0.2  # lowest Spearman correlation of score and IoU; usable teachers of t
 def floor(run: Run, other: Run | None) -> Result:
     """Check that the teacher's boxes are better than the class-mean box at the click, which needs no training."""
     mine, mean = run.teacher, run.class_mean
-    seen = f"BEV IoU {mine['bev_iou']:.3f}, class-mean box {mean['bev_iou']:.3f} ({mine['n']} clicks; {run.source}/done.json)"
+    seen = (
+        f"BEV IoU {mine['bev_iou']:.3f}, class-mean box {mean['bev_iou']:.3f} ({mine['n']} clicks; {run.source_file})"
+    )
     if mine["bev_iou"] >= mean["bev_iou"] + IOU_MARGIN:
         return Result("ok", seen)
     if mine["center_error_m"] > mean["center_error_m"] + QUERY_OFF_M:
@@ -115,9 +117,7 @@ def score(run: Run, other: Run | None) -> Result:
     found = run.teacher["calibration"]
     ece, rank = found["ece"], found["rank_correlation"]
     ranked = "undefined: all scores, or IoUs, are equal" if rank is None else f"{rank:.2f}"
-    seen = (
-        f"expected calibration error {ece:.3f}, rank correlation with the reached IoU {ranked} ({run.source}/done.json)"
-    )
+    seen = f"expected calibration error {ece:.3f}, rank correlation with the reached IoU {ranked} ({run.source_file})"
     if ece <= ECE and rank is not None and rank >= RANK:
         return Result("ok", seen)
     bins = [b for b in found["bins"] if b["n"]]

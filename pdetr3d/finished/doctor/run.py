@@ -54,6 +54,11 @@ class Run:
         return self.files.teacher_stage
 
     @property
+    def source_file(self) -> str:
+        """The result of ``source``, under the run directory."""
+        return f"{self.source}/{DONE}"
+
+    @property
     def on_val(self) -> bool:
         """Whether ``source`` is of clicks of the val split (``ON_VAL``), not of the point-labeled samples."""
         return self.source in ON_VAL and self.measured.get("measured_on", "val") == "val"
@@ -67,7 +72,7 @@ class Run:
     def teacher(self) -> dict[str, Any]:
         """``pseudo_label_quality`` of the teacher's boxes at the clicks of point-labeled samples, or of the val split
         (``ON_VAL``)."""
-        quality, file = self.files.teacher(self.source), f"{self.source}/{DONE}"
+        quality, file = self.files.teacher(self.source), self.source_file
         if not quality:
             raise DataError(f"{file}: no teacher was trained there, so that none can be judged")
         if not quality["n"]:

@@ -14,6 +14,7 @@ from pdetr3d.finished.report.reproduce import command
 from pdetr3d.finished.report.search import SCORED, SEED, VARIANT, Row, Search, short_keys, value_at, value_text
 from pdetr3d.finished.report.spread import Spread, difference, number
 from pdetr3d.finished.report.teacher_sections import convergence, quality, troubles, under_trouble
+from pdetr3d.run_files import RunFiles
 
 # Of a stage: final figures; figures of a distance bin; the figure by class.
 TEACHER = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
@@ -322,10 +323,8 @@ def _shared(search: Search) -> Iterator[Block]:
     for name in names:
         run = RunFiles(search.folder / name)
         quality = run.stage("pseudo_labels")
-        figures = [number(value_at(quality, ("teacher", key))) for key in TEACHER]
-        rows.append(
-            [name, ", ".join(run.finished) or "nothing finished", number(value_at(quality, ("accepted",))), *figures]
-        )
+        figures = [number(value_at(quality, path)) for path in (("accepted",), *(("teacher", key) for key in TEACHER))]
+        rows.append([name, ", ".join(run.finished) or "nothing finished", *figures])
     yield Table(["run directory", "finished stages", "accepted labels", *TEACHER], rows)
 
 
