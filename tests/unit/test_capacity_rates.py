@@ -72,5 +72,5 @@ def test_a_stage_without_a_time_is_refused(tmp_path: Path, timing: dict[str, flo
 
 
 def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"report.json cannot be read .* name the run directory of a pipeline"):
+    with pytest.raises(DataError, match=r"report.json is missing; name the run directory of a pipeline"):
         rates_of_run(tmp_path, CONFIG)

@@ -345,7 +345,7 @@ def _half_clicked(folder: Path) -> None:
         (_one_arm, "is not finished: no SPNDS of boxes_only"),
         (_no_spnds, "hold no number SPNDS"),
         (_broken, "report.json: not readable as JSON"),
-        (_no_run, "no run here"),
+        (_no_run, "not a run directory"),
         (_edited, "differ from manifest.json"),
         (_half_clicked, "label.click_share is 0.5 there, but plans assume that every object of a keyframe is clicked"),
     ],
@@ -385,7 +385,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"--box-cost": "-1"}, "--box-cost -1.0"), ({"--budget": "0.5"}, "less than the cheapest labels"), ({}, "no run")],
+    [({"--box-cost": "-1"}, "--box-cost -1.0"), ({"--budget": "0.5"}, "less than the cheapest labels"), ({}, "not a run directory")],
 )
 def test_the_command_refuses_bad_input(
     change: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -181,7 +181,7 @@ def test_curves_of_runs_lie_in_one_chart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["a"], "two or more"), (["a", "../DIR/a"], "two or more"), (["a", "missing"], "missing is no run directory")],
+    [(["a"], "two or more"), (["a", "../DIR/a"], "two or more"), (["a", "missing"], "missing: no such folder")],
 )
 def test_bad_input_is_exit_code_2(
     names: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -196,5 +196,5 @@ def test_a_broken_file_is_named(runs: list[Path], tmp_path: Path) -> None:
     broken = plant_run(tmp_path / "x", [], {})
     (broken / "pseudo_labels").mkdir()
     (broken / "pseudo_labels" / "done.json").write_text(json.dumps({"teacher": 1})[:5])
-    with pytest.raises(DataError, match="done.json is not JSON"):
+    with pytest.raises(DataError, match="done.json: not readable as JSON"):
         tables(open_runs([broken, runs[0]]))
