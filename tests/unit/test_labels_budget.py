@@ -385,7 +385,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"--box-cost": "-1"}, "--box-cost -1.0"), ({"--budget": "0.5"}, "less than the cheapest labels"), ({}, "not a run directory")],
+    [
+        ({"--box-cost": "-1"}, "--box-cost -1.0"),
+        ({"--budget": "0.5"}, "less than the cheapest labels"),
+        ({}, "not a run directory"),
+    ],
 )
 def test_the_command_refuses_bad_input(
     change: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
