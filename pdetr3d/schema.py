@@ -39,6 +39,8 @@ ROLES = ("unlabeled", "box", "point", "empty")
 BOXES_KNOWN = ("box", "empty")  # roles of the samples whose boxes are all known
 # The order of cameras in every array (method.md 1.5).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+# Ends the name of a simulated scene that gives velocities to another scene, and that is in no split.
+LATER = "-later"
 
 # Mean (l, w, h) [m] per class, rows as CLASSES (method.md 1.3). This documented constant is used for a class that the
 # box-labeled part does not contain. It is no statistic of the unlabeled boxes.

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from pdetr3d.config import SimConfig
 from pdetr3d.geometry.rigid import chain, inverse, rigid
-from pdetr3d.schema import DataError
+from pdetr3d.schema import LATER, DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.camera import render
 from pdetr3d.simulator.layout import lay_out
@@ -107,7 +107,7 @@ class _SceneWriter:
         self.silhouette = np.zeros_like(self.points)
 
     def run(self) -> dict[str, list[Row]]:
-        names = [self.job.name] * self.config.keyframes + [f"{self.job.name}-later"]
+        names = [self.job.name] * self.config.keyframes + [f"{self.job.name}{LATER}"]
         samples: list[Row] = [
             {
                 "token": token(self.config.seed, self.job.name, "sample", k), "timestamp": self._keyframe_us(k),

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pdetr3d.config import Config
 from pdetr3d.data.index.empty import RULES, refuse_empty
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.labels.summary import Summary, summarize
+from pdetr3d.data.labels.summary import Summary, in_no_split, summarize
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
@@ -212,3 +213,10 @@ def test_a_manifest_that_somebody_put_there_stays(world: Path) -> None:
     with pytest.raises(DataError, match=r"label\.ratio 0\.5 there, 1\.0 now"):
         prepare(RunDir(world.parent / "other", config(world, "label.ratio=1.0"), reading=True))
     assert (other / "manifest.json").exists() and not (other.parent / "index.arrow").exists()
+
+
+def test_scenes_that_the_simulator_adds_for_velocities_are_not_missing_in_a_split() -> None:
+    names, splits = ["a", "a-later", "b-later", "c", "d-later"], [["train"], [], [], [], ["val"]]
+    table = pa.table({"scene_name": names, "splits": pa.array(splits, pa.list_(pa.string()))})
+    # b-later belongs to no scene b of this dataset: somebody else's name.
+    assert in_no_split(table).tolist() == [False, False, True, True, False]

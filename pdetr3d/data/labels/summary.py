@@ -15,7 +15,7 @@ from rich.table import Table
 from pdetr3d.config import EmptyName
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import LabelManifest
-from pdetr3d.schema import CAMERAS
+from pdetr3d.schema import CAMERAS, LATER
 
 NAMED = 5  # scenes named
 
@@ -33,7 +33,7 @@ class Summary:
         clicks: class -> clicks, (C,). boxes: objects of box-labeled samples. images: of each camera, (6,).
         sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
             files that leave the dataroot. short: LiDAR files of far fewer points than usual. stray: scenes that are in
-            no split, and stray_frames their keyframes.
+            no split (but for those that the simulator adds for velocities), and stray_frames their keyframes.
         classes: the C names.
     """
 
@@ -144,7 +144,7 @@ def summarize(
     paths = pc.list_flatten(table["camera_path"])
     images = pc.is_valid(paths).to_numpy(zero_copy_only=False).reshape(-1, len(CAMERAS))[rows]
     sweeps = pc.list_value_length(table["sweep_path"]).to_numpy()[rows]
-    alone = pc.list_value_length(table["splits"]).to_numpy() == 0
+    alone = in_no_split(table)
     boxed = np.zeros(len(index), bool)
     if manifest is not None:
         found = index.rows_of(manifest.samples["sample_token"].filter(pa.array(manifest.boxed)))
@@ -170,6 +170,22 @@ def summarize(
         stray_frames=int(alone.sum()),
         classes=index.classes.names,
     )
+
+
+def in_no_split(table: pa.Table) -> NDArray[np.bool_]:
+    """Rows of an index whose scene is in no split, without the scenes that the simulator adds for velocities.
+
+    Args:
+        table: columns ``scene_name`` and ``splits`` of N rows of an index.
+
+    Returns:
+        (N,) bool.
+    """
+    names = table["scene_name"]
+    base = pc.replace_substring_regex(names, f"{LATER}$", "")
+    added = pc.and_(pc.ends_with(names, LATER), pc.is_in(base, value_set=pc.unique(names)))
+    empty = pc.equal(pc.list_value_length(table["splits"]), 0)
+    return pc.and_not(empty, added).to_numpy(zero_copy_only=False)
 
 
 def empty_counts(summary: Summary, index: Index, val_split: str, cameras: bool) -> dict[EmptyName, int]:
