@@ -282,7 +282,7 @@ def test_pictures_at_one_path_stand_side_by_side(tmp_path: Path) -> None:
         picture(run / "teacher" / "images" / "one" / "bev_cameras.png")
         picture(run / f"{name}.png")
         picture(run / "teacher" / "images" / name / "bev_cameras.png")
-    picture(runs["a"] / "two.png")
+    picture(runs["a"] / "two.png", (2000, 500))
     picture(runs["c"] / "two.png", (30, 20))
     made = galleries(runs)
     assert [(g.title, [name for name, _ in g.pictures]) for g in made] == [
