@@ -64,12 +64,16 @@ def report_labels(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two or more run directories.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; of one alone, its students are compared.", metavar="RUN...")
+    ],
     html: Annotated[
         Path | None, typer.Option(help="Also write this HTML file, with pictures. It replaces an older one.")
     ] = None,
 ) -> None:
     """Print the final scores of runs side by side, and the config keys in which they differ.
+
+    Of a single run it compares the students.
 
     Example: pdetr3d compare runs/one runs/other --html comparison.html
     """

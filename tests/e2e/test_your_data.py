@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.stages.stages import pictures, stages
+from ray_jobs.stages import pictures, stages
 from tests.jobs import fit_here
 from tests.tutorial import follow
 
@@ -25,7 +25,7 @@ def test_the_tutorial(
     assert set(report["arms"]) == {"ours"}  # not all boxes are known
     job = printed["-m"]
     assert "57 clicks, quality unknown" in job and "boxes of a teacher of 2 box-labeled samples, on 2 held out" in job
-    assert "devkit scores on the val split" in job and "pdetr3d-teacher version 1: no champion" in job
+    assert "the devkit's scores on the val split" in job and "pdetr3d-teacher version 1: no champion" in job
     assert "box-labeled 4 (66.67%)" in printed["label"] and "point-labeled 2" in printed["label"]
     assert "BEV IoU unknown" in printed["report-labels"]
     assert "unknown  clicks: no box-labeled sample has clicks of people" in printed["doctor"]

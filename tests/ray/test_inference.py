@@ -17,8 +17,8 @@ from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.plug.context import STATS
 from ray_jobs.plug.inference import BATCH_SIZE, gpu_beside, kept_batches, predict
+from ray_jobs.stages import stages as stages_module
 from ray_jobs.stages.stages import Stages
-from ray_jobs.stages.stages import stages as stages_module
 from tests.training_cases import World, open_world, run_locally, world_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

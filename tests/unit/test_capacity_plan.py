@@ -113,7 +113,7 @@ BAD = [
     (["--measured", "FILE", "--cores-per-node", "8"], "--cores-per-node 8: 8 workers"),
     (["--measured", "FILE", "--samples", "0"], "--samples"),
     (["--measured", "FILE", "--samples-per-s", "7"], "must be STAGE=NUMBER"),
-    (["--measured", "FILE", "--from-run", "nowhere"], "report.json cannot be read"),
+    (["--measured", "FILE", "--from-run", "nowhere"], "report.json is missing; name the run directory of a pipeline"),
     (["--measured", "FILE", "data.num_sweeps=3"], "  data.num_sweeps: 10 there, 3 now"),
     (["--measure", "costs.json"], "name it by data.dataroot"),
 ]

@@ -23,8 +23,8 @@ from pdetr3d.evaluation import pseudo_label_quality as quality
 from pdetr3d.evaluation import ranks
 from pdetr3d.pseudo_labels import pseudo_label_rows, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
-from ray_jobs.stages.stages import labeling
-from ray_jobs.stages.stages import quality as at_clicks
+from ray_jobs.stages import labeling
+from ray_jobs.stages import quality as at_clicks
 from tests.training_cases import World, open_world
 
 

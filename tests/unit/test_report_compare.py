@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pdetr3d.cli import main
 from pdetr3d.finished.report.compare import _curves, config_table, notes, tables, warning, write_comparison
@@ -78,6 +79,30 @@ def test_figures_stand_side_by_side(runs: list[Path]) -> None:
     costs = table(made, "Time")
     assert costs["wall [s]"] == ["12.3", "–", "–"] and costs["student_ours [s]"] == ["5.0", "–", "71.4"]
     assert costs["peak memory [MiB]"] == ["300", "–", "–"]
+
+
+def test_the_students_of_one_run_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures, times and pictures of the same sample; the teacher is no student, and one config differs in nothing."""
+    scored = {"ours": student_scores(0.4), "boxes_only": student_scores(0.2)}
+    stages = {f"evaluate_{arm}": scores for arm, scores in scored.items()} | {"evaluate_teacher": teacher_scores(0.5)}
+    run = plant_run(tmp_path / "run", [], stages)
+    write_json(run / "report.json", {"timing": {"wall_s": 9.0, "student_ours": 5.0}})
+    for arm in scored:
+        picture = run / f"student_{arm}" / "images" / "s1" / "bev_cameras.png"
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 20)).save(picture)
+    made = tables(open_runs([run]))
+    assert [each.headings[1:] for each in made] == [["boxes_only", "ours"]] * 3
+    assert table(made, "Students: devkit")["SPNDS"] == ["0.200", "0.400"]
+    assert table(made, "Students: devkit")["mAP at 10-20 m"] == ["0.150", "0.350"]
+    assert table(made, "Students: AP by class") == {"car": ["0.200", "0.400"], "pedestrian": ["0.300", "0.500"]}
+    assert table(made, "Time (0") == {"training [s]": ["–", "5.0"]}
+    assert main(["compare", str(run), "--html", str(tmp_path / "page.html")]) == 0
+    said, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    assert "boxes_only" in said and "What the runs differ in" not in said and "same config" not in said
+    assert (
+        page.count("<figure>") == page.count('<input type="checkbox"') == 2 and "Students of run side by side" in page
+    )
 
 
 def test_a_teacher_that_its_job_scored_is_compared(tmp_path: Path, runs: list[Path]) -> None:
@@ -181,7 +206,11 @@ def test_curves_of_runs_lie_in_one_chart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["a"], "two or more"), (["a", "../DIR/a"], "two or more"), (["a", "missing"], "missing: no such folder")],
+    [
+        (["a"], "compare needs two or more run directories, or one with two or more scored students; "),
+        (["a", "../DIR/a"], "compare needs different run directories"),
+        (["a", "missing"], "missing: no such folder"),
+    ],
 )
 def test_bad_input_is_exit_code_2(
     names: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

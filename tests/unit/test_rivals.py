@@ -19,10 +19,11 @@ from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.plug.fit import Stage
+from ray_jobs.stages import rivals
+from ray_jobs.stages import stages as stages_module
 from ray_jobs.stages.arm_records import arm_records
 from ray_jobs.stages.report import NAMES, ratios
-from ray_jobs.stages.stages import ARMS, Stages, rivals
-from ray_jobs.stages.stages import stages as stages_module
+from ray_jobs.stages.stages import ARMS, Stages
 from tests.training_cases import one_thread, world_config
 
 OVERRIDES = ("optim.batch_size=2", "optim.log_every=1", "optim.epochs=1", "student.mean_teacher_threshold=0.1")

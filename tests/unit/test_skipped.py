@@ -21,8 +21,9 @@ from pdetr3d.schema import Boxes3D, CameraRecord, DataError, SampleRecord
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import Data, RunDir, prepare
+from ray_jobs.stages import scoring
 from ray_jobs.stages.report import build_report
-from ray_jobs.stages.stages import Stages, scoring
+from ray_jobs.stages.stages import Stages
 from tests.training_cases import world_config
 from tests.unit.test_bad_input import poison, replace
 

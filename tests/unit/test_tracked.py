@@ -19,8 +19,8 @@ from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import copy_missing
 from ray_jobs.plug.inference import predict
+from ray_jobs.stages import tracked
 from ray_jobs.stages.pictures import clicked, clicked_pictures, confident, pictured
-from ray_jobs.stages.stages import tracked
 from ray_jobs.stages.tracked import ancestors, file_digest, recall, remember, step_of, training_ends
 from tests.training_cases import open_world
 

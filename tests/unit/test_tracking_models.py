@@ -13,7 +13,7 @@ from pdetr3d.tracking import models
 from pdetr3d.tracking.client import connect, tracking_uri
 from pdetr3d.tracking.models import CHAMPION, Score, log_checkpoint, log_model_metrics, register
 from pdetr3d.tracking.runs import Tracker
-from ray_jobs.tracked import unfit
+from ray_jobs.stages.tracked import unfit
 
 NAME = "pdetr3d-student"
 

@@ -30,11 +30,12 @@ from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import RunDir
+from ray_jobs.stages import holdout, scoring
 from ray_jobs.stages.arm_records import arm_records
 from ray_jobs.stages.arms import check_arms, possible_arms
 from ray_jobs.stages.holdout import held_out
 from ray_jobs.stages.report import print_arms, print_labels
-from ray_jobs.stages.stages import Stages, holdout, scoring
+from ray_jobs.stages.stages import Stages
 from ray_jobs.stages.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
 from tests.people_cases import of_role, without_annotations, write_clicks

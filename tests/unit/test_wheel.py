@@ -37,7 +37,7 @@ def test_it_holds_the_packages_whole_and_nothing_else(wheel: zipfile.ZipFile) ->
     ours = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
     info = f"pdetr3d-{PROJECT['version']}.dist-info"
     assert {name for name in wheel.namelist() if not name.startswith(info)} == ours
-    assert {"pdetr3d/report/template.html", "tune_spaces/label_ratio.yaml", "pdetr3d/presets.py"} <= ours
+    assert {"pdetr3d/finished/report/template.html", "tune_spaces/label_ratio.yaml", "pdetr3d/presets.py"} <= ours
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata

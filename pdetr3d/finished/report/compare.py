@@ -1,4 +1,4 @@
-"""Final figures of runs side by side, and what their configs differ in."""
+"""Final figures of runs side by side, and what their configs differ in; of one run: of its students."""
 
 from __future__ import annotations
 
@@ -29,32 +29,50 @@ CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """All there is to compare: a column per run. Tables in which no run has a figure are left out."""
-    arms = sorted({arm for run in runs for arm in run.scored if arm != "teacher"})
+    """All there is to compare: a column per run, of one run a column per student. Tables in which no run has a figure
+    are left out."""
+    names = [run.name for run in runs]
+    if len(runs) == 1:
+        return _students(runs[0])
+    arms = sorted({arm for run in runs for arm in run.students})
     labels = [run.stage("pseudo_labels") for run in runs]
     quality = [(stage.get("teacher") or {}) | {"accepted": stage.get("accepted")} for stage in labels]
     made = [
         *(
-            _figures(runs, f"Student {a}: devkit scores, val split", [r.scores(a) for r in runs], SCORES, ("mAP",))
+            _figures(names, f"Student {a}: devkit scores, val split", [r.scores(a) for r in runs], SCORES, ("mAP",))
             for a in arms
         ),
         _figures(
-            runs,
+            names,
             "Teacher: boxes at the clicks of the val split",
             [run.scores("teacher") for run in runs],
             QUALITY,
             BY_DISTANCE,
         ),
         _figures(
-            runs,
+            names,
             "Pseudo labels: boxes at the clicks of a run's own point-labeled samples",
             quality,
             ("accepted", *QUALITY),
             BY_DISTANCE,
         ),
-        _costs(runs),
+        _costs(names, [run.timing_s for run in runs], [run.peak_bytes for run in runs]),
     ]
     return [table for table in made if any(cell != "–" for row in table.rows for cell in row[1:])]
+
+
+def _students(run: Run) -> list[Table]:
+    """Scores of a run's students, AP by class, and what their training took."""
+    names, found = run.students, [run.scores(arm) for arm in run.students]
+    classes = dict.fromkeys(name for scores in found for name in scores.get("per_class", ()))
+    by_class = [[name, *(number(value_at(f, ("per_class", name, "AP"))) for f in found)] for name in classes]
+    timing = [{"training_s": run.timing_s[key]} if (key := f"student_{a}") in run.timing_s else {} for a in names]
+    made = [
+        _figures(names, "Students: devkit scores, val split", found, SCORES, ("mAP",)),
+        Table(["AP", *names], by_class, "Students: AP by class"),
+        _costs(names, timing),
+    ]
+    return [table for table in made if table.rows]
 
 
 def config_table(runs: Sequence[Run]) -> Table:
@@ -79,7 +97,7 @@ def warning(runs: Sequence[Run]) -> str:
 def print_comparison(runs: Sequence[Run]) -> None:
     """All tables on the terminal."""
     console, shown = Console(), tables(runs)
-    for table in (*shown, config_table(runs)):
+    for table in (*shown, *([config_table(runs)] if len(runs) > 1 else [])):
         terminal = Terminal(title=Plain(table.title))
         for place, heading in enumerate(table.headings):
             terminal.add_column(escape(heading), no_wrap=place == 0, overflow="fold")
@@ -93,26 +111,28 @@ def print_comparison(runs: Sequence[Run]) -> None:
 def notes(runs: Sequence[Run], shown: Sequence[Table]) -> list[str]:
     """What is to be said beside the tables."""
     said = [] if shown else ["No stage that has figures is finished in any of the runs."]
-    said += [] if differing(runs) else ["The runs have the same config, code and data tables."]
+    said += [] if len(runs) == 1 or differing(runs) else ["The runs have the same config, code and data tables."]
     return said + [line for line in (warning(runs),) if line]
 
 
 def write_comparison(runs: Sequence[Run], file: Path) -> Path:
-    """The same as a page, with the runs' pictures of the same name side by side.
+    """The same as a page, with the runs' (of one run: its students') pictures of the same name side by side.
 
     Raises:
         DataError: for a picture that cannot be read.
     """
-    shown, config = tables(runs), config_table(runs)
-    pictures = galleries({run.name: run.path for run in runs})
+    shown, config, one = tables(runs), config_table(runs), runs[0]
+    alone = len(runs) == 1
+    beside = {arm: one.path / f"student_{arm}" for arm in one.students} if alone else {r.name: r.path for r in runs}
+    pictures = galleries(beside)
     sections = [
         Section("Figures", [*map(Text, notes(runs, shown)), *shown]),
         Section("Learning curves", _curves(runs)),
-        Section("Config", [config] if config.rows else [Text("No key differs.")]),
-        Section("Pictures", pictures or [Text("No two of the runs hold a picture of the same name.")]),
-        Section("Every run again", [_again(run) for run in runs]),
+        *([] if alone else [Section("Config", [config] if config.rows else [Text("No key differs.")])]),
+        Section("Pictures", pictures or [Text("No two of them hold a picture of the same name.")]),
+        Section("The run again" if alone else "Every run again", [_again(run) for run in runs]),
     ]
-    title = f"{len(runs)} runs side by side"
+    title = f"Students of {one.name} side by side" if alone else f"{len(runs)} runs side by side"
     return write_page(file, title, [f"{run.name}: {run.path}" for run in runs], sections)
 
 
@@ -125,7 +145,7 @@ def _curves(runs: Sequence[Run]) -> list[Block]:
         unread += [f"{run.name}: {problem}" for problem in problems.values()]
         for stage, history in histories.items():
             for key, curve in history.curves.items():
-                lines[key][f"{run.name} {stage}"] = curve
+                lines[key][stage if len(runs) == 1 else f"{run.name} {stage}"] = curve
     made: list[Block] = [charts.histories(key, by_name) for key, by_name in lines.items() if by_name]
     return [*(made or [Text("None: no run logged any in MLflow.")]), *map(Text, unread)]
 
@@ -138,19 +158,18 @@ def _again(run: Run) -> Block:
 
 
 def _figures(
-    runs: Sequence[Run], title: str, found: Sequence[dict[str, Any]], keys: Sequence[str], binned: Sequence[str]
+    names: Sequence[str], title: str, found: Sequence[dict[str, Any]], keys: Sequence[str], binned: Sequence[str]
 ) -> Table:
-    """Figures ``found`` of each run: a row per key, then one per distance bin of the ``binned`` ones."""
+    """Figures ``found`` of each column: a row per key, then one per distance bin of the ``binned`` ones."""
     bins = dict.fromkeys(name for figures in found for name in figures.get("by_distance", ()))
     paths = {key: (key,) for key in keys} | {f"{k} at {b} m": ("by_distance", b, k) for k in binned for b in bins}
     rows = [[name, *(number(value_at(figures, path)) for figures in found)] for name, path in paths.items()]
-    return Table(["", *(run.name for run in runs)], rows, title)
+    return Table(["", *names], rows, title)
 
 
-def _costs(runs: Sequence[Run]) -> Table:
-    timing = [run.timing_s for run in runs]
+def _costs(names: Sequence[str], timing: Sequence[dict[str, float]], peaks: Sequence[int | None] = ()) -> Table:
     stages = dict.fromkeys(stage for of_run in timing for stage in of_run)
     rows = [[f"{stage.removesuffix('_s')} [s]", *(number(t.get(stage), 1) for t in timing)] for stage in stages]
-    peaks = [run.peak_bytes for run in runs]
-    rows.append(["peak memory [MiB]", *(number(None if peak is None else peak / 2**20, 0) for peak in peaks)])
-    return Table(["", *(run.name for run in runs)], rows, "Time and memory (0: finished before)")
+    if peaks:
+        rows.append(["peak memory [MiB]", *(number(None if peak is None else peak / 2**20, 0) for peak in peaks)])
+    return Table(["", *names], rows, f"Time{' and memory' if peaks else ''} (0: finished before)")

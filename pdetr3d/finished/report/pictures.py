@@ -13,9 +13,9 @@ from pdetr3d.finished.report.page import Gallery
 from pdetr3d.schema import DataError
 
 # Of a run directory (``ray_jobs/stages/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
-PLACES = ("*.png", "*/images/*/bev_cameras.png")
+PLACES = ("*.png", "*/images/*/bev_cameras.png", "images/*/bev_cameras.png")  # the last one: in a stage's folder
 RUNS, SAMPLES = 6, 8  # at most so many beside and below one another
-WIDTH_PX = 1000
+WIDTH_PX = 1600  # a click opens them as large as the window
 
 
 def galleries(runs: Mapping[str, Path]) -> list[Gallery]:

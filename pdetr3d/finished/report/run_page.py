@@ -51,7 +51,7 @@ def write_run_page(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def _students(run: Run) -> list[Block]:
-    arms = {arm: run.scores(arm) for arm in run.scored if arm != "teacher"}
+    arms = {arm: run.scores(arm) for arm in run.students}
     if not arms:
         return [Text("No student is scored yet.")]
     rows = [[name, *(number(report.get(name)) for report in arms.values())] for name in SCORES]

@@ -32,6 +32,11 @@ class Run(RunFiles):
         self.name = name
 
     @property
+    def students(self) -> list[str]:
+        """Student arms that are scored."""
+        return [arm for arm in self.scored if arm != "teacher"]
+
+    @property
     def timing_s(self) -> dict[str, float]:
         """Stage -> seconds, where a pipeline or a search's trial wrote them down; 0 for one that was there before."""
         return self.report.get("timing") or self.stage("trial").get("timing_s") or {}
@@ -46,12 +51,19 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs to compare.
 
     Raises:
-        DataError: for fewer than two, the same one twice, or a folder that is no run directory.
+        DataError: for the same one twice, a single one with fewer than two scored students, or a folder that is no run
+            directory.
     """
     resolved = [path.resolve() for path in paths]
-    if len(resolved) < 2 or len(set(resolved)) < len(resolved):
-        raise DataError(f"compare needs two or more different run directories; got {', '.join(map(str, paths))}")
-    return [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
+    if len(set(resolved)) < len(resolved):
+        raise DataError(f"compare needs different run directories; got {', '.join(map(str, paths))}")
+    runs = [open_run(path, name) for path, name in zip(paths, short_names(resolved), strict=True)]
+    if len(runs) == 1 and len(runs[0].students) < 2:
+        raise DataError(
+            f"compare needs two or more run directories, or one with two or more scored students; {paths[0]} has "
+            f"{', '.join(runs[0].students) or 'none'}: name another run, too, or see pdetr3d report {paths[0]}"
+        )
+    return runs
 
 
 def open_run(path: Path, name: str = "") -> Run:
