@@ -23,7 +23,7 @@ def test_from_boxes_and_clicks_to_a_detector(
     printed = follow(sim_world, tmp_path, monkeypatch, capfd)
     report = json.loads(Path("runs/mine/report.json").read_text())
     assert set(report["arms"]) == {"boxes_only", "ours"}  # not all boxes are known
-    assert "devkit scores on the val split" in printed["-m"]
+    assert "the devkit's scores on the val split" in printed["-m"]
 
 
 def test_scenes_that_nobody_annotated(
