@@ -137,7 +137,7 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
     planted.run.finish("holdout", {**good, "samples": 2, "trained_on": 2})
     results = diagnose(Run(planted.path))
     assert {results[check].verdict for check in ("teacher", "pseudo labels", "score")} == {"ok"}
-    assert Run(planted.path).source == "holdout/done.json"
+    assert Run(planted.path).source == "holdout"
     assert change(Run(planted.path), "raise", "label.ratio") == "raise `label.ratio` (now 0.3)"
     run = Run(planted.path)
     run.config |= {"label.source": "manifest", "label.ratio": 0.25}
