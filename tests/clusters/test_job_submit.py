@@ -21,11 +21,15 @@ from ray._private.runtime_env.packaging import create_package
 
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import read_run_file
-from tests.clusters.test_interrupt import OVERRIDES, STEPS, ray_checkpoint
+from tests.clusters.test_interrupt import OVERRIDES, ray_checkpoint
 from tests.ports import free_ports
 from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
+# 6 samples: 120 steps, checkpoints after steps 60, 61, ..., 120. `ray job stop` takes seconds to start, a step 0.2 s.
+STEPS = 120
+LONG = [word for word in OVERRIDES if not word.startswith(("optim.epochs=", "optim.checkpoints="))]
+LONG += ["optim.epochs=40", "optim.checkpoints=61"]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -103,7 +107,7 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
     words = ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml"]
 
     def submit(name: str, *more: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        overrides = world_arguments(sim_world, *OVERRIDES, *more)
+        overrides = world_arguments(sim_world, *LONG, *more)
         return head.ray("submit", "--submission-id", name, *words, *options, "--", *job, *overrides)
 
     refused = submit("wrong", "optim.lrr=1")
@@ -115,7 +119,7 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
         time.sleep(0.2)
     assert head.ray("stop", "first").returncode == 0
     reached = int(ray_checkpoint(run_dir).read_text())
-    assert 15 <= reached < STEPS and "STOPPED" in head.ray("status", "first").stdout.upper()
+    assert 60 <= reached < STEPS and "STOPPED" in head.ray("status", "first").stdout.upper()
     assert mlflow_states(run_dir) == {"KILLED"}
     second = submit("second")
     assert second.returncode == 0, second.stdout

@@ -19,7 +19,7 @@ import pytest
 from pdetr3d.tracking.client import connect
 from tests.training_cases import world_arguments
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = """
 question: Does a killed search go on?
@@ -67,7 +67,7 @@ def start(
         )  # fmt: skip
 
 
-def wait_for_a_score(job: subprocess.Popen[bytes], run: Path, output: Path, timeout_s: float = 240) -> None:
+def wait_for_a_score(job: subprocess.Popen[bytes], run: Path, output: Path, timeout_s: float = 420) -> None:
     end = time.monotonic() + timeout_s
     while not any(json.loads(f.read_text())["curve"] for f in run.glob("trials/*/trial.json")):
         assert job.poll() is None and time.monotonic() < end, output.read_text()
