@@ -18,9 +18,9 @@ import pytest
 from pdetr3d.inference.blocks import SAMPLES
 from tests.deploy_cases import trained_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
-FILES, BLOCK = 400, 4
+FILES, BLOCK = 160, 4
 
 
 def _job(folder: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
