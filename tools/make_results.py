@@ -68,11 +68,6 @@ RESULTS = (
         needs="PDETR3D_KITTI_DATA",
     ),
     Result(
-        "your-data",
-        (("-m", "tests.benchmarks.bench_your_data", folder("your-data")),),
-        ("your-data", folder("your-data")),
-    ),
-    Result(
         "chaos",
         (("-m", "tests.chaos.suite", "--folder", folder("chaos")),),
         ("chaos", f"{folder('chaos')}/chaos.json"),
