@@ -85,6 +85,5 @@ def test_the_list_names_every_result() -> None:
     assert [line.split()[0] for line in shown.stdout.splitlines()] == [
         "quickstart",
         "kitti-small",
-        "your-data",
         "chaos",
     ]
