@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -14,6 +13,7 @@ from pdetr3d.geometry.boxes import to_nuscenes
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.importers.frame import Frame
 from pdetr3d.schema import CAMERAS
+from pdetr3d.tables.tokens import token
 
 Row = dict[str, Any]
 LIDAR = "LIDAR_TOP"
@@ -24,11 +24,6 @@ ATTRIBUTES = (
     "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
 )  # fmt: skip
 LIDAR2EGO = rigid([math.cos(math.pi / 4), 0.0, 0.0, -math.sin(math.pi / 4)], [0.0, 0.0, LIDAR_HEIGHT_M])
-
-
-def token(version: str, *parts: object) -> str:
-    """A token, 32 hexadecimal digits, that depends on the version's name and ``parts`` alone."""
-    return hashlib.md5("/".join(str(part) for part in (version, *parts)).encode(), usedforsecurity=False).hexdigest()
 
 
 def sample_token(version: str, frame: str) -> str:

@@ -31,11 +31,11 @@ from pdetr3d.simulator.tables import (
     data_row,
     ego_transform,
     link,
-    token,
     visibility_token,
     yaw_quaternion,
 )  # fmt: skip
 from pdetr3d.simulator.world import Actor, World
+from pdetr3d.tables.tokens import token
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pdetr3d.config import SimConfig
 from pdetr3d.schema import DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.scene import SceneJob, simulate_scene
-from pdetr3d.simulator.tables import LIDAR, MAP_FILE, SCENE_TABLES, Row, token, world_tables
+from pdetr3d.simulator.tables import LIDAR, MAP_FILE, SCENE_TABLES, Row, world_tables
+from pdetr3d.tables.tokens import token
 
 STAMP = "simulated_world.json"  # the file under the dataroot that identifies the world
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from pyquaternion import Quaternion
 from pdetr3d.config import SimConfig
 from pdetr3d.geometry.rigid import rigid
 from pdetr3d.simulator import constants as const
+from pdetr3d.tables.tokens import token
 
 Row = dict[str, Any]
 LIDAR = "LIDAR_TOP"
@@ -22,11 +22,6 @@ ATTRIBUTES = (
 )  # fmt: skip
 VISIBILITY = (("1", "v0-40", 0.0), ("2", "v40-60", 0.4), ("3", "v60-80", 0.6), ("4", "v80-100", 0.8))
 MAP_FILE = "maps/simulated.png"
-
-
-def token(*parts: object) -> str:
-    """A token, 32 hexadecimal digits, that depends on ``parts`` (seed, scene, kind, ...) alone."""
-    return hashlib.md5("/".join(str(p) for p in parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def yaw_quaternion(yaw_rad: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from pdetr3d.geometry.boxes import points_in_each_box, to_nuscenes
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.schema import SampleRecord
 from pdetr3d.tables.loaded import TABLES
+from pdetr3d.tables.tokens import token as row_token
 
 Row = dict[str, Any]
 WRITTEN = ("category", "instance", "sample_annotation")  # tables that differ from the dataset's own
@@ -150,4 +150,4 @@ def _attribute(kind: ObjectClass, speed_m_s: float) -> str:
 
 def _token(*parts: str) -> str:
     """A token as nuScenes', 32 hexadecimal digits, that depends on ``parts`` alone."""
-    return hashlib.md5("/".join(("pdetr3d", *parts)).encode(), usedforsecurity=False).hexdigest()
+    return row_token("pdetr3d", *parts)
