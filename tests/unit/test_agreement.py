@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +18,7 @@ from pdetr3d.data.index.point_counts import LIDAR, RADAR, usually_empty
 from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.schema import DataError
 from tests.reference import tiny_nuscenes
+from tests.unit.test_tables import edit
 
 VERSION = "v1.0-sim"
 FLAT = NDArray[np.float32]
@@ -37,14 +36,6 @@ def rewrite(world: Path, change: Callable[[FLAT], FLAT], folder: str = "samples"
         points = change(np.fromfile(file, np.float32).reshape(-1, 5))
         file.unlink()
         np.ascontiguousarray(points, np.float32).tofile(file)
-
-
-def edit(world: Path, table: str, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    file = world / VERSION / f"{table}.json"
-    rows = json.loads(file.read_text())
-    change(rows)
-    file.unlink()
-    file.write_text(json.dumps(rows))
 
 
 def columns(order: list[int]) -> Callable[[FLAT], FLAT]:

@@ -21,6 +21,7 @@ from pdetr3d.data.index.shapes import headings_askew, sizes_askew
 from pdetr3d.schema import DataError
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.times import unlikely_times
+from tests.unit.test_tables import edit
 
 VERSION = "v1.0-sim"
 Rows = list[dict[str, Any]]
@@ -33,13 +34,6 @@ def root(sim_world: Path, tmp_path: Path) -> Path:
     for folder in ("samples", "sweeps"):
         (tmp_path / "world" / folder).symlink_to(sim_world / folder)
     return tmp_path / "world"
-
-
-def edit(root: Path, table: str, change: Callable[[Rows], object]) -> None:
-    file = root / VERSION / f"{table}.json"
-    rows = json.loads(file.read_text())
-    change(rows)
-    file.write_text(json.dumps(rows))
 
 
 def cameras(rows: Rows) -> Rows:
