@@ -26,13 +26,44 @@ class ColumnFiles:
         self.rows += len(next(iter(columns.values())))
 
     def mapped(self) -> dict[str, NDArray[np.float64]]:
-        """The columns (N,) float64 of all pieces, mapped read-only; nothing can be added afterwards."""
+        """The columns (N,) float64 of all pieces, in mapped files; nothing can be added afterwards."""
         found = {}
         for name, file in self.files.items():
             with file:
                 file.flush()
-                found[name] = np.memmap(file, np.float64, "r", shape=(self.rows,)) if self.rows else np.zeros(0)
+                # "c", not "r": np.interp copies arrays that cannot be written to.
+                found[name] = np.memmap(file, np.float64, "c", shape=(self.rows,)) if self.rows else np.zeros(0)
         return found
+
+
+def descending(values: NDArray[np.float64], part: int) -> NDArray[np.float64]:
+    """The rows (N,) by descending value, of equal values the later row first; a mapped file, sorted in place.
+
+    Args:
+        values: (N,) without NaN. part: number of rows in memory at a time.
+    """
+    if not len(values):
+        return np.zeros(0)
+    with tempfile.TemporaryFile(prefix="pdetr3d_column_") as file:
+        # Complex numbers are sorted by their real part, then by their imaginary part.
+        keys = np.memmap(file, np.complex128, "w+", shape=(len(values),))
+        for rows in slices(len(values), part):
+            keys[rows].real, keys[rows].imag = -values[rows], -np.arange(rows.start, rows.stop)
+        keys.sort()
+        files = ColumnFiles()
+        for rows in slices(len(values), part):
+            files.add({"row": -keys[rows].imag})
+    return files.mapped()["row"]
+
+
+def backwards(values: NDArray[np.float64], part: int) -> NDArray[np.float64]:
+    """The values (N,) from the last to the first, in a mapped file; ``part`` of them are in memory at a time."""
+    if not len(values):
+        return np.zeros(0)
+    files = ColumnFiles()
+    for rows in slices(len(values), part):
+        files.add({"value": values[len(values) - rows.stop : len(values) - rows.start][::-1]})
+    return files.mapped()["value"]
 
 
 def slices(count: int, part: int) -> Iterator[slice]:

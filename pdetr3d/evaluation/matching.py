@@ -22,9 +22,9 @@ from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, 
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.class_scoring import ClassMetrics
-from pdetr3d.evaluation.column_files import ColumnFiles, slices
+from pdetr3d.evaluation.column_files import ColumnFiles, backwards, descending, slices
 
-PART = 1 << 18  # number of detections in memory at a time; only their order is held as a whole
+PART = 1 << 16  # number of detections in memory at a time
 WALKING = "pedestrian.moving"
 ERRORS = ("trans_err", "vel_err", "scale_err", "orient_err", "attr_err")
 
@@ -92,16 +92,21 @@ class Matching:
         return columns
 
     def columns(self, name: str) -> dict[str, NDArray[np.float64]]:
-        """The columns (N,) of a class; an empty dict if nothing was detected. Nothing can be added afterwards."""
+        """The columns (N,) of a class; an empty dict if nothing was detected. Nothing can be added afterwards.
+
+        ``order`` holds the rows by descending score; of equal scores the later detection comes first.
+        """
         if name not in self._read:
-            self._read[name] = self._files[name].mapped()
+            found = self._files[name].mapped()
+            self._read[name] = found | ({"order": descending(found["score"], PART)} if found else {})
         return self._read[name]
 
     def matched(self, name: str) -> dict[str, NDArray[np.float64]]:
         """``yaw`` and ``axis`` errors [rad] and ``walks``, each (M,), of the detections matched at ``dist_th_tp``."""
-        columns = self.columns(name)
-        hit = np.flatnonzero(columns[f"hit@{self.config.dist_th_tp}"]) if columns else np.zeros(0, np.int64)
-        return {key: np.asarray(columns[key][hit]) if columns else np.zeros(0) for key in ("yaw", "axis", "walks")}
+        columns, keys = self.columns(name), ("yaw", "axis", "walks")
+        if not columns:
+            return {key: np.zeros(0) for key in keys}
+        return _matched(columns, range(len(columns["score"])), f"hit@{self.config.dist_th_tp}", keys)
 
     def metrics(self) -> DetectionMetrics:
         """The metrics, as ``DetectionEval.evaluate`` computes them."""
@@ -125,18 +130,17 @@ class Matching:
         columns, objects = self.columns(name), self.n_gt[name]
         if not columns or not objects or not columns[f"hit@{threshold}"].any():
             return DetectionMetricData.no_predictions()
-        order = np.argsort(columns["score"], kind="stable")[::-1]  # equal scores: the later detection first
-        curve = _curve(columns["score"], columns[f"hit@{threshold}"], order, objects)
+        curve = _curve(columns["score"], columns[f"hit@{threshold}"], columns["order"], objects)
         recall = np.linspace(0, 1, DetectionMetricData.nelem)
         precision = np.interp(recall, curve["recall"], curve["precision"], right=0)
         confidence = np.interp(recall, curve["recall"], curve["score"], right=0)
         errors = dict.fromkeys(ERRORS, np.ones(DetectionMetricData.nelem))
         if threshold == self.config.dist_th_tp:
-            hits = order[np.asarray(columns[f"hit@{threshold}"])[order] > 0]
-            score = np.asarray(columns["score"])[hits]
+            matched = _matched(columns, columns["order"], f"hit@{threshold}", ("score", *ERRORS))
+            rising = backwards(matched["score"], PART)
             for key in ERRORS:
-                mean = _cummean(columns[key], hits)
-                errors[key] = np.interp(confidence[::-1], score[::-1], mean[::-1])[::-1]
+                mean = backwards(_cummean(matched[key]), PART)
+                errors[key] = np.interp(confidence[::-1], rising, mean)[::-1]
         return DetectionMetricData(recall=recall, precision=precision, confidence=confidence, **errors)
 
 
@@ -161,12 +165,12 @@ def match(objects: Sequence[DetectionBox], found: Sequence[DetectionBox], thresh
 
 
 def _curve(
-    score: NDArray[np.float64], hit: NDArray[np.float64], order: NDArray[np.int64], objects: int
+    score: NDArray[np.float64], hit: NDArray[np.float64], order: NDArray[np.float64], objects: int
 ) -> dict[str, NDArray[np.float64]]:
     """Recall, precision and score (N,) along the detections in ``order``, in mapped files."""
     files, true = ColumnFiles(), 0.0
     for part in slices(len(order), PART):
-        chosen = order[part]
+        chosen = order[part].astype(np.int64)
         cumulated = true + np.cumsum(hit[chosen])
         count = np.arange(part.start + 1, part.stop + 1, dtype=np.float64)
         files.add({"recall": cumulated / objects, "precision": cumulated / count, "score": score[chosen]})
@@ -174,14 +178,26 @@ def _curve(
     return files.mapped()
 
 
-def _cummean(values: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The devkit's ``cummean`` of values in an order, in a mapped file: running means (N,) without NaN."""
+def _matched(
+    columns: dict[str, NDArray[np.float64]], rows: NDArray[np.float64] | range, hit: str, keys: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """The columns ``keys`` (M,) of those of ``rows`` (N,) whose column ``hit`` is 1, in mapped files."""
+    files = ColumnFiles()
+    for part in slices(len(rows), PART):
+        chosen = np.array(rows[part], np.int64)
+        chosen = chosen[columns[hit][chosen] > 0]
+        files.add({key: columns[key][chosen] for key in keys})
+    return files.mapped()
+
+
+def _cummean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The devkit's ``cummean``, in a mapped file: running means (N,) of values, without those that are NaN."""
     files, total, known = ColumnFiles(), 0.0, 0
-    for part in slices(len(order), PART):
-        chosen = np.asarray(values[order[part]])
+    for part in slices(len(values), PART):
+        chosen = values[part]
         number = ~np.isnan(chosen)
         sums = np.cumsum(np.r_[total, np.where(number, chosen, 0.0)])[1:]  # sums in the same order as in one piece
         counts = known + np.cumsum(number)
         files.add({"mean": np.divide(sums, counts, out=np.zeros_like(sums), where=counts != 0)})
         total, known = float(sums[-1]), int(counts[-1])
-    return files.mapped()["mean"] if known else np.ones(len(order))
+    return files.mapped()["mean"] if known else np.ones(len(values))

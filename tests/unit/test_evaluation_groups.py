@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -162,3 +163,20 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {path: value}
     return {key: one for name, inner in value.items() for key, one in flat(inner, f"{path}.{name}").items()}
+
+
+def test_memory_does_not_grow_with_the_number_of_detections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "PART", 1000)
+    peaks = []
+    for parts in (20, 200):
+        mine, rng = Matching(config_factory("detection_cvpr_2019"), classes=NUSCENES_CLASSES), np.random.default_rng(0)
+        for _ in range(parts):
+            columns = {key: rng.random(1000) for key in ("score", *matching.ERRORS, "yaw", "axis", "walks")}
+            hits = {f"hit@{distance}": (rng.random(1000) < 0.6) * 1.0 for distance in mine.config.dist_ths}
+            mine._files["car"].add(columns | hits)
+        mine.n_gt["car"] = parts * 700
+        tracemalloc.start()
+        by_group(mine.metrics(), mine)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 400_000  # the 120,000 pairs have 960 kB a column
