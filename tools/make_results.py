@@ -50,7 +50,13 @@ def folder(name: str) -> str:
     return str(RUNS / name)
 
 
-KITTI = folder("kitti-dataset")
+def import_kitti(dataset: str) -> tuple[str, ...]:
+    """The command that writes KITTI's frames as a dataset."""
+    source = ("--root", "$PDETR3D_KITTI_DATA", "--scenes", "$PDETR3D_KITTI_DATA/scenes.csv")
+    return ("-m", "pdetr3d.cli", "import", "kitti", *source, "--out", dataset)
+
+
+KITTI, KITTI_CLICKS = folder("kitti-small-dataset"), folder("kitti-clicks-dataset")
 RESULTS = (
     Result(
         "quickstart",
@@ -60,8 +66,7 @@ RESULTS = (
     Result(
         "kitti-small",
         (
-            ("-m", "pdetr3d.cli", "import", "kitti", "--root", "$PDETR3D_KITTI_DATA", "--out", KITTI)
-            + ("--scenes", "$PDETR3D_KITTI_DATA/scenes.csv"),
+            import_kitti(KITTI),
             (*PIPELINE, "kitti-small", "--run-dir", folder("kitti-small"), f"data.dataroot={KITTI}"),
         ),
         ("kitti-small", folder("kitti-small")),
@@ -71,6 +76,21 @@ RESULTS = (
         "chaos",
         (("-m", "tests.chaos.suite", "--folder", folder("chaos")),),
         ("chaos", f"{folder('chaos')}/chaos.json"),
+    ),
+    Result(
+        "your-data",
+        (("-m", "tests.benchmarks.bench_your_data", folder("your-data")),),
+        ("your-data", f"{folder('your-data')}/your-data.json"),
+    ),
+    Result(
+        "kitti-clicks",
+        (
+            import_kitti(KITTI_CLICKS),
+            ("-m", "ray_jobs.search", "kitti_clicks", "--preset", "kitti-small", "--out", folder("kitti-clicks"))
+            + ("--run-dir", folder("kitti-clicks"), f"data.dataroot={KITTI_CLICKS}"),
+        ),
+        ("kitti-clicks", f"{folder('kitti-clicks')}/search.json"),
+        needs="PDETR3D_KITTI_DATA",
     ),
 )
 

@@ -1,10 +1,16 @@
 """Tables of README.md and docs/ that are made from JSON in ``results/``; no figure in them is typed.
 
-python tools/result_tables.py [quickstart RUN [NOTE] | kitti-small RUN [NOTE] | chaos FILE]
+python tools/result_tables.py [NAME WHERE [NOTE]]
 
-quickstart, kitti-small: first write ``results/NAME.json`` from RUN, the run directory of that preset (its code must be
-committed), with NOTE, a sentence about the circumstances. chaos: first copies FILE (``make chaos`` makes
-``runs/chaos/chaos.json``). Then it writes the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
+First writes ``results/NAME.json``:
+
+- quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, the run directory of that preset (its code must be committed),
+  with NOTE, a sentence about the circumstances;
+- chaos FILE, a copy (``make chaos`` makes ``runs/chaos/chaos.json``);
+- your-data FILE, a copy of what ``python -m tests.benchmarks.bench_your_data`` wrote;
+- kitti-clicks FILE, a copy of a search's ``search.json``.
+
+Then it writes the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
 ``tests/contract/test_result_tables.py`` compares them.
 """
 
@@ -19,14 +25,23 @@ from typing import Any
 
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
+from search_tables import search_block, table
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {name: ROOT / "results" / f"{name}.json" for name in ("quickstart", "kitti-small", "chaos")}
+NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks")
+FILES = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
     "quickstart-details": ROOT / "docs" / "results.md",
     "kitti-small": ROOT / "docs" / "results.md",
     "chaos": ROOT / "docs" / "clusters.md",
+    "your-data": ROOT / "docs" / "results.md",
+    "kitti-clicks": ROOT / "docs" / "results.md",
+}
+TEACHERS = {
+    "crop": "crop baseline (LiDAR points around the click alone)",
+    "none": "teacher on LiDAR alone",
+    "d_roi": "teacher with images (D-RoI)",
 }
 ARMS = {
     "boxes_only": "(a) 5 % of the boxes alone",
@@ -42,6 +57,8 @@ LABELS = {
 COMMANDS = {
     "quickstart": "make quickstart",
     "kitti-small": "python -m ray_jobs.pipeline --preset kitti-small data.dataroot=dataset",
+    "your-data": "python -m tests.benchmarks.bench_your_data runs/results/your-data",
+    "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
 }
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
@@ -73,6 +90,17 @@ def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
             **{floor: labels[floor] for floor in ("class_mean", "class_mean_pca")},
         },
     }
+
+
+def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A copied result with the command that anybody would give, and without paths of the machine that made it."""
+    if name == "your-data":
+        found["report"].pop("config", None)
+    if name == "kitti-clicks":
+        found["config"]["data"]["dataroot"] = "dataset"
+        found["space"].pop("overrides", None)
+        found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
+    return found | ({"command": COMMANDS[name]} if name in COMMANDS else {})
 
 
 def headline(found: dict[str, Any]) -> str:
@@ -128,6 +156,38 @@ def kitti(found: dict[str, Any]) -> str:
             *boxes_at_clicks(found["pseudo_labels"]),
             "",
             *table([f"AP of students (objects in the val split: {counted})", *classes], students),
+        ]
+    )
+
+
+def tutorial(found: dict[str, Any]) -> str:
+    """The section of docs/results.md about the commands of docs/your-data.md."""
+    seconds, report, roles = found["seconds"], found["report"], found["roles"]
+    truth, told = found["known_to_the_whole_tables"]["all"], found["known_to_the_run"]["all"]
+    students = [
+        [name, *(number(report["arms"][arm][s]) for s in SCORES)] for arm, name in ARMS.items() if arm in report["arms"]
+    ]
+    holdout = report["holdout"]
+    clicks = [
+        [what, str(part["n"]), *(number(part[key], digits) for key, digits in {"bev_iou": 3, **ERRORS}.items())]
+        for what, part in [(f"held out: {LABELS[name]}", holdout[name]) for name in LABELS]
+    ]
+    errors = {"bev_iou": 3, "center_error_m": 3, "size_error": 3, "yaw_error_rad": 2}
+    clicks.append(
+        ["people's clicks, what the run cannot know: teacher", str(truth["known"])]
+        + [number(truth[key], digits) for key, digits in errors.items()]
+        + ["", ""]
+    )
+    return "\n".join(
+        [
+            f"`{found['command']}` at commit {found['commit'][:7]} on 2 CPU cores: "
+            f"{sum(seconds.values()) / 60:.0f} minutes, of which the pipeline took {seconds['ray_jobs.pipeline'] / 60:.0f}. "
+            f"{roles['box']} frames have boxes, {roles['point']} have clicks. The run knows the true box of "
+            f"{told['known']} of its {told['clicks']} pseudo labels.",
+            "",
+            *table(["boxes at clicks", "clicks", "BEV IoU", "center [m]", "size", "yaw [rad]", "axis [rad]", "turned"], clicks),
+            "",
+            *table(["student (scores on the val split)", *SCORES], students),
         ]
     )
 
@@ -191,11 +251,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
-
-
 def put(text: str, name: str, block: str) -> str:
     """A document with ``block`` between its marks ``<!-- NAME: begin ... -->`` and ``<!-- NAME: end -->``."""
     pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
@@ -207,13 +262,16 @@ def put(text: str, name: str, block: str) -> str:
 
 def documents() -> dict[Path, str]:
     """The documents as the JSON files say that they must be."""
-    quickstart, small, chaos = (json.loads(file.read_text()) for file in FILES.values())
-    blocks = {
-        "quickstart": headline(quickstart),
-        "quickstart-details": details(quickstart),
-        "kitti-small": kitti(small),
-        "chaos": faults(chaos),
+    found = {name: json.loads(file.read_text()) for name, file in FILES.items() if file.exists()}
+    made = {
+        "quickstart": headline,
+        "quickstart-details": details,
+        "kitti-small": kitti,
+        "chaos": faults,
+        "your-data": tutorial,
+        "kitti-clicks": lambda search: search_block("kitti-clicks", search, TEACHERS),
     }
+    blocks = {name: make(found[name.removesuffix("-details")]) for name, make in made.items()}
     texts: dict[Path, str] = {}
     for name, path in DOCUMENTS.items():
         texts[path] = put(texts.get(path, path.read_text()), name, blocks[name])
@@ -225,9 +283,9 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case ["chaos", file]:
-            found = json.loads(Path(file).read_text()) | {"code": code_version()}
-            FILES["chaos"].write_text(json.dumps(found, indent=1) + "\n")
+        case ["chaos" | "your-data" | "kitti-clicks" as name, file]:
+            found = {"code": code_version()} | json.loads(Path(file).read_text())
+            FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:
             raise SystemExit(__doc__)
     for path, text in documents().items():

@@ -17,7 +17,7 @@ from ray_jobs.searches.space import SearchSpace
 from tests.report_cases import cells, plant_trial, space_of, svg_texts, teacher_scores, write_search
 from tests.unit.test_report_search import configs
 
-ROOT = Path(__file__).resolve().parents[2]
+OLDER = Path(__file__).resolve().parents[1] / "data" / "older_results"
 TEACHERS = {
     "trains": "teacher",
     "metric": "bev_iou",
@@ -103,11 +103,11 @@ OLD: dict[str, tuple[int, str, str]] = {
 def test_results_of_older_code_are_read(name: str, tmp_path: Path) -> None:
     """The best row, and the figures of the document itself."""
     trials, reference, best = OLD[name]
-    search = Search.open(ROOT / "results" / f"{name}.json")
+    search = Search.open(OLDER / f"{name}.json")
     assert len(search.trials) == trials and search.rows[0].name == best
     row, _ = search.baseline()
     assert row is not None and row.name == reference
-    document = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    document = json.loads((OLDER / f"{name}.json").read_text())
     summary: dict[str, Any] = document.get("summary", {})
     for row in search.rows if summary else ():
         assert row.spread(search.judged, search.metric).mean == pytest.approx(summary[row.name][search.metric]["mean"])
@@ -115,7 +115,7 @@ def test_results_of_older_code_are_read(name: str, tmp_path: Path) -> None:
 
 def test_the_page_of_a_results_file_lies_beside_it(tmp_path: Path) -> None:
     file = tmp_path / "robustness.json"
-    file.write_bytes((ROOT / "results" / "robustness.json").read_bytes())
+    file.write_bytes((OLDER / "robustness.json").read_bytes())
     assert main(["report", str(file)]) == 0
     rows = cells((tmp_path / "robustness.html").read_text())
     assert ["", "0", "0.5", "1", "2", "5"] in rows  # extrinsics off by so many degrees
@@ -123,7 +123,7 @@ def test_the_page_of_a_results_file_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_older_code_is_read(tmp_path: Path) -> None:
-    document = (ROOT / "results" / "label_ratio.json").read_text()
+    document = (OLDER / "label_ratio.json").read_text()
     (tmp_path / "sweep.json").write_text(document)
     assert Search.open(tmp_path).document == json.loads(document)
     with pytest.raises(DataError, match="search.json: no such file"):

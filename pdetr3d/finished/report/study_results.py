@@ -1,4 +1,4 @@
-"""Results that older code wrote of studies (results/initialization.json, results/headline.json, ...), as a search's."""
+"""Results that older code wrote of studies (as tests/data/older_results), as a search's."""
 
 from __future__ import annotations
 

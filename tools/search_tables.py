@@ -1,0 +1,93 @@
+"""Tables of docs/results.md that are made of a search's ``search.json``: a row for each variant, mean ± std over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pdetr3d.finished.report.search import Row, Search
+from pdetr3d.finished.report.spread import Spread, difference
+
+TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
+TEACHER_NAMES = ("center [m]", "size", "yaw [rad]", "axis [rad]", "turned")
+STUDENT = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
+FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
+
+
+def search_block(name: str, document: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """The text between a search's marks in docs/results.md.
+
+    Args:
+        name: of the result, for messages.
+        document: ``search.json``.
+        about: variant -> its words in the table; variants that are not in it keep their names.
+
+    Raises:
+        SystemExit: when trials are missing: a table of half a search would mislead.
+    """
+    search = Search(Path(), dict(document))
+    unfinished = [trial["name"] for trial in search.trials if trial["status"] != "finished"]
+    if unfinished:
+        raise SystemExit(f"{name}: trials {', '.join(unfinished)} are not finished; run the search's command again")
+    seeds = sorted({trial["parameters"]["seed"] for trial in search.trials})
+    hours = sum(sum((trial["timing_s"] or {}).values()) for trial in search.trials) / 3600
+    where = {"val": "the val split", "point_labeled": "the clicks of the point-labeled samples"}[search.measured_on]
+    lead = (
+        f"`{document['command']}` at commit {document['commit'][:7]}, seeds {', '.join(map(str, seeds))}, "
+        f"{hours:.1f} hours of training. Figures are of {where}; mean ± standard deviation over the seeds."
+    )
+    lines = _teachers(search, about) if search.judged == "teacher" else _students(search, about)
+    return "\n".join([lead, "", *lines])
+
+
+def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
+    rows = _declared(search)
+    first = rows[0].finished[0]["final"][search.judged]
+    bins = [name for name, part in first["by_distance"].items() if part["n"]]
+    floors = [name for name in search.floors if name in FLOORS]
+    lines = [[FLOORS[floor], *_teacher_cells(rows[0], floor, bins), ""] for floor in floors]
+    for row in rows:
+        lines.append([about.get(row.name, row.name), *_teacher_cells(row, search.judged, bins), _against(search, row)])
+    header = ["mean BEV IoU", "all", *(f"{name} m" for name in bins), *TEACHER_NAMES, "to the reference"]
+    return table(header, lines)
+
+
+def _teacher_cells(row: Row, stage: str, bins: Sequence[str]) -> list[str]:
+    parts = [("bev_iou",), *(("by_distance", name, "bev_iou") for name in bins), *((key,) for key in TEACHER)]
+    return [_text(row.spread(stage, *path)) for path in parts]
+
+
+def _students(search: Search, about: Mapping[str, str]) -> list[str]:
+    lines = []
+    for row in _declared(search):
+        stage = next(stage for stage in row.finished[0]["final"] if stage.startswith("student"))
+        cells = [_text(row.spread(stage, key)) for key in STUDENT]
+        lines.append([about.get(row.name, row.name), *cells, _against(search, row)])
+    return table(["labels of the student", *STUDENT, f"{search.metric} to the reference"], lines)
+
+
+def _declared(search: Search) -> list[Row]:
+    """Rows in the order of the space's variants; of other spaces the best one first."""
+    order = list(search.variants)
+    return sorted(search.rows, key=lambda row: order.index(row.name)) if order else search.rows
+
+
+def _against(search: Search, row: Row) -> str:
+    """Difference to the reference, and p of the paired test."""
+    reference = search.baseline()[0]
+    if row is reference:
+        return "reference"
+    mean, p, _ = difference(search.figures(row), {} if reference is None else search.figures(reference)).cells()
+    return f"{mean} (p = {p})"
+
+
+def _text(spread: Spread) -> str:
+    if spread.mean is None:
+        return "-"
+    return f"{spread.mean:.3f}" + ("" if spread.std is None else f" ± {spread.std:.3f}")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
