@@ -4,8 +4,8 @@ python tools/result_tables.py [NAME WHERE [NOTE]]
 
 First writes ``results/NAME.json``:
 
-- quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, the run directory of that preset (its code must be committed),
-  with NOTE, a sentence about the circumstances;
+- quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, the run directory of that preset (its code must be
+  committed), with NOTE, a sentence about the circumstances;
 - chaos FILE, a copy (``make chaos`` makes ``runs/chaos/chaos.json``);
 - your-data FILE, a copy of what ``python -m tests.benchmarks.bench_your_data`` wrote;
 - kitti-clicks FILE, a copy of a search's ``search.json``.
@@ -23,9 +23,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from search_tables import search_block, table
+
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
-from search_tables import search_block, table
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks")
@@ -181,11 +182,15 @@ def tutorial(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"`{found['command']}` at commit {found['commit'][:7]} on 2 CPU cores: "
-            f"{sum(seconds.values()) / 60:.0f} minutes, of which the pipeline took {seconds['ray_jobs.pipeline'] / 60:.0f}. "
+            f"{sum(seconds.values()) / 60:.0f} minutes, "
+            f"of which the pipeline took {seconds['ray_jobs.pipeline'] / 60:.0f}. "
             f"{roles['box']} frames have boxes, {roles['point']} have clicks. The run knows the true box of "
             f"{told['known']} of its {told['clicks']} pseudo labels.",
             "",
-            *table(["boxes at clicks", "clicks", "BEV IoU", "center [m]", "size", "yaw [rad]", "axis [rad]", "turned"], clicks),
+            *table(
+                ["boxes at clicks", "clicks", "BEV IoU", "center [m]", "size", "yaw [rad]", "axis [rad]", "turned"],
+                clicks,
+            ),
             "",
             *table(["student (scores on the val split)", *SCORES], students),
         ]

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md that are made of a search's ``search.json``: a row for each variant, mean ± std over seeds."""
+"""Tables of docs/results.md made of a search's ``search.json``: a row for each variant, mean ± std over seeds."""
 
 from __future__ import annotations
 

@@ -135,6 +135,7 @@ def label(
     from pdetr3d.data.index.empty import refuse_empty
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import build_manifest, import_clicks
+    from pdetr3d.data.labels.click_places import misplaced
     from pdetr3d.data.labels.roles import People, read_samples
     from pdetr3d.data.labels.summary import summarize
 
@@ -165,6 +166,8 @@ def label(
         manifest = build_manifest(opened, split, config, folder, None if named is None else people)
     summarize(opened, [split], manifest, whole.model.range_m).show()
     describe_manifest(manifest, opened.classes)
+    if import_file and (warning := misplaced(opened, manifest)):
+        say(warning=warning)
 
 
 DRAWING = tuple(f"label.{name}" for name in ("ratio", "split_by", "folds", "balance", "no_boxes_of"))

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdetr3d.cli import main
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, build_manifest, import_clicks, training_records
+from pdetr3d.data.labels.click_places import misplaced
 from pdetr3d.data.labels.people_manifest import STRAYS
 from pdetr3d.data.labels.roles import People, read_samples
 from pdetr3d.schema import CLASSES, DataError
-from tests.people_cases import without_annotations
+from tests.people_cases import of_role, without_annotations, write_clicks
 
 CONFIG = LabelConfig(seed=4)
 
@@ -221,3 +223,26 @@ def test_tracks_end_where_annotations_are_missing(sim_world: Path, whole: Index,
     np.testing.assert_array_equal(index.annotations(tokens[0]).box, whole.annotations(tokens[0]).box)
     assert np.isnan(index.annotations(tokens[0]).velocity_m_s).all() and len(index.annotations(tokens[1]).token) == 0
     np.testing.assert_array_equal(index.annotations(tokens[2]).velocity_m_s, whole.annotations(tokens[2]).velocity_m_s)
+
+
+def test_clicks_in_a_wrong_frame_are_seen(
+    whole: Index, sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LIDAR_TOP's x points right, the car's x forward: clicks (X, Y) of the one
+    that are called the other's come to (-Y, X)."""
+    drawn = build_manifest(whole, "sim_train", LabelConfig(ratio=0.3), tmp_path / "drawn")
+    world = without_annotations(sim_world, tmp_path / "world", of_role(drawn, "point"))
+    index = Index.open(build_index(world, "v1.0-sim", tmp_path / "index.arrow"))
+    right = write_clicks(whole, drawn, tmp_path / "right.csv", "lidar")
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text(right.read_text().replace(",lidar", ",ego"))
+    assert misplaced(index, import_clicks(index, "sim_train", CONFIG, right, tmp_path / "good")) == ""
+    words = ["label", "--index", str(index.path), "--split", "sim_train", "--out", str(tmp_path / "bad")]
+    assert main([*words, "--import", str(wrong)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "would be turned by 270 degrees. The clicks may be in another frame" in said
+
+
+def test_few_clicks_are_not_judged(index: Index, tmp_path: Path) -> None:
+    rows = [(index.tokens("sim_train")[2], x, 40, -1, "car") for x in range(29)]
+    assert misplaced(index, import_clicks(index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "few")) == ""
