@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search_tables import search_block, table
-
+from pdetr3d.finished.report.markdown import search_text, table
+from pdetr3d.finished.report.search import Search
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
 
@@ -274,12 +274,12 @@ def documents() -> dict[Path, str]:
         "kitti-small": kitti,
         "chaos": faults,
         "your-data": tutorial,
-        "kitti-clicks": lambda search: search_block("kitti-clicks", search, TEACHERS),
+        "kitti-clicks": lambda document: search_text(Search(ROOT, document), TEACHERS),
     }
-    blocks = {name: make(found[name.removesuffix("-details")]) for name, make in made.items()}
     texts: dict[Path, str] = {}
     for name, path in DOCUMENTS.items():
-        texts[path] = put(texts.get(path, path.read_text()), name, blocks[name])
+        if (measured := name.removesuffix("-details")) in found:
+            texts[path] = put(texts.get(path, path.read_text()), name, made[name](found[measured]))
     return texts
 
 

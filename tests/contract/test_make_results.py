@@ -86,4 +86,6 @@ def test_the_list_names_every_result() -> None:
         "quickstart",
         "kitti-small",
         "chaos",
+        "your-data",
+        "kitti-clicks",
     ]

@@ -1,13 +1,12 @@
-"""Tables of docs/results.md made of a search's ``search.json``: a row for each variant, mean ± std over seeds."""
+"""A search as a Markdown table: a row for each variant, mean ± standard deviation over seeds (docs/results.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import Spread, difference
+from pdetr3d.schema import DataError
 
 TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 TEACHER_NAMES = ("center [m]", "size", "yaw [rad]", "axis [rad]", "turned")
@@ -15,26 +14,24 @@ STUDENT = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
 
 
-def search_block(name: str, document: Mapping[str, Any], about: Mapping[str, str]) -> str:
-    """The text between a search's marks in docs/results.md.
+def search_text(search: Search, about: Mapping[str, str]) -> str:
+    """A paragraph that says how the search was made, and its table.
 
     Args:
-        name: of the result, for messages.
-        document: ``search.json``.
-        about: variant -> its words in the table; variants that are not in it keep their names.
+        about: variant -> its words in the table. Other variants keep their names.
 
     Raises:
-        SystemExit: when trials are missing: a table of half a search would mislead.
+        DataError: when trials are not finished, because a table of half a search would mislead.
     """
-    search = Search(Path(), dict(document))
     unfinished = [trial["name"] for trial in search.trials if trial["status"] != "finished"]
     if unfinished:
-        raise SystemExit(f"{name}: trials {', '.join(unfinished)} are not finished; run the search's command again")
+        raise DataError(f"trials {', '.join(unfinished)} are not finished: run the search's command again")
     seeds = sorted({trial["parameters"]["seed"] for trial in search.trials})
     hours = sum(sum((trial["timing_s"] or {}).values()) for trial in search.trials) / 3600
     where = {"val": "the val split", "point_labeled": "the clicks of the point-labeled samples"}[search.measured_on]
     lead = (
-        f"`{document['command']}` at commit {document['commit'][:7]}, seeds {', '.join(map(str, seeds))}, "
+        f"`{search.document['command']}` at commit {search.document['commit'][:7]}, "
+        f"seeds {', '.join(map(str, seeds))}, "
         f"{hours:.1f} hours of training. Figures are of {where}; mean ± standard deviation over the seeds."
     )
     lines = _teachers(search, about) if search.judged == "teacher" else _students(search, about)
