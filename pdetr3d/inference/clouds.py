@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
-from pdetr3d.data.storage.points import misfit, read_file
+from pdetr3d.data.storage.formats import format_of
+from pdetr3d.data.storage.points import misfit, read_file, too_far, unit_of
 from pdetr3d.finished.deploy.contract import refuse_no_ages
 from pdetr3d.schema import DataError
 
@@ -93,6 +94,11 @@ class CloudReader:
         if len(points) and not finite.any():
             raise DataError(f"{file}: none of its {len(points)} points is finite; export the file again")
         points = points[finite]
+        if reason := too_far(points):
+            raise DataError(
+                f"{file}: these are not points in meters: {reason}; "
+                + (f"they fit {unit}: write x, y, z in meters" if (unit := unit_of(points)) else "see --columns")
+            )
         _refuse_implausible(file, points, names)
         points[:, 3] *= np.float32(FULL_SCALE / self.intensity_max)
         return Cloud(points, int((~finite).sum()), aged)
@@ -125,13 +131,16 @@ def suffix_of(file: Path) -> str:
 
 def _read_bin(file: Path, names: tuple[str, ...]) -> NDArray[np.float32]:
     raw, width = read_file(file, "LiDAR"), len(names)
+    if other := format_of(raw, numbers=True):
+        raise DataError(f"{file}: this is {other}, not float32 numbers ({', '.join(names)}); name it by what it is")
     if not raw or len(raw) % (4 * width):
         state = "empty" if not raw else f"{len(raw)} bytes, not a multiple of {4 * width}"
         raise DataError(
             f"{file}: {state}; a point is {width} float32 ({', '.join(names)}): copy the file again if it was cut, or "
             "name other columns with --columns"
         )
-    if reason := misfit(raw, width, "float32", names[4:5] == ("ring",)):
+    reason = misfit(raw, width, "float32", names[4:5] == ("ring",))
+    if reason and not unit_of(np.frombuffer(raw, np.float32).reshape(-1, width)):
         raise DataError(
             f"{file}: these are not points of {width} float32 ({', '.join(names)}): {reason}; name what its columns "
             "are with --columns"

@@ -232,6 +232,10 @@ def test_bad_input_is_named_and_nothing_is_written(
     PointCloud.from_xyz_points(np.zeros((2, 3), np.float32)).save(tmp_path / "xyz.pcd")
     np.zeros((2, 4), np.float32).tofile(tmp_path / "plain.bin")
     np.fromfile(records[0].lidar_path, np.float32)[:4000].tofile(tmp_path / "five.bin")  # 800 points
+    scan = np.fromfile(records[0].lidar_path, np.float32).reshape(-1, 5)[:, :4]
+    (scan * np.float32([100, 100, 100, 1])).tofile(tmp_path / "cm.bin")
+    np.save(tmp_path / "mm.npy", scan * np.float32([1000, 1000, 1000, 1]))
+    (tmp_path / "text.bin").write_text("1.5 2.5 0.1 17\n" * 8)
     (tmp_path / "there.csv").write_text("mine")
     for name, rows in {
         "none": [], "lacking": ["lidar/a.pcd.bin,0,0,0,0,1,0,0,0"],
@@ -264,6 +268,9 @@ def test_bad_input_is_named_and_nothing_is_written(
         (["--lidar", tmp_path / "plain.bin"], ["does not say what its columns are", "--columns x,y,z,intensity"]),
         (["--lidar", tmp_path / "a.npy", "--columns", "x,y,z,intensity"], ["shape (3, 6)", "(points, 4)"]),
         (["--lidar", tmp_path / "b.npy", "--columns", "x,y,z,intensity"], ["no .npy file of numbers"]),
+        (["--lidar", tmp_path / "cm.bin", "--columns", "x,y,z,intensity"], ["they fit centimeters: write x, y, z in"]),
+        (["--lidar", tmp_path / "mm.npy", "--columns", "x,y,z,intensity"], ["they fit millimeters: write x, y, z in"]),
+        (["--lidar", tmp_path / "text.bin", "--columns", "x,y,z,intensity"], ["this is a text, '1.5 2.5", "float32"]),
         ([*everything, "--columns", "x,y,y,reflectance"], ["unknown ['reflectance'], twice ['y'], missing ['z', 'i"]),
         ([*everything, "--columns", "x,y,z,intensity,age"], ["age goes from 0 to 31; allowed are 0 to 10 s"]),
         ([*everything, "--columns", "x,y,intensity,z,ring"], ["intensity -1 of a point"]),

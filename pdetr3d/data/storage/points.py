@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +157,8 @@ def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
     points = values.reshape(-1, columns)
     with np.errstate(invalid="ignore", over="ignore"):
         points = points[np.isfinite(points[:, :4]).all(1)]
-        far = (np.abs(points[:, :3]) > FAR_M).any(1)
-        if far.sum() > STRANGE * len(points):
-            place = points[int(np.argmax(far)), :3]
-            return f"{far.mean():.0%} of them are over {FAR_M:g} m away, e.g. at ({_numbers(place)}) m"
+        if reason := too_far(points):
+            return reason
         if ring:
             rings = points[:, 4]
             strange = ~((rings >= 0) & (rings <= LARGEST_RING) & (rings == np.floor(rings)))
@@ -209,16 +208,36 @@ def _advice(raw: bytes, data: DataConfig) -> str:
 def _unit(raw: bytes, data: DataConfig) -> str:
     """Another unit in which a file's coordinates are those of a scan; empty: none."""
     points = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)
-    fitting = {}
-    for scale, name in UNITS:
+
+    def fits(scale: float) -> bool:
         smaller = points / points.dtype.type(scale)
         smaller[:, 3:] = points[:, 3:]
-        if misfit(smaller.tobytes(), data.lidar_columns, data.lidar_dtype, data.has_rings):
-            continue
-        farthest = float(np.nanquantile(np.abs(smaller[:, :3]).max(1), 0.99))
-        if SIGHT_M / 4 < farthest < SIGHT_M * 4:
-            fitting[abs(np.log(farthest / SIGHT_M))] = name
+        return not misfit(smaller.tobytes(), data.lidar_columns, data.lidar_dtype, data.has_rings)
+
+    return unit_of(points, fits)
+
+
+def unit_of(points: NDArray[np.floating], fits: Callable[[float], bool] = lambda _: True) -> str:
+    """The unit other than meters in which coordinates (N, 3+) are those of a scan; empty if there is none.
+
+    Args:
+        fits: whether the points fit their layout after a division by the scale.
+    """
+    farthest, fitting = float(np.nanquantile(np.abs(points[:, :3]).max(1), 0.99)), {}
+    for scale, name in UNITS:
+        if SIGHT_M / 4 < farthest / scale < SIGHT_M * 4 and fits(scale):
+            fitting[abs(np.log(farthest / scale / SIGHT_M))] = name
     return fitting[min(fitting)] if fitting else ""
+
+
+def too_far(points: NDArray[np.floating]) -> str:
+    """Why coordinates (N, 3+), all finite, cannot be in meters; empty if they can be."""
+    far = (np.abs(points[:, :3]) > FAR_M).any(1)
+    if far.sum() <= STRANGE * len(points):
+        return ""
+    return (
+        f"{far.mean():.0%} of them are over {FAR_M:g} m away, e.g. at ({_numbers(points[int(np.argmax(far)), :3])}) m"
+    )
 
 
 def _numbers(values: NDArray[np.floating]) -> str:
