@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -23,7 +23,11 @@ from pdetr3d.config_models import (
     sigma_m,
 )
 from pdetr3d.config_sections import (
+    NO_NUMBERS,
+    NOT_INDEXED,
     OF_MANIFEST,
+    OF_STUDENTS,
+    OF_TEACHERS,
     CorruptionConfig,
     DataConfig,
     EmptyName,
@@ -64,18 +68,18 @@ __all__ = [
 class Config(Section):
     """Everything a run depends on. A choice with one value is a key that others rely on; more values come with code."""
 
-    preset: str
+    preset: Annotated[str, NOT_INDEXED]
     sim: SimConfig = SimConfig()
     data: DataConfig = DataConfig()
-    label: LabelConfig = LabelConfig()
-    model: ModelConfig = ModelConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    student: StudentConfig = StudentConfig()
-    optim: OptimConfig = OptimConfig()  # the student's; the teacher's is teacher.optim
-    corruption: CorruptionConfig = CorruptionConfig()
-    scaling: ScalingConfig = ScalingConfig()
-    run: RunSection = RunSection()
-    storage: StorageConfig = StorageConfig()
+    label: Annotated[LabelConfig, NOT_INDEXED] = LabelConfig()
+    model: Annotated[ModelConfig, NOT_INDEXED] = ModelConfig()
+    teacher: Annotated[TeacherConfig, OF_TEACHERS] = TeacherConfig()
+    student: Annotated[StudentConfig, OF_STUDENTS] = StudentConfig()
+    optim: Annotated[OptimConfig, OF_STUDENTS] = OptimConfig()  # the student's; the teacher's is teacher.optim
+    corruption: Annotated[CorruptionConfig, NOT_INDEXED] = CorruptionConfig()
+    scaling: Annotated[ScalingConfig, NO_NUMBERS] = ScalingConfig()
+    run: Annotated[RunSection, NOT_INDEXED] = RunSection()
+    storage: Annotated[StorageConfig, NO_NUMBERS] = StorageConfig()
 
     @model_validator(mode="after")
     def _check_workers(self) -> Config:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from pdetr3d.config_sections import Meters, OptimConfig, Positive, Section
+from pdetr3d.config_sections import OF_CLICKED_STUDENTS, Meters, OptimConfig, Positive, Section
 
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 TEN_TASKS = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))  # CenterPoint's heads for nuScenes' ten classes
@@ -238,43 +238,49 @@ class StudentConfig(Section):
     # Cells around a center that also learn its box, as in AFDet.
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0
     # Share of each batch that is drawn from box-labeled samples; 0: samples come as they are.
-    box_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    box_share: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.0
     cbgs: bool = False  # Class-balanced resampling of the train samples. The number of steps stays.
     # GT sampling: objects are pasted until a sample holds so many of each class; []: off. Setting data.classes alone
     # turns it off.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # The last share of the steps is without it.
     # Pseudo labels of at least this score are pasted, too; 0: only people's boxes.
-    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.0
     # Places at which the features of the two views must agree. gaussian: at the clicks · partial: at a random share of
     # them, drawn anew each pass · full: everywhere · box: in the training boxes · segmentation: where LiDAR points
     # stand above the ground · none: no guidance
-    guidance: Literal["none", "full", "partial", "gaussian", "box", "segmentation"] = "gaussian"
-    guidance_weight: Annotated[float, Field(ge=0)] = 0.1  # Weight of the agreement of both views.
-    guidance_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0  # Share of the steps in which the weight rises from 0.
-    guidance_click_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # Share of the clicks, with guidance=partial.
+    guidance: Annotated[Literal["none", "full", "partial", "gaussian", "box", "segmentation"], OF_CLICKED_STUDENTS] = (
+        "gaussian"
+    )
+    guidance_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.1  # Weight of the agreement of both views.
+    # Share of the steps in which the weight rises from 0.
+    guidance_warmup: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.0
+    # Share of the clicks, with guidance=partial.
+    guidance_click_share: Annotated[float, Field(gt=0, le=1), OF_CLICKED_STUDENTS] = 0.5
     # predictor: a projector on both views, then SimSiam's predictor.
-    guidance_head: Literal["none", "predictor"] = "none"
+    guidance_head: Annotated[Literal["none", "predictor"], OF_CLICKED_STUDENTS] = "none"
     # ema: an averaged copy of the weights sees the weak view, as in BYOL.
-    guidance_branch: Literal["self", "ema"] = "self"
+    guidance_branch: Annotated[Literal["self", "ema"], OF_CLICKED_STUDENTS] = "self"
     # Momentum of that average, smaller in the first steps.
-    guidance_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    guidance_momentum: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.999
     # Sigma of the mask at a click: this factor times sqrt(l w) of the mean size of its class.
-    mask_sigma_factor: Annotated[float, Field(ge=0)] = 0.5
-    mask_sigma_floor_m: Annotated[float, Field(gt=0)] = 0.66  # Least sigma of a mask.
+    mask_sigma_factor: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.5
+    mask_sigma_floor_m: Annotated[float, Field(gt=0), OF_CLICKED_STUDENTS] = 0.66  # Least sigma of a mask.
     box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
     velocity_weight: Annotated[float, Field(ge=0)] = 0.2  # Weight of the velocity loss, where the velocity is known.
     # Weight of people's boxes in the losses.
     human_weight: Annotated[float, Field(ge=0)] = 1.0
-    pseudo_weight: Annotated[float, Field(ge=0)] = 1.0  # A pseudo label weighs pseudo_weight * score ** score_power.
+    # A pseudo label weighs pseudo_weight * score ** score_power.
+    pseudo_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 1.0
     # Exponent of the score in that weight; 0: the score does not count.
-    score_power: Annotated[float, Field(ge=0)] = 0.0
+    score_power: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.0
     # Places without a click. background: they are background. ignore: they are not, where the student's moving average
     # (optim.ema_decay) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
-    unclicked: Literal["background", "ignore"] = "background"
+    unclicked: Annotated[Literal["background", "ignore"], OF_CLICKED_STUDENTS] = "background"
     # Least score at which a place is ignored, with unclicked=ignore.
-    unclicked_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    unclicked_radius_m: Meters = 2.0  # A place that near to a click is not ignored, with unclicked=ignore.
+    unclicked_threshold: Annotated[float, Field(gt=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
+    # A place that near to a click is not ignored, with unclicked=ignore.
+    unclicked_radius_m: Annotated[Meters, OF_CLICKED_STUDENTS] = 2.0
     augment_flip: bool = True  # Samples are mirrored at random in training.
     # Samples are turned about z by a random angle up to this one in training.
     augment_rotation_rad: Annotated[float, Field(ge=0)] = 0.3925
@@ -294,13 +300,15 @@ class StudentConfig(Section):
     circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # Most boxes of a sample. 500 is the devkit's limit.
     # Arm self_training: the model's own boxes on point-labeled samples become labels from this score on.
-    self_training_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    self_training_threshold: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
     # Arm mean_teacher: the mean teacher's boxes on point-labeled samples become labels from this score on.
-    mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    mean_teacher_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the losses on point-labeled samples.
+    mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
+    # Weight of the losses on point-labeled samples.
+    mean_teacher_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 1.0
     # Share of the steps in which that weight rises from 0.
-    mean_teacher_warmup: Annotated[float, Field(ge=0, le=1)] = 0.5
-    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999  # Decay of the average, not optim.ema_decay.
+    mean_teacher_warmup: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.5
+    # Decay of the average, not optim.ema_decay.
+    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1), OF_CLICKED_STUDENTS] = 0.999
 
 
 def sigma_m(config: StudentConfig, prior_size_m: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +11,30 @@ from pdetr3d.class_list import ClassList, read_classes
 
 Positive = Annotated[int, Field(ge=1)]
 Meters = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class IgnoredBy:
+    """Mark of a field, or of a whole section: stages that never read it. Unmarked fields count for every stage.
+
+    ``pdetr3d.config_keys.seen_by`` reads the marks. tests/unit/test_stage_reads.py fails where a stage reads what it is
+    said to ignore. What a stage takes from another stage, it depends on by that stage's digest.
+
+    Attributes:
+        kinds: of stages (``pdetr3d.pipeline.graph.Stage.kind``).
+    """
+
+    kinds: tuple[str, ...]
+
+
+INDEX, TEACHER, BOXES_ONLY, PSEUDO_LABELS = "index", "teacher", "student_boxes_only", "pseudo_labels"
+EVERY = "every"  # kind that stands for all stages: the field changes no number
+NO_NUMBERS = IgnoredBy((EVERY,))
+NOT_INDEXED = IgnoredBy((INDEX,))
+OF_POINT_LABELS = IgnoredBy((TEACHER, BOXES_ONLY))  # unknown to a stage that learns from people's boxes alone
+OF_CLICKED_STUDENTS = IgnoredBy((BOXES_ONLY,))  # does nothing without clicks, pseudo labels or own labels
+OF_STUDENTS = IgnoredBy((INDEX, TEACHER, PSEUDO_LABELS))
+OF_TEACHERS = IgnoredBy((INDEX, BOXES_ONLY))
 
 
 # What a dataset may have none of, where data.allow_empty says so.
@@ -70,7 +95,7 @@ class DataConfig(Section):
     # A broken file ends the job, or its sample is left out and listed (data/skipped.json).
     on_error: Literal["raise", "skip"] = "raise"
     # Largest share of a split that may be left out, with on_error=skip.
-    skip_limit: Annotated[float, Field(ge=0, le=1)] = 0.01
+    skip_limit: Annotated[float, Field(ge=0, le=1), NO_NUMBERS] = 0.01
     # YAML file of your own classes (docs/datasets.md), its text in {}, or kitti; empty: nuScenes' ten.
     classes: str = ""
     # YAML file: name of a category -> one of the classes, or null; empty: the names that the classes list.
@@ -85,7 +110,7 @@ class DataConfig(Section):
     follow_links: bool = False  # Files may be links that leave the dataroot.
     allow_empty: tuple[EmptyName, ...] = ()  # The dataset may have none at all of these.
     deep_digest: bool = False  # The dataset's digest covers the content of all files, not of a sample of them.
-    sensor: SensorConfig = SensorConfig()
+    sensor: Annotated[SensorConfig, NOT_INDEXED] = SensorConfig()
 
     @field_validator("classes")
     @classmethod
@@ -137,7 +162,7 @@ class LabelConfig(Section):
     source: Literal["simulate", "manifest"] = "simulate"  # simulate: clicks are drawn from the tables' boxes.
     # Folder that `pdetr3d label` wrote, with label.source=manifest. It fixes ratio, seed, split_by, folds, balance,
     # no_boxes_of and click_share.
-    manifest: str = ""
+    manifest: Annotated[str, NO_NUMBERS] = ""
     # Share of the box-labeled scenes on which a first teacher is measured that was trained on the others; 0: none.
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05  # Share of the train samples that are box-labeled.
@@ -150,10 +175,12 @@ class LabelConfig(Section):
     balance: bool = False  # Scenes (keyframes) are chosen for many boxes of rare classes, not at random.
     no_boxes_of: tuple[str, ...] = ()  # Scenes (keyframes) that show one of these classes are never box-labeled.
     # Share of the objects of point-labeled samples that get a simulated click.
-    click_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    pseudo_for: Literal["point", "all"] = "point"  # Samples that get pseudo labels: the point-labeled ones, or all.
+    click_share: Annotated[float, Field(gt=0, le=1), OF_POINT_LABELS] = 1.0
+    # Samples that get pseudo labels: the point-labeled ones, or all.
+    pseudo_for: Annotated[Literal["point", "all"], OF_POINT_LABELS] = "point"
     redraw_clicks: bool = True  # Each pass of the teacher draws new simulated clicks of the box-labeled samples.
-    snap: bool = False  # A pseudo box that misses its click by up to 0.5 m is moved onto it, not rejected.
+    # A pseudo box that misses its click by up to 0.5 m is moved onto it, not rejected.
+    snap: Annotated[bool, OF_POINT_LABELS] = False
 
     @model_validator(mode="after")
     def _check_source(self) -> LabelConfig:
@@ -287,9 +314,9 @@ class RunSection(Section):
     """Seed, name and students of the run."""
 
     seed: Annotated[int, Field(ge=0)] = 0  # Initial weights, order of samples and augmentation follow from it.
-    name: str = ""  # Name of the run in MLflow.
+    name: Annotated[str, NO_NUMBERS] = ""  # Name of the run in MLflow.
     # Students to train; self_training and mean_teacher learn from the point-labeled samples, but not from their clicks.
-    arms: tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...] = (
+    arms: Annotated[tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...], NO_NUMBERS] = (
         "boxes_only",
         "ours",
         "full",

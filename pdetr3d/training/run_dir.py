@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config, DataConfig
+from pdetr3d.config_keys import seen_by
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.file_ledger import FILE as FILES
 from pdetr3d.data.index.file_ledger import FileLedger, refuse_changed
@@ -31,7 +32,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
 from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
-from pdetr3d.training.stage_versions import NOT_IDENTITY, code_version
+from pdetr3d.training.stage_versions import code_version
 
 FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
@@ -91,8 +92,7 @@ class RunDir:
 
     def _identity(self) -> dict[str, Any]:
         """The entries that determine the run's numbers: config keys, versions of the stages, digests of the data."""
-        identity = {k: v for k, v in self.config.flat().items() if not k.startswith(NOT_IDENTITY)}
-        identity |= {"code": code_version(), "tables": tables_digest(self.config)}
+        identity = seen_by(self.config) | {"code": code_version(), "tables": tables_digest(self.config)}
         if self.config.label.source == "manifest":
             identity["labels"] = labels_digest(self.config)
         return json.loads(json.dumps(identity))

@@ -11,10 +11,6 @@ another version end with exit code 2 and name it; a change of the code that move
 
 from __future__ import annotations
 
-# Where a run computes, how it is called, which of its students are asked for, and how many broken files are put up with
-# does not change what it computes. Of a label manifest the content counts ("labels"), not where it lies.
-NOT_IDENTITY = ("scaling.", "storage.", "run.name", "run.arms", "data.skip_limit", "label.manifest")
-
 STAGE_VERSIONS: dict[str, int] = {
     "simulate": 2,  # the simulated world's files
     "index": 1,  # rows of index.arrow

@@ -22,6 +22,7 @@ from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
+from pdetr3d.config_keys import seen_by
 from pdetr3d.data.loading.record_list import tokens_of
 from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
 from pdetr3d.data.storage.files import atomic_path, read_parquet, table_digest, write_json, write_parquet
@@ -32,7 +33,6 @@ from pdetr3d.training import checkpoint
 from pdetr3d.training.flow import PREDICT_BATCH as BATCH_SIZE
 from pdetr3d.training.flow import PREDICT_STEPS
 from pdetr3d.training.plan import BatchLoader
-from pdetr3d.training.stage_versions import NOT_IDENTITY
 from ray_jobs.plug.context import STATS
 from ray_jobs.plug.stream import from_table, inference_stream
 from ray_jobs.terminal.phases import PHASES
@@ -164,10 +164,9 @@ def kept_batches(
     keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: pa.ChunkedArray
 ) -> dict[int, Path]:
     """Finished batches in ``keep`` by number, of these models, this config and these samples; files of others go."""
-    identity = {k: v for k, v in config.flat().items() if not k.startswith(NOT_IDENTITY)}
     weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoints]
     samples = table_digest(pa.table({"sample_token": tokens}))
-    asked = json.loads(json.dumps([kind, identity, weights, BATCH_SIZE, samples]))
+    asked = json.loads(json.dumps([kind, seen_by(config), weights, BATCH_SIZE, samples]))
     file = keep / "batches.json"
     if not file.exists() or json.loads(file.read_text()) != asked:
         shutil.rmtree(keep, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from pathlib import Path
 from threading import Lock
 
 from pdetr3d.config import Config, override
+from pdetr3d.config_sections import BOXES_ONLY
+from pdetr3d.pipeline.graph import digest_of, keys_of, outside
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.plug.stream import quiet_ray_data
-from ray_jobs.stages.stage_keys import labels_key, pretraining_key, teacher_key
 from ray_jobs.stages.stages import EXPERIMENT, Stages
 
 BASE = "base"  # run directory of a search's untouched config, prepared by the driver; it trains nothing
@@ -45,10 +45,11 @@ class SearchFolder:
         return tracker
 
 
-def shared_config(base: Config, config: Config, key: dict[str, object]) -> Config:
-    """``base`` with what ``key`` holds: the same for all trials that may share, whatever else they vary."""
+def shared_config(base: Config, config: Config, stage: str) -> Config:
+    """``base`` with what the stage depends on: the same for all trials that may share it, whatever else they vary."""
     known = base.flat()
-    return override(base, [f"{k}={json.dumps(config.flat()[k])}" for k in key if config.flat()[k] != known[k]])
+    words = [f"{key}={json.dumps(value)}" for key, value in keys_of(stage, config).items() if value != known[key]]
+    return override(base, words)
 
 
 class SharedStages:
@@ -65,10 +66,10 @@ class SharedStages:
 
         def make(stages: Stages) -> None:
             if stages.to_label:
-                stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, teacher_key, self.search))
+                stages.adopt("teacher", open_shared(self.teacher(config_json), stages.config, "teacher", self.search))
             stages.pseudo_labels()
 
-        return self._once("labels", Config.from_json(config_json), labels_key, make)
+        return self._once("pseudo_labels", Config.from_json(config_json), make)
 
     def teacher(self, config_json: str) -> Path:
         """Run directory with the teacher that pseudo labels of this config need; other labels may need it, too."""
@@ -77,25 +78,20 @@ class SharedStages:
         def make(stages: Stages) -> None:
             if config.teacher.lidar_init == "boxes_only":
                 pretrained = self.pretraining(config_json)
-                stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, pretraining_key, self.search))
+                stages.adopt("student_boxes_only", open_shared(pretrained, stages.config, BOXES_ONLY, self.search))
             stages.teacher()
 
-        return self._once("teacher", config, teacher_key, make)
+        return self._once("teacher", config, make)
 
     def pretraining(self, config_json: str) -> Path:
         """Run directory with the student that teachers' LiDAR weights start from."""
-        return self._once(
-            "boxes_only", Config.from_json(config_json), pretraining_key, lambda stages: stages.student("boxes_only")
-        )
+        return self._once(BOXES_ONLY, Config.from_json(config_json), lambda stages: stages.student("boxes_only"))
 
-    def _once(
-        self, what: str, config: Config, key_of: Callable[[Config], dict[str, object]], make: Callable[[Stages], object]
-    ) -> Path:
-        key = key_of(config)
-        name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
+    def _once(self, stage: str, config: Config, make: Callable[[Stages], object]) -> Path:
+        name = f"{stage}-{digest_of(stage, config, outside(config))}"
         folder = self.search.path / "shared" / name
         with self.locks[name]:
-            mine = shared_config(self.search.base, config, key)
+            mine = shared_config(self.search.base, config, stage)
             with self.search.tracker(folder, mine, name) as tracker:
                 stages = self.search.stages(folder, mine, tracker)
                 with closing(stages.run):
@@ -103,8 +99,6 @@ class SharedStages:
         return folder
 
 
-def open_shared(
-    folder: Path, config: Config, key_of: Callable[[Config], dict[str, object]], search: SearchFolder
-) -> RunDir:
+def open_shared(folder: Path, config: Config, stage: str, search: SearchFolder) -> RunDir:
     """The run directory of something shared, as the trial of ``config`` knows it."""
-    return RunDir(folder, shared_config(search.base, config, key_of(config)), reading=True)
+    return RunDir(folder, shared_config(search.base, config, stage), reading=True)

@@ -24,7 +24,6 @@ from ray_jobs.searches.shared_stages import SearchFolder, open_shared
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config
 from ray_jobs.stages.scoring import evaluate
-from ray_jobs.stages.stage_keys import labels_key, pretraining_key
 from ray_jobs.stages.stages import Stages
 from ray_jobs.stages.teacher_stages import crop_steps
 
@@ -119,7 +118,7 @@ def _students(stages: Stages, job: Job, shared: Any, arms: tuple[str, ...]) -> d
         _adopt_pretraining(stages, job, shared)
     if "ours" in arms:
         made = ray.get(shared.labels.remote(stages.config.to_json()))
-        stages.adopt("pseudo_labels", open_shared(made, stages.config, labels_key, job.search))
+        stages.adopt("pseudo_labels", open_shared(made, stages.config, "pseudo_labels", job.search))
     for arm in arms:
         stages.student(arm)
     scores = evaluate(stages, arms)
@@ -129,7 +128,7 @@ def _students(stages: Stages, job: Job, shared: Any, arms: tuple[str, ...]) -> d
 def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
     """Take over the student of the boxes alone from the trials that share it."""
     made = ray.get(shared.pretraining.remote(stages.config.to_json()))
-    stages.adopt("student_boxes_only", open_shared(made, stages.config, pretraining_key, job.search))
+    stages.adopt("student_boxes_only", open_shared(made, stages.config, "student_boxes_only", job.search))
 
 
 def judged_steps(stages: Stages, space: SearchSpace) -> int:

@@ -110,7 +110,7 @@ def test_every_combination_was_trained_to_its_end(searched: tuple[Path, dict[str
 
 def test_what_trials_share_was_trained_once(searched: tuple[Path, dict[str, Any], str]) -> None:
     run, document, _ = searched
-    kinds = ["shared/boxes_only", "shared/labels", "shared/teacher"]
+    kinds = ["shared/pseudo_labels", "shared/student_boxes_only", "shared/teacher"]
     assert [name.split("-")[0] for name in document["shared"]] == kinds
     assert [file.parent.parent.parent.name for file in run.rglob("ray/teacher")] == ["shared"]
     assert len({file.read_bytes() for file in run.glob("shared/*/teacher/step_*.pt")}) == 1
@@ -119,7 +119,7 @@ def test_what_trials_share_was_trained_once(searched: tuple[Path, dict[str, Any]
     boxes_only = {file.read_bytes() for file in run.rglob("student_boxes_only/step_*.pt")}
     assert len(boxes_only) == len(list(run.glob("shared/*/student_boxes_only/step_*.pt")))
     labels = {(run / t["run_dir"] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes() for t in document["trials"]}
-    assert labels == {(run / document["shared"][1] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes()}
+    assert labels == {(run / document["shared"][0] / "pseudo_labels" / "pseudo_labels.parquet").read_bytes()}
 
 
 def test_no_run_is_left_running(searched: tuple[Path, dict[str, Any], str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
+from pdetr3d.config_keys import seen_by
 from pdetr3d.finished.report.compare import _curves, config_table, notes, tables, warning, write_comparison
 from pdetr3d.finished.report.page import Chart, Table, Text
 from pdetr3d.finished.report.reproduce import run_command
@@ -19,13 +20,12 @@ from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json
-from pdetr3d.training.stage_versions import NOT_IDENTITY
 from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, teacher_scores
 
 
 def plant_run(folder: Path, overrides: list[str], stages: dict[str, Any], **identity: Any) -> Path:
     """A run directory as ``RunDir`` begins it and its stages finish it."""
-    flat = {k: v for k, v in load("quickstart", overrides).flat().items() if not k.startswith(NOT_IDENTITY)}
+    flat = seen_by(load("quickstart", overrides))
     write_json(folder / "run.json", flat | {"code": "c1", "tables": ""} | identity)
     for stage, result in stages.items():
         write_json(folder / stage / "done.json", result)

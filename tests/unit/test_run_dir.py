@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.config import Config
+from pdetr3d.config_keys import seen_by
 from pdetr3d.schema import DataError
-from pdetr3d.training import run_dir
 from pdetr3d.training.run_dir import RunDir, free_path, prepare, write_json
 from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
 from ray_jobs.start.launch import launch
@@ -87,7 +87,7 @@ def test_no_file_of_the_code_is_part_of_the_identity(tmp_path: Path) -> None:
     """An edit of a comment, a report or the README ends no run: nothing of the sources but the versions counts."""
     begin(tmp_path / "run", tiny_config())
     identity = json.loads((tmp_path / "run" / "run.json").read_text())
-    known = {key for key in tiny_config().flat() if not key.startswith(run_dir.NOT_IDENTITY)}
+    known = seen_by(tiny_config()).keys()
     assert identity.keys() - known == {"code", "tables"} and identity["code"] == code_version()
 
 

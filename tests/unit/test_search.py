@@ -31,7 +31,6 @@ from ray_jobs.searches.space import Domain, SearchSpace
 from ray_jobs.searches.space_files import load_space, trial_config
 from ray_jobs.searches.trial import PROGRESS, TRAINED, Curve
 from ray_jobs.searches.tuning import concurrency, parameters, room, scheduler, searcher
-from ray_jobs.stages.stage_keys import labels_key, pretraining_key, teacher_key
 from ray_jobs.stages.stages import Stages
 from tests.training_cases import world_arguments
 
@@ -278,23 +277,12 @@ def test_trials_that_a_spent_budget_ended_are_stopped(tmp_path: Path, budget: in
     assert was_stopped(tmp_path / "trials" / "silent") == (ended == "stopped")
 
 
-def test_trials_share_what_their_parameters_do_not_touch() -> None:
+def test_what_is_shared_has_the_config_of_all_who_share_it() -> None:
     base = load("quickstart")
-    wide, narrow, other = (
-        override(base, words)
-        for words in (["student.mask_sigma_factor=1"], ["student.mask_sigma_factor=0.1"], ["teacher.roi_grid=3"])
-    )
-    shared = shared_config(base, wide, labels_key(wide))
-    assert shared == shared_config(base, narrow, labels_key(narrow)) == base
-    assert shared_config(base, other, labels_key(other)).teacher.roi_grid == 3
-    assert labels_key(other) != labels_key(wide) and pretraining_key(other) == pretraining_key(wide)
-    assert pretraining_key(override(base, ["optim.lr=1"])) != pretraining_key(base)
-    for word in ("label.click_share=0.5", "label.snap=true", "label.pseudo_for=all"):
-        fewer = override(base, [word])
-        assert labels_key(fewer) != labels_key(base) and teacher_key(fewer) == teacher_key(base), word
-        assert pretraining_key(fewer) == pretraining_key(base), word
-    for word in ("label.ratio=0.2", "label.redraw_clicks=false", "teacher.roi_grid=3", "run.seed=3"):
-        assert teacher_key(override(base, [word])) != teacher_key(base), word
+    wide, other = override(base, ["student.mask_sigma_factor=1"]), override(base, ["teacher.roi_grid=3"])
+    assert shared_config(base, wide, "pseudo_labels") == base
+    assert shared_config(base, other, "pseudo_labels") == other
+    assert shared_config(base, other, "student_boxes_only") == base
 
 
 class OneAtATime(SearchFolder):
@@ -323,7 +311,7 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
 
     configs = [base, override(base, ["optim.lr=1"]), override(base, ["teacher.roi_grid=3"])] * 4
     with ThreadPoolExecutor(12) as pool:
-        folders = list(pool.map(lambda c: stages._once("labels", c, labels_key, make), configs))
+        folders = list(pool.map(lambda c: stages._once("pseudo_labels", c, make), configs))
     assert len(set(folders)) == 2 and folders[0] == folders[1] != folders[2]
     assert seen == [1] * 12
 

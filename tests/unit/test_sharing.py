@@ -7,27 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdetr3d import presets
-from pdetr3d.config import override
 from pdetr3d.schema import SOURCE_HUMAN
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages.arm_records import arm_records
 from ray_jobs.stages.report import print_quality
-from ray_jobs.stages.stage_keys import labels_key
 from ray_jobs.stages.stages import Stages
 from tests.training_cases import world_config
-
-
-def test_labels_depend_on_everything_but_the_student() -> None:
-    base = presets.load("quickstart")
-    assert base.teacher.lidar_init == "none"
-    for word in ("student.guidance=none", "optim.lr=1", "scaling.data_cpus=0.5", "run.name=x", "run.arms=[ours]"):
-        assert labels_key(override(base, [word])) == labels_key(base), word
-    for word in ("teacher.fusion=none", "label.snap=true", "run.seed=3", "model.norm=group", "data.num_sweeps=1"):
-        assert labels_key(override(base, [word])) != labels_key(base), word
-    taught = override(base, ["teacher.lidar_init=boxes_only"])  # its LiDAR weights are a student's
-    assert labels_key(override(taught, ["optim.lr=1"])) != labels_key(taught)
 
 
 def stages(dataroot: Path, folder: Path, *overrides: str, like: Stages | None = None) -> Stages:

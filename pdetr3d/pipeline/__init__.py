@@ -1,0 +1,1 @@
+"""The pipeline without Ray: the graph of its stages, their digests."""

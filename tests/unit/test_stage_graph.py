@@ -1,0 +1,87 @@
+"""Which runs may share a stage: its digest follows from its versions, the fields that it sees, and what it needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from pdetr3d.config import Config, override
+from pdetr3d.config_keys import seen_by
+from pdetr3d.pipeline.graph import GRAPH, ancestors, digest_of, stage_digest
+from pdetr3d.presets import load
+from pdetr3d.training.stage_versions import STAGE_VERSIONS
+
+GIVEN = {"tables": "t", "labels": "l"}
+BASE = override(load("quickstart"), ["teacher.lidar_init=none"])  # a teacher that starts from no student
+TAUGHT = override(BASE, ["teacher.lidar_init=boxes_only"])
+SHARED = ("student_boxes_only", "teacher", "pseudo_labels")
+
+
+def differing(base: Config, word: str) -> set[str]:
+    """Which of the stages that searches share are others with this override."""
+    changed = override(base, [word])
+    return {stage for stage in SHARED if digest_of(stage, base, GIVEN) != digest_of(stage, changed, GIVEN)}
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("student.guidance=none", set()),
+        ("student.mask_sigma_factor=0.1", set()),
+        ("scaling.data_cpus=0.25", set()),
+        ("run.name=x", set()),
+        ("run.arms=[ours]", set()),
+        ("data.skip_limit=0.5", set()),
+        ("optim.lr=1", {"student_boxes_only"}),
+        ("student.cbgs=true", {"student_boxes_only"}),
+        ("teacher.roi_grid=3", {"teacher", "pseudo_labels"}),
+        ("label.snap=true", {"pseudo_labels"}),
+        ("label.click_share=0.5", {"pseudo_labels"}),
+        ("label.pseudo_for=all", {"pseudo_labels"}),
+        ("label.ratio=0.2", {*SHARED}),
+        ("label.redraw_clicks=false", {*SHARED}),
+        ("model.norm=group", {*SHARED}),
+        ("data.num_sweeps=1", {*SHARED}),
+        ("run.seed=3", {*SHARED}),
+    ],
+)
+def test_runs_share_what_their_keys_do_not_touch(word: str, expected: set[str]) -> None:
+    assert differing(BASE, word) == expected
+
+
+def test_a_teacher_that_starts_from_a_student_depends_on_what_the_student_depends_on() -> None:
+    assert ancestors("pseudo_labels", BASE) == ("index", "crops", "teacher", "pseudo_labels")
+    assert ancestors("teacher", TAUGHT) == ("index", "student_boxes_only", "crops", "teacher")
+    assert differing(TAUGHT, "optim.lr=1") == {*SHARED}
+    assert differing(TAUGHT, "student.mask_sigma_factor=0.1") == set()
+    assert differing(TAUGHT, "teacher.roi_grid=3") == {"teacher", "pseudo_labels"}
+
+
+def test_the_index_depends_on_the_dataset_alone() -> None:
+    same = ("teacher.roi_grid=3", "label.seed=1", "run.seed=3", "model.norm=group", "data.sensor.lidar_beams=8")
+    for word, equal in [*((word, True) for word in same), ("data.num_sweeps=1", False), ("sim.seed=1", False)]:
+        assert (digest_of("index", override(BASE, [word]), GIVEN) == digest_of("index", BASE, GIVEN)) == equal, word
+
+
+def test_other_tables_labels_and_versions_are_other_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: digest_of(name, BASE, GIVEN) for name in GRAPH}
+    assert len({*before.values()}) == len(GRAPH)
+
+    def changed(given: dict[str, str] = GIVEN) -> set[str]:
+        return {name for name in GRAPH if digest_of(name, BASE, given) != before[name]}
+
+    assert changed(GIVEN | {"tables": "other"}) == {*GRAPH}
+    assert changed(GIVEN | {"labels": "other"}) == {*GRAPH} - {"index"}
+    monkeypatch.setitem(STAGE_VERSIONS, "pseudo_labels", STAGE_VERSIONS["pseudo_labels"] + 1)
+    assert changed() == {"pseudo_labels", "student_ours"}
+
+
+def test_a_digest_is_of_the_digests_of_what_is_needed() -> None:
+    assert stage_digest("teacher", BASE, {"crops": "a"}) != stage_digest("teacher", BASE, {"crops": "b"})
+
+
+def test_fields_that_no_stage_sees_are_where_a_run_computes_and_what_it_is_called() -> None:
+    hidden = BASE.flat().keys() - seen_by(BASE).keys()
+    assert {key for key in hidden if not key.startswith(("scaling.", "storage."))} == {
+        "run.name", "run.arms", "data.skip_limit", "label.manifest",
+    }  # fmt: skip
+    assert {key for key in BASE.flat() if key.startswith(("scaling.", "storage."))} <= hidden
