@@ -337,13 +337,13 @@ class Noted(OneAtATime):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], ["teacher: train teacher", "labels: adopt teacher of teacher", "labels: write labels"]),
+        ([], ["teacher: train teacher", "pseudo_labels: adopt teacher of teacher", "pseudo_labels: write labels"]),
         (
             ["teacher.lidar_init=boxes_only"],
-            ["boxes_only: train boxes_only", "teacher: adopt student_boxes_only of boxes_only"]
-            + ["teacher: train teacher", "labels: adopt teacher of teacher", "labels: write labels"],
+            ["student_boxes_only: train boxes_only", "teacher: adopt student_boxes_only of student_boxes_only"]
+            + ["teacher: train teacher", "pseudo_labels: adopt teacher of teacher", "pseudo_labels: write labels"],
         ),
-        (["label.ratio=1"], ["labels: write labels"]),  # no click to label: no teacher
+        (["label.ratio=1"], ["pseudo_labels: write labels"]),  # no click to label: no teacher
     ],
 )
 def test_labels_come_of_a_teacher_that_other_labels_may_need(
