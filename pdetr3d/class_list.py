@@ -25,9 +25,9 @@ KEY = "data.classes"
 HEADINGS = ("direction", "axis", "none")
 # What nuScenes' devkit knows; tables with others are refused before anything is scored.
 ATTRIBUTES = (
-    *("vehicle.moving", "vehicle.parked", "vehicle.stopped"),
+    *("vehicle.moving", "vehicle.stopped", "vehicle.parked"),
     *("cycle.with_rider", "cycle.without_rider"),
-    *("pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing"),
+    *("pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving"),
 )
 FIELDS = {
     "size_m": "[length, width, height] [m], each above 0: of a class that has no box to measure",

@@ -24,7 +24,7 @@ from pdetr3d.config import Config, SimConfig, override
 from pdetr3d.data.label_manifest import eval_records
 from pdetr3d.data.loading.crops import CropLoader, crops_of
 from pdetr3d.data.loading.load import load_sample
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
 from pdetr3d.schema import Boxes3D
 from pdetr3d.simulator.simulate import simulate
@@ -32,6 +32,7 @@ from pdetr3d.training.build import build
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.stage_versions import STAGE_VERSIONS
 from tests.model_cases import QUERY_INITS
+from tests.score_cases import ground_truth_predictions
 from tests.training_cases import World, one_thread, open_world, run_locally, weights
 
 FOLDER = Path(__file__).parent / "golden"

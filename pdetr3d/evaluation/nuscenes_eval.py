@@ -42,9 +42,7 @@ from pdetr3d.evaluation.matching import Matching
 from pdetr3d.evaluation.means import mean_of
 from pdetr3d.evaluation.results_format import (
     Poses,
-    ground_truth_boxes,
     nuscenes_boxes,
-    read_poses,
     results_file,
 )
 from pdetr3d.geometry.regions import Regions
@@ -128,19 +126,6 @@ def split_samples(nusc: NuScenes, split: str) -> list[str]:
     if not tokens:
         raise DataError(f"split {split!r} has no sample in {nusc.dataroot} {nusc.version}: choose another split")
     return tokens
-
-
-def ground_truth_predictions(
-    nusc: NuScenes, split: str, classes: ClassList
-) -> tuple[dict[str, Boxes3D], dict[str, Poses]]:
-    """The scored objects as perfect predictions, and their samples' poses: arguments of ``score``, for tests.
-
-    Returns:
-        Sample token -> boxes in its LIDAR_TOP frame, and sample token -> (lidar2ego, ego2global).
-    """
-    tokens = split_samples(nusc, split)
-    poses = read_poses(nusc, tokens)
-    return {token: ground_truth_boxes(nusc, token, poses[token], classes) for token in tokens}, poses
 
 
 def score(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyquaternion import Quaternion
 
+from pdetr3d.class_list import ATTRIBUTES
 from pdetr3d.geometry.boxes import to_nuscenes
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.importers.frame import Frame
@@ -19,10 +20,6 @@ Row = dict[str, Any]
 LIDAR = "LIDAR_TOP"
 # The ego frame (x forward, y left, z up, on the ground) is placed below the LiDAR. Only distances depend on it.
 LIDAR_HEIGHT_M = 1.73
-ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
-)  # fmt: skip
 LIDAR2EGO = rigid([math.cos(math.pi / 4), 0.0, 0.0, -math.sin(math.pi / 4)], [0.0, 0.0, LIDAR_HEIGHT_M])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyquaternion import Quaternion
 
+from pdetr3d.class_list import ATTRIBUTES
 from pdetr3d.config import SimConfig
 from pdetr3d.geometry.rigid import rigid
 from pdetr3d.simulator import constants as const
@@ -16,10 +17,6 @@ from pdetr3d.tables.tokens import token
 Row = dict[str, Any]
 LIDAR = "LIDAR_TOP"
 SCENE_TABLES = ("scene", "sample", "sample_data", "ego_pose", "instance", "sample_annotation")
-ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
-)  # fmt: skip
 VISIBILITY = (("1", "v0-40", 0.0), ("2", "v40-60", 0.4), ("3", "v60-80", 0.6), ("4", "v80-100", 0.8))
 MAP_FILE = "maps/simulated.png"
 

@@ -26,8 +26,8 @@ from pdetr3d.models.student import Student
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.schema import CAMERAS
 from pdetr3d.training.build import build
+from pdetr3d.training.flow import SWEEP_POINTS
 
-SWEEP_POINTS = 30_000  # points per sweep of the synthetic cloud, about those of a 32-beam LiDAR
 OBJECTS = 40  # clicks for the teacher, boxes for the student: about as many as in a nuScenes keyframe
 META = torch.device("meta")
 

@@ -24,7 +24,7 @@ from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.data.labels.manifest import IGNORE_SCHEMA
 from pdetr3d.data.labels.summary import summarize
 from pdetr3d.data.loading.record_list import within_regions
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, score
+from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.pseudo_labels import to_pseudo_labels
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, PointLabels
@@ -32,6 +32,7 @@ from pdetr3d.training.build import build
 from pdetr3d.training.plan import BatchLoader
 from tests.model_cases import change, make_batch, same_on_all_ranks
 from tests.reference.tiny_nuscenes import annotation
+from tests.score_cases import ground_truth_predictions
 from tests.training_cases import open_world, run_locally
 from tests.unit.test_nuscenes_eval import EGO, SPLIT, VERSION, at, world
 

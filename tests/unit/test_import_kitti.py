@@ -18,13 +18,14 @@ from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.index.regions import read_regions
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.loading.load import load_sample
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.geometry.boxes import corners
 from pdetr3d.geometry.camera import project
 from pdetr3d.importers.kitti import VERSION, import_kitti
 from pdetr3d.importers.kitti_files import read_calibration
 from pdetr3d.importers.rows import sample_token
 from tests.reference import tiny_kitti
+from tests.score_cases import ground_truth_predictions
 
 DATA = DataConfig(lidar_ring=False, num_sweeps=1, image_size_px=(tiny_kitti.WIDTH, tiny_kitti.HEIGHT))
 DONT_CARE = "DontCare -1 -1 -10 200.00 40.00 240.00 60.00 -1 -1 -1 -1000 -1000 -1000 -10"

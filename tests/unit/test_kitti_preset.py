@@ -16,7 +16,7 @@ from pdetr3d.batch import Batch
 from pdetr3d.class_list import read_classes
 from pdetr3d.data.label_manifest import eval_records, prior_size_m, training_records
 from pdetr3d.evaluation.kitti_score import kitti_score
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.importers.kitti import VERSION, import_kitti
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
@@ -25,6 +25,7 @@ from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.run_dir import Data, RunDir, prepare
 from tests.reference import tiny_kitti
+from tests.score_cases import ground_truth_predictions
 from tests.training_cases import one_thread, run_locally
 
 WALKER = "Pedestrian 0.00 0 0.2 200 40 210 79 1.80 0.60 0.80 3.00 1.60 12.00 0.30"

@@ -20,11 +20,12 @@ from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import SimConfig
 from pdetr3d.evaluation import nuscenes_eval
 from pdetr3d.evaluation.attributes import attribute_of
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score, split_samples, spnds
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score, split_samples, spnds
 from pdetr3d.evaluation.results_format import nuscenes_boxes, read_poses
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.simulator.simulate import simulate
 from tests.reference.tiny_nuscenes import annotation, write
+from tests.score_cases import ground_truth_predictions
 
 VERSION, SPLIT = "v1.0-sim", "sim_val"
 EGO = ((100.0, 200.0, 0.0), 0.7)

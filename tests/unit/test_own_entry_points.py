@@ -25,7 +25,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, inspection_records
 from pdetr3d.data.labels.pseudo_table import write_pseudo_labels
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.capacity.measure import measure
 from pdetr3d.finished.report.reproduce import run_command
@@ -41,6 +41,7 @@ from ray_jobs.stages.report import print_arms, print_quality
 from tests.model_cases import shaken
 from tests.own_cases import Own
 from tests.report_cases import cells, plant_trial, space_of, write_search
+from tests.score_cases import ground_truth_predictions
 
 TEN = re.compile(rf"\b({'|'.join(CLASSES)})\b")
 

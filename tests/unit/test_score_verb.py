@@ -14,7 +14,8 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
+from tests.score_cases import ground_truth_predictions
 from tests.unit.test_nuscenes_eval import SPLIT, VERSION, noisy
 
 

@@ -16,10 +16,11 @@ from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.evaluation.nuscenes_eval import ground_truth_predictions, load_tables, score
+from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.schema import CLASSES, DataError
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import CATEGORY, Names
+from tests.score_cases import ground_truth_predictions
 
 Rows = list[dict[str, Any]]
 VERSION = "v1.0-sim"
