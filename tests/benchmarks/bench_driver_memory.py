@@ -107,7 +107,7 @@ def hold(holder: str, folder: Path) -> int:
     from ray_jobs.plug.inference import BATCH_SIZE, EXECUTION
     from ray_jobs.plug.stream import BatchSource, Part
     from ray_jobs.stages.scoring import OfTokens
-    from ray_jobs.stages.stages import labeling, quality
+    from ray_jobs.stages import labeling, quality
 
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
     records = training_records(index, manifest)
