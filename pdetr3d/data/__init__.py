@@ -1,1 +1,1 @@
-"""Data, in five rooms; each imports only those before it: storage, index, labels, loading, augmentation."""
+"""Data from files to batches: storage, index, labels, loading, augmentation. Each package imports only earlier ones."""

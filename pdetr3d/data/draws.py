@@ -16,9 +16,9 @@ def keyed_rng(seed: int, epoch: int, token: str, purpose: str) -> np.random.Gene
 
 
 def keyed_uniform(seed: int, epoch: int, tokens: Iterable[str], purpose: str, count: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), (len(tokens), count <= 8), a row a function of its key only.
+    """Uniform numbers in [0, 1), (len(tokens), count) float64 with ``count`` <= 8. A row depends on its key only.
 
-    For draws of a few numbers each, too many to make a generator for: the digests themselves are the numbers.
+    The numbers are the bits of the keys' digests: for many tokens this is much faster than one generator per token.
     """
     keys = [f"{seed}/{epoch}/{token}/{purpose}".encode() for token in tokens]
     bits = [hashlib.blake2b(key, digest_size=8 * count).digest() for key in keys]

@@ -1,4 +1,4 @@
-"""Everything about labels, by one name: the manifest (split, clicks, import) and what it lets training see."""
+"""Public names of the label code in one module: the manifest, clicks, their import, pseudo labels, and records."""
 
 from pdetr3d.data.labels.clicks import draw_click, redraw_clicks
 from pdetr3d.data.labels.manifest import LabelManifest, build_manifest

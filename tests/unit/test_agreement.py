@@ -137,7 +137,7 @@ def test_the_limits(told: int, inside: int, boxes: int, refused: bool, tmp_path:
     if not refused:
         build_index(root, VERSION, tmp_path / "index.arrow")
         return
-    numbers = rf"one-0\.pcd\.bin: {inside * boxes} LiDAR points lie in {boxes} boxes of which .* tells {told * boxes} "
+    numbers = rf"one-0\.pcd\.bin: {inside * boxes} LiDAR points lie in {boxes} boxes for which .* says {told * boxes} "
     with pytest.raises(DataError, match=numbers):
         build_index(root, VERSION, tmp_path / "index.arrow")
 

@@ -191,7 +191,7 @@ def test_verbs_print_the_table_and_refuse(world: Path, capsys: pytest.CaptureFix
 def test_a_split_name_of_the_devkits_own(world: Path, tmp_path: Path) -> None:
     names = [row["name"] for row in json.loads((world / VERSION / "scene.json").read_text())]
     (world / VERSION / "splits.json").write_text(json.dumps({"val": names[:1], "mine": names}))
-    with pytest.raises(DataError, match=r"splits\.json: split 'val' is a name of the devkit's own.*my_val"):
+    with pytest.raises(DataError, match=r"splits\.json: split 'val' is also a split of the devkit.*my_val"):
         build_index(world, VERSION, tmp_path / "index.arrow")
 
 

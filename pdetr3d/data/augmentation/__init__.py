@@ -1,1 +1,1 @@
-"""What changes a sample before a model sees it: augmentation in training, corruption in robustness studies."""
+"""Changes of samples after loading: augmentation and GT sampling in training, corruption in robustness studies."""

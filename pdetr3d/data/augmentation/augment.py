@@ -1,4 +1,4 @@
-"""Global augmentation as one affine matrix that moves points, boxes, clicks and cameras together (method.md 5.3)."""
+"""Global augmentation: one affine matrix moves points, boxes, clicks, regions and cameras together (method.md 5.3)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from pdetr3d.schema import Boxes3D, Sample
 
 @dataclass(frozen=True)
 class AugmentRange:
-    """What may be drawn: flips along x and y (probability 1/2 each) where ``flip_axes`` allows them, U(+-rotation_rad),
-    U(*scale), N(0, translation_m)."""
+    """The distribution of augmentations.
+
+    Attributes:
+        flip: mirror x and y, each with probability 1/2. rotation_rad: yaw is uniform in +-rotation_rad. scale: uniform
+            in this interval. translation_m: standard deviation of the normal shift of each axis. flip_axes: whether x
+            and y may be mirrored.
+    """
 
     flip: bool = False
     rotation_rad: float = 0.0
@@ -37,11 +42,11 @@ class AugmentRange:
 
 
 def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
-    """Move a sample by an affine matrix made of uniform scale, z-rotation, x/y mirrors and translation.
+    """Move a sample by the (4, 4) affine matrix ``lidar2augmented``: uniform scale, z-rotation, mirrors, translation.
 
-    Points, boxes (center, size, yaw, velocity), clicks and regions move; ``lidar2img`` takes the inverse, so that
-    projections of moved points land on the same pixels; ``sample.augmentation`` accumulates. A mirrored world has
-    mirrored pictures: images turn left to right with it, or they would show headings that no box has.
+    Points, boxes (center, size, yaw, velocity), clicks and regions are moved. ``lidar2img`` is multiplied by the
+    inverse, so that moved points project to the same pixels, and ``sample.augmentation`` by the matrix. If the matrix
+    mirrors the world, the images are mirrored left to right: otherwise they would show headings that no box has.
     """
     points = sample.points.copy()
     rigid.move_points(lidar2augmented, points)
@@ -66,7 +71,7 @@ def augment(sample: Sample, lidar2augmented: NDArray[np.float64]) -> Sample:
 
 
 def move_boxes(boxes: Boxes3D, matrix: NDArray[np.float64]) -> Boxes3D:
-    """Apply the affine matrix of ``augment`` to boxes."""
+    """Apply the affine matrix (4, 4) of ``augment`` to boxes."""
     linear = matrix[:2, :2]
     heading = np.stack([np.cos(boxes.yaw_rad), np.sin(boxes.yaw_rad)], 1) @ linear.T
     return replace(

@@ -1,4 +1,4 @@
-"""Corrupted input for robustness studies: applied when samples are read for prediction, never in training."""
+"""Corruption of input in robustness studies. It is applied when samples are read for prediction, never in training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pdetr3d.schema import CAMERAS, DataError, PointLabels, Sample
 
 
 def corrupt(sample: Sample, config: CorruptionConfig, seed: int) -> Sample:
-    """The sample as seen through the trouble of ``config``; draws are keyed by (seed, sample token).
+    """Corrupt a sample by ``config``: moved clicks, missing or rotated cameras, blurred images.
 
-    The same missing cameras and rotation axes belong to a token whatever else is set: settings can be compared.
+    Draws are keyed by (seed, sample token), so that a sample loses the same cameras and rotates about the same axes
+    under every setting; this makes settings comparable.
 
     Raises:
-        DataError: when clicks are to be moved whose boxes the record does not know.
+        DataError: when ``click_noise_factor`` is not 1 and a simulated click's box is unknown.
     """
     token = sample.record.sample_token
     if config.click_noise_factor != 1:
@@ -40,11 +41,12 @@ def corrupt(sample: Sample, config: CorruptionConfig, seed: int) -> Sample:
 
 
 def spread_clicks(sample: Sample, factor: float) -> PointLabels:
-    """Simulated clicks moved along their offset from the true center, ``factor`` times as far: the noise's standard
-    deviation is scaled in the box frame. People's clicks (ids start with "human") stay.
+    """The sample's clicks, with each simulated click's offset from its box's center multiplied by ``factor``.
+
+    This scales the standard deviation of the click noise. People's clicks stay.
 
     Raises:
-        DataError: when the box of a simulated click is not known.
+        DataError: when the box of a simulated click is unknown.
     """
     clicks = sample.clicks
     simulated = ~by_people(clicks)
@@ -72,7 +74,7 @@ def turn_camera(lidar2img: NDArray[np.float64], axis: NDArray[np.float64], angle
 
 
 def _without(sample: Sample, cameras: NDArray[np.int64]) -> Sample:
-    """As if the sample's record had None for these cameras."""
+    """The sample as if its record had None for these cameras."""
     valid, images = sample.camera_valid.copy(), sample.images.copy()
     valid[cameras] = False
     if len(images):

@@ -1,4 +1,4 @@
-"""GridMask: a regular grid of squares of the images is hidden, so that the teacher does not lean on one detail."""
+"""GridMask: hides a regular grid of squares in the images, so that the teacher does not depend on single details."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT_SHARE = 0.5  # of each period, along rows and along columns (ratio 0.5, method.md 2.4)
-FILL = (124, 116, 104)  # mean color of the image normalization, rounded: zero after it
+KEPT_SHARE = 0.5  # the kept share of each period, along rows and along columns (method.md 2.4: ratio)
+FILL = (124, 116, 104)  # the mean color of the image normalization, rounded: about zero after normalization
 
 
 def grid_mask(images: NDArray[np.uint8], probability: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Hide squares of all views alike with ``probability`` (mode 1, no rotation: method.md 2.4).
+    """Hide the same squares in all views, with ``probability`` (mode 1, no rotation: method.md 2.4).
 
-    A period d [px] is drawn from 2 .. H - 1, and where the grid begins. A pixel is hidden when it lies outside the kept
-    stripes both of rows and of columns: a quarter of the image, in squares of side d / 2.
+    The period d [px] is drawn from 2 .. H - 1, and the grid's origin within one period. A pixel is hidden when it lies
+    outside the kept stripes of rows and outside those of columns. So squares of side d / 2 are hidden, a quarter of
+    the image.
 
     Args:
-        images: (V, H, W, 3). rng: of this sample and pass; five numbers are drawn at most.
+        images: (V, H, W, 3) uint8. rng: the generator of this sample and pass.
 
     Returns:
         The images themselves, or a masked copy.

@@ -1,7 +1,7 @@
-"""GT sampling (SECOND, Yan et al. 2018; method.md 2.9, 5.3): objects cut from labeled samples, pasted into others.
+"""GT sampling (SECOND, Yan et al. 2018; method.md 2.9, 5.3): pastes objects of labeled samples into other samples.
 
-An object stays where it was recorded, height included: its distance and the density of its points belong together.
-The database is an Arrow file that processes map into memory: all those of a node share it.
+An object is pasted at the place where it was recorded, because the density of its points fits that distance. The
+database of objects is an Arrow file that all processes of a node map into memory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.geometry.boxes import bev_overlaps, points_in_each_box, rotate_z
 from pdetr3d.schema import SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, Sample, SampleRecord
 
-MIN_POINTS = 5  # of all sweeps; fewer show no object (method.md 2.9)
-THREADS = 4  # that read samples while the database is built
+MIN_POINTS = 5  # points of all sweeps that an object needs (method.md 2.9)
+THREADS = 4  # threads that read samples while the database is built
 
-_NUMBERS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score")  # float32, as Boxes3D; velocity NaN = unknown
+_NUMBERS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score")  # as in Boxes3D; velocity NaN = unknown
 # points: the bytes of (P, 5) float32 x, y, z [m] in the box frame (origin at the center, x along the heading),
 # intensity, dt [s], in the order of the cloud.
 DATABASE_SCHEMA = pa.schema(
@@ -40,8 +40,10 @@ DATABASE_SCHEMA = pa.schema(
 
 
 def eligible(record: SampleRecord, pseudo_score: float) -> Boxes3D:
-    """The record's boxes that may be cut out: people's in box-labeled samples, and with ``pseudo_score`` > 0 pseudo
-    labels of at least that score."""
+    """The record's boxes that may enter the database.
+
+    These are human boxes of box-labeled samples, and, if ``pseudo_score`` > 0, pseudo labels of at least that score.
+    """
     boxes = record.boxes
     human = (boxes.source == SOURCE_HUMAN) & (record.role == "box")
     pseudo = (boxes.source == SOURCE_PSEUDO) & (boxes.score >= pseudo_score) & (pseudo_score > 0)
@@ -49,9 +51,9 @@ def eligible(record: SampleRecord, pseudo_score: float) -> Boxes3D:
 
 
 def database_of(folder: Path, records: Sequence[SampleRecord], config: Config) -> Path:
-    """The file in ``folder`` with the objects that may be cut out of these records; built when missing.
+    """The database file in ``folder`` with the eligible objects of these records; it is built when missing.
 
-    Its name is a digest of their boxes: arms that may see the same boxes share a file, others never do.
+    Its name is a digest of the boxes: runs with the same boxes share a file, others never do.
 
     Raises:
         DataError: for a LiDAR file that cannot be read.
@@ -69,7 +71,7 @@ def database_of(folder: Path, records: Sequence[SampleRecord], config: Config) -
 
 
 def _build(path: Path, records: Sequence[SampleRecord], config: Config) -> None:
-    """Cut out the records' eligible objects that are centered in ``model.range_m``; write them atomically."""
+    """Cut out the eligible objects whose center lies in ``model.range_m``, and write them atomically."""
     low, high = np.asarray(config.model.range_m, np.float32).reshape(2, 3)
     score = config.student.gt_sampling_pseudo_score
 
@@ -89,7 +91,7 @@ def _build(path: Path, records: Sequence[SampleRecord], config: Config) -> None:
 
 
 def _cut(sample: Sample, boxes: Boxes3D) -> pa.RecordBatch:
-    """The boxes of one sample that hold MIN_POINTS points, with them."""
+    """The boxes of one sample with at least MIN_POINTS points, and these points, as rows of DATABASE_SCHEMA."""
     inside = points_in_each_box(sample.points, boxes.center_m, boxes.size_m, boxes.yaw_rad)
     enough = [i for i, index in enumerate(inside) if len(index) >= MIN_POINTS]
     kept = boxes[np.array(enough, np.int64)]
@@ -106,7 +108,7 @@ def _cut(sample: Sample, boxes: Boxes3D) -> pa.RecordBatch:
 
 
 def _to_box_frame(points: NDArray[np.float32], boxes: Boxes3D, index: int) -> NDArray[np.float32]:
-    """Points (P, 5), those of box ``index``, with its center as origin and its heading as x."""
+    """Move the points (P, 5) of box ``index`` to the box frame: origin at the center, x along the heading."""
     result = points.copy()
     result[:, :3] = rotate_z(points[:, :3] - boxes.center_m[index].astype(np.float64), -boxes.yaw_rad[index])
     return result
@@ -116,8 +118,7 @@ class ObjectDatabase:
     """The objects of a file of ``database_of``.
 
     Attributes:
-        boxes: N boxes, each in the LIDAR_TOP frame of the sample it was cut from. of_class: rows of each class
-            that has any.
+        boxes: N boxes, each in the LIDAR_TOP frame of the sample it was cut from. of_class: label -> (n,) its rows.
 
     Raises:
         DataError: when the file cannot be read.
@@ -160,10 +161,11 @@ class ObjectDatabase:
         return self.of_class.get(label, np.zeros(0, np.int64))
 
     def draw(self, present: Boxes3D, counts: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of objects for a sample that holds the boxes ``present``, in the order of classes.
+        """Draw objects for a sample that holds the boxes ``present``; returns their rows (n,), ordered by class.
 
-        As many of each class are drawn as the sample lacks of ``counts`` (C,), as far as there are any; those that
-        would share ground with a box of the sample, or with one kept before, are left out and not replaced.
+        Of each class the sample's missing objects up to ``counts`` (C,) are drawn, or all of the class if it has fewer.
+        An object whose footprint overlaps a box of the sample, or an object kept before, is dropped without
+        replacement.
         """
         lacking = np.maximum(np.asarray(counts) - np.bincount(present.label, minlength=len(counts)), 0)
         drawn = np.concatenate(
@@ -187,11 +189,11 @@ def open_database(path: Path) -> ObjectDatabase:
 
 
 def paste(sample: Sample, database: ObjectDatabase, counts: Sequence[int], rng: np.random.Generator) -> Sample:
-    """The sample with objects of the database that it has room for (``ObjectDatabase.draw``).
+    """Paste objects of the database (``ObjectDatabase.draw``) into a sample.
 
-    Points of the sample inside their boxes go. Their own come first in the cloud: what a cap on voxels drops is its
-    end. Their boxes follow the sample's, so that clicks keep pointing at theirs. They bring no clicks: guidance is
-    about the objects people clicked.
+    The sample's points inside the pasted boxes are removed. The objects' points come first in the cloud, because a cap
+    on the number of voxels drops its end. The objects' boxes come after the sample's, so that ``clicks.box_index``
+    stays valid. Pasted objects have no clicks: guidance applies only to objects that people clicked.
     """
     chosen = database.draw(sample.boxes, counts, rng)
     if len(chosen) == 0:

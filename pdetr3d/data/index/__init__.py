@@ -1,1 +1,1 @@
-"""The index of a dataset: from the nuScenes tables to one row per keyframe, checked and counted."""
+"""The index of a dataset: one row per keyframe, made from the nuScenes tables and checked."""

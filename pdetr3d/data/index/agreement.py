@@ -1,4 +1,4 @@
-"""Whether LiDAR files and tables belong together: points in boxes are counted again where the tables tell how many."""
+"""Checks that LiDAR files and tables belong together: counts points in boxes and compares with the tables' counts."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from pdetr3d.schema import DataError
 
 log = logging.getLogger(__name__)
 
-KEYFRAMES = 50  # that are counted again, of as many scenes
-FULL = 10  # points that the tables tell of a box that is counted again
-OFF = 20  # times fewer or more points in the usual box than told: these are not its points
-NEAR = 2  # times fewer or more points than told are like what is told
-LIKE = 0.9  # share of boxes that must be
+KEYFRAMES = 50  # keyframes whose points are counted, at most one per scene
+FULL = 10  # a box is counted if the tables give it at least this many points
+OFF = 20  # a file is refused when the median box differs from the tables' count by more than this factor
+NEAR = 2  # a box differs when its count and the tables' differ by more than this factor
+LIKE = 0.9  # a warning is given when fewer boxes than this share agree
 
 
 def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> None:
-    """Count again in the fullest keyframe of each scene: boxes of which the tables tell FULL points or more.
+    """Count the points in boxes again and refuse a dataset whose counts differ greatly from those of the tables.
 
-    Keyframes with MANY such boxes are judged each by itself, the others together, if they have so many. Files that
-    are broken are left to the check of files.
+    One keyframe of each scene is read: the one with most boxes of at least FULL points; only these boxes are counted.
+    A keyframe with MANY such boxes is judged by itself; the others are judged together, if they have MANY in all.
+    Files that cannot be read are skipped here: the check of files reports them. A warning is logged when more than
+    1 - LIKE of the boxes differ by a factor above NEAR.
 
     Args:
-        table: of INDEX_SCHEMA. data: how LiDAR files are read.
+        table: of INDEX_SCHEMA. dataroot: of its paths. data: how LiDAR files are read.
 
     Raises:
-        DataError: where the usual (median) box of a keyframe has OFF times fewer or more points than told. A warning is
-            given where many boxes differ by a factor of NEAR.
+        DataError: when the median box of a judged group has OFF times fewer or more points than the tables say.
     """
     table = table.combine_chunks()
     told, points = pc.list_flatten(table.column(LIDAR)).to_numpy(), KeyframePoints(table, dataroot, data)
@@ -57,17 +58,17 @@ def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> No
         others = f", and {len(group) - 1} more" if len(group) > 1 else ""
         raise DataError(
             f"{dataroot / points.files[group[0]]}{others}: {sums[0]} LiDAR points lie in "
-            f"{sum(len(boxes[row]) for row in group)} boxes of which sample_annotation.json tells {sums[1]} "
+            f"{sum(len(boxes[row]) for row in group)} boxes for which sample_annotation.json says {sums[1]} "
             f"(num_lidar_pts; {len(other)} of {len(groups)} files counted again differ so): files and tables do not "
-            f"belong together; {CAUSES}. Where only these counts are wrong, write -1: they are counted here then"
+            f"belong together; {CAUSES}. If only these counts are wrong, write -1: then pdetr3d counts the points"
         )
     every = np.concatenate([ratio[row] for group in groups for row in group])
     unlike = int(((every * NEAR < 1) | (every > NEAR)).sum())
     if unlike > (1 - LIKE) * len(every):
         log.warning(
             "%s: %d of %d boxes that were counted again hold over %d times fewer or more LiDAR points than "
-            "num_lidar_pts tells: right where these are of several sweeps or sensors; else sides may not be in the "
-            "order w, l, h, or rotations not w, x, y, z",
+            "num_lidar_pts says. That is right if num_lidar_pts counts several sweeps or sensors. If not, sizes may "
+            "not be in the order w, l, h, or rotations not in the order w, x, y, z",
             dataroot / points.files[groups[0][0]],
             unlike,
             len(every),
@@ -80,7 +81,10 @@ def _at(values: NDArray[np.int64], places: dict[int, NDArray[np.int64]]) -> dict
 
 
 def _fullest(table: pa.Table, points: KeyframePoints, told: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Of up to KEYFRAMES scenes the row with most full boxes, fullest first, and which boxes these are."""
+    """Row -> indices of its full boxes among all annotations, for one row of each of up to KEYFRAMES scenes.
+
+    A scene's row is the one with most boxes of FULL points; rows with more such boxes come first.
+    """
     full = told >= FULL
     of_row = np.diff(np.r_[0, np.cumsum(full)][points.offsets])
     scene, chosen = table.column("scene_token").to_pylist(), dict[str, int]()
@@ -91,7 +95,7 @@ def _fullest(table: pa.Table, points: KeyframePoints, told: NDArray[np.int64]) -
 
 
 def _found(points: KeyframePoints, boxes: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-    """Points in these boxes, of the rows whose files are whole."""
+    """Row -> counted points of each of its boxes; rows whose file cannot be read are left out."""
 
     def found(row: int) -> NDArray[np.int64] | None:
         try:

@@ -1,4 +1,4 @@
-"""The files that tables name: under the dataroot, there, and LiDAR files of whole points."""
+"""Checks the files that the tables name: they lie under the dataroot, they exist, LiDAR files hold whole points."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.storage.points import check_layout, check_lidar_size, check_points, point_bytes, read_file
 from pdetr3d.schema import DataError
 
-SHORT = 1 / 3  # of the usual number of points: a LiDAR file that has fewer is told of
+SHORT = 1 / 3  # a LiDAR file is reported when it has less than this share of the median number of points
 
 
 class DatasetFiles:
-    """Checks names of files as tables give them, relative to the dataroot.
+    """Checks file names of the tables, which are relative to the dataroot.
 
     Args:
-        dataroot: absolute. data: how LiDAR files are read; ``follow_links``. whole: False: existence and content are
-            for a later check.
+        dataroot: an absolute path. data: how LiDAR files are read, and ``follow_links``. whole: False leaves existence
+            and content of the files to a later check.
 
     Attributes:
-        links: files that are links which leave the dataroot.
+        links: names of files that are links to a place outside the dataroot.
     """
 
     def __init__(self, dataroot: Path, data: DataConfig, whole: bool) -> None:
         self.dataroot, self.data, self.whole = dataroot, data, whole
         self.links: set[str] = set()
-        self._points: dict[str, int] = {}  # of each LiDAR file
-        self._inside: set[str] = set()  # known to lie under the dataroot: a sweep is asked for ten times
+        self._points: dict[str, int] = {}  # LiDAR file -> number of points
+        self._inside: set[str] = set()  # names already checked: ten keyframes name the same sweep
 
     def safe(self, filename: str) -> Path:
-        """The file's absolute path; refuses names that leave the dataroot (crafted tables read no other files)."""
+        """The file's absolute path.
+
+        Raises:
+            DataError: when the name leads out of the dataroot: tables from elsewhere must not make us read other files.
+        """
         parts = PurePosixPath(filename).parts + PureWindowsPath(filename).parts
         if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).drive or ".." in parts or not filename:
             raise DataError(
@@ -47,11 +51,11 @@ class DatasetFiles:
         if impossible:
             raise DataError(f"sample_data.json, filename {filename!r}: no file can have this name; mend the converter")
         if filename not in self._inside:
-            # samples/ itself may be a link of the user's to another disk; what lies in it may not lead out again.
+            # A user may link the folder samples/ to another disk. Files in it must not link to places outside it.
             folder = self.dataroot / PurePosixPath(filename).parts[0]
             try:
                 place = path.resolve()
-            except RuntimeError as error:  # Python's for links in a circle
+            except RuntimeError as error:  # Python raises it for links in a circle
                 raise DataError(f"{path}: its links lead in a circle; put the file itself there") from error
             if not place.is_relative_to(folder.resolve()):
                 if not self.data.follow_links:
@@ -65,6 +69,11 @@ class DatasetFiles:
         return path
 
     def check_lidar(self, filename: str, look_into: bool = False) -> None:
+        """Check that a LiDAR file exists and holds whole points; with ``look_into`` also that its numbers fit.
+
+        Raises:
+            DataError: naming the file and the fix.
+        """
         path = self.safe(filename)
         if not self.whole:
             return
@@ -76,20 +85,20 @@ class DatasetFiles:
             )
         size_bytes = path.stat().st_size
         if size_bytes % point_bytes(self.data):
-            check_points(path, self.data)  # says which layout the file has instead, if it knows
+            check_points(path, self.data)  # its error names the file's layout, if it is a known one
         check_lidar_size(path, size_bytes, self.data)
         if look_into:
             check_layout(path, read_file(path, "LiDAR"), self.data)
         self._points[filename] = size_bytes // point_bytes(self.data)
 
     def short(self) -> list[str]:
-        """LiDAR files with fewer than SHORT of the usual (median) number of points, fewest first."""
+        """LiDAR files with less than SHORT of the median number of points, fewest first."""
         usual = float(np.median(list(self._points.values()) or [0]))
         few = {name: count for name, count in self._points.items() if count < SHORT * usual}
         return sorted(few, key=lambda name: few[name])
 
     def short_words(self) -> str:
-        """A sentence on them; empty: there are none."""
+        """A warning about the files of ``short``; "" if there are none."""
         names = self.short()
         if not names:
             return ""

@@ -1,4 +1,4 @@
-"""What a dataset must not have none of, unless ``data.allow_empty`` names it: the one place of these rules."""
+"""Refuses datasets without objects, clicks, boxes or cameras, unless ``data.allow_empty`` names what may be missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pdetr3d.config import EmptyName
 from pdetr3d.schema import DataError
 
-# What -> what is said of none at all, and what to look at.
+# Name -> (the complaint when the count is 0, the advice).
 RULES: dict[EmptyName, tuple[str, str]] = {
     "objects": (
         "no object of the ten classes with a LiDAR or radar point in range",
@@ -36,14 +36,14 @@ RULES: dict[EmptyName, tuple[str, str]] = {
 def refuse_empty(
     counts: Mapping[EmptyName, int], allowed: Sequence[EmptyName], where: str, seen: Sequence[str] = ()
 ) -> None:
-    """Stop where a count is 0 that ``data.allow_empty`` does not name.
+    """Raise DataError when a count is 0 and ``data.allow_empty`` does not name it.
 
     Args:
-        counts: how many there are of what. allowed: ``data.allow_empty``. where: the file or folder at fault. seen:
-            lines on what was left out instead.
+        counts: name -> count. allowed: ``data.allow_empty``. where: the file or folder at fault. seen: lines about
+            data that was found but left out.
 
     Raises:
-        DataError: naming all that is missing, what to do, and the key that allows it.
+        DataError: names all missing kinds, the fix for each, and the key that allows them to be missing.
     """
     none = [name for name, count in counts.items() if not count and name not in allowed]
     if not none:

@@ -1,4 +1,4 @@
-"""What an index knows beside its rows: how files are read, whose names and classes, what was left out."""
+"""Facts that an index stores beside its rows: layout of files, the dataset's names and classes, left-out data."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pdetr3d.class_list import NUSCENES_CLASSES, ClassList, read_classes
 from pdetr3d.config import DataConfig
 from pdetr3d.tables.names import Names
 
-READING = ("lidar_columns", "lidar_dtype", "lidar_ring", "nan_limit")  # keys under data. that an index keeps
+READING = ("lidar_columns", "lidar_dtype", "lidar_ring", "nan_limit")  # the keys of ``data`` that an index stores
 
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """What an index knows beside its rows.
+    """Facts about a dataset that its index stores beside the rows.
 
     Attributes:
-        reading: how the dataset's files are read: ``data.lidar_*`` and ``data.nan_limit`` count. names: of the
-            dataset's own. classes: that annotations are of. counted: annotations whose points the index counted itself,
-            since the tables do not.
-        unknown_categories: name -> annotations left out, being of none of the classes. missing_sweeps: files.
-        links: files that are links which leave the dataroot. outside: annotations left out, since they lie where
-            nothing is annotated, or in a region to ignore. short: LiDAR files with far fewer points than is usual.
+        reading: how LiDAR files are read; only the keys READING are stored. names: the dataset's own names of
+            categories and cameras. classes: the classes of the annotations.
+        counted: number of annotations whose points the index counted, because the tables do not.
+        unknown_categories: category -> number of annotations that were left out because it has no class.
+        missing_sweeps: number of missing sweep files. links: number of files that link to a place outside the dataroot.
+        outside: number of annotations that were left out because they lie outside the valid region or in a region to
+            ignore. short: number of LiDAR files with far fewer points than the median.
     """
 
     reading: DataConfig = DataConfig()
@@ -38,14 +39,14 @@ class IndexFacts:
     short: int = 0
 
     def to_json(self) -> str:
-        """JSON text; ``from_json`` gives the equal facts back."""
+        """JSON text from which ``from_json`` makes equal facts."""
         mine = {"reading": self._reading, "names": self.names.as_dict(), "classes": self.classes.text}
         value = vars(self) | mine
         return json.dumps(value, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> IndexFacts:
-        """What ``to_json`` wrote; older indexes have none: "{}"."""
+        """Read the text of ``to_json``. An index of an older version has "{}"."""
         value = json.loads(text)
         known = {"reading": DataConfig(**value.get("reading", {})), "names": Names.of(value.get("names", {}))}
         known["classes"] = read_classes(value.get("classes", ""))
@@ -53,8 +54,8 @@ class IndexFacts:
 
     @property
     def identity(self) -> str:
-        """What of it changes the data that rows and files are."""
-        reading = {key: value for key, value in self._reading.items() if key != "nan_limit"}  # refuses, changes nothing
+        """The facts that change how rows and files are understood, as text for the index's digest."""
+        reading = {key: value for key, value in self._reading.items() if key != "nan_limit"}  # it changes no data
         own = [self.classes.text] if self.classes.own else []
         return json.dumps([reading, self.names.as_dict(), *own], sort_keys=True)
 
@@ -63,4 +64,4 @@ class IndexFacts:
         return {key: getattr(self.reading, key) for key in READING}
 
 
-PLAIN = IndexFacts()  # of a dataset as nuScenes' own
+PLAIN = IndexFacts()  # the facts of nuScenes itself

@@ -1,6 +1,6 @@
-"""The files of a dataset, by size, time and content: what its digest covers, and which of them have changed since.
+"""The ledger of a dataset's files: size, time and content of each, the digest over them, and the changes since.
 
-Beside the index: ``files.arrow``, one row per file that the index names.
+It is stored beside the index as ``files.arrow``, with one row per file that the index names.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FILE = "files.arrow"
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the dataroot, ascending
-        ("bytes", pa.int64()),  # -1: there is no such file
+        ("bytes", pa.int64()),  # -1: the file is missing
         ("mtime_ns", pa.int64()),
-        ("digest", pa.string()),  # of the content; null: not among those that were read
+        ("digest", pa.string()),  # of the content; null: the file was not read
     ]
 )
-CONTENT_BYTES = 4 * 1024**3  # files are read whole up to so much in all; of a larger dataset a sample of them
+CONTENT_BYTES = 4 * 1024**3  # all files are read up to this total; of a larger dataset only a sample of the files is
 THREADS = 16  # the work is waiting for the disk, or hashing, which releases the GIL
-CHUNK = 1000  # files asked for their size at a time
+CHUNK = 1000  # files per task when sizes are looked up
 LISTED = 5  # changed files named in a message
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ R = TypeVar("R")
 
 
 class FileLedger:
-    """What was found of every file that an index names.
+    """Size, time and content of every file that an index names.
 
     Attributes:
-        table: of SCHEMA. digest: 16 hex digits: names and sizes of all files, the content of those that were read, and
-            the time of change (whole seconds) of the others. So it stays the same where a dataset is moved or copied,
-            if all its files were read, or their times are kept (``mv``, ``cp -p``, ``rsync -a``, ``tar``).
+        table: of SCHEMA. digest: 16 hex digits over the names and sizes of all files, the content of those that were
+            read, and the time of change (whole seconds) of the others. It stays the same when a dataset is moved or
+            copied, if all its files were read or the copy keeps times (``mv``, ``cp -p``, ``rsync -a``, ``tar``).
     """
 
     def __init__(self, table: pa.Table, times: bool) -> None:
@@ -59,13 +59,13 @@ class FileLedger:
         self.digest = hashed.hexdigest()[:16]
 
     def words(self) -> str:
-        """How many files, and how many of them were read."""
+        """The numbers of files, of files that were read, and of missing files, in words."""
         read = self.table.num_rows - self.table["digest"].null_count
         missing = pc.sum(pc.equal(self.table["bytes"], -1)).as_py() or 0
         return f"{self.table.num_rows} files, the content of {read}" + (f"; {missing} missing" if missing else "")
 
     def twins(self) -> list[tuple[str, str]]:
-        """Files that have the content of an earlier one, and that one; of those that were read."""
+        """Pairs (file, earlier file) of equal content, among the files that were read."""
         first: dict[str, str] = {}
         rows = zip(self.table["path"].to_pylist(), self.table["digest"].to_pylist(), strict=True)
         pairs = [(path, first.setdefault(digest, path)) for path, digest in rows if digest is not None]
@@ -73,20 +73,20 @@ class FileLedger:
 
     @staticmethod
     def open(index: Index, times: bool = True) -> FileLedger | None:
-        """The ledger beside an index; None: there is none yet.
+        """The ledger beside an index, or None if there is none yet.
 
         Args:
-            times: False: of a simulated world, whose files are new whenever it is made.
+            times: whether times count in the digest; False for a simulated world, whose files are made anew.
         """
         file = index.path.with_name(FILE)
         return FileLedger(open_arrow(file, SCHEMA), times) if file.exists() else None
 
     @staticmethod
     def take(index: Index, deep: bool = False, times: bool = True) -> FileLedger:
-        """Look at all files of an index now, and keep what is found beside it.
+        """Look at all files of an index now, and write the ledger beside the index.
 
         Args:
-            deep: read all of them, however many there are. times: see ``open``.
+            deep: read the content of all files, however large the dataset is. times: see ``open``.
         """
         paths = _paths(index)
         sizes, changed = _stats(index.dataroot, paths)
@@ -100,11 +100,10 @@ class FileLedger:
         return FileLedger(table, times)
 
     def changed(self, dataroot: Path, deep: bool = False) -> list[str]:
-        """Files that are not what they were, and how: another size; another content, of those that were read; another
-        time, of the others.
+        """Describe each file that has changed: its size, its content if it was read before, else its time.
 
         Args:
-            deep: read every file again that was read, also where size and time are the same.
+            deep: read a file again also if its size and time are the same.
         """
         paths, before = self.table["path"].to_pylist(), self.table["bytes"].to_numpy()
         sizes, times = _stats(dataroot, paths)
@@ -124,7 +123,7 @@ class FileLedger:
 
 
 def refuse_changed(ledger: FileLedger, index: Index, allowed: bool = False) -> None:
-    """Raise DataError when files of a dataset have changed since a run on it began; where ``allowed``, say so only."""
+    """Raise DataError when files of a dataset have changed since the run began; with ``allowed`` only print them."""
     changed = ledger.changed(index.dataroot)
     if changed and allowed:
         print(f"{len(changed)} files under {index.dataroot} have changed since this run was begun, e.g. {changed[0]}")
@@ -145,7 +144,7 @@ def _paths(index: Index) -> list[str]:
 
 
 def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and times of change [ns]; -1 and 0 of a file that is not there."""
+    """Sizes [bytes] and times of change [ns] of files; -1 and 0 for a missing one."""
 
     def one(path: str) -> tuple[int, int]:
         try:
@@ -162,7 +161,7 @@ def _stats(root: Path, paths: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample(paths: list[str], sizes: np.ndarray) -> np.ndarray:
-    """Which files are read: all up to CONTENT_BYTES; of more, those whose names' digests come first."""
+    """Indices of the files to read: all if they have up to CONTENT_BYTES, else those with the smallest name digests."""
     there = np.flatnonzero(sizes >= 0)
     if sizes[there].sum() <= CONTENT_BYTES:
         return there

@@ -1,4 +1,4 @@
-"""The index in memory: rows by token, splits, and the only access to annotations. Written by ``nuscenes.py``."""
+"""The index in memory: rows by token, splits, and the only access to annotations. ``nuscenes.py`` writes it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_co
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
 
 FILE = "index.arrow"  # in a run directory
-LAYOUT = "2"  # of the columns and the file; changes with INDEX_SCHEMA
+LAYOUT = "2"  # the version of the file's columns; raise it when INDEX_SCHEMA changes
 
 
 def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts: IndexFacts = PLAIN) -> None:
-    """Write an index of INDEX_SCHEMA's columns (or REGION_SCHEMA's), atomically; its digest is stored with it, since it
-    reads all of it."""
+    """Write an index (columns of INDEX_SCHEMA or REGION_SCHEMA) atomically.
+
+    Its digest is stored in the file, because computing it reads every row.
+    """
     digest = table_digest(table)
     if facts.identity != PLAIN.identity:
         digest = hashlib.sha256(f"{digest} {facts.identity}".encode()).hexdigest()[:16]
@@ -39,9 +41,9 @@ class Index:
     """Read-only view of an index file.
 
     Attributes:
-        path: the file. digest: 16 hex digits of its content (independent of where dataroot lies) and of how files are
-            read, taken when written. facts: what else was found when it was made.
-        dataroot, version: as given to ``build_index``. table: all columns. records: what records are made of.
+        path: the file. digest: 16 hex digits over its rows and ``facts.identity``; independent of the dataroot.
+        facts: other facts about the dataset. dataroot, version: as given to ``build_index``. table: all columns.
+        records: the rows as ``SampleRecord``s.
     """
 
     def __init__(self, path: Path, table: pa.Table) -> None:
@@ -59,7 +61,7 @@ class Index:
 
     @staticmethod
     def open(path: Path) -> Index:
-        """Open what ``build_index`` wrote; its rows are read when they are asked for.
+        """Open the file that ``build_index`` wrote. Rows are read from the mapped file when they are used.
 
         Raises:
             DataError: when the file is missing or is not an index of this layout.
@@ -71,7 +73,7 @@ class Index:
 
     @property
     def classes(self) -> ClassList:
-        """That annotations and clicks are of."""
+        """The classes of the dataset's annotations and clicks."""
         return self.facts.classes
 
     @property
@@ -91,19 +93,19 @@ class Index:
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits that have samples here, sorted."""
+        """Sorted names of the splits that have samples in this index."""
         return sorted(self._split_rows)
 
     def tokens(self, split: str) -> list[str]:
         """Sample tokens of a split, in index order.
 
         Raises:
-            DataError: when the split has no samples here; names those that have.
+            DataError: when the split has no samples here; the message names the splits that have some.
         """
         return self.token_column(split).to_pylist()
 
     def token_column(self, split: str) -> pa.ChunkedArray:
-        """``tokens`` as a column, without an object for each."""
+        """``tokens`` as a column, without a Python object per token."""
         return self.table.column("sample_token").take(pa.array(self.rows(split)))
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -124,7 +126,7 @@ class Index:
         return self._split_rows[split]
 
     def rows_of(self, tokens: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Row number of each of many samples; -1: unknown here."""
+        """Row number of each sample, (n,) int64; -1 for a token that is not in the index."""
         return places(tokens, self.table.column("sample_token"))
 
     def row(self, token: str) -> int:
@@ -155,14 +157,14 @@ class Index:
         return self.table.column(name).take(pa.array(rows)).to_pylist()
 
     def counted_points(self) -> dict[str, int]:
-        """Annotation token -> LiDAR points, where the index counted them itself; else empty."""
+        """Annotation token -> number of LiDAR points, if the index counted points itself; else empty."""
         if not self.facts.counted:
             return {}
         tokens, counts = (pc.list_flatten(self.table.column(name)) for name in ("ann_token", "ann_num_lidar_pts"))
         return dict(zip(tokens.to_pylist(), counts.to_pylist(), strict=True))
 
     def annotations(self, token: str) -> Annotations:
-        """All annotations of a sample. For labeling and scoring; training sees only ``training_records``."""
+        """All annotations of a sample, for labeling and scoring. Training sees only ``training_records``."""
         return self.annotations_of_row(self.row(token))
 
     def annotations_of_row(self, row: int) -> Annotations:
@@ -180,7 +182,7 @@ class Index:
     def record(
         self, token: str, role: str = "unlabeled", boxes: Boxes3D | None = None, clicks: PointLabels | None = None
     ) -> SampleRecord:
-        """Files and poses of a sample, with the labels given (none by default: annotations are never read here).
+        """Files and poses of a sample, with the given labels. Annotations are not read: by default there are no labels.
 
         Raises:
             DataError: for an unknown token, or paths outside the dataroot.

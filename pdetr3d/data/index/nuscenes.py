@@ -1,6 +1,7 @@
-"""From the nuScenes tables to the index: one row per keyframe, made once, by the devkit.
+"""Builds the index from the nuScenes tables: one row per keyframe.
 
-Every field is in the keyframe's LIDAR_TOP frame; transforms are composed in float64 through each sensor's own ego pose.
+Boxes and transforms are in the keyframe's LIDAR_TOP frame. Transforms are composed in float64 through each sensor's own
+ego pose.
 """
 
 from __future__ import annotations
@@ -37,29 +38,28 @@ from pdetr3d.tables.names import IGNORED, Names
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1000  # keyframes turned into Arrow at a time: bounds the Python objects alive
+CHUNK = 1000  # keyframes converted to Arrow at a time; this limits the memory for Python objects
 MAX_SWEEPS = 9  # earlier sweeps kept per keyframe; data.num_sweeps <= 10 counts the keyframe
-STEP_S = (0.001, 3600.0)  # between a sweep and the one before: less or more, and prev or the timestamps are wrong
+STEP_S = (0.001, 3600.0)  # allowed time between a sweep and the one before; outside, prev or a timestamp is wrong
 
 
 def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSCENES, *, whole: bool = True) -> Path:
     """Read the tables of ``dataroot/version`` and write the index to ``out`` (an Arrow file, atomic).
 
-    The columns are documented at ``INDEX_SCHEMA`` (``index.py``). Annotations of none of the classes are left out
-    and counted, as are those whose center lies where the dataset's regions (``regions.parquet``) say that nothing is
-    annotated, or that what is there is to be ignored. Annotations without LiDAR and radar points stay, told by their
-    counts. Where the tables do not count points, they are counted here (``count_points``). Checked here: the fields
-    that indexing and scoring need; for every file a row names, that it lies under ``dataroot``, exists, and a .pcd.bin
-    holds whole points; of each scene's first LiDAR file, what its numbers are. A missing *earlier* sweep is dropped
-    with a warning.
+    ``INDEX_SCHEMA`` (``rows.py``) documents the columns. Annotations whose category has no class are left out and
+    counted, as are those whose center lies outside a valid region or in a region to ignore (``regions.parquet``).
+    Annotations without LiDAR and radar points stay; their counts are 0. Points that the tables do not count are
+    counted here (``count_points``). These checks are made: the fields that indexing and scoring need; every file of a
+    row lies under ``dataroot`` and exists; a .pcd.bin holds whole points; the numbers of each scene's first LiDAR file
+    fit its layout. A missing *earlier* sweep is left out with a warning.
 
     Args:
-        data: how files are read, and the dataset's own names: ``lidar_*``, ``nan_limit``, ``classes``, ``categories``,
-            ``cameras``, ``follow_links``, ``allow_empty``. whole: False leaves existence and content of files to a
-            later check (``data.on_error=skip``).
+        data: ``lidar_*`` and ``nan_limit`` say how files are read; ``classes``, ``categories`` and ``cameras`` give the
+            dataset's own names; also ``follow_links`` and ``allow_empty``. whole: False leaves existence and content of
+            files to a later check (``data.on_error=skip``).
 
     Raises:
-        DataError: naming the file or token, the value, what is allowed and the fix.
+        DataError: names the file or token, the value, the allowed values and the fix.
     """
     dataroot = Path(dataroot).absolute()
     classes = data.class_list
@@ -67,7 +67,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     nusc = Tables(dataroot, version, classes, names)
     if nusc.cut_tracks:
         log.warning(
-            "%s: %d annotations name a neighbor of their track that is not annotated: it gives them no velocity",
+            "%s: %d annotations name a neighbor of their track that is not annotated: they get no velocity from it",
             dataroot / version,
             nusc.cut_tracks,
         )
@@ -112,7 +112,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
         reader.outside,
         len(files.short()),
     )
-    if nusc.sample_annotation:  # without any, people's clicks may still come
+    if nusc.sample_annotation:  # a dataset without annotations may get people's clicks later
         _refuse_no_objects(table, unknown, data, dataroot / version)
     write_index(Path(out), table, dataroot, version, facts)
     return Path(out)
@@ -126,7 +126,7 @@ def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfi
 
 
 class _Reader:
-    """Builds rows; keeps poses already composed: samples share calibrations, and keyframes share sweeps."""
+    """Builds rows of the index. It caches poses, because samples share calibrations and keyframes share sweeps."""
 
     def __init__(self, nusc: Tables, data: DataConfig, whole: bool) -> None:
         self.nusc = nusc
@@ -135,10 +135,10 @@ class _Reader:
         self.whole = whole
         self.files = DatasetFiles(self.dataroot, data, whole)
         self.missing_sweeps: set[str] = set()
-        self.unknown: Counter[str] = Counter()  # annotations of each category that has no class
+        self.unknown: Counter[str] = Counter()  # category without a class -> number of annotations
         self.regions = read_regions(Path(nusc.table_root), {sample["token"] for sample in nusc.sample})
-        self.outside = 0  # annotations where nothing counts as annotated
-        self._scenes: set[str] = set()  # whose first LiDAR file was looked into
+        self.outside = 0  # number of annotations outside valid regions or in regions to ignore
+        self._scenes: set[str] = set()  # scenes whose first LiDAR file was checked
         self._poses: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._splits: dict[str, list[str]] = {}
         for split, scenes in scene_splits(nusc).items():
@@ -204,7 +204,7 @@ class _Reader:
         return {"sweep_path": paths, "sweep2lidar": transforms, "sweep_dt_s": times}
 
     def _before(self, sweep: dict[str, Any]) -> dict[str, Any]:
-        """The sweep that a row names in its field prev: an earlier one of the LiDAR."""
+        """The sweep that the field prev names, after checking that it is an earlier one of the same LiDAR."""
         earlier: dict[str, Any] = self.nusc.get("sample_data", sweep["prev"])
         if earlier["channel"] != sweep["channel"]:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Points in boxes where the tables do not count them: -1, null, or 0 everywhere, as converters write."""
+"""Counts the points in boxes for tables without counts: converters write -1, null, or 0 everywhere."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ CAUSES = (
     "m, or in another frame than the sensor's own (calibrated_sensor.json takes them to the car, ego_pose.json to the "
     "world); boxes in another frame than the global one; files of another time"
 )
-MANY = 10  # boxes in a keyframe that cannot all be empty
-NEAR_M = 20.0  # from the sensor, where nearly every object has points
-NEARLY = 20  # so many boxes there say something
+MANY = 10  # a keyframe with at least this many boxes, all of them without points, is reported
+NEAR_M = 20.0  # nearly every object within this distance of the sensor has points
+NEARLY = 20  # boxes within NEAR_M that are needed for a judgment
 
 
 def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bool = True) -> tuple[pa.Table, int]:
-    """Count the keyframe's LiDAR points in each box whose ``ann_num_lidar_pts`` is negative; in all boxes where the
-    whole dataset has not one LiDAR or radar point. Unknown radar counts become 0.
+    """Count the keyframe's LiDAR points in each box whose ``ann_num_lidar_pts`` is negative.
+
+    If no box of the dataset has a LiDAR or radar point, all boxes are counted. Unknown radar counts become 0.
 
     Args:
-        table: of INDEX_SCHEMA. data: how LiDAR files are read. whole: False: boxes of a file that cannot be read keep
-            0 points (the sample is left out later).
+        table: of INDEX_SCHEMA. dataroot: of its paths. data: how LiDAR files are read. whole: False gives 0 points to
+            the boxes of a file that cannot be read (its sample is left out later).
 
     Returns:
-        The table, and in how many boxes points were counted.
+        The table with the counts, and the number of boxes that were counted.
+
+    Raises:
+        DataError: when a LiDAR file cannot be read and ``whole`` is True.
     """
     counts = {name: pc.list_flatten(table.column(name)).to_numpy().copy() for name in (LIDAR, RADAR)}
     if len(counts[LIDAR]) and max(counts[LIDAR].max(), counts[RADAR].max()) <= 0:
@@ -67,7 +71,7 @@ def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bo
 
 
 def usually_empty(table: pa.Table) -> str:
-    """What to say where most boxes near the sensor hold no point (of LiDAR or radar), whoever counted; else empty."""
+    """A warning when most boxes near the sensor hold no LiDAR or radar point, whoever counted them; else ""."""
     box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
     points = sum(pc.list_flatten(table.column(name)).to_numpy() for name in (LIDAR, RADAR))
     near = np.hypot(box[:, 0], box[:, 1]) < NEAR_M
@@ -81,11 +85,11 @@ class KeyframePoints:
     """The LiDAR points in an index's boxes, read from the files.
 
     Args:
-        table: of INDEX_SCHEMA, in one chunk. data: how LiDAR files are read.
+        table: of INDEX_SCHEMA, in one chunk. dataroot: of its paths. data: how LiDAR files are read.
 
     Attributes:
-        offsets: (rows + 1,): annotations of a row are ``offsets[row] .. offsets[row + 1] - 1`` of all.
-        files: of the rows, relative to ``dataroot``. box: (N, 7) of all annotations, LIDAR_TOP.
+        offsets: (rows + 1,): the annotations of a row are ``offsets[row] .. offsets[row + 1] - 1`` among all.
+        files: each row's LiDAR file, relative to ``dataroot``. box: (N, 7) boxes of all annotations, LIDAR_TOP.
     """
 
     def __init__(self, table: pa.Table, dataroot: Path, data: DataConfig) -> None:
@@ -97,7 +101,7 @@ class KeyframePoints:
         self.files = table.column("lidar_path").to_pylist()
 
     def count(self, row: int, mine: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many points of a row's file lie in each of its annotations ``mine``, numbers among all.
+        """The number of points of a row's file in each of its boxes ``mine`` (indices among all annotations), (n,).
 
         Raises:
             DataError: as ``read_lidar``.
@@ -110,7 +114,7 @@ class KeyframePoints:
 
 
 def _count(points: KeyframePoints, counts: NDArray[np.int64], unknown: NDArray[np.bool_], whole: bool) -> None:
-    """Fill ``counts`` where ``unknown``: (N,) of all boxes, one row's after another's."""
+    """Fill ``counts`` (N,) at the boxes that ``unknown`` (N,) marks; both are in the order of the annotations."""
     offsets = points.offsets
 
     def of_row(row: int) -> None:
@@ -131,14 +135,21 @@ def _count(points: KeyframePoints, counts: NDArray[np.int64], unknown: NDArray[n
 
 
 def _upright(box: NDArray[np.float64], lidar2global: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes (n, 7) of the LIDAR_TOP frame in the global one, where nuScenes' stand upright (the LiDAR is tilted): the
-    heading is the level one that the box's yaw is the projection of."""
+    """Move boxes (n, 7) from the LIDAR_TOP frame to the global frame.
+
+    nuScenes' boxes stand upright in the global frame, while the LiDAR is tilted. The result's heading is the horizontal
+    one whose projection into the LIDAR_TOP frame is the box's yaw.
+    """
     heading = np.stack([np.cos(box[:, 6]), np.sin(box[:, 6])], 1) @ np.linalg.inv(lidar2global[:2, :2].T).T
     return np.c_[apply(lidar2global, box[:, :3]), box[:, 3:6], np.arctan2(heading[:, 1], heading[:, 0])]
 
 
 def no_points(points: KeyframePoints, counts: NDArray[np.int64], counted: NDArray[np.bool_]) -> list[str]:
-    """What to say of keyframes whose many boxes were found empty. ``counted``: (N,) which boxes were counted here."""
+    """A warning about keyframes in which all of MANY or more counted boxes are empty; [] if there are none.
+
+    Args:
+        counts: (N,) points of all boxes. counted: (N,) which boxes were counted here.
+    """
     sums = [np.diff(np.r_[0, np.cumsum(each)][points.offsets]) for each in (counted, np.where(counted, counts, 0))]
     bare = np.flatnonzero((sums[0] >= MANY) & (sums[1] == 0))
     if not len(bare):

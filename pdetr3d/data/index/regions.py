@@ -1,7 +1,7 @@
-"""Regions that a dataset brings: the Parquet file ``VERSION/regions.parquet`` beside its tables.
+"""A dataset's own regions (valid, to ignore): the Parquet file ``VERSION/regions.parquet`` beside its tables.
 
-One row per sample that has any (REGIONS_SCHEMA); a sample without a row is annotated everywhere. Polygons are lists of
-corners (x, y) [m] in the LIDAR_TOP frame of the sample's keyframe, seen from above (``geometry/regions.py``).
+The file has one row (REGIONS_SCHEMA) per sample with regions; a sample without a row is annotated everywhere. Polygons
+are lists of corners (x, y) [m] in the LIDAR_TOP frame of the keyframe, seen from above (``geometry/regions.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LISTED = 20  # problems named in a message
 
 
 def write_regions(folder: Path, regions: Mapping[str, Regions]) -> None:
-    """Write ``folder``/regions.parquet (``folder``: of the tables), atomically: sample token -> its regions."""
+    """Write ``regions`` (sample token -> its regions) atomically to regions.parquet in the tables' folder."""
     rows = [
         {"sample_token": token, "valid": write_lists(found.valid), "ignore": write_lists(found.ignore)}
         for token, found in regions.items()
@@ -33,14 +33,14 @@ def write_regions(folder: Path, regions: Mapping[str, Regions]) -> None:
 
 
 def read_regions(folder: Path, known: Collection[str] | None = None) -> dict[str, Regions]:
-    """Sample token -> its regions, of those that have any; {} where there is no such file.
+    """Read the regions of all samples that have some: sample token -> regions. Without the file the result is empty.
 
     Args:
-        folder: of the tables, ``dataroot/version``. known: sample tokens of the dataset; others are refused.
+        folder: the tables' folder, ``dataroot/version``. known: sample tokens of the dataset; others are refused.
 
     Raises:
-        DataError: when the file is none of REGIONS_SCHEMA, a token comes twice or is unknown, or a polygon is none;
-            names the file, the rows (from 0) and what is wrong.
+        DataError: when the file is not of REGIONS_SCHEMA, a token occurs twice or is unknown, or a polygon is invalid;
+            names the file, the rows (from 0) and the problems.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -72,13 +72,16 @@ def read_regions(folder: Path, known: Collection[str] | None = None) -> dict[str
 
 
 def regions_of(valid: list | None, ignore: list | None) -> Regions:
-    """From values of the columns ``valid`` and ``ignore``."""
+    """Make regions from a row's values of the columns ``valid`` and ``ignore``."""
     return Regions(None if valid is None else _arrays(valid), _arrays(ignore or []))
 
 
 def disks(ignore: pa.Table) -> dict[str, list[Polygon]]:
-    """Sample token -> polygons, of a manifest's ignore regions (``manifest.IGNORE_SCHEMA``): balls that people marked
-    as "not sure" count, seen from above, as their disks. Join them to a sample's own by ``Regions.joined``."""
+    """Convert a manifest's regions to ignore (``manifest.IGNORE_SCHEMA``) to sample token -> polygons.
+
+    Each row is a ball that a person marked as "not sure"; the polygon is its disk seen from above. ``Regions.joined``
+    adds them to a sample's own regions.
+    """
     found: dict[str, list[Polygon]] = {}
     for row in ignore.to_pylist():
         found.setdefault(row["sample_token"], []).append(disk(np.array([row["x"], row["y"]]), row["radius_m"]))
@@ -90,7 +93,7 @@ def _problem(corners: list) -> str:
 
 
 def write_lists(polygons: tuple[Polygon, ...] | None) -> list | None:
-    """The value of a column: the inverse of ``regions_of``."""
+    """The value of the column ``valid`` or ``ignore``: the inverse of ``regions_of``."""
     return None if polygons is None else [np.asarray(corners, np.float64).tolist() for corners in polygons]
 
 

@@ -1,4 +1,4 @@
-"""Rows of an index: its columns, and what records and annotations are made of."""
+"""Rows of an index: its columns, and the records and annotations that are made from them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pdetr3d.schema import CAMERAS, Boxes3D, CameraRecord, DataError, PointLabel
 ESCAPES = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a drive, or a step up
 
 _MATRIX = pa.list_(pa.float64(), 16)  # row-major 4x4
-# One row per keyframe. Paths are relative to the dataroot. Lists named alike have equal lengths:
-# sweep_* newest first (at most 9); camera_* and lidar2img in the order of CAMERAS (path null, size 0 where there is
-# none); ann_* one item per annotation that has a class: label, box (x, y, z, l, w, h, yaw), velocity (vx, vy; NaN
-# unknown), counts.
+# One row per keyframe. Paths are relative to the dataroot. Lists with the same prefix have equal lengths:
+# sweep_*: earlier sweeps, newest first (at most 9). camera_* and lidar2img: in the order of CAMERAS; a missing camera
+# has path null and size 0. ann_*: one item per annotation that has a class: label, box (x, y, z, l, w, h, yaw),
+# velocity (vx, vy; NaN = unknown), point counts.
 INDEX_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -49,14 +49,14 @@ INDEX_SCHEMA = pa.schema(
         ("ann_num_radar_pts", pa.list_(pa.int64())),
     ]
 )
-# Two columns more where a dataset brings regions (``regions.py``): as there, null of both where a sample has none.
+# A dataset with regions (``regions.py``) has two more columns; both are null for a sample without regions.
 REGION_COLUMNS = ["region_valid", "region_ignore"]
 REGION_SCHEMA = pa.schema([*INDEX_SCHEMA, *((name, POLYGONS) for name in REGION_COLUMNS)])
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The N annotations of one sample, of all classes, with or without sensor points, LIDAR_TOP frame, float64.
+    """The N annotations of one sample in the LIDAR_TOP frame: all classes, with or without sensor points.
 
     Attributes:
         token: (N,) object array of annotation tokens.
@@ -73,18 +73,18 @@ class Annotations:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """(N,) bool: with at least one LiDAR or radar point, i.e. used in training and prompting (method 7.2)."""
+        """(N,) bool: annotations with at least one LiDAR or radar point; only they are used (method 7.2)."""
         return (self.num_lidar_pts + self.num_radar_pts) > 0
 
     def boxes(self) -> Boxes3D:
-        """The kept ones as human boxes, in order."""
+        """The kept annotations as human boxes, in order."""
         kept, box = self.kept, self.box
         return Boxes3D.build(
             box[kept, :3], box[kept, 3:6], box[kept, 6], self.label[kept], velocity_m_s=self.velocity_m_s[kept]
         )
 
 
-# What a record is made of: nothing of an annotation.
+# The columns that a record is made from: no column of annotations.
 RECORD_COLUMNS = [
     "sample_token",
     "scene_token",
@@ -102,11 +102,11 @@ RECORD_COLUMNS = [
 
 
 class RecordTable:
-    """The rows of an index that records are made of.
+    """Makes records from the rows of an index.
 
     Attributes:
-        rows: with RECORD_COLUMNS, or more. dataroot: that its paths are relative to. source: file named in messages.
-        classes: of the dataset.
+        rows: a table with RECORD_COLUMNS and possibly more. dataroot: paths are relative to it. source: the file that
+            messages name. classes: of the dataset.
     """
 
     def __init__(self, rows: RowTable, dataroot: Path, source: Path, classes: ClassList) -> None:
@@ -116,8 +116,8 @@ class RecordTable:
         """The record of a row.
 
         Raises:
-            DataError: when it names a file outside the dataroot: ``build_index`` writes no such path; an index that
-                came from elsewhere, or in a pack, may.
+            DataError: when the row names a file outside the dataroot. ``build_index`` writes no such path, but an index
+                from elsewhere, or in a pack, may have one.
         """
         rows = self.rows
         return SampleRecord(
@@ -137,7 +137,7 @@ class RecordTable:
 
     @property
     def has_regions(self) -> bool:
-        """Whether the dataset brings regions."""
+        """Whether the dataset has regions."""
         return REGION_COLUMNS[0] in self.rows.table.column_names
 
     def _regions(self, row: int) -> Regions | None:
@@ -146,7 +146,7 @@ class RecordTable:
         return regions_of(*(self.rows.value(name, row) for name in REGION_COLUMNS)) or None
 
     def take(self, rows: NDArray[np.int64]) -> RecordTable:
-        """A copy of ascending rows, without annotations."""
+        """A copy of these rows, which must ascend, without annotations."""
         columns = RECORD_COLUMNS + (REGION_COLUMNS if self.has_regions else [])
         return RecordTable(self.rows.take(rows, columns), self.dataroot, self.source, self.classes)
 

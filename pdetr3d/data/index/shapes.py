@@ -1,4 +1,4 @@
-"""Whether boxes can be what their class says: their sizes, and where they are headed when they move."""
+"""Checks that boxes are plausible for their class: their sizes, and the headings of moving objects."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import pyarrow.compute as pc
 from pdetr3d.class_list import ClassList
 from pdetr3d.geometry.rigid import wrap_angle
 
-MOVING_M_S = 2.0  # of an object whose way says where it is headed
-ENOUGH = 20  # such objects
-ASKEW_DEG = 45.0  # between way and heading of the usual (median) one
-OTHER_SIZE = 4.0  # times longer or shorter than typical: another unit
-LONG = 1.5  # times as long as wide: a class whose length is seen
-WIDE = 0.8  # times as long as wide: a box of such a class whose sides are in another order
+MOVING_M_S = 2.0  # an object that is faster than this moves along its heading
+ENOUGH = 20  # objects that are needed for a judgment
+ASKEW_DEG = 45.0  # a warning is given when the median angle between motion and heading is larger
+OTHER_SIZE = 4.0  # a side this many times longer or shorter than typical is in another unit
+LONG = 1.5  # a class is long when its typical length / width is above this
+WIDE = 0.8  # boxes of a long class whose length / width is below this have their sides in another order
 
 
 def sizes_askew(table: pa.Table, classes: ClassList) -> list[str]:
-    """What to say of a table (INDEX_SCHEMA) whose usual (median) box of a class has sides that no such object has: a
-    line for each class of which there are ENOUGH boxes."""
+    """A warning for each class with ENOUGH boxes whose median box has implausible sides.
+
+    Args:
+        table: of INDEX_SCHEMA. classes: of its labels.
+    """
     box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
     label, lines = pc.list_flatten(table.column("ann_label")).to_numpy(), []
     for place, (name, typical) in enumerate(zip(classes.names, classes.fallback_size_m, strict=True)):
@@ -41,14 +44,16 @@ def _sides(size: np.ndarray) -> str:
 
 
 def headings_askew(table: pa.Table) -> str:
-    """What to say of a table (INDEX_SCHEMA) in which moving objects do not go along their headings; empty: they do, or
-    too few move."""
+    """A warning when moving objects of a table (INDEX_SCHEMA) do not move along their headings; else "".
+
+    With fewer than ENOUGH moving objects there is no judgment.
+    """
     velocity, box = (
         pc.list_flatten(pc.list_flatten(table.column(name))).to_numpy().reshape(-1, width)
         for name, width in (("ann_velocity_m_s", 2), ("ann_box", 7))
     )
     with np.errstate(invalid="ignore"):
-        moving = np.hypot(velocity[:, 0], velocity[:, 1]) > MOVING_M_S  # unknown: NaN
+        moving = np.hypot(velocity[:, 0], velocity[:, 1]) > MOVING_M_S  # False for unknown velocities (NaN)
     if moving.sum() < ENOUGH:
         return ""
     way = np.arctan2(velocity[moving, 1], velocity[moving, 0])

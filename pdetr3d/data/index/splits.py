@@ -1,4 +1,4 @@
-"""Which scenes each split has: the devkit's own splits, and those of ``splits.json`` beside the tables."""
+"""The scenes of each split: the devkit's splits, and those of ``splits.json`` beside the tables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FORM = '{"split name": ["scene name", ...], ...}'
 
 
 def scene_splits(nusc: Tables) -> dict[str, list[str]]:
-    """Split name -> scene names: the devkit's own splits and those of ``splits.json`` beside the tables, if any.
+    """Split name -> scene names: the devkit's splits, and those of ``splits.json`` beside the tables, if it exists.
 
     Raises:
-        DataError: when splits.json is not an object of lists of strings.
+        DataError: when splits.json is not an object of lists of strings, or gives other scenes to a devkit's split.
     """
     splits: dict[str, list[str]] = dict(create_splits_scenes())
     path = Path(nusc.table_root) / "splits.json"
@@ -32,11 +32,11 @@ def scene_splits(nusc: Tables) -> dict[str, list[str]]:
         if not valid:
             raise DataError(f"{path}: must be {FORM}; correct or remove it")
         here = {scene["name"] for scene in nusc.scene}
-        for name in splits.keys() & custom.keys():  # the devkit's own wins over one of splits.json, without a word
+        for name in splits.keys() & custom.keys():  # the devkit's split wins, so splits.json must not contradict it
             if set(custom[name]) & here != set(splits[name]) & here:
                 raise DataError(
-                    f"{path}: split {name!r} is a name of the devkit's own, which then knows other scenes of this "
-                    f"dataset; rename it (my_{name}, say) there and in data.*_split"
+                    f"{path}: split {name!r} is also a split of the devkit, with other scenes of this dataset; rename "
+                    f"it (my_{name}, say) there and in data.*_split"
                 )
         for name, scenes in custom.items():
             if strangers := sorted(set(scenes) - here):

@@ -1,1 +1,1 @@
-"""Labels: who labeled which sample, clicks, regions to ignore, and the boxes that models write."""
+"""Labels: roles of samples, clicks, regions to ignore, and the boxes that models write."""

@@ -1,4 +1,4 @@
-"""Which known box a click means. The one rule for it: import, training records, reports and doctor all use it."""
+"""Matches clicks to known boxes. Import, training records, reports and doctor all use this one rule."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from numpy.typing import NDArray
 from pdetr3d.geometry.boxes import points_in_boxes
 from pdetr3d.schema import Boxes3D
 
-_NEVER, _OUTSIDE = 1e6, 1e3  # costs [m]: far above any distance in a sample, and containing before near
+_NEVER, _OUTSIDE = 1e6, 1e3  # costs [m] above any distance: of an impossible match, and of a click outside its box
 
 
 def match_clicks(xyz_m: NDArray[np.floating], label: NDArray[np.integer], boxes: Boxes3D) -> NDArray[np.int64]:
-    """The box that each of K clicks of one sample means, (K,); -1: none.
+    """Assign each of K clicks of one sample to a box.
 
-    A click means a box of its class that contains it, of several the one with the nearest center; where none does, one
-    whose half space diagonal reaches the click. A box is meant by one click at most: matches are chosen together, so
-    that as many clicks as possible lie in their boxes, with the least sum of distances to the centers.
+    A click can belong to a box of its class that contains it, or whose center is no farther than half of its space
+    diagonal. A box gets one click at most. The matches are chosen together (linear assignment): as many clicks as
+    possible lie in their boxes; among such assignments the sum of the distances to the centers is smallest.
 
     Args:
-        xyz_m: (K, 3) [m] and boxes: in one frame. label: (K,) as those of the boxes.
+        xyz_m: (K, 3) clicks [m], in the frame of ``boxes``. label: (K,) classes, as ``boxes.label``.
+
+    Returns:
+        (K,) int64 indices of boxes; -1 for a click without a box.
     """
     result = np.full(len(label), -1)
     if not len(label) or not len(boxes):

@@ -1,4 +1,4 @@
-"""Simulated clicks: where an annotator who sees the whole box would click (method 1.3), drawn in the box frame."""
+"""Simulated clicks: random places near the middle of a box, as an annotator would click (method 1.3)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pdetr3d.data.draws import keyed_uniform
 from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.schema import PointLabels, SampleRecord
 
-CLICK_MEAN, CLICK_STD = 0.5, 0.3  # of t ~ Normal truncated to [0, 1], the place along a side
+CLICK_MEAN, CLICK_STD = 0.5, 0.3  # the place t along a side is a normal variable, truncated to [0, 1]
 CLICK_DENSITY = 1 / 3  # the click lies in the central third of the box
 
 
 def place_clicks(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, uniform: NDArray) -> NDArray[np.float64]:
-    """Clicks (..., 3) [m] of boxes from uniform numbers in [0, 1), by the inverse distribution function of t.
+    """Clicks (..., 3) float64 [m] of boxes from uniform numbers in [0, 1), by the inverse distribution function of t.
 
-    In the box frame, offset = size / 2 * u / 3 with u = 2 t - 1; then rotated with the box.
+    The offset from the center is size / 2 * u / 3 with u = 2 t - 1 in the box frame; it is rotated with the box.
 
     Args:
-        center_m: (..., 3). size_m: (..., 3) l, w, h. yaw_rad: (...). uniform: (..., 3).
+        center_m: (..., 3) [m]. size_m: (..., 3) l, w, h [m]. yaw_rad: (...). uniform: (..., 3).
     """
     from scipy.special import ndtr, ndtri  # only where clicks are drawn
 
@@ -33,19 +33,19 @@ def place_clicks(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, uniform: 
 
 
 def draw_click(center_m: NDArray, size_m: NDArray, yaw_rad: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw one click per box, (..., 3) [m]: three uniform numbers of ``rng`` each; shapes as ``place_clicks``."""
+    """Draw one click per box, (..., 3) [m], from three uniform numbers of ``rng``; shapes as in ``place_clicks``."""
     return place_clicks(center_m, size_m, yaw_rad, rng.random(np.shape(center_m)))
 
 
 def by_people(clicks: PointLabels) -> NDArray[np.bool_]:
-    """(K,): which clicks people made: their ids start with "human"."""
+    """(K,) bool: clicks that people made. Their ids start with "human"."""
     return np.array([str(name).startswith("human") for name in clicks.click_id], bool)
 
 
 def redraw_clicks(record: SampleRecord, seed: int, epoch: int) -> PointLabels:
-    """The record's clicks, those with a known box drawn anew, keyed by (seed, epoch, click_id).
+    """The record's clicks, with the simulated ones of known boxes drawn anew, keyed by (seed, epoch, click_id).
 
-    Clicks with box_index -1, and people's, stay as they are.
+    People's clicks, and clicks with ``box_index`` -1, stay as they are.
     """
     clicks = record.clicks
     known = (clicks.box_index >= 0) & ~by_people(clicks)

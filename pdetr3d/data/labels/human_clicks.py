@@ -1,6 +1,6 @@
-"""Reading people's clicks: CSV, JSON or Parquet rows -> the LIDAR_TOP frame. All bad rows are reported at once.
+"""Reads people's clicks from CSV, JSON or Parquet into the LIDAR_TOP frame, and reports all bad rows at once.
 
-What becomes of them is said by ``people_manifest.py``.
+``people_manifest.py`` makes a label manifest from them.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from pdetr3d.schema import DataError
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
 FRAMES = ("global", "ego", "lidar")
-IGNORE = "ignore"  # instead of a class: what is there is not known
-IGNORE_RADIUS_M = 2.0  # of a region whose row gives no radius_m
-SURPLUS = "\0surplus"  # key under which csv.DictReader keeps values beyond the header
-MAX_DISTANCE_M = 200.0  # from the LiDAR: beyond any annotation; a click there was given in another frame than it says
-DONE = ".done.json"  # ending of the file beside the clicks that says which frames are done
+IGNORE = "ignore"  # given instead of a class: nobody could tell what is there
+IGNORE_RADIUS_M = 2.0  # the radius of a region whose row has no radius_m
+SURPLUS = "\0surplus"  # the key under which csv.DictReader keeps values beyond the header
+MAX_DISTANCE_M = 200.0  # no annotation is so far from the LiDAR: a click beyond it is in another frame than it says
+DONE = ".done.json"  # the file beside the clicks that lists finished frames has this ending
 
 
 @dataclass(frozen=True)
 class PeoplesClicks:
-    """What people clicked in a split.
+    """People's clicks in a split.
 
     Attributes:
         clicks: rows of CLICKS_SCHEMA. ignore: rows of IGNORE_SCHEMA. row_of: click_id -> row of the file, from 1.
-        done: tokens of samples in which all objects are clicked, and of those in which there is none; None: the file
-            beside the clicks, which says so, does not exist. empty: those of ``done`` in which there is none.
+        done: tokens of the finished samples: all their objects are clicked, or they have no object. None if the file
+            FILE.done.json, which lists them, does not exist. empty: the samples of ``done`` that have no object.
     """
 
     clicks: list[dict[str, Any]]
@@ -51,19 +51,19 @@ class PeoplesClicks:
 
 
 def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
-    """The clicks of a file, and what ``FILE.done.json`` beside it says, if it exists.
+    """Read the clicks of a file, and the finished samples of ``FILE.done.json`` beside it, if that exists.
 
     Args:
-        split: whose samples may be clicked; None: all samples of the index.
+        split: the split whose samples may be clicked; None allows all samples of the index.
         file: .csv (with a header line), .json (a list of objects) or .parquet; columns sample_token, x, y, z [m],
             class, frame (global | ego | lidar, at the keyframe's LiDAR time) and optionally track_id, radius_m. A row
-            of class "ignore" is a region of ``radius_m`` [m] (default IGNORE_RADIUS_M) in which nobody could tell what
-            is there.
+            of class "ignore" is a region of ``radius_m`` [m] (default IGNORE_RADIUS_M) in which nobody could tell the
+            objects.
 
-    A track_id names one object of a scene: one class, and at most one click in a sample.
+    A track_id names one object of a scene: it has one class, and at most one click per sample.
 
     Raises:
-        DataError: with every bad row (row number from 1, value, reason) in one message, and for a file without clicks.
+        DataError: lists every bad row (number from 1, value, reason) in one message; also for a file without clicks.
     """
     rows = read_rows(Path(file))
     tokens = set(index.table.column("sample_token").to_pylist() if split is None else index.tokens(split))
@@ -99,12 +99,12 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
 
 
 def done_file(file: Path) -> Path:
-    """Of a file of clicks: the file beside it that says which frames are done."""
+    """The path of the file beside a file of clicks that lists the finished samples."""
     return file.with_name(file.name + DONE)
 
 
 def _done(file: Path, tokens: set[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
-    """``PeoplesClicks.done`` and ``.empty`` by what ``FILE.done.json`` lists of ``tokens``."""
+    """Read ``PeoplesClicks.done`` and ``.empty`` from FILE.done.json; only samples of ``tokens`` are kept."""
     beside = done_file(file)
     if not beside.is_file():
         return None, frozenset()
@@ -117,11 +117,11 @@ def _done(file: Path, tokens: set[str]) -> tuple[frozenset[str] | None, frozense
         raise DataError(
             f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
         ) from error
-    return frozenset((*done, *empty)) & tokens, frozenset(empty) & tokens  # the same clicks may cover several splits
+    return frozenset((*done, *empty)) & tokens, frozenset(empty) & tokens  # the file may also list other splits
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Rows of a click file as they stand (CSV values are strings).
+    """The unchecked rows of a click file (CSV values are strings).
 
     Raises:
         DataError: when the file is missing, of another kind, unreadable, or lacks a column.
@@ -160,12 +160,12 @@ def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], set[str]]:
     rows = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("must be a list of objects")
-    # An empty list is a valid file of no clicks; a key missing from some rows is reported per row.
+    # An empty list is readable, and ``read_clicks`` refuses it; a key missing from some rows is reported per row.
     return rows, set(COLUMNS) if not rows else set().union(*rows)
 
 
 def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | None) -> list[str]:
-    """What is wrong with a row, one sentence per value."""
+    """The problems of a row, one sentence per bad value."""
     reasons = []
     token = str(row.get("sample_token"))
     if token not in tokens:
@@ -189,7 +189,7 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | N
 
 
 def _track_problems(clicks: list[dict[str, Any]], number_of: dict[str, int], index: Index) -> list[str]:
-    """A track is one object of its scene: it has one class, and one click in a sample."""
+    """The problems of tracks: a track must have one class, and one click per sample."""
     problems: list[str] = []
     classes: dict[tuple[str, str], tuple[int, str]] = {}  # (scene, track) -> first row and its class
     places: dict[tuple[str, str], int] = {}  # (sample, track) -> first row
@@ -216,7 +216,7 @@ def _number(value: Any) -> float | None:
 
 
 def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
-    """A checked row as one of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
+    """Convert a checked row to a row of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
     given = np.array([float(row[axis]) for axis in "xyz"])
     # + 0.0: no -0.0, which would be another digest
     xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given).round(CLICK_DIGITS) + 0.0

@@ -1,7 +1,7 @@
-"""The label manifest: what is known of every train sample (its role), the clicks, and regions to ignore.
+"""The label manifest: the role of every train sample, the clicks, and the regions to ignore.
 
-A folder of samples.arrow, clicks.arrow, ignore.arrow (where there are any) and manifest.json (written last: without it
-the folder is no manifest).
+It is a folder with samples.arrow, clicks.arrow, ignore.arrow (if there are such regions) and manifest.json, which is
+written last: without it the folder is no manifest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pdetr3d.data.storage.files import atomic_path, open_arrow, table_digest, wr
 from pdetr3d.data.storage.row_table import TextPlaces, places, text_column
 from pdetr3d.schema import ROLES, DataError
 
-# role: of ROLES. clicks: how many; those of a sample are neighbors in the table of clicks, in the order of the samples,
-# by class and place: their order tells nothing of who wrote them down.
+# role: one of ROLES. clicks: their number. The table of clicks has the order of the samples; a sample's clicks are
+# sorted by class and place, so that their order does not depend on the order of the input.
 SAMPLES_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -37,8 +37,8 @@ SAMPLES_SCHEMA = pa.schema(
         ("clicks", pa.int64()),
     ]
 )
-# x, y, z: LIDAR_TOP [m]. source: sim | human. annotation_token: of simulated clicks only. track_id: of people's clicks,
-# where they gave one.
+# x, y, z: LIDAR_TOP [m]. source: sim | human. annotation_token: null for people's clicks. track_id: null unless a
+# person gave one.
 CLICKS_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
@@ -52,22 +52,22 @@ CLICKS_SCHEMA = pa.schema(
         ("track_id", pa.string()),
     ]
 )
-# Regions in which people could not tell what is there: balls of radius_m round x, y, z (LIDAR_TOP) [m].
+# Regions in which people could not tell the objects: balls of radius_m around x, y, z (LIDAR_TOP) [m].
 IGNORE_SCHEMA = pa.schema(
     [("sample_token", pa.string()), *((name, pa.float64()) for name in ("x", "y", "z", "radius_m"))]
 )
-CLICK_DIGITS = 6  # decimals of a click's x, y, z [m]: taken to another frame and back, a click is the same again
+CLICK_DIGITS = 6  # decimals of a click's x, y, z [m]: moving a click to another frame and back gives the same numbers
 
-VERIFIED_CLICKS = 5_000_000  # the tables of up to so many are read whole when opened; of more, only counted
+VERIFIED_CLICKS = 5_000_000  # tables with up to so many clicks are digested when opened; larger ones are only counted
 
 
 class LabelManifest:
     """Read-only view of a manifest folder.
 
     Attributes:
-        path: the folder. config: what it was made with. split: the train split. index_digest: of the index used.
-        samples, clicks, ignore: pyarrow tables (SAMPLES_SCHEMA, CLICKS_SCHEMA, IGNORE_SCHEMA).
-        digest: of the tables, 16 hex digits. facts: what the import of people's clicks found (``people_manifest.py``).
+        path: the folder. config: the keys ``label.*`` it was made with. split: the train split. index_digest: of the
+            index that it was made from. samples, clicks, ignore: tables (SAMPLES_SCHEMA, CLICKS_SCHEMA, IGNORE_SCHEMA).
+        digest: of the tables, 16 hex digits. facts: counts of the import of people's clicks (``people_manifest.py``).
     """
 
     def __init__(self, path: Path, samples: pa.Table, clicks: pa.Table, ignore: pa.Table, info: dict) -> None:
@@ -76,17 +76,17 @@ class LabelManifest:
         self.clicks = clicks
         self.ignore = ignore
         self.facts: dict = info.get("facts", {})
-        self.config = LabelConfig.model_validate_json(json.dumps(info["config"]))  # tuples are lists there
+        self.config = LabelConfig.model_validate_json(json.dumps(info["config"]))  # JSON has lists for tuples
         self.split: str = info["split"]
         self.index_digest: str = info["index_digest"]
         self.digest: str = info["digest"]
 
     @staticmethod
     def open(path: Path) -> LabelManifest:
-        """Open what ``build_manifest`` or ``import_clicks`` wrote.
+        """Open a manifest of ``build_manifest`` or ``import_clicks``.
 
         Raises:
-            DataError: when a file is missing, or the tables are not those that manifest.json was written for.
+            DataError: when a file is missing, or the tables differ from the counts or digest in manifest.json.
         """
         path = Path(path)
         again = "run pdetr3d label again"
@@ -108,7 +108,7 @@ class LabelManifest:
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """sample_token -> one of ROLES, every train sample, in manifest order: an object for each."""
+        """sample_token -> one of ROLES for every train sample, in manifest order; it holds a Python object for each."""
         return dict(
             zip(self.samples.column("sample_token").to_pylist(), self.samples.column("role").to_pylist(), strict=True)
         )
@@ -125,35 +125,35 @@ class LabelManifest:
 
     @cached_property
     def boxed(self) -> NDArray[np.bool_]:
-        """(N,): which train samples are box-labeled, in manifest order."""
+        """(N,) bool: the box-labeled train samples, in manifest order."""
         return pc.equal(self.samples["role"], "box").to_numpy()
 
     @cached_property
     def role_codes(self) -> NDArray[np.int8]:
-        """(N,): each train sample's role, as place in ROLES."""
+        """(N,) int8: each train sample's role as an index into ROLES."""
         return pc.index_in(self.samples["role"], value_set=pa.array(ROLES)).to_numpy().astype(np.int8)
 
     def role_counts(self) -> dict[str, int]:
-        """Role -> how many train samples have it, those that some have."""
+        """Role -> number of train samples, without roles that no sample has."""
         counts = np.bincount(self.role_codes, minlength=len(ROLES))
         return {name: int(count) for name, count in zip(ROLES, counts, strict=True) if count}
 
     @cached_property
     def click_range(self) -> NDArray[np.int64]:
-        """(N, 2): each train sample's clicks are rows ``begin .. end - 1`` of ``clicks``."""
+        """(N, 2) int64: each train sample's clicks are rows ``begin .. end - 1`` of ``clicks``."""
         end = np.cumsum(self.samples["clicks"].to_numpy())
         return np.stack([end - self.samples["clicks"].to_numpy(), end], 1)
 
     @cached_property
     def track_of(self) -> dict[str, str]:
-        """click_id -> track_id of the clicks that carry one (people's, where they gave it): one object of a scene."""
+        """click_id -> track_id, of the clicks for which a person gave one. A track is one object of a scene."""
         tracked = self.clicks.select(["click_id", "track_id"]).filter(pc.is_valid(self.clicks["track_id"]))
         names, tracks = (column.to_pylist() for column in tracked.columns)
         return dict(zip(names, tracks, strict=True))
 
 
 def read_info(path: Path) -> dict:
-    """What manifest.json of a folder says: config, split, counts, digests.
+    """Read a folder's manifest.json: config, split, counts, digests.
 
     Raises:
         DataError: when the folder is no manifest.
@@ -174,9 +174,9 @@ def build_manifest(
 ) -> LabelManifest:
     """Choose the box-labeled samples of ``split`` and draw one click per kept object (of a class, >= 1 sensor point).
 
-    A click depends on (label.seed, annotation token) and its box alone: it is the same whatever the ratio or the split.
-    Samples of scenes without any annotation are "unlabeled". With ``people`` they say which samples have boxes
-    (``peoples_roles``); clicks are drawn all the same. Writes the folder ``out_dir`` and returns the manifest.
+    A click depends only on (label.seed, annotation token) and its box, not on the ratio or the split. Samples of scenes
+    without any annotation are "unlabeled". If ``people`` is given, it decides which samples are box-labeled
+    (``peoples_roles``); clicks are drawn as before. Writes the folder ``out_dir`` and returns the manifest.
 
     Raises:
         DataError: when the split has no samples, or no sample with annotations.
@@ -194,7 +194,7 @@ def build_manifest(
 
 
 def simulated_clicks(index: Index, tokens: Sequence[str], seed: int, but: frozenset[str] = frozenset()) -> pa.Table:
-    """One click per kept object of some samples (CLICKS_SCHEMA); ``but``: annotation tokens that get none."""
+    """One click per kept object of these samples (CLICKS_SCHEMA). Annotations whose token is in ``but`` get none."""
     parts = []
     for token in tokens:
         annotations = index.annotations(token)
@@ -225,7 +225,7 @@ def simulated_clicks(index: Index, tokens: Sequence[str], seed: int, but: frozen
 
 
 def click_id(source: str, *key: str | int | float) -> str:
-    """Join key of a click: ``source`` and 16 hex digits that depend on ``key`` alone and tell nothing of the object."""
+    """A click's join key: ``source`` and 16 hex digits. The digits hash ``key`` and do not reveal the object."""
     return f"{source}-{hashlib.sha256(chr(31).join(str(part) for part in key).encode()).hexdigest()[:16]}"
 
 
@@ -239,10 +239,11 @@ def write_manifest(
     ignore: pa.Table | None = None,
     facts: dict | None = None,
 ) -> LabelManifest:
-    """Write the files, manifest.json last; each is renamed into place.
+    """Write the files of a manifest, manifest.json last; each is renamed into place.
 
     Args:
-        roles: of the split's samples, in index order. clicks: in any order. ignore: IGNORE_SCHEMA. facts: JSON-safe.
+        roles: the roles of the split's samples, in index order. clicks: rows of CLICKS_SCHEMA in any order. ignore:
+            rows of IGNORE_SCHEMA. facts: values that JSON can hold.
     """
     out_dir = Path(out_dir)
     tokens = index.tokens(split)
@@ -291,8 +292,11 @@ def tables_digest(samples: pa.Table, clicks: pa.Table, ignore: pa.Table) -> str:
 
 
 def _leave_out(clicks: pa.Table, boxed: set[str], config: LabelConfig) -> pa.Table:
-    """Without simulated clicks of point-labeled samples that ``label.click_share`` leaves out: drawn by (label.seed,
-    annotation token), so that those of a smaller share are among those of a larger one."""
+    """Keep the share ``label.click_share`` of the simulated clicks of point-labeled samples, and all other clicks.
+
+    The draw is keyed by (label.seed, annotation token), so that a smaller share's clicks are a subset of a larger
+    one's.
+    """
     if config.click_share == 1:
         return clicks
     names = zip(

@@ -1,4 +1,4 @@
-"""A label manifest of what people did: their clicks, the boxes in the tables, the frames that they found empty."""
+"""Makes a label manifest from people's work: their clicks, the boxes in the tables, the frames they found empty."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def import_clicks(
     *,
     drawn: bool = False,
 ) -> LabelManifest:
-    """Make a manifest of ``split`` with people's clicks (``human_clicks.read_clicks``) and roles by what they did.
+    """Make a manifest of ``split`` with people's clicks (``read_clicks``) and with roles by ``peoples_roles``.
 
-    A box-labeled sample keeps its boxes: its clicks are matched to them (``match_clicks``), objects that nobody clicked
-    get a simulated click (by ``label.seed``), since the teacher learns from clicks with boxes. Clicks that match none
-    are listed in STRAYS and stay in the manifest: training uses them as clicks without a known box, ``doctor`` counts
-    them.
+    A box-labeled sample keeps its boxes, and its clicks are matched to them (``match_clicks``). An object that nobody
+    clicked gets a simulated click (by ``label.seed``), since the teacher learns from clicks with boxes. Clicks that
+    match no box are listed in STRAYS and stay in the manifest: training uses them as clicks without a known box, and
+    ``doctor`` counts them.
 
     Args:
-        people: who has boxes, and what is empty (``peoples_roles``). drawn: the box-labeled samples are drawn by
-            ``label.ratio`` among those with annotations, as ``build_manifest`` does, for studies on tables that hold
-            all boxes; others are what ``people`` and the clicks say.
+        people: the samples with boxes and the empty ones (``peoples_roles``). drawn: draw the box-labeled samples by
+            ``label.ratio`` among those with annotations, as ``build_manifest`` does; the roles of the others follow
+            ``people`` and the clicks. This is for studies on tables that hold all boxes.
 
     Raises:
         DataError: when the file or the roles are wrong; nothing is written then.
@@ -86,7 +86,7 @@ def import_clicks(
 
 
 def _match(index: Index, found: PeoplesClicks, boxed: set[str]) -> tuple[set[str], list[dict[str, Any]]]:
-    """Annotation tokens of box-labeled samples that have a click, and the clicks there that match no box."""
+    """Match the clicks of box-labeled samples: the tokens of matched annotations, and the clicks without a box."""
     by_sample: dict[str, list[dict[str, Any]]] = {}
     for click in found.clicks:
         if click["sample_token"] in boxed:
@@ -117,7 +117,7 @@ def _without_boxes(index: Index, found: PeoplesClicks, boxed: list[str]) -> list
 
 
 def _write_strays(file: Path, strays: list[dict[str, Any]]) -> None:
-    """A CSV of the clicks, LIDAR_TOP frame [m]; nearest_box_m: distance to the nearest center of their class."""
+    """Write the clicks as CSV, LIDAR_TOP frame [m]. nearest_box_m: distance to the nearest center of their class."""
     names = ("row", "sample_token", "class", "x", "y", "z", "nearest_box_m")
     with atomic_path(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, names, extrasaction="ignore")

@@ -1,4 +1,4 @@
-"""pseudo_labels.parquet: one row per click the teacher was asked about. The join key is click_id, not position."""
+"""pseudo_labels.parquet: reading, writing and checking the table with one row per click; click_id is the join key."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pdetr3d.data.storage.files import CHUNK_ROWS, atomic_path, read_parquet
 from pdetr3d.data.storage.row_table import RowTable, give_back
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError
 
-# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame; vx, vy null = unknown; reason: why not accepted, or "snapped" for
-# an accepted box that was moved onto its click, else "".
+# Boxes as in Boxes3D, in the keyframe's LIDAR_TOP frame. vx, vy: null = unknown. reason: why the box is not accepted;
+# "snapped" for an accepted box that was moved onto its click; else "".
 PSEUDO_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
@@ -45,11 +45,11 @@ def write_pseudo_labels(
     """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
 
     Args:
-        path: the Parquet file. rows: table-like with the columns of PSEUDO_SCHEMA (vx, vy may be absent or NaN: null).
-        classes: that labels are of.
+        path: the Parquet file. rows: a table with the columns of PSEUDO_SCHEMA; vx, vy may be absent, and NaN becomes
+            null. classes: the classes of the labels.
 
     Raises:
-        DataError: when a column is missing or a row breaks the contract (``check_pseudo_labels``).
+        DataError: when a column is missing or a row is invalid (``check_pseudo_labels``).
     """
     with PseudoLabelWriter(path, classes) as writer:
         writer.add(rows)
@@ -57,22 +57,23 @@ def write_pseudo_labels(
 
 
 class PseudoLabelWriter:
-    """Writes what ``write_pseudo_labels`` writes from parts that come in any order, and holds a part at a time.
+    """Writes the file of ``write_pseudo_labels`` from parts in any order, and holds one part in memory at a time.
 
-    The parts go to a mapped temporary file; at the end its rows go to ``path`` in their order. A context manager:
-    after an error nothing is at ``path``.
+    The parts go to a temporary file, which is mapped at the end and written to ``path`` in sorted order. It is a
+    context
+    manager: after an error nothing is written to ``path``.
 
     Args:
-        path: the Parquet file. classes: that labels are of.
+        path: the Parquet file. classes: the classes of the labels.
 
     Attributes:
-        rows, accepted: how many there are so far.
+        rows, accepted: the numbers of rows and of accepted rows so far.
     """
 
     def __init__(self, path: Path, classes: ClassList) -> None:
         self.classes = classes
         self.path, self.rows, self.accepted = Path(path), 0, 0
-        # Of the samples so far: tokens, and where their rows begin and end in the mapped file.
+        # The tokens of the samples so far, and the rows (begin, end) of each in the temporary file.
         self._tokens, self._bounds = list[pa.Array](), [np.zeros((0, 2), np.int64)]
         descriptor, name = tempfile.mkstemp(prefix="pdetr3d_labels_", suffix=".arrow")
         os.close(descriptor)
@@ -80,10 +81,12 @@ class PseudoLabelWriter:
         self._writer = pa.ipc.new_file(name, PSEUDO_SCHEMA)
 
     def add(self, rows: pa.Table | pd.DataFrame | dict[str, Any] | list[dict[str, Any]]) -> None:
-        """All rows of some samples, as ``write_pseudo_labels`` takes them.
+        """Add all rows of some samples, in the form that ``write_pseudo_labels`` takes.
+
+        If a sample's rows come in two parts, leaving the context raises ValueError.
 
         Raises:
-            DataError: as there. At the end, ValueError: when rows of a sample came in two parts.
+            DataError: as ``write_pseudo_labels``.
         """
         if isinstance(rows, pa.Table):
             rows = rows.to_pandas()
@@ -118,7 +121,7 @@ class PseudoLabelWriter:
             self._parts.unlink()
 
     def _write(self, table: RowTable) -> None:
-        """Row groups of CHUNK_ROWS rows: samples in the order of their tokens."""
+        """Write the file in row groups of CHUNK_ROWS rows, with the samples in the order of their tokens."""
         tokens, bounds = pa.chunked_array(self._tokens, pa.string()), np.concatenate(self._bounds)
         order = pc.sort_indices(tokens).to_numpy()
         ordered = tokens.take(order)
@@ -143,7 +146,7 @@ def read_pseudo_labels(path: Path, classes: ClassList) -> pa.Table:
     """Read and check pseudo labels.
 
     Raises:
-        DataError: when the file is missing, of another layout, or a row breaks the contract.
+        DataError: when the file is missing, has other columns, or a row is invalid (``check_pseudo_labels``).
     """
     table = read_parquet(Path(path), PSEUDO_SCHEMA)
     check_pseudo_labels(Path(path), table, classes)
@@ -151,7 +154,7 @@ def read_pseudo_labels(path: Path, classes: ClassList) -> pa.Table:
 
 
 def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
-    """Rows of the table, all numbers finite, as pseudo boxes in their order; null velocities become NaN."""
+    """Convert rows, whose numbers must be finite, to pseudo boxes in the same order; null velocities become NaN."""
     numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
     return Boxes3D.build(
         numbers[:, :3],
@@ -165,7 +168,7 @@ def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
 
 
 def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList) -> None:
-    """Raise DataError for a repeated click_id, a class that is not in the list, or an accepted box that is no box."""
+    """Raise DataError for a repeated click_id, a class that is not in the list, or an accepted box that is invalid."""
     frame = table.to_pandas()
     repeated = frame["click_id"][frame["click_id"].duplicated()]
     if len(repeated):

@@ -1,4 +1,4 @@
-"""Who labeled which sample: roles that are drawn by ``label.ratio``, or that follow what people did."""
+"""The role of each sample (box, point, empty, unlabeled): drawn by ``label.ratio``, or from people's labels."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pdetr3d.data.draws import keyed_rng
 from pdetr3d.data.index.index import Index
 from pdetr3d.schema import DataError
 
-SHOWN = 10  # of what is listed in a message
+SHOWN = 10  # problems listed in a message
 
 
 def annotated(index: Index, split: str) -> NDArray[np.bool_]:
-    """(N,): which samples of a split have an annotation of a class in the tables, in index order."""
+    """(N,) bool: the samples of a split whose tables have an annotation of one of the classes, in index order."""
     counts = pc.list_value_length(index.table["ann_label"]).to_numpy()
     return counts[index.rows(split)] > 0
 
 
 def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np.bool_] | None = None) -> list[str]:
-    """Roles of a split's samples, in index order, as ``label.*`` draws them: "box", all others "point".
+    """Draw the roles of a split's samples by ``label.*``, in index order: "box", "point", or "unlabeled".
 
-    A scene without any annotation was annotated by nobody (test sets are like that): its samples are "unlabeled", and
-    the ratio counts the others.
+    Samples of a scene without any annotation are "unlabeled", since nobody annotated it (test sets are like that).
+    ``label.ratio`` refers to the other samples.
 
     Args:
-        known: (N,) samples that may be box-labeled; default: those of scenes with annotations.
+        known: (N,) bool, the samples that may be box-labeled; default: those of scenes with annotations.
 
     Raises:
         DataError: when no sample may be box-labeled, or too few of them (see ``box_labeled``).
@@ -66,12 +66,12 @@ def drawn_roles(index: Index, split: str, config: LabelConfig, known: NDArray[np
 
 @dataclass(frozen=True)
 class People:
-    """What people say of their labels.
+    """People's statements about their labels.
 
     Attributes:
         boxes_of: tokens of the samples whose boxes are all in the tables; None: every sample that has annotations.
-        empty: tokens of samples that somebody looked at and found nothing in -> where that is said, e.g. a file's name.
-        unclicked: likewise of samples whose objects are said to be clicked, but that have no click.
+        empty: token -> source (e.g. a file's name), of the samples that somebody looked at and found empty.
+        unclicked: token -> source, of the samples that are listed as completely clicked but have no click.
     """
 
     boxes_of: frozenset[str] | None = None
@@ -80,17 +80,17 @@ class People:
 
 
 def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -> list[str]:
-    """Roles of a split's samples, in index order, by what people did.
+    """Roles of a split's samples from people's labels, in index order.
 
-    "box": named by ``people.boxes_of`` (None: has annotations). "point": others with clicks. "empty": named by
-    ``people.empty``, or by ``people.boxes_of`` and without any annotation. "unlabeled": nobody looked.
+    "box": a sample of ``people.boxes_of`` that has annotations. "point": another sample with clicks. "empty": a sample
+    of ``people.empty``, or one of ``people.boxes_of`` without annotations and clicks. "unlabeled": all others.
 
     Args:
         clicked: tokens of the samples with clicks.
 
     Raises:
-        DataError: when a sample said to be empty has clicks or boxes, one whose objects are said to be clicked has no
-            click and no boxes, or no sample is box-labeled.
+        DataError: when a sample of ``people.empty`` has clicks or boxes, one of ``people.unclicked`` has no boxes, or
+            no sample is box-labeled.
     """
     tokens, has = index.tokens(split), annotated(index, split)
     boxed = {token for token, some in zip(tokens, has, strict=True) if some}
@@ -113,7 +113,7 @@ def peoples_roles(index: Index, split: str, clicked: set[str], people: People) -
 
 
 def _refuse_contradictions(tokens: Sequence[str], clicked: set[str], boxed: set[str], people: People) -> None:
-    """DataError that says of each sample who says what of it, where that cannot all be true."""
+    """Raise DataError when statements about a sample contradict its labels; the message names both."""
     problems = []
     for token in tokens:
         if (where := people.empty.get(token)) is not None:
@@ -127,8 +127,8 @@ def _refuse_contradictions(tokens: Sequence[str], clicked: set[str], boxed: set[
         raise DataError(
             "\n".join(
                 [
-                    "these cannot both be true, and nothing was written. Take each sample off the file that is wrong "
-                    "(on the page of pdetr3d click: take back that the frame is done), or correct its labels:",
+                    "these statements contradict each other, and nothing was written. Remove each sample from the file "
+                    "that is wrong (on the page of pdetr3d click: mark the frame as not done), or correct its labels:",
                     *problems[:SHOWN],
                     *([f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []),
                 ]
@@ -137,14 +137,15 @@ def _refuse_contradictions(tokens: Sequence[str], clicked: set[str], boxed: set[
 
 
 def read_samples(index: Index, split: str, source: str, option: str) -> frozenset[str]:
-    """Sample tokens of ``split`` that a file names, or that another split holds.
+    """Sample tokens of ``split`` that a file names, or that another split also contains.
 
     Args:
-        source: a text file with a sample token, scene token or scene name a line ("#" starts a comment); else the name
-            of a split of the index. option: named in messages.
+        source: a text file with one sample token, scene token or scene name per line ("#" starts a comment), or the
+            name of a split of the index. option: the command-line option that messages name.
 
     Raises:
-        DataError: when it is neither, lines name nothing of the split (all are listed), or nothing is named.
+        DataError: when ``source`` is neither, or lines name nothing of the split (all are listed), or no sample is
+            named.
     """
     tokens = index.tokens(split)
     file = Path(source)
@@ -195,17 +196,20 @@ def box_labeled(
     *,
     classes: ClassList,
 ) -> set[str]:
-    """The box-labeled samples among N: sets of one seed are nested in the ratio, and do not depend on the order given.
+    """Choose the box-labeled samples among N samples.
 
-    ``scene``: smallest prefix of a seeded permutation of scenes that reaches ratio * N samples (at least one scene).
-    ``keyframe``: the same over samples. ``prefix``: the first int(ratio * N) by time, as the released code.
+    With one seed, a smaller ratio's samples are a subset of a larger one's, and the order of the input does not matter.
+    ``label.split_by`` is one of: "scene": the smallest prefix of a seeded permutation of scenes that reaches
+    ratio * N samples (at least one scene); "keyframe": the same over samples; "prefix": the first int(ratio * N)
+    samples by time, as in the released code.
 
     Args:
-        counts: (N, C) objects of each class in each sample, with ``label.balance`` or ``label.no_boxes_of``.
+        tokens, scenes, timestamps_us: (N,) of the samples. counts: (N, C) objects of each class in each sample; needed
+            with ``label.balance`` or ``label.no_boxes_of``.
 
     Raises:
-        DataError: when too few scenes (samples) show none of ``label.no_boxes_of``, or there are fewer scenes than
-            ``label.folds``.
+        DataError: when too few scenes (or samples) are without the classes ``label.no_boxes_of``, or there are fewer
+            scenes than ``label.folds``.
     """
     if config.folds:
         return _outside_fold(tokens, scenes, config)
@@ -237,8 +241,10 @@ def box_labeled(
 
 
 def _outside_fold(tokens: Sequence[str], scenes: Sequence[str], config: LabelConfig) -> set[str]:
-    """All samples but those of one fold. Scenes are put into folds by falling size (by name among equals), each into
-    the fold that has the fewest samples."""
+    """All samples except those of the fold ``label.seed`` % ``label.folds``.
+
+    Scenes are put into folds in the order of falling size (then name), each into the fold with the fewest samples.
+    """
     members: dict[str, list[str]] = {}
     for token, scene in zip(tokens, scenes, strict=True):
         members.setdefault(scene, []).append(token)
@@ -254,8 +260,10 @@ def _outside_fold(tokens: Sequence[str], scenes: Sequence[str], config: LabelCon
 
 
 def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterator[str]:
-    """Next is always the group that adds most to the sum over classes of log(1 + boxes): rare classes count the most.
-    Among equals the first in ``order``."""
+    """Yield the groups of ``order`` greedily so that rare classes are covered early.
+
+    The next group is the one that most increases the sum over classes of log(1 + boxes); among equals the first.
+    """
     counts = np.array([totals[name] for name in order], np.int64)
     have, chosen = np.zeros(counts.shape[-1], np.int64), np.zeros(len(order), bool)
     for _ in order:
@@ -265,6 +273,6 @@ def _balanced(order: list[str], totals: dict[str, NDArray[np.int64]]) -> Iterato
 
 
 def _class_counts(index: Index, tokens: Sequence[str]) -> NDArray[np.int64]:
-    """(N, C): kept objects of each class in each sample."""
+    """(N, C) int64: the number of kept objects of each class in each sample."""
     found = (index.annotations(token) for token in tokens)
     return np.stack([np.bincount(each.label[each.kept], minlength=len(index.classes)) for each in found])

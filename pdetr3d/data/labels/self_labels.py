@@ -1,4 +1,4 @@
-"""Self-training, a rival without clicks: a student's own boxes as labels, in a file apart from the teacher's."""
+"""Labels of self-training, a rival method without clicks: a student's own boxes, stored in a file of their own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pdetr3d.data.storage.files import read_parquet, write_parquet
 from pdetr3d.schema import BOXES_KNOWN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
 _NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
-# Boxes as Boxes3D, in the keyframe's LIDAR_TOP frame. Nothing joins them to a click.
+# Boxes as in Boxes3D, in the keyframe's LIDAR_TOP frame. They belong to no click.
 SELF_SCHEMA = pa.schema(
     [("sample_token", pa.string()), *((name, pa.float64()) for name in _NUMBERS), ("class", pa.string())]
 )
 
 
 def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float, classes: ClassList) -> int:
-    """Write the boxes (sample_token -> boxes) whose score exceeds ``threshold``, atomically; returns their number.
+    """Write the boxes (sample_token -> boxes) whose score exceeds ``threshold`` atomically, and return their number.
 
-    Velocities are left out, as the teacher's are: labels know them from people alone.
+    Velocities are left out, as in the teacher's pseudo labels: only people's boxes have them.
     """
     frames = [pd.DataFrame(columns=SELF_SCHEMA.names)]
     for token in sorted(boxes):
@@ -37,16 +37,16 @@ def write_self_labels(path: Path, boxes: Mapping[str, Boxes3D], threshold: float
 
 
 def read_self_labels(path: Path, classes: ClassList) -> Mapping[str, Boxes3D]:
-    """sample_token -> boxes of ``write_self_labels``; samples without a box are not in it.
+    """Read a file of ``write_self_labels``: sample_token -> boxes, without samples that have no box.
 
     Raises:
-        DataError: when the file is missing, of another layout, or a row is no box.
+        DataError: when the file is missing, has other columns, or a row is no valid box.
     """
     table = read_parquet(path, SELF_SCHEMA).to_pandas()
     try:
         classes.refuse_unknown(set(table["class"]), "a row")
         return {str(token): _build(rows, classes) for token, rows in table.groupby("sample_token", sort=False)}
-    except ValueError as error:  # a class that is none, a number that is not finite, a side of 0 m
+    except ValueError as error:  # an unknown class, a number that is not finite, a side of 0 m
         raise DataError(f"{path}: {error}; remove its folder and train the arm self_training again") from error
 
 
@@ -59,12 +59,12 @@ def _build(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
 
 
 def without_clicks(records: Sequence[SampleRecord]) -> list[SampleRecord]:
-    """The records as they would be had nobody clicked."""
+    """Copies of the records without clicks."""
     return [replace(record, clicks=PointLabels.empty()) for record in records]
 
 
 def self_labeled(records: Sequence[SampleRecord], labels: Mapping[str, Boxes3D]) -> list[SampleRecord]:
-    """Self-training's records: samples with all their boxes as they are, the others with ``labels``; no clicks."""
+    """Records of self-training, without clicks: samples whose boxes are all known keep them, others get ``labels``."""
     return [
         record
         if record.role in BOXES_KNOWN
@@ -74,7 +74,7 @@ def self_labeled(records: Sequence[SampleRecord], labels: Mapping[str, Boxes3D])
 
 
 def half_labeled(labeled: Sequence[SampleRecord], others: Sequence[SampleRecord]) -> list[SampleRecord]:
-    """As many labeled as other records, the fewer repeated in turn: a mean teacher's batches are half supervised."""
+    """All records, with the smaller group repeated to the size of the larger, for a mean teacher's mixed batches."""
     count = max(len(labeled), len(others)) if len(labeled) and len(others) else 0
     repeated = [group[i % len(group)] for group in (labeled, others) for i in range(count)]
     return repeated or [*labeled, *others]

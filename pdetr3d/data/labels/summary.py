@@ -1,4 +1,4 @@
-"""What of a dataset is used and what is left out, counted: the table that index, label and every job print."""
+"""The summary table of a dataset that index, label and every job print: counts of used and of left-out data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.schema import CAMERAS, LATER
 
-NAMED = 5  # scenes named
+NAMED = 5  # scenes or categories that are named
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Summary:
     """Counts over the keyframes of some splits of an index.
 
     Attributes:
-        keyframes: of all these splits (one may be in several). frames: split -> role -> keyframes. objects: class ->
-            objects kept, (C,). unknown: category -> annotations left
-            out, of the whole dataset. no_points: objects without LiDAR and radar points. counted: objects of the whole
-            dataset whose points the index counted. regions: annotations of the whole dataset that lie where nothing is
-            annotated or in a region to ignore. outside: kept objects outside ``model.range_m``; None: not asked.
-        clicks: class -> clicks, (C,). boxes: objects of box-labeled samples. images: of each camera, (6,).
-        sweeps: earlier sweeps found. bare: keyframes without one. missing: sweep files that were not found. links:
-            files that leave the dataroot. short: LiDAR files of far fewer points than usual. stray: scenes that are in
-            no split (but for those that the simulator adds for velocities), and stray_frames their keyframes.
+        keyframes: number of different keyframes. frames: split -> role -> keyframes. objects: (C,) kept objects by
+            class. unknown: category without a class -> annotations, of the whole dataset. no_points: objects without
+            LiDAR and radar points. counted: objects of the whole dataset whose points the index counted. regions:
+            annotations of the whole dataset outside valid regions or in regions to ignore. outside: kept objects
+            outside ``model.range_m``; None if no range was given.
+        clicks: (C,) clicks by class; None without a manifest. boxes: objects of box-labeled samples. images: (6,) by
+            camera. sweeps: earlier sweeps found. bare: keyframes without one. missing: missing sweep files. links:
+            files that link to a place outside the dataroot. short: LiDAR files with far fewer points than the median.
+        stray: scenes in no split, without those that the simulator adds for velocities. stray_frames: their keyframes.
         classes: the C names.
     """
 
@@ -58,11 +58,11 @@ class Summary:
     classes: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, str]]:
-        """Lines of the table: what, and how many."""
+        """Rows of the table: (title, text)."""
         frames = self.keyframes
         rows = [(f"frames, {split}", _counts(roles)) for split, roles in self.frames.items()]
         twice = sum(sum(roles.values()) for roles in self.frames.values()) - self.keyframes
-        if self.outside is not None and twice > 0:  # a run's splits; those of nuScenes itself overlap
+        if self.outside is not None and twice > 0:  # only for a run's splits: the splits of nuScenes itself overlap
             rows.append(("in two splits", f"{twice} frames: a score on frames that were trained on says little"))
         if self.stray:
             names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
@@ -94,7 +94,7 @@ class Summary:
         return rows
 
     def left_out(self) -> list[str]:
-        """Lines on what there is instead of objects, for messages."""
+        """Lines about data that was found but left out, for messages about missing objects."""
         lines = [f"{n} annotations of category {name!r}" for name, n in list(self.unknown.items())[:NAMED]]
         lines += [f"{len(self.unknown) - NAMED} more categories"] if len(self.unknown) > NAMED else []
         lines += [f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else []
@@ -104,7 +104,7 @@ class Summary:
         return lines + ([far] if self.outside else [])
 
     def show(self) -> None:
-        """Print the table; outside a terminal a row is a line."""
+        """Print the table. Outside a terminal each row is one line."""
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = 400
@@ -122,11 +122,11 @@ def summarize(
     manifest: LabelManifest | None = None,
     range_m: Sequence[float] | None = None,
 ) -> Summary:
-    """Count what an index has.
+    """Count the data of an index.
 
     Args:
-        splits: whose keyframes count; None: all. manifest: roles and clicks of the train split. range_m: (6,)
-            ``model.range_m``.
+        splits: the splits whose keyframes are counted; None: all keyframes. manifest: gives the roles and clicks of the
+            train split. range_m: ``model.range_m``, (6,).
     """
     table, every = index.table, np.arange(len(index))
     known = splits if splits is not None else index.splits
@@ -173,10 +173,10 @@ def summarize(
 
 
 def in_no_split(table: pa.Table) -> NDArray[np.bool_]:
-    """Rows of an index whose scene is in no split, without the scenes that the simulator adds for velocities.
+    """Find the rows of an index whose scene is in no split, without scenes that the simulator adds for velocities.
 
     Args:
-        table: columns ``scene_name`` and ``splits`` of N rows of an index.
+        table: N rows of an index with the columns ``scene_name`` and ``splits``.
 
     Returns:
         (N,) bool.
@@ -189,7 +189,7 @@ def in_no_split(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def empty_counts(summary: Summary, index: Index, val_split: str, cameras: bool) -> dict[EmptyName, int]:
-    """What ``refuse_empty`` asks of a job. ``cameras``: whether its teacher uses them."""
+    """The counts that ``refuse_empty`` checks for a job. ``cameras``: whether its teacher uses cameras."""
     val = int(summarize(index, [val_split]).objects.sum())
     clicks = 0 if summary.clicks is None else int(summary.clicks.sum())
     counts: dict[EmptyName, int] = {

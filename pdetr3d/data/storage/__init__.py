@@ -1,1 +1,1 @@
-"""Files: written atomically, digested, mapped into memory; the layouts of LiDAR files. It knows nothing of datasets."""
+"""Files: atomic writing, digests, tables mapped into memory, layouts of LiDAR files. Nothing here knows a dataset."""

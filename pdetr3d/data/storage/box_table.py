@@ -1,4 +1,4 @@
-"""Predicted boxes of many samples in a file that is mapped into memory: a driver holds where they lie, not them."""
+"""Predicted boxes of many samples in a file mapped into memory: the driver holds row numbers instead of the boxes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ SCHEMA = pa.schema([*BOX_SCHEMA, ("sample_token", pa.string()), ("checkpoint", p
 
 
 class BoxTable(Mapping[str, Boxes3D]):
-    """Sample token -> boxes (LIDAR_TOP frame) of one checkpoint; made of the file's rows when asked for.
+    """Sample token -> boxes (LIDAR_TOP frame) of one checkpoint. A lookup builds the boxes from the file's rows.
 
     Args:
-        table: columns COLUMNS, mapped. place: token -> number of the sample. bounds: (N, 2) int64, its rows.
+        table: the mapped table with COLUMNS. place: token -> number of the sample. bounds: (N, 2) int64; the rows of
+            sample i are ``bounds[i, 0] .. bounds[i, 1] - 1``.
     """
 
     def __init__(self, table: pa.Table, place: TextPlaces, bounds: NDArray[np.int64]) -> None:
@@ -50,14 +51,14 @@ class BoxTable(Mapping[str, Boxes3D]):
         return len(self.place)
 
     def __contains__(self, token: object) -> bool:
-        return token in self.place  # Mapping's would make the boxes
+        return token in self.place  # the method of Mapping would build the boxes
 
 
 class BoxTableWriter:
-    """Takes parts as they come, writes them in blocks, and gives a ``BoxTable`` per checkpoint.
+    """Collects parts in any order, writes them in blocks, and returns a ``BoxTable`` per checkpoint.
 
     Args:
-        place: of all samples, token -> number; one without boxes has none in the end. checkpoints: their number.
+        place: token -> number, of all samples; a sample for which no boxes are added has none. checkpoints: how many.
     """
 
     def __init__(self, place: TextPlaces, checkpoints: int) -> None:
@@ -70,7 +71,11 @@ class BoxTableWriter:
         self.writer = pa.ipc.new_file(name, BOX_SCHEMA)
 
     def add(self, part: pa.Table) -> None:
-        """Rows of SCHEMA; the same sample and checkpoint comes in one part alone."""
+        """Add rows of SCHEMA. All rows of a sample and checkpoint must come in one part.
+
+        Raises:
+            ValueError: when a sample's boxes of a checkpoint come a second time.
+        """
         if not part.num_rows:
             return
         tokens = pc.dictionary_encode(part["sample_token"].combine_chunks())
@@ -95,7 +100,10 @@ class BoxTableWriter:
         self.waiting, self.waiting_rows = [], 0
 
     def close(self) -> list[BoxTable]:
-        """The boxes of each checkpoint. The file has no name from now on: it goes when the tables go."""
+        """Finish the file and return the boxes of each checkpoint.
+
+        The file's name is removed here, so that the system frees the file when the last table is gone.
+        """
         self._write()
         self.writer.close()
         table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
@@ -103,5 +111,5 @@ class BoxTableWriter:
         return [BoxTable(table, self.place, bounds) for bounds in self.bounds]
 
     def abort(self) -> None:
-        """Remove the file of a prediction that failed."""
+        """Remove the file after a failed prediction."""
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""CSV files with named columns, as people write them: the one reader of scenes, poses and plain tables."""
+"""Reading CSV files that people write: scenes, poses and plain tables, all with named columns."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ FORM = "write it as text in UTF-8, with commas between columns and points in num
 
 
 def not_parted(columns: Sequence[str]) -> str:
-    """What is wrong where a whole header was read as one column; empty: nothing."""
+    """A complaint when the whole header was read as one column (another separator than a comma); else ""."""
     if len(columns) != 1 or not (marks := [mark for mark in ";\t|" if mark in columns[0]]):
         return ""
     return f"its header is one column, {columns[0]!r}, with {marks[0]!r} between names; {FORM}"
 
 
 def read_csv(file: Path, name: str, needed: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows (column -> text) and the columns of the header, in order; a byte order mark is skipped.
+    """Return the rows (column -> text) and the columns of the header, in order. A byte order mark is skipped.
 
     Args:
-        name: what messages call the file. needed: columns that there must be.
+        name: the file's name in messages. needed: columns that the file must have.
 
     Raises:
         DataError: when the file cannot be read as CSV, or lacks a needed column.

@@ -1,7 +1,7 @@
-"""Atomic output and content digests: what every file of the data layer goes through.
+"""Reading, atomic writing and digests of the files of the data layer.
 
-Parquet for what is read whole, and travels; Arrow files for tables of one row per keyframe or click: they are mapped
-into memory, so that opening a million rows reads none of them.
+Tables that are read whole, or copied elsewhere, are Parquet files. Tables with one row per keyframe or click are Arrow
+files: they are mapped into memory, so that opening a million rows reads none of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 
 from pdetr3d.schema import DataError
 
-CHUNK_ROWS = 16_384  # of an Arrow file: texts of one chunk must stay below 2 GiB
+CHUNK_ROWS = 16_384  # rows per chunk of an Arrow file: the texts of a chunk must stay below 2 GiB
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; renamed to ``path`` on success, removed on any exception, Ctrl-C too.
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on any exception or Ctrl-C.
 
-    The content is on the disk before it gets its name: after a power cut there is the old file or the whole new one.
+    The content is synced to disk before the rename: after a power cut ``path`` is the old file or the whole new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -41,14 +41,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # Arrow's names no file
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error  # Arrow's error names no file
     finally:
-        with suppress(OSError):  # what went wrong before is what to tell
+        with suppress(OSError):  # an earlier error must not be hidden by this one
             temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path`` that no other process has, on this host or another one."""
+    """A hidden name beside ``path`` that no other process uses, on this host or another one."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
@@ -56,13 +56,13 @@ def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk (``fsync``).
 
     Raises:
-        OSError: when it cannot be written (disk full, quota): some file systems tell only here.
+        OSError: when it cannot be written (disk full, quota); some file systems report that only here.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # a file system that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # the file system has no fsync
             raise
     finally:
         os.close(descriptor)
@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside ``path``; renamed to ``path`` on success, removed on any exception.
+    """Yield an empty temporary folder beside ``path``; rename it to ``path`` on success, remove it on any exception.
 
     Raises:
         DataError: when ``path`` exists (``refuse_existing``).
@@ -83,14 +83,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         for made in sorted(temporary.rglob("*")):
             if not made.is_symlink():
                 sync(made)
-        refuse_existing(path)  # made by someone else in the meantime
+        refuse_existing(path)  # another process may have made it in the meantime
         os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise DataError when there is something at ``path``: what people asked for earlier is never overwritten."""
+    """Raise DataError when ``path`` exists: earlier output is never overwritten."""
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} exists and is not overwritten; name another place with --out, or remove it")
 
@@ -133,8 +133,7 @@ def write_arrow(path: Path, table: pa.Table) -> None:
 
 
 def open_arrow(path: Path, *schemas: pa.Schema) -> pa.Table:
-    """Map an Arrow file of exactly one of these schemas (but for metadata) into memory: nothing is read but where it
-    lies.
+    """Map an Arrow file into memory without reading its rows. Its schema must equal one of ``schemas``, metadata aside.
 
     Raises:
         DataError: when the file is missing, is no Arrow file, or has other columns.
@@ -163,7 +162,7 @@ def _chunks(table: pa.Table) -> Iterator[pa.Table]:
 
 
 class _HashSink:
-    """A write-only file object that hashes what it is given."""
+    """A write-only file object that hashes the bytes written to it."""
 
     closed = False
 
@@ -175,7 +174,7 @@ class _HashSink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: no bytes are buffered."""
 
     def close(self) -> None:
         self.closed = True
@@ -187,7 +186,7 @@ def table_digest(*tables: pa.Table) -> str:
 
 
 def parquet_digest(path: Path) -> str:
-    """``table_digest`` of a Parquet file whose row groups have CHUNK_ROWS rows; one of them is held at a time."""
+    """``table_digest`` of a Parquet file whose row groups have CHUNK_ROWS rows; one group is in memory at a time."""
     with pq.ParquetFile(path) as file:
         groups = (file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups))
         return _digest([(file.schema_arrow, (group for group in groups if group.num_rows))])
@@ -197,7 +196,7 @@ def _digest(tables: Sequence[tuple[pa.Schema, Iterable[pa.Table]]]) -> str:
     sink = _HashSink()
     for schema, chunks in tables:
         with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema.remove_metadata()) as writer:
-            for chunk in chunks:  # copied: bytes of a slice depend on what it is a slice of
+            for chunk in chunks:  # ``take`` copies: a slice's bytes would depend on the array that it is a slice of
                 bare = chunk.replace_schema_metadata(None)
                 writer.write_table(bare.take(pa.array(range(len(bare)))))
         sink.closed = False
@@ -205,13 +204,13 @@ def _digest(tables: Sequence[tuple[pa.Schema, Iterable[pa.Table]]]) -> str:
 
 
 def read_json(file: Path, fix: str) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file and return its value.
 
     Args:
-        fix: what to do where it cannot be read: the end of the message.
+        fix: advice for a file that cannot be read; it ends the error message.
 
     Raises:
-        DataError: when the file is missing, is not JSON, or has lists in lists beyond what can be read.
+        DataError: when the file is missing, is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(file.read_bytes())

@@ -1,8 +1,8 @@
-"""Formats of other files than those that are read: by their first bytes, for messages."""
+"""Recognizes file formats by their first bytes, for messages about files that are not what they should be."""
 
 from __future__ import annotations
 
-# First bytes, where a format begins so; what it is.
+# First bytes of a file, and the name of the format that they mean.
 BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS (git lfs pull brings the file)"),
     (b"# .PCD", "a .pcd of the Point Cloud Library"),
@@ -27,15 +27,16 @@ BEGINNINGS = (
     (b"P6\n", "a PPM"),
 )
 TEXT = bytes(range(32, 127)) + b"\t\r\n"
-LOOKED_AT = 512  # first bytes of a file that may be a text
-SHORT = 4  # bytes of a beginning; a shorter one may come in numbers, too, and is not believed of them
+LOOKED_AT = 512  # bytes of a file that are tested for being text
+SHORT = 4  # plain numbers may by chance begin with fewer bytes than this of another format
 
 
 def format_of(raw: bytes, numbers: bool = False) -> str:
-    """What a file is, in words ("a WEBP"); empty: none that is known.
+    """The format of a file in words ("a WEBP"); "" for an unknown format.
 
     Args:
-        raw: its content, or the first bytes. numbers: it may be plain numbers: short beginnings are not looked for.
+        raw: the file's content, or its first bytes. numbers: the file may hold plain numbers, so beginnings shorter
+            than SHORT bytes are ignored.
     """
     for beginning, name in BEGINNINGS:
         if raw.startswith(beginning) and (not numbers or len(beginning) >= SHORT):

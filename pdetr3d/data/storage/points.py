@@ -1,4 +1,4 @@
-"""LiDAR files: how they are laid out, read, and checked by what their numbers are."""
+"""LiDAR files: their layout, reading them, and checking that their numbers fit the layout."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pdetr3d.schema import DataError
 
 NUSCENES = DataConfig()  # 5 float32 a point: x, y, z, intensity, ring
 COLUMNS = ("x", "y", "z", "intensity", "ring")
-FAR_M = 1000.0  # no LiDAR sees so far: such coordinates are no meters, or other numbers
+FAR_M = 1000.0  # no LiDAR sees so far: larger numbers are in another unit, or are no coordinates
 LARGEST_RING = 255
-STRANGE = 0.01  # share of points that may be beyond FAR_M, or have a ring that is none
-BRIGHTEST = 65_535.0  # of an intensity: sensors give 8 or 16 bits, or shares of 1
-UNITS = ((100.0, "centimeters"), (1000.0, "millimeters"))  # that are tried where no LiDAR sees so far
-SIGHT_M = 60.0  # about so far away are the farthest points of a scan
-NOWHERE = 0.5  # share of points that may lie at (0, 0, 0): some drivers write beams without an echo so
-LOOKED_AT = 4096  # neighboring points, from the middle of a file, that its layout is judged by
-FEWEST = 64  # points below which neighbors say nothing
-PERIODS = range(3, 9)  # numbers a point that are tried
-UNLIKE = 1.25  # times as unlike as with another period: neighbors are then not neighbors
+STRANGE = 0.01  # a file may have this share of points beyond FAR_M, or with an impossible ring
+BRIGHTEST = 65_535.0  # the largest intensity: sensors give 8 or 16 bits, or shares of 1
+UNITS = ((100.0, "centimeters"), (1000.0, "millimeters"))  # units tried for coordinates beyond FAR_M
+SIGHT_M = 60.0  # the farthest points of a scan are about this far away
+NOWHERE = 0.5  # a file may have this share of points at (0, 0, 0), as some drivers write beams without an echo
+LOOKED_AT = 4096  # the layout is judged by this many neighboring points from the middle of a file
+FEWEST = 64  # a comparison of neighboring points needs at least this many
+PERIODS = range(3, 9)  # numbers per point that are tried
+UNLIKE = 1.25  # the layout is wrong when another period's differences are smaller by more than this factor
 
 
 def read_lidar(path: Path, data: DataConfig = NUSCENES) -> NDArray[np.float32]:
     """Points (P, 5) float32 of a .pcd.bin: x, y, z [m], intensity, ring; columns that the file lacks are 0.
 
     Points with a coordinate or an intensity that is not finite are left out: drivers write NaN for beams without an
-    echo. ``data.lidar_*`` say how the file is laid out.
+    echo. The keys ``data.lidar_*`` describe the file's layout.
 
     Raises:
         DataError: when the file is missing, empty, cut, or more than ``data.nan_limit`` of its points are not finite.
@@ -41,13 +41,14 @@ def read_lidar(path: Path, data: DataConfig = NUSCENES) -> NDArray[np.float32]:
 
 
 def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
-    """Read a file as ``read_lidar``, and check its layout by its numbers.
+    """Read a file like ``read_lidar``, and check that its numbers fit the layout.
 
     Returns:
-        How many points are left out.
+        The number of points that are left out.
 
     Raises:
-        DataError: also when the numbers do not fit the layout (names one that they fit), or most of them are zeros.
+        DataError: as ``read_lidar``; also when the numbers do not fit the layout (the message names a layout that
+            fits, if one does), or when most points are zeros.
     """
     raw = read_file(path, "LiDAR")
     _refuse_format(path, raw, data)
@@ -68,8 +69,11 @@ def check_points(path: Path, data: DataConfig = NUSCENES) -> int:
 
 
 def check_layout(path: Path, raw: bytes, data: DataConfig = NUSCENES) -> None:
-    """Raise DataError when the numbers of a file's content, whole points, do not fit the layout, or are no intensities
-    where these must be."""
+    """Raise DataError when the numbers of ``raw`` do not fit the layout, or the fourth column is no intensity.
+
+    Args:
+        path: named in messages. raw: the file's content, a whole number of points. data: the layout.
+    """
     _refuse_format(path, raw, data)
     reason = misfit(raw, data.lidar_columns, data.lidar_dtype, data.has_rings)
     if reason:
@@ -96,7 +100,7 @@ def _refuse_format(path: Path, raw: bytes, data: DataConfig) -> None:
 
 
 def layout(data: DataConfig) -> str:
-    """What a point is, in words."""
+    """The layout of a point in words, e.g. "5 float32 (x, y, z, intensity, ring)"."""
     names = [*COLUMNS[: data.lidar_columns]]
     if data.lidar_columns > 4 and not data.lidar_ring:
         names[4] = "unread"
@@ -105,7 +109,7 @@ def layout(data: DataConfig) -> str:
 
 
 def point_bytes(data: DataConfig) -> int:
-    """Bytes of a point in a file."""
+    """The number of bytes of a point in a file."""
     return data.lidar_columns * np.dtype(data.lidar_dtype).itemsize
 
 
@@ -118,7 +122,11 @@ def check_lidar_size(path: Path, size_bytes: int, data: DataConfig = NUSCENES) -
 
 
 def read_file(path: Path, kind: str) -> bytes:
-    """A file's content; DataError naming it and its ``kind`` when it cannot be read."""
+    """A file's content.
+
+    Raises:
+        DataError: when the file cannot be read; names the file and its ``kind`` ("LiDAR", "image").
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -126,7 +134,7 @@ def read_file(path: Path, kind: str) -> bytes:
 
 
 def _read(path: Path, raw: bytes, data: DataConfig) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """All points of a file, and which of them are finite where not all are."""
+    """All points of a file (P, 5), and which of them are finite: (P,) bool, or None when all are."""
     check_lidar_size(path, len(raw), data)
     points = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)
     if points.dtype != np.float32 or points.shape[1] != 5:
@@ -135,7 +143,7 @@ def _read(path: Path, raw: bytes, data: DataConfig) -> tuple[NDArray[np.float32]
         with np.errstate(over="ignore", invalid="ignore"):
             read[:, :width] = points[:, :width]
         points = read
-    if np.isfinite(points).all():  # of the whole first: row by row it takes forty times as long
+    if np.isfinite(points).all():  # testing the whole array first: row by row takes forty times as long
         return points, None
     finite = np.isfinite(points[:, :4]).all(1)
     lost = len(points) - int(finite.sum())
@@ -150,7 +158,11 @@ def _read(path: Path, raw: bytes, data: DataConfig) -> tuple[NDArray[np.float32]
 
 
 def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
-    """Why a file of whole points is not of this layout; empty: its numbers fit."""
+    """Why the numbers of a file do not fit this layout; "" if they fit.
+
+    Args:
+        raw: the content, a whole number of points. columns: numbers per point. ring: whether the fifth is a ring.
+    """
     count = len(raw) // (columns * np.dtype(dtype).itemsize)
     first = max(0, count - LOOKED_AT) // 2
     values = np.frombuffer(raw, dtype)[first * columns : (first + min(count, LOOKED_AT)) * columns]
@@ -177,13 +189,16 @@ def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
 
 
 def _unlike(values: NDArray[np.floating], period: int) -> float:
-    """How much a number differs from the one ``period`` places on: least between like columns of neighboring points."""
+    """The median difference between a number and the one ``period`` places later.
+
+    It is smallest when ``period`` is the number of columns: neighboring points are alike in each column.
+    """
     difference = np.abs(values[period:] - values[:-period])
     return float(np.median(difference[np.isfinite(difference)]))
 
 
 def _fitting(raw: bytes, data: DataConfig) -> str:
-    """Another layout that the file's numbers fit, as words and keys; empty: none."""
+    """Another layout that the file's numbers fit, in words with the keys to set; "" if there is none."""
     for dtype in ("float32", "float64"):
         for columns in (5, 4, 6, 3, 7, 8):
             other = (columns, dtype) != (data.lidar_columns, data.lidar_dtype)
@@ -206,7 +221,7 @@ def _advice(raw: bytes, data: DataConfig) -> str:
 
 
 def _unit(raw: bytes, data: DataConfig) -> str:
-    """Another unit in which a file's coordinates are those of a scan; empty: none."""
+    """The unit other than meters in which the file's coordinates look like a scan; "" if there is none."""
     points = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)
 
     def fits(scale: float) -> bool:

@@ -1,4 +1,4 @@
-"""Rows of a large Arrow table, one at a time: no Python object exists for a row that nobody asks for."""
+"""Access to single rows of large Arrow tables without a Python object per row, and lookups in columns of texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 
 class RowTable:
-    """Random access to a table whose columns share their chunks, as those of mapped Arrow files do.
+    """Random access to a table whose columns share their chunk boundaries, as in mapped Arrow files.
 
     Attributes:
-        table: the table; pickles with its buffers, which Ray keeps and maps without copying.
+        table: the table. Pickling passes its buffers, which Ray shares between processes without copying.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -34,12 +34,12 @@ class RowTable:
         return self.table.num_rows
 
     def value(self, name: str, row: int) -> Any:
-        """A number or text."""
+        """One number or text as a Python object."""
         chunk, place = self._place(row)
         return self.table.column(name).chunk(chunk)[place].as_py()
 
     def items(self, name: str, row: int) -> NDArray:
-        """The items of a list: (n,) or, of fixed-size lists, (n, width); texts are objects."""
+        """The items of a list: (n,); of fixed-size lists (n, width); of texts (n,) objects."""
         chunk, place = self._place(row)
         offsets, values = self._list(name, chunk)
         begin, end = offsets[place], offsets[place + 1]
@@ -48,7 +48,7 @@ class RowTable:
         return np.array(values.slice(begin, end - begin).to_pylist(), object)
 
     def matrix(self, name: str, row: int) -> NDArray[np.float64]:
-        """A (4, 4) matrix: a row-major fixed-size list of 16."""
+        """A (4, 4) matrix that is stored as a row-major fixed-size list of 16 numbers."""
         chunk, place = self._place(row)
         if (name, chunk) not in self._views:
             flat = self.table.column(name).chunk(chunk).flatten()
@@ -56,7 +56,7 @@ class RowTable:
         return self._views[name, chunk][place]
 
     def span(self, names: tuple[str, ...], begin: int, end: int) -> pa.Table:
-        """Some columns of the rows begin .. end - 1, which lie in one or two chunks."""
+        """The columns ``names`` of rows begin .. end - 1, without copying."""
         first, place = self._place(begin)
         parts = []
         while begin < end:
@@ -66,7 +66,7 @@ class RowTable:
         return pa.Table.from_batches(parts, schema=pa.schema([self.table.schema.field(name) for name in names]))
 
     def take(self, rows: NDArray[np.int64], names: list[str]) -> RowTable:
-        """A copy of some columns of ascending rows."""
+        """A copy of the columns ``names`` of ``rows``, which must ascend."""
         bounds = np.searchsorted(rows, self._starts)
         parts = [
             self._batch(chunk).select(names).take(pa.array(rows[begin:end] - self._starts[chunk]))
@@ -100,11 +100,12 @@ class RowTable:
 
 
 class TextPlaces(Mapping[str, int]):
-    """Text -> its place in a column of different texts, as a dict would tell it, in four bytes a text: the texts stay
-    where they are (a mapped file), and are found by bisection, in some 20 microseconds.
+    """Maps each text of a column to its row number, like a dict, with four bytes per text.
+
+    The texts stay in the mapped file. A lookup bisects them, which takes some 20 microseconds.
 
     Args:
-        texts: the column.
+        texts: the column; no text may occur twice.
     """
 
     def __init__(self, texts: pa.ChunkedArray) -> None:
@@ -128,14 +129,17 @@ class TextPlaces(Mapping[str, int]):
         return len(self.texts)
 
     def repeated(self) -> pa.ChunkedArray:
-        """Texts that come more than once; of those, lookups give any place."""
+        """Texts that occur more than once; a lookup of such a text returns any of its rows."""
         ordered = self.texts.take(pa.array(self._order))
         return ordered.slice(1).filter(pc.equal(ordered.slice(1), ordered.slice(0, max(0, len(ordered) - 1))))
 
 
 def give_back() -> None:
-    """Give memory that Arrow, NumPy and Python have freed back to the system. By itself Arrow keeps several times what
-    it ever used, and the C library what lies between pieces that are still used."""
+    """Return freed memory to the system.
+
+    Without this call Arrow's pool keeps several times the memory in use, and the C library keeps freed memory that
+    lies between blocks in use.
+    """
     pa.default_memory_pool().release_unused()
     if (trim := _malloc_trim()) is not None:
         trim(0)
@@ -143,16 +147,20 @@ def give_back() -> None:
 
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
-    """Of the GNU C library; others have none."""
+    """The function ``malloc_trim`` of the GNU C library; None with another C library."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def text_column(texts: Sequence[str]) -> pa.ChunkedArray:
-    """Texts as a column."""
+    """A string column of these texts."""
     return pa.chunked_array([list(texts)], pa.string())
 
 
 def places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Where each of ``values`` (texts) is in ``among``, which has each once; -1: it is not."""
+    """The row number in ``among`` of each text of ``values``, (n,) int64; -1 for a text that is not there.
+
+    Args:
+        among: a column in which no text occurs twice.
+    """
     found = pc.index_in(values, value_set=among)
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
