@@ -1,1 +1,1 @@
-"""From a row of the index and its labels to the arrays of a batch. The only readers of sensor files in training."""
+"""Loading: makes the arrays of a batch from rows of the index and labels. Training reads sensor files only here."""

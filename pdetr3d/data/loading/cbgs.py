@@ -1,4 +1,4 @@
-"""CBGS: class-balanced grouping and sampling (Zhu et al. 2019; method.md 5.7) over whole samples."""
+"""CBGS: class-balanced grouping and sampling (Zhu et al. 2019; method.md 5.7) of whole samples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pdetr3d.schema import SampleRecord
 
 
 def class_balanced(records: Sequence[SampleRecord], seed: int, classes: ClassList) -> Sequence[SampleRecord]:
-    """Draw samples so that every class is asked for equally often: D samples, D = the sum over classes of its samples.
+    """Draw D samples with equal shares for all classes; D is the sum over classes of the samples that hold the class.
 
     Of each class that occurs, D / (number of classes that occur) samples are drawn with replacement from those that
-    hold it. Only ``record.boxes`` is looked at: human boxes of box-labeled samples and accepted pseudo labels.
-    A function of the records' order and the seed; the order of the result is no secret: the plan permutes it.
+    hold it. Only ``record.boxes`` counts: human boxes of box-labeled samples and accepted pseudo labels. The result
+    depends only on the records' order and the seed. It is grouped by class: the plan of an epoch permutes it.
 
     Args:
         records: of the train split; samples without boxes are never drawn.
-        seed: ``run.seed``. classes: that labels are of.
+        seed: ``run.seed``. classes: the classes of the labels.
 
     Returns:
-        Records, many of them several times; the given ones when no sample has a box.
+        Records, many of them several times; ``records`` itself when no sample has a box.
     """
     holds = np.array([np.isin(np.arange(len(classes)), record.boxes.label) for record in records])
     counts = holds.reshape(-1, len(classes)).sum(0)

@@ -1,6 +1,6 @@
-"""Every file a run will read is looked at before anything is trained: a broken one is reported now, not hours later.
+"""Checks every file that a run will read before training begins, so that a broken file does not stop it hours later.
 
-With ``data.on_error=skip`` the samples that read it are left out instead (``data/loading/skipped.py``).
+With ``data.on_error=skip`` the samples that read a broken file are left out instead (``data/loading/skipped.py``).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from pdetr3d.data.storage.files import atomic_path, read_json
 from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 
-MEMORY = "files_checked.json"  # beside the index: what was found in order, so that a rerun need not look again
-LISTED = 20  # problems named in the message
-SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are looked at
-IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are looked at
-THREADS = 16  # the work is mostly waiting for the disk, or in libraries that release the GIL
+MEMORY = "files_checked.json"  # beside the index: the arguments of a check without problems; a rerun skips it
+LISTED = 20  # problems listed in a message
+SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are checked
+IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are checked
+THREADS = 16  # the threads mostly wait for the disk, or run libraries that release the GIL
 CHUNK = 64  # files per task
 
-# A file, and a check that raises DataError for its argument, or is content (and may return how many points are lost).
+# (file, check, argument): the check raises DataError, or returns None or the number of points that are left out.
 Job = tuple[str, Callable[[Any], int | None], Any]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a look at files found.
+    """The result of checking files.
 
     Attributes:
-        problems: path -> what is wrong, of files that cannot be used. files: how many were looked at. points_left_out:
-            path of a LiDAR file -> points that are left out, not being finite.
+        problems: path -> problem, of the files that cannot be used. files: number of checked files. points_left_out:
+            path of a LiDAR file -> number of points that are left out because they are not finite.
     """
 
     problems: dict[str, str]
@@ -52,18 +52,18 @@ class Checked:
 
 
 def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool) -> None:
-    """Check the files of ``splits``; once per index and arguments (success is remembered beside the index).
+    """Check the files of ``splits``. A check that found no problem is recorded beside the index and not repeated.
 
-    Keyframe LiDAR files are read whole with the loader's own reader, and what their numbers are is checked
-    (``check_points``). Sweeps that the index names (one that was missing then is not among them) must exist and hold
-    whole points; up to ``SWEEPS_READ`` are read whole, too. Images must exist, have the size that the tables say and be
-    complete; up to ``IMAGES_DECODED`` are decoded. Points that are not finite are counted, and said.
+    LiDAR files of keyframes are read whole with the loader's reader, and their numbers are checked (``check_points``).
+    Sweeps of the index must exist and hold whole points; up to SWEEPS_READ are read whole, too. (The index names no
+    sweep that was missing when it was made.) Images must exist, have the size of the tables and be complete; up to
+    IMAGES_DECODED are decoded. The number of points that are not finite is printed.
 
     Args:
-        index: names the files. splits: the run's. num_sweeps: as ``data.num_sweeps``. cameras: with images.
+        index: names the files. splits: of the run. num_sweeps: ``data.num_sweeps``. cameras: whether to check images.
 
     Raises:
-        DataError: lists up to ``LISTED`` broken files, each with what is wrong; or a split has no samples.
+        DataError: lists up to LISTED broken files with their problems; also when a split has no samples.
     """
     asked = {
         "index": index.digest,
@@ -73,7 +73,7 @@ def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool)
         "cameras": cameras,
     }
     memory = index.path.with_name(MEMORY)
-    with suppress(DataError):  # one that cannot be read says nothing
+    with suppress(DataError):  # an unreadable file counts as none
         if read_json(memory, "") == asked:
             return
     checked = broken_files(index, splits, num_sweeps, cameras)
@@ -89,16 +89,17 @@ def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool)
 
 
 def broken_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool, *, whole: bool = False) -> Checked:
-    """What ``check_files`` would refuse.
+    """Check files like ``check_files``, but return the result.
 
-    ``whole``: read every sweep and decode every image, however many there are (nuScenes: 300,000 and 200,000): what is
-    content then loads later.
+    Args:
+        index, splits, num_sweeps, cameras: as for ``check_files``. whole: read every sweep and decode every image,
+            however many there are (nuScenes: 300,000 and 200,000). Then a file without a problem can be loaded later.
     """
     return _run(_jobs(index, splits, num_sweeps, cameras, whole))
 
 
 def broken_lidar(index: Index, most_bytes: int) -> Checked:
-    """Read LiDAR files of an index whole, keyframes first, up to so many bytes in all, and check what their numbers are
+    """Read LiDAR files of an index, keyframes first, up to ``most_bytes`` in all, and check their numbers
     (``check_points``)."""
     columns = [index.table["lidar_path"], pc.list_flatten(index.table["sweep_path"])]
     names = dict.fromkeys(name for column in columns for name in pc.unique(column).to_pylist())
@@ -113,7 +114,7 @@ def broken_lidar(index: Index, most_bytes: int) -> Checked:
 
 
 def say_points_left_out(checked: Checked) -> None:
-    """Print how many points are left out, if any."""
+    """Print the number of points that are left out, if there are any."""
     lost = checked.points_left_out
     if lost:
         print(
@@ -123,7 +124,7 @@ def say_points_left_out(checked: Checked) -> None:
 
 
 def listed(problems: Sequence[str]) -> str:
-    """Up to ``LISTED`` lines, and how many more there are."""
+    """Up to LISTED problems, one per line, and the number of further ones."""
     more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
     return "".join(f"\n  {problem}" for problem in problems[:LISTED]) + more
 
@@ -132,7 +133,7 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
     """Raise DataError unless the JPEG or PNG exists, has the size of the tables and is complete.
 
     Args:
-        camera: the image. decode: see ``check_image_data``; else only header and end marker are looked at.
+        camera: the image's record. decode: decode it (``check_image_data``); else only check header and end marker.
     """
     if decode:
         check_image_data(camera, read_file(Path(camera.path), "image"))
@@ -141,8 +142,10 @@ def check_image(camera: CameraRecord, decode: bool) -> None:
 
 
 def check_image_data(camera: CameraRecord, image: bytes) -> None:
-    """Raise DataError unless a camera's file is whole and of the tables' size: it is decoded as the loader does, at a
-    small size (all data is still gone through)."""
+    """Raise DataError unless the content ``image`` of a camera's file is complete and has the size of the tables.
+
+    The image is decoded by the loader's code at a small size, which still reads all of its data.
+    """
     small = np.empty((-(-camera.height_px // 8), -(-camera.width_px // 8), 3), np.uint8)
     decode_image(camera, image, small, strict=True)
 
@@ -156,13 +159,13 @@ def _check_size(path: Path, data: DataConfig) -> None:
 
 
 def files_of(record: SampleRecord, num_sweeps: int, cameras: bool) -> list[str]:
-    """The files that ``load_sample`` reads for a sample."""
+    """The files that ``load_sample`` reads for a sample, LiDAR files first."""
     paths = [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]
     return paths + [camera.path for camera in record.cameras if camera is not None and cameras]
 
 
 def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool, whole: bool) -> list[Job]:
-    """One check per file; a file that several samples or splits read is looked at once."""
+    """One check per file, also for a file that several samples or splits read."""
     tokens = list(dict.fromkeys(token for split in splits for token in index.tokens(split)))
     keyframes: dict[str, None] = {}
     sweeps: dict[str, None] = {}
@@ -195,14 +198,14 @@ def _run(jobs: Sequence[Job]) -> Checked:
                 checked.problems.update(problems)
                 checked.points_left_out.update(lost)
                 progress.advance(task, futures[future])
-        except BaseException:  # Ctrl-C ends within one chunk, not after all of them
+        except BaseException:  # Ctrl-C ends after the current chunks instead of after all of them
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return checked
 
 
 def _look_at(jobs: Sequence[Job]) -> tuple[dict[str, str], dict[str, int]]:
-    """Path -> message of the checks that failed; path -> count of those that left out points."""
+    """Run checks: path -> message of each failed one; path -> number of points that are left out, if any are."""
     problems, lost = {}, {}
     for path, check, argument in jobs:
         try:

@@ -1,8 +1,8 @@
-"""Sizes of classes that no human box shows, from the LiDAR points of what was clicked.
+"""Estimates the sizes of classes without human boxes from the LiDAR points at clicks.
 
-A click lies round the middle of its object as often before it as behind it. So twice the way from the click to the
-face that the sensor sees is, on average, the object's whole length (or width), though its far side is never seen; and
-twice the click's height over the ground is its height.
+Clicks scatter evenly around the middles of their objects. So twice the distance from the click to the visible face is
+on average the object's whole length (or width), although its far side has no points; and twice the click's height above
+the ground is on average its height.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.schema import SampleRecord
 
-CLICKS = 150  # of a class that are looked at: the nearest, which have most points
-MIN_CLICKS = 5  # fewer measured objects say nothing
-MIN_POINTS, MAX_POINTS = 25, 300  # of an object; more are thinned out evenly
-LINK_SHARE, LINK_M = 0.15, (0.25, 1.5)  # points of one object are linked: within this share of its diagonal, in bounds
-SURE = 0.3  # a face is seen when its normal meets the view's direction at a cosine above this
-GROUND_M = 0.25  # points lower than this above the ground are its own
+CLICKS = 150  # clicks used per class: the nearest ones, which have most points
+MIN_CLICKS = 5  # measured objects that a class needs
+MIN_POINTS, MAX_POINTS = 25, 300  # points of an object; more are thinned out evenly
+LINK_SHARE, LINK_M = 0.15, (0.25, 1.5)  # points are linked within this share of the object's diagonal, clipped to [m]
+SURE = 0.3  # a face is visible when the cosine between its normal and the direction to the sensor is above this
+GROUND_M = 0.25  # points lower than this above the ground belong to the ground
 
 
 def sizes_from_clicks(
     records: Sequence[SampleRecord], labels: Sequence[int], data: DataConfig
 ) -> dict[int, NDArray[np.float32]]:
-    """Median (l, w, h) [m] per class over the nearest clicks of it that have enough LiDAR points.
+    """Median (l, w, h) [m] of each class over its nearest clicks that have enough LiDAR points.
 
     Args:
-        records: with clicks; no box is read. labels: which classes. data: how samples are read (one sweep, no image).
+        records: with clicks; their boxes are not used. labels: the classes to measure. data: how samples are read; only
+            the keyframe's points are.
 
     Returns:
-        (3,) float32 by class; classes with fewer than MIN_CLICKS measured objects are left out.
+        label -> (3,) float32, without classes that have fewer than MIN_CLICKS measured objects.
     """
     wanted = nearest_clicks(records, labels)
     one_sweep = data.model_copy(update={"num_sweeps": 1})
@@ -55,7 +56,7 @@ def sizes_from_clicks(
 def nearest_clicks(
     records: Sequence[SampleRecord], labels: Sequence[int]
 ) -> dict[int, list[tuple[int, NDArray[np.float64]]]]:
-    """The CLICKS nearest clicks of each class: number of the record -> (class, (3,) click [m]) of each."""
+    """The CLICKS nearest clicks of each class: number of the record -> list of (label, click (3,) [m])."""
     found: dict[int, list[tuple[float, int, NDArray[np.float64]]]] = {label: [] for label in labels}
     for number, record in enumerate(records):
         for label in labels:
@@ -74,15 +75,19 @@ def extents(
     typical_m: NDArray[np.floating],
     clicks_m: NDArray[np.floating],
 ) -> NDArray[np.float64] | None:
-    """(l, w, h) [m] of one object by its click and the points (P, 3) of the sample; None where too few are its own.
+    """Measure an object from its click and the LiDAR points. Its points are those that are linked to the click.
 
-    ``typical_m`` (3,): l, w, h [m] of its class.
+    The longer side comes from the smallest rectangle around these points, seen from above; the shorter side is the
+    class's typical share of it.
 
-    A point belongs to the nearest of the sample's clicks ``clicks_m`` (K, 3), seen from above.
+    Args:
+        points_m: (P, 3) points of the sample [m]. click_m: (3,) the object's click. typical_m: (3,) typical l, w, h of
+            the class. clicks_m: (K, 3) all clicks of the sample; a point belongs to the nearest one, seen from above.
 
-    Its longer side is that of the smallest rectangle round its points, seen from above; the shorter one follows.
+    Returns:
+        (3,) float64 l, w, h [m]; None when the object has fewer than MIN_POINTS points.
     """
-    import cv2  # only for classes without boxes
+    import cv2  # imported here, because only classes without boxes need it
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
@@ -113,13 +118,18 @@ def extents(
         _side(own @ axis, float(view @ axis))
         for axis in (np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)]))
     ]
-    # Of a thin object few points show the shorter side: it keeps its documented share of the longer one.
+    # A thin object has few points on its shorter side, so that side keeps its typical share of the longer one.
     return np.array([*(typical[:2] * max(sides) / max(typical[:2])), -2 * ground])
 
 
 def _side(along: NDArray[np.float64], facing: float) -> float:
-    """A rectangle's side from its points' places relative to the click; ``facing``: cosine of axis and view."""
+    """The length [m] of a rectangle's side.
+
+    Args:
+        along: (n,) the points' coordinates along the side, relative to the click [m]. facing: the cosine between the
+            side's direction and the direction to the sensor.
+    """
     low, high = np.quantile(along, [0.01, 0.99])
-    if abs(facing) < SURE:  # seen across: both of its ends show
+    if abs(facing) < SURE:  # the side is seen from across: both of its ends have points
         return float(high - low)
     return float(max(2 * (high if facing > 0 else -low), high - low))

@@ -1,7 +1,4 @@
-"""Samples -> the arrays of one ``Batch``, padded: plain NumPy (what Ray Data carries).
-
-Legend: B samples, P points of all samples, N boxes (padded), K clicks (padded), V = 6 views, H x W image pixels.
-"""
+"""Collates samples into the padded NumPy arrays of one ``Batch``; Ray Data carries such arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pdetr3d.schema import BOXES_KNOWN, Sample
 
 
 def _pad(rows: Sequence[NDArray], width: int, fill: float = 0) -> NDArray:
-    """Stack (n_i, ...) arrays into (B, width, ...), filled up with ``fill``."""
+    """Stack B arrays (n_i, ...) into (B, width, ...), padded with ``fill``."""
     out = np.full((len(rows), width, *rows[0].shape[1:]), fill, rows[0].dtype)
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = row
@@ -22,7 +19,11 @@ def _pad(rows: Sequence[NDArray], width: int, fill: float = 0) -> NDArray:
 
 
 def collate(samples: Sequence[Sample], weak: Sequence[Sample] = ()) -> dict[str, NDArray]:
-    """Batch B >= 1 samples into the arrays of ``Batch``; ``weak``: the same samples before augmentation, or nothing."""
+    """The arrays of ``Batch`` (which documents their shapes) for B >= 1 samples.
+
+    Args:
+        samples: the augmented samples. weak: the same samples before augmentation; empty where they are not needed.
+    """
     counts = [len(s.boxes) for s in samples]
     click_counts = [len(s.clicks) for s in samples]
     n, k = max(counts), max(click_counts)

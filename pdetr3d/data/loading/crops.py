@@ -1,8 +1,7 @@
-"""The LiDAR points and the picture round each click of the box-labeled samples, cut out once: what the crop branch
-learns from.
+"""Training data of the crop branch: the LiDAR points and the image around each click of the box-labeled samples.
 
-Crops need neither whole images nor the rest of the cloud: of the few boxes that people drew, each can be seen many
-times at little cost (``CropLoader``).
+They are cut out once. Training then needs neither whole images nor whole clouds, so that the model can see each of the
+few human boxes many times at little cost (``CropLoader``).
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M, SIDE_FACTOR
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.schema import SOURCE_HUMAN, Sample, SampleRecord
 
-CLICK_REACH = 1 / 6  # of a side: how far a click lies from the box's center at most (method.md 1.3)
-THREADS = 4  # that read samples
-WINDOW_PX = 64
-WINDOW_MARGIN = 1.2  # a window is so much wider than the picture: what is nearer than the object's center is larger
-MOST_POINTS = 1024  # of a stored crop; more are thinned out evenly
+CLICK_REACH = 1 / 6  # a click is at most this share of a side from the box's center (method.md 1.3)
+THREADS = 4  # threads that read samples
+WINDOW_PX = 64  # width and height of a window
+WINDOW_MARGIN = 1.2  # the window is wider by this factor: parts that are nearer than the object's center look larger
+MOST_POINTS = 1024  # points of a stored crop; more are thinned out evenly
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops of the LiDAR frame [m].
+    """N crops in the LIDAR_TOP frame of their samples [m].
 
     Attributes:
         points: (P, 5) float32 x, y, z, intensity, dt. start: (N + 1,) int64, crop i is points[start[i]:start[i + 1]].
-        box: (N, 7) float64 x, y, z, l, w, h, yaw. label: (N,) int64. click: (N, 3) float64, as stored.
-        window: (N, V, WINDOW_PX, WINDOW_PX, 3) uint8 RGB, the part of a camera's image that a picture of the click
-            can show, as an image of its own; V is 1, or 0 where cameras are not asked for. lidar2window: (N, V, 4, 4)
-            float64, as ``Sample.lidar2img``. seen: (N, V) bool, whether a camera sees the object.
-        click_id: (N,) str. redrawn: (N,) bool, clicks of simulation, which may be drawn anew.
+        box: (N, 7) float64 x, y, z, l, w, h, yaw. label: (N,) int64. click: (N, 3) float64, the stored click.
+        window: (N, V, WINDOW_PX, WINDOW_PX, 3) uint8 RGB, the part of a camera's image around the object; V is 1, or 0
+            without cameras. lidar2window: (N, V, 4, 4) float64, projection to window pixels, as ``Sample.lidar2img``.
+            seen: (N, V) bool, whether a camera sees the object.
+        click_id: (N,) str. redrawn: (N,) bool, simulated clicks, which may be drawn anew.
     """
 
     points: NDArray[np.float32]
@@ -59,19 +58,20 @@ class Crops:
 
     @staticmethod
     def concatenate(parts: Sequence[Crops]) -> Crops:
-        """Of several pieces, in order; there is at least one."""
+        """Join one or more parts in order."""
         counts = np.concatenate([np.diff(p.start) for p in parts])
         rest = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Crops) if f.name != "start"}
         return Crops(start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **rest)
 
 
 def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool) -> Crops:
-    """Crops of a sample's clicks whose box is known; each reaches as far as ``PointCrop`` looks from any click that may
-    be drawn for the box.
+    """Cut the crops of a sample's clicks whose box is known.
+
+    A crop is large enough for ``PointCrop`` at every click that may be drawn for its box.
 
     Args:
-        record: of a box-labeled sample. data: how it is read. prior_size_m: (10, 3) mean l, w, h per class.
-        cameras: whether to cut windows of images, too.
+        record: of a box-labeled sample. data: how it is read. prior_size_m: (C, 3) mean l, w, h per class.
+        cameras: whether to cut windows from images, too.
     """
     sample = load_sample(record, data, cameras=cameras)
     points = sample.points
@@ -110,13 +110,16 @@ def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.f
 def cut_window(
     sample: Sample, center_m: NDArray[np.float64], reach_m: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], bool]:
-    """The square of ``reach_m`` to each side of a place, from the camera that has the place nearest to its middle.
+    """Cut a square image window around a place, from the camera in whose image the place is nearest to the middle.
+
+    Args:
+        sample: with images. center_m: (3,) the place, LIDAR_TOP [m]. reach_m: half the side of the window.
 
     Returns:
-        (WINDOW_PX, WINDOW_PX, 3) uint8, never larger than the image shows it and 0 beyond it; its lidar2img (4, 4); and
-        whether a camera sees the place (else all is 0).
+        The window (WINDOW_PX, WINDOW_PX, 3) uint8: never enlarged, and 0 outside the image; its lidar2img (4, 4); and
+        whether a camera sees the place. If none does, the window is 0.
     """
-    import cv2  # only where there are images
+    import cv2  # imported here, because only samples with images need it
 
     height, width = sample.images.shape[1:3]
     ray = center_m[:2] / max(float(np.linalg.norm(center_m[:2])), 1e-6)
@@ -142,7 +145,7 @@ def cut_window(
 def crops_of(
     records: Sequence[SampleRecord], data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool
 ) -> Crops:
-    """Crops of all clicks of these samples, in their order; several samples are read at a time."""
+    """Crops of all clicks of these samples, in order; THREADS samples are read at a time."""
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda record: cut_crops(record, data, prior_size_m, cameras=cameras), records))
     return Crops.concatenate(parts)
@@ -150,13 +153,13 @@ def crops_of(
 
 @dataclass(frozen=True)
 class CropLoader:
-    """Crops -> the arrays of a ``Batch``: one click a sample; the image is the click's window.
+    """Makes the arrays of a ``Batch`` from crops: each crop is a sample with one click, whose image is the window.
 
-    In training every crop is turned by any angle, mirrored or not, and its click drawn anew where ``Crops.redrawn``:
-    draws are keyed by (seed, pass, click_id).
+    In training a crop is rotated by a random angle and mirrored or not; a click with ``Crops.redrawn`` is drawn anew.
+    The draws are keyed by (seed, pass, click_id).
 
     Args:
-        crops: what to learn from. seed: of the run. redraw: ``label.redraw_clicks``.
+        crops: the training data. seed: of the run. redraw: ``label.redraw_clicks``.
     """
 
     crops: Crops
@@ -164,7 +167,7 @@ class CropLoader:
     redraw: bool = True
 
     def __call__(self, chosen: Sequence[int], passes: Sequence[int]) -> dict[str, NDArray]:
-        """The crops numbered ``chosen`` (B,) in the passes ``passes`` (B,)."""
+        """The arrays of the crops numbered ``chosen`` (B,), drawn for the passes ``passes`` (B,)."""
         index = np.asarray(chosen, np.int64)
         keys = [f"{number}/{name}" for number, name in zip(passes, self.crops.click_id[index], strict=True)]
         draws = keyed_uniform(self.seed, 0, keys, "crop", 5)
@@ -177,14 +180,14 @@ class CropLoader:
         return self.arrays(index, click, np.stack([cos, -sin * mirror, sin, cos * mirror], 1).reshape(-1, 2, 2))
 
     def as_stored(self, chosen: Sequence[int]) -> dict[str, NDArray]:
-        """The same as they were cut, with the stored clicks."""
+        """The arrays of the crops numbered ``chosen`` (B,) without augmentation, with the stored clicks."""
         index = np.asarray(chosen, np.int64)
         return self.arrays(index, self.crops.click[index], np.broadcast_to(np.eye(2), (len(index), 2, 2)))
 
     def arrays(
         self, index: NDArray[np.int64], click: NDArray[np.float64], linear: NDArray[np.float64]
     ) -> dict[str, NDArray]:
-        """Crops (B,) with their clicks (B, 3), moved by ``linear`` (B, 2, 2) of x and y about the sensor."""
+        """The arrays of crops ``index`` (B,) with clicks (B, 3); x and y are multiplied by ``linear`` (B, 2, 2)."""
         crops, n = self.crops, len(index)
         counts = np.diff(crops.start)[index]
         sample = np.repeat(np.arange(n), counts)

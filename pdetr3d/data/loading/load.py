@@ -1,4 +1,4 @@
-"""From a SampleRecord to a Sample: LiDAR keyframe and sweeps in one frame, six decoded cameras."""
+"""Loads a Sample from the files of its SampleRecord: keyframe and sweeps in one LiDAR frame, six decoded images."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
 
-CLOSE_M = 1.0  # half side of the square round the sensor whose points are the car's own (devkit: min_distance)
+CLOSE_M = 1.0  # points in the square of this half side around the sensor lie on the car itself (devkit: min_distance)
 JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
-TAIL_BYTES = 64  # of a file: some writers pad after the end marker
-PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning: some bytes before the end
+TAIL_BYTES = 64  # the end marker is searched in this many last bytes: some writers pad after it
+PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning about padding before the end
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 
 
 @functools.cache
 def one_thread() -> None:
-    """From now on OpenCV and BLAS work in the calling thread alone: for processes that load samples side by side, where
-    the threads of each would wait for the others' (twice the CPU time a sample)."""
-    import cv2  # only where images are, and here
+    """Make OpenCV and BLAS work in the calling thread only, for processes that load samples side by side.
+
+    There, threads of all processes would wait for each other, which doubles the CPU time per sample.
+    """
+    import cv2  # imported here, because not every process decodes images
 
     cv2.setNumThreads(1)
     threadpool_limits(1, user_api="blas")
 
 
 def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample:
-    """Read and decode one sample, from its files or from the pack that ``data.packed`` names.
+    """Read and decode one sample, from its files or from the pack ``data.packed``.
 
-    Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps (fewer where fewer exist, nothing padded), as
-    the devkit's ``LidarPointCloud.from_file_multisweep`` with ``nsweeps = data.num_sweeps``. Images: RGB of
-    ``data.image_size_px``, ``lidar2img`` scaled with them; none are read when ``cameras`` is False.
-    Both as the sensors of ``data.sensor`` would have seen them.
+    Points: the keyframe and up to ``data.num_sweeps - 1`` earlier sweeps, as the devkit's
+    ``LidarPointCloud.from_file_multisweep`` returns them for ``nsweeps = data.num_sweeps``; missing sweeps are not
+    padded. Images: RGB of ``data.image_size_px``, with ``lidar2img`` scaled accordingly; without ``cameras`` none are
+    read. Points and images are degraded to the sensors of ``data.sensor``.
 
-    A camera that the record lacks (None) is a masked view, in training and in prediction alike: black pixels and
-    ``camera_valid`` False, which models multiply with. A camera whose file is missing is an error: data that should be
-    there must not get lost in silence.
+    A camera that the record lacks (None) is masked in training and in prediction: its pixels are black and
+    ``camera_valid`` is False, which models multiply with. A camera whose file is missing is an error, so that data is
+    not lost unnoticed.
 
     Raises:
         DataError: for a missing, truncated or broken file, or numbers that are not finite.
@@ -78,8 +80,11 @@ def load_sample(record: SampleRecord, data: DataConfig, cameras: bool) -> Sample
 
 
 def read_sweeps(record: SampleRecord, data: DataConfig) -> list[NDArray[np.float32]]:
-    """Points (P_i, 5) x, y, z, intensity, dt of the keyframe and up to ``data.num_sweeps - 1`` sweeps, in the former's
-    frame; of ``data.sensor.lidar_beams`` beams (``sensor.keep_beams``)."""
+    """Points of the keyframe and of up to ``data.num_sweeps - 1`` earlier sweeps, in the keyframe's LIDAR_TOP frame.
+
+    Returns:
+        One array (P_i, 5) float32 x, y, z [m], intensity, dt [s] per sweep, reduced to ``data.sensor.lidar_beams``.
+    """
     sweeps = [_read_sweep(Path(record.lidar_path), None, 0.0, data)]
     sweeps += [_read_sweep(Path(s.path), s.sweep2lidar, s.dt_s, data) for s in record.sweeps[: data.num_sweeps - 1]]
     return sweeps
@@ -94,11 +99,15 @@ def _read_sweep(
 def place_sweep(
     points: NDArray[np.float32], sweep2lidar: NDArray[np.float64] | None, dt_s: float
 ) -> NDArray[np.float32]:
-    """A sweep as part of a keyframe's cloud: without the car's own points, moved by ``sweep2lidar`` (4, 4), with its
-    age ``dt_s`` in the fifth column. ``points``: (P, 5) x, y, z [m], intensity and anything, in the sweep's frame."""
-    # In the sweep's own sensor frame, before ego motion is undone: there the car's own returns are near the origin.
+    """Make a sweep part of a keyframe's cloud: remove points on the car, move the others, put the age into column 5.
+
+    Args:
+        points: (P, 5) x, y, z [m], intensity and an unused column, in the sweep's frame. sweep2lidar: (4, 4), or None
+            for the keyframe itself. dt_s: the sweep's age.
+    """
+    # Points on the car are near the origin only in the sweep's own frame, so they are removed before the move.
     far = (np.abs(points[:, 0]) >= CLOSE_M) | (np.abs(points[:, 1]) >= CLOSE_M)
-    points = np.compress(far, points, axis=0)  # a copy, in a third of the time of points[far]
+    points = np.compress(far, points, axis=0)  # it copies in a third of the time of points[far]
     if sweep2lidar is not None:
         move_points(sweep2lidar, points)
     points[:, 4] = dt_s
@@ -108,7 +117,11 @@ def place_sweep(
 def _read_cameras(
     record: SampleRecord, size_px: tuple[int, int], cameras: bool, jpegs: list[bytes | None] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_]]:
-    """Images, lidar2img and which are there; ``jpegs``: the files' contents where they were read already."""
+    """Images (V, H, W, 3), lidar2img (V, 4, 4) and which cameras exist (V,).
+
+    Args:
+        jpegs: the files' contents from a pack; None: read the files.
+    """
     width, height = size_px
     lidar2img = np.tile(np.eye(4), (len(CAMERAS), 1, 1))
     valid = np.array([camera is not None for camera in record.cameras])
@@ -126,14 +139,15 @@ def _read_cameras(
 def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *, strict: bool = False) -> None:
     """Decode a camera's JPEG or PNG file into ``image``, RGB (H, W, 3) uint8, scaled to its size.
 
-    When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale (exact divisors only, so
-    that pixels stay where ``lidar2img`` says), which saves most of the time.
+    When the target is at most 1/2, 1/4 or 1/8 of the original, libjpeg decodes at that scale, which saves most of the
+    time. Only exact divisors are used, so that pixels stay where ``lidar2img`` says.
 
-    A whole file that is damaged within decodes to wrong pixels from there on, as libraries do; where ``strict`` it is
-    refused: before a training there is something to be done about it.
+    Args:
+        camera: the image's record. jpeg: the file's content. image: receives the pixels. strict: refuse a complete file
+            with damaged data. By default such a file decodes to wrong pixels after the damage, as in other libraries.
 
     Raises:
-        DataError: when it is neither, cut, or of another size than the tables say.
+        DataError: when the file is no JPEG or PNG, is cut, or has another size than the tables say.
     """
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
@@ -149,7 +163,7 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
         place = image if (width * scale, height * scale) == whole else None
         try:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, **least)
-        except ValueError as warning:  # or an error, which comes again
+        except ValueError as warning:  # libjpeg's warnings, too; the second call raises only errors
             if JPEG_END not in jpeg[-TAIL_BYTES:]:
                 raise ValueError(f"truncated: {warning}") from warning
             if strict and not PADDED.search(str(warning)):
@@ -157,7 +171,7 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=place, strict=False, **least)
     except DataError:
         raise
-    except (ValueError, KeyError) as error:  # libjpeg's, and of a sampling of colors that simplejpeg has no name for
+    except (ValueError, KeyError) as error:  # KeyError: a color subsampling that simplejpeg does not know
         advice = "copy the file again, or write it anew if it is whole, with colors sampled 4:2:0 or 4:4:4, or as PNG"
         raise DataError(f"{camera.path}: missing or broken JPEG ({error}); {advice}") from error
     if place is None:
@@ -165,8 +179,8 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
 
 
 def check_header(camera: CameraRecord) -> None:
-    """Raise DataError unless the file is a JPEG or PNG of the tables' size that has its end; nothing is decoded."""
-    from PIL import Image  # only where headers are checked, and PNG is read
+    """Raise DataError unless the file is a JPEG or PNG of the tables' size with an end marker; nothing is decoded."""
+    from PIL import Image  # imported here, because only this check and PNG files need it
 
     path = Path(camera.path)
     try:
@@ -201,7 +215,7 @@ def _check_image_size(camera: CameraRecord, found: tuple[int, int]) -> None:
 
 
 def _decode_png(camera: CameraRecord, png: bytes) -> NDArray[np.uint8]:
-    """RGB (H, W, 3) uint8; of 16 bits the upper ones, without an alpha channel."""
+    """Decode a PNG to RGB (H, W, 3) uint8: the upper 8 of 16 bits, without an alpha channel."""
     from PIL import Image
 
     try:
@@ -211,7 +225,7 @@ def _decode_png(camera: CameraRecord, png: bytes) -> NDArray[np.uint8]:
                 gray = (np.asarray(image, np.int32) >> 8).astype(np.uint8)
                 return np.repeat(gray[:, :, None], 3, axis=2)
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # the second: of a wrong checksum
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for a wrong checksum
         raise DataError(f"{camera.path}: broken PNG ({error}); copy the file again") from error
 
 
@@ -219,7 +233,7 @@ def _shrink(pixels: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
     import cv2
 
     height, width = image.shape[:2]
-    # Up to half the size two neighbors in each direction see every pixel; averaging areas takes five times as long.
+    # Down to half the size linear interpolation uses every pixel; averaging areas takes five times as long.
     halves = pixels.shape[1] <= 2 * width and pixels.shape[0] <= 2 * height
     cv2.resize(pixels, (width, height), dst=image, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
 

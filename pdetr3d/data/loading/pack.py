@@ -1,7 +1,7 @@
 """``pdetr3d pack``: writes the samples of a dataset as a pack (``data/loading/packed.py``), shard by shard, resumable.
 
-A shard is made in a local temporary file and copied under a temporary name; its note (samples, bytes, SHA-256) is
-written after it, and says that it is finished.
+A shard is written to a local temporary file, copied to the pack under a temporary name and renamed. Then its note
+(samples, bytes, SHA-256) is written, which marks the shard as finished.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pdetr3d.data.loading.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pa
 from pdetr3d.data.storage.points import read_file
 from pdetr3d.schema import CameraRecord, DataError
 
-PLAN = "plan.json"  # what the pack is made of; another one is not mixed into it
+PLAN = "plan.json"  # the arguments of the pack; a call with other arguments is refused
 
 
 def pack(
@@ -42,17 +42,17 @@ def pack(
     shard_samples: int = 64,
     processes: int = 0,
 ) -> Pack:
-    """Pack the splits' samples; an interrupted call is continued by the same one.
+    """Pack the samples of the splits. The same call continues an interrupted one.
 
     Args:
-        index_file: of the dataset. splits: None: all that the index has. uri: a folder, ``s3://...`` or ``gs://...``.
-        num_sweeps: LiDAR sweeps of a sample, as ``data.num_sweeps``; a run may read fewer.
-        points: dtype they are kept in. float16 halves them and rounds coordinates: to 1/64 m from 16 m on, to 1/32 m
-            from 32 m on (a 10-bit fraction), that is by at most half of it.
-        shard_samples: samples per shard. processes: 0: one per CPU core.
+        index_file: of the dataset. splits: None: all splits of the index. uri: a folder, ``s3://...`` or ``gs://...``.
+        num_sweeps: LiDAR sweeps per sample, as ``data.num_sweeps``; a run may read fewer.
+        points: dtype of the stored points. float16 halves their size and rounds coordinates to multiples of 1/64 m from
+            16 m on, and of 1/32 m from 32 m on.
+        shard_samples: samples per shard. processes: number of processes; 0: one per CPU core.
 
     Raises:
-        DataError: for an unknown split, a broken file, or a place that holds another pack (names what differs).
+        DataError: for an unknown split, a broken file, or when ``uri`` holds a pack with other arguments (lists them).
     """
     index = Index.open(index_file)
     splits = sorted(set(splits or index.splits))
@@ -91,10 +91,10 @@ def _put_index(index: Index, filesystem: FileSystem, path: str) -> None:
 
 
 def verify(uri: str) -> Pack:
-    """Read every shard and compare its SHA-256.
+    """Read every shard of a pack and compare its SHA-256.
 
     Raises:
-        DataError: naming the shards that differ.
+        DataError: names the shards that differ.
     """
     opened, broken = Pack(uri), []
     for shard in track(opened.info["shards"], "verifying shards"):
@@ -113,7 +113,7 @@ def verify(uri: str) -> Pack:
 
 
 def _claim(filesystem: FileSystem, path: str, uri: str, plan: dict[str, Any]) -> None:
-    """Write the plan, or compare it with the one that is there."""
+    """Write the plan, or raise DataError if the pack there has another one."""
     file = f"{path}/{PLAN}"
     if not _exists(filesystem, file):
         _write(filesystem, file, json.dumps(plan, indent=1).encode())
@@ -126,15 +126,15 @@ def _claim(filesystem: FileSystem, path: str, uri: str, plan: dict[str, Any]) ->
 
 
 def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: tuple[int, list[str]]) -> None:
-    """Body of a process: one shard and its note."""
+    """Write one shard and its note; runs in a process of its own."""
     number, tokens = job
     index = _open_index(index_file)
     filesystem, path = resolve(uri)
     name = f"shard-{number:05d}.parquet"
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / name
-        # Uncompressed: JPEG does not shrink, and reading is what the pack is for. Statistics would put the smallest and
-        # largest values, whole images, into the footer. The pages' checksums are compared at each reading.
+        # No compression: JPEG does not shrink, and reading must be fast. No statistics: they would put the smallest and
+        # the largest values, whole images, into the footer. Every read compares the pages' checksums.
         plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         with pq.ParquetWriter(local, PACK_SCHEMA, write_page_checksum=True, **plain) as writer:
             for token in tokens:
@@ -149,7 +149,7 @@ def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: 
 
 @lru_cache(maxsize=1)
 def _open_index(index_file: Path) -> Index:
-    """Once per process, not per shard."""
+    """Open the index once per process instead of once per shard."""
     return Index.open(index_file)
 
 
@@ -167,7 +167,7 @@ def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
 
 
 def _whole_image(camera: CameraRecord) -> bytes:
-    """The image's file, decoded once: of what is in a pack, nothing need be looked at again or left out."""
+    """The content of an image file that decodes without error, so that later readers of the pack need not check it."""
     jpeg = read_file(Path(camera.path), "image")
     check_image_data(camera, jpeg)
     return jpeg

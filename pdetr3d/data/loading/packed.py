@@ -1,7 +1,8 @@
-"""A pack: samples as Parquet shards, for object storage. What ``data.packed`` names; written by ``pack.py``.
+"""Reads packs: samples in Parquet shards for object storage. ``data.packed`` names a pack; ``pack.py`` writes it.
 
-A folder (local, ``s3://``, ``gs://``) of ``shard-00000.parquet`` ..., one sample a row group, so that a sample is one
-range read; ``index.parquet``, the dataset's index; and ``pack.json``, written last: without it the folder is no pack.
+A pack is a folder (local, ``s3://``, ``gs://``) with ``shard-00000.parquet`` ..., each sample a row group of its own,
+so that reading a sample is one range read; ``index.parquet``, the dataset's index; and ``pack.json``, which is written
+last: without it the folder is no pack.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_COLUMNS, REGION_SCHEMA
 from pdetr3d.schema import DataError
 
-# points: raw rows of x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s], keyframe first, then sweeps, newest first,
-# as ``load_sample`` concatenates them; sweep_points: how many of each. images: JPEG files as they were, in the order
-# of CAMERAS; null where there is none.
+# points: the bytes of rows x, y, z [m] (keyframe's LIDAR_TOP), intensity, dt [s] in the order of ``load_sample``:
+# keyframe first, then sweeps, newest first. sweep_points: the number of points of each. images: unchanged JPEG or PNG
+# files in the order of CAMERAS; null for a missing camera.
 PACK_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -34,16 +35,17 @@ PACK_SCHEMA = pa.schema(
         ("images", pa.list_(pa.large_binary())),
     ]
 )
-LAYOUT = 2  # since 2 pages carry checksums, and images were decoded before they were packed
+LAYOUT = 2  # since 2, pages have checksums and images are checked before packing
 MANIFEST, INDEX = "pack.json", "index.parquet"
-OPEN_SHARDS = 1024  # whose footers a process keeps (4 kB a sample): samples come in random order
+OPEN_SHARDS = 1024  # shard footers that a process caches (4 kB per sample), as samples come in random order
 
 
 class Pack:
-    """Read-only view of a pack; cheap to open, made once per process by ``open_pack``.
+    """Read-only view of a pack. ``open_pack`` opens it once per process.
 
     Attributes:
-        uri: as given. info: pack.json: ``version``, ``index`` (digest), ``num_sweeps``, ``points`` (dtype), ``shards``.
+        uri: as given. info: the content of pack.json: ``version``, ``index`` (digest), ``num_sweeps``, ``points``
+            (dtype), ``shards``.
     """
 
     def __init__(self, uri: str) -> None:
@@ -70,16 +72,18 @@ class Pack:
         }
 
     def read_bytes(self, name: str) -> bytes:
-        """A whole file of the pack."""
+        """The content of a file of the pack."""
         with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
             return stream.read()
 
     def read(self, token: str, num_sweeps: int, cameras: bool) -> tuple[NDArray[np.float32], list[bytes | None] | None]:
-        """Points (P, 5) float32 of the keyframe and up to num_sweeps - 1 sweeps, and the JPEG files, None without
-        ``cameras``.
+        """Read one sample: points (P, 5) float32 of up to ``num_sweeps`` sweeps, and the image files.
+
+        Returns:
+            The points, the keyframe's first; and the image files in the order of CAMERAS, or None without ``cameras``.
 
         Raises:
-            DataError: when the pack lacks the sample, or the shard cannot be read or is not what was written.
+            DataError: when the pack lacks the sample, or the shard cannot be read or fails its checksum.
         """
         if token not in self.places:
             raise DataError(f"data.packed {self.uri}: sample {token!r} is not in it; pack this split, too")
@@ -91,13 +95,17 @@ class Pack:
             )
             table = shard.read_row_group(row, columns=columns)
             return self._points(table, num_sweeps), table["images"][0].as_py() if cameras else None
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # the last three: of a damaged footer
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:  # a damaged footer raises the last three
             raise DataError(
                 f"{self.uri}/{file}: cannot read ({error}); see pdetr3d pack --verify {self.uri}"
             ) from error
 
     def _points(self, table: pa.Table, num_sweeps: int) -> NDArray[np.float32]:
-        """Points (P, 5) of the first sweeps; ValueError when there are not as many in all as the sweeps say."""
+        """Points (P, 5) of the first sweeps.
+
+        Raises:
+            ValueError: when the number of stored points differs from the sum over the sweeps.
+        """
         sweeps, values = table["sweep_points"][0].as_py(), table["points"][0].as_buffer()
         dtype = np.dtype(self.info["points"])
         if values.size != 5 * dtype.itemsize * sum(sweeps):
@@ -110,7 +118,7 @@ class Pack:
 
 
 def resolve(uri: str) -> tuple[FileSystem, str]:
-    """pyarrow's file system and the path in it of a URI or a local path.
+    """The pyarrow file system of a URI or local path, and the path in that file system.
 
     Raises:
         DataError: for a scheme that pyarrow does not know.
@@ -123,7 +131,7 @@ def resolve(uri: str) -> tuple[FileSystem, str]:
 
 @lru_cache(maxsize=4)
 def open_pack(uri: str) -> Pack:
-    """The pack, once per process."""
+    """Open a pack once per process."""
     return Pack(uri)
 
 
@@ -135,10 +143,10 @@ def _footer(uri: str, file: str) -> pq.FileMetaData:
 
 
 def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
-    """Write the pack's index to ``out``, for tables at ``dataroot``: of the dataset's files nothing need be there.
+    """Write the pack's index to ``out``, with ``dataroot`` as its root. The dataset's files need not exist there.
 
     Raises:
-        DataError: when it is not the index that was packed.
+        DataError: when its digest differs from the one in pack.json.
     """
     stored = pa.BufferReader(pack.read_bytes(INDEX))
     regions = set(REGION_COLUMNS) <= set(pq.read_schema(stored).names)
@@ -151,10 +159,10 @@ def index_of_pack(pack: Pack, dataroot: Path, out: Path) -> None:
 
 
 def check_pack(pack: Pack, version: str, tokens: list[str], num_sweeps: int) -> None:
-    """Whether a run may read it: the version, its samples, its sweeps; and every shard is there with all its bytes.
+    """Check that a pack suffices for a run: version, samples, number of sweeps, and the size of every shard.
 
     Raises:
-        DataError: naming the key, the value and what the pack has.
+        DataError: names the key, its value and the pack's value, or the shard.
     """
     info, where = pack.info, f"data.packed {pack.uri}"
     if info["version"] != version:

@@ -1,5 +1,4 @@
-"""Records of many samples that are made one at a time, from tables mapped into memory: a million cost no more to hold
-than their row numbers."""
+"""Sequences of records that are made on access from mapped tables: a million records take the memory of row numbers."""
 
 from __future__ import annotations
 
@@ -21,17 +20,19 @@ CLICK_COLUMNS = ("click_id", "x", "y", "z", "class")
 
 @dataclass(frozen=True)
 class Records(Sequence[SampleRecord]):
-    """N records.
+    """N records, each made when it is accessed.
+
+    Records are without the clicks and boxes at places where labels do not hold (``SampleRecord.regions``).
 
     Attributes:
-        table: files and poses. row: (N,) int64, row of each there. role: (N,) int8, index into ROLES.
-        boxes: of all records. box_range: (N, 2) int64, those of a record are ``begin .. end - 1``.
-        clicks: columns CLICK_COLUMNS. click_range: (N, 2) int64, alike.
-        click_box: (M,) int64: which of its record's boxes a click belongs to, or -1, from the row of ``clicks`` on that
-            ``click_box_of`` (N,) int64 gives as the place of a record's first click; -1: of all its clicks unknown.
-        not_sure: sample token -> regions where people could not tell, which are ignored beside the dataset's own.
-
-    Clicks and boxes where labels do not hold (``SampleRecord.regions``) are left out of the records.
+        table: files and poses. row: (N,) int64, each record's row in ``table``. role: (N,) int8, index into ROLES.
+        boxes: of all records. box_range: (N, 2) int64, a record's boxes are ``begin .. end - 1`` of ``boxes``.
+        clicks: rows with CLICK_COLUMNS. click_range: (N, 2) int64, a record's clicks are ``begin .. end - 1``.
+        click_box: (M,) int64, the box of a click, as an index among its record's boxes, or -1. click_box_of: (N,)
+            int64, where the entries of a record's clicks begin in ``click_box``; -1: the boxes of its clicks are
+            unknown.
+        not_sure: sample token -> regions in which people could not tell the objects; they are ignored like the
+            dataset's own regions to ignore.
     """
 
     table: RecordTable
@@ -80,7 +81,7 @@ class Records(Sequence[SampleRecord]):
 
     @property
     def has_regions(self) -> bool:
-        """Whether labels of some may not hold everywhere."""
+        """Whether some records may have regions."""
         return self.table.has_regions or bool(self.not_sure)
 
     @property
@@ -90,40 +91,40 @@ class Records(Sequence[SampleRecord]):
 
     @property
     def token_column(self) -> pa.ChunkedArray:
-        """The same without an object for each."""
+        """``tokens`` as a column, without a Python object per token."""
         return self.table.rows.table["sample_token"].take(pa.array(self.row))
 
     @property
     def boxed(self) -> NDArray[np.bool_]:
-        """(N,): which are box-labeled."""
+        """(N,) bool: box-labeled records."""
         return self.role == ROLES.index("box")
 
     @property
     def labeled(self) -> NDArray[np.bool_]:
-        """(N,): of which somebody says what they show: all but the unlabeled ones, which nobody looked at."""
+        """(N,) bool: records that somebody labeled in some way: all but the unlabeled ones."""
         return self.role != ROLES.index("unlabeled")
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """(N,): of which people's boxes say all: the box-labeled ones, and those found empty."""
+        """(N,) bool: records all of whose objects have human boxes: the box-labeled and the empty ones."""
         return self.boxed | (self.role == ROLES.index("empty"))
 
     @property
     def clicked(self) -> NDArray[np.bool_]:
-        """(N,): which have clicks."""
+        """(N,) bool: records with clicks."""
         return self.click_range[:, 1] > self.click_range[:, 0]
 
     def select(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Records:
-        """Some of them, by number or mask; any may come several times."""
+        """The records at ``places``, which are numbers (also repeated ones) or a mask."""
         each = {name: getattr(self, name)[places] for name in ("row", "role", "box_range", "click_range")}
         return replace(self, **each, click_box_of=self.click_box_of[places])
 
     def __reduce__(self) -> tuple[type[Records], tuple[Any, ...]]:
-        """Pickled, they are a copy of their rows and clicks alone: other nodes have no such files."""
+        """Pickle a copy of the rows and clicks of these records, since other nodes do not have the mapped files."""
         rows, row = np.unique(self.row, return_inverse=True)
         chosen = np.unique(self.click_range[self.clicked], axis=0)
         flat = ranges(chosen)
-        moved = np.searchsorted(flat, self.click_range[:, 0])  # clicks stay neighbors
+        moved = np.searchsorted(flat, self.click_range[:, 0])  # a record's clicks stay neighbors
         length = self.click_range[:, 1] - self.click_range[:, 0]
         return Records, (
             self.table.take(rows),
@@ -140,7 +141,7 @@ class Records(Sequence[SampleRecord]):
 
 
 class Joined(Sequence[SampleRecord]):
-    """Several sequences of records as one, each record made when it is asked for."""
+    """Several sequences of records as one; records are made when they are accessed."""
 
     def __init__(self, *parts: Sequence[SampleRecord]) -> None:
         self.parts = parts
@@ -162,7 +163,7 @@ class Joined(Sequence[SampleRecord]):
 
 
 def tokens_of(records: Sequence[SampleRecord]) -> pa.ChunkedArray:
-    """Sample tokens, in order."""
+    """The sample tokens of records as a column, in order."""
     if isinstance(records, Joined):
         parts = [chunk for part in records.parts for chunk in tokens_of(part).chunks]
         return pa.chunked_array(parts, pa.string())
@@ -172,18 +173,18 @@ def tokens_of(records: Sequence[SampleRecord]) -> pa.ChunkedArray:
 
 
 def within_regions(record: SampleRecord) -> SampleRecord:
-    """The record without the clicks and boxes at places where its labels do not hold."""
+    """The record without the clicks and boxes outside its valid region or in its regions to ignore."""
     if record.regions is None or not (len(record.boxes) or len(record.clicks)):
         return record
     boxes, clicks = record.boxes, record.clicks
     kept = record.regions.known_at(boxes.center_m)
-    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # the last: of clicks without a box
+    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # index -1, a click without a box, gives the last -1
     mine = clicks[record.regions.known_at(clicks.xyz_m)]
     return replace(record, boxes=boxes[kept], clicks=replace(mine, box_index=place[mine.box_index]))
 
 
 def has_regions(records: Sequence[SampleRecord]) -> bool:
-    """Whether labels of some may not hold everywhere."""
+    """Whether some records may have regions."""
     if isinstance(records, Records):
         return records.has_regions
     if isinstance(records, Joined):
@@ -192,14 +193,14 @@ def has_regions(records: Sequence[SampleRecord]) -> bool:
 
 
 def ranges(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """begin .. end - 1 of every row, joined."""
+    """Join the numbers begin .. end - 1 of every row of ``bounds`` (N, 2)."""
     length = bounds[:, 1] - bounds[:, 0]
     shift = np.repeat(bounds[:, 0] - np.cumsum(length) + length, length)
     return np.arange(length.sum()) + shift
 
 
 def boxed(records: Sequence[SampleRecord]) -> NDArray[np.bool_]:
-    """(N,): which are box-labeled."""
+    """(N,) bool: box-labeled records."""
     return records.boxed if isinstance(records, Records) else np.array([r.role == "box" for r in records], bool)
 
 
@@ -211,7 +212,7 @@ def boxes_of(records: Sequence[SampleRecord]) -> Boxes3D:
 
 
 def pick(records: Sequence[SampleRecord], places: NDArray[np.int64] | NDArray[np.bool_]) -> Sequence[SampleRecord]:
-    """Some of the records, by number or mask, in that order."""
+    """The records at ``places``, which are numbers or a mask, in that order."""
     if isinstance(records, Records):
         return records.select(places)
     return [records[place] for place in np.arange(len(records))[places]]

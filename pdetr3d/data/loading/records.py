@@ -1,4 +1,4 @@
-"""What training may see of each sample. The one gate between annotations and the trainer: nothing else reads both."""
+"""Makes the training records: the only code that decides which annotations the training may see."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pdetr3d.schema import (
 )
 
 _UNLABELED, _BOX, _POINT, _EMPTY = (ROLES.index(name) for name in ("unlabeled", "box", "point", "empty"))
-PIECE = 512  # box-labeled samples whose labels are made at a time: bounds what is held meanwhile
+PIECE = 512  # box-labeled samples whose labels are made at a time; this limits memory
 ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
 
 
@@ -42,13 +42,17 @@ def training_records(
     pseudo_everywhere: bool = False,
     boxes_everywhere: bool = False,
 ) -> Records:
-    """Records of every train sample, in manifest order, each made when it is asked for.
+    """Records of all train samples, in manifest order; each record is made when it is accessed.
 
-    Box-labeled: human boxes of the kept objects, clicks with ``box_index``. Point-labeled: no field of any annotation;
-    ``boxes`` is empty, or the accepted pseudo labels of the Parquet file ``pseudo`` (its other rows are unused). Empty
-    and unlabeled: neither boxes nor clicks; what an unlabeled one shows is unknown, and no background.
-    ``pseudo_everywhere`` treats every box-labeled sample as point-labeled (``label.pseudo_for=all``);
-    ``boxes_everywhere`` every sample as box-labeled whose boxes are in the tables: for reports, and the arm "full".
+    Box-labeled samples have the human boxes of the kept objects, and clicks with ``box_index``. Point-labeled samples
+    have clicks and no field of an annotation; ``boxes`` is empty, or the accepted pseudo labels of the file ``pseudo``.
+    Empty and unlabeled samples have neither boxes nor clicks; an unlabeled sample may show objects, so it must not be
+    used as background.
+
+    Args:
+        index, manifest: of the dataset. pseudo: Parquet file of pseudo labels. pseudo_everywhere: treat box-labeled
+            samples as point-labeled (``label.pseudo_for=all``). boxes_everywhere: treat every sample whose boxes are in
+            the tables as box-labeled, for reports and the arm "full".
 
     Raises:
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
@@ -104,17 +108,20 @@ def eval_records(index: Index, split: str) -> Records:
 
 
 def inspection_record(index: Index, token: str, manifest: LabelManifest | None = None) -> SampleRecord:
-    """A sample as a person inspects it, never for training: ``inspection_records`` of one."""
+    """The record of one sample by ``inspection_records``."""
     return inspection_records(index, [token], manifest)[0]
 
 
 def inspection_records(index: Index, tokens: list[str], manifest: LabelManifest | None = None) -> list[SampleRecord]:
-    """Samples as people and reports see them, never for training: all kept annotations as boxes, whatever the role, and
-    the manifest's clicks with the ``box_index`` of their own (-1: a person clicked where no box is known)."""
+    """Records for people and reports, never for training.
+
+    They have all kept annotations as boxes, whatever the role, and the manifest's clicks with the ``box_index`` of
+    their box (-1 for a person's click that matches no box).
+    """
     if manifest is None:
         return [index.record(token, boxes=index.annotations(token).boxes()) for token in tokens]
     found = np.array([manifest.place.get(token, -1) for token in tokens], np.int64)
-    row = np.zeros(len(manifest.samples), np.int64)  # of those asked for: the others' are not looked at
+    row = np.zeros(len(manifest.samples), np.int64)  # rows of samples not in ``tokens`` stay 0 and are not used
     row[found[found >= 0]] = [index.row(token) for token, place in zip(tokens, found, strict=True) if place >= 0]
     shown = _human_labels(index, manifest, row, np.unique(found[found >= 0]))
     return [
@@ -128,14 +135,14 @@ def prior_size_m(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Mean (l, w, h) [m] per class over the human boxes of the box-labeled records.
 
-    A class without a box there has the size that the LiDAR points at its clicks show (``click_extents``), where
-    ``data`` says how to read them and enough of them show it; else the class list's own.
+    The size of a class without such a box is measured from the LiDAR points at its clicks (``click_extents``), if
+    ``data`` is given and enough clicks can be measured; else it is the class list's typical size.
 
     Args:
-        classes: that labels are of.
+        records: of the train split. data: how samples are read; None: measure no sizes. classes: of the labels.
 
     Returns:
-        (C, 3) float32, and the names of the classes that hold the list's size.
+        (C, 3) float32, and the names of the classes that have the list's size.
     """
     labeled = boxes_of(pick(records, boxed(records)))
     labeled = labeled[labeled.source == SOURCE_HUMAN]
@@ -153,10 +160,10 @@ def prior_size_m(
 
 
 def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64], chosen: NDArray[np.int64]) -> Records:
-    """Records of every train sample, with human boxes at those numbered ``chosen`` alone: no other annotation is read.
+    """Records of all train samples; only those numbered ``chosen`` have human boxes. No other annotation is read.
 
     Args:
-        row: (N,) of the samples in the index. chosen: ascending.
+        row: (N,) each sample's row in the index. chosen: (n,) ascending numbers of samples.
     """
     clicks = RowTable(manifest.clicks)
     lengths = manifest.click_range[chosen, 1] - manifest.click_range[chosen, 0]
@@ -188,7 +195,7 @@ def _human_labels(index: Index, manifest: LabelManifest, row: NDArray[np.int64],
 def _annotations_of(
     index: Index, rows: NDArray[np.int64]
 ) -> tuple[Boxes3D, NDArray[np.int64], pa.Array | pa.ChunkedArray]:
-    """Kept annotations of n rows as human boxes, (n, 2) which of them are each row's, and their tokens."""
+    """Kept annotations of n rows as human boxes; (n, 2) begin and end of each row's boxes; the annotations' tokens."""
     order = np.argsort(rows)
     ann = index.records.rows.take(rows[order], list(ANNOTATION_COLUMNS)).table
     counts = [pc.list_flatten(ann[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
@@ -203,7 +210,7 @@ def _annotations_of(
 
 
 def _wide(column: pa.ChunkedArray, width: int) -> NDArray[np.float64]:
-    """All items of a list column of fixed-size lists, (n, width)."""
+    """All items (n, width) of a column whose values are lists of fixed-size lists."""
     return pc.list_flatten(pc.list_flatten(column)).to_numpy().reshape(-1, width)
 
 
@@ -216,11 +223,16 @@ def _click_boxes(
     bounds: NDArray[np.int64],
     tokens: pa.Array | pa.ChunkedArray,
 ) -> NDArray[np.int64]:
-    """For every click of the samples ``chosen``, one after the other, which box of its sample it belongs to, or -1: a
-    simulated one by its annotation token, people's by place and class (``match_clicks``).
+    """The box of every click of the samples ``chosen``, as an index among its sample's boxes, or -1.
+
+    A simulated click is matched by its annotation token, a person's by place and class (``match_clicks``).
 
     Args:
-        clicks: of the manifest. bounds: which of ``boxes`` are each sample's. tokens: of the boxes.
+        clicks: of the manifest. chosen: (n,) numbers of samples. bounds: (n, 2) begin and end of each sample's boxes in
+            ``boxes``. tokens: annotation tokens of ``boxes``.
+
+    Returns:
+        (M,) int64 for the clicks of these samples, in order.
     """
     columns = [*CLICK_COLUMNS, "source", "annotation_token"]
     table = clicks.take(ranges(manifest.click_range[chosen]), columns).table
@@ -248,7 +260,7 @@ def _click_boxes(
 
 
 def _pseudo_boxes(path: Path, manifest: LabelManifest, classes: ClassList) -> tuple[Boxes3D, NDArray[np.int64]]:
-    """The accepted pseudo labels in the order of the clicks, and (N, 2) which of them are each train sample's."""
+    """The accepted pseudo labels in the order of the clicks; (N, 2) begin and end of each train sample's labels."""
     labels = read_pseudo_labels(path, classes).to_pandas()
     clicks = manifest.clicks.select(["click_id", "sample_token", "class"]).to_pandas()
     clicks["order"] = np.arange(len(clicks))

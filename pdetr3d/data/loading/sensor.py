@@ -1,6 +1,6 @@
-"""Poorer sensors than the dataset's: fewer LiDAR beams and points, smaller, blurred, harder compressed images.
+"""Simulates poorer sensors: fewer LiDAR beams and points; smaller, blurred, more strongly compressed images.
 
-Unlike ``data/augmentation/corruption.py``, which troubles prediction alone, this is what models are trained with, too.
+Models are trained and evaluated with such data. ``data/augmentation/corruption.py`` changes only prediction.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from numpy.typing import NDArray
 from pdetr3d.config import SensorConfig
 from pdetr3d.data.draws import keyed_rng
 
-BEAMS = 32  # of nuScenes' LiDAR
+BEAMS = 32  # beams of nuScenes' LiDAR
 
 
 def keep_beams(raw: NDArray[np.float32], beams: int) -> NDArray[np.float32]:
-    """Rows of a .pcd.bin (P, 5) whose ring (last column, 0 to 31) a LiDAR of ``beams`` beams would have, too."""
+    """Keep every (32 / beams)-th ring of the points (P, 5) of a .pcd.bin; the ring is the last column, 0 to 31."""
     return raw if beams == BEAMS else raw[raw[:, 4].astype(np.int64) % (BEAMS // beams) == 0]
 
 
 def keep_points(points: NDArray[np.float32], share: float, token: str) -> NDArray[np.float32]:
-    """Each of the points (P, C) with probability ``share``; drawn by the sample's token: a smaller share's points are
-    among a larger one's."""
+    """Keep each of the points (P, C) with probability ``share``.
+
+    The draw is keyed by the sample's token, so that a smaller share's points are a subset of a larger one's.
+    """
     if share == 1:
         return points
     return points[keyed_rng(0, 0, token, "point_keep").random(len(points)) < share]
 
 
 def worsen_image(image: NDArray[np.uint8], sensor: SensorConfig) -> NDArray[np.uint8]:
-    """An RGB image (H, W, 3) of a poorer camera: scaled down, blurred, compressed; then stretched to (H, W)."""
+    """Degrade an RGB image (H, W, 3) uint8: scale it down, blur it, compress it, then enlarge it to (H, W) again."""
     import cv2
 
     height, width = image.shape[:2]
@@ -39,7 +41,7 @@ def worsen_image(image: NDArray[np.uint8], sensor: SensorConfig) -> NDArray[np.u
     if sensor.image_blur_px:
         worse = np.asarray(cv2.GaussianBlur(worse, (0, 0), sensor.image_blur_px), np.uint8)
     if sensor.jpeg_quality:
-        # OpenCV takes channels for B, G, R: chroma would be computed of the wrong ones.
+        # OpenCV expects B, G, R: with R, G, B it would compute chroma from swapped channels.
         file = cv2.imencode(".jpg", worse[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, sensor.jpeg_quality])[1]
         worse = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     if worse.shape != image.shape:

@@ -1,6 +1,7 @@
-"""``data.on_error=skip``: the samples that read a broken file are found before anything is planned, and left out.
+"""``data.on_error=skip``: finds the samples that read a broken file before the run is planned, and leaves them out.
 
-Decided once per run directory: a plan that changes with a file that breaks, or is mended, could not be resumed.
+This is decided once per run directory: if the plan changed with every file that breaks or is repaired, a run could not
+be resumed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ FILE = "skipped.json"  # beside the index
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that is left out, the first broken file that it reads, and what is wrong with that.
+    """A sample that is left out.
 
-    ``image``: only images of it are broken: what looks at LiDAR alone can still predict it.
+    Attributes:
+        split, sample_token: of the sample. file: the first broken file that it reads. reason: the file's problem.
+        image: only image files are broken, so that a model without cameras can still predict the sample.
     """
 
     split: str
@@ -36,12 +39,12 @@ class Skipped:
 
 
 def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skipped]:
-    """The samples of ``splits`` that read a broken file, as found now or by an earlier call beside the same index.
+    """The samples of ``splits`` that read a broken file. The first call stores them beside the index for later calls.
 
-    Every file is read whole (``broken_files``): what is not found here loads later.
+    Every file is read whole (``broken_files``), so that all other samples can be loaded later.
 
     Raises:
-        DataError: when more than ``data.skip_limit`` of a split would be left out.
+        DataError: when more than the share ``data.skip_limit`` of a split would be left out.
     """
     file = index.path.with_name(FILE)
     if not file.exists():
@@ -54,7 +57,7 @@ def find_skipped(index: Index, splits: list[str], data: DataConfig) -> list[Skip
         say_points_left_out(checked)
         if found:
             print(f"{len(found)} samples read a broken file and are left out (all of them in {file}):{_lines(found)}")
-    fix = "it says what this run leaves out, so begin another one: choose another --run-dir (--fresh)"
+    fix = "it lists the samples that this run leaves out, so begin another one: choose another --run-dir (--fresh)"
     try:
         return [Skipped(**entry) for entry in read_json(file, fix)]
     except TypeError as error:
