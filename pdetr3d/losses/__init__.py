@@ -1,0 +1,1 @@
+"""Losses: matching, the terms of teacher and student, and the masks of point guidance."""

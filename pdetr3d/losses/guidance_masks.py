@@ -1,4 +1,4 @@
-"""Where point guidance compares the two views: masks on the canonical BEV grid, one function per kind.
+"""Masks of point guidance on the canonical BEV grid: the cells at which it compares the two views.
 
 Legend: B samples, H rows (y), W columns (x), K clicks (padded), P points, N boxes of all samples.
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 from pdetr3d.batch import Batch, hashed_uniform
 from pdetr3d.losses.center_criterion import gaussian_maps
 
-GROUND_CELL_M = 4.0  # a car does not hide the ground of such a cell, and a slope of 5 % rises 0.2 m in it
-ABOVE_GROUND_M = (0.3, 3.0)  # what stands on the road; higher up are signs, wires and trees
+GROUND_CELL_M = 4.0  # a car does not hide all ground of such a cell, and a slope of 5 % rises only 0.2 m in it
+ABOVE_GROUND_M = (0.3, 3.0)  # the heights of road users; higher up are signs, wires and trees
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A BEV grid in the canonical frame: ``low_m`` its low corner (x, y), ``cell_m`` the side of a cell."""
+    """A BEV grid in the canonical frame; ``low_m`` is its low corner (x, y), ``cell_m`` the side of a cell."""
 
     low_m: tuple[float, float]
     cell_m: float
@@ -27,26 +27,31 @@ class Grid:
     columns: int
 
     def flat(self, xy_m: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Of places (P, 2) [m] in samples (P,): whether they lie on the grid (P,), and index into (B * H * W) there."""
+        """Find the cells of places (P, 2) [m] in samples (P,).
+
+        Returns:
+            (P,) bool: whether the place lies on the grid; and (P,) int64: the index into B * H * W cells, valid only
+            for places on the grid.
+        """
         column, row = ((xy_m - xy_m.new_tensor(self.low_m)) / self.cell_m).floor().long().unbind(1)
         inside = (row >= 0) & (row < self.rows) & (column >= 0) & (column < self.columns)
         return inside, (sample * self.rows + row) * self.columns + column
 
 
 def drawn_clicks(click: Tensor, share: float) -> Tensor:
-    """(B, K, 3) augmented clicks -> (B, K) bool: each is drawn with probability ``share``, by its own coordinates.
+    """Draw each augmented click (B, K, 3) with probability ``share``: (B, K) bool.
 
-    The augmentation that moved them is keyed by (seed, pass, sample token), so the draw is too: the same on every
-    worker and after a resume, another one in the next pass.
+    The draw is a hash of the click's coordinates. Their augmentation is keyed by (seed, pass, sample token), so that
+    the draw is the same on every worker and after a resume, but differs in the next pass.
     """
     return (hashed_uniform(click, 1)[..., 0, 0] + 1) / 2 < share
 
 
 def click_mask(batch: Batch, drawn: Tensor, sigma_m: Tensor, grid: Grid) -> Tensor:
-    """(B, H, W) in [0, 1]: Gaussians, 1 in the cells of the ``drawn`` (B, K) clicks, max-merged, zero beyond 3 sigma.
+    """(B, H, W) in [0, 1]: a Gaussian around each drawn click, 1 at its cell and 0 beyond 3 sigma; the largest counts.
 
     Args:
-        sigma_m: (10,) Gaussian sigma per class [m].
+        drawn: (B, K) bool, the clicks to use. sigma_m: (C,) sigma per class [m].
     """
     sample, index = torch.nonzero(drawn, as_tuple=True)
     inside, flat = grid.flat(batch.canonical_click[sample, index, :2], sample)
@@ -57,11 +62,10 @@ def click_mask(batch: Batch, drawn: Tensor, sigma_m: Tensor, grid: Grid) -> Tens
 
 
 def box_mask(batch: Batch, grid: Grid) -> Tensor:
-    """(B, H, W) of 0 and 1: cells whose center lies in a training box (human or pseudo), seen from above, and the cell
-    nearest to each box's center: a person may stand between the centers of cells.
+    """(B, H, W) of 0 and 1: cells whose center lies in a training box (human or pseudo), seen from above.
 
-    Boxes are in the augmented frame. A similarity moves box and contents alike: a canonical cell lies in the box
-    carried back exactly where the augmentation takes it into the box, so the cells' centers are moved instead.
+    The cell nearest to a box's center is always included, because a small box may lie between the cells' centers.
+    Boxes are in the augmented frame, so the centers of the canonical cells are moved to that frame.
     """
     row, column = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij")
     center = (torch.stack([column, row], -1).flatten(0, 1).to(batch.box) + 0.5) * grid.cell_m
@@ -73,13 +77,13 @@ def box_mask(batch: Batch, grid: Grid) -> Tensor:
     inside = ((dx * cos + dy * sin).abs() <= box[:, 3] / 2) & ((dy * cos - dx * sin).abs() <= box[:, 4] / 2)
     distance = dx.square() + dy.square()
     nearest = distance.min(1, keepdim=True).values
-    inside |= (distance == nearest) & (nearest <= grid.cell_m**2)  # farther: the box stands off the grid
+    inside |= (distance == nearest) & (nearest <= grid.cell_m**2)  # a box farther from all cells is off the grid
     hits = batch.box.new_zeros(len(batch), grid.rows * grid.columns).index_add(0, sample, inside.to(batch.box.dtype))
     return hits.clamp(max=1).view(len(batch), grid.rows, grid.columns)
 
 
 def foreground_mask(batch: Batch, grid: Grid) -> Tensor:
-    """(B, H, W) of 0 and 1: cells with a LiDAR point of the weak (canonical) view in ABOVE_GROUND_M over the ground."""
+    """(B, H, W) of 0 and 1: cells with a point of the weak (canonical) view at a height of ABOVE_GROUND_M."""
     mask = batch.weak_points.new_zeros(len(batch) * grid.rows * grid.columns)
     inside, flat = grid.flat(batch.weak_points[:, :2], batch.weak_point_sample)
     points, flat = batch.weak_points[inside], flat[inside]
@@ -89,9 +93,9 @@ def foreground_mask(batch: Batch, grid: Grid) -> Tensor:
 
 
 def local_ground(points: Tensor, sample: Tensor, grid: Grid) -> Tensor:
-    """(P, 3+) points on the grid, their samples (P,) -> (P,) z [m] of the ground below each.
+    """The z [m] of the ground below each of the points (P, 3+) in samples (P,): (P,).
 
-    It is the lowest point of the point's cell of GROUND_CELL_M once a tenth is left out: reflections lie too deep.
+    It is the lowest tenth percentile of z in the point's cell of GROUND_CELL_M: the lowest points may be reflections.
     """
     side = int(max(grid.rows, grid.columns) * grid.cell_m // GROUND_CELL_M) + 1
     coarse = ((points[:, :2] - points.new_tensor(grid.low_m)) / GROUND_CELL_M).floor().long()

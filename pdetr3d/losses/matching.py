@@ -1,8 +1,8 @@
-"""Which click's box a query answers for, by ``teacher.matching``.
+"""Assigns queries to clicks for the teacher's losses, by ``teacher.matching``.
 
-Direct: a click's queries answer for the click's own box (method.md 2.8, corrected). Hungarian: the assignment of least
-total cost, per sample and decoder layer, as in DETR; queries that belong to clicks swap boxes among the sample's clicks
-of one class, learned queries go to any click.
+"direct": a click's queries get the click's own box (method.md 2.8, corrected). "hungarian": the assignment of least
+total cost, per sample and decoder layer, as in DETR. Then queries of clicks may swap boxes with other clicks of their
+class, and learned queries may get any click.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from pdetr3d.batch import Batch, TeacherOutput
 
-# (sample, query, click), each (N,) int64: the query answers for the click's box.
+# (sample, query, click), each (N,) int64: the click's box is the query's target.
 Pairs = tuple[Tensor, Tensor, Tensor]
 # (layer, sample (N,), query (N,), click (N,)) -> (N, 10): the query's code minus that of the click's box.
 CodeError = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
-FORBIDDEN = 1e6  # cost of a query with a box of another class than its own; the identity never pays it
+FORBIDDEN = 1e6  # the cost of a query with a box of another class
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (method.md 2.8)
 
 
 def match_direct(output: TeacherOutput, batch: Batch) -> Pairs:
-    """Every query of every valid click whose box is known."""
+    """Pair every query with its own click, if the click is valid and its box is known."""
     click = output.click.clamp(min=0)
     known = (batch.click_valid & (batch.click_box >= 0)).gather(1, click) & (output.click >= 0)
     sample, query = torch.nonzero(known, as_tuple=True)
@@ -38,11 +38,11 @@ def match_hungarian(
 ) -> Pairs:
     """The cheapest one-to-one assignment of queries to valid clicks whose box is known.
 
-    Cost: ``box_weight`` times L1 over the code, as in the loss, plus ``class_weight`` times the focal class cost where
-    queries predict a class (method.md 2.8). With several copies per click, each set of copies is assigned on its own.
-    With fewer learned queries than clicks, the clicks that cost most are left out.
+    The cost is ``box_weight`` times L1 over the code, as in the loss, plus ``class_weight`` times the focal class cost
+    if queries predict a class (method.md 2.8). With several copies per click, each set of copies is assigned on its
+    own. With fewer learned queries than clicks, the most expensive clicks get no query.
     """
-    from scipy.optimize import linear_sum_assignment  # only with teacher.matching=hungarian
+    from scipy.optimize import linear_sum_assignment  # imported here: only teacher.matching=hungarian needs it
 
     known = batch.click_valid & (batch.click_box >= 0)
     pairs = [torch.zeros(3, 0, dtype=torch.long, device=known.device)]
@@ -59,7 +59,7 @@ def match_hungarian(
                 cost = cost + class_weight * focal_cost(output.logit[layer][b, query, label])
             else:
                 cost = cost + FORBIDDEN * (batch.click_label[b, output.click[b, query]] != label)
-            # A diverged model is reported by the loop's own check, with the loss terms.
+            # A diverged model gives NaN here; the training loop's check reports it with the loss terms.
             table = torch.nan_to_num(cost, nan=FORBIDDEN, posinf=FORBIDDEN, neginf=-FORBIDDEN).view(shape)
             row, column = (torch.from_numpy(i).to(known.device) for i in linear_sum_assignment(table.cpu().numpy()))
             pairs.append(torch.stack([torch.full_like(row, b), queries[row], clicks[column]]))
@@ -68,7 +68,7 @@ def match_hungarian(
 
 
 def _sets(click: Tensor, clicks: Tensor) -> list[Tensor]:
-    """Query indices that are assigned together: all learned ones, or one copy of each of the ``clicks``."""
+    """Sets of query indices that are assigned together: all learned queries, or one copy of each of ``clicks``."""
     if len(clicks) == 0:
         return []
     if bool((click < 0).all()):
@@ -77,7 +77,7 @@ def _sets(click: Tensor, clicks: Tensor) -> list[Tensor]:
 
 
 def focal_cost(logit: Tensor) -> Tensor:
-    """Focal loss of calling the class present minus that of calling it absent, elementwise (Deformable DETR)."""
+    """Elementwise focal loss with target 1 minus the loss with target 0, as in Deformable DETR's matching."""
     p = logit.sigmoid()
     present = -ALPHA * (1 - p) ** GAMMA * F.logsigmoid(logit)
     return present + (1 - ALPHA) * p**GAMMA * F.logsigmoid(-logit)

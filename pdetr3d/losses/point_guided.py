@@ -1,4 +1,4 @@
-"""Point-guided self-supervision (PGSS): weak and strong view agree at the clicks (method.md 5.4-5.6, corrected design).
+"""Point-guided self-supervision (PGSS): the features of weak and strong view must agree at clicks (method.md 5.4-5.6).
 
 Legend: B samples, C channels, H rows (y), W columns (x).
 """
@@ -15,7 +15,7 @@ from pdetr3d.losses.guidance_masks import Grid, box_mask, click_mask, drawn_clic
 
 
 def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, range_m: tuple[float, float, float, float]) -> Tensor:
-    """Sample augmented-view BEV features at where each canonical cell went: one affine warp (method.md 5.4).
+    """Sample the augmented view's BEV features at the canonical cells, with one affine warp (method.md 5.4).
 
     Args:
         features: (B, C, H, W) of the augmented view, rows = y, columns = x.
@@ -23,13 +23,13 @@ def warp_to_canonical(features: Tensor, lidar2augmented: Tensor, range_m: tuple[
         range_m: x0, y0, x1, y1 of the maps [m].
 
     Returns:
-        (B, C, H, W) in the canonical frame; zero where the canonical cell left the augmented view's range.
+        (B, C, H, W) in the canonical frame; zero for cells that the augmentation moved out of range.
     """
     return _sample(features, canonical_grid(features, lidar2augmented, range_m))
 
 
 def canonical_grid(features: Tensor, lidar2augmented: Tensor, range_m: tuple[float, float, float, float]) -> Tensor:
-    """(B, H, W, 2): where ``warp_to_canonical`` samples, in units of half the range about its middle (x, y)."""
+    """The places (B, H, W, 2), x and y in [-1, 1] over the range, at which ``warp_to_canonical`` samples."""
     middle, half = ([(range_m[i + 2] + sign * range_m[i]) / 2 for i in (0, 1)] for sign in (1, -1))
     linear, shift = lidar2augmented[:, :2, :2], lidar2augmented[:, :2, 3:4]
     to, origin = linear.new_tensor(half)[:, None], linear.new_tensor(middle)[:, None]
@@ -49,13 +49,13 @@ def ramp_of(warmup: float, share: float) -> float:
 class PointGuidance:
     """``(strong, weak, batch) -> loss``: weighted squared distance of L2-normalized features under a mask.
 
-    Summed over the Gaussians of the clicks and divided by the number of clicks (method.md 7.2 no. 15): an object counts
-    as it does in the detection losses. Other masks weigh as much in all as these Gaussians would, so that kinds of
-    guidance differ in where they look alone.
+    With Gaussians around clicks, the weighted sum over cells is divided by the number of clicks (method.md 7.2 no. 15),
+    so that objects count as in the detection losses. Every other mask is scaled to the total weight of these Gaussians:
+    the kinds of guidance then differ only in the cells that they compare.
 
     Args:
         config: guidance choice and weight.
-        sigma_m: (10,) Gaussian sigma per class [m] (``config.sigma_m`` of the class prior).
+        sigma_m: (C,) Gaussian sigma per class [m] (``config.sigma_m`` of the class prior).
         rank_mean: mean of a scalar over ranks.
         ramp: factor on the weight (``ramp_of``).
     """
@@ -86,7 +86,7 @@ class PointGuidance:
         return click_mask(batch, batch.click_valid, self.sigma_m, grid)
 
     def __call__(self, strong: Tensor, weak: Tensor, batch: Batch) -> Tensor:
-        # In half precision the places that the warp samples would be off by up to a quarter of a cell.
+        # In half precision the warp would sample up to a quarter of a cell beside the right place.
         with torch.autocast(strong.device.type, enabled=False):
             return self._loss(strong.float(), weak.float(), batch)
 
@@ -96,7 +96,7 @@ class PointGuidance:
         held = torch.ones_like(strong[:, :1]) if batch.known is None else batch.known[:, None].to(strong)
         seen = _sample(held, grid)[:, 0] > 0.999
         mask, gaussians = self.mask(batch, rows, columns) * seen, self.gaussians(batch, rows, columns) * seen
-        # Only where the mask is: at the objects, it is a hundredth of the cells.
+        # Only cells under the mask are computed: with masks at objects these are about a hundredth of all.
         sample, row, column = torch.nonzero(mask, as_tuple=True)
         places = [grid[b, row[sample == b], column[sample == b]] for b in range(len(batch))]
         aligned = torch.cat([_sample(strong[b : b + 1], p[None, :, None])[0, :, :, 0].T for b, p in enumerate(places)])

@@ -1,8 +1,9 @@
 """The teacher's losses: L1 on the box code, and localization quality (method.md 2.8, 7.2 no. 22).
 
-The released focal class term is left out: the class is an input, so the term is trivial and its score says nothing
-about the box. The quality head takes its place: it predicts the BEV IoU that the box reaches, which is what a pseudo
-label's score means. Learned queries are not told a class, so they keep the focal term.
+The released code also has a focal class term. It is left out here: the class is an input, so that term is trivial, and
+its score says nothing about the box. The quality head replaces it: it predicts the BEV IoU of the predicted box with
+the true one, which is the score of a pseudo label. Learned queries do not get a class as input, so they keep the focal
+term.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ Encode = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class TeacherCriterion:
-    """``(output, batch) -> {"box": ..., "quality": ...}``, and "class" of learned queries.
+    """``(output, batch) -> {"box": ..., "quality": ...}``, with learned queries also "class".
 
-    Terms are weighted, summed over layers, and means over the assigned queries of all ranks. A query's target code says
-    the box of its assigned click relative to the layer's own anchor of that query (``Decoder``): the click, or a
-    reference. The first layer's of learned queries is a parameter and gets a gradient through this target; references
-    that a layer before refined are detached and get none.
+    Terms are weighted means over the assigned queries of all ranks, summed over layers. A query's target is the code of
+    its click's box relative to the query's anchor in that layer (``Decoder``): the click, or a reference. The first
+    reference of a learned query is a parameter and gets a gradient through the target; later references are detached.
 
     Args:
         config: weights and matching.
@@ -44,7 +44,7 @@ class TeacherCriterion:
     def __call__(self, output: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         layers = range(len(output.box))
         pairs = self._match(output, batch)
-        # Layers may differ in their pairs, not in the number of these.
+        # Layers may have different pairs, but each has the same number of pairs.
         count = self.rank_mean(batch.box.new_tensor(float(len(pairs[0][0])))).clamp(min=1)
         # Zero clicks give a zero loss that is connected to the parameters: DDP needs every gradient on every rank.
         box_loss = sum((0 * code.sum() for code in output.code), batch.box.new_zeros(()))
@@ -64,7 +64,7 @@ class TeacherCriterion:
         return terms
 
     def _match(self, output: TeacherOutput, batch: Batch) -> list[Pairs]:
-        """Per layer."""
+        """The pairs of each layer."""
         if self.config.teacher.matching == "direct":
             return [match_direct(output, batch)] * len(output.box)
         error = partial(self._error, output, batch)
@@ -74,7 +74,7 @@ class TeacherCriterion:
     def _error(
         self, output: TeacherOutput, batch: Batch, layer: int, sample: Tensor, query: Tensor, click: Tensor
     ) -> Tensor:
-        """(N, 10): code of N queries minus that of N clicks' boxes."""
+        """(N, 10): the codes of N queries minus the codes of N clicks' boxes."""
         anchor, frame = output.anchor[layer][sample, query], output.frame[layer][sample, query]
         truth = self.encode(_truth(batch, sample, click), anchor, output.prior_size[sample, query], frame)
         return output.code[layer][sample, query] - truth
@@ -86,7 +86,7 @@ def _truth(batch: Batch, sample: Tensor, click: Tensor) -> Tensor:
 
 
 def _class_loss(logit: Tensor, batch: Batch, pairs: Pairs) -> Tensor:
-    """Summed focal loss of (B, Q, 10): an assigned query shows its click's class, all others show none."""
+    """Summed focal loss of logits (B, Q, C): an assigned query's target is its click's class, the others' is none."""
     sample, query, click = pairs
     target = torch.zeros_like(logit)
     target[sample, query, batch.click_label[sample, click]] = 1

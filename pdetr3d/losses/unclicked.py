@@ -1,7 +1,8 @@
-"""Objects that nobody clicked: where the student's own moving average is confident and no click lies, there may be one.
+"""Finds cells that may show an object that nobody clicked, so that the student's loss does not use them as background.
 
-Such cells are no background (``student.unclicked=ignore``): people miss objects, and the loss would teach not to see
-them. Legend: B samples, K clicks (padded), H rows (y), W columns (x).
+These are the cells without a click nearby at which the student's moving average is confident
+(``student.unclicked=ignore``): people miss objects, and the loss would teach the student to miss them, too.
+Legend: B samples, K clicks (padded), H rows (y), W columns (x).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Unclicked:
         config: threshold and radius. heatmaps: (student, batch) -> logits (B, T, H, W) of each task.
 
     Attributes:
-        share: of the cells of all classes in the last batch's samples without boxes that are no background; 0 to 1.
+        share: scalar in [0, 1], the share of such cells among all classes' cells of the last batch's samples that are
+            not box-labeled.
     """
 
     def __init__(self, config: Config, heatmaps: Callable[[nn.Module, Batch], list[Tensor]]) -> None:
@@ -43,7 +45,7 @@ class Unclicked:
         return replace(batch, unclicked=cells)
 
     def far_from_clicks(self, batch: Batch, shape: tuple[int, ...]) -> Tensor:
-        """(B, H, W) bool: cells whose center has no click of any class within ``student.unclicked_radius_m``."""
+        """(B, H, W) bool: cells without a click of any class within ``student.unclicked_radius_m`` of their center."""
         low, cell = self.config.model.range_m, self.config.student_cell_m
         y, x = (
             low[axis] + (torch.arange(n).to(batch.click) + 0.5) * cell for axis, n in ((1, shape[0]), (0, shape[1]))

@@ -1,0 +1,1 @@
+"""Models: layers, and the networks of teacher and student."""

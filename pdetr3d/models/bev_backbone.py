@@ -47,8 +47,11 @@ class Second(nn.Module):
 
 
 class FPN(nn.Module):
-    """Feature pyramid: lateral 1x1, top-down nearest addition, 3x3; extra levels by subsampling (method.md 2.2),
-    or with ``convolve`` by a 3x3 convolution of stride 2 each (2.4)."""
+    """Feature pyramid: lateral 1x1 convolutions, top-down nearest addition, 3x3 convolutions.
+
+    Levels beyond the inputs are made by subsampling (method.md 2.2), or with ``convolve`` by 3x3 convolutions of
+    stride 2 (method.md 2.4).
+    """
 
     def __init__(self, inputs: Sequence[int], channels: int, levels: int, norm: str, *, convolve: bool = False) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class FPN(nn.Module):
         self.extra = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(more))
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        """``stages``: finest first; returns ``levels`` maps of equal channels, finest first."""
+        """Maps of the stages, finest first -> ``levels`` maps (B, channels, h, w), finest first."""
         maps = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         for i in range(len(maps) - 2, -1, -1):
             maps[i] = maps[i] + F.interpolate(maps[i + 1], size=maps[i].shape[-2:], mode="nearest")
@@ -75,7 +78,10 @@ class FPN(nn.Module):
 
 
 class SecondFPN(nn.Module):
-    """SECONDFPN: each stage resampled to one grid (stride < 1: strided convolution), concatenated (method.md 5.1)."""
+    """SECONDFPN: resamples each stage to one grid and concatenates them (method.md 5.1).
+
+    A stride >= 1 enlarges the stage by a transposed convolution; a stride < 1 shrinks it by a strided convolution.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], strides: Sequence[float], norm: str) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""A click's box as numbers that a network can learn, and back.
+"""The box code: encodes a click's box as numbers that a network can learn, and decodes them.
 
 A code is relative to an anchor (the click), to the class's mean size and to a *frame*, whose x axis points in a given
-direction. The first stage's frame is the viewing ray: what looks the same to a sensor has the same code wherever it
-stands (KITTI's observation angle). A later stage's frame is the heading that the stage before found: there a length is
-a length at every angle, which no linear readout of a view can say.
+direction. The first stage's frame is the viewing ray: objects that look the same to a sensor have the same code at
+every place (KITTI's observation angle). A later stage's frame is the heading that the stage before found: there the
+object's length is along x for every heading, so that a linear layer can predict it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 BOX_CODE = 10  # dx, dy, dz, dl, dw, dh, sin and cos of yaw, sin and cos of 2 yaw
-FLAT_CODE = 6  # of them, those that turn with the frame: dx, dy, and the four of yaw
-# Units of the code's center and size: what one step of the optimizer changes in an output must be small beside what
-# the output has to say. Fast R-CNN's; without them sizes and centers jitter until the learning rate falls.
+FLAT_CODE = 6  # the numbers of the code that rotate with the frame: dx, dy, and the four of yaw
+# Units of the code's center and size, as in Fast R-CNN: one optimizer step must change an output by little compared
+# with its range. Without them, sizes and centers jitter until the learning rate falls.
 CENTER_STD, SIZE_STD = 0.1, 0.2
-# The length of what a heading starts with where nothing shows it: forward (+y of the LiDAR frame), as most traffic
-# drives. So short a vector is sooner unlearned than one of unit length.
+# A heading of which nothing is known starts forward (+y of the LiDAR frame), as most traffic drives. Its vector has
+# this length: the network corrects a short vector sooner than one of unit length.
 GUESS = 0.1
 
 
@@ -26,9 +26,9 @@ def decode_click_box(code: Tensor, anchor: Tensor, prior_size: Tensor, frame: Te
 
     In the frame: center = anchor + CENTER_STD (dx d, dy d, dz h) with d the diagonal of the mean footprint;
     size = mean * exp(SIZE_STD (dl, dw, dh)); heading = yaw.
-    The box's axis is that of 2 yaw, its direction along the axis that of yaw: where front and rear look alike, the mean
-    of two opposite headings says nothing, that of their common axis everything.
-    The height is relative to the click too: the released code's absolute z wastes that prior (method.md 2.7).
+    The box's axis comes from 2 yaw, and its direction along the axis from yaw. If front and rear look alike, the mean
+    of two opposite headings is useless, while their common axis is still known.
+    The height is relative to the click, too; the released code predicts absolute z without this prior (method.md 2.7).
 
     Args:
         code: (..., 10). anchor: (..., 3) [m]. prior_size: (..., 3) mean l, w, h [m] of the class.
@@ -44,7 +44,7 @@ def decode_click_box(code: Tensor, anchor: Tensor, prior_size: Tensor, frame: Te
 
 
 def encode_click_box(box: Tensor, anchor: Tensor, prior_size: Tensor, frame: Tensor) -> Tensor:
-    """Inverse of ``decode_click_box`` (sin and cos of unit length)."""
+    """Box (..., 7) -> code (..., 10): the inverse of ``decode_click_box``, with sin and cos of unit length."""
     back = backwards(frame)
     center = turn(box[..., :3] - anchor, back) / (CENTER_STD * center_unit(prior_size))
     heading = turn(direction_of(box[..., 6]), back)
@@ -54,10 +54,12 @@ def encode_click_box(box: Tensor, anchor: Tensor, prior_size: Tensor, frame: Ten
 
 
 def join_frames(raw: Tensor, frame: Tensor) -> Tensor:
-    """(..., 16) -> code (..., 10): a code in the frame plus, turned into it, its flat part in the LiDAR frame.
+    """Add two predictions (..., 16) to one code (..., 10) in the frame.
 
-    A camera shows how a box stands to the viewing ray, the BEV map how it stands to x and y. Each is a plain readout of
-    what a query sees; one frame for both would make the network multiply its readings with the frame's direction.
+    The first 10 numbers are a code in the frame. The last 6 are the flat part of a code in the LiDAR frame; they are
+    rotated into the frame. A camera shows a box relative to the viewing ray, a BEV map relative to x and y. So each can
+    be predicted linearly; with one frame for both, the network would have to multiply features by the frame's
+    direction.
     """
     code, dx, dy, sin, cos, sin2, cos2 = raw[..., :BOX_CODE], *raw[..., BOX_CODE:].unbind(-1)
     back = backwards(frame)
@@ -69,8 +71,8 @@ def join_frames(raw: Tensor, frame: Tensor) -> Tensor:
 
 def viewing_direction(click: Tensor) -> Tensor:
     """(..., 3) -> (..., 2): cos and sin of the azimuth of the ray from the sensor to the click."""
-    x, y, _ = click.detach().unbind(-1)  # a frame, not a prediction: near the sensor its gradient would explode
-    return direction_of(torch.atan2(y, x))  # defined at the sensor itself, too
+    x, y, _ = click.detach().unbind(-1)  # the frame needs no gradient, which would explode near the sensor
+    return direction_of(torch.atan2(y, x))  # atan2 is defined at the sensor itself, too
 
 
 def direction_of(angle: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def direction_of(angle: Tensor) -> Tensor:
 
 
 def backwards(direction: Tensor) -> Tensor:
-    """(..., 2) cos and sin of an angle -> those of the angle turned back."""
+    """(..., 2) cos and sin of an angle -> cos and sin of the negative angle."""
     return direction * direction.new_tensor([1.0, -1.0])
 
 
@@ -90,17 +92,20 @@ def turn(vector: Tensor, direction: Tensor) -> Tensor:
 
 
 def center_unit(prior_size: Tensor) -> Tensor:
-    """(..., 3) mean l, w, h -> unit of the center offset [m]: (d, d, h), d the footprint's diagonal."""
+    """(..., 3) mean l, w, h -> units of the center offset [m]: (d, d, h), where d is the footprint's diagonal."""
     diagonal = prior_size[..., :2].norm(dim=-1, keepdim=True)
     return torch.cat([diagonal, diagonal, prior_size[..., 2:3]], -1)
 
 
 def start_code(axis: Tensor) -> Tensor:
-    """Axes (..., 2), see ``Queries`` -> (..., 16) for ``join_frames``: the class-mean box at the click, along the axis
-    as far as this is sure, else forward (+y). What a box head says is added to this.
+    """The start of the first stage's code, (..., 16) for ``join_frames``; the box head's output is added to it.
 
-    Headings are what few box-labeled samples teach worst: a start from the points themselves holds in scenes that the
-    network has not seen. Less than sure axes have shorter vectors, which the network overrules sooner.
+    It is the class-mean box at the click, along the axis of the points, or forward (+y) where the axis is unsure.
+    Headings are hard to learn from few box-labeled samples; an axis computed from the points is also right in scenes
+    that differ from the training's. The vector of an unsure axis is shorter, so that the network corrects it sooner.
+
+    Args:
+        axis: (..., 2) of ``start_axes``.
     """
     axis = axis + (1 - axis.norm(dim=-1, keepdim=True)) * axis.new_tensor([-GUESS, 0.0])
     yaw = axis.new_tensor([GUESS, 0.0]).expand_as(axis)
@@ -108,12 +113,12 @@ def start_code(axis: Tensor) -> Tensor:
 
 
 def along_code(frame: Tensor) -> Tensor:
-    """Frames (..., 2) -> code (..., 10) of the class-mean box at the anchor, heading along the frame."""
+    """Frames (..., 2) -> the code (..., 10) of the class-mean box at the anchor that heads along the frame."""
     ahead = frame.new_tensor([0.0] * 7 + [1.0, 0.0, 1.0])
     return ahead.expand(*frame.shape[:-1], BOX_CODE)
 
 
 def start_at_zero(layer: nn.Linear) -> None:
-    """Make the last layer of a box head add nothing to its start, whatever goes in."""
+    """Set the last layer of a box head to zero, so that training begins at the code's start."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,7 +1,7 @@
 """CenterPoint's head: per task a class heatmap and box regression at object centers (method.md 5.1).
 
-Regression is computed only where it is used: at the objects in training, at the heatmap's peaks in inference. The
-values are those of the dense convolutions (their batch statistics are the objects'), at a fraction of their cost.
+Regression is computed only at the cells where it is used: at objects in training, at the heatmap's peaks in inference.
+The values are those of dense convolutions, except that batch statistics are taken over these cells only.
 Legend: B samples, C channels, H rows (y), W columns (x), T classes of one task, N cells.
 """
 
@@ -16,13 +16,13 @@ from pdetr3d.geometry.center_code import CODE
 from pdetr3d.models.bev_backbone import conv_block
 from pdetr3d.models.norm import norm2d
 
-HEATMAP_PRIOR = -2.19  # bias: sigmoid(-2.19) = 0.1
+HEATMAP_PRIOR = -2.19  # the output's initial bias: sigmoid(-2.19) = 0.1
 
 
 class Regression(nn.Module):
-    """A branch per entry of CODE, each 3x3 conv, norm, ReLU, 3x3 conv: ``forward(shared, cells) -> (N, 12)``.
+    """One branch (3x3 conv, norm, ReLU, 3x3 conv) per entry of CODE: ``forward(shared, cells) -> (N, 12)``.
 
-    The branches' first convolutions are one wide convolution: the same function in fewer kernels.
+    The first convolutions of all branches are computed as one wide convolution, which needs fewer GPU kernels.
     """
 
     def __init__(self, channels: int, norm: str) -> None:
@@ -37,9 +37,9 @@ class Regression(nn.Module):
         hidden = self.hidden(patch)
         if not self.training or len(hidden) > 0:
             hidden = self.norm(hidden)
-        else:  # a norm has no statistics of nothing; keep its parameters in the graph for DDP
+        else:  # a norm cannot take statistics of no rows; this keeps its parameters in the graph for DDP
             hidden = hidden + 0 * torch.stack([p.sum() for p in self.norm.parameters()]).sum()
-        # The dense second convolution pads with zeros, not with what the first would find outside.
+        # Beyond the map's edge the dense second convolution sees zeros instead of outputs of the first one.
         inside = gather_patches(shared.new_ones(shared.shape[0], 1, *shared.shape[2:]), cells, reach=1)
         hidden = torch.relu(hidden) * inside
         parts = hidden.split(self.channels, 1)
@@ -65,7 +65,7 @@ class CenterHead(nn.Module):
         self.heatmaps = nn.ModuleList()
         for task in tasks:
             output = nn.Conv2d(channels, len(task), 3, padding=1)
-            nn.init.constant_(output.bias, HEATMAP_PRIOR)  # type: ignore[arg-type]  # a convolution with bias has one
+            nn.init.constant_(output.bias, HEATMAP_PRIOR)  # type: ignore[arg-type]  # typed as optional
             self.heatmaps.append(nn.Sequential(conv_block(channels, channels, 1, norm), output))
         self.regressions = nn.ModuleList(Regression(channels, norm) for _ in tasks)
 
@@ -75,7 +75,7 @@ class CenterHead(nn.Module):
 
 
 def class_peaks(heatmap: Tensor) -> Tensor:
-    """Logits (B, T, H, W) -> scores, zero where a class has no 3x3 maximum."""
+    """Logits (B, T, H, W) -> scores (B, T, H, W), zero except at 3x3 maxima of each class."""
     score = heatmap.float().sigmoid()
     return torch.where(score == F.max_pool2d(score, 3, 1, 1), score, 0)
 

@@ -1,7 +1,7 @@
-"""The crop branch alone: the points round each click, and its picture -> one box per click. No map of the scene.
+"""The crop branch as a model of its own: one box per click from the points and the image around it, without BEV maps.
 
-The teacher's crop branch is trained as this, on many clicks a step (``crops.py``). With ``teacher.model=crop`` it
-is the teacher, without pictures: the baseline that shows what context and images add.
+The teacher's crop branch is first trained as this model, with many clicks per step (``data/loading/crops.py``). With
+``teacher.model=crop`` it is the whole teacher, without images: a baseline that shows the value of context and images.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pdetr3d.models.point_query import own_click, start_axes
 
 
 class CropRegressor(nn.Module):
-    """``forward(batch) -> TeacherOutput`` of as many layers as the teacher's: row k answers for click k.
+    """``forward(batch) -> TeacherOutput`` with the teacher's number of layers; query k belongs to click k.
 
     Args:
-        config: ``teacher.channels`` is the width. prior_size_m: (10, 3) mean l, w, h per class.
+        config: ``teacher.channels`` is the width. prior_size_m: (C, 3) mean l, w, h per class [m].
     """
 
     def __init__(self, config: Config, prior_size_m: Tensor) -> None:

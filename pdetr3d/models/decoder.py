@@ -30,7 +30,7 @@ CLASS_BIAS = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability
 
 
 class DecoderLayer(nn.Module):
-    """query + fusion -> LayerNorm -> feed-forward -> LayerNorm; queries never see one another (method.md 2.6)."""
+    """query + fusion -> LayerNorm -> feed-forward -> LayerNorm, without attention between queries (method.md 2.6)."""
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one decoder layer says: the first six attributes of ``TeacherOutput``; logit None where there is none."""
+    """The output of one decoder layer: the first six attributes of ``TeacherOutput``; logit is None without classes."""
 
     box: Tensor
     code: Tensor
@@ -62,27 +62,27 @@ class Decoded:
 class Decoder(nn.Module):
     """``teacher.decoder_layers`` layers; each predicts a box per query, which is the next layer's RoI (detached).
 
-    A layer's box code is relative to its anchor and its frame: the first layer's frame is the viewing ray, that of a
-    later one is the heading of the RoI (``click_crops.stage_frame``). Where queries have crops, a layer adds to what
-    the crop of its stage says, at first nothing; its RoI is the crop's box.
+    A layer's box code is relative to its anchor and its frame. The first layer's frame is the viewing ray, a later
+    layer's the heading of the RoI (``click_crops.stage_frame``). If queries have crops, the layer's prediction is added
+    to that of the crop branch's stage (it begins at zero), and the RoI is the crop branch's box.
 
-    A query that starts at its click stays anchored there. Where ``Queries.refined`` is set, only the first layer's
-    anchor is ``Queries.anchor``; those of later layers are the RoI's center, the refined reference, as in Point-DETR's
-    3D form (method.md 8: "only the first layer's box residual uses the true point"). So of ``query_init=implicit`` the
-    boxes that answer, the last layer's, are relative to the click only with ``teacher.decoder_layers=1``. RoIs are
-    detached, as in Deformable DETR: a reference learns from what is sampled there, a learned query's also from what the
-    first layer should have said of it (``TeacherCriterion``).
+    A query that starts at its click keeps the click as its anchor in all layers. With ``Queries.refined``, only the
+    first layer's anchor is ``Queries.anchor``; a later layer's anchor is the refined reference, which is the RoI's
+    center, as in Point-DETR's 3D form (method.md 8: "only the first layer's box residual uses the true point"). So with
+    ``query_init=implicit`` the final boxes are relative to the click only if ``teacher.decoder_layers=1``. RoIs are
+    detached, as in Deformable DETR: a reference gets its gradient from the features that are sampled there; a learned
+    query's reference also gets one from the first layer's target (``TeacherCriterion``).
 
     Args:
-        classes: predicted per query by class heads; 0 where queries are told their class.
+        config: of the teacher. classes: number of classes that class heads predict; 0 if queries know their class.
     """
 
     def __init__(self, config: TeacherConfig, classes: int = 0) -> None:
         super().__init__()
         c, count = config.channels, config.decoder_layers
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(count))
-        # Linear: with hidden layers, as the quality heads have them, box heads learn headings (large, easy) and next to
-        # nothing of heights and sizes (small beside the gradient noise of headings in the weights that both share).
+        # Box heads are linear. With hidden layers, like those of quality heads, they learn headings but hardly any
+        # heights and sizes: in shared weights the gradient noise of headings is larger than those gradients.
         self.box_heads = nn.ModuleList(nn.Linear(c, BOX_CODE + FLAT_CODE) for _ in range(count))
         self.quality_heads = nn.ModuleList(self._head(c, 1) for _ in range(count))
         self.class_heads = nn.ModuleList(self._head(c, classes) for _ in range(count if classes else 0))
@@ -107,11 +107,12 @@ class Decoder(nn.Module):
         crops: ClickCrops | None = None,
         clicks: Clicks | None = None,
     ) -> list[Decoded]:
-        """One entry per layer.
+        """Run all layers; returns one entry per layer.
 
         Args:
-            axis: (B, Q, 2) that headings start along, see ``start_axes``. crops, clicks: the crop branch and what it
-                looks at, for queries that start at clicks.
+            queries: the start. axis: (B, Q, 2) start of headings, see ``start_axes``. bev: L BEV maps (B, C, H, W).
+            range_m: (4,) x0, y0, x1, y1 of the BEV maps. images: L maps (B, V, C, h, w); None without cameras. views:
+            the cameras of the images. crops, clicks: the crop branch and its input; None without it.
         """
         reference, prior = queries.reference, queries.prior_size
         query, anchor, roi, results = queries.content, queries.anchor, None, []
@@ -127,13 +128,14 @@ class Decoder(nn.Module):
             if roi is None or crops is not None:
                 seen_from = frame if anchor is reference else viewing_direction(reference)
                 roi = decode_click_box(join_frames(start, seen_from), reference, prior, seen_from)
-                roi = roi if crops is None else roi.detach()  # a learned reference learns from what is sampled there
+                roi = roi if crops is None else roi.detach()  # a learned reference gets its gradient through the RoI
             query = layer(query, layer.fusion(query + queries.position, roi, bev, range_m, images, views))
             code = join_frames(start + box_head(query).float(), frame)
             logit = self.class_heads[i](query).float() if self.class_heads else None
             box = decode_click_box(code, anchor, prior, frame)
             results.append(Decoded(box, code, quality_head(query).float()[..., 0], anchor, frame, logit))
-            # What the layer says about the reference: its box, unless the code was relative to another point.
+            # The next RoI is the layer's box. If the code was relative to another point, it is decoded at the
+            # reference.
             roi = box if anchor is reference else decode_click_box(code, reference, prior, frame)
             roi = roi.detach()
             if queries.refined:

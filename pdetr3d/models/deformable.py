@@ -1,4 +1,4 @@
-"""Multi-level deformable sampling: mmcv's CUDA kernel where it is compiled, its plain PyTorch twin everywhere else.
+"""Multi-level deformable sampling: by mmcv's compiled CUDA kernel if there is one, else in plain PyTorch.
 
 Legend: B maps, C channels, M heads, Q queries, L levels, S samples.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 
 
 def deformable_sample(values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
-    """Weighted bilinear samples per head, as multi-scale deformable attention (Deformable DETR, equation 3).
+    """Weighted sums of bilinear samples per head, as in multi-scale deformable attention (Deformable DETR, eq. 3).
 
     Args:
         values: L maps (B, C, H_l, W_l); C is split into M heads of consecutive channels.
-        location: (B, Q, M, L, S, 2), (x, y) in [0, 1] of the map; outside samples are zero.
+        location: (B, Q, M, L, S, 2) x, y in [0, 1] of the map; samples outside are zero.
         weight: (B, Q, M, L, S).
 
     Returns:
@@ -41,12 +41,12 @@ def cuda_kernel() -> Any:
 
 def _by_kernel(kernel: Any, values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
     b, _, m = location.shape[:3]
-    # The kernel knows no bfloat16: under autocast it samples in float32, which costs memory, not accuracy.
+    # The kernel does not support bfloat16, so under autocast it samples in float32, which takes more memory.
     rows = [value.float().view(b, m, value.shape[1] // m, -1).permute(0, 3, 1, 2) for value in values]
     shapes = torch.tensor([value.shape[-2:] for value in values], device=location.device)
     first = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
     value = torch.cat(rows, 1).contiguous()
-    # The last argument is how many maps one launch takes; it must divide their number.
+    # The last argument is the number of maps per launch; it must divide the number of maps.
     result = kernel.apply(value, shapes, first, location.float().contiguous(), weight.float().contiguous(), b)
     return result.to(values[0].dtype)
 
@@ -66,7 +66,7 @@ def _twin(values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
 
 
 def grid_offsets(n: int) -> Tensor:
-    """(n * n, 2) regular grid of a unit square centered on 0: cell centers, so n = 1 is the center itself."""
+    """(n * n, 2) x, y of the cell centers of an n x n grid over the unit square that is centered at 0."""
     step = (torch.arange(n) + 0.5) / n - 0.5
     y, x = torch.meshgrid(step, step, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)

@@ -1,4 +1,4 @@
-"""Fusion of what LiDAR and cameras show of a query, by ``teacher.fusion``: none (LiDAR only), concat or d_roi.
+"""Fusion of the LiDAR and camera features of a query, by ``teacher.fusion``: none (LiDAR only), concat or d_roi.
 
 Legend: B samples, K queries, C channels, L levels, V views.
 """
@@ -16,9 +16,9 @@ from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, Views, mean_over_view
 
 
 class CameraPoint(nn.Module):
-    """The image features at the RoI center's pixel, all levels concatenated: what D-RoI is compared with.
+    """``teacher.fusion=concat``, the baseline of D-RoI: image features of all levels at the RoI center's pixel.
 
-    The first layer's RoI is centered on the query's reference: for explicit queries this is the projected click.
+    The first layer's RoI is centered at the query's reference; for explicit queries the pixel is the projected click.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -28,7 +28,7 @@ class CameraPoint(nn.Module):
     def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: Views) -> Tensor:
         """As ``CameraRoI``: (B, K, C), the mean over the views that see the center; zero where none does."""
         pixel, visible = project_visible(views, roi[..., :3])
-        # A place out of view is never used; 0 keeps far ones finite in half precision, too.
+        # Places out of view are not used; 0 keeps them finite in half precision.
         place = torch.where(visible[..., None], 2 * pixel / views.covered - 1, torch.zeros_like(pixel))
         b, v = visible.shape[:2]
         grid = place.flatten(0, 1)[:, :, None]  # (B * V, K, 1, 2)
@@ -40,7 +40,7 @@ class CameraPoint(nn.Module):
 
 
 class Fusion(nn.Module):
-    """LiDAR and camera features concatenated -> MLP -> (B, K, C), added to the query; LiDAR alone without cameras."""
+    """An MLP on the concatenated LiDAR and camera features of queries -> (B, K, C), which is added to the query."""
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Images -> feature pyramid. Pixels arrive as uint8 and are normalized here, on the device.
+"""The image encoder: uint8 images -> feature pyramid. Pixels are normalized here, on the device.
 
 Legend: I images, C channels, H x W pixels.
 """
@@ -14,11 +14,11 @@ from pdetr3d.models.bev_backbone import FPN, conv_block
 from pdetr3d.models.recompute import run_stage
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # method.md 1.5
-FINEST_STRIDE, RESNET_STAGES = 4, 4  # [px] of a backbone's first stage; the following ones halve
+FINEST_STRIDE, RESNET_STAGES = 4, 4  # stride [px] of a backbone's first stage (later ones double it); number of stages
 
 
 class SmallBackbone(nn.Module):
-    """A few strided blocks for small images: stages at strides 4, 8, 16, ... (one per entry of ``channels``)."""
+    """A small backbone for small images: stages at strides 4, 8, 16, ..., one per entry of ``channels``."""
 
     def __init__(self, channels: tuple[int, ...], norm: str, recompute: bool = False) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def image_stages(config: Config) -> nn.Module:
     from pdetr3d.models.image_resnet import ImageResNet
 
     used = range(RESNET_STAGES - len(teacher.fpn_inputs), RESNET_STAGES)
-    loaded = bool(teacher.image_weights)  # parts that start from nothing must learn
+    loaded = bool(teacher.image_weights)  # without loaded weights nothing may be frozen
     return ImageResNet(
         depth,
         used,
@@ -60,8 +60,8 @@ def image_stages(config: Config) -> nn.Module:
 class ImageEncoder(nn.Module):
     """``forward(images (B, V, H, W, 3) uint8) -> list of (B, V, C, h, w)``, finest first.
 
-    Images are padded at the bottom and on the right to ``padded_size``, a multiple of the coarsest stride: so all
-    levels cover the same pixels, and a place is found on each by one division.
+    Images are padded at the bottom and on the right to ``padded_size``, a multiple of the coarsest stride. So all
+    levels cover the same pixels, and a place has the same relative coordinates on each.
     """
 
     def __init__(self, config: Config) -> None:
@@ -91,6 +91,6 @@ class ImageEncoder(nn.Module):
         return [level.unflatten(0, (b, v)) for level in self.fpn(self.backbone(pixels))]
 
     def padded_size(self, images: Tensor) -> tuple[int, int]:
-        """Width and height [px] that the levels cover."""
+        """Width and height [px] of the padded images, which all levels cover."""
         height, width = images.shape[2:4]
         return width + -width % self.multiple, height + -height % self.multiple

@@ -1,4 +1,4 @@
-"""mmcv's ResNet as an image backbone. Imported where a teacher has one: mmcv.cnn brings mmengine's runner (1 s)"""
+"""mmcv's ResNet as an image backbone. It is imported only when used: mmcv.cnn imports mmengine's runner (1 s)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pdetr3d.models.recompute import run_stage
 
 
 class ImageResNet(ResNet):
-    """mmcv's ResNet (without deformable convolutions; strides in the 3x3, as torchvision's weights expect).
+    """mmcv's ResNet without deformable convolutions. Strides are in the 3x3 convolutions, as in torchvision's weights.
 
     Args:
-        depth: 18 or 50. used: numbers of the stages that are returned. frozen_stages: 0, or n: the stem and n stages
-            learn nothing. norm_frozen: batch norms use their stored statistics and learn nothing.
+        depth: 18 or 50. used: numbers of the stages that are returned. frozen_stages: if above 0, the stem and so many
+            stages do not learn. norm_frozen: batch norms use their stored statistics and do not learn.
         recompute: drop the stages' activations (``models/recompute.py``).
     """
 
@@ -28,10 +28,10 @@ class ImageResNet(ResNet):
             bn_frozen=norm_frozen,
         )
         self.recompute = recompute
-        self.train()  # mmcv freezes here: the optimizer and DDP must see it before the first step
+        self.train()  # mmcv's ``train`` freezes parameters; this must happen before the optimizer and DDP see them
 
     def train(self, mode: bool = True) -> ImageResNet:
-        super().train(mode)  # mmcv's returns nothing
+        super().train(mode)  # mmcv's method returns None
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

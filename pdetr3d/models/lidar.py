@@ -1,4 +1,4 @@
-"""LiDAR encoder and 2D backbone, which teacher and student share in shape, not in weights; the student's neck."""
+"""LiDAR encoder and 2D backbone (teacher and student have the same layers with own weights), and the student's neck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LidarModel(nn.Module):
     """Points -> ``pillars`` or ``voxels`` -> ``backbone`` (SECOND); subclasses add a neck and a head.
 
     Args:
-        config: ``lidar`` chooses the encoder. Its name and the backbone's stand in every checkpoint.
+        config: ``lidar`` chooses the encoder. The names ``pillars``, ``voxels`` and ``backbone`` are in checkpoints.
     """
 
     def __init__(self, config: ModelConfig) -> None:

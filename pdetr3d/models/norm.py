@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# SECOND uses eps 1e-3, momentum 0.01 (method.md 2.2); at quickstart length (hundreds of steps) a momentum of 0.01 would
-# leave the running statistics near their start, so the one value here suits both.
+# SECOND uses eps 1e-3 and momentum 0.01 (method.md 2.2). In a run of a few hundred steps (quickstart), a momentum of
+# 0.01 would leave the running statistics near their start; 0.05 suits short and long runs.
 EPS, MOMENTUM = 1e-3, 0.05
 
 
@@ -28,7 +28,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def norm1d(kind: str, channels: int) -> nn.Module:
-    """Norm over (P, C). ``group`` is a layer norm here: a group of one point must hold several channels."""
+    """Norm over (P, C). For ``group`` it is a layer norm: each point is normalized over its channels."""
     if kind == "group":
         return nn.LayerNorm(channels)
     if kind == "frozen":
@@ -48,7 +48,7 @@ def norm2d(kind: str, channels: int) -> nn.Module:
 
 @contextmanager
 def statistics_held(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms normalize by the batch as in training but do not move their running statistics."""
+    """A context in which batch norms normalize by the batch, as in training, but keep their running statistics."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
     for norm in norms:

@@ -1,8 +1,8 @@
-"""The picture round each click: a square of the camera image that sees the click best, looked at by a small network.
+"""Features of the picture of each click: a square from the camera image that sees the click best, and a small CNN.
 
-The square stands upright and across the viewing ray, and is about as wide as the clicked class is long: an object fills
-it at any distance, as far as the image has pixels. What shows which way an object faces (lamps, windows, faces) shows
-here, where the LiDAR points are few or the same on both ends.
+The square stands upright and across the viewing ray, and is about as wide as the clicked class is long, so that an
+object fills it at any distance. Lamps, windows and faces show the direction of an object also when its LiDAR points are
+few, or alike at both ends.
 
 Legend: B samples, V views, K clicks, C channels, H x W pixels, S = PICTURE_PX.
 """
@@ -18,26 +18,26 @@ from pdetr3d.geometry.crops import SIDE_FACTOR
 from pdetr3d.models.box_code import viewing_direction
 from pdetr3d.models.image_backbone import RGB_MEAN, RGB_STD
 
-PICTURE_PX = 32
+PICTURE_PX = 32  # width and height of a picture
 FEATURES = 4 * 64  # four quarters of a picture, 64 channels
-LEVELS = 4  # of the pyramid pictures are read from: pixels averaged over 1, 2, 4, 8
-NEAREST_M = 0.1  # a camera sees nothing that is nearer
-JITTER = 0.3  # in training: of contrast, and of each color's brightness in standard deviations of pixels
-DROPOUT = 0.3  # of what the network found: there are few clicks
-UNSEEN = 0.1  # share of the pictures left out in training: cameras fail
+LEVELS = 4  # of the image pyramid that pictures are sampled from: pixels averaged over 1, 2, 4, 8
+NEAREST_M = 0.1  # points with less depth count as invisible
+JITTER = 0.3  # training noise: of the contrast, and of each color's brightness in standard deviations of pixels
+DROPOUT = 0.3  # dropout of the network's features, against overfitting to few clicks
+UNSEEN = 0.1  # share of pictures that training leaves out, as if a camera had failed
 
 
 class PictureCrop(nn.Module):
-    """``forward(batch, click, prior, label) -> (B, K, C)``, >= 0; zeros where no camera sees the click.
+    """``forward(batch, click, prior, label) -> (B, K, C)``, >= 0; zero for a click that no camera sees.
 
     Args:
-        channels: C. classes: how many.
+        channels: C. classes: number of classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         blocks = [_block(3, 16, 2), _block(16, 32, 2), _block(32, 32, 1), _block(32, 64, 2), _block(64, 64, 1)]
-        # The maxima of four quarters: a lamp is found wherever in its quarter it is.
+        # A maximum per quarter of the picture: a lamp is found anywhere in its quarter.
         self.network = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(2), nn.Flatten())
         self.embedding = nn.Embedding(classes, channels)
         self.join = nn.Sequential(
@@ -54,14 +54,19 @@ class PictureCrop(nn.Module):
         self.register_buffer("std", torch.tensor(RGB_STD), persistent=False)
 
     def forward(self, batch: Batch, click: Tensor, prior: Tensor, label: Tensor) -> Tensor:
-        """``click``: (B, K, 3) [m]; ``prior``: (B, K, 3) mean l, w, h [m] of the clicks' classes ``label`` (B, K)."""
+        """The features of the clicks' pictures.
+
+        Args:
+            batch: with images. click: (B, K, 3) [m]. prior: (B, K, 3) mean l, w, h [m] of the clicks' classes. label:
+                (B, K) classes.
+        """
         if batch.images.shape[1] == 0:
             return click.new_zeros(*label.shape, self.embedding.embedding_dim)
         pixels = ((batch.images.float() - self.mean) / self.std).flatten(0, 1)
         side = SIDE_FACTOR * prior.norm(dim=-1)
         picture, seen = take_pictures(pixels, batch.lidar2img, batch.camera_valid, click.float(), side)
         if self.training:
-            drawn = hashed_uniform(click, 2 + FEATURES)  # a hash of the click: the same on every worker
+            drawn = hashed_uniform(click, 2 + FEATURES)  # a hash of the click is the same on every worker
             light, color, kept = drawn[..., 0, :], drawn[..., 1, :], drawn[..., 2:, 0] > 2 * DROPOUT - 1
             picture = picture * (1 + JITTER * light[..., :1, None, None]) + JITTER * color[..., None, None]
             seen = seen & (light[..., 1] > 2 * UNSEEN - 1)
@@ -72,10 +77,13 @@ class PictureCrop(nn.Module):
 
 
 def best_view(lidar2img: Tensor, valid: Tensor, click: Tensor, size_px: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The view (B, K) int64 whose middle is nearest to each click (in shares of its width), and whether there is one.
+    """The view in whose image each click is nearest to the middle column.
 
     Args:
         lidar2img: (B, V, 4, 4). valid: (B, V) bool. click: (B, K, 3) [m]. size_px: width, height of the images.
+
+    Returns:
+        (B, K) int64 numbers of views, and (B, K) bool: whether any view sees the click.
     """
     spot = _project(lidar2img[:, :, None], click[:, None])  # (B, V, K, 3)
     uv, size = spot[..., :2] / spot[..., 2:].clamp(min=NEAREST_M), click.new_tensor(size_px)
@@ -88,11 +96,14 @@ def best_view(lidar2img: Tensor, valid: Tensor, click: Tensor, size_px: tuple[in
 def take_pictures(
     pixels: Tensor, lidar2img: Tensor, valid: Tensor, click: Tensor, side_m: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Squares of ``side_m`` (B, K) [m] that stand across the viewing rays at the clicks, left to right as seen from
-    the sensor (a mirrored sample's are mirrored), 0 beyond the image.
+    """Sample a picture of each click: a square that stands at the click across the viewing ray.
+
+    Its columns go from left to right as seen from the sensor; pictures of a mirrored sample are mirrored. Pixels
+    outside the image are 0.
 
     Args:
-        pixels: (B * V, H, W, 3). lidar2img: (B, V, 4, 4). valid: (B, V) bool. click: (B, K, 3) [m].
+        pixels: (B * V, H, W, 3). lidar2img: (B, V, 4, 4). valid: (B, V) bool. click: (B, K, 3) [m]. side_m: (B, K)
+            sides of the squares [m].
 
     Returns:
         (B, K, 3, S, S) pictures, and (B, K) bool: whether a camera sees the click.
@@ -113,7 +124,7 @@ def take_pictures(
     level = across.clamp(min=1.0).log2().round().clamp(max=LEVELS - 1).long()
     xy = 2 * uv / uv.new_tensor((width, height)) - 1
     image = view + v * torch.arange(b, device=view.device)[:, None]
-    depth = (2 * image + 1).to(xy.dtype) / (b * v) - 1  # the images lie behind one another: one call reads from all
+    depth = (2 * image + 1).to(xy.dtype) / (b * v) - 1  # images are the slices of a volume: one call samples from all
     grid = torch.cat([xy, depth[..., None, None, None].expand(*xy.shape[:-1], 1)], -1)
     pictures = pixels.new_zeros(b, k, 3, PICTURE_PX, PICTURE_PX)
     pyramid = pixels.permute(0, 3, 1, 2)
@@ -129,10 +140,10 @@ def take_pictures(
 
 
 def _project(lidar2img: Tensor, place: Tensor) -> Tensor:
-    """(..., 4, 4) and (..., 3) [m] -> (..., 3): u d, v d, d. No matrix product: autocast would round it to bfloat16."""
+    """(..., 4, 4) and (..., 3) [m] -> (..., 3) u d, v d, d. Autocast would round a matrix product to bfloat16."""
     return (lidar2img[..., :3, :3] * place[..., None, :]).sum(-1) + lidar2img[..., :3, 3]
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """A convolution. Group norm: pictures are normalized alone, however many a batch holds."""
+    """Convolution, group norm, ReLU. Group norm normalizes each picture on its own."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(4, outputs), nn.ReLU())

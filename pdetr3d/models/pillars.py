@@ -1,8 +1,8 @@
-"""Points -> BEV feature map: PointPillars' encoder, vectorized, without padding and without a cap on pillars.
+"""PointPillars' encoder: points -> BEV feature map, vectorized, without padding and without a cap on pillars.
 
 Legend: P points, C channels, B samples, H rows (y) and W columns (x) of the BEV grid.
-Sizes are read as ``.shape[0]``, not ``len()``, and inference does not branch on them: both would fix them in a trace
-(``finished/deploy/torchscript.py``).
+The code uses ``.shape[0]`` instead of ``len()``, and inference does not branch on sizes, because a trace would make
+them constants (``finished/deploy/torchscript.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pdetr3d.models.norm import norm1d
 
 # x, y, z, intensity, dt + offset to the pillar's mean point (3) + offset to the pillar's center (2)
 POINT_FEATURES = 10
-DT_UNIT_S = 0.2  # brings sweep ages to the scale of the other features: motion shows in them
+DT_UNIT_S = 0.2  # the unit of sweep ages, so that they have the scale of the other features
 
 
 class PillarEncoder(nn.Module):
@@ -51,13 +51,17 @@ class PillarEncoder(nn.Module):
             count = torch.bincount(pillar, minlength=cell.shape[0])
             features = torch.relu(self.norm(self.linear(self._decorate(points, pillar, cell, count))))
             features = run_max(features, count)
-            if self.padding is not None:  # what the filling of a pillar with room would answer
+            if self.padding is not None:  # the features that a padded point would have in a pillar that is not full
                 features = torch.where((count < self.most)[:, None], torch.maximum(features, self.padding), features)
         bev = features.new_zeros(batch_size * self.rows * self.columns, self.channels).index_copy(0, cell, features)
         return bev.view(batch_size, self.rows, self.columns, self.channels).permute(0, 3, 1, 2)
 
     def assign(self, points: Tensor, point_sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop points out of range; return the kept (P', 5) and their flat cell index (b * H + row) * W + column."""
+        """Drop points out of range.
+
+        Returns:
+            The kept points (P', 5), and the flat indices of their cells (P',): (b * H + row) * W + column.
+        """
         inside = ((points[:, :3] >= self.low) & (points[:, :3] < self.high)).all(1)
         points, sample = points[inside], point_sample[inside]
         column, row = ((points[:, :2] - self.low[:2]) / self.pillar_m).long().unbind(1)
@@ -65,14 +69,14 @@ class PillarEncoder(nn.Module):
         return points, (sample * self.rows + row) * self.columns + column
 
     def group(self, points: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sort points by pillar; keep at most ``model.pillar_points`` of each, evenly spaced in the order of the cloud.
+        """Sort points by pillar, and keep at most ``model.pillar_points`` of each, evenly spaced in the cloud's order.
 
-        Evenly, not the first: the cloud comes beam by beam and sweep by sweep, and all of them should be seen.
+        The cloud comes beam by beam and sweep by sweep; even spacing keeps points of all beams and sweeps.
 
         Returns:
-            points (P', 5), their pillar (P',) in 0 .. N-1, and the pillars' flat cell indices (N,), rising.
+            Points (P', 5); their pillars (P',) in 0 .. N-1; the pillars' flat cell indices (N,), ascending.
         """
-        cell, order = cell.int().sort(stable=True)  # of 64 bits it takes more than twice as long
+        cell, order = cell.int().sort(stable=True)  # sorting 64-bit numbers takes more than twice as long
         filled, pillar, count = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
         keep = thinned(pillar, count, self.most)
         return points[order[keep]], pillar[keep], filled.long()
@@ -83,28 +87,33 @@ class PillarEncoder(nn.Module):
         column, row = filled % self.columns, filled // self.columns % self.rows
         center = ((torch.stack([column, row], 1) + 0.5) * self.pillar_m + self.low[:2])[pillar]
         scaled = scale_points(points, torch.maximum(self.high, -self.low))
-        # In pillars, not meters: at their raw scale (0.1 m) the offsets, which carry the shape, would drown beside z.
+        # Offsets are in units of pillars: in meters (0.1 m) they would be too small beside z, but they carry the shape.
         return torch.cat([scaled, (points[:, :3] - mean) / self.pillar_m, (points[:, :2] - center) / self.pillar_m], 1)
 
 
 def thinned(run: Tensor, count: Tensor, most: int) -> Tensor:
-    """(N,) bool: at most ``most`` rows of each run, evenly spaced, of a rising (N,) ``run`` = 0 .. R-1 whose runs have
-    ``count`` (R,) rows."""
+    """Select at most ``most`` evenly spaced rows of each run: (N,) bool.
+
+    Args:
+        run: (N,) ascending run numbers 0 .. R-1. count: (R,) rows of each run.
+    """
     count = count.int()
     rank = torch.arange(run.shape[0], device=run.device, dtype=torch.int32) - (count.cumsum(0).int() - count)[run]
     of = count[run]
-    return rank * most % of + most >= of  # rank * most / of rises past a whole number at the next row
+    return rank * most % of + most >= of  # true if rank * most / of passes a whole number before the next row
 
 
 def scale_points(points: Tensor, reach: Tensor) -> Tensor:
-    """Points (P, 5) with all features of order one: x, y in units of ``reach``, the range's farther end, intensity of
-    255, dt of DT_UNIT_S."""
+    """Scale the features of points (P, 5) to order one.
+
+    x and y are in units of ``reach`` (the range's farther end), intensity in units of 255, dt in units of DT_UNIT_S.
+    """
     return torch.cat([points[:, :2] / reach[:2], points[:, 2:3], points[:, 3:4] / 255, points[:, 4:5] / DT_UNIT_S], 1)
 
 
 def run_max(features: Tensor, count: Tensor) -> Tensor:
-    """Maxima of runs: features (N, C) in the order of their runs, ``count`` (R,) rows of each, none empty -> (R, C).
+    """The maximum (R, C) of each run of features (N, C); ``count`` (R,), all > 0, are the lengths of the runs.
 
-    Rows that share a maximum share its gradient.
+    Equal maxima share the gradient.
     """
     return torch.segment_reduce(features.float(), "max", lengths=count, axis=0, unsafe=True).to(features.dtype)

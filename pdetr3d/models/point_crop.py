@@ -1,8 +1,8 @@
-"""PointNets on the LiDAR points round each click: the shape of what was clicked, finer than any BEV cell.
+"""PointNets on the LiDAR points around each click: they see an object's shape in finer detail than BEV cells.
 
-Two of them. ``PointCrop`` looks before anything is known of the box: a cylinder round the click, in the viewing frame
-and the LiDAR frame. ``BoxCrop`` looks once a heading is known: the points within a class-mean box along it, in its own
-frame, without the ground and the neighbors.
+``PointCrop`` is used before anything is known of the box: it sees a cylinder around the click, in the viewing frame and
+the LiDAR frame. ``BoxCrop`` is used when a heading is known: it sees the points of a class-mean box along that heading,
+in the box's frame, without the ground and neighboring objects.
 
 Legend: B samples, K clicks, P points of all samples, N (point, click) pairs, C channels.
 """
@@ -18,12 +18,12 @@ from pdetr3d.geometry.crops import GROUND_M, PAIRS, REACH_FACTOR, REACH_M
 from pdetr3d.models.box_code import backwards, center_unit, turn, viewing_direction
 from pdetr3d.models.pillars import DT_UNIT_S, run_max, thinned
 
-PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and the viewing frame (2), height and distance of the point, I, dt
-CLICK_FEATURES = 3  # how many points, how far, how high
-BOX_PAIR_FEATURES = 8  # offset in the box's frame (3), the same in meters over DEPTH_M (2), height of the point, I, dt
-BOX_CLICK_FEATURES = CLICK_FEATURES + 2  # and the viewing ray in the box's frame
-BOX_MARGIN, BOX_MARGIN_M = 0.25, 0.4  # a box crop reaches so much beyond the class-mean box: share of a side, and more
-MAX_POINTS = 128  # of a crop; more are thinned out evenly: 400 points on a car show no more
+PAIR_FEATURES = 9  # offset in the LiDAR frame (3) and viewing frame (2); height, distance, intensity, dt of the point
+CLICK_FEATURES = 3  # number of points, distance, height
+BOX_PAIR_FEATURES = 8  # offset in the box's frame [half sides] (3) and [m] (2); height, intensity, dt of the point
+BOX_CLICK_FEATURES = CLICK_FEATURES + 2  # the viewing ray in the box's frame
+BOX_MARGIN, BOX_MARGIN_M = 0.25, 0.4  # a box crop exceeds the class-mean box by this share of a side, plus meters
+MAX_POINTS = 128  # points of a crop; more are thinned out evenly, since 400 points on a car show no more
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Clicks:
     """The clicks of a batch and the points near them.
 
     Attributes:
-        points: (P, 5), of all samples. click: (B, K, 3) [m]. prior: (B, K, 3) mean l, w, h [m] of the clicks' classes.
-        label: (B, K) int64. point, crop: (N,) int64 each, which point lies near which click b * K + k; ``crop`` rises.
-        picture: (B, K, C) what ``PictureCrop`` found, or None.
+        points: (P, 5) of all samples. click: (B, K, 3) [m]. prior: (B, K, 3) mean l, w, h [m] of the clicks' classes.
+        label: (B, K) int64. point, crop: (N,) int64 each: point ``point[i]`` lies near click ``crop[i]`` = b * K + k;
+            ``crop`` ascends. picture: (B, K, C) features of ``PictureCrop``, or None.
     """
 
     points: Tensor
@@ -48,17 +48,19 @@ class Clicks:
 def find_clicks(
     points: Tensor, point_sample: Tensor, click: Tensor, label: Tensor, valid: Tensor, prior_size_m: Tensor
 ) -> Clicks:
-    """``Clicks`` of points (P, 5) of samples (P,), clicks (B, K, 3), their classes and validity (B, K)."""
+    """Make ``Clicks`` from points (P, 5), their samples (P,), clicks (B, K, 3), their classes and validity (B, K)."""
     prior = prior_size_m[label]
     return Clicks(points, click, prior, label, *crop_pairs(points, point_sample, click, prior, valid))
 
 
 class PointNet(nn.Module):
-    """Per-point features -> a vector per click: two layers, the crop's maximum joined to each point, two layers, the
-    maximum again, joined with what is known of the click and its class.
+    """Turns the features of a crop's points into one vector per click.
+
+    Two layers per point, the crop's maximum joined to each point, two more layers, the maximum again, which is joined
+    with the click's features and class for the last layers.
 
     Args:
-        pair_features, click_features: how many. channels: C. classes: how many.
+        pair_features, click_features: their numbers. channels: C. classes: number of classes.
     """
 
     def __init__(self, pair_features: int, click_features: int, channels: int, classes: int) -> None:
@@ -69,8 +71,15 @@ class PointNet(nn.Module):
         self.join = _layers(2 * c + 1 + click_features + c, 2 * c, c)
 
     def forward(self, pair: Tensor, crop: Tensor, known: Tensor, label: Tensor) -> Tensor:
-        """Features of pairs (N, F), their clicks (N,), what is known of the clicks (B, K, G), their classes (B, K) ->
-        (B, K, C), >= 0."""
+        """Run the network.
+
+        Args:
+            pair: (N, F) features of points. crop: (N,) their clicks, ascending. known: (B, K, G) features of clicks.
+                label: (B, K) classes of clicks.
+
+        Returns:
+            (B, K, C), >= 0.
+        """
         filled, rank, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
         feature = self.point(pair)
         feature = self.mix(torch.cat([feature, run_max(feature, count)[rank]], -1))
@@ -82,10 +91,10 @@ class PointNet(nn.Module):
 
 
 class PointCrop(nn.Module):
-    """The points round each click, in the viewing frame and the LiDAR frame -> a vector per click.
+    """One vector per click from the points around it, in the viewing frame and the LiDAR frame.
 
     Args:
-        channels: C. classes: how many.
+        channels: C. classes: number of classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -93,7 +102,7 @@ class PointCrop(nn.Module):
         self.net = PointNet(PAIR_FEATURES, CLICK_FEATURES - 1, channels, classes)
 
     def forward(self, clicks: Clicks) -> Tensor:
-        """-> (B, K, C), >= 0."""
+        """The vectors (B, K, C), >= 0."""
         keep = thin(clicks.crop)
         point, crop = clicks.points[clicks.point[keep]], clicks.crop[keep]
         click, prior = (t.flatten(0, 1)[crop] for t in (clicks.click, clicks.prior))
@@ -101,10 +110,10 @@ class PointCrop(nn.Module):
 
 
 class BoxCrop(nn.Module):
-    """The points of each click within a class-mean box along a known heading, in that heading's frame.
+    """One vector per click from the points in a class-mean box along a known heading, in the box's frame.
 
     Args:
-        channels: C. classes: how many.
+        channels: C. classes: number of classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -112,7 +121,7 @@ class BoxCrop(nn.Module):
         self.net = PointNet(BOX_PAIR_FEATURES, BOX_CLICK_FEATURES - 1, channels, classes)
 
     def forward(self, clicks: Clicks, frame: Tensor) -> Tensor:
-        """``frame``: (B, K, 2) cos and sin of the heading -> (B, K, C), >= 0."""
+        """The vectors (B, K, C), >= 0; ``frame`` (B, K, 2) are cos and sin of the headings."""
         back = backwards(frame)
         point, click, prior = (
             clicks.points[clicks.point],
@@ -130,15 +139,18 @@ class BoxCrop(nn.Module):
 
 
 def in_box(offset: Tensor, prior: Tensor) -> Tensor:
-    """(N,) bool: whether offsets (N, 3) from the click, in the box's frame, are within the class-mean box (N, 3) and
-    its margin, above the ground."""
+    """(N,) bool: points in the enlarged class-mean box and above the ground.
+
+    Args:
+        offset: (N, 3) of the points from the click, in the box's frame [m]. prior: (N, 3) mean l, w, h [m].
+    """
     half = prior * (0.5 + BOX_MARGIN) + BOX_MARGIN_M
     above = offset[:, 2] >= GROUND_M - prior[:, 2] / 2
     return (offset.abs() <= half).all(-1) & above
 
 
 def thin(crop: Tensor) -> Tensor:
-    """(N,) rising clicks of pairs -> (N,) bool: at most MAX_POINTS of each, evenly spaced."""
+    """Select at most MAX_POINTS evenly spaced pairs of each click: (N,) bool; ``crop`` (N,) are ascending clicks."""
     _, run, count = torch.unique_consecutive(crop, return_inverse=True, return_counts=True)
     return thinned(run, count, MAX_POINTS)
 
@@ -146,14 +158,19 @@ def thin(crop: Tensor) -> Tensor:
 def crop_pairs(
     points: Tensor, point_sample: Tensor, click: Tensor, prior: Tensor, valid: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which points lie round which clicks: indices of points (N,) and of clicks b * K + k (N,), the latter rising.
+    """Find the points around each click of their sample.
 
-    A crop reaches ``REACH_FACTOR`` of the class-mean footprint's diagonal plus ``REACH_M`` sideways, the mean height
-    plus ``REACH_M`` up and down. Sample by sample: a point meets the clicks of its own sample only.
-    ``prior``: (B, K, 3) mean l, w, h [m] of the clicks' classes; the rest as ``find_clicks`` takes it.
+    A crop reaches ``REACH_FACTOR`` of the class-mean footprint's diagonal plus ``REACH_M`` sideways, and the mean
+    height plus ``REACH_M`` up and down.
+
+    Args:
+        prior: (B, K, 3) mean l, w, h [m] of the clicks' classes. Other arguments as in ``find_clicks``.
+
+    Returns:
+        Indices of points (N,) and of clicks b * K + k (N,); the latter ascend.
     """
     radius = REACH_FACTOR * prior[..., :2].norm(dim=-1) + REACH_M
-    if click.shape[1] == 1:  # cut before (``CropBatches``): points of a sample are near its click
+    if click.shape[1] == 1:  # batches of ``CropLoader``: all points of a sample are near its only click
         offset, own = points[:, :3] - click[point_sample, 0], valid[point_sample, 0]
         near = own & (offset[:, :2].norm(dim=1) <= radius[point_sample, 0])
         near &= offset[:, 2].abs() <= prior[point_sample, 0, 2] + REACH_M
@@ -178,7 +195,7 @@ def crop_pairs(
 
 
 def pair_features(point: Tensor, click: Tensor, prior: Tensor) -> Tensor:
-    """(N, 5) points, (N, 3) their clicks, (N, 3) class-mean sizes -> (N, PAIR_FEATURES)."""
+    """Points (N, 5), their clicks (N, 3), class-mean sizes (N, 3) -> features (N, PAIR_FEATURES)."""
     offset = (point[:, :3] - click) / center_unit(prior)
     seen = turn(offset, backwards(viewing_direction(click)))
     far = point[:, :2].norm(dim=1, keepdim=True) / 50
@@ -186,11 +203,11 @@ def pair_features(point: Tensor, click: Tensor, prior: Tensor) -> Tensor:
 
 
 def place_of(click: Tensor) -> Tensor:
-    """(B, K, 3) -> (B, K, 2): distance from the sensor and height, of order one."""
+    """Clicks (B, K, 3) -> (B, K, 2): distance from the sensor in units of 50 m, and height [m]."""
     return torch.stack([click[..., :2].norm(dim=-1) / 50, click[..., 2]], -1)
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two layers; outputs are >= 0. Layer norm: a batch may hold a single point."""
+    """Two layers with outputs >= 0. They use layer norm, because a batch may hold a single point."""
     first = [nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU()]
     return nn.Sequential(*first, nn.Linear(hidden, outputs), nn.LayerNorm(outputs), nn.ReLU())

@@ -1,4 +1,4 @@
-"""Clicks -> queries, by ``teacher.query_init``: explicit, implicit, learned or group.
+"""The teacher's queries by ``teacher.query_init``: explicit, group and implicit ones are made from clicks, or learned.
 
 Legend: B samples, K clicks, Q queries, C channels.
 """
@@ -17,17 +17,17 @@ from pdetr3d.geometry.crops import axes_of_pairs
 from pdetr3d.models.point_crop import Clicks
 
 TEMPERATURE = 10000.0
-JITTER_SHARE = 0.25  # of the class's mean sides, either way: copies stay within the inner half of most boxes
+JITTER_SHARE = 0.25  # copies move by up to this share of the class's mean sides: most stay in the box's inner half
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from.
+    """The input of the decoder.
 
     Attributes:
         content, position: (B, Q, C).
         reference: (B, Q, 3) [m], the center of the first layer's RoI.
-        anchor: (B, Q, 3) [m], what the first layer's box code is relative to.
+        anchor: (B, Q, 3) [m], the point to which the first layer's box code is relative.
         prior_size: (B, Q, 3) l, w, h [m] of the first RoI; every layer's box code is relative to it.
         click: (B, Q) int64, see ``TeacherOutput``.
         refined: whether later layers' codes are relative to the refined reference; else to ``anchor``.
@@ -43,18 +43,21 @@ class Queries:
 
 
 def sinusoid(value: Tensor, channels: int) -> Tensor:
-    """(..., D) scalars -> (..., D * channels): sin and cos of value / TEMPERATURE^(i / channels), in halves."""
+    """(..., D) scalars -> (..., D * channels): per scalar channels / 2 sines, then as many cosines.
+
+    The angles are value / TEMPERATURE^(i / channels) for i = 0, 2, 4, ...
+    """
     exponent = torch.arange(0, channels, 2, device=value.device, dtype=value.dtype) / channels
     angle = value[..., None] / TEMPERATURE**exponent
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
 class RangeBuffers(nn.Module):
-    """Holds the class priors (saved with the weights) and the range; all queries are made from these.
+    """Base of the query modules: holds the class priors (saved with the weights) and the range.
 
     Args:
-        prior_size_m: (10, 3) mean l, w, h per class of the box-labeled part.
-        range_m: x0, y0, z0, x1, y1, z1.
+        prior_size_m: (C, 3) mean l, w, h per class of the box-labeled part [m].
+        range_m: x0, y0, z0, x1, y1, z1 [m].
     """
 
     def __init__(self, prior_size_m: Tensor, range_m: tuple[float, ...]) -> None:
@@ -68,11 +71,10 @@ class RangeBuffers(nn.Module):
 
 
 class ExplicitQuery(RangeBuffers):
-    """``forward(click (B, K, 3), label (B, K)) -> Queries`` with the click as reference
-    (method.md 2.5, corrected).
+    """``forward(click (B, K, 3), label (B, K)) -> Queries`` with the click as reference (method.md 2.5, corrected).
 
-    Position: sinusoids of the click's normalized x, y, z and of its class's mean l, w, h (the released code encodes l
-    in the place of h: method.md 7.2 no. 5), all scaled by 2 pi, through a linear layer. Content: class embedding.
+    Position: a linear layer on sinusoids of the click's normalized x, y, z and of its class's mean l, w, h, all scaled
+    by 2 pi (the released code has l in the place of h: method.md 7.2 no. 5). Content: an embedding of the class.
 
     Args:
         channels: C. prior_size_m, range_m: see ``RangeBuffers``.
@@ -87,19 +89,19 @@ class ExplicitQuery(RangeBuffers):
     def forward(self, click: Tensor, label: Tensor) -> Queries:
         place = (click - self.low) / self.span
         prior = self.prior_size_m[label]
-        # Sizes reach 12 m: a tenth keeps them within the sinusoid's first period, as the normalized position is.
+        # Sizes reach 12 m: a tenth of them is about in the sinusoid's first period, like the normalized position.
         code = sinusoid(torch.cat([place, prior / 10], -1) * 2 * math.pi, self.per_scalar)
         content, position = self.embedding(label), self.project(code)
         return Queries(content, position, click, click, prior, own_click(label), refined=False)
 
 
 class GroupQuery(ExplicitQuery):
-    """As ``ExplicitQuery``; in training every click has ``copies`` queries, all but the first at jittered places.
+    """Like ``ExplicitQuery``, but in training every click has ``copies`` queries, all but the first at jittered places.
 
-    The jitter is uniform within JITTER_SHARE of the class's mean sides (x and y alike: the heading is unknown) and a
-    hash of the click's own coordinates: the same on every worker and after a resume, whatever else is in the batch.
-    In evaluation there is one query per click, at the click: it is what the copies surround, and needs no choice by
-    predicted quality, which would favor lucky outliers.
+    The jitter is uniform within JITTER_SHARE of the class's mean sides, with the same reach in x and y, since the
+    heading is unknown. It is a hash of the click's coordinates, so that it is the same on every worker and after a
+    resume, and independent of the rest of the batch. In evaluation each click has one query without jitter: choosing
+    among copies by predicted quality would favor lucky outliers.
     """
 
     def __init__(self, channels: int, prior_size_m: Tensor, range_m: tuple[float, ...], copies: int) -> None:
@@ -119,12 +121,13 @@ class GroupQuery(ExplicitQuery):
 
 
 class ImplicitQuery(RangeBuffers):
-    """Point-DETR's queries in 3D (method.md 2.1, 8), the baseline: where a query looks is learned from its code.
+    """Point-DETR's queries in 3D (method.md 2.1, 8), a baseline: the query's reference is predicted from its position.
 
-    Content = position = sinusoids of the click's x and y + class embedding. Reference: a sigmoid of a linear layer of
-    the position, over the range. As there, only the first layer's box code is relative to the true click, later ones to
-    the refined learned reference, at first a place far from the click (``Decoder``): so one layer and several are very
-    different baselines. Here references have a height too: the RoI is a 3D box.
+    Content and position are both the sinusoids of the click's x and y plus an embedding of the class. The reference is
+    a sigmoid of a linear layer of the position, scaled to the range. As in Point-DETR, only the first layer's box code
+    is relative to the true click; later ones are relative to the refined reference, which is at first far from the
+    click (``Decoder``). So a decoder of one layer and one of several layers are very different baselines. Unlike in
+    Point-DETR, references have a height, because the RoI is a 3D box.
     """
 
     def __init__(self, channels: int, prior_size_m: Tensor, range_m: tuple[float, ...]) -> None:
@@ -143,10 +146,10 @@ class ImplicitQuery(RangeBuffers):
 
 
 class LearnedQuery(RangeBuffers):
-    """Object queries as in DETR: no click goes in; clicks are matched to the boxes that come out (``answers``).
+    """Object queries as in DETR: they do not depend on clicks; ``answers`` matches the predicted boxes to clicks.
 
-    Content, position and reference are parameters, references spread evenly at random over x and y, in the middle of z.
-    No query knows its class: sizes are relative to the classes' geometric mean.
+    Content, position and reference are parameters. References start uniformly at random over x and y, in the middle of
+    z. A query has no class, so sizes are relative to the geometric mean of the classes.
     """
 
     def __init__(self, channels: int, prior_size_m: Tensor, range_m: tuple[float, ...], queries: int) -> None:
@@ -166,8 +169,14 @@ class LearnedQuery(RangeBuffers):
 
 
 def start_axes(clicks: Clicks, start: str) -> Tensor:
-    """(B, K, 2) cos and sin of twice the heading that boxes start with, LiDAR frame; shorter where less sure, zero
-    where unknown: by ``teacher.heading_start`` those of the points near each click, or unknown."""
+    """The axes with which boxes start: (B, K, 2) cos and sin of twice the heading, in the LiDAR frame.
+
+    A vector is shorter if its axis is less sure, and zero if the axis is unknown.
+
+    Args:
+        clicks: with their points. start: ``teacher.heading_start``: "forward" makes all axes unknown; else the axes are
+            those of the points near each click.
+    """
     if start == "forward":
         return torch.zeros_like(clicks.click[..., :2])
     offset = clicks.points[clicks.point, :3] - clicks.click.flatten(0, 1)[clicks.crop]
@@ -175,5 +184,5 @@ def start_axes(clicks: Clicks, start: str) -> Tensor:
 
 
 def own_click(label: Tensor) -> Tensor:
-    """(B, K) -> (B, K): 0 .. K-1 in every row."""
+    """(B, K) int64 with 0 .. K-1 in every row: query k belongs to click k."""
     return torch.arange(label.shape[1], device=label.device).expand_as(label)

@@ -1,4 +1,4 @@
-"""Less memory, less time, the same numbers: activation checkpointing and torch.compile of the dense parts."""
+"""Activation checkpointing (less memory) and torch.compile of the dense parts (less time), without changing results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pdetr3d.models.norm import statistics_held
 
-# What has static shapes: everything else (points, clicks, objects) differs in size from step to step.
+# The modules with static shapes: the sizes of everything else (points, clicks, objects) differ from step to step.
 DENSE = ("backbone", "fpn", "neck", "images.backbone", "images.fpn", "head.shared", "head.heatmaps")
 
 
@@ -28,7 +28,7 @@ def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms normalize as before but count no batch: the recomputation is not a second one."""
+    """A context for the recomputation: batch norms normalize as before but do not count the batch a second time."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     counts = [norm.num_batches_tracked for norm in norms]
     with statistics_held(module):
@@ -42,19 +42,19 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def compile_dense(model: nn.Module, backend: str = "inductor") -> list[str]:
-    """torch.compile the parts of DENSE in place (names in the state dict stay); returns the names of those parts.
+    """Compile the modules of DENSE in place with torch.compile, and return their names; the state dict keeps its names.
 
-    Stages that are computed again (``run_stage``) run as they are: less memory or less time, not both, in a backbone.
+    Stages with activation checkpointing (``run_stage``) are not compiled: a backbone saves either memory or time.
     """
     global _recomputed
-    # Dynamo traces no contexts of ours: a compiled model leaves its graph for such a stage. Done here, since the
-    # decorator would import torch._dynamo (a second) into every process that holds a model.
+    # Dynamo cannot trace our context managers, so such a stage is excluded from the compiled graph. It is excluded
+    # here, because a decorator would import torch._dynamo (1 s) in every process that has a model.
     _recomputed = torch.compiler.disable(_recomputed)
     done: list[str] = []
     for name, module in model.named_modules():
         if name in DENSE or name.rpartition(".")[0] in DENSE and isinstance(module, nn.Sequential):
             if isinstance(module, nn.ModuleList):
-                continue  # has no forward: its members are compiled
+                continue  # it has no forward; its members are compiled
             if not any(name.startswith(f"{parent}.") for parent in done):
                 module.compile(backend=backend)
                 done.append(name)

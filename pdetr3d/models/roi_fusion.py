@@ -1,4 +1,4 @@
-"""Cross-modal deformable RoI fusion, D-RoI (method.md 3.3): LiDAR BEV and camera samples round a box at the click.
+"""Cross-modal deformable RoI fusion, D-RoI (method.md 3.3): samples LiDAR BEV maps and image maps around a query's box.
 
 Legend: B samples, K clicks, C channels, M heads, L levels, S = n * n + free samples, V views.
 """
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.models.deformable import deformable_sample, grid_offsets
 
-MIN_ROI_M = 2.0  # a cone's own footprint is less than one BEV cell: look at its surroundings too
-FREE_REACH_M = (5.0, 5.0, 1.5)  # of the camera branch's free 3D points (method.md 3.2: half of 10, 10, 3)
+MIN_ROI_M = 2.0  # the smallest side of the sampled area: a cone's footprint is smaller than a BEV cell
+FREE_REACH_M = (5.0, 5.0, 1.5)  # the largest offsets of the camera branch's free 3D points (method.md 3.2)
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Views:
 
     Attributes:
         lidar2img: (B, V, 4, 4). valid: (B, V) bool.
-        size: (2,) W, H [px] of the images: what lies beyond is not in view.
-        covered: (2,) W, H [px] that the feature maps cover, padding at the right and at the bottom included: a place on
-            the maps is a pixel's share of it.
+        size: (2,) W, H [px] of the images; pixels outside are not in view.
+        covered: (2,) W, H [px] that the feature maps cover, with the padding at the right and at the bottom. A pixel
+            divided by it gives the place on the maps in [0, 1].
     """
 
     lidar2img: Tensor
@@ -48,12 +48,12 @@ def box_corners(box: Tensor) -> Tensor:
 def project(lidar2img: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Project (B, ..., 3) points into all views: pixels (B, V, ..., 2) and depth (B, V, ...) [m].
 
-    Depth is clamped at MIN_DEPTH_M for the division, so pixels are finite; the caller masks by depth.
+    The divisor is at least MIN_DEPTH_M, so that pixels are finite; the caller must mask points by depth.
     """
     b, v = lidar2img.shape[:2]
     x, y, z = points.reshape(b, 1, -1, 3, 1).unbind(-2)  # (B, 1, N, 1)
     rows = lidar2img[:, :, None, :3]  # (B, V, 1, 3, 4)
-    # No matrix product: autocast would round its meters to bfloat16, which is up to 0.12 m at 50 m.
+    # This is no matrix product, because autocast would round the coordinates to bfloat16: up to 0.12 m at 50 m.
     homogeneous = x * rows[..., 0] + y * rows[..., 1] + z * rows[..., 2] + rows[..., 3]
     depth = homogeneous[..., 2]
     pixel = homogeneous[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None]
@@ -68,29 +68,29 @@ def project_visible(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inside(place: Tensor, size: Tensor | float) -> Tensor:
-    """(..., 2) -> (...) bool: at least 0 and below ``size`` in x and y."""
+    """(..., 2) -> (...) bool: whether x and y are at least 0 and below ``size``."""
     return ((place >= 0) & (place < size)).all(-1)
 
 
 def mean_over_views(seen_by: Tensor, visible: Tensor) -> Tensor:
-    """(B, V, K, C), (B, V, K) -> (B, K, C): mean over the views that see the query; zero where none does."""
+    """(B, V, K, C), (B, V, K) -> (B, K, C): the mean over the views that see the query; zero if none does."""
     count = visible.sum(1).clamp(min=1)[..., None]
     return (seen_by * visible[..., None]).sum(1) / count
 
 
 class SampleWeights(nn.Module):
-    """Query -> per head and level: one softmax over RoI and free samples together, invalid samples masked before it."""
+    """Predicts the weights of a query's samples: per head a softmax over all levels' valid RoI and free samples."""
 
     def __init__(self, channels: int, heads: int, levels: int, samples: int) -> None:
         super().__init__()
         self.shape = (heads, levels, samples)
         self.linear = nn.Linear(channels, math.prod(self.shape))
         nn.init.zeros_(self.linear.weight)
-        # Uniform weights would give every head the same blurred mean; heads with places of their own see shape.
+        # With uniform weights every head would see the same blurred mean; random weights give heads different places.
         nn.init.normal_(self.linear.bias, std=2.0)
 
     def forward(self, query: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, K, C) -> (B, K, M, L, S); ``valid`` broadcasts to it. Rows without a valid sample are all zero."""
+        """(B, K, C) -> (B, K, M, L, S). ``valid`` broadcasts to it; invalid samples have weight zero."""
         logits = self.linear(query).unflatten(-1, self.shape)
         if valid is None:
             return logits.flatten(-2).softmax(-1).unflatten(-1, self.shape[1:])
@@ -99,7 +99,7 @@ class SampleWeights(nn.Module):
 
 
 class LidarRoI(nn.Module):
-    """Samples BEV levels on an n x n grid over the (rotated) box footprint plus free points; offsets are learned."""
+    """Samples BEV levels on an n x n grid over the rotated box footprint, and at free points; it learns the offsets."""
 
     def __init__(self, channels: int, heads: int, levels: int, roi_grid: int, free_points: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class LidarRoI(nn.Module):
             )
 
     def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], range_m: Tensor) -> Tensor:
-        """(B, K, C) queries, (B, K, 7) RoI boxes, L BEV maps (B, C, H, W), range (4,) x0 y0 x1 y1 -> (B, K, C)."""
+        """Queries (B, K, C), RoI boxes (B, K, 7), L BEV maps (B, C, H, W), range (4,) x0 y0 x1 y1 -> (B, K, C)."""
         size = roi[..., 3:5].clamp(min=MIN_ROI_M)[..., None, :] * self.grid  # (B, K, n*n, 2)
         cos, sin = roi[..., 6].cos()[..., None], roi[..., 6].sin()[..., None]
         place = torch.stack([size[..., 0] * cos - size[..., 1] * sin, size[..., 0] * sin + size[..., 1] * cos], -1)
@@ -133,7 +133,10 @@ class LidarRoI(nn.Module):
 
 
 def free_bias(heads: int, points: int) -> Tensor:
-    """(M, 1, free, 2): head m looks in its own direction, point i at i + 1 cells (Deformable DETR's initialization)."""
+    """Initial offsets (M, 1, points, 2) [cells]: each head has a direction, and point i is i + 1 cells away in it.
+
+    This is Deformable DETR's initialization.
+    """
     angle = torch.arange(heads) * (2 * math.pi / heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -162,16 +165,17 @@ class CameraRoI(nn.Module):
         nn.init.uniform_(self.free_offset.bias, -0.3, 0.3)
 
     def forward(self, query: Tensor, roi: Tensor, levels: Sequence[Tensor], views: Views) -> Tensor:
-        """As ``LidarRoI`` with L maps (B, V, C, h, w).
+        """Like ``LidarRoI`` with L maps (B, V, C, h, w).
 
-        Returns the mean over the views that see the RoI's center, (B, K, C); zero where none does.
+        Returns:
+            (B, K, C): the mean over the views that see the RoI's center; zero if none does.
         """
         center, visible = project_visible(views, roi[..., :3])
         cells = torch.tensor([[m.shape[-1], m.shape[-2]] for m in levels], device=query.device, dtype=query.dtype)
         place = self._roi_places(views, roi, center)[:, :, :, None, None]  # (B, V, K, 1, 1, n*n, 2)
         offset = self.roi_offset(query).unflatten(-1, (self.heads, self.levels, self.roi_samples, 2)) / cells[:, None]
         location = place + offset[:, None]
-        valid = inside(location, views.size / views.covered)  # where learned offsets have led, padding left out
+        valid = inside(location, views.size / views.covered)  # samples outside the image or in its padding are invalid
         if self.free:
             free, seen = self._free_places(views, query, roi)
             location = torch.cat([location, free.expand(-1, -1, -1, -1, self.levels, -1, -1)], -2)
@@ -183,10 +187,11 @@ class CameraRoI(nn.Module):
         return self.output(mean_over_views(seen_by, visible)) * visible.any(1)[..., None]
 
     def _roi_places(self, views: Views, roi: Tensor, center: Tensor) -> Tensor:
-        """(B, V, K, n*n, 2) in [0, 1]: grid over a rectangle at ``center`` (B, V, K, 2) [px], clipped to the image.
+        """The places (B, V, K, n*n, 2) in [0, 1] of a grid over a rectangle around ``center`` (B, V, K, 2) [px].
 
-        It is as large as the bounding rectangle of the corners in front of the camera. That one's own middle is not the
-        center: of a near box the near half looks larger.
+        The rectangle has the size of the bounding rectangle of the corners in front of the camera, and is clipped to
+        the image. It is centered at the projected box center, which is not the bounding rectangle's middle, since the
+        near half of a near box looks larger.
         """
         pixel, depth = project(views.lidar2img, box_corners(roi))  # (B, V, K, 8, 2)
         pixel = torch.where((depth > MIN_DEPTH_M)[..., None], pixel, center[..., None, :])
@@ -196,7 +201,7 @@ class CameraRoI(nn.Module):
         return place / views.covered
 
     def _free_places(self, views: Views, query: Tensor, roi: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, V, K, M, 1, F, 2) in [0, 1] and whether each lies in front of the camera and in the image."""
+        """The places (B, V, K, M, 1, F, 2) in [0, 1] of free 3D points, and whether each is in view."""
         offset = self.free_offset(query).unflatten(-1, (self.heads, self.free, 3)).tanh() * self.reach
         pixel, depth = project(views.lidar2img, roi[..., None, None, :3] + offset)
         seen = (depth > MIN_DEPTH_M) & inside(pixel, views.size)

@@ -1,7 +1,7 @@
 """Sparse 3D convolution: submanifold (Graham et al., 2018) and strided.
 
-Two engines do the same sums: gather-GEMM-scatter in plain PyTorch (any device), and mmcv's compiled kernels, taken on
-CUDA where they exist. Both read one weight, in mmcv's layout: a checkpoint of the one loads in the other.
+Two engines compute the same sums: gather-GEMM-scatter in plain PyTorch on any device, and mmcv's compiled kernels,
+which are used on CUDA if they exist. Both use weights in mmcv's layout, so that checkpoints fit both.
 
 Legend: N active cells, M active cells of the output, C channels, T = kz * ky * kx taps, B samples, D x H x W cells
 along z, y, x.
@@ -24,7 +24,7 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Kernel:
-    """Geometry of a convolution along z, y, x. Submanifold: the output's active cells are the input's."""
+    """Geometry of a convolution along z, y, x. With ``submanifold`` the output has the input's active cells."""
 
     size: Triple = (3, 3, 3)
     stride: Triple = (1, 1, 1)
@@ -32,7 +32,7 @@ class Kernel:
     submanifold: bool = True
 
     def output_shape(self, shape: Triple) -> Triple:
-        """(D, H, W) of the output, as of a dense convolution."""
+        """(D, H, W) of the output, as in a dense convolution."""
         d, h, w = (
             (n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, self.size, self.stride, self.padding, strict=True)
         )
@@ -48,7 +48,7 @@ class SparseTensor:
 
     Attributes:
         features: (N, C) float.
-        cells: (N, 4) int64 (sample, z, y, x), each once, in lexicographic order.
+        cells: (N, 4) int64 (sample, z, y, x), without duplicates, in lexicographic order.
         shape: (D, H, W). batch_size: B.
     """
 
@@ -58,7 +58,7 @@ class SparseTensor:
     batch_size: int
 
     def dense(self) -> Tensor:
-        """(B, C, D, H, W)."""
+        """The dense tensor (B, C, D, H, W)."""
         d, h, w = self.shape
         rows = self.features.new_zeros(self.batch_size * d * h * w, self.features.shape[1])
         rows = rows.index_copy(0, flat_index(self.cells, self.shape), self.features)
@@ -79,7 +79,7 @@ def cells_of(index: Tensor, shape: Triple) -> Tensor:
 
 
 class Rules(Protocol):
-    """Which input cell feeds which output cell through which tap. Convolutions on the same cells share them."""
+    """Pairs of input and output cells per tap of a convolution. Convolutions on the same cells share them."""
 
     cells: Tensor  # (M, 4) of the output
     shape: Triple  # of the output
@@ -89,14 +89,14 @@ class Rules(Protocol):
 
 
 def make_rules(inputs: SparseTensor, kernel: Kernel) -> Rules:
-    """The rules of one convolution: the only place that chooses the engine."""
+    """Make the rules of a convolution, and thereby choose the engine."""
     if inputs.cells.is_cuda and len(inputs.cells) > 0 and compiled_ops() is not None:
         return MmcvRules(inputs, kernel)
     return TorchRules(inputs, kernel)
 
 
 class TorchRules:
-    """Rules as row numbers per tap: input row ``pairs[t][0][i]`` feeds output row ``pairs[t][1][i]`` through tap t."""
+    """Rules as row numbers per tap: tap t adds input row ``pairs[t][0][i]`` to output row ``pairs[t][1][i]``."""
 
     def __init__(self, inputs: SparseTensor, kernel: Kernel) -> None:
         self.shape = kernel.output_shape(inputs.shape)
@@ -111,7 +111,7 @@ class TorchRules:
         return GatherGemmScatter.apply(features, weight.flatten(0, 2), self)
 
     def _pair_neighbors(self, inputs: SparseTensor, kernel: Kernel) -> None:
-        """Pairs of active cells. A tap's pairs are its mirror's, turned round: half of them are searched."""
+        """Pair active cells. Opposite taps have swapped pairs, so only half of the taps are searched."""
         index, last = flat_index(inputs.cells, inputs.shape), len(inputs.cells) - 1
         taps = list(_targets(inputs.cells, kernel, self.shape, most=math.prod(kernel.size) // 2))
         for source, target_index in taps:
@@ -122,7 +122,7 @@ class TorchRules:
         self.pairs += [(itself, itself), *((target, source) for source, target in reversed(self.pairs))]
 
     def _pair_and_activate(self, inputs: SparseTensor, kernel: Kernel) -> None:
-        """Every output cell that any tap reaches is active."""
+        """Pair cells of a strided convolution: every output cell that a tap reaches becomes active."""
         sources, targets = zip(*_targets(inputs.cells, kernel, self.shape, math.prod(kernel.size)), strict=True)
         index, row = torch.unique(torch.cat(targets), return_inverse=True)
         self.cells = cells_of(index, self.shape)
@@ -130,8 +130,8 @@ class TorchRules:
 
 
 def _targets(cells: Tensor, kernel: Kernel, shape: Triple, most: int) -> list[tuple[Tensor, Tensor]]:
-    """For the first ``most`` taps: rows of the inputs that reach a cell of the output grid, and its flat index."""
-    # Along one axis: input n = stride * output - padding + tap.
+    """For each of the first ``most`` taps: the input rows that reach a cell of the output grid, and its flat index."""
+    # Along an axis, output o and a tap read input n = stride * o - padding + tap.
     reach: list[list[tuple[Tensor, Tensor]]] = []
     for axis in range(3):
         size, stride, padding = kernel.size[axis], kernel.stride[axis], kernel.padding[axis]
@@ -151,7 +151,7 @@ def _targets(cells: Tensor, kernel: Kernel, shape: Triple, most: int) -> list[tu
 class GatherGemmScatter(torch.autograd.Function):
     """``(features (N, C_in), weight (T, C_in, C_out), rules) -> (M, C_out)``.
 
-    Gathers again in the backward pass: keeping what each tap gathered would take T times the memory.
+    The backward pass gathers again, because keeping the gathered rows of all taps would take T times the memory.
     """
 
     @staticmethod
@@ -180,7 +180,7 @@ class GatherGemmScatter(torch.autograd.Function):
 
 @functools.cache
 def compiled_ops() -> tuple[ModuleType, ModuleType] | None:
-    """mmcv's sparse operators (rules, convolutions), or None where mmcv was installed without compiled ops."""
+    """mmcv's sparse operators (rules, convolutions), or None if mmcv was installed without compiled ops."""
     try:
         from mmcv.ops import sparse_functional, sparse_ops
     except ImportError:
@@ -189,7 +189,7 @@ def compiled_ops() -> tuple[ModuleType, ModuleType] | None:
 
 
 class MmcvRules:
-    """Rules and sums by the kernels behind mmcv's SubMConv3d and SparseConv3d (CUDA, float32)."""
+    """Rules and sums by the kernels of mmcv's SubMConv3d and SparseConv3d (CUDA, float32)."""
 
     def __init__(self, inputs: SparseTensor, kernel: Kernel) -> None:
         ops = compiled_ops()

@@ -1,4 +1,4 @@
-"""SECOND's sparse encoder with residual blocks (Yan et al., 2018; method.md 2.2): voxels -> BEV map.
+"""SECOND's sparse encoder (Yan et al., 2018; method.md 2.2) with residual blocks: voxels -> BEV map.
 
 Legend: N active cells, C channels, B samples.
 """
@@ -18,30 +18,30 @@ from pdetr3d.models.sparse_conv import SUBMANIFOLD, Kernel, Rules, SparseTensor,
 
 
 class SparseConv(nn.Module):
-    """Convolution without bias, norm: ``forward(features (N, C_in), rules) -> (M, C_out)``."""
+    """A convolution without bias and a norm: ``forward(features (N, C_in), rules) -> (M, C_out)``."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel, norm: str) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(*kernel.size, inputs, outputs))  # mmcv's layout
-        bound = 1 / math.sqrt(math.prod(kernel.size) * inputs)  # as nn.Conv3d
+        bound = 1 / math.sqrt(math.prod(kernel.size) * inputs)  # the initialization of nn.Conv3d
         nn.init.uniform_(self.weight, -bound, bound)
         self.norm = norm1d(norm, outputs)
 
     def forward(self, features: Tensor, rules: Rules) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # neither engine knows bfloat16
+        with torch.autocast(features.device.type, enabled=False):  # no engine supports bfloat16
             return normalize(self.norm, rules.convolve(features.float(), self.weight.float()))
 
 
 def normalize(norm: nn.Module, rows: Tensor) -> Tensor:
-    """Apply a norm to (N, C). The statistics of no row, or of one, are undefined: the running ones stand in."""
+    """Apply a norm to (N, C). Fewer than two rows have no batch statistics, so the running statistics are used."""
     if isinstance(norm, nn.BatchNorm1d) and norm.training and len(rows) < 2:
         return F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
     return norm(rows)
 
 
 class ResidualBlock(nn.Module):
-    """Two submanifold convolutions round a shortcut: ``forward(features (N, C), rules) -> (N, C)``."""
+    """Two submanifold convolutions with a shortcut: ``forward(features (N, C), rules) -> (N, C)``."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class ResidualBlock(nn.Module):
 class SparseEncoder(nn.Module):
     """``forward(SparseTensor (N, C_in)) -> (B, C * D', H', W')``: voxels -> BEV map.
 
-    One submanifold convolution, then per stage two residual blocks; between stages a convolution of stride 2; at the
-    end one of stride 2 along z alone. The last convolution between stages does not pad z: 41 -> 21 -> 11 -> 5, and 2
-    at the end. Channels of the z slices are stacked, channel by channel.
+    The encoder has one submanifold convolution, two residual blocks per stage, a convolution of stride 2 between
+    stages, and at the end one of stride 2 along z only. The last convolution between stages does not pad z, so that 41
+    cells become 21, 11, 5, and 2 at the end. The z slices become channels: index c * D' + z.
 
     Args:
         inputs: C_in.
@@ -92,7 +92,7 @@ class SparseEncoder(nn.Module):
 
 
 def _strided(layer: nn.Module, inputs: SparseTensor) -> SparseTensor:
-    """Convolution to a coarser grid, norm, ReLU."""
+    """Apply a strided convolution with norm, and ReLU."""
     assert isinstance(layer, SparseConv)
     rules = make_rules(inputs, layer.kernel)
     return SparseTensor(torch.relu(layer(inputs.features, rules)), rules.cells, rules.shape, inputs.batch_size)

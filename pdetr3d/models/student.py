@@ -1,4 +1,4 @@
-"""The self-motivated student: LiDAR-only CenterPoint; clicks and images never enter ``forward`` (method.md 5)."""
+"""The self-motivated student: a LiDAR-only CenterPoint (method.md 5). ``forward`` uses neither clicks nor images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
 
 
 class Student(StudentFeatures):
-    """LiDAR stages -> SECONDFPN -> center head; boxes at the objects in training, at peaks in inference.
+    """LiDAR stages -> SECONDFPN -> center head; boxes are regressed at objects in training, at peaks in inference.
 
     Args:
-        guided: whether the output of training holds the two views' features that point guidance compares.
+        config: of the run. guided: in training, also return the features of both views for point guidance.
     """
 
     def __init__(self, config: Config, *, guided: bool = False) -> None:
@@ -33,7 +33,7 @@ class Student(StudentFeatures):
         self.guidance = GuidanceBranch(config, self) if guided else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``nn.Module``'s; a student without guidance passes over the guidance parts of one that had it."""
+        """Load weights as ``nn.Module`` does; a student without guidance ignores weights of the guidance branch."""
         if self.guidance is None:
             state_dict = {k: v for k, v in state_dict.items() if not k.startswith("guidance.")}
         return super().load_state_dict(state_dict, strict, assign)
@@ -59,14 +59,15 @@ class Student(StudentFeatures):
         return self.peak_cells(heatmap)
 
     def peak_cells(self, heatmap: Tensor) -> Cells:
-        """Where boxes are regressed in inference: the best peaks of a task's heatmap (B, T, H, W) of logits."""
+        """The cells where boxes are regressed in inference: the best peaks of heatmap logits (B, T, H, W) of a task."""
         return peaks(heatmap, self.config.student.score_threshold, 2 * self.config.student.max_boxes)
 
 
 class CenterDecoder:
-    """Maps -> boxes: 3x3 heatmap peaks of each class, score threshold, NMS within the class (``student.nms``).
+    """Makes boxes from maps: 3x3 heatmap peaks per class, score threshold, NMS within the class (``student.nms``).
 
-    Classes do not suppress one another: a doubtful bus stays beside a likelier truck, as average precision wants it.
+    Classes do not suppress each other: a bus of low score stays beside a truck of higher score at the same place, since
+    average precision is computed per class.
 
     Args:
         config: range, thresholds and tasks of the student.
@@ -77,13 +78,13 @@ class CenterDecoder:
 
     @torch.no_grad()
     def __call__(self, tasks: list[TaskMaps]) -> list[Boxes3D]:
-        """One ``Boxes3D`` per sample, sorted by falling score, at most ``student.max_boxes``."""
+        """One ``Boxes3D`` per sample, sorted by falling score, with at most ``student.max_boxes`` boxes."""
         samples = tasks[0].heatmap.shape[0]
         parts: list[list[Boxes3D]] = [[] for _ in range(samples)]
         for classes, maps in zip(self.config.tasks, tasks, strict=True):
             for sample, boxes in enumerate(self._decode_task(maps, classes)):
                 parts[sample].append(boxes)
-        # All tasks at once: most candidates score below the last box that can stay, and are never looked at.
+        # NMS takes all tasks at once: it stops at ``student.max_boxes`` kept boxes and skips the many lower candidates.
         every, device = (Boxes3D.concatenate(p) for p in parts), tasks[0].heatmap.device
         return [boxes[suppress(boxes, self.config.student, device)] for boxes in every]
 
@@ -92,7 +93,7 @@ class CenterDecoder:
         scores = class_peaks(maps.heatmap)[cells.sample, :, cells.row, cells.column]  # (N, T)
         cell, slot = torch.nonzero(
             scores > student.score_threshold, as_tuple=True
-        )  # a cell may peak in several classes
+        )  # a cell may be a peak of several classes
         score, label = scores[cell, slot], np.asarray(classes)[slot.cpu().numpy()]
         results = []
         for b in range(len(maps.heatmap)):

@@ -1,4 +1,4 @@
-"""Which of a student's boxes stay: NMS by the key ``student.nms``, by mmcv's kernel on CUDA."""
+"""Non-maximum suppression of a student's boxes by ``student.nms``; on CUDA with mmcv's kernel."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RotatedKernel = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def suppress(boxes: Boxes3D, student: StudentConfig, device: torch.device) -> NDArray[np.int64]:
-    """Indices of the boxes kept, by falling score, at most ``student.max_boxes``; classes do not suppress one another.
+    """Indices of the kept boxes by falling score, at most ``student.max_boxes``; classes do not suppress each other.
 
     Args:
-        boxes: the candidates of one sample. device: where the maps were computed; CUDA takes mmcv's kernel.
+        boxes: the candidates of one sample. student: the keys of NMS. device: of the maps; on CUDA, mmcv's kernel runs.
     """
     if student.nms == "circle":
         radius = np.array(student.circle_radius_m)
@@ -34,11 +34,11 @@ def suppress(boxes: Boxes3D, student: StudentConfig, device: torch.device) -> ND
 def nms_by_kernel(
     kernel: RotatedKernel, boxes: Boxes3D, student: StudentConfig, device: torch.device
 ) -> NDArray[np.int64]:
-    """As ``nms_bev`` in float32 (pairs within rounding of the threshold may fall to the other side)."""
+    """Like ``nms_bev``, in float32: an IoU within rounding of the threshold may be decided differently."""
     if not len(boxes):
-        return np.zeros(0, np.int64)  # the kernel answers None
-    # Its angles turn x towards y ("clockwise" where y points down): our yaw. It takes labels, too, but does not look at
-    # them: each class is moved to a place of its own.
+        return np.zeros(0, np.int64)  # the kernel would return None
+    # The kernel's angles turn x towards y ("clockwise" with y downwards), like our yaw. It ignores its labels argument,
+    # so each class's boxes are moved to a place of their own.
     rows = boxes.rows[:, [0, 1, 3, 4, 6]]
     rows[:, 0] += boxes.label * (np.ptp(rows[:, 0]) + np.hypot(rows[:, 2], rows[:, 3]).max())
     score = torch.from_numpy(boxes.score).to(device)
@@ -47,7 +47,7 @@ def nms_by_kernel(
 
 
 def rotated_kernel() -> RotatedKernel | None:
-    """mmcv's rotated NMS, or None where mmcv was installed without compiled ops."""
+    """mmcv's rotated NMS, or None if mmcv was installed without compiled ops."""
     try:
         from mmcv.ops import nms_rotated
     except ImportError:

@@ -21,11 +21,11 @@ from pdetr3d.models.roi_fusion import Views
 
 
 class Teacher(LidarModel):
-    """``forward(batch) -> TeacherOutput``; ``TeacherOutput.click`` says which rows belong to which click.
+    """``forward(batch) -> TeacherOutput``; ``TeacherOutput.click`` gives each query's click.
 
     Args:
         config: the run's configuration.
-        prior_size_m: (10, 3) mean l, w, h per class of the box-labeled part; stored with the weights.
+        prior_size_m: (C, 3) mean l, w, h per class of the box-labeled part [m]; it is stored with the weights.
     """
 
     def __init__(self, config: Config, prior_size_m: Tensor) -> None:
@@ -69,7 +69,10 @@ class Teacher(LidarModel):
         )
 
     def _clicks(self, batch: Batch, queries: Queries) -> Clicks | None:
-        """The points round the anchors of queries that have a click (a copy of a click is a click of its own)."""
+        """The clicks of all queries with the points around their anchors; None for learned queries.
+
+        Each copy of a click (``GroupQuery``) counts as a click of its own.
+        """
         if self.config.query_init == "learned":
             return None
         label, valid = (t.gather(1, queries.click) for t in (batch.click_label, batch.click_valid))
@@ -79,7 +82,7 @@ class Teacher(LidarModel):
 
 
 def make_query(config: Config, prior_size_m: Tensor) -> ExplicitQuery | ImplicitQuery | LearnedQuery:
-    """The module that ``teacher.query_init`` names; see ``Teacher`` for the arguments."""
+    """Make the query module of ``teacher.query_init``; arguments as in ``Teacher``."""
     teacher, common = config.teacher, (config.teacher.channels, prior_size_m, config.model.range_m)
     if teacher.query_init == "group":
         return GroupQuery(*common, teacher.group_copies)

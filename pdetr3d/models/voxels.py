@@ -1,4 +1,4 @@
-"""Points -> BEV feature map: voxels of mean points (SECOND's HardSimpleVFE) and the sparse encoder, vectorized.
+"""The voxel encoder: points -> mean point per voxel (SECOND's HardSimpleVFE) -> sparse encoder -> BEV feature map.
 
 Legend: P points, N voxels, B samples, C channels, D x H x W voxels along z, y, x. BEV maps: rows = y, columns = x.
 """
@@ -33,7 +33,7 @@ class VoxelEncoder(nn.Module):
         self.register_buffer("low", torch.tensor(config.range_m[:3]), persistent=False)
         self.register_buffer("high", torch.tensor(config.range_m[3:]), persistent=False)
         self.register_buffer("voxel_m", torch.tensor(config.voxel_m), persistent=False)
-        # The grid has one more layer than the range along z; it stays empty.
+        # Along z the grid has one layer more than the range; it stays empty.
         self.register_buffer("held", torch.tensor([self.shape[2], self.shape[1], self.shape[0] - 1]), persistent=False)
         self.encoder = SparseEncoder(POINT_FEATURES, config.voxel_channels, config.norm)
 
@@ -41,11 +41,12 @@ class VoxelEncoder(nn.Module):
         return self.encoder(self.voxelize(points, point_sample, batch_size))
 
     def voxelize(self, points: Tensor, point_sample: Tensor, batch_size: int) -> SparseTensor:
-        """Mean of each voxel's points, scaled as pillars scale them (N, 5).
+        """The mean (N, 5) of each voxel's points, with features scaled by ``scale_points``.
 
-        A voxel keeps its first ``model.voxel_points`` points in the order of the cloud, a sample its first
-        ``model.max_voxels`` voxels in the order of their first points (as mmcv's deterministic hard voxelization on an
-        unshuffled cloud). The cloud begins with the keyframe and goes back in time: what is left out is old.
+        A voxel keeps its first ``model.voxel_points`` points in the order of the cloud; a sample keeps its first
+        ``model.max_voxels`` voxels in the order of their first points, as mmcv's deterministic hard voxelization does
+        with an unshuffled cloud. The cloud begins with the keyframe and goes back in time, so that old points are
+        dropped first.
         """
         points, index = self.assign(points, point_sample)
         index, order = index.sort(stable=True)
@@ -62,14 +63,14 @@ class VoxelEncoder(nn.Module):
         return SparseTensor(mean, cells[kept], self.shape, batch_size)
 
     def assign(self, points: Tensor, point_sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop points out of range; return the kept (P', 5) and the flat index of their voxels (``flat_index``)."""
+        """Drop points out of range; return the kept points (P', 5) and the flat indices of their voxels (P',)."""
         xyz = ((points[:, :3] - self.low) / self.voxel_m).floor().long()
         inside = ((xyz >= 0) & (xyz < self.held)).all(1)
         cells = torch.cat([point_sample[:, None], xyz.flip(1)], 1)[inside]
         return points[inside], flat_index(cells, self.shape)
 
     def _within_cap(self, sample: Tensor, first_point: Tensor) -> Tensor:
-        """(N,) bool: the voxel is among the first ``model.max_voxels`` of its (rising) sample."""
+        """(N,) bool: the voxel is among the first ``model.max_voxels`` of its sample; ``sample`` (N,) ascends."""
         by_point = first_point.argsort()
         by_sample = by_point[sample[by_point].argsort(stable=True)]  # by sample, then by first point
         count = torch.bincount(sample)

@@ -1,0 +1,1 @@
+"""Checks of the nuScenes tables: fields, names, plausible values and times."""

@@ -91,7 +91,7 @@ def test_boxes_in_another_frame_are_refused(world: Path, tmp_path: Path) -> None
         "ego_pose",
         lambda rows: [row.update(translation=[*np.add(row["translation"], [500, 0, 0])]) for row in rows],
     )
-    with pytest.raises(DataError, match=r": 0 LiDAR points lie in \d+ boxes of which .*boxes in another frame"):
+    with pytest.raises(DataError, match=r": 0 LiDAR points lie in \d+ boxes for which .*boxes in another frame"):
         build_index(world, VERSION, tmp_path / "index.arrow")
 
 

@@ -1,0 +1,1 @@
+"""Reports: the pages of runs and searches, and comparisons of runs."""
