@@ -105,7 +105,7 @@ def test_other_counts_are_said_not_refused(
     assert len(Index.open(build_index(world, VERSION, tmp_path / "index.arrow"))) == 12
     assert "boxes that were counted again hold over 2 times fewer" in caplog.text
     edit(world, "sample_annotation", lambda rows: [row.update(num_lidar_pts=3 * row["num_lidar_pts"]) for row in rows])
-    with pytest.raises(DataError, match="Where only these counts are wrong, write -1"):
+    with pytest.raises(DataError, match="If only these counts are wrong, write -1"):
         build_index(world, VERSION, tmp_path / "index.arrow")
 
 
