@@ -1,5 +1,7 @@
-"""Train LiDAR 3D object detectors from point clicks. The Python API is ``pdetr3d/api.py``: its names are here, too, and
-are loaded when they are first used, so that importing one part of the package loads no other.
+"""Trains LiDAR 3D object detectors from point clicks.
+
+The names of the Python API (``pdetr3d/api.py``) are also here. They are loaded at first use, so that importing one part
+of the package loads no other.
 """
 
 from __future__ import annotations

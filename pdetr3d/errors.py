@@ -1,4 +1,4 @@
-"""The error that a user can mend. A module of its own: it imports nothing, so that ``pdetr3d --help`` is quick."""
+"""Defines the error for wrong input. This module imports nothing, so that ``pdetr3d --help`` is quick."""
 
 from __future__ import annotations
 

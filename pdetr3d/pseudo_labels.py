@@ -1,4 +1,4 @@
-"""Pseudo labels as a table: one row per click, joined by click_id, never by position (design section 6)."""
+"""Makes the table of pseudo labels from a teacher's boxes: one row per click, joined by click_id (design section 6)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
-CLICK_TOLERANCE_M = 0.1
+CLICK_TOLERANCE_M = 0.1  # a box contains its click if the box grown by this much on every side does
 SNAP_MAX_M = 0.5  # longest move of a box onto its click
-MAX_GAP_S = 1.5  # between neighboring boxes of a track, as the devkit's ``NuScenes.box_velocity``
-SIZE_RATIO_MAX = 3.0
-SNAPPED = "snapped"  # reason of a row that is accepted after a move
-FLOORS = ("class_mean", "class_mean_pca")  # what a report measures beside a teacher: boxes that need no training
+MAX_GAP_S = 1.5  # longest time between neighboring boxes of a track, as in the devkit's ``NuScenes.box_velocity``
+SIZE_RATIO_MAX = 3.0  # a side may differ from the class's mean by this factor
+SNAPPED = "snapped"  # the reason of a row that is accepted after a move
+FLOORS = ("class_mean", "class_mean_pca")  # boxes without training, which reports measure beside the teacher's
 
-# Column order and dtypes of pseudo_labels.parquet; Float32 is pandas' nullable type: Parquet gets nulls, not NaN.
+# Column order and dtypes of pseudo_labels.parquet. Float32 is pandas' nullable type, so that Parquet has null, not NaN.
 COLUMNS = {
     "click_id": "string",
     "sample_token": "string",
@@ -42,12 +42,12 @@ COLUMNS = {
 def class_mean_boxes(
     clicks: PointLabels, prior_size_m: NDArray[np.floating], yaw_rad: NDArray[np.floating] | None = None
 ) -> Boxes3D:
-    """The floor that a teacher must beat: the class-mean box centered on each click, heading forward (+y) unless given.
+    """The floor that a teacher must beat: the class-mean box at each click, which heads forward (+y) by default.
 
     Args:
         clicks: K clicks, LIDAR_TOP frame.
         prior_size_m: (C, 3) mean (l, w, h) [m] per class.
-        yaw_rad: (K,) headings [rad]; default pi / 2, the way most traffic round the ego vehicle drives.
+        yaw_rad: (K,) headings [rad]; default pi / 2, the heading of most traffic around the ego vehicle.
 
     Returns:
         K pseudo labels in the order of the clicks, score 1.
@@ -57,9 +57,10 @@ def class_mean_boxes(
 
 
 def class_mean_pca_boxes(clicks: PointLabels, prior_size_m: NDArray[np.floating], points_m: NDArray) -> Boxes3D:
-    """A stronger floor: ``class_mean_boxes`` that head along the LiDAR points round each click.
+    """A stronger floor: ``class_mean_boxes`` that head along the LiDAR points around each click.
 
-    Along ``geometry.crops.axes_from_points``, forward (+y) rather than back; forward where there is no axis.
+    The axis is that of ``geometry.crops.axes_from_points``; of its two directions, the forward one (+y) is taken. A
+    click without an axis gets a box that heads forward.
 
     Args:
         clicks, prior_size_m: as ``class_mean_boxes``. points_m: (P, 3+) LiDAR points of the sample, LIDAR_TOP frame.
@@ -74,22 +75,23 @@ def class_mean_pca_boxes(clicks: PointLabels, prior_size_m: NDArray[np.floating]
 def contains_click(
     boxes: Boxes3D, xyz_m: NDArray[np.floating], tolerance_m: float = CLICK_TOLERANCE_M
 ) -> NDArray[np.bool_]:
-    """Whether box i, grown by ``tolerance_m`` on every side, contains point i: (N,) bool from (N, 3) points [m]."""
+    """Whether box i, grown by ``tolerance_m`` on every side, contains point i of (N, 3) [m]: (N,) bool."""
     offset = np.asarray(xyz_m, dtype=np.float64).reshape(-1, 3) - boxes.center_m
     local = rotate_z(offset, -boxes.yaw_rad.astype(np.float64))
     return (np.abs(local) <= boxes.size_m / 2 + tolerance_m).all(axis=1)
 
 
 def snap_to_clicks(boxes: Boxes3D, xyz_m: NDArray[np.floating]) -> tuple[Boxes3D, NDArray[np.bool_]]:
-    """Move each box that misses its click by a little: the shortest move after which the click lies on its surface.
+    """Move each box that misses its click by at most SNAP_MAX_M onto it.
 
-    A box that contains its click within the tolerance stays, and so does one that would move over SNAP_MAX_M.
+    The move is the shortest after which the click lies on the box's surface. Boxes that contain their click within the
+    tolerance stay.
 
     Args:
-        boxes: N. xyz_m: (N, 3) their clicks [m], same frame.
+        boxes: N boxes. xyz_m: (N, 3) their clicks [m], in the same frame.
 
     Returns:
-        The boxes, and (N,) bool: those that moved.
+        The boxes, and (N,) bool: which of them were moved.
     """
     offset = np.asarray(xyz_m, dtype=np.float64).reshape(-1, 3) - boxes.center_m
     local = rotate_z(offset, -boxes.yaw_rad.astype(np.float64))
@@ -110,11 +112,11 @@ def to_pseudo_labels(
     snap: bool = False,
     classes: ClassList,
 ) -> pd.DataFrame:
-    """One row per click of a sample, in the order of its clicks; columns and dtypes as ``COLUMNS``.
+    """One row per click of a sample, in the order of its clicks; columns and dtypes are ``COLUMNS``.
 
     Args:
         record: the sample; its clicks are used.
-        boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; labels of the boxes are ignored.
+        boxes: one box per click, in the order of the clicks, LIDAR_TOP frame; the boxes' labels are ignored.
         prior_size_m, teacher_digest, range_m, snap, classes: as ``pseudo_label_rows``.
 
     Raises:
@@ -133,25 +135,25 @@ def pseudo_label_rows(
     snap: bool = False,
     classes: ClassList,
 ) -> pd.DataFrame:
-    """``to_pseudo_labels`` of several samples at once, one after the other.
+    """``to_pseudo_labels`` for several samples, whose rows follow each other.
 
-    The class is the click's; the velocity is null (the teacher's is not trained; ``with_track_velocity`` fills in what
-    tracks tell). A row is kept but not ``accepted``, with the first ``reason`` that applies, when the box's center lies
-    outside ``range_m`` ("outside range") or where the sample's labels do not hold ("outside regions"), a side is under
-    1/3 or over 3 times the class prior's ("implausible size"),
-    or the box grown by 0.1 m does not contain its click ("click outside box"). With ``snap`` a box that misses its
-    click by at most 0.5 m is first moved onto it (``snap_to_clicks``): the row holds the moved box, with reason
-    "snapped" if it is accepted. Other accepted rows have reason "".
+    The class is the click's. The velocity is null, since the teacher's is not trained; ``with_track_velocity`` adds
+    velocities from tracks. A row is kept but not ``accepted`` in these cases; ``reason`` is the first that applies:
+    "outside range": the box's center is outside ``range_m``. "outside regions": it is outside the sample's valid region
+    or in a region to ignore. "implausible size": a side is below 1/3 or above 3 times the class prior's. "click outside
+    box": the box grown by 0.1 m does not contain its click. With ``snap`` a box that misses its click by at most 0.5 m
+    is first moved onto it (``snap_to_clicks``): the row holds the moved box, with reason "snapped" if it is accepted.
+    Other accepted rows have reason "".
 
     Args:
-        records, boxes: parallel; see ``to_pseudo_labels``.
+        records, boxes: of the same samples; see ``to_pseudo_labels``.
         prior_size_m: (C, 3) mean (l, w, h) [m] per class.
-        teacher_digest: names the teacher that made the boxes: digest of the run that trained it.
-        range_m: (x0, y0, z0, x1, y1, z1) [m], both ends inside.
-        snap: ``label.snap``. classes: that labels are of.
+        teacher_digest: identifies the teacher: the digest of the run that trained it.
+        range_m: (x0, y0, z0, x1, y1, z1) [m], with both ends.
+        snap: ``label.snap``. classes: the classes of the labels.
 
     Raises:
-        ValueError: when a sample has not exactly one box per click.
+        ValueError: when a sample does not have exactly one box per click.
     """
     for record, mine in zip(records, boxes, strict=True):
         if len(mine) != len(record.clicks):
@@ -197,12 +199,13 @@ def pseudo_label_rows(
 def with_track_velocity(
     table: pd.DataFrame, track_of: Mapping[str, str], records: Iterable[SampleRecord]
 ) -> pd.DataFrame:
-    """The table with velocities (vx, vy) of accepted boxes whose click carries a track_id; all others stay null.
+    """Add velocities (vx, vy) to accepted boxes whose click has a track_id; other velocities stay null.
 
-    As the devkit's ``NuScenes.box_velocity``: the way between the centers of the track's previous and next accepted box
-    in the scene (at the ends of a track: of the box itself and its one neighbor) over the time between them, null where
-    that is more than 1.5 s per neighbor, or there is none. Measured in the global frame, so that the ego vehicle's own
-    motion does not count; written in the axes of the box's own LIDAR_TOP frame.
+    As in the devkit's ``NuScenes.box_velocity``, the velocity is the distance between the centers of the track's
+    previous and next accepted boxes in the scene, divided by the time between them; at an end of a track, the box
+    itself and its one neighbor are used. The velocity is null if that time exceeds 1.5 s per neighbor, or without a
+    neighbor. It is computed in the global frame, so that the ego vehicle's motion does not count, and written in the
+    axes of the box's LIDAR_TOP frame.
 
     Args:
         table: rows of ``to_pseudo_labels`` of any number of samples, with an index 0, 1, 2 ...
@@ -226,7 +229,7 @@ def with_track_velocity(
 
 
 def _track_velocity(rows: pd.DataFrame, record_of: Mapping[str, SampleRecord]) -> NDArray[np.float64]:
-    """(N, 2) velocity [m/s] of the N boxes of one track in order of time, LIDAR_TOP axes of each; NaN = unknown."""
+    """(N, 2) velocities [m/s] of the N boxes of a track in order of time, each in its LIDAR_TOP axes; NaN = unknown."""
     records = [record_of[token] for token in rows["sample_token"]]
     lidar2global = [chain(record.lidar2ego, record.ego2global) for record in records]
     centers = [apply(pose, center) for pose, center in zip(lidar2global, rows[["x", "y", "z"]].to_numpy(), strict=True)]

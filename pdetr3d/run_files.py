@@ -1,4 +1,4 @@
-"""A run directory, as everybody reads it: config, finished stages, checkpoints, scores. Nothing is written there."""
+"""Reads run directories: config, finished stages, checkpoints, scores. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from pdetr3d.errors import DataError
 
 CONFIG, REPORT, DONE = "run.json", "report.json", "done.json"
-FRESH = "fresh"  # entry of run.json that only keeps runs begun anew apart
-# Stage that measured the teacher's boxes -> where its result holds their quality: a pipeline's labels, the first
-# teacher of label.holdout, a search's trial, train_teacher.
+FRESH = "fresh"  # the entry of run.json that only distinguishes runs that were begun anew
+# Stage that measures the teacher's boxes -> the keys of the quality in its result. The stages are those of a pipeline,
+# of the first teacher of label.holdout, of a search's trial, and of train_teacher.
 TEACHER_QUALITY: dict[str, tuple[str, ...]] = {
     "pseudo_labels": ("teacher",),
     "holdout": ("teacher",),
@@ -22,12 +22,12 @@ TEACHER_QUALITY: dict[str, tuple[str, ...]] = {
 
 
 class RunFiles:
-    """Files of a run directory.
+    """The files of a run directory.
 
-    Each property raises DataError when a file cannot be read, with its name.
+    Properties raise DataError when a file cannot be read; the message names it.
 
     Attributes:
-        path: the directory, which need not hold a run (``open`` refuses that).
+        path: the directory. Only ``open`` checks that it holds a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +35,10 @@ class RunFiles:
 
     @staticmethod
     def open(path: Path) -> RunFiles:
-        """The run in a directory.
+        """Open a run directory.
 
         Raises:
-            DataError: for a folder that is no run directory (names those in it).
+            DataError: when the folder is no run directory; the message names the run directories in it.
         """
         if not is_run(path):
             inner = sorted(str(f.parent.relative_to(path)) for at in ("*", "*/*") for f in path.glob(f"{at}/{CONFIG}"))
@@ -49,47 +49,49 @@ class RunFiles:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """``run.json``: flat config without what does not change a run's results, versions of the stages' formats
-        ("code") and the digest of the dataset's tables ("tables")."""
+        """The content of ``run.json``: the flat config keys that change a run's results, the versions of the stages
+        ("code"), and the digest of the dataset's tables ("tables")."""
         return {key: value for key, value in read_json(self.path / CONFIG).items() if key != FRESH}
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """A pipeline's ``report.json``; empty where none has ended."""
+        """A pipeline's ``report.json``; empty if no pipeline has ended."""
         return read_json(self.path / REPORT)
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What a finished stage stored; empty where it is not finished."""
+        """The stored result of a finished stage; empty if the stage is not finished."""
         return read_json(self.path / name / DONE)
 
     def checkpoints(self, stage: str) -> list[Path]:
-        """Kept checkpoints of a training stage, oldest first; empty where it is not finished."""
+        """Kept checkpoints of a training stage, oldest first; empty if the stage is not finished."""
         return [self.path / stage / str(name) for name in self.stage(stage).get("checkpoints", ())]
 
     @property
     def finished(self) -> list[str]:
-        """Finished stages, by name."""
+        """Sorted names of the finished stages."""
         return sorted(file.parent.name for file in self.path.glob(f"*/{DONE}"))
 
     @property
     def trained(self) -> list[str]:
-        """Student arms that are trained."""
+        """Names of the trained student arms."""
         return [name.removeprefix("student_") for name in self.finished if name.startswith("student_")]
 
     @property
     def scored(self) -> list[str]:
-        """What is scored on the val split: student arms, "teacher"."""
+        """Names of the models that are scored on the val split: student arms, "teacher"."""
         return [name.removeprefix("evaluate_") for name in self.finished if name.startswith("evaluate_")]
 
     def scores(self, arm: str) -> dict[str, Any]:
-        """Devkit scores of an arm on the val split; of "teacher": quality of its boxes at that split's clicks. Empty
-        where nothing scored it."""
+        """The devkit scores of an arm on the val split; for "teacher" the quality of its boxes at the split's clicks.
+
+        Empty if the arm is not scored.
+        """
         final = self.stage("trial").get("final") or {}
         found = self.stage(f"evaluate_{arm}") or final.get(arm) or self.report.get("arms", {}).get(arm)
         return dict(found or {})
 
     def teacher(self, stage: str) -> dict[str, Any]:
-        """Quality of the teacher's boxes, as a stage of TEACHER_QUALITY measured it; empty where it did not."""
+        """Quality of the teacher's boxes by a stage of TEACHER_QUALITY; empty if the stage did not measure it."""
         quality = self.stage(stage)
         for key in TEACHER_QUALITY[stage]:
             quality = quality.get(key) or {}
@@ -97,22 +99,22 @@ class RunFiles:
 
     @cached_property
     def teacher_stage(self) -> str:
-        """The stage that tells most of the teacher: the first of TEACHER_QUALITY that knows the true box of a click,
-        else the first that is finished; "" without any."""
+        """The stage whose measurement of the teacher is used: the first finished one of TEACHER_QUALITY that measured
+        clicks with a known true box, else the first finished one; "" if none is finished."""
         done = [stage for stage in TEACHER_QUALITY if (self.path / stage / DONE).is_file()]
         return next((stage for stage in done if self.teacher(stage).get("n")), done[0] if done else "")
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run's."""
+    """Whether a folder is a run directory."""
     return (path / CONFIG).is_file()
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of a run directory; empty where there is no such file.
+    """Read a JSON object of a run directory; a missing file gives an empty one.
 
     Raises:
-        DataError: when it cannot be read as one.
+        DataError: when the file cannot be read as a JSON object.
     """
     try:
         value = json.loads(file.read_text()) if file.is_file() else {}

@@ -1,6 +1,6 @@
-"""What indexing and the devkit's scoring need of the nuScenes tables: fields and their values, checked by column.
+"""Checks the fields of the nuScenes tables that indexing and the devkit's scoring need, column by column.
 
-Nothing else is asked for: no map images, no visibility, no descriptions.
+Map images, visibility and descriptions are not needed and not checked.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pdetr3d.schema import CAMERAS
 
 Rows = list[dict[str, Any]]
 ABSENT = object()
-LARGEST = 2**63 - 1  # the index keeps whole numbers in 64 bits
-LATEST_US = 10**17  # of the year 5138; what is later is in nanoseconds
+LARGEST = 2**63 - 1  # the index stores whole numbers in 64 bits
+LATEST_US = 10**17  # in the year 5138; a larger timestamp is in nanoseconds
 
-# A kind of value: what is allowed, in words; whether a whole column is fine (fast); whether one value is.
+# A kind of value: the allowed values in words; a fast check of a whole column; a check of one value.
 Kind = tuple[str, Callable[[Sequence[Any]], bool], Callable[[Any], bool]]
 
 
@@ -50,7 +50,7 @@ def _texts() -> Kind:
 
 
 def not_counted(count: Any) -> bool:
-    """Whether a converter wrote that it did not count an object's points: null, NaN or a negative number."""
+    """Whether a count of points means "not counted": null, NaN or a negative number, as converters write."""
     return count is None or (isinstance(count, float) and math.isnan(count)) or count < 0
 
 
@@ -87,7 +87,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "sample_token": TEXT,
         "ego_pose_token": TEXT,
         "calibrated_sensor_token": TEXT,
-        "filename": LINK,  # "": refused as a path, with the others that leave the dataroot
+        "filename": LINK,  # "" is refused later, by the check of paths
         "timestamp": TIME,
         "is_key_frame": FLAG,
         "prev": LINK,
@@ -106,7 +106,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "next": LINK,
     },
 }
-# Field of a table -> the table that has a row of this token.
+# Table -> its fields that hold tokens -> the table with the rows of these tokens.
 REFERENCES = {
     "instance": {"category_token": "category"},
     "calibrated_sensor": {"sensor_token": "sensor"},
@@ -126,8 +126,11 @@ REFERENCES = {
 
 
 def table_problems(tables: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the tables (name -> what its JSON file holds): one line per table and field, naming the first
-    row. An empty list: indexing and scoring will find what they need."""
+    """The problems of the tables' fields and references, one line per table and field, which names the first bad row.
+
+    Args:
+        tables: name -> content of the JSON file.
+    """
     problems = []
     for name, fields in FIELDS.items():
         rows = tables[name]
@@ -136,7 +139,7 @@ def table_problems(tables: Mapping[str, Any]) -> list[str]:
             continue
         for field, kind in fields.items():
             problems += _field(name, rows, field, kind)
-    if problems:  # what follows relies on the fields
+    if problems:  # the checks below need correct fields
         return problems
     if not tables["sample"]:
         return ["sample.json: has no row: a dataset without keyframes"]
@@ -150,12 +153,15 @@ def table_problems(tables: Mapping[str, Any]) -> list[str]:
 
 
 def scoring_problems(tables: Mapping[str, Rows], classes: ClassList) -> list[str]:
-    """What is wrong with images and attributes, of tables without ``table_problems`` whose names fit (``Names``)."""
+    """The problems of image sizes, intrinsics and attributes, one line each.
+
+    The tables must have no ``table_problems``, and nuScenes' names (``Names.apply``).
+    """
     return [*_cameras(tables), *_attributes(tables, classes)]
 
 
 def at_row(name: str, row: int, rows: Rows, field: str) -> str:
-    """Where a value stands, in words; rows are counted from 0."""
+    """The place of a value in words: table, row (counted from 0), token, field."""
     return f"{name}.json, row {row} (token {rows[row].get('token')}), field {field}"
 
 
@@ -169,7 +175,7 @@ def _field(name: str, rows: Rows, field: str, kind: Kind) -> list[str]:
     try:
         if fine(column):
             return []
-    except TypeError:  # a value that cannot be hashed or measured
+    except TypeError:  # a value that cannot be hashed, or has no length
         pass
     bad = [place for place, value in enumerate(column) if not good(value)]
     if not bad:
@@ -199,7 +205,7 @@ def _reference(name: str, rows: Rows, field: str, target: str, known: set[str]) 
 
 
 def _cameras(tables: Mapping[str, Rows]) -> list[str]:
-    """Sizes and intrinsics, which only images need."""
+    """The problems of cameras: intrinsics, and sizes of images."""
     sensors = {row["token"] for row in tables["sensor"] if row["channel"] in CAMERAS}
     mine = [(place, row) for place, row in enumerate(tables["calibrated_sensor"]) if row["sensor_token"] in sensors]
     bad = [place for place, row in mine if not _square(row.get("camera_intrinsic"))]
@@ -227,7 +233,7 @@ def _square(value: Any) -> bool:
 
 
 def _attributes(tables: Mapping[str, Rows], classes: ClassList) -> list[str]:
-    """The devkit scores an object that has a class with one attribute of its own list, or none."""
+    """The problems of attributes: the devkit allows an object with a class at most one, from its own list."""
     name_of = {row["token"]: row["name"] for row in tables["attribute"]}
     scored = {row["token"] for row in tables["category"] if classes.class_of(row["name"]) is not None}
     mine = {row["token"] for row in tables["instance"] if row["category_token"] in scored}

@@ -1,4 +1,4 @@
-"""The devkit's view of a nuScenes-format folder, made of checked tables; map images are not opened."""
+"""Loads the checked tables of a nuScenes-format folder into the devkit's class; map images are not read."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tab
 
 
 class Tables(NuScenes):
-    """``NuScenes`` of checked tables, with the dataset's own names made to fit (``Names``).
+    """The devkit's ``NuScenes`` with checked tables, in which a dataset's own names are replaced (``Names``).
 
     Attributes:
-        cut_tracks: annotations whose track has a hole beside them. unlikely: lines on what few datasets have.
+        cut_tracks: number of annotations whose previous or next annotation is missing. unlikely: warnings of
+            ``unlikely``.
 
     Raises:
-        DataError: when the folder, the version or a table is missing or unreadable, or a row lacks what indexing and
-            scoring need; names table, row, field and value.
+        DataError: when the folder, the version or a table is missing or unreadable, or a field or value is wrong; names
+            table, row, field and value.
     """
 
     def __init__(self, dataroot: Path, version: str, classes: ClassList, names: Names = NUSCENES) -> None:
-        # Not the devkit's own: that opens an image for each map, and one label file for each LiDAR file.
+        # The devkit's __init__ is not called: it opens an image for each map, and a label file for each LiDAR file.
         folder = _folder(dataroot, version)
         self.version, self.dataroot, self.verbose = version, str(dataroot), False
         self.table_names = list(TABLES)
@@ -54,8 +55,11 @@ class Tables(NuScenes):
 
 
 def _cut_tracks(rows: list[dict[str, Any]]) -> int:
-    """Let tracks end where the table of annotations has holes, as in datasets of which some frames are not annotated;
-    returns how many annotations had a missing neighbor."""
+    """End tracks at missing annotations, as in datasets that are annotated only in some frames.
+
+    Returns:
+        The number of annotations whose previous or next annotation is missing.
+    """
     known, cut = {row["token"] for row in rows}, 0
     for row in rows:
         missing = [side for side in ("prev", "next") if row[side] and row[side] not in known]
@@ -86,7 +90,7 @@ def _read(file: Path) -> Any:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
         ) from error
-    except (ValueError, RecursionError) as error:  # the second: of lists in lists in lists
+    except (ValueError, RecursionError) as error:  # RecursionError: the value is nested too deeply
         raise DataError(f"{file}: not JSON ({error}); unpack the metadata archive again") from error
 
 

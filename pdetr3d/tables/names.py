@@ -1,5 +1,4 @@
-"""Names of a dataset's own for categories and sensors: mapping files that make them fit nuScenes' (``data.categories``,
-``data.cameras``)."""
+"""Maps a dataset's own names of categories and sensors to nuScenes' names (``data.categories``, ``data.cameras``)."""
 
 from __future__ import annotations
 
@@ -14,20 +13,24 @@ import yaml
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.schema import CAMERAS, DataError
 
-# The most usual nuScenes category of each of the ten classes stands for it.
+# Class -> the nuScenes category that stands for it.
 CATEGORY = {name: NUSCENES_CLASSES.category_of(name) for name in NUSCENES_CLASSES.names}
 LIDAR = "LIDAR_TOP"
-SENSORS = (*CAMERAS, LIDAR)  # what ``data.cameras`` may map to: the LiDAR, too
-IGNORED = "ignored"  # prefix of names that are mapped to null: no class, no camera
+SENSORS = (*CAMERAS, LIDAR)  # the names to which ``data.cameras`` may map a channel
+IGNORED = "ignored"  # prefix of names that are mapped to null, so that no class or camera has them
 
 Pairs = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True)
 class Names:
-    """Own name -> name here, sorted: categories to a class, sensor channels to one of SENSORS; None: left out.
+    """A dataset's own names: pairs (own name, name here), sorted; None leaves the category or channel out.
 
-    Categories that are not mapped are of the class that claims them (``ClassList.class_of``); channels keep names.
+    A category that is not mapped belongs to the class that lists it (``ClassList.class_of``). A channel that is not
+    mapped keeps its name.
+
+    Attributes:
+        categories: category -> class. cameras: sensor channel -> one of SENSORS.
     """
 
     categories: Pairs = ()
@@ -35,7 +38,7 @@ class Names:
 
     @staticmethod
     def read(categories: str, cameras: str, classes: ClassList) -> Names:
-        """Read the YAML files that ``data.categories`` and ``data.cameras`` name; "" stands for none.
+        """Read the YAML files of ``data.categories`` and ``data.cameras``; "" means no file.
 
         Raises:
             DataError: when a file cannot be read, is no mapping of names, or maps to a name that is not allowed.
@@ -44,18 +47,21 @@ class Names:
 
     @staticmethod
     def of(value: Mapping[str, Mapping[str, str | None]]) -> Names:
-        """From what ``as_dict`` gave."""
+        """Make names from the value of ``as_dict``."""
         return Names(*(tuple(sorted(value.get(key, {}).items())) for key in ("categories", "cameras")))
 
     def as_dict(self) -> dict[str, dict[str, str | None]]:
-        """Two JSON objects."""
+        """The names as two dicts, "categories" and "cameras"."""
         return {"categories": dict(self.categories), "cameras": dict(self.cameras)}
 
     def apply(self, tables: Mapping[str, list[dict[str, Any]]], where: Path, classes: ClassList) -> None:
-        """Rename rows of the tables ``category`` and ``sensor`` (of the folder ``where``) in place.
+        """Rename rows of the tables ``category`` and ``sensor`` in place.
+
+        Args:
+            tables: name -> rows. where: the tables' folder, for messages. classes: of the dataset.
 
         Raises:
-            DataError: when a mapped name is in no row, or two channels would have one name.
+            DataError: when a mapped name is in no row, or two channels would get the same name.
         """
         standing = {name: classes.category_of(name) for name in classes.names}
         _rename(tables["category"], "name", self.categories, standing, ("data.categories", where / "category.json"))
@@ -72,7 +78,7 @@ class Names:
             )
 
 
-NUSCENES = Names()  # the dataset's names are nuScenes' own
+NUSCENES = Names()  # of a dataset with nuScenes' names
 
 
 def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
@@ -89,7 +95,7 @@ def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
         raise DataError(f"{key} {file}: must be a mapping of names, but is {value!r}; {example}")
     written = [name.value for name, _ in root.value]
     twice = sorted({name for name in written if written.count(name) > 1})
-    if twice:  # the last one would count, without a word
+    if twice:  # YAML would silently use the last one
         raise DataError(f"{key} {file}: these names stand there twice: {', '.join(twice)}; remove one of each")
     wrong = {name: target for name, target in value.items() if target is not None and target not in allowed}
     if wrong:

@@ -1,4 +1,4 @@
-"""Whether tables whose fields fit can be true: one keyframe a sensor, cameras that see, boxes and cars that stand."""
+"""Checks that tables with correct fields are plausible: keyframes, calibrations of cameras, upright boxes and poses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from pdetr3d.schema import CAMERAS
 from pdetr3d.tables.fields import Rows, at_row
 from pdetr3d.tables.times import impossible_times, unlikely_times
 
-UPRIGHT = 0.7  # of a box's or car's up axis along the global one: it is tilted by less than 45 degrees
-LYING = 0.05  # share of boxes or poses that may be tilted further: a truck on its side
-FOCAL = (0.05, 50.0)  # focal length over the image's width: a view of 168 to 1.1 degrees
-CENTRAL = (0.3, 0.7)  # of width or height: where the principal point of an image that nobody cut lies
-# Where nuScenes' cameras look, in degrees from ahead to the left; and how far from there is strange.
+UPRIGHT = 0.7  # a box or pose is upright if its up axis has at least this z (a tilt below 45 degrees)
+LYING = 0.05  # this share of boxes or poses may be tilted further, e.g. a truck on its side
+FOCAL = (0.05, 50.0)  # allowed focal length / image width: a field of view of 168 to 1.1 degrees
+CENTRAL = (0.3, 0.7)  # the principal point of an image that was not cropped lies in this share of width and height
+# The directions of nuScenes' cameras in degrees from ahead to the left, and the difference from which a warning is
+# given.
 AHEAD = dict(zip(CAMERAS, (0.0, -55.0, 55.0, 180.0, 110.0, -110.0), strict=True))
 ASKEW = 60.0
 ORDER = "rotations are quaternions w, x, y, z, the scalar first: were they written as x, y, z, w?"
 
 
 def implausible(tables: Mapping[str, Rows]) -> list[str]:
-    """What no dataset has, of tables without ``table_problems`` and ``scoring_problems``: one line each."""
+    """Errors: values that no correct dataset has, one line each.
+
+    The tables must have no ``table_problems`` and ``scoring_problems``.
+    """
     return [
         *_scene_names(tables["scene"]),
         *_keyframes(tables),
@@ -33,7 +37,7 @@ def implausible(tables: Mapping[str, Rows]) -> list[str]:
 
 
 def unlikely(tables: Mapping[str, Rows]) -> list[str]:
-    """What few datasets have, and is to be said: one line each."""
+    """Warnings: values that few datasets have, one line each."""
     lines, rows = unlikely_times(tables), tables["calibrated_sensor"]
     off = [
         (place, row, image)
@@ -84,14 +88,14 @@ def _one_file_for_several(rows: Rows) -> list[str]:
 
 
 def _turn(wxyz: list[float], degrees: float) -> float:
-    """Angle [degrees] between a camera's view, seen from above, and a direction from the car's x axis to the left."""
+    """The angle [degrees] between a camera's view, seen from above, and a direction ``degrees`` left of ahead."""
     w, x, y, z = wxyz
     view = np.degrees(np.arctan2(2 * (y * z - w * x), 2 * (x * z + w * y)))
     return float(abs((view - degrees + 180) % 360 - 180))
 
 
 def _scene_names(rows: Rows) -> list[str]:
-    """Splits are lists of scene names."""
+    """Refuse equal scene names, because splits are lists of scene names."""
     first: dict[str, int] = {}
     for place, row in enumerate(rows):
         if first.setdefault(row["name"], place) != place:
@@ -103,7 +107,7 @@ def _scene_names(rows: Rows) -> list[str]:
 
 
 def _keyframes(tables: Mapping[str, Rows]) -> list[str]:
-    """The devkit takes the last one of each sample and sensor, without a word."""
+    """Refuse two keyframes of one sensor in a sample: the devkit would silently use the last one."""
     channel_of = {row["token"]: row["channel"] for row in tables["sensor"]}
     sensor_of = {row["token"]: channel_of[row["sensor_token"]] for row in tables["calibrated_sensor"]}
     first: dict[tuple[str, str], int] = {}
@@ -119,7 +123,7 @@ def _keyframes(tables: Mapping[str, Rows]) -> list[str]:
 
 
 def _standing(tables: Mapping[str, Rows]) -> list[str]:
-    """A quaternion with its scalar last lays boxes and cars on their sides."""
+    """Refuse boxes and poses that lie on their sides, as they do when the scalar of quaternions is written last."""
     problems = []
     for name, what in (("sample_annotation", "boxes"), ("ego_pose", "poses of the car")):
         rows = tables[name]
@@ -127,7 +131,7 @@ def _standing(tables: Mapping[str, Rows]) -> list[str]:
         length = (wxyz**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             up = 1 - 2 * (wxyz[:, 1] ** 2 + wxyz[:, 2] ** 2) / length
-        lying = np.flatnonzero(up < UPRIGHT)  # zeros and NaN are refused with the others of their kind
+        lying = np.flatnonzero(up < UPRIGHT)  # other checks refuse zeros and NaN
         if len(lying) > LYING * len(rows):
             place = int(lying[0])
             problems.append(
@@ -158,7 +162,7 @@ def _intrinsics(tables: Mapping[str, Rows]) -> list[str]:
 
 
 def _seen(tables: Mapping[str, Rows]) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """Place and row of each camera's calibration that is a pinhole's, and a keyframe's image of it."""
+    """(place, row, image) of each pinhole calibration of a camera; image: the row of one of its keyframes."""
     cameras = {row["token"] for row in tables["sensor"] if row["channel"] in CAMERAS}
     mine = {
         row["token"]: place for place, row in enumerate(tables["calibrated_sensor"]) if row["sensor_token"] in cameras
@@ -169,7 +173,7 @@ def _seen(tables: Mapping[str, Rows]) -> list[tuple[int, dict[str, Any], dict[st
         if row["is_key_frame"] and row["calibrated_sensor_token"] in mine
     }
     rows = [(place, tables["calibrated_sensor"][place], image_of[t]) for t, place in mine.items() if t in image_of]
-    # The others are refused by ``compose_lidar2img``: an infinite number, columns in place of rows.
+    # ``compose_lidar2img`` refuses the others: infinite numbers, or columns written as rows.
     return [each for each in rows if each[1]["camera_intrinsic"][2] == [0, 0, 1] and _finite(each[1])]
 
 
@@ -178,12 +182,12 @@ def _finite(row: dict[str, Any]) -> bool:
 
 
 def _center(row: dict[str, Any], image: dict[str, Any]) -> tuple[float, float]:
-    """Where the principal point lies, as shares of width and height."""
+    """The principal point as shares of width and height."""
     matrix = row["camera_intrinsic"]
     return matrix[0][2] / image["width"], matrix[1][2] / image["height"]
 
 
 def _axis(wxyz: list[float], column: int) -> float:
-    """How far up a camera's axis points (x right, y down, z ahead in the image): -1 to 1."""
+    """The upward component, -1 to 1, of a camera's axis (0: right, 1: down, 2: ahead in the image)."""
     w, x, y, z = np.array(wxyz) / (np.linalg.norm(wxyz) or 1.0)
     return float((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))[column])

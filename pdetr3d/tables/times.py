@@ -1,4 +1,4 @@
-"""Whether times, tracks and the car's way can be true, in tables whose fields fit."""
+"""Checks that times, tracks and the car's motion are plausible in tables with correct fields."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 
 from pdetr3d.tables.fields import Rows, at_row
 
-LEAST_US = 1000  # between two keyframes of a scene: less, and times are in ms or s
-TOGETHER_US = 1_000_000  # that a keyframe of a sensor may lie beside its sample
-FASTEST_M_S = 100.0  # of a car, between two keyframes
-MOVING_M_S = 2.0  # of a car whose way says where it is headed
-ENOUGH = 10  # such ways
-ASKEW_DEG = 45.0  # between the usual (median) way and heading
+LEAST_US = 1000  # least time between two keyframes of a scene; below it, times are in ms or s
+TOGETHER_US = 1_000_000  # largest time between a sensor's keyframe and its sample
+FASTEST_M_S = 100.0  # largest speed of the car between two keyframes
+MOVING_M_S = 2.0  # a car that is faster than this moves along its heading
+ENOUGH = 10  # pairs of keyframes with a moving car that are needed for a judgment
+ASKEW_DEG = 45.0  # a warning is given when the median angle between motion and heading is larger
 UNITS = "timestamps are whole microseconds"
 
 
 def impossible_times(tables: Mapping[str, Rows]) -> list[str]:
-    """What no dataset has: one line each."""
+    """Errors: times and tracks that no correct dataset has, one line each."""
     return [*_between_keyframes(tables), *_beside_samples(tables), *_tracks(tables)]
 
 
 def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
-    """What few datasets have: one line each."""
+    """Warnings: motions and annotations that few datasets have, one line each."""
     return [*_ways(tables), *_twice_in_a_sample(tables["sample_annotation"])]
 
 
 def _ways(tables: Mapping[str, Rows]) -> list[str]:
-    """Where the car would have gone faster than cars go, or sideways."""
+    """Warnings about a car that is faster than FASTEST_M_S, or does not move along its heading."""
     place_of = {row["token"]: place for place, row in enumerate(tables["ego_pose"])}
     sensors = {row["token"] for row in tables["sensor"] if row["channel"] == "LIDAR_TOP"}
     mine = {row["token"] for row in tables["calibrated_sensor"] if row["sensor_token"] in sensors}
@@ -85,7 +85,7 @@ def _twice_in_a_sample(rows: Rows) -> list[str]:
 
 
 def _neighbors(samples: Rows) -> Iterator[tuple[int, int]]:
-    """Places of every two samples that follow each other in a scene, by time."""
+    """Pairs of row numbers of samples that follow each other in a scene, by time."""
     scenes = defaultdict[str, list[int]](list)
     for place, row in enumerate(samples):
         scenes[row["scene_token"]].append(place)
@@ -121,7 +121,7 @@ def _beside_samples(tables: Mapping[str, Rows]) -> list[str]:
 
 
 def _tracks(tables: Mapping[str, Rows]) -> list[str]:
-    """Velocities are measured along prev and next."""
+    """Refuse a ``prev`` that names another object or no earlier sample, since velocities are computed along it."""
     rows, samples = tables["sample_annotation"], {row["token"]: row for row in tables["sample"]}
     known = {row["token"]: row for row in rows}
     for place, row in enumerate(rows):
