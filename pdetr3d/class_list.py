@@ -1,7 +1,7 @@
-"""The classes that a detector knows: nuScenes' ten, or a list of one's own (``data.classes``).
+"""The classes of a detector: nuScenes' ten, or a dataset's own list (``data.classes``).
 
-A label is an index into ``ClassList.names``, everywhere. A list is passed on, with the config or the index: nothing
-asks a global which classes there are.
+A label is always an index into ``ClassList.names``. The list is passed with the config or the index; there is no global
+list.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, DataError
 
-SHIPPED = Path(__file__).parent / "class_lists"  # lists of known datasets, by name
+SHIPPED = Path(__file__).parent / "class_lists"  # the lists that come with the package, by file name
 KEY = "data.classes"
 HEADINGS = ("direction", "axis", "none")
-# What nuScenes' devkit knows; tables with others are refused before anything is scored.
+# The attributes of nuScenes' devkit; tables with other attributes are refused before scoring.
 ATTRIBUTES = (
     *("vehicle.moving", "vehicle.stopped", "vehicle.parked"),
     *("cycle.with_rider", "cycle.without_rider"),
@@ -40,7 +40,7 @@ FIELDS = {
 }
 NEEDED = ("size_m",)
 EXAMPLE = "it holds entries such as `truck: {size_m: [6.9, 2.5, 2.9], range_m: 50}`"
-RESERVED = ("ignore",)  # what people say instead of a class
+RESERVED = ("ignore",)  # words that people's clicks may have instead of a class
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class ObjectClass:
     """One class.
 
     Attributes:
-        name: of the class. size_m: (l, w, h) [m] where no box says better. range_m: how far from the ego vehicle it is
-            scored. categories: names in ``category.json`` that are this class. group: of classes alike.
-        heading: "direction"; "axis" where front and back look the same; "none" where every side does.
-        velocity: whether its velocity is scored. attributes: (moving, still), or () where it has none.
+        name: of the class. size_m: typical (l, w, h) [m], used if there are no boxes to measure. range_m: the distance
+            from the ego vehicle up to which it is scored. categories: its names in ``category.json``. group: name of
+            its group of similar classes.
+        heading: "direction"; "axis" if front and back look the same; "none" if the object is round.
+        velocity: whether its velocity is scored. attributes: (when moving, when still), or () without attributes.
     """
 
     name: str
@@ -65,7 +66,7 @@ class ObjectClass:
 
     @property
     def undefined(self) -> tuple[str, ...]:
-        """The devkit's errors that make no sense of this class."""
+        """The devkit's error measures that are not defined for this class."""
         none = {"attr_err": not self.attributes, "vel_err": not self.velocity, "orient_err": self.heading == "none"}
         return tuple(error for error, missing in none.items() if missing)
 
@@ -81,27 +82,27 @@ class ClassList:
 
     @property
     def own(self) -> bool:
-        """Whether they are others than nuScenes' ten."""
+        """Whether the list differs from nuScenes' ten classes."""
         return self is not NUSCENES_CLASSES and self != NUSCENES_CLASSES
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """By label."""
+        """The names of the classes, in the order of labels."""
         return tuple(each.name for each in self.classes)
 
     @cached_property
     def label_of(self) -> Mapping[str, int]:
-        """Label of each name."""
+        """Name -> label."""
         return {name: label for label, name in enumerate(self.names)}
 
     @cached_property
     def fallback_size_m(self) -> NDArray[np.float32]:
-        """(C, 3) l, w, h [m]; a copy is to be changed, not this."""
+        """(C, 3) float32 typical l, w, h [m]. The array is cached: change only a copy."""
         return np.array([each.size_m for each in self.classes], np.float32)
 
     @cached_property
     def range_m(self) -> Mapping[str, float]:
-        """How far from the ego vehicle each class is scored [m]."""
+        """Name -> the distance [m] from the ego vehicle up to which the class is scored."""
         return {each.name: each.range_m for each in self.classes}
 
     @cached_property
@@ -114,7 +115,7 @@ class ClassList:
 
     @cached_property
     def tasks(self) -> tuple[tuple[int, ...], ...]:
-        """Labels of the classes of each detection head: one head for each group."""
+        """The labels of the classes of each detection head; each group has one head."""
         return tuple(tuple(self.label_of[name] for name in names) for names in self.groups.values())
 
     def labels(self, *headings: str) -> tuple[int, ...]:
@@ -122,7 +123,7 @@ class ClassList:
         return tuple(label for label, each in enumerate(self.classes) if each.heading in headings)
 
     def class_of(self, category: str) -> str | None:
-        """The class of a category of the tables; None: it has none."""
+        """The class of a category of the tables, or None."""
         return self._of_category.get(category)
 
     def category_of(self, name: str) -> str:
@@ -134,13 +135,13 @@ class ClassList:
         return {category: each.name for each in self.classes for category in each.categories}
 
     def refuse_unknown(self, names: set[str], where: str) -> None:
-        """Raise DataError, which says ``where``, for a name that is none of the classes."""
+        """Raise DataError, which begins with ``where``, if a name is none of the classes."""
         unknown = sorted(names - set(self.names), key=str)
         if unknown:
             raise DataError(f"{where}: class {unknown[0]!r}{close_to(unknown[0], self.names)}: {self.allowed}")
 
     def refuse_other(self, model: ClassList, file: Path, index: Path) -> None:
-        """Raise DataError unless a model, of ``file``, knows the classes of the index, in their order."""
+        """Raise DataError unless the classes of a model (of ``file``) equal those of an index, in the same order."""
         if model.names != self.names:
             raise DataError(
                 f"{file} was trained on the classes {', '.join(model.names)}, but {index} has {', '.join(self.names)}: "
@@ -149,13 +150,13 @@ class ClassList:
 
     @property
     def allowed(self) -> str:
-        """Words for messages: the names that are allowed."""
+        """The allowed names, as words for messages."""
         source = f" (of {KEY}; put it there, or rename it)" if self.own else ""
         return f"allowed are {', '.join(self.names)}{source}"
 
     @property
     def text(self) -> str:
-        """As ``read_classes`` takes it: one line of YAML; empty: nuScenes' ten."""
+        """The list as one line of YAML for ``read_classes``; "" for nuScenes' ten."""
         if not self.own:
             return ""
         entries = {
@@ -166,14 +167,14 @@ class ClassList:
 
 
 def read_classes(value: str, key: str = KEY) -> ClassList:
-    """The classes that ``data.classes`` means.
+    """Read the classes of ``data.classes``.
 
     Args:
-        value: empty: nuScenes' ten; the name of a list that comes with the package; a YAML file; or its text itself, in
-            braces. It maps each class's name to its FIELDS. key: that gives it, for messages.
+        value: "" for nuScenes' ten; the name of a list that comes with the package; a YAML file, which maps each
+            class's name to its FIELDS; or the YAML text itself in braces. key: the config key that messages name.
 
     Raises:
-        DataError: when it cannot be read, or an entry is wrong; names file, class, key, value and what is allowed.
+        DataError: when the value cannot be read or an entry is wrong; names file, class, key, value, allowed values.
     """
     if not value:
         return NUSCENES_CLASSES
@@ -207,7 +208,7 @@ def _parse(text: str, source: str) -> ClassList:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's own reading takes the last of two equal keys without a word."""
+    """A YAML loader that refuses repeated keys; the standard one silently takes the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -271,7 +272,7 @@ def _object_class(name: str, entry: Mapping[str, Any]) -> ObjectClass:
 
 
 def _shared(found: ClassList) -> list[str]:
-    """Categories that two classes claim."""
+    """The problems of categories that belong to two classes."""
     owner: dict[str, str] = {}
     problems = []
     for each in found.classes:
@@ -284,16 +285,16 @@ def _shared(found: ClassList) -> list[str]:
 
 
 def close_to(name: object, allowed: tuple[str, ...]) -> str:
-    """Words for messages: the allowed name that is nearest, if any is near."""
+    """The most similar allowed name, as words for messages; "" if none is similar."""
     found = difflib.get_close_matches(str(name), allowed, n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _nuscenes() -> ClassList:
-    """The ten, as nuScenes' detection benchmark has them (``detection_cvpr_2019``)."""
+    """The ten classes of nuScenes' detection benchmark (``detection_cvpr_2019``)."""
     vehicle, cycle = ("vehicle.moving", "vehicle.parked"), ("cycle.with_rider", "cycle.without_rider")
     person = "human.pedestrian."
-    bus = ("vehicle.moving", "vehicle.stopped")  # a standing bus waits rather than parks
+    bus = ("vehicle.moving", "vehicle.stopped")  # a standing bus is usually stopped, not parked
     rows: dict[str, tuple[str, float, tuple[str, ...], tuple[str, ...]]] = {
         "car": ("vehicles", 50, vehicle, ("vehicle.car",)),
         "truck": ("vehicles", 50, vehicle, ("vehicle.truck",)),

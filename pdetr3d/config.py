@@ -1,7 +1,7 @@
-"""The configuration: frozen pydantic models, unknown keys refused with the closest match. Imports no torch.
+"""The configuration: a tree of frozen pydantic models that refuses unknown keys. It imports no torch.
 
-Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. Presets live in
-``presets.py``, the sections in ``config_sections.py`` and ``config_models.py``; other code imports both from here.
+Every field is a dotted key (``optim.lr``) on the command line, in ``tune_spaces`` and in MLflow. ``presets.py`` holds
+the presets, ``config_sections.py`` and ``config_models.py`` the sections; other code imports the sections from here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
 
 
 class Config(Section):
-    """Everything a run depends on. A choice with one value is a key that others rely on; more values come with code."""
+    """All settings of a run."""
 
     preset: Annotated[str, NOT_INDEXED]
     sim: SimConfig = SimConfig()
@@ -75,7 +75,7 @@ class Config(Section):
     model: Annotated[ModelConfig, NOT_INDEXED] = ModelConfig()
     teacher: Annotated[TeacherConfig, OF_TEACHERS] = TeacherConfig()
     student: Annotated[StudentConfig, OF_STUDENTS] = StudentConfig()
-    optim: Annotated[OptimConfig, OF_STUDENTS] = OptimConfig()  # the student's; the teacher's is teacher.optim
+    optim: Annotated[OptimConfig, OF_STUDENTS] = OptimConfig()  # of the student; teacher.optim is the teacher's
     corruption: Annotated[CorruptionConfig, NOT_INDEXED] = CorruptionConfig()
     scaling: Annotated[ScalingConfig, NO_NUMBERS] = ScalingConfig()
     run: Annotated[RunSection, NOT_INDEXED] = RunSection()
@@ -145,17 +145,17 @@ class Config(Section):
 
     @property
     def classes(self) -> ClassList:
-        """That are learned and scored."""
+        """The classes that are learned and scored."""
         return self.data.class_list
 
     @property
     def tasks(self) -> tuple[tuple[int, ...], ...]:
-        """Labels of the classes of each of the student's heads."""
+        """The labels of the classes of each of the student's detection heads."""
         return self.student.tasks or self.classes.tasks
 
     @property
     def box_slots(self) -> int:
-        """How many of each of the student's global batches are box-labeled samples; 0: as they come."""
+        """The number of box-labeled samples in each global batch of the student; 0: samples are not chosen by role."""
         return round(self.student.box_share * self.optim.batch_size)
 
     @model_validator(mode="after")
@@ -226,20 +226,20 @@ class Config(Section):
         return round((y1 - y0) / self.student_cell_m), round((x1 - x0) / self.student_cell_m)
 
     def to_json(self) -> str:
-        """JSON text; ``from_json`` gives the equal Config back."""
+        """JSON text from which ``from_json`` makes an equal Config."""
         return self.model_dump_json(indent=1)
 
     @staticmethod
     def from_json(text: str) -> Config:
-        """Parse what ``to_json`` wrote.
+        """Parse the text of ``to_json``.
 
         Raises:
-            DataError: naming each offending key.
+            DataError: names each key with an error.
         """
         return _validated(text)
 
     def flat(self) -> dict[str, Any]:
-        """Dotted key -> value, as MLflow params and overrides see it."""
+        """Dotted key -> value (lists for tuples), as in MLflow's params and in overrides."""
         return _flatten(self.model_dump(mode="json"))
 
 
@@ -251,16 +251,16 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def override(config: Config, dotlist: list[str]) -> Config:
-    """Apply ``key=value`` overrides and validate the result. Values are YAML; those of text keys are taken as they are
-    unless they are quoted, since paths and names may hold what YAML would take for a comment or a list.
+    """Apply ``key=value`` overrides and validate the result.
 
-    Other classes than the config's (``data.classes``) drop what it says of each class (BY_CLASS), unless the overrides
-    say that, too: a preset's counts of the ten are not those of seven others.
+    Values are YAML. The value of a text key is taken literally unless it is quoted, since a path or name may contain
+    characters that YAML would read as a comment or a list. If ``data.classes`` changes, the keys BY_CLASS become empty
+    unless they are overridden, too: a preset's values for nuScenes' ten classes do not fit other classes.
 
     Raises:
         DataError: for an unknown key (names the closest), a malformed item or a value that is not allowed.
     """
-    from omegaconf import OmegaConf  # only where keys are overridden
+    from omegaconf import OmegaConf  # imported here, because only overrides need it
     from omegaconf.errors import OmegaConfBaseException
 
     known = config.flat()
@@ -288,11 +288,11 @@ def override(config: Config, dotlist: list[str]) -> Config:
 
 
 def _text(value: str) -> str:
-    """The value of a text key: what is between the quotes, if it is quoted as YAML or JSON, else all of it."""
+    """The value of a text key: the text inside the quotes if it is quoted as in YAML or JSON, else the whole text."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         try:
             return str(yaml.safe_load(value))
-        except yaml.YAMLError:  # quotes inside: the name has them
+        except yaml.YAMLError:  # not quoted: the text itself begins and ends with quotes
             return value
     return value
 
@@ -319,7 +319,7 @@ def build(base: dict[str, Any], changes: dict[str, Any]) -> Config:
 
 def _validated(text: str) -> Config:
     try:
-        # JSON mode: lists become tuples, an int is accepted for a float, "1" for 1 is not.
+        # In JSON mode lists become tuples, and an int is accepted for a float, but "1" is not accepted for 1.
         return Config.model_validate_json(text)
     except ValidationError as error:
         raise DataError("\n".join(_explain(problem) for problem in error.errors())) from error

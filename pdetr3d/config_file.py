@@ -1,7 +1,7 @@
-"""A configuration as a YAML file: ``pdetr3d show-config`` writes it, ``--config FILE`` of verbs and jobs reads it.
+"""Configurations as YAML files: ``pdetr3d show-config`` writes them, ``--config FILE`` of verbs and jobs reads them.
 
-A file may hold any of the keys. It stands between the preset and the command line: preset < file < key=value. It is
-read as overrides of its preset, so that whatever takes overrides takes a file.
+A file may hold any of the keys. Its values replace those of the preset, and ``key=value`` words of the command line
+replace both. A file is converted to overrides of its preset, so that code that takes overrides also takes files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ HEAD = (
 
 
 def to_yaml(config: Config) -> str:
-    """All keys of a config as YAML, each under its meaning, its unit and what is allowed; ``with_file`` reads it."""
+    """All keys of a config as YAML, each below a comment with its meaning, unit and allowed values.
+
+    ``with_file`` reads such a file.
+    """
     from pdetr3d.config_keys import keys, sections
 
     every, flat = keys(), config.flat()
@@ -46,18 +49,18 @@ def to_yaml(config: Config) -> str:
 
 
 def with_file(file: Path | None, preset: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
-    """(name of the preset, overrides) that stand for preset < file < overrides.
+    """Combine a preset, a file and the command line's overrides to a preset and overrides.
 
     Args:
-        file: None: nothing but the other two. preset: None: the file's.
+        file: of ``--config``, or None. preset: of ``--preset``, or None for the file's.
         overrides: ``key=value`` words of the command line.
 
     Returns:
-        Of the file's keys those with another value than the preset's, then ``overrides``.
+        The preset's name, and overrides: the file's keys whose values differ from the preset's, then ``overrides``.
 
     Raises:
-        DataError: for a file that is missing, no YAML, or holds a key or value that is not allowed; where neither or
-            both, unlike each other, name a preset.
+        DataError: when the file is missing, is no YAML, or holds a key or value that is not allowed; when no preset is
+            named, or file and ``preset`` name different ones.
     """
     words = list(overrides or [])
     if file is None:
@@ -79,7 +82,7 @@ def with_file(file: Path | None, preset: str | None, overrides: list[str] | None
     try:
         load(name, words)
     except DataError as error:
-        override(PRESETS[name], overrides or [])  # the command line alone is wrong: says so itself
+        override(PRESETS[name], overrides or [])  # raises its own error if the command line alone is wrong
         raise DataError(f"{file}, with what is on the command line: {error}") from error
     return name, words
 
@@ -89,7 +92,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A value as YAML that every reader takes for the same: 1e-05 is text to some, 1.0e-05 is not."""
+    """A value as YAML that all readers understand alike: some read 1e-05 as text, but 1.0e-05 as a number."""
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, float):
@@ -99,12 +102,12 @@ def _value(value: Any) -> str:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Dotted key -> value, and -> ``FILE:LINE``.
+    """Read a file: dotted key -> value, and dotted key -> ``FILE:LINE``.
 
     Raises:
-        DataError: see ``with_file``.
+        DataError: as ``with_file``.
     """
-    from omegaconf import OmegaConf  # which reads 1e-3 as a number, as in overrides
+    from omegaconf import OmegaConf  # it reads 1e-3 as a number, as in overrides
     from omegaconf.errors import OmegaConfBaseException
 
     if not file.is_file():
@@ -125,7 +128,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except yaml.YAMLError as error:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             line, said = error.problem_mark.line, error.problem
-        else:  # a character that YAML forbids
+        else:  # the file holds a character that YAML forbids
             line, said = text.count("\n", 0, getattr(error, "position", 0)), str(error).splitlines()[0]
         raise DataError(
             f"{file}:{line + 1}: this is no YAML: {said}; look at this line and the one above, or {BEGIN}"
@@ -144,7 +147,7 @@ def _at(tree: Any, key: str) -> Any:
 
 
 def _places(file: Path, root: yaml.MappingNode) -> dict[str, str]:
-    """Dotted key -> ``FILE:LINE`` of every value; DataError for keys that do not exist or come twice."""
+    """Dotted key -> ``FILE:LINE`` of every value; raises DataError for unknown and repeated keys."""
     known = Config(preset="").flat()
     found: dict[str, str] = {}
     for key, place, node in _leaves(file, root, list(known)):
@@ -174,10 +177,10 @@ def _leaves(
 
 
 def _check_each(preset: Config, values: dict[str, Any], places: dict[str, str]) -> None:
-    """Hold each value against what its key takes; what several keys must fulfill together is not looked at.
+    """Check each value of a file by itself; rules about several keys are checked later.
 
     Raises:
-        DataError: a line for each wrong value: place, key, value, what is allowed, what to do.
+        DataError: has one line per wrong value: place, key, value, allowed values, fix.
     """
     changes: dict[str, Any] = {}
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""What each config key means, from its field: default, allowed values, unit, comment, and the stages that ignore it."""
+"""Describes config keys (default, allowed values, unit, meaning, readers); writes docs/configuration.md from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from pdetr3d.config import Config
 from pdetr3d.config_sections import EVERY, IgnoredBy, Section
 
-UNITS = {"_m": "m", "_rad": "rad", "_deg": "degrees", "_s": "s", "_us": "µs", "_px": "px"}  # ends of keys
+UNITS = {"_m": "m", "_rad": "rad", "_deg": "degrees", "_s": "s", "_us": "µs", "_px": "px"}  # ending of a key -> unit
 
 
 _HEAD = """# Configuration
@@ -42,8 +42,8 @@ class Key:
     """One dotted key.
 
     Attributes:
-        name: ``optim.lr``. default: as JSON. allowed: values, in words. unit: empty for what has none.
-        meaning: sentences; empty when the field has no comment.
+        name: e.g. ``optim.lr``. default: as JSON. allowed: the allowed values in words. unit: "" without a unit.
+        meaning: the comment at the field in the sources; "" without one.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Key:
 
 
 def sections() -> dict[str, type[Section]]:
-    """Dotted name -> class of every section, those inside others, too (``teacher.optim``); in the order of fields."""
+    """Dotted name -> class of every section, also of nested ones (``teacher.optim``), in the order of fields."""
     return _sections(Config)
 
 
@@ -67,7 +67,7 @@ def _sections(owner: type[Section], prefix: str = "") -> dict[str, type[Section]
 
 
 def keys() -> dict[str, Key]:
-    """Every key that an override may change, by name, in the order of fields."""
+    """Name -> description of every key that an override may change, in the order of fields."""
     defaults = Config(preset="").flat()
     return {
         f"{section}.{name}": Key(
@@ -108,7 +108,7 @@ def _ignored(kind: str) -> frozenset[str]:
 
 
 def comments(owner: type) -> dict[str, str]:
-    """Field -> the comment lines right above it, and those behind it; empty where there are none."""
+    """Field -> the comment above it and behind it; "" for a field without a comment."""
     source = inspect.cleandoc("\n" + inspect.getsource(owner))
     lines = source.splitlines()
     said = {
@@ -128,7 +128,7 @@ def comments(owner: type) -> dict[str, str]:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """What a field takes, in words, from its JSON schema."""
+    """The allowed values of a field in words, from its JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_allowed(part) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
@@ -147,7 +147,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 
 def page() -> str:
-    """``docs/configuration.md``."""
+    """The text of ``docs/configuration.md``."""
     every = keys()
     parts = [_HEAD]
     first = {owner: section for section, owner in sections().items() if "." not in section}
@@ -171,7 +171,7 @@ def page() -> str:
 
 
 def _said_at(section: str) -> str:
-    """The comment at the field that holds a section inside another one, as a sentence; empty without one."""
+    """The comment at the field that holds a nested section; "" without one."""
     owner, _, name = section.rpartition(".")
     text = comments(sections()[owner]).get(name, "")
     return f"{text} " if text else ""

@@ -1,4 +1,4 @@
-"""The configuration's sections of the models and what trains them (``config.py``). Imports no torch."""
+"""The sections ``model``, ``teacher`` and ``student`` of the configuration (``config.py``). It imports no torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pdetr3d.config_sections import OF_CLICKED_STUDENTS, Meters, OptimConfig, Po
 
 RESNET_CHANNELS = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}  # of the four stages
 TEN_TASKS = ((0,), (1, 2), (3, 4), (5,), (6, 7), (8, 9))  # CenterPoint's heads for nuScenes' ten classes
-ONE_TASK = (tuple(range(10)),)  # a head for all ten
-# Objects per sample and class up to which GT sampling pastes: method.md 2.9, and for a small world's rare classes.
+ONE_TASK = (tuple(range(10)),)  # one head for all ten classes
+# GT sampling fills a sample up to these numbers of objects per class: by method.md 2.9, and for the rare classes of a
+# small simulated world.
 TEN_SAMPLING = (2, 3, 7, 4, 6, 2, 6, 6, 2, 2)
 RARE_SAMPLING = (0, 4, 3, 4, 4, 4, 5, 5, 0, 4)
-BY_CLASS = ("tasks", "gt_sampling", "circle_radius_m")  # of StudentConfig: they say something of each class
-SMALL_CHANNELS = (16, 32, 64)  # of image_backbone=small, unless others are given
+BY_CLASS = ("tasks", "gt_sampling", "circle_radius_m")  # the fields of StudentConfig that have values per class
+SMALL_CHANNELS = (16, 32, 64)  # the default channels of image_backbone=small
 
 
 class ModelConfig(Section):
@@ -61,13 +62,13 @@ class ModelConfig(Section):
 
     @property
     def voxel_grid(self) -> tuple[int, int, int]:
-        """Voxels along z, y, x. As in SECOND there is one (empty) layer more along z than the range holds."""
+        """Voxels along z, y, x. As in SECOND, the grid has one layer along z more than the range; it stays empty."""
         x, y, z = (round((self.range_m[i + 3] - self.range_m[i]) / self.voxel_m[i]) for i in range(3))
         return z + 1, y, x
 
     @property
     def voxel_slices(self) -> int:
-        """Layers along z that the sparse encoder leaves of the voxel grid's (``models/sparse_conv.py``)."""
+        """Layers along z of the sparse encoder's output (``models/sparse_encoder.py``)."""
         cells = self.voxel_grid[0]
         for padding in [1] * (len(self.voxel_channels) - 2) + [0] * min(1, len(self.voxel_channels) - 1):
             cells = (cells + 2 * padding - 3) // 2 + 1
@@ -206,22 +207,22 @@ class TeacherConfig(Section):
 
     @property
     def fpn_inputs(self) -> tuple[int, ...]:
-        """Channels of the stages that the FPN reads: ``image_channels``, or those of the backbone's last three."""
+        """Channels of the stages that the FPN reads: ``image_channels``, or by default of the backbone's last three."""
         return self.image_channels or RESNET_CHANNELS.get(self.image_backbone, SMALL_CHANNELS)[-3:]
 
     @property
     def has_crops(self) -> bool:
-        """Whether queries see the points round their click: those that start there."""
+        """Whether queries see the points around their click; only queries that start at clicks can."""
         return self.point_crop and self.query_init in ("explicit", "group")
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the crop branch looks at images."""
+        """Whether the crop branch uses images."""
         return self.picture_crop and self.cameras and self.has_crops
 
     @property
     def cameras(self) -> bool:
-        """Whether it looks at images."""
+        """Whether the teacher uses images."""
         return self.model == "point_detr3d" and self.fusion != "none"
 
 

@@ -1,4 +1,4 @@
-"""The sections of the configuration (``config.py``): one frozen pydantic model each. Imports no torch."""
+"""The sections of the configuration (``config.py``) except those of models. It imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OF_STUDENTS = IgnoredBy((INDEX, TEACHER, PSEUDO_LABELS))
 OF_TEACHERS = IgnoredBy((INDEX, BOXES_ONLY))
 
 
-# What a dataset may have none of, where data.allow_empty says so.
+# The kinds of data that a dataset may lack if data.allow_empty names them.
 EmptyName = Literal["objects", "clicks", "boxes", "cameras", "val_objects"]
 
 
@@ -74,7 +74,7 @@ class SensorConfig(Section):
 
     @property
     def worse_images(self) -> bool:
-        """Whether images differ from the dataset's."""
+        """Whether images are degraded."""
         return self.image_scale < 1 or self.image_blur_px > 0 or self.jpeg_quality > 0
 
 
@@ -115,12 +115,12 @@ class DataConfig(Section):
     @field_validator("classes")
     @classmethod
     def _read_classes(cls, value: str) -> str:
-        """A file's content is kept, not its name: other machines have no such file, and it may change."""
+        """Replace a file's name by its content: other machines do not have the file, and it may change."""
         return read_classes(value).text
 
     @property
     def class_list(self) -> ClassList:
-        """What ``classes`` says."""
+        """The list of classes that ``classes`` gives."""
         return read_classes(self.classes)
 
     @property
@@ -152,7 +152,7 @@ class DataConfig(Section):
         return self
 
 
-# What a label manifest fixes: with label.source=manifest these keys of ``label`` have the manifest's values.
+# With label.source=manifest, these keys of ``label`` have the manifest's values.
 OF_MANIFEST = ("ratio", "seed", "split_by", "folds", "balance", "no_boxes_of", "click_share")
 
 
@@ -215,7 +215,7 @@ class LabelConfig(Section):
 
     @property
     def everywhere(self) -> LabelConfig:
-        """The same with boxes on all samples: nothing is left to choose."""
+        """The config with boxes on all samples."""
         simulated = {"source": "simulate", "manifest": "", "holdout": 0.0}
         return self.model_copy(update={"ratio": 1.0, "folds": 0, "balance": False, "no_boxes_of": (), **simulated})
 
@@ -301,12 +301,12 @@ class ScalingConfig(Section):
 
     @property
     def fewest_workers(self) -> int:
-        """With which training goes on."""
+        """The least number of workers with which training continues."""
         return self.worker_range[0]
 
     @property
     def most_workers(self) -> int:
-        """That training asks for."""
+        """The number of workers that training requests."""
         return self.worker_range[1]
 
 

@@ -1,4 +1,4 @@
-"""Named configurations, derived from one another. The label ratio and seeds are fields, not presets."""
+"""The presets: named configurations, some of which are derived from others. Label ratio and seeds are keys instead."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pdetr3d.config import (
 from pdetr3d.config_models import ONE_TASK, RARE_SAMPLING, TEN_SAMPLING
 from pdetr3d.schema import DataError
 
-# The image branch of method.md 2.4 and 2.9: stem and first stage fixed, all its norms, a tenth of the learning rate.
-# Name the weights to start from: teacher.image_weights=FILE. Without them nothing is fixed, and the backbone needs the
-# whole learning rate: teacher.optim.lr_multipliers=[].
+# The image branch of method.md 2.4 and 2.9: stem, first stage and all norms are frozen, and the learning rate is a
+# tenth. This needs weights: teacher.image_weights=FILE. Without them nothing is frozen, and the backbone needs the full
+# learning rate: teacher.optim.lr_multipliers=[].
 CAMERA_TEACHER = TeacherConfig(
     image_frozen_stages=1,
     image_norm_frozen=True,
@@ -31,19 +31,21 @@ CAMERA_TEACHER = TeacherConfig(
     optim=OptimConfig(lr=2e-4, batch_size=8, lr_multipliers=(("images.backbone", 0.1),)),
 )
 
-# Full size, 8 GPUs: the defaults of config.py are method.md's (2.3-2.9, 5.1, 5.7).
+# Full size, for 8 GPUs. The defaults of the config are method.md's (2.3-2.9, 5.1, 5.7).
 NUSCENES_PILLAR = Config(
     preset="nuscenes-pillar",
-    # nuScenes has no split to choose checkpoints on: two of val's 150 scenes do it. None of val is trained on.
+    # nuScenes has no split for choosing checkpoints, so two of val's 150 scenes are used. No scene of val is trained
+    # on.
     data=DataConfig(select_split="mini_val"),
     teacher=CAMERA_TEACHER,
     student=StudentConfig(cbgs=True, gt_sampling=TEN_SAMPLING),
-    # One cycle, peak at 40 %. 20 passes over what CBGS makes of the 28,130 samples, about 123,600 (method.md 5.7).
+    # One cycle with its peak at 40 %. 20 passes over the about 123,600 samples that CBGS draws from 28,130
+    # (method.md 5.7) are 88 passes over these.
     optim=OptimConfig(epochs=88.0, warmup_share=0.4, checkpoints=10),
     scaling=ScalingConfig(workers=8, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
 )
 
-# As before with voxels (method.md 2.2, 5.1): a 0.8 m BEV map of 256 channels, a backbone of two stages.
+# The same with voxels (method.md 2.2, 5.1): a BEV map of 256 channels with cells of 0.8 m, a backbone of two stages.
 NUSCENES_VOXEL = NUSCENES_PILLAR.model_copy(
     update={
         "preset": "nuscenes-voxel",
@@ -67,8 +69,8 @@ SMALL_STUDENT = StudentConfig(
     neck_channels=(16, 24, 24),
     neck_strides=(1, 2, 4),
     head_channels=32,
-    regression_reach=1,  # cells are 1 m wide: most peaks stand a cell beside the center
-    box_weight=1.0,  # 0.25: mAP 0.316 rather than 0.305, SPNDS 0.333 rather than 0.345 (boxes everywhere, one seed)
+    regression_reach=1,  # cells are 1 m wide: most peaks are one cell beside the center
+    box_weight=1.0,  # with 0.25: mAP 0.316 instead of 0.305, SPNDS 0.333 instead of 0.345 (arm "full", one seed)
     velocity_weight=0.1,
     augment_flip=False,
     augment_rotation_rad=0.1,
@@ -87,7 +89,7 @@ QUICKSTART = Config(
         image_size_px=(384, 144),
     ),
     sim=SimConfig(),
-    # Channels are cheap where convolutions are the smaller part of a step.
+    # More channels cost little here, because convolutions are the smaller part of a step.
     model=SMALL_MODEL.model_copy(
         update={"pillar_points": 10, "pillar_channels": 48, "backbone_channels": (64, 96, 128)}
     ),
@@ -101,8 +103,8 @@ QUICKSTART = Config(
         box_weight=1.0,
         decoder_layers=3,
         crop_optim=OptimConfig(lr=2e-3, epochs=80.0, batch_size=64, log_every=250),
-        lidar_init="none",  # brings nothing to headings that start along the points, and would make others wait
-        augment_flip=False,  # a mirrored world drives on the other side: heading is harder to learn from so few scenes
+        lidar_init="none",  # it does not help headings that start along the points, and the teacher would have to wait
+        augment_flip=False,  # a mirrored world drives on the left: headings are harder to learn from few scenes
         augment_rotation_rad=0.3,
         augment_scale=(0.95, 1.05),
         optim=OptimConfig(lr=2e-3, epochs=14.0, batch_size=2, log_every=25, amp="auto"),
@@ -111,28 +113,28 @@ QUICKSTART = Config(
         update={
             "neck_channels": (32, 32, 32),
             "head_channels": 48,
-            # Of rare classes, so that a step of two samples sees some of each.
+            # Only rare classes are pasted, so that a step of two samples contains some of them.
             "gt_sampling": RARE_SAMPLING,
             "gt_sampling_pseudo_score": 0.6,
         }
     ),
-    # So few passes: many small steps learn more from them than few large ones.
+    # In so few passes, many steps of small batches learn more than few steps of large ones.
     optim=OptimConfig(lr=8e-3, epochs=2.1, batch_size=2, checkpoints=2, log_every=50, amp="auto"),
-    # Two stages at once on a worker of one thread each: two threads, or two workers that meet at every step, wait for
-    # one another on cores that they share with Ray; and batch statistics of two samples beat those of one.
+    # Two stages run at once, each on one worker with one thread. Two threads or two workers per stage would wait for
+    # each other at every step, since Ray uses the same cores; and a worker's batch norms see two samples, not one.
     scaling=ScalingConfig(
         cpus_per_worker=0.75, threads_per_worker=1, data_cpus=0.25, inference_workers=2, concurrent_stages=2
     ),
 )
 
-# As the quickstart, trained until the select split's SPNDS no longer rises: what ratios of students are worth a report.
-# Hours on two cores; a job that was ended goes on from its last point.
+# Like the quickstart, but trained until the select split's SPNDS no longer rises, so that students can be compared in a
+# report. It takes hours on two cores.
 HEADLINE = QUICKSTART.model_copy(
     update={
         "preset": "headline",
         "teacher": QUICKSTART.teacher.model_copy(
             update={
-                "crop_optim": QUICKSTART.teacher.crop_optim.model_copy(update={"epochs": 330.0}),  # some 8,000 steps
+                "crop_optim": QUICKSTART.teacher.crop_optim.model_copy(update={"epochs": 330.0}),  # about 8,000 steps
                 "optim": QUICKSTART.teacher.optim.model_copy(update={"epochs": 56.0}),
             }
         ),
@@ -143,8 +145,9 @@ HEADLINE = QUICKSTART.model_copy(
     }
 )
 
-# Fits 1-3 real keyframes and scores them on themselves: shows that the real path works, nothing more. So: no
-# augmentation, every keyframe box-labeled for the teacher, and the student sees the teacher's boxes only.
+# Overfits 1-3 real keyframes and scores on the same keyframes, which only shows that training on real data works. So
+# there is no augmentation, every keyframe is box-labeled for the teacher, and the student sees only the teacher's
+# boxes.
 REAL_SMOKE = QUICKSTART.model_copy(
     update={
         "preset": "real-smoke",
@@ -155,7 +158,7 @@ REAL_SMOKE = QUICKSTART.model_copy(
             num_sweeps=3,
             image_size_px=(400, 225),
         ),
-        # Real barriers stand in rows and people in groups: in cells of 1 m neighbors share a peak.
+        # Real barriers stand in rows and people in groups: with cells of 1 m, neighbors would share a peak.
         "model": SMALL_MODEL.model_copy(update={"pillar_m": 0.256}),
         "label": LabelConfig(ratio=1.0, pseudo_for="all"),
         "teacher": QUICKSTART.teacher.model_copy(
@@ -181,8 +184,8 @@ REAL_SMOKE = QUICKSTART.model_copy(
     }
 )
 
-# Teachers compared at an image size where a far car is more than one cell (design section 9). Frozen: its figures are
-# reported. 38 box-labeled samples * 14 epochs / 2 = 266 steps.
+# Compares teachers at an image size at which a far car covers more than one cell (design section 9). Do not change it:
+# its figures are reported. 38 box-labeled samples * 14 epochs / 2 = 266 steps.
 FUSION_STUDY = QUICKSTART.model_copy(
     update={
         "preset": "fusion-study",
@@ -191,13 +194,13 @@ FUSION_STUDY = QUICKSTART.model_copy(
         "data": QUICKSTART.data.model_copy(update={"image_size_px": (576, 216)}),
         "sim": SimConfig(scenes=380, select_scenes=2, val_scenes=2, image_size_px=(576, 216)),
         "label": LabelConfig(ratio=0.1),
-        # Two teachers side by side, one core each; each still leaves a share of it to its loading tasks.
+        # Two teachers run at once, each on one core, a share of which is left to its loading tasks.
         "scaling": ScalingConfig(workers=1, cpus_per_worker=0.7, data_cpus=0.25, concurrent_stages=2),
     }
 )
 
-# KITTI as `pdetr3d import kitti` writes it: single frames, one camera, annotated in front of the car alone. LIDAR_TOP
-# is x right, y forward here: KITTI's 0 .. 70.4 m ahead are y.
+# KITTI as `pdetr3d import kitti` writes it: single frames with one camera, annotated only in front of the car. x of
+# LIDAR_TOP points right and y forward, so KITTI's 0 .. 70.4 m ahead are along y.
 KITTI_RANGE_M = (-40.0, 0.0, -3.0, 40.0, 70.4, 1.0)
 KITTI_DATA = DataConfig(
     classes="kitti",
@@ -209,29 +212,29 @@ KITTI_DATA = DataConfig(
     lidar_ring=False,
 )
 
-# Full size, on the object benchmark's 7,481 frames with labels: 400 x 352 pillars, heads on 200 x 176 cells of 0.4 m.
+# Full size, for the object benchmark's 7,481 frames with labels: 400 x 352 pillars, heads on 200 x 176 cells of 0.4 m.
 KITTI = Config(
     preset="kitti",
     data=KITTI_DATA,
     model=ModelConfig(range_m=KITTI_RANGE_M, pillar_m=0.2, pillar_points=32),
     teacher=CAMERA_TEACHER,
-    # A head for each group of its classes; GT sampling as of the ten's classes that are alike.
+    # One head per group of classes; GT sampling has the numbers of nuScenes' similar classes.
     student=StudentConfig(tasks=(), circle_radius_m=(), neck_strides=(1, 2, 4), gt_sampling=(2, 3, 4, 2, 6)),
     optim=OptimConfig(epochs=80.0, batch_size=16, warmup_share=0.4),
     scaling=ScalingConfig(workers=4, cpus_per_worker=4, threads_per_worker=4, use_gpu=True),
 )
 
-# The same way through on some dozens of frames and two CPU cores: shows that it works on real frames, nothing more.
+# KITTI with some dozens of frames on two CPU cores, which only shows that training on real frames works.
 KITTI_SMALL = QUICKSTART.model_copy(
     update={
         "preset": "kitti-small",
         "data": KITTI_DATA.model_copy(update={"image_size_px": (400, 120)}),
         "model": SMALL_MODEL.model_copy(update={"range_m": KITTI_RANGE_M, "pillar_m": 0.4}),
-        # Frames of a drive show the same cars, and there are few drives: of each some frames have boxes.
+        # The frames of a drive show the same cars, and there are few drives, so some frames of each drive have boxes.
         "label": LabelConfig(ratio=0.2, split_by="keyframe"),
         "teacher": QUICKSTART.teacher.model_copy(
             update={
-                "augment_flip": True,  # left and right: nobody reads signs, and there are few frames
+                "augment_flip": True,  # there are few frames, and no class depends on left and right
                 "crop_optim": OptimConfig(lr=2e-3, epochs=1200.0, batch_size=64, log_every=250),
                 "optim": OptimConfig(lr=2e-3, epochs=40.0, batch_size=2, log_every=25, amp="auto"),
             }
@@ -251,7 +254,7 @@ PRESETS = {
 
 
 def check_preset(name: str) -> str:
-    """The name again.
+    """Check and return the name of a preset.
 
     Raises:
         DataError: for an unknown preset (names the closest).
@@ -264,7 +267,7 @@ def check_preset(name: str) -> str:
 
 
 def load(name: str, dotlist: list[str] | None = None) -> Config:
-    """The preset ``name`` with overrides; ``real-smoke`` reads its dataroot from PDETR3D_REAL_DATA unless given.
+    """The preset ``name`` with overrides. ``real-smoke`` takes its dataroot from PDETR3D_REAL_DATA unless it is given.
 
     Raises:
         DataError: for an unknown preset (names the closest) or override.
