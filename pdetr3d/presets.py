@@ -34,8 +34,7 @@ CAMERA_TEACHER = TeacherConfig(
 # Full size, for 8 GPUs. The defaults of the config are method.md's (2.3-2.9, 5.1, 5.7).
 NUSCENES_PILLAR = Config(
     preset="nuscenes-pillar",
-    # nuScenes has no split for choosing checkpoints, so two of val's 150 scenes are used. No scene of val is trained
-    # on.
+    # nuScenes has no split for choosing checkpoints, so two of val's 150 scenes are used; none of val is trained on.
     data=DataConfig(select_split="mini_val"),
     teacher=CAMERA_TEACHER,
     student=StudentConfig(cbgs=True, gt_sampling=TEN_SAMPLING),
@@ -145,9 +144,8 @@ HEADLINE = QUICKSTART.model_copy(
     }
 )
 
-# Overfits 1-3 real keyframes and scores on the same keyframes, which only shows that training on real data works. So
-# there is no augmentation, every keyframe is box-labeled for the teacher, and the student sees only the teacher's
-# boxes.
+# Overfits 1-3 real keyframes and scores on the same ones, which only shows that training on real data works. So there
+# is no augmentation, every keyframe is box-labeled for the teacher, and the student sees only the teacher's boxes.
 REAL_SMOKE = QUICKSTART.model_copy(
     update={
         "preset": "real-smoke",

@@ -1,4 +1,4 @@
-"""Charts of a search, drawn by matplotlib as SVG inside the page."""
+"""Charts of runs and searches: matplotlib figures as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pdetr3d.finished.report.search import Row, Search, value_text
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.tracking.history import Curve
 
-SHOWN = 8  # rows with a color of their own; more cannot be told apart
+SHOWN = 8  # rows with a color of their own; more colors could not be distinguished
 COLORS = matplotlib.color_sequences["tab10"]
 GRAY = "#b8c2cf"
-LINE = 130  # letters in a line of a legend
-FEW = 8  # values that are ticks each
-LOG_FROM = 20  # ratio of largest to smallest value from which a positive axis is logarithmic
-# No $...$ formulas in names; the same ids for the same chart.
+LINE = 130  # characters in a line of a legend
+FEW = 8  # an axis with up to so many different values has a tick at each
+LOG_FROM = 20  # an axis of positive values is logarithmic from this ratio of largest to smallest value on
+# Names may contain "$", which is no formula. The salt gives equal charts equal SVG ids.
 SETTINGS: Any = {
     "text.parse_math": False,
     "svg.hashsalt": "pdetr3d",
@@ -39,7 +39,7 @@ MARKS: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3}
 
 
 def chart(alt: str, size_in: tuple[float, float], draw: Callable[[Figure], None]) -> Chart:
-    """What ``draw`` puts on a figure of this size [inches]."""
+    """Make a chart: ``draw`` draws on a figure of this size [inches]; ``alt`` describes the chart."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=size_in, layout="constrained")
         draw(figure)
@@ -49,12 +49,12 @@ def chart(alt: str, size_in: tuple[float, float], draw: Callable[[Figure], None]
 
 
 def curves(search: Search) -> Chart:
-    """Score by training samples, a line per trial: rows with a color, stopped trials dashed."""
+    """The score over training samples, one line per trial, colored by row; lines of unfinished trials are dashed."""
     columns, height = _legend_size([row.name for row in search.rows[:SHOWN]])
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="training samples", ylabel=search.score_name)
-        for place, row in reversed(list(enumerate(search.rows))):  # the best on top
+        for place, row in reversed(list(enumerate(search.rows))):  # the best row is drawn last, on top
             first = True
             for trial in row.trials:
                 x, y = ([point[key] for point in trial["curve"]] for key in ("samples", search.metric))
@@ -62,13 +62,13 @@ def curves(search: Search) -> Chart:
                 label = row.name if place < SHOWN and first and x else None
                 axes.plot(x, y, style, marker="o", markersize=3, color=_color(place), label=label)
                 first = first and not x
-        _legend(figure, axes, columns, reverse=True)  # the best first
+        _legend(figure, axes, columns, reverse=True)  # the best row comes first
 
     return chart(f"{search.score_name} by training samples", (10, 4.2 + height), draw)
 
 
 def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
-    """A metric of several runs by step, a line each."""
+    """A metric over optimizer steps, one line per run or stage."""
     columns, height = _legend_size(list(lines))
 
     def draw(figure: Figure) -> None:
@@ -81,7 +81,7 @@ def histories(metric: str, lines: Mapping[str, Curve]) -> Chart:
 
 
 def convergence(search: Search, reached: Sequence[Spread]) -> Chart:
-    """Training samples that each row took to a score (``search_page.samples_to``), best row on top."""
+    """The number of training samples that each row needed for a score (``samples_to``), best row on top."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="training samples")
@@ -94,9 +94,9 @@ def convergence(search: Search, reached: Sequence[Spread]) -> Chart:
 
 
 def parameter_panels(search: Search) -> Chart:
-    """A panel per parameter: the figure of each row, with its deviation over seeds, against the parameter's value.
+    """One panel per parameter: each row's figure, with its standard deviation over seeds, at the parameter's value.
 
-    With one parameter the points are joined, and every trained stage has a line.
+    If the search has one parameter, the points are joined, and every trained stage has a line.
     """
     stages = search.stages if len(search.keys) == 1 else [search.judged]
     rows = [row for row in search.rows if search.figures(row)]
@@ -120,13 +120,15 @@ def parameter_panels(search: Search) -> Chart:
 
 
 def is_grid_of_two(search: Search) -> bool:
-    """Whether a heat map shows all there is."""
+    """Whether the search is a grid over two parameters, so that a heat map shows all of its rows."""
     return len(search.keys) == 2 and all(domain["values"] for domain in search.domains.values())
 
 
 def heat_cells(search: Search, *path: str) -> NDArray[np.float64]:
-    """Mean figures at ``path`` in the judged stage's, the first parameter's listed values down, the second's along; NaN
-    where none is finished."""
+    """Mean figures of the judged stage at ``path``: rows are the first parameter's values, columns the second's.
+
+    A cell without a finished trial is NaN.
+    """
     listed = [search.domains[key]["values"] for key in search.keys]
     cells = np.full([len(values) for values in listed], np.nan)
     for row in search.rows:
@@ -137,7 +139,7 @@ def heat_cells(search: Search, *path: str) -> NDArray[np.float64]:
 
 
 def heat_map(search: Search, where: str, *path: str) -> Chart:
-    """``heat_cells`` in colors, bright is good; ``where``: of which objects."""
+    """``heat_cells`` as colors, bright for good; ``where`` names the objects, e.g. a distance bin."""
     cells, (down, along) = heat_cells(search, *path), search.keys
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
     listed = [search.domains[key]["values"] for key in search.keys]
@@ -151,7 +153,7 @@ def heat_map(search: Search, where: str, *path: str) -> Chart:
         for (i, j), mean in np.ndenumerate(cells):
             if np.isnan(mean):
                 continue
-            light = (mean > middle) == (search.mode == "max")  # viridis ends in yellow
+            light = (mean > middle) == (search.mode == "max")  # good values are yellow, which needs black text
             axes.text(j, i, f"{mean:.3f}", ha="center", va="center", color="black" if light else "white")
         figure.colorbar(image, ax=axes, label=f"{path[-1]} ({search.measured_on})")
         axes.set_title(where)
@@ -161,7 +163,7 @@ def heat_map(search: Search, where: str, *path: str) -> Chart:
 
 
 def bars(shares: dict[str, float]) -> Chart:
-    """Importance of parameters, the largest on top."""
+    """The importance of parameters, largest on top."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="share of the variance that is explained")
@@ -173,7 +175,7 @@ def bars(shares: dict[str, float]) -> Chart:
 
 
 def distance_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], bins: Sequence[str]) -> Chart:
-    """A panel per figure of the judged stage, a line per row over the distance bins."""
+    """One panel per figure of the judged stage, with one line per row over the distance bins."""
     columns, height = _legend_size([row.name for row in rows])
     width = 0.4 / max(1, len(rows))
 
@@ -183,7 +185,7 @@ def distance_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], bi
             for place, row in enumerate(rows):
                 spreads = {b: row.spread(search.judged, "by_distance", b, key) for b in bins}
                 known = {b: spread for b, spread in spreads.items() if spread.n}
-                at = [bins.index(b) + (place - (len(rows) - 1) / 2) * width for b in known]  # error bars side by side
+                at = [bins.index(b) + (place - (len(rows) - 1) / 2) * width for b in known]  # rows side by side
                 _errors(axes, at, list(known.values()), color=_color(search.rows.index(row)), label=row.name)
             axes.set_xticks(range(len(bins)), list(bins))
             axes.set_title(key)
@@ -195,10 +197,10 @@ def distance_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], bi
 
 
 def trouble_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], trouble: Mapping[str, list[str]]) -> Chart:
-    """A column of panels per trouble, a row of panels per figure of the teacher, a line per row of the search.
+    """Panels of teachers under corrupted input: a column per corruption, a row per figure, a line per search row.
 
     Args:
-        trouble: config key -> its values, as text.
+        keys: the figures. rows: of the search. trouble: config key of the corruption -> its values as text.
     """
     columns, height = _legend_size([row.name for row in rows])
 
@@ -229,7 +231,7 @@ def _color(place: int) -> Any:
 
 
 def _legend_size(names: Sequence[str]) -> tuple[int, float]:
-    """(columns, height [inches]) of a legend below the axes: names may be long."""
+    """(columns, height [inches]) of a legend below the axes; fewer columns for longer names."""
     columns = max(1, LINE // (6 + max(map(len, names), default=0)))
     return columns, 0.2 * math.ceil(len(names) / columns) + 0.2
 
@@ -244,8 +246,11 @@ def _legend(figure: Figure, axes: Axes, columns: int, reverse: bool = False) -> 
 
 
 def places(search: Search, key: str, rows: Sequence[Row]) -> tuple[list[float], list[str]]:
-    """Where rows lie along a parameter: at its value, and []; or, for words, at 0, 1, ..., and these in the space's
-    order."""
+    """The positions of rows along a parameter's axis, and the labels of the axis.
+
+    Numbers are their own positions, without labels. Other values are at 0, 1, ... in the order of the search space,
+    and are the labels.
+    """
     values = [row.parameters[key] for row in rows]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return values, []
@@ -261,7 +266,7 @@ def _x_axis(axes: Axes, key: str, at: Sequence[float], words: Sequence[str]) -> 
     if min(at) > 0 and max(at) / min(at) >= LOG_FROM:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:.4g}")  # the default is a formula
+        axes.xaxis.set_major_formatter("{x:.4g}")  # the default formatter writes a formula
         axes.xaxis.set_minor_formatter("")
     if len(set(at)) <= FEW:
         axes.set_xticks(sorted(set(at)), [value_text(value) for value in sorted(set(at))])

@@ -1,4 +1,4 @@
-"""Final figures of runs side by side, and what their configs differ in; of one run: of its students."""
+"""``pdetr3d compare``: final figures of runs, or of one run's students, side by side, and differences of configs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from pdetr3d.tracking.history import Curve, read_histories
 
 SCORES = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
-BY_DISTANCE = ("bev_iou", "yaw_error_rad")  # of boxes at clicks
+BY_DISTANCE = ("bev_iou", "yaw_error_rad")  # figures of boxes at clicks that are also shown by distance
 ABSENT = "absent"
 CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """All there is to compare: a column per run, of one run a column per student. Tables in which no run has a figure
-    are left out."""
+    """The tables of figures: one column per run, or for a single run one per student. Empty tables are left out."""
     names = [run.name for run in runs]
     if len(runs) == 1:
         return _students(runs[0])
@@ -62,7 +61,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def _students(run: Run) -> list[Table]:
-    """Scores of a run's students, AP by class, and what their training took."""
+    """The tables of one run's students: scores, AP by class, and training times."""
     names, found = run.students, [run.scores(arm) for arm in run.students]
     classes = dict.fromkeys(name for scores in found for name in scores.get("per_class", ()))
     by_class = [[name, *(number(value_at(f, ("per_class", name, "AP"))) for f in found)] for name in classes]
@@ -76,7 +75,7 @@ def _students(run: Run) -> list[Table]:
 
 
 def config_table(runs: Sequence[Run]) -> Table:
-    """Flat config keys that the runs differ in, and each one's value."""
+    """The flat config keys in which the runs differ, with each run's value."""
     rows = [
         [key, *(compact(run.identity[key]) if key in run.identity else ABSENT for run in runs)]
         for key in differing(runs)
@@ -85,7 +84,7 @@ def config_table(runs: Sequence[Run]) -> Table:
 
 
 def warning(runs: Sequence[Run]) -> str:
-    """That runs may not be comparable, and why; "" when they are scored on the same data."""
+    """A warning that the runs' scores are on different data; "" if they are on the same."""
     keys = [key for key in differing(runs) if key.startswith(DATA)]
     return (
         f"Figures may not be comparable: the runs differ in {', '.join(keys)}, which they are scored on."
@@ -95,7 +94,7 @@ def warning(runs: Sequence[Run]) -> str:
 
 
 def print_comparison(runs: Sequence[Run]) -> None:
-    """All tables on the terminal."""
+    """Print all tables on the terminal."""
     console, shown = Console(), tables(runs)
     for table in (*shown, *([config_table(runs)] if len(runs) > 1 else [])):
         terminal = Terminal(title=Plain(table.title))
@@ -109,14 +108,14 @@ def print_comparison(runs: Sequence[Run]) -> None:
 
 
 def notes(runs: Sequence[Run], shown: Sequence[Table]) -> list[str]:
-    """What is to be said beside the tables."""
+    """Sentences beside the tables: missing figures, equal configs, and ``warning``."""
     said = [] if shown else ["No stage that has figures is finished in any of the runs."]
     said += [] if len(runs) == 1 or differing(runs) else ["The runs have the same config, code and data tables."]
     return said + [line for line in (warning(runs),) if line]
 
 
 def write_comparison(runs: Sequence[Run], file: Path) -> Path:
-    """The same as a page, with the runs' (of one run: its students') pictures of the same name side by side.
+    """Write the comparison as a page; it also shows learning curves, and pictures of the same name side by side.
 
     Raises:
         DataError: for a picture that cannot be read.
@@ -137,7 +136,7 @@ def write_comparison(runs: Sequence[Run], file: Path) -> Path:
 
 
 def _curves(runs: Sequence[Run]) -> list[Block]:
-    """A chart per metric of CURVES, with a line per run and stage; what could not be read."""
+    """One chart per metric of CURVES with a line per run and stage, and a note for each unreadable history."""
     lines: dict[str, dict[str, Curve]] = {key: {} for key in CURVES}
     unread = []
     for run in runs:
@@ -160,7 +159,8 @@ def _again(run: Run) -> Block:
 def _figures(
     names: Sequence[str], title: str, found: Sequence[dict[str, Any]], keys: Sequence[str], binned: Sequence[str]
 ) -> Table:
-    """Figures ``found`` of each column: a row per key, then one per distance bin of the ``binned`` ones."""
+    """A table of the figures ``found`` (one dict per column): a row per key, then a row per distance bin and key of
+    ``binned``."""
     bins = dict.fromkeys(name for figures in found for name in figures.get("by_distance", ()))
     paths = {key: (key,) for key in keys} | {f"{k} at {b} m": ("by_distance", b, k) for k in binned for b in bins}
     rows = [[name, *(number(value_at(figures, path)) for figures in found)] for name, path in paths.items()]

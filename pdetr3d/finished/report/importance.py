@@ -1,4 +1,4 @@
-"""Which parameters the figures of a search depend on."""
+"""Computes how much the figures of a search depend on each parameter (fANOVA)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from pdetr3d.finished.report.search import Search, value_at
 
-ENOUGH = 4  # finished trials; with fewer a forest only repeats them
+ENOUGH = 4  # finished trials that are needed; with fewer, a random forest only reproduces them
 
 
 def importances(search: Search) -> tuple[dict[str, float], str]:
-    """(config key -> share of the figures' variance, largest first, and ""), or ({}, why there is none).
+    """The importance of each parameter by fANOVA (Hutter et al., 2014) on random trees fitted to the finished trials.
 
-    Shares sum to 1 (fANOVA, Hutter et al., 2014): what random trees, fitted to the finished trials, explain by each
-    parameter alone and by its interactions.
+    Returns:
+        Config key -> share of the figures' variance that the parameter and its interactions explain, largest first
+        (the shares sum to 1), and ""; or {} and the reason why it cannot be computed.
     """
     finished = [
         (trial["parameters"], value_at(trial["final"], (search.judged, search.metric)))
@@ -34,7 +35,7 @@ def importances(search: Search) -> tuple[dict[str, float], str]:
         return {}, f"All {len(known)} finished trials have the same {search.metric}."
     kinds = {key: distribution(domain) for key, domain in search.domains.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()  # importance does not depend on the direction
+    study = optuna.create_study()  # its direction does not matter for importance
     for parameters, value in known:
         chosen = {key: _plain(parameters[key]) for key in search.keys}
         study.add_trial(optuna.create_trial(params=chosen, distributions=kinds, value=value))
@@ -42,7 +43,7 @@ def importances(search: Search) -> tuple[dict[str, float], str]:
 
 
 def distribution(domain: dict[str, Any]) -> BaseDistribution:
-    """A domain of a search space (``ray_jobs.searches.space.Domain`` as JSON) as Optuna knows it."""
+    """Convert a domain of a search space (``ray_jobs.searches.space.Domain`` as JSON) to Optuna's distribution."""
     ((kind, bounds),) = ((kind, bounds) for kind, bounds in domain.items() if bounds is not None)
     if kind == "values":
         return CategoricalDistribution([_plain(value) for value in bounds])
@@ -53,5 +54,5 @@ def distribution(domain: dict[str, Any]) -> BaseDistribution:
 
 
 def _plain(value: Any) -> Any:
-    """Lists as text: Optuna's categories are numbers, words and booleans."""
+    """Convert lists to text, because Optuna's categories are numbers, text and booleans."""
     return json.dumps(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A report page: one HTML file with everything in it, opened from disk; no scripts, nothing from the network."""
+"""Writes report pages: single HTML files that contain their pictures and need neither scripts nor the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pdetr3d.data.storage.files import atomic_path
 
-# "0.12", "-3", "1.0e-05", "0.123 ± 0.004", "50%", and the dash of what is not known.
+# "0.12", "-3", "1.0e-05", "0.123 ± 0.004", "50%", and the dash of an unknown value.
 _NUMBER = re.compile(r"–|(< )?[-+]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?")
 
 
@@ -26,10 +26,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings, rows of as many cells; the first column names the row.
+    """A table; the first column names the row.
 
     Attributes:
-        title: above it. folded: shown on a click. marked: number of a row to stand out.
+        headings: of the columns. rows: cells, as many per row as headings. title: text above the table. folded: the
+            table opens on a click. marked: number of a row that is highlighted, or None.
     """
 
     kind: ClassVar[str] = "table"
@@ -40,13 +41,13 @@ class Table:
     marked: int | None = None
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers alone: these stand on the right."""
+        """Whether a column contains only numbers and is aligned to the right."""
         return column > 0 and all(_NUMBER.fullmatch(row[column]) for row in self.rows)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture that is part of the page. ``uri``: ``data:...``. ``alt``: what it shows."""
+    """A picture inside the page. ``uri``: its ``data:`` URI. ``alt``: its description."""
 
     kind: ClassVar[str] = "chart"
     uri: str
@@ -64,7 +65,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Command:
-    """Shell lines to copy. ``title``: what they are for."""
+    """Shell lines to copy. ``title``: their purpose."""
 
     kind: ClassVar[str] = "command"
     title: str
@@ -76,14 +77,18 @@ Block = Text | Table | Chart | Gallery | Command
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block] = field(default_factory=list)
 
 
 def write_page(file: Path, title: str, lead: Sequence[str], sections: Sequence[Section]) -> Path:
-    """Write a page atomically, over an older one. All text is escaped. ``lead``: paragraphs below the title."""
+    """Write a page atomically and replace an older one. All text is escaped.
+
+    Args:
+        file: of the page. title: its heading. lead: paragraphs below the title. sections: in order.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

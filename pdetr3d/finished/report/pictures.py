@@ -1,4 +1,4 @@
-"""Pictures of the same val samples from several run directories, side by side."""
+"""Galleries: pictures of the same val samples from several run directories, side by side."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from PIL import Image
 from pdetr3d.finished.report.page import Gallery
 from pdetr3d.schema import DataError
 
-# Of a run directory (``ray_jobs/stages/pictures.py``, ``ray_jobs/pipeline.py``); one path is one sample in all of them.
-PLACES = ("*.png", "*/images/*/bev_cameras.png", "images/*/bev_cameras.png")  # the last one: in a stage's folder
-RUNS, SAMPLES = 6, 8  # at most so many beside and below one another
-WIDTH_PX = 1600  # a click opens them as large as the window
+# Paths in a run directory (``ray_jobs/stages/pictures.py``, ``ray_jobs/pipeline.py``). The same path shows the same
+# sample in every run. The last pattern is for the folder of a stage.
+PLACES = ("*.png", "*/images/*/bev_cameras.png", "images/*/bev_cameras.png")
+RUNS, SAMPLES = 6, 8  # largest numbers of pictures side by side, and of galleries
+WIDTH_PX = 1600  # enough for the window, in which a click opens a picture
 
 
 def galleries(runs: Mapping[str, Path]) -> list[Gallery]:
-    """One per picture that at least two of the (first RUNS) directories have at the same path.
+    """One gallery per picture path that exists in at least two of the first RUNS directories.
 
     Args:
         runs: caption -> run directory.
@@ -40,7 +41,11 @@ def galleries(runs: Mapping[str, Path]) -> list[Gallery]:
 
 
 def embed(file: Path) -> str:
-    """As a JPEG of at most WIDTH_PX inside a ``data:`` URI."""
+    """Convert a picture to a JPEG of at most WIDTH_PX in a ``data:`` URI.
+
+    Raises:
+        DataError: when the file cannot be read as a picture.
+    """
     buffer = io.BytesIO()
     try:
         with Image.open(file) as picture:

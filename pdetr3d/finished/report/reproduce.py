@@ -1,4 +1,4 @@
-"""The command that trains a run, or a row of a search, again: the same stages under the same config."""
+"""Makes the shell commands that repeat a run, or a row of a search, with the same stages and the same config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pdetr3d.presets import load
 
 
 def command(search: Search, row: Row) -> str:
-    """Shell lines for one row: a job with the space's settings, the search's overrides and the row's parameters as
-    key=value words, for each of the row's seeds.
+    """Shell lines that repeat a row of a search for each of its seeds.
 
-    Teachers: train_teacher. Students that need pseudo labels: pipeline, which makes these first. Others: train_student
-    and evaluate, since the pipeline would train a teacher that they do not need.
+    The ``key=value`` words are the space's settings, the search's overrides and the row's parameters. Teachers are
+    repeated by train_teacher; students that need pseudo labels by pipeline, which makes these first; other students by
+    train_student and evaluate, since the pipeline would train an unneeded teacher.
     """
     space, place = search.document["space"], f"runs/{search.document['space']['name']}-row{search.rows.index(row) + 1}"
     variant = search.variants.get(row.parameters.get(VARIANT, ""), {})
@@ -33,11 +33,12 @@ def command(search: Search, row: Row) -> str:
 
 
 def run_command(run: Run) -> str:
-    """Shell lines that train and score in another run directory what is finished in this one: its preset, and the keys
-    of ``run.json`` that differ from it.
+    """Shell lines that repeat the finished stages of a run in another run directory.
+
+    They name the run's preset, and the keys of ``run.json`` that differ from it.
 
     Raises:
-        DataError: when there is no such preset (any more).
+        DataError: when the preset does not exist (any more).
     """
     preset = str(run.identity.get("preset"))
     known = json.loads(json.dumps(load(preset).flat()))
@@ -54,7 +55,7 @@ def run_command(run: Run) -> str:
 
 
 def jobs(trains: str | list[str]) -> tuple[str, ...]:
-    """Jobs that together train and score what a trial does."""
+    """The jobs that together do the work of a trial: training and scoring."""
     if trains == "teacher":
         return ("train_teacher",)
     return ("pipeline",) if "ours" in trains else ("train_student", "evaluate")

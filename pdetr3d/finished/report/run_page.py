@@ -1,4 +1,4 @@
-"""One run as a page: scores, the quality of its labels beside the floors, examples, curves, pictures, commands."""
+"""``pdetr3d report`` of a run: a page with scores, quality of labels, examples, curves, pictures and commands."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import read_histories
 
 FILE = "report.html"
-EXAMPLES = 3  # good ones, and as many bad ones
-MOST = 100_000  # clicks that are measured one by one here; more would take minutes, and gigabytes
-BINS = np.linspace(0, 1, 21).tolist()  # of BEV IoU
+EXAMPLES = 3  # number of good examples, and of bad examples
+MOST = 100_000  # with more clicks, measuring each would take minutes and gigabytes, so it is left out
+BINS = np.linspace(0, 1, 21).tolist()  # edges of the histogram of BEV IoU
 
 
 def write_run_page(run_dir: Path, out: Path | None = None) -> Path:
-    """Write the page of a run directory, over an older one; returns its path. What is not finished is left out.
+    """Write the page of a run directory, replacing an older one; returns its path. Unfinished stages are left out.
 
     Raises:
-        DataError: when it is no run directory, or a file of it cannot be read.
+        DataError: when ``run_dir`` is no run directory, or one of its files cannot be read.
     """
     run, file = open_run(run_dir), out or run_dir / FILE
     sections = [
@@ -91,9 +91,9 @@ def _labels(run: Run) -> list[Block]:
 
 
 def _floor(labels: RunLabels, found: MeasuredLabels) -> NDArray[np.float64]:
-    """BEV IoU of the class-mean boxes at the clicks whose true box is known."""
+    """(N,) BEV IoU of the class-mean boxes at the clicks whose true box is known."""
     everyone = inspection_records(labels.index, list(labels.manifest.roles), labels.manifest)
-    prior, _ = prior_size_m(everyone, classes=found.classes)  # of the box-labeled ones
+    prior, _ = prior_size_m(everyone, classes=found.classes)  # it uses only the box-labeled records
     boxes, truth = [], []
     for record in found.records.values():
         own = record.clicks.box_index

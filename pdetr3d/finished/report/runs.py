@@ -1,4 +1,4 @@
-"""Run directories as ``pdetr3d compare`` reads them: config and the figures of finished stages."""
+"""Reads run directories for reports and comparisons: the config and the figures of finished stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pdetr3d.run_files import RunFiles
 from pdetr3d.schema import DataError
 
-NOT_CONFIG = ("code", "tables")  # beside the config's keys in run.json
+NOT_CONFIG = ("code", "tables")  # entries of run.json that are no config keys
 DATA = (
     "data.version",
     "data.val_split",
@@ -17,14 +17,14 @@ DATA = (
     "data.categories",
     "tables",
     "sim.",
-)  # what runs are scored on
+)  # keys and prefixes of keys that determine the data of scores
 
 
 class Run(RunFiles):
     """One run directory.
 
     Attributes:
-        name: unlike that of any other run beside it.
+        name: differs from the names of other runs in the report.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -33,25 +33,25 @@ class Run(RunFiles):
 
     @property
     def students(self) -> list[str]:
-        """Student arms that are scored."""
+        """Names of the scored student arms."""
         return [arm for arm in self.scored if arm != "teacher"]
 
     @property
     def timing_s(self) -> dict[str, float]:
-        """Stage -> seconds, where a pipeline or a search's trial wrote them down; 0 for one that was there before."""
+        """Stage -> seconds, if a pipeline or a search's trial measured them; 0 for a stage that was finished before."""
         return self.report.get("timing") or self.stage("trial").get("timing_s") or {}
 
     @property
     def peak_bytes(self) -> int | None:
-        """Most memory that a pipeline used."""
+        """Peak memory of a pipeline [bytes], or None."""
         return self.report.get("memory", {}).get("peak_rss_bytes")
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs to compare.
+    """Open the runs to compare.
 
     Raises:
-        DataError: for the same one twice, a single one with fewer than two scored students, or a folder that is no run
+        DataError: for a repeated path, a single run with fewer than two scored students, or a folder that is no run
             directory.
     """
     resolved = [path.resolve() for path in paths]
@@ -67,7 +67,7 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def open_run(path: Path, name: str = "") -> Run:
-    """One run, called by the last part of its path unless a ``name`` is given.
+    """Open one run. Its name is the last part of its path unless ``name`` is given.
 
     Raises:
         DataError: for a folder that is no run directory.
@@ -77,7 +77,7 @@ def open_run(path: Path, name: str = "") -> Run:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """As many last parts of the (different) paths as tell them apart."""
+    """The last parts of different paths, as few as make all names different."""
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -85,7 +85,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Keys of ``identity`` that runs differ in, the config's first; one that a run lacks counts as a difference."""
+    """The keys of ``identity`` in which runs differ, config keys first. A missing key counts as a difference."""
     keys = dict.fromkeys(key for run in runs for key in run.identity)
     different = [key for key in keys if len({json.dumps(run.identity.get(key, "absent")) for run in runs}) > 1]
     return sorted(different, key=lambda key: (key in NOT_CONFIG, key))

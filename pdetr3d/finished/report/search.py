@@ -1,8 +1,9 @@
-"""A search's ``search.json``, as reports read it: rows of parameters, their figures by seed, the baseline.
+"""Reads a search's ``search.json`` for reports: rows of parameters, their figures by seed, the baseline.
 
-``score``: the judged metric by which trials were compared and rows are sorted, on ``scored_on`` (the select split, the
-first point-labeled samples, or "final": it is the figure). A *figure* is what a finished trial reached on
-``measured_on``: the val split, where nothing was chosen, or the point-labeled samples, from which no teacher learned.
+The *score* of a trial is the judged metric by which trials were compared and rows are sorted. It is measured on
+``scored_on``: the select split, or the first point-labeled samples; with "final" it is the figure. A *figure* is the
+final measurement of a finished trial on ``measured_on``: the val split, on which nothing is chosen, or the
+point-labeled samples, from which no teacher learns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import DataError
 
 SEED = "seed"  # the parameter of a trial that is its seed
-SCORED = {"select": "select", "point_labeled": "curve", "final": "final"}  # ``scored_on`` -> what tables call the score
+SCORED = {"select": "select", "point_labeled": "curve", "final": "final"}  # ``scored_on`` -> the score's name
 VARIANT = "variant"  # the parameter of a trial that names its settings
 NEEDED = (
     "space",
@@ -44,10 +45,10 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Row:
-    """Trials that differ in their seed alone.
+    """The trials with the same parameters, which differ only in their seed.
 
     Attributes:
-        name: its parameters as words, unlike that of any other row. parameters: config key -> value.
+        name: the parameters as words; different for every row. parameters: config key -> value.
         trials: entries of ``search.json``, in order.
     """
 
@@ -57,43 +58,45 @@ class Row:
 
     @property
     def finished(self) -> list[dict[str, Any]]:
-        """Those that were trained and scored to the end."""
+        """The trials that were trained and scored to the end."""
         return [trial for trial in self.trials if trial["status"] == "finished"]
 
     def by_seed(self, *path: str) -> dict[int, float]:
-        """Seed -> figure at ``path`` in ``final`` (stage, key, ...), over the finished trials that have it; the mean of
-        trials that a random search drew twice with one seed."""
+        """Seed -> figure at ``path`` in ``final`` (stage, key, ...), of the finished trials that have it.
+
+        If a random search drew the same parameters and seed twice, the value is the mean of both trials.
+        """
         return self.values("final", *path)
 
     def values(self, *path: str) -> dict[int, float]:
-        """The same of any number that trials hold ("final", "trouble", "costs", "data")."""
+        """Like ``by_seed`` for any number in the trials; ``path`` begins with "final", "trouble", "costs" or "data"."""
         return _by_seed(self.finished, path)
 
     def spread(self, *path: str) -> Spread:
-        """Of ``by_seed``."""
+        """Mean and deviation of ``by_seed``."""
         return Spread.of(self.by_seed(*path).values())
 
     @property
     def score(self) -> Spread:
-        """Over all finished trials, or over all where none is finished."""
+        """Mean and deviation of the scores of finished trials, or of all trials if none is finished."""
         return Spread.of(_by_seed(self.finished or self.trials, ("score",)).values())
 
 
 class Search:
-    """What a search left in its run directory.
+    """The results of a search.
 
     Attributes:
-        folder: the directory. document: of ``search.json``. rows: best score first, unfinished ones last.
-        metric, mode, judged: by what trials were compared, "min" or "max", of which stage.
-        measured_on, scored_on: where figures, and scores, come from. domains: parameter that is varied -> its domain
-            (``ray_jobs.searches.space.Domain`` as JSON). keys: of these parameters.
+        folder: its run directory. document: the content of ``search.json``. rows: best score first, unfinished ones
+            last. metric, mode, judged: the metric by which trials are compared, "min" or "max", and the judged stage.
+        measured_on, scored_on: the data of figures and of scores. domains: varied parameter -> its domain
+            (``ray_jobs.searches.space.Domain`` as JSON). keys: the varied parameters.
     """
 
     def __init__(self, folder: Path, document: dict[str, Any]) -> None:
         self.folder, self.document = folder, document
         self.metric, self.mode, self.judged = (str(document[key]) for key in ("metric", "mode", "judged"))
         self.trials: list[dict[str, Any]] = document["trials"]
-        # Older code had but one of each.
+        # Older documents lack these keys; their values were always the defaults.
         self.measured_on, self.scored_on = document.get("measured_on", "val"), document.get("scored_on", "select")
         self.variants: dict[str, dict[str, Any]] = document["space"].get("variants") or {}
         named = {VARIANT: {"values": list(self.variants)}} if self.variants else {}
@@ -109,10 +112,10 @@ class Search:
 
     @staticmethod
     def open(path: Path) -> Search:
-        """Read ``search.json`` of a run directory, or a file of that form, as results/SPACE.json is one.
+        """Read the ``search.json`` of a run directory, or a file of that form such as results/SPACE.json.
 
         Raises:
-            DataError: when there is none, it cannot be read, or it is no search's.
+            DataError: when the file is missing, cannot be read, or is not the document of a search.
         """
         folder = path if path.is_dir() else path.parent
         file = next((f for f in (path, *(path / name for name in SEARCHES)) if f.is_file()), path / SEARCHES[0])
@@ -134,29 +137,31 @@ class Search:
 
     @property
     def score_name(self) -> str:
-        """What tables and axes call ``Row.score``."""
+        """The name of ``Row.score`` in tables and on axes."""
         return f"{self.metric} ({SCORED[self.scored_on]})"
 
     @property
     def stages(self) -> list[str]:
-        """What finished trials have figures of, the judged stage first, without floors."""
+        """The stages of which finished trials have figures, the judged one first, without floors."""
         stages = [stage for row in self.rows for trial in row.finished for stage in trial["final"]]
         known = dict.fromkeys(stage for stage in stages if stage not in FLOORS)
         return sorted(known, key=lambda stage: stage != self.judged)
 
     @property
     def floors(self) -> list[str]:
-        """Boxes without a teacher that finished trials have figures of."""
+        """The floors (boxes without a teacher) of which finished trials have figures."""
         return [name for name in FLOORS if any(name in trial["final"] for row in self.rows for trial in row.finished)]
 
     def figures(self, row: Row) -> dict[int, float]:
-        """Seed -> the judged metric of finished trials."""
+        """Seed -> the judged metric of a row's finished trials."""
         return row.by_seed(self.judged, self.metric)
 
     def baseline(self, name: str | None = None) -> tuple[Row | None, str]:
-        """The row that others are compared with, and why it is that one: ``name``; else the space's reference; else the
-        row of the config as it is without the space; else the one whose trial started first. Rows without
-        figures are none.
+        """The row with which others are compared, and the reason for this choice.
+
+        It is the first of these that has figures: the row ``name``; the space's reference; the row with the config's
+            own
+        values; the row of the first finished trial.
 
         Raises:
             DataError: when there is no row ``name``, or it has no figures.
@@ -183,7 +188,7 @@ class Search:
         return row, "the first finished trial's; no finished row has the config's own values"
 
     def lines(self, count: int, *also: Row | None) -> Iterator[Row]:
-        """Up to ``count`` rows with figures, the best ones and all of ``also``, in order."""
+        """Up to ``count`` rows with figures, in order: all of ``also``, and the best of the others."""
         known = [row for row in self.rows if self.figures(row)]
         kept = [row for row in also if row is not None]
         kept += [row for row in known if row not in kept][: max(0, count - len(kept))]
@@ -200,14 +205,16 @@ def _by_seed(trials: Sequence[dict[str, Any]], path: Sequence[str]) -> dict[int,
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Config key -> what is left of it when sections are left out; whole keys where that would make two alike."""
+    """Config key -> its last part; the whole key for all keys if two last parts are equal."""
     short = {key: key.rsplit(".", 1)[-1] for key in keys}
     return short if len(set(short.values())) == len(short) else {key: key for key in keys}
 
 
 def row_names(parameters: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of rows: "roi_grid=3 free_points=4", of a variant its name alone. All digits where fewer would make two
-    alike."""
+    """Different names for rows, e.g. "roi_grid=3 free_points=4"; a variant has its own name.
+
+    Numbers have four digits, or all digits if two names would be equal otherwise.
+    """
     short = short_keys(list(dict.fromkeys(key for row in parameters for key in row)))
     for text in (value_text, compact):
         names = [
@@ -220,15 +227,15 @@ def row_names(parameters: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """A parameter for people: numbers with four digits, no blanks."""
+    """A parameter's value for people: numbers with four digits, no blanks."""
     return f"{value:.4g}" if isinstance(value, float) else compact(value)
 
 
 def compact(value: Any) -> str:
-    """A parameter with all digits, without blanks."""
+    """A parameter's value with all digits, without blanks."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def value_at(tree: Any, path: Sequence[str]) -> Any:
-    """What nested dicts hold at a path of keys; None where they end before."""
+    """The value in nested dicts at a path of keys; None if a key is missing."""
     return reduce(lambda node, key: node.get(key) if isinstance(node, dict) else None, path, tree)

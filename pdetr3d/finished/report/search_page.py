@@ -1,4 +1,4 @@
-"""The report of a search: what was asked, what came out, how sure that is, and how to get it again."""
+"""``pdetr3d report`` of a search: a page with its question, results, their significance, and commands to repeat it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pdetr3d.finished.report.spread import Spread, difference, number
 from pdetr3d.finished.report.teacher_sections import convergence, quality, troubles, under_trouble
 from pdetr3d.run_files import RunFiles
 
-# Of a stage: final figures; figures of a distance bin; the figure by class.
+# Final figures of a stage that tables show, and figures of a student in a distance bin.
 TEACHER = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
 STUDENT = ("mAP", "NDS", "SPNDS")
 STUDENT_BINS = ("mAP", "ATE", "ASE", "AOE")
@@ -31,19 +31,19 @@ ENDS = {
     "finished": "trained to the end and measured",
     "stopped": "ended early: it lagged behind others (ASHA), or the budget was spent",
     "failed": "ended by an error; the search's command tries it again",
-    "unfinished": "interrupted; the search's command goes on with it",
+    "unfinished": "interrupted; the search's command continues it",
 }
 
 
 def write_report(folder: Path, out: Path | None = None, baseline: str | None = None) -> dict[str, object]:
-    """Write the report of a search to ``out`` (default: report.html in its run directory, over an older one).
+    """Write the report of a search.
 
     Args:
-        folder: its run directory, or a file of results: the page of results/SPACE.json is results/SPACE.html.
-        baseline: see ``Search.baseline``.
+        folder: the run directory, or a file of results. out: the page; by default report.html in the run directory, or
+            results/SPACE.html for results/SPACE.json. An older page is replaced. baseline: see ``Search.baseline``.
 
     Returns:
-        What to tell people.
+        Title -> value of the lines to print: the page, the trials, the baseline, the best row.
 
     Raises:
         DataError: when there is no readable search.json, no finished row ``baseline``, or a picture is broken.
@@ -62,12 +62,12 @@ def write_report(folder: Path, out: Path | None = None, baseline: str | None = N
 
 
 def title(search: Search) -> str:
-    """The question."""
+    """The search's question, which is the page's title."""
     return str(search.document["space"]["question"])
 
 
 def lead(search: Search) -> list[str]:
-    """What was done, with what."""
+    """Paragraphs about the search: parameters, trials, judgment, commit and command."""
     space, document = search.document["space"], search.document
     arms = [v["trains"] for v in search.variants.values() if v["trains"]] or space["trains"]
     trains = "the teacher" if space["trains"] == "teacher" else f"students ({', '.join(dict.fromkeys(arms))})"
@@ -88,7 +88,7 @@ def lead(search: Search) -> list[str]:
 
 
 def sections(search: Search, baseline: Row | None, why: str) -> list[Section]:
-    """All of the page."""
+    """All sections of the page."""
     of_teachers = search.judged == "teacher" and any(search.figures(row) for row in search.rows)
     return [
         Section("Result", list(_result(search, baseline, why))),
@@ -127,7 +127,7 @@ def _variants(search: Search) -> Iterator[Block]:
 
 
 def _ends(search: Search) -> str:
-    """How the trials ended, in words."""
+    """The numbers of trials by status, in words."""
     counts = Counter(trial["status"] for trial in search.trials)
     said = [f"{counts[status]} {status}" for status in (*ENDS, *sorted(counts.keys() - ENDS.keys())) if counts[status]]
     return f"{len(search.trials)} trials: {', '.join(said) or 'none'}"
@@ -166,7 +166,7 @@ def _result(search: Search, baseline: Row | None, why: str) -> Iterator[Block]:
 
 
 def _also(search: Search, stage: str) -> list[str]:
-    """Figures beside the judged one."""
+    """The figures of a stage that the result's table shows beside the judged one."""
     names = list(dict.fromkeys((search.metric, *figure_names(stage))))
     return [key for key in names if (stage, key) != (search.judged, search.metric)]
 
@@ -222,7 +222,7 @@ def _distance(search: Search, baseline: Row | None) -> Iterator[Block]:
 
 
 def _bin_keys(search: Search) -> list[str]:
-    """Figures of a distance bin, that of the judged metric first."""
+    """The figures that are shown by distance, the judged metric first."""
     keys = TEACHER if search.judged == "teacher" else STUDENT_BINS
     first = search.metric.removeprefix("m") if search.metric.removeprefix("m") in keys else search.metric
     return [*(k for k in keys if k == first), *(k for k in keys if k != first)]
@@ -239,7 +239,7 @@ def _classes(search: Search) -> Iterator[Block]:
 
 
 def _unseen(search: Search) -> Iterator[Block]:
-    """Of spaces that leave classes without boxes, which are clicked alone."""
+    """Mean AP of classes with and without boxes, for searches that vary ``label.no_boxes_of``."""
     if UNSEEN not in search.keys or search.judged == "teacher":
         return
     classes = _names(search, "per_class")
@@ -252,14 +252,14 @@ def _unseen(search: Search) -> Iterator[Block]:
 
 
 def mean_ap(search: Search, row: Row, classes: Sequence[str]) -> Spread:
-    """AP averaged over classes, spread over the seeds that have all of them."""
+    """Mean and deviation, over the seeds that have all these classes, of the AP averaged over the classes."""
     found = [row.by_seed(search.judged, "per_class", name, "AP") for name in classes]
     seeds = set.intersection(*map(set, found)) if found else set()
     return Spread.of([sum(of_class[seed] for of_class in found) / len(found) for seed in sorted(seeds)])
 
 
 def _names(search: Search, part: str) -> list[str]:
-    """Bins or classes that the judged stage has figures of."""
+    """The distance bins or classes of which the judged stage has figures."""
     trials = [trial for row in search.rows for trial in row.finished]
     return list(dict.fromkeys(name for t in trials for name in value_at(t["final"], (search.judged, part)) or ()))
 

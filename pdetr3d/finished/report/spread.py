@@ -1,4 +1,4 @@
-"""Mean and deviation over seeds, and whether two sets of seeds differ by more than chance."""
+"""Statistics over seeds: mean, standard deviation, and t tests of differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDS_TWO = "needs ≥ 2 seeds"
 
 @dataclass(frozen=True)
 class Spread:
-    """``mean`` and ``std`` (with n - 1) of ``n`` values; None where there are too few."""
+    """``mean`` and standard deviation ``std`` (n - 1) of ``n`` values; None if there are too few values."""
 
     mean: float | None
     std: float | None
@@ -22,7 +22,7 @@ class Spread:
 
     @staticmethod
     def of(values: Collection[float]) -> Spread:
-        """Of any number of values."""
+        """Compute it from any number of values."""
         known = np.array(list(values), np.float64)
         return Spread(
             float(known.mean()) if len(known) else None,
@@ -36,22 +36,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of means (``mean``), with the two-sided ``p`` of a t test; ``how`` says which one, or why there is no p."""
+    """The difference of two means.
+
+    Attributes:
+        mean: the difference, or None. p: of a two-sided t test, or None. how: the kind of test, or why there is no p.
+    """
 
     mean: float | None
     p: float | None
     how: str
 
     def cells(self) -> tuple[str, str, str]:
-        """Difference, p and test, for a table."""
+        """Difference, p and test as text for a table."""
         p = "< 0.001" if self.p is not None and self.p < 0.001 else number(self.p)
         return "–" if self.mean is None else f"{self.mean:+.3f}", p, self.how
 
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """How far a row lies above its baseline; both by seed.
+    """The mean of a row minus the mean of its baseline, with a t test; both are given by seed.
 
-    The same seeds: a paired t test, since a seed means the same labels, clicks and order in both. Else Welch's.
+    With the same seeds the test is paired, since a seed gives the same labels, clicks and order in both; else it is
+    Welch's test.
     """
     if not (values and baseline):
         return Difference(None, None, "no figure")
@@ -67,18 +72,18 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     mine, theirs = list(values.values()), list(baseline.values())
     if _same(mine) and _same(theirs):
         return Difference(mean, None, "seeds do not differ")
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a side whose seeds are all alike
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one side may have equal values
         p = stats.ttest_ind(mine, theirs, equal_var=False).pvalue
     return Difference(mean, float(p), f"Welch, {len(mine)} and {len(theirs)} seeds")
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """For people; an en dash where nothing is known."""
+    """A number as text; an en dash for None."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _same(values: list[float]) -> bool:
-    """Whether values differ by no more than rounding."""
+    """Whether values are equal except for rounding."""
     return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))

@@ -1,4 +1,4 @@
-"""Results that older code wrote of studies (as tests/data/older_results), as a search's."""
+"""Converts results of studies, which older versions wrote (tests/data/older_results), to those of searches."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pdetr3d.pseudo_labels import FLOORS
 
 
 def from_study(document: dict[str, Any]) -> dict[str, Any]:
-    """A study's document in the form of ``search.json``: each variant is a row, each seed a trial of it.
+    """Convert a study's document to the form of ``search.json``: each variant is a row, each of its seeds a trial.
 
     Raises:
-        KeyError: for one that lacks what studies wrote.
+        KeyError: when the document lacks an entry of studies.
     """
     variants, teachers = document["variants"], "reference" in document
     trials = [

@@ -1,4 +1,4 @@
-"""What the report of a search says of teachers alone: quality beside the floors, costs, convergence, under trouble."""
+"""Sections of a search's report that only teachers have: quality beside floors, costs, convergence, corrupted input."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pdetr3d.finished.report.page import Block, Table, Text
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import Spread, number
 
-NEAR = 0.9  # of the best score: where a row counts as converged
+NEAR = 0.9  # a row counts as converged at this share of the best score
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 CALIBRATION = {"ECE": ("calibration", "ece"), "rank correlation": ("calibration", "rank_correlation")}
-SHOWN = ("bev_iou", "yaw_error_rad")  # in the charts of trouble
+SHOWN = ("bev_iou", "yaw_error_rad")  # the figures in charts of corrupted input
 FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}
 
 
 def quality(search: Search) -> Iterator[Block]:
-    """Table of the teachers' boxes at the clicks, of the floors, and of what a teacher costs."""
+    """Tables of the quality of the teachers' boxes at the clicks, of the floors, and of the teachers' costs."""
     rows = [row for row in search.rows if search.figures(row)]
     yield Text(
         "Calibration: ECE and rank correlation of the boxes' scores with the IoU that they reach. Step: median time of "
@@ -47,7 +47,7 @@ def _costs(row: Row) -> list[str]:
 
 
 def convergence(search: Search) -> Iterator[Block]:
-    """How many samples teachers take to a score: queries differ in how soon they find their objects."""
+    """The number of training samples that teachers need for a score, as chart and table."""
     scores = [row.score.mean for row in search.rows if row.finished and row.score.mean is not None]
     if search.judged != "teacher" or not scores:
         return
@@ -64,14 +64,14 @@ def convergence(search: Search) -> Iterator[Block]:
 
 
 def samples_to(search: Search, row: Row, target: float) -> list[int]:
-    """Training samples at the first kept checkpoint as good as ``target``, of the row's trials that reach it."""
+    """The training samples at the first kept checkpoint as good as ``target``, for each trial that has one."""
     sign = 1 if search.mode == "max" else -1
     good = [[p["samples"] for p in t["curve"] if sign * p[search.metric] >= sign * target] for t in row.trials]
     return [samples[0] for samples in good if samples]
 
 
 def troubles(search: Search) -> dict[str, list[str]]:
-    """Trouble under which last checkpoints were measured -> its values, as text."""
+    """Config key of each corruption under which last checkpoints were measured -> its values as text."""
     found: dict[str, list[str]] = {}
     for trial in (trial for row in search.rows for trial in row.finished):
         found |= {key: list(by_value) for key, by_value in (trial.get("trouble") or {}).items()}
@@ -79,7 +79,7 @@ def troubles(search: Search) -> dict[str, list[str]]:
 
 
 def under_trouble(search: Search) -> Iterator[Block]:
-    """Charts and tables of the last checkpoints' quality under each trouble."""
+    """Charts and tables of the last checkpoints' quality under each corruption."""
     found, rows = troubles(search), list(search.lines(charts.SHOWN))
     if not found:
         return
