@@ -1,10 +1,10 @@
-"""Makes every measured table of README.md and docs/ anew: python tools/make_results.py [--quick] [--list] [NAME ...]
+"""Measures the tables of README.md and docs/ again: python tools/make_results.py [--quick] [--list] [NAME ...]
 
-Says first which results were measured with other code than this, and how long each took the last time. Then it runs
-what is needed, one result after the other, in ``runs/results/NAME``; ended, the same command goes on where it was. Each
-result's JSON and the tables made from it are written as it ends. Commit the code before: the JSON names its commit.
+The program first prints which results were measured with other code, and how long each took. Then it measures these
+results one after the other in ``runs/results/NAME``; the same command continues after an interruption. When a result
+ends, its JSON and the tables made from it are written. Commit the code before, because the JSON names the commit.
 
-NAME: these alone. --quick: without what took more than half an hour. --list: says it, and runs nothing.
+NAME: measure only these results. --quick: leave out results that took more than half an hour. --list: only print.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ PIPELINE = ("-m", "ray_jobs.pipeline", "--preset")
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement: the words for Python, command by command, then what ``tools/result_tables.py`` is told.
+    """One measurement.
 
     Attributes:
-        needs: environment variable that names real data, or nothing. It stands for its value in ``commands``.
+        name: of the JSON file. commands: arguments of Python, one tuple per command. tables: arguments of
+            ``tools/result_tables.py``, which is called at the end. needs: environment variable with the path of real
+            data, or "". ``commands`` may contain it as $NAME.
     """
 
     name: str
@@ -41,17 +43,17 @@ class Result:
 
     @property
     def file(self) -> Path:
-        """Its figures."""
+        """The JSON file with the figures."""
         return ROOT / "results" / f"{self.name}.json"
 
 
 def folder(name: str) -> str:
-    """Where a result's run is."""
+    """The folder in which a result is measured."""
     return str(RUNS / name)
 
 
 def import_kitti(dataset: str) -> tuple[str, ...]:
-    """The command that writes KITTI's frames as a dataset."""
+    """The command that imports KITTI's frames as a dataset."""
     source = ("--root", "$PDETR3D_KITTI_DATA", "--scenes", "$PDETR3D_KITTI_DATA/scenes.csv")
     return ("-m", "pdetr3d.cli", "import", "kitti", *source, "--out", dataset)
 
@@ -96,7 +98,7 @@ RESULTS = (
 
 
 def state(result: Result) -> tuple[str, float | None]:
-    """("current", "of other code" or "missing"; the seconds that it took, where its JSON says so)."""
+    """Return ("current", "of other code" or "missing"; the seconds that the measurement took, or None)."""
     if not result.file.exists():
         return "missing", None
     found = json.loads(result.file.read_text())
@@ -105,7 +107,7 @@ def state(result: Result) -> tuple[str, float | None]:
 
 
 def said(result: Result) -> str:
-    """A line of the list."""
+    """The line of a result in the list."""
     found, seconds = state(result)
     took = "time unknown" if seconds is None else f"took {seconds / 60:.0f} minutes"
     without = f"; left out: {result.needs} is not set" if result.needs and not os.environ.get(result.needs) else ""
@@ -113,7 +115,7 @@ def said(result: Result) -> str:
 
 
 def due(results: Sequence[Result], quick: bool) -> list[Result]:
-    """What is to be measured: not current, its data there, and (``quick``) known to be short."""
+    """The results to measure: not current, their data is there, and with ``quick`` they are known to be short."""
     found = []
     for result in results:
         what, seconds = state(result)
@@ -124,10 +126,10 @@ def due(results: Sequence[Result], quick: bool) -> list[Result]:
 
 
 def make(result: Result, run: Callable[[list[str]], object]) -> None:
-    """Run a result's commands that have not ended yet, then write its tables.
+    """Run the commands of a result that have not ended yet, then write its tables.
 
     Args:
-        run: is given the words for Python; raises where the command fails.
+        run: called with the arguments of Python; raises when the command fails.
     """
     log = RUNS / f"{result.name}.done"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,7 @@ def make(result: Result, run: Callable[[list[str]], object]) -> None:
 
 
 def python(words: list[str]) -> None:
-    """Run Python here; CalledProcessError where it fails."""
+    """Run Python in the repository's root; raises CalledProcessError when it fails."""
     print("$ python", *words, flush=True)
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -153,8 +155,10 @@ def main(arguments: list[str]) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(result.name for result in RESULTS))
-    parser.add_argument("--quick", action="store_true", help="without what took more than half an hour, or never ran")
-    parser.add_argument("--list", action="store_true", help="say what would run")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out results that took more than half an hour, or never ran"
+    )
+    parser.add_argument("--list", action="store_true", help="only print what would run")
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - {result.name for result in RESULTS}:
         parser.error(f"no result {sorted(unknown)}; there are {', '.join(result.name for result in RESULTS)}")

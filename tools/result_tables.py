@@ -1,17 +1,17 @@
-"""Tables of README.md and docs/ that are made from JSON in ``results/``; no figure in them is typed.
+"""Writes the tables of README.md and docs/ from JSON files in ``results/``, so that no figure is typed by hand.
 
 python tools/result_tables.py [NAME WHERE [NOTE]]
 
-First writes ``results/NAME.json``:
+With arguments, the program first writes ``results/NAME.json``:
 
-- quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, the run directory of that preset (its code must be
-  committed), with NOTE, a sentence about the circumstances;
-- chaos FILE, a copy (``make chaos`` makes ``runs/chaos/chaos.json``);
-- your-data FILE, a copy of what ``python -m tests.benchmarks.bench_your_data`` wrote;
-- kitti-clicks FILE, a copy of a search's ``search.json``.
+- quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, a run directory of that preset (its code must be committed),
+  with NOTE, a sentence about the circumstances;
+- chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
+- your-data FILE: a copy of the file that ``python -m tests.benchmarks.bench_your_data`` writes;
+- kitti-clicks FILE: a copy of a search's ``search.json``.
 
-Then it writes the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
-``tests/contract/test_result_tables.py`` compares them.
+Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
+``tests/contract/test_result_tables.py`` checks that documents and JSON files agree.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PARTS = {
 
 
 def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
-    """What the tables need of a run directory's ``report.json``; the commit is this checkout's."""
+    """The parts of a run directory's ``report.json`` that the tables need, and the commit of this checkout."""
     report = RunFiles(run).report
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     labels = report["pseudo_labels"]
@@ -94,7 +94,7 @@ def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
 
 
 def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
-    """A copied result with the command that anybody would give, and without paths of the machine that made it."""
+    """A copied result with a command that works on any machine, and without paths of the machine that measured it."""
     if name == "your-data":
         found["report"].pop("config", None)
     if name == "kitti-clicks":
@@ -105,7 +105,7 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(found: dict[str, Any]) -> str:
-    """README's two tables."""
+    """The two tables of README.md."""
     where = f"`{found['command']}`, one seed, 2 CPU cores, commit {found['commit'][:7]}"
     labels = found["pseudo_labels"]
     students = [
@@ -127,7 +127,7 @@ def headline(found: dict[str, Any]) -> str:
 
 
 def boxes_at_clicks(labels: dict[str, Any]) -> list[str]:
-    """Lines of the table of pseudo labels: floors and teacher."""
+    """The lines of the table of pseudo labels: floors and teacher."""
     header = [*("mean BEV IoU", "all", *(f"{b} m" for b in BINS))]
     header += ["center [m]", "size", "yaw [rad]", "axis [rad]", "turned"]
     rows = [
@@ -240,7 +240,7 @@ def details(found: dict[str, Any]) -> str:
 
 
 def faults(found: dict[str, Any]) -> str:
-    """The table of docs/clusters.md: what faults cost."""
+    """The table of docs/clusters.md: the cost of faults."""
     rows = []
     for row in found["rows"]:
         lost, recovery = ("" if row[key] is None else f"{row[key]:.0f}" for key in ("lost", "recovery_s"))
@@ -252,12 +252,12 @@ def faults(found: dict[str, Any]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A cell; a dash where there is nothing to measure, as the heading of a cone."""
+    """The text of a cell; "-" for a value that does not exist, such as the heading of a cone."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def put(text: str, name: str, block: str) -> str:
-    """A document with ``block`` between its marks ``<!-- NAME: begin ... -->`` and ``<!-- NAME: end -->``."""
+    """Put ``block`` between the marks ``<!-- NAME: begin ... -->`` and ``<!-- NAME: end -->`` of a document."""
     pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
     new, times = re.subn(pattern, lambda marks: f"{marks[1]}{block}\n{marks[2]}", text, flags=re.DOTALL)
     if times != 1:
@@ -266,7 +266,7 @@ def put(text: str, name: str, block: str) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """The documents as the JSON files say that they must be."""
+    """The path and the text that every document must have by the JSON files."""
     found = {name: json.loads(file.read_text()) for name, file in FILES.items() if file.exists()}
     made = {
         "quickstart": headline,

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the site's pages are the repository's documents, each at its own path, so links hold in both."""
+"""A hook of mkdocs: the site's pages are the repository's documents at the same paths, so that links work in both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERNS = (
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Put the documents in the place of what mkdocs found under ``docs/``; the theme's own files stay."""
+    """Replace the files that mkdocs found under ``docs/`` by the documents; the theme's files stay."""
     found = [file for file in files if not str(file.abs_src_path or "").startswith(str(ROOT / "docs"))]
     paths = sorted(path for pattern in (*PATTERNS, "results/*.png") for path in ROOT.glob(pattern))
     return Files(found + [_file(path, config) for path in paths])

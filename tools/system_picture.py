@@ -1,4 +1,4 @@
-"""README's picture: a val sample from above and in one camera, with clicks, the teacher's and the student's boxes.
+"""Draws README's picture: a val sample from above and in one camera, with clicks and boxes of teacher and student.
 
 python tools/system_picture.py runs/quickstart docs/system.png
 """
@@ -25,7 +25,7 @@ CLICK, TEACHER, STUDENT = "#ffffff", "#ffb000", "#33d17a"
 
 
 def main(run: Path, out: Path, row: int = 0) -> None:
-    """Clicks are drawn round the centers of the true boxes: 0.2 m of noise, by the seed 0."""
+    """Draw sample ``row`` of the split with clicks at the true boxes' centers plus noise of 0.2 m (seed 0)."""
     index = Index.open(run / "data" / "index.arrow")
     record = index.record(index.tokens(SPLIT)[row])
     truth = index.annotations(record.sample_token)

@@ -1,4 +1,4 @@
-"""The ``pdetr3d`` command: what needs no Ray. Each verb imports its heavy modules itself, so that --help is quick."""
+"""The ``pdetr3d`` command. Its verbs need no Ray; each imports its heavy modules itself, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["app", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code (see exits.py)."""
+    """Run the command line and return its exit code (``pdetr3d.exits``)."""
     return guarded(lambda: app(arguments, prog_name="pdetr3d"))

@@ -1,4 +1,4 @@
-"""``python -m pdetr3d.cli``: the same as the command."""
+"""Makes ``python -m pdetr3d.cli`` the same as the command ``pdetr3d``."""
 
 import sys
 

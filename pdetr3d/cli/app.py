@@ -1,4 +1,4 @@
-"""The Typer app, and what several verbs share."""
+"""The Typer app, and the options and functions that several verbs share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pdetr3d.config import Config
 
-# Those of pdetr3d.presets, which --help does not import.
+# The names of pdetr3d.presets, which --help must not import.
 PRESET_NAMES = (
     "quickstart",
     "headline",
@@ -59,7 +59,11 @@ def options(
 
 
 def load_config(preset: str | None, overrides: list[str] | None, file: Path | None = None) -> Config:
-    """The preset, under the file, under the overrides; raises DataError as ``pdetr3d.config_file.with_file``."""
+    """Load a preset (default: quickstart), then the file's keys, then the overrides.
+
+    Raises:
+        DataError: as ``pdetr3d.config_file.with_file``.
+    """
     from pdetr3d.presets import load
 
     if file is None:
@@ -70,7 +74,7 @@ def load_config(preset: str | None, overrides: list[str] | None, file: Path | No
 
 
 def say(**rows: object) -> None:
-    """One line per item; long values are not wrapped, so that paths and commands can be copied."""
+    """Print one line per item. Long values are not wrapped, so that paths and commands can be copied."""
     width = max(len(name) for name in rows)
     for name, value in rows.items():
         Console().print(Text(f"{name:>{width}}", style="bold"), Text(str(value)), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The verb ``click``: people make clicks in a browser."""
+"""The verb ``click``, with which people click objects in a browser."""
 
 from __future__ import annotations
 

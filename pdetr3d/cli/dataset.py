@@ -60,7 +60,7 @@ def index(
     from pdetr3d.data.labels.summary import summarize
     from pdetr3d.data.loading.check import broken_lidar, say_points_left_out
 
-    # Not beside the tables: datasets are often read-only and shared.
+    # The index is not written beside the tables, because datasets are often read-only and shared.
     path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow", config.data)
     made = Index.open(path)
     rows = made.table.select(["scene_token", "ann_label"]).to_pydict()
@@ -130,7 +130,7 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
-    load_config(preset, shortcuts, config_file)  # refused before an index is read
+    load_config(preset, shortcuts, config_file)  # refuses wrong values before an index is read
     from pdetr3d.config_file import with_file
     from pdetr3d.data.index.empty import refuse_empty
     from pdetr3d.data.index.index import Index
@@ -140,7 +140,7 @@ def label(
     from pdetr3d.data.labels.summary import summarize
 
     opened = Index.open(index_file)
-    # Keys such as label.no_boxes_of name classes of the index.
+    # The config needs the index's classes, because keys such as label.no_boxes_of name them.
     whole = load_config(preset, [*(overrides or []), *shortcuts, f"data.classes={opened.classes.text}"], config_file)
     config = whole.label
     split = split or _train_split(opened)
@@ -174,13 +174,13 @@ DRAWING = tuple(f"label.{name}" for name in ("ratio", "split_by", "folds", "bala
 
 
 def drawn_keys(words: list[str]) -> list[str]:
-    """Those of ``label.KEY=value`` that ask for box-labeled samples to be drawn."""
+    """The keys among ``label.KEY=value`` words that control the draw of box-labeled samples."""
     keys = [word.partition("=")[0] for word in words]
     return [key for key in keys if key in DRAWING]
 
 
 def _train_split(index: Index) -> str:
-    """As the presets have it: of v1.0-trainval train, of v1.0-mini mini_train, ..."""
+    """The train split of the index's version by the presets: train for v1.0-trainval, mini_train for v1.0-mini, ..."""
     from pdetr3d.presets import PRESETS
 
     known = {preset.data.version: preset.data.train_split for preset in PRESETS.values()}
@@ -190,7 +190,7 @@ def _train_split(index: Index) -> str:
 
 
 def describe_manifest(manifest: LabelManifest, classes: ClassList) -> None:
-    """Print what a manifest holds, and what in it somebody should look at."""
+    """Print the contents of a manifest, and warnings about them."""
     from pdetr3d.data.labels.people_manifest import STRAYS
 
     facts, counts = manifest.facts, manifest.role_counts()
@@ -255,7 +255,7 @@ def inspect(
 
 
 class PointType(StrEnum):
-    """What ``pdetr3d pack`` keeps points in."""
+    """The types of the points in a pack."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -283,7 +283,7 @@ def pack(
     from pdetr3d.data.loading.pack import pack as write
     from pdetr3d.data.loading.pack import verify as compare
 
-    out = out if "://" in out else str(Path(out).resolve())  # as data.packed wants it
+    out = out if "://" in out else str(Path(out).resolve())  # the form that data.packed needs
     if verify:
         made = compare(out)
     elif index_file is None:

@@ -1,4 +1,4 @@
-"""Verbs on foreign datasets: ``import ...`` (they become datasets in nuScenes format), ``kitti-score``."""
+"""Verbs on other datasets: ``import ...``, which converts them to nuScenes format, and ``kitti-score``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def kitti(
 
 
 class Forward(StrEnum):
-    """Which axis of the LiDAR files looks forward."""
+    """The axis of the LiDAR files that points forward."""
 
     X = "x"
     Y = "y"

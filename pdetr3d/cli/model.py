@@ -102,7 +102,7 @@ DIFFERENCE = "largest difference to eager"
 
 
 class ExportFormat(StrEnum):
-    """What ``pdetr3d export`` writes."""
+    """The formats of ``pdetr3d export``."""
 
     TORCHSCRIPT = "torchscript"
     ONNX = "onnx"

@@ -144,7 +144,11 @@ def boxes(
 
 
 def progress_bar(verb: str, what: str) -> Progress:
-    """A line that says how much is done, of how much, and how long it will take."""
+    """A progress bar with the number of finished items, their total, and the remaining time.
+
+    Args:
+        verb: the activity. what: name of the items.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(

@@ -1,4 +1,4 @@
-"""Verbs on what was trained: export-labels, report-labels, compare, report, budget, doctor."""
+"""Verbs on finished runs: export-labels, report-labels, compare, report, budget, doctor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Run directory with pseudo label
 
 
 class LabelFormat(StrEnum):
-    """What ``pdetr3d export-labels`` writes."""
+    """The formats of ``pdetr3d export-labels``."""
 
     RESULTS = "results"
     TABLES = "tables"

@@ -1,4 +1,4 @@
-"""Verb: score."""
+"""The verb ``score``, which scores results files of any detector."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def score(
 
 
 def _show(report: dict[str, Any]) -> None:
-    """The means, and a row for each class."""
+    """Print the means, and a row for each class."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,1 +1,1 @@
-"""What a person sees of a job: lines on the screen, log files, the time each phase takes."""
+"""A job's output: lines on the screen, log files, and the time that each phase takes."""

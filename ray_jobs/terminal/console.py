@@ -1,8 +1,8 @@
-"""What a person sees of a job: stages with the time they began, a few lines of each, warnings again at the end.
+"""The screen output of a job: stages with the time they began, a few progress lines of each, and warnings.
 
-Everything that the job's processes on the cluster print, and what Ray and MLflow log here, goes to ``logs/`` of the run
-directory. From there to the screen come: what our own code prints (it writes to stdout; Ray's libraries log to
-stderr), shortened where it is progress; errors; and messages of Ray's that mean a loss (``LOSSES``).
+All output of the job's processes on the cluster, and the logs of Ray and MLflow, go to ``logs/`` in the run directory.
+The screen shows only: output of our own code (on stdout; Ray's libraries log to stderr), with fewer progress lines;
+errors; and messages of Ray about lost work (``LOSSES``). Warnings are repeated at the end of the job.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
 from ray_jobs.terminal.phases import PHASES, clock
 
 FOLDER = "logs"
-HANDLER = "ray_print_logs"  # Ray's own name of what prints workers' lines on the driver
-# As ``RayContext.log`` prints it.
+HANDLER = "ray_print_logs"  # Ray's name of the handler that prints workers' lines on the driver
+# A progress line of ``RayContext.log``.
 PROGRESS = re.compile(
     r"^(?P<stage>\S+) step (?P<step>\d+)/(?P<steps>\d+) .*?\bloss (?P<loss>\S+).* \| (?P<rate>\S+) samples/s "
     r"step (?P<step_s>\S+) s .*ETA (?P<eta>\d+) s$"
 )
-FIRST_BATCH = re.compile(r"^(\S+): first batch ([\d.]+) s after")  # ``RayContext.batches``: told at the end
-LINE_S, LINES = 180.0, 10  # seconds between two lines of a stage at least; how many lines the rest of it may have
-# Ray's own words where work is lost or done again.
+FIRST_BATCH = re.compile(r"^(\S+): first batch ([\d.]+) s after")  # of ``RayContext.batches``; shown at the job's end
+LINE_S, LINES = 180.0, 10  # least seconds between two lines of a stage; most lines for the rest of a stage
+# Ray's messages about work that is lost or repeated.
 LOSSES = re.compile(
     r"\[FailurePolicy\]|killed|marked dead|out of memory|out of disk|% full|No available node types|"
     r"Fatal Python error|Exception in thread",
     re.I,
 )
-# Ray's words while something waits for CPUs: usual for seconds, and the reason where a training stands still.
+# Ray's message while a task waits for CPUs. That is usual for some seconds, but explains a training that stands still.
 STARVED = re.compile(r"Cluster resources are not enough", re.I)
 STANDS_STILL = re.compile(r"no step for|stands still")
-# Our own words that are worth reading again at the end.
+# Messages of our own code that are repeated at the end.
 WARNINGS = re.compile(r"warning|is skipped:|is broken|no step for|stands still|taken away|left out", re.I)
 MOST_WARNINGS = 10
 
 
 class Console:
-    """Ray's handler of workers' output, in place of its own.
+    """Replaces Ray's handler of workers' output.
 
     Args:
-        folder: run directory; ``logs/job.log`` is written there.
-        verbose: everything comes to the screen as well, as Ray prints it.
+        folder: run directory; the output is written to its ``logs/job.log``.
+        verbose: also show all output on the screen, as Ray prints it.
     """
 
     def __init__(self, folder: Path, verbose: bool = False) -> None:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
         self.libraries = Libraries(self.log, self.of_library, verbose)
-        self.starved = ""  # the last such line of Ray's
-        self.over = False  # the job has ended: what comes yet goes to the file alone
-        self.warnings: dict[str, int] = {}
-        self.shown: dict[str, float] = {}  # stage -> when its last line was shown
+        self.starved = ""  # Ray's last line that matched STARVED
+        self.over = False  # True after the job's end: further output goes only to the file
+        self.warnings: dict[str, int] = {}  # text -> how often it came
+        self.shown: dict[str, float] = {}  # stage -> time of its last line on the screen
         self.plans: dict[str, int] = {}  # stage -> steps
-        self.at_once = 1
+        self.at_once = 1  # number of stages that train at the same time
         self.left_s: dict[str, float] = {}  # stage -> its last ETA
-        self.step_s: dict[str, float] = {}
+        self.step_s: dict[str, float] = {}  # stage -> its last time per step
         self.first_batch_s: dict[str, float] = {}  # stage -> how long it waited for its first batch
-        self.rays: Callable[[Mapping[str, Any]], object] | None = None
+        self.rays: Callable[[Mapping[str, Any]], object] | None = None  # the handler that this one replaces
 
     def __call__(self, data: Mapping[str, Any]) -> None:
-        """Lines of one process: ``lines``, ``is_err``, ``pid``, ``actor_name`` or ``task_name``, as Ray gives them."""
+        """Handle lines of one process. Ray passes ``lines``, ``is_err``, ``pid``, ``actor_name`` or ``task_name``."""
         who = f"{data.get('actor_name') or data.get('task_name') or ''} pid={data.get('pid')}, {data.get('ip')}".strip()
         lines = data.get("lines", ())
-        if data.get("pid") == "autoscaler":  # a table every five seconds, and what happened
+        if data.get("pid") == "autoscaler":  # it also prints a table every five seconds, which is dropped
             lines = filter_autoscaler_events(lines)
         for line in lines:
             self.log.line(who, line)
@@ -81,7 +81,7 @@ class Console:
             self.rays(data)
 
     def tell(self, line: str, ours: bool) -> None:
-        """Show one line of another process, or a part of it, or nothing (all of them are, where it is verbose)."""
+        """Show a line of another process, shorten it, or drop it; with ``verbose`` Ray's handler shows all lines."""
         if not ours:
             if LOSSES.search(line):
                 self.warn(line, shown=self.verbose)
@@ -99,7 +99,7 @@ class Console:
             say(line)
 
     def progress(self, line: re.Match[str]) -> None:
-        """Show a stage's last line, and others where ``LINE_S`` passed, or more in a long one."""
+        """Show a stage's last progress line, and others at intervals of at least LINE_S, which grow with its ETA."""
         stage, step, steps = line["stage"], int(line["step"]), int(line["steps"])
         self.left_s[stage], self.step_s[stage] = float(line["eta"]), float(line["step_s"])
         now, left_s = time.monotonic(), self.left_s[stage]
@@ -111,16 +111,18 @@ class Console:
         say(f"{stage} step {step}/{steps} loss {line['loss']} | {line['rate']} samples/s ETA {left}{self.outlook()}")
 
     def planned(self, steps: Mapping[str, int], at_once: int) -> None:
-        """The stages that are to come, and how many of them train at once: for the time that is left of them all."""
+        """Announce the planned stages (name -> steps) and how many train at once, for estimates of the total time."""
         self.plans, self.at_once = dict(steps), at_once
 
     def ended(self, stage: str) -> None:
-        """A stage is finished, or was before."""
+        """Record that a stage is finished, now or in an earlier job."""
         self.left_s[stage] = 0.0
 
     def outlook(self) -> str:
-        """How long the planned stages train yet, those not begun as long a step as one of their kind did; "" where
-        nothing is planned."""
+        """The remaining training time of all planned stages, in words; "" if none is planned.
+
+        For a stage that has not begun, the time per step of another stage of its kind is assumed.
+        """
         seconds, unknown, open_stages = 0.0, [], 0
         for stage, steps in self.plans.items():
             alike = [step_s for name, step_s in self.step_s.items() if _kind(name) == _kind(stage)]
@@ -134,21 +136,21 @@ class Console:
         return f"; all training {clock(seconds / most)}" + (f" and {', '.join(unknown)}" if unknown else "")
 
     def of_library(self, text: str, ours: bool) -> None:
-        """A warning that was logged in this process."""
+        """Handle a warning that was logged in this process; ``ours``: by our own code."""
         if ours:
             self.warn(f"warning: {text}")
         elif LOSSES.search(text):
             self.warn(text, shown=self.verbose)
 
     def warn(self, text: str, shown: bool = False) -> None:
-        """Show a warning now, unless it is ``shown`` already, and keep it for the end."""
+        """Show a warning, unless it is already on the screen (``shown``), and keep it for the job's end."""
         text = text.strip()
         if text not in self.warnings and not shown:
             say(text)
         self.warnings[text] = self.warnings.get(text, 0) + 1
 
     def end(self) -> None:
-        """Say again what somebody should have read."""
+        """Print the warnings again."""
         if self.warnings:
             told = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in self.warnings.items()]
             more = [f"  ... and {len(told) - MOST_WARNINGS} more in {self.log.baseFilename}"]
@@ -157,7 +159,7 @@ class Console:
 
 
 def warn(text: str) -> None:
-    """Say it now, and again at the end of the job."""
+    """Print a warning now, and again at the end of the job."""
     if (mine := current()) is None:
         say(text)
     else:
@@ -165,7 +167,7 @@ def warn(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line with the time since the job's process was started, [minutes:seconds]."""
+    """Print a line after the time since the job's process was started, [minutes:seconds]."""
     print(f"[{clock(PHASES.elapsed()):>5}] {text}", flush=True)
 
 
@@ -173,18 +175,21 @@ def _kind(stage: str) -> str:
     return stage.partition("_")[0]
 
 
-CONSOLE: list[Console] = []  # the one in use, if any: a job has one
+CONSOLE: list[Console] = []  # the job's console, if a job runs
 
 
 def current() -> Console | None:
-    """The job's console; None where no job runs (tests, other programs)."""
+    """The job's console; None if no job runs (tests, other programs)."""
     return CONSOLE[-1] if CONSOLE else None
 
 
 @contextmanager
 def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
-    """Inside, output goes as this module says; Ray may be started before or inside. Warnings are told again at the end,
-    and after an error where all that was said lies. What the cluster says after that goes to the file alone."""
+    """A context in which output is handled as this module describes; Ray may be started before or inside.
+
+    At the end the warnings are repeated; after an error, the log file is named, too. Later output of the cluster goes
+    only to the file.
+    """
     mine = Console(folder, verbose)
     mine.libraries.take()
     CONSOLE.append(mine)
@@ -199,14 +204,14 @@ def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
         mine.end()
         CONSOLE.remove(mine)
         mine.libraries.release()
-        mine.log.close()  # a line that comes later opens it again
+        mine.log.close()  # a later line opens it again
 
 
 def attach(mine: Console) -> None:
-    """Take the place of Ray's printing, until Ray ends; call once Ray runs."""
+    """Replace Ray's handler by this console until Ray ends. Call it when Ray runs."""
     mine.libraries.take()
     printing = [handler for name, handler in worker_output.handlers if name == HANDLER]
-    if printing:  # else its output was not asked for (ray.init(log_to_driver=False))
+    if printing:  # there is none after ray.init(log_to_driver=False)
         before = printing[0]
         if isinstance(before, Console):
             before.log.close()

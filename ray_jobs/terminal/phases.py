@@ -1,4 +1,4 @@
-"""Where a job's time goes: spans of work by kind, as the driver sees them; printed as a table at its end."""
+"""Measures a job's time by kind of work, as the driver sees it; a table is printed at the job's end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import psutil
 
-# A moment at which several kinds of work go on (stages run side by side) counts as the first of them.
+# Kind of work -> its description. When several kinds run at once (parallel stages), the time counts for the first one.
 KINDS = {
     "train": "training stages, the start of their processes included",
     "predict": "boxes of teachers (pseudo labels) and students",
@@ -22,10 +22,10 @@ Span = tuple[str, float, float]  # kind, begin, end [s] on the clock of ``time.m
 
 
 class Phases:
-    """The spans of this process.
+    """The spans of work of this process.
 
     Args:
-        began: when the process or its job was started, on the clock of ``time.monotonic``.
+        began: start of the process or its job, on the clock of ``time.monotonic``.
     """
 
     def __init__(self, began: float) -> None:
@@ -34,7 +34,7 @@ class Phases:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """What is done inside is of this kind; threads may be in several at once."""
+        """A context whose time counts as this kind; threads may be in different ones at the same time."""
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: allowed {', '.join(KINDS)}")
         begin = time.monotonic()
@@ -44,12 +44,12 @@ class Phases:
             self.spans.append((kind, begin, time.monotonic()))
 
     def restart(self) -> None:
-        """From now on, where this process has done a job before."""
+        """Begin again now, if this process has already run a job."""
         if self.spans:
             self.began, self.spans = time.monotonic(), []
 
     def started(self) -> None:
-        """From ``began`` to now it was "start", but for what had a kind of its own."""
+        """Count the time from ``began`` to now as "start", except for spans of other kinds."""
         self.spans.append(("start", self.began, time.monotonic()))
 
     def elapsed(self) -> float:
@@ -57,13 +57,15 @@ class Phases:
         return time.monotonic() - self.began
 
     def seconds(self) -> dict[str, float]:
-        """Kind -> seconds; they sum up to ``elapsed``."""
+        """Kind -> seconds; their sum is ``elapsed``."""
         return shares(self.spans, self.began, time.monotonic())
 
 
 def shares(spans: Sequence[Span], begin: float, end: float) -> dict[str, float]:
-    """Kind -> seconds of begin .. end, each moment counted once: as the first kind of KINDS that goes on then, else as
-    "rest"."""
+    """Kind -> seconds between ``begin`` and ``end``.
+
+    Each moment is counted once: as the first kind of KINDS that has a span then, else as "rest".
+    """
     edges = sorted({begin, end, *(min(max(edge, begin), end) for span in spans for edge in span[1:])})
     result = dict.fromkeys(KINDS, 0.0)
     for left, right in zip(edges, edges[1:], strict=False):
@@ -73,13 +75,13 @@ def shares(spans: Sequence[Span], begin: float, end: float) -> dict[str, float]:
 
 
 def lines(seconds: dict[str, float]) -> list[str]:
-    """The table: a line per kind, and the sum."""
+    """The lines of the table: one per kind, and the sum."""
     rows = [f"{kind:>10} {value:7.1f} s  {KINDS[kind]}" for kind, value in seconds.items()]
     return [*rows, f"{'in all':>10} {sum(seconds.values()):7.1f} s"]
 
 
 def clock(seconds: float) -> str:
-    """[hours:]minutes:seconds."""
+    """Format seconds as [hours:]minutes:seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
