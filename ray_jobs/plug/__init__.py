@@ -1,1 +1,1 @@
-"""The plug into Ray: streams of samples, training, batch inference, and what watches over them."""
+"""The connection to Ray: streams of samples, training, batch inference, checkpoints to continue from, supervision."""

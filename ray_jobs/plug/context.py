@@ -1,4 +1,4 @@
-"""``RayContext``: the training loop's surroundings inside a Ray Train worker."""
+"""``RayContext``: gives the training loop its batches, ranks, checkpoints and logs inside a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from ray_jobs.plug.save_requests import SaveRequests
 from ray_jobs.plug.stream import RankBatches
 from ray_jobs.plug.watchdog import Watchdog
 
-STATS = "stream_stats.txt"  # Ray Data's own account of a stage's stream
+STATS = "stream_stats.txt"  # the file of Ray Data's statistics about a stage's stream
 
 
 class RayContext:
     """Implements ``pdetr3d.training.context.TrainContext``.
 
     Args:
-        plan: of the stage. scratch: local folder for checkpoints on their way. folder: URI of the stage's folder in
-            storage (checkpoints, progress.txt). logger: MLflow, rank 0 only. label: starts each progress line.
-        stall_s: see ``Watchdog``. asked: when the driver asked for the stage [s since 1970]: the first batch's wait is
-            said.
-        load_here: (rank, world size, first step) -> batches, where this process reads them itself; None: Ray Data does.
+        plan: of the stage. scratch: local folder for checkpoints before they are stored. folder: URI of the stage's
+            folder in storage (checkpoints, progress.txt). logger: of MLflow, on rank 0 only. label: begins each
+            progress line. load_here: (rank, world size, first step) -> batches, if this process reads them itself;
+            None: Ray Data reads them. stall_s: see ``Watchdog``. asked: when the driver began the stage [s since 1970];
+            the time to the first batch is counted from here.
     """
 
     def __init__(
@@ -80,8 +80,7 @@ class RayContext:
         return RankBatches(self.shard, self.plan, self.rank, self.world_size).from_step(start_step)
 
     def finish(self) -> None:
-        """After training: the watches end, and what Ray Data says of the stream goes to ``STATS`` in the stage's
-        folder."""
+        """End after training: stop the threads, and write Ray Data's statistics to ``STATS`` in the stage's folder."""
         self.watchdog.stop()
         if self.asked is not None:
             self.asked.stop()
@@ -100,8 +99,8 @@ class RayContext:
         return value / self.world_size
 
     def resume_file(self) -> Path | None:
-        # Ray's own record of checkpoints is written by its controller some time after ``report`` returns; a driver that
-        # dies in between would resume from an older one than the stream. So the files decide, for both.
+        # Ray's controller writes its record of checkpoints some time after ``report`` returns. If the driver dies in
+        # between, the model would resume from an older checkpoint than the stream. So both resume from the files.
         point = resume_point(self.folder, say=self.rank == 0)
         if point is None:
             return None
@@ -180,5 +179,5 @@ def stop_asked(folder: str) -> bool:
 
 
 def set_threads(threads: int) -> None:
-    """Torch threads of this worker (Ray sets OMP_NUM_THREADS to the task's CPUs, which may be a fraction)."""
+    """Set PyTorch's threads. Ray sets OMP_NUM_THREADS to the task's number of CPUs, which may be a fraction."""
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Validation that blocks no training: the driver scores kept checkpoints as they come, and asks workers to stop."""
+"""Validation beside training: the driver scores kept checkpoints meanwhile, and may ask workers to stop."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ POLL_S = 1.0
 
 
 class Watcher:
-    """Follows a stage's checkpoints in a thread of the driver.
+    """Scores a stage's kept checkpoints in a thread of the driver.
 
-    Scoring takes what resources the training leaves, or waits for them; the workers look for the request to stop at
-    each kept checkpoint. What they train beyond the stop is not among ``files``: the result does not depend on timing.
+    Scoring uses the resources that training leaves free, or waits for some. Workers look for the request to stop at
+    each kept checkpoint. Checkpoints after the stop are not in ``files``, so that the result does not depend on timing.
 
     Args:
         folder: URI of the stage's folder in storage. steps: of its kept checkpoints, ascending.
-        collect: copies the checkpoint of a step out of storage. score: of that file; higher is better.
-        patience: kept checkpoints without a better score after which training stops; 0: none do.
+        collect: copies the checkpoint of a step out of storage. score: of a checkpoint file; higher is better.
+        patience: training stops after so many kept checkpoints without a better score; 0: it does not stop.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Watcher:
         self.scores: list[float] = []
 
     def run_beside(self, training: Callable[[], object]) -> None:
-        """Train and watch, each in a thread; raises the first error of either, as ``run_lanes``."""
+        """Run the training and ``watch``, each in a thread; raises the first error of either, as ``run_lanes``."""
         ended = Event()
 
         def train() -> None:
@@ -52,7 +52,7 @@ class Watcher:
         run_lanes([train, partial(self.watch, ended)], at_once=2)
 
     def watch(self, ended: Event) -> None:
-        """Score the checkpoints in order until training should stop, or ``ended`` is set and all there are scored."""
+        """Score the checkpoints in order, until training should stop, or ``ended`` is set and all are scored."""
         for step in self.steps:
             while read_progress(self.folder) < step:
                 if ended.wait(POLL_S) and read_progress(self.folder) < step:

@@ -1,7 +1,7 @@
-"""Batch inference on Ray Data: read tasks load, actors hold the models, boxes go to a mapped file of the driver's.
+"""Batch inference on Ray Data: read tasks load batches, actors run models, the driver writes boxes to a mapped file.
 
-With a folder to keep batches in, a killed job continues: an actor writes each batch's boxes before it passes them on,
-and a rerun predicts only the batches whose file is not there.
+A killed job can continue if it has a folder for finished batches: an actor writes each batch's boxes there first, and a
+rerun predicts only the batches without a file.
 """
 
 from __future__ import annotations
@@ -37,13 +37,18 @@ from ray_jobs.plug.context import STATS
 from ray_jobs.plug.stream import from_table, inference_stream
 from ray_jobs.terminal.phases import PHASES
 
-# Batches of one Ray Data execution, whose read tasks, with the records they read, the driver holds: 8,192 samples, some
-# 80 MB. Each execution starts its actors anew, which takes seconds.
+# Batches per Ray Data execution. The driver holds the execution's read tasks with their records: about 80 MB for 8,192
+# samples. More executions would cost time, because each starts its actors anew, which takes seconds.
 EXECUTION = 2048
 
 
 class Predictor:
-    """Actor: loads every checkpoint once, predicts batches; output rows in box order. ``keep``: see ``predict``."""
+    """An actor that loads all checkpoints once and predicts batches; the rows of its output are in the order of boxes.
+
+    Args:
+        kind: "teacher" or "student". config_json, prior_size_m: of the models. states: weights of the checkpoints.
+        keep: folder of finished batches, or None. device: "cpu" or "cuda".
+    """
 
     def __init__(
         self,
@@ -80,16 +85,23 @@ def predict(
     keep: Path | None = None,
     beside: bool = False,
 ) -> list[BoxTable]:
-    """Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record, samples without boxes included.
+    """Predict all records with all checkpoints.
 
-    The teacher's boxes are in the order of ``record.clicks``. ``keep``: folder of finished batches, one Parquet file
-    each; what is there of the same models and records is not predicted again, anything else there is removed. Its
-    maker removes it once the result is in place. Beside it goes what Ray Data says of the stream, ``STATS``.
-    ``beside``: while the same run trains: one actor, on the CPUs that it has reserved, so that actors of several runs
-    can never hold all CPUs while the tasks that feed them wait for one; and on the GPU that ``gpu_beside`` tells of.
+    Args:
+        kind: "teacher" or "student". config, prior_size_m: of the models. checkpoints: their files. records: samples.
+        keep: folder of finished batches, one Parquet file each. Batches of the same models and records are not
+            predicted again; other files there are removed. The caller removes the folder when the result is stored. Ray
+            Data's statistics are written beside it in ``STATS``.
+        beside: the same run trains meanwhile. Then one actor runs on CPUs that the run has reserved: otherwise the
+            actors of several runs could hold all CPUs while the tasks that feed them wait for one. On GPUs, the actor
+            gets the share of ``gpu_beside``.
+
+    Returns:
+        Per checkpoint sample_token -> boxes (LIDAR_TOP frame) of every record, also of samples without boxes. A
+        teacher's boxes are in the order of ``record.clicks``.
 
     Raises:
-        ValueError: when a sample comes twice: its boxes would come twice, too.
+        ValueError: when a sample occurs twice, since its boxes would come twice.
     """
     place = TextPlaces(tokens_of(records))
     if len(repeated := place.repeated()):
@@ -114,7 +126,7 @@ def predict(
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 min_size=1, max_size=actors, initial_size=actors
-            ),  # one will do beside another stage
+            ),  # one actor is enough to begin beside another stage
             num_cpus=0 if beside else scaling.cpus_per_worker,
             num_gpus=gpus or None,
         )
@@ -140,10 +152,13 @@ def predict(
 
 
 def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
-    """What an actor asks for of a GPU, on a cluster of ``gpus``, while the run's workers hold theirs; 0: the CPU is to
-    do, since an actor that waits for a GPU until the training ends can stop no training.
+    """The share of a GPU for a scoring actor while the run's workers hold theirs; 0: it uses the CPU.
 
-    A worker's share is of one GPU: of shares of 0.8, each GPU holds one, and has 0.2 left.
+    With a GPU that is free only after training, the actor could not stop the training early. The shares of a worker are
+    of one GPU: with shares of 0.8, each GPU has one worker and 0.2 left.
+
+    Args:
+        scaling: of the run. gpus: number of GPUs of the cluster.
     """
     share, workers = scaling.gpus_per_worker, scaling.most_workers * scaling.concurrent_stages
     per_gpu = int(1 / share + 1e-6)
@@ -163,7 +178,7 @@ def gpu_beside(scaling: ScalingConfig, gpus: float) -> float:
 def kept_batches(
     keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: pa.ChunkedArray
 ) -> dict[int, Path]:
-    """Finished batches in ``keep`` by number, of these models, this config and these samples; files of others go."""
+    """Number -> file of the finished batches in ``keep``. Files of other models, configs or samples are removed."""
     weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoints]
     samples = table_digest(pa.table({"sample_token": tokens}))
     asked = json.loads(json.dumps([kind, seen_by(config), weights, BATCH_SIZE, samples]))

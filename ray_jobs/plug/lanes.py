@@ -1,4 +1,4 @@
-"""Stages that do not wait for one another, side by side: each lane is a thread of the driver."""
+"""Runs independent stages in parallel; each lane is a thread of the driver."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ray_jobs.plug.save_requests import save_all
 
 
 def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[object]:
-    """Call each lane, ``at_once`` of them at a time, first ones first; returns their results in order.
+    """Call the lanes in order, ``at_once`` at a time, and return their results in order.
 
-    The first lane that fails ends the others (Ray is shut down, if any runs), and its error is raised. Threads, also
-    for a single lane: Ray Train takes over Ctrl-C in the main thread and ends the process with code 0; here it stays a
-    KeyboardInterrupt, and every lane ends with one.
+    If a lane fails, the others are ended by shutting Ray down, and the first error is raised. A single lane runs in a
+    thread, too: in the main thread Ray Train would handle Ctrl-C and end the process with code 0. In threads Ctrl-C
+    stays a KeyboardInterrupt, and every lane ends with one.
     """
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(lane) for lane in lanes]
@@ -30,5 +30,5 @@ def run_lanes(lanes: Sequence[Callable[[], object]], at_once: int = 1) -> list[o
                     save_all()
             finally:
                 if waiting:
-                    ray.shutdown()  # what waits for it in a lane gets a SystemExit: fit.py makes a KeyboardInterrupt
+                    ray.shutdown()  # lanes that wait for Ray get a SystemExit; fit.py turns it into KeyboardInterrupt
             raise

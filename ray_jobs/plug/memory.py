@@ -1,4 +1,4 @@
-"""Peak memory of the driver and everything it started (Ray included), as the sum of PSS."""
+"""Measures the peak memory of the driver and all processes that it started (also Ray's), as the sum of PSS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PERIOD_S = 5.0  # reading the PSS of a process costs milliseconds
 
 
 class PeakMemory:
-    """Context manager that samples in a thread; ``peak_bytes`` afterwards. PSS counts shared memory once."""
+    """A context manager that measures in a thread; then ``peak_bytes`` is the peak. PSS counts shared memory once."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
@@ -30,14 +30,14 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while True:  # the first look is at once: a rerun with nothing left to do ends within a period
+        while True:  # measures at once, since a rerun that has nothing to do ends within a period
             self.peak_bytes = max(self.peak_bytes, family_pss_bytes())
             if self._stop.wait(PERIOD_S):
                 return
 
 
 def family_pss_bytes() -> int:
-    """Sum of PSS over this process and its descendants; processes that ended meanwhile count nothing."""
+    """The sum of PSS over this process and its descendants; processes that end meanwhile do not count."""
     me, total = psutil.Process(), 0
     for process in [me, *me.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):

@@ -1,8 +1,8 @@
-"""What a stage's storage folder holds to continue from: the newest whole checkpoint counts, whatever is written of it.
+"""Finds the checkpoint from which a stage continues: the newest whole one in its storage folder.
 
-A checkpoint is a ZIP file with a checksum of every part (as ``torch.save`` writes it), so each is checked by itself: a
-file that was cut, or whose bits changed, is told from a whole one. ``progress.txt`` names the newest complete one for
-those who wait for it; a resume looks at the files.
+``torch.save`` writes a checkpoint as a ZIP file with a checksum of every part, so a cut or damaged file is recognized.
+``progress.txt`` names the newest complete checkpoint for processes that wait for one. A resume does not rely on it but
+checks the files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from pdetr3d.schema import DataError
 from pdetr3d.training.checkpoint import FILE
 
-RESUME = "resume_"  # starts the names of files that are there to continue from alone
-KEPT = "step_"  # starts the names of folders of kept checkpoints
+RESUME = "resume_"  # beginning of the names of checkpoints that are only there to continue from
+KEPT = "step_"  # beginning of the names of folders of kept checkpoints
 PROGRESS = "progress.txt"
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
-SPARE = 2  # newest checkpoints that stay, kept ones counted: where one is broken, there is the one before
+SPARE = 2  # the number of newest checkpoints (kept ones count) that stay, so that one may be broken
 
 
 class Point(NamedTuple):
@@ -31,21 +31,21 @@ class Point(NamedTuple):
 
 
 def checkpoint_name(step: int) -> str:
-    """Folder of a kept checkpoint under the stage's folder."""
+    """The name of the folder of a kept checkpoint."""
     return f"{KEPT}{step:07d}"
 
 
 def checkpoint_uri(folder: str, step: int) -> str:
-    """Where the stage's kept checkpoint of a step lies in storage."""
+    """The URI of the stage's kept checkpoint of a step."""
     return f"{folder}/{checkpoint_name(step)}"
 
 
 def points(filesystem: FileSystem, path: str) -> list[Point]:
-    """Everything in a stage's folder that is named like a checkpoint, newest first."""
+    """All files in a stage's folder that are named like checkpoints, newest first."""
     found = []
     for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
         name = info.base_name
-        with contextlib.suppress(ValueError):  # a temporary name
+        with contextlib.suppress(ValueError):  # temporary files have no number
             if name.startswith(RESUME) and name.endswith(".pt"):
                 found.append(Point(int(name.removeprefix(RESUME).removesuffix(".pt")), info.path))
             elif name.startswith(KEPT) and info.type == FileType.Directory:
@@ -56,7 +56,7 @@ def points(filesystem: FileSystem, path: str) -> list[Point]:
 
 
 def broken(filesystem: FileSystem, path: str) -> str:
-    """What is wrong with a checkpoint file; empty when nothing is. Reads all of it."""
+    """The problem of a checkpoint file, or "" for a whole one. It reads the whole file."""
     try:
         with filesystem.open_input_file(path) as stream, zipfile.ZipFile(stream) as archive:
             part = archive.testzip()
@@ -66,15 +66,15 @@ def broken(filesystem: FileSystem, path: str) -> str:
 
 
 def resume_point(folder: str, say: bool = False) -> Point | None:
-    """The newest whole checkpoint of a stage, or None where the stage has none because it never made one.
+    """The newest whole checkpoint of a stage, or None if the stage has never written one.
 
     Args:
-        folder: URI of the stage's folder. say: print what is broken and what is used instead; broken files that were
-            there to continue from alone are removed, and ``progress.txt`` is put right.
+        folder: URI of the stage's folder. say: print which checkpoints are broken and which one is used; also remove
+            broken RESUME files, and correct ``progress.txt``.
 
     Raises:
-        DataError: when there are checkpoints, or ``progress.txt`` tells of one, but none is whole: a stage that had
-            begun never begins again without a word.
+        DataError: when checkpoints exist, or ``progress.txt`` names one, but none is whole: a stage that had begun must
+            not silently begin again.
     """
     filesystem, path = FileSystem.from_uri(folder)
     there, written = points(filesystem, path), read_progress(folder)
@@ -100,7 +100,7 @@ def resume_point(folder: str, say: bool = False) -> Point | None:
 
 
 def forget(folder: str) -> None:
-    """Delete files to continue from but those among the SPARE newest checkpoints."""
+    """Delete the RESUME files that are not among the SPARE newest checkpoints."""
     filesystem, path = FileSystem.from_uri(folder)
     for point in points(filesystem, path)[SPARE:]:
         if point.path.rsplit("/", 1)[-1].startswith(RESUME):
@@ -108,15 +108,18 @@ def forget(folder: str) -> None:
 
 
 def forget_rays_record(folder: str) -> None:
-    """Delete Ray Train's own record of checkpoints before it starts: a resume does not look at it, and one that was cut
-    (full disk), or that another version of Ray wrote, would end the training."""
+    """Delete Ray Train's record of checkpoints before it starts.
+
+    A resume does not use it, and a record that is cut (full disk) or written by another version of Ray would end the
+    training.
+    """
     filesystem, path = FileSystem.from_uri(f"{folder}/{RAYS_RECORD}")
     if filesystem.get_file_info(path).type == FileType.File:
         filesystem.delete_file(path)
 
 
 def write_progress(folder: str, step: int) -> None:
-    """Tell the step of the newest checkpoint that is complete in storage."""
+    """Write the step of the newest complete checkpoint to ``progress.txt``."""
     filesystem, path = FileSystem.from_uri(f"{folder}/{PROGRESS}")
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
     with filesystem.open_output_stream(f"{path}.tmp") as stream:
@@ -125,7 +128,7 @@ def write_progress(folder: str, step: int) -> None:
 
 
 def read_progress(folder: str) -> int:
-    """The step that ``progress.txt`` names; 0 where it is missing or cannot be read."""
+    """The step that ``progress.txt`` names; 0 if the file is missing or cannot be read."""
     filesystem, path = FileSystem.from_uri(f"{folder}/{PROGRESS}")
     with contextlib.suppress(FileNotFoundError, ValueError), filesystem.open_input_stream(path) as stream:
         return max(0, int(stream.read().decode()))

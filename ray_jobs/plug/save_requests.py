@@ -1,4 +1,4 @@
-"""Saving at once: before a machine is taken away (drain notice), and before a job that is told to end does so."""
+"""Requests to save a checkpoint at once: before a machine is taken away (drain notice), or a job is ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray_jobs.plug.resume import read_progress
 
 FILE = "save.txt"  # the driver's request, in the stage's folder of checkpoints
 POLL_S = 0.5
-WAIT_S = 2.0  # for the workers of a job that is told to end: it ends within 5 s, Ray included
+WAIT_S = 2.0  # a job that must end waits so long for its workers; with Ray's shutdown it ends within 5 s
 
-_training: set[str] = set()  # folders of the stages that this driver trains
+_training: set[str] = set()  # folders of the stages that this driver trains now
 _guard = threading.Lock()
 
 
 class SaveRequests:
-    """In the worker of rank 0: whether a save is asked for; a thread looks, so that no step waits for storage."""
+    """Looks for requests in the worker of rank 0. A thread reads the storage, so that no step waits for it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class SaveRequests:
         threading.Thread(target=self._watch, name="save requests", daemon=True).start()
 
     def new(self) -> bool:
-        """Whether there is a request, once for each."""
+        """Whether there is a new request; True once per request."""
         if not self._seen and machine_is_drained():
             self._seen = True
             print("this training's machines are taken away soon: saving now", flush=True)
@@ -42,13 +42,13 @@ class SaveRequests:
         return False
 
     def answered(self) -> None:
-        """A checkpoint is stored: the request is gone, which is what the driver waits for."""
+        """Remove the request after a checkpoint is stored; the driver waits for that."""
         if self._pending:
             self._filesystem.delete_file(self._path)
             self._pending = False
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Stop looking for requests."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -60,16 +60,19 @@ class SaveRequests:
 
 
 def machine_is_drained() -> bool:
-    """Whether Ray was told that a machine of this worker group is to go. ``ray.train.get_preemption_info`` says the
-    same, but is a barrier: it would cost each step one. So this looks at what it would share."""
-    with contextlib.suppress(Exception):  # no Ray Train worker, or another version's names
+    """Whether Ray knows that a machine of this worker group will be taken away.
+
+    The public ``ray.train.get_preemption_info`` returns the same, but it is a barrier, which every step would have to
+    pass. This function reads the information that it shares.
+    """
+    with contextlib.suppress(Exception):  # outside of a Ray Train worker, or another version of Ray
         return get_train_context().preemption_context.preemption_info is not None
     return False
 
 
 @contextlib.contextmanager
 def training(folder: str) -> Iterator[None]:
-    """While this driver trains a stage, whose folder it is: ``save_all`` knows of it. Old requests are removed."""
+    """A context for training the stage of ``folder``, in which ``save_all`` includes it. Old requests are removed."""
     filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
     if filesystem.get_file_info(path).type == FileType.File:
         filesystem.delete_file(path)
@@ -83,7 +86,7 @@ def training(folder: str) -> Iterator[None]:
 
 
 def save_all(wait_s: float = WAIT_S) -> None:
-    """Ask the workers of all stages in training to save now, and wait for it a moment; never raises."""
+    """Ask the workers of all stages in training to save now, and wait up to ``wait_s`` for them; never raises."""
     asked = set()
     with _guard:
         folders = list(_training)
@@ -98,6 +101,6 @@ def save_all(wait_s: float = WAIT_S) -> None:
         time.sleep(0.1)
         for folder in list(asked):
             filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
-            if filesystem.get_file_info(path).type == FileType.NotFound:  # answered
+            if filesystem.get_file_info(path).type == FileType.NotFound:  # the worker has saved
                 print(f"{folder.rsplit('/', 1)[-1]}: saved at step {read_progress(folder)}", flush=True)
                 asked.remove(folder)

@@ -1,9 +1,9 @@
-"""Ray Data source of batches: read tasks load them, so the driver never decodes a sample.
+"""The Ray Data source of batches, which read tasks load, so that the driver never decodes a sample.
 
-A row is one collated local batch: a column per array of ``Batch`` (raw bytes, zero-copy both ways) and a JSON header
-with dtypes, shapes, step and rank. A read task makes one block, one rank's batches of ``steps_per_task`` steps: a task
-costs about as much as reading a small batch does. Block i of an execution belongs to rank ``i % world_size``: with
-``preserve_order`` Ray's equal split deals equal blocks out in turn, and ``RankBatches`` checks that it did.
+A row is one collated local batch: a column per array of ``Batch`` (raw bytes without copying) and a JSON header with
+dtypes, shapes, step and rank. A read task makes one block with one rank's batches of ``steps_per_task`` steps, because
+the overhead of a task is as large as reading a small batch. Block i of an execution belongs to rank ``i % world_size``:
+with ``preserve_order`` Ray's equal split distributes equal blocks in turn, which ``RankBatches`` checks.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from pdetr3d.training.flow import PREFETCH
 from pdetr3d.training.plan import LoadBatch, Plan
 
 HEADER = "header"
-# One execution holds its read tasks in the scheduler's memory: long trainings are cut into several.
-MAX_TASKS = 4096
-PAUSE_S = 0.03
+MAX_TASKS = 4096  # read tasks per execution, which the scheduler holds in memory; longer trainings have several
+PAUSE_S = 0.03  # least time between two steps of Ray Data's scheduling loop (``Breathe``)
 
 
 def to_table(arrays: dict[str, NDArray], **header: int) -> pa.Table:
-    """One-row Arrow table of raw buffers; ``from_table`` inverts it without copying."""
+    """Convert arrays to an Arrow table with one row of raw buffers; ``from_table`` converts back without copying."""
     shapes = {k: [v.dtype.str, list(v.shape)] for k, v in arrays.items()}
     columns = {k: _one_value(np.ascontiguousarray(v)) for k, v in arrays.items()}
     return pa.table({**columns, HEADER: [json.dumps({**header, "arrays": shapes})]})
@@ -56,7 +55,7 @@ def from_table(table: pa.Table, row: int = 0) -> tuple[dict[str, NDArray], dict[
 
 
 class Part(NamedTuple):
-    """What makes one local batch: its records, their pass numbers, and where it belongs."""
+    """The description of a local batch: its records, their pass numbers, its step and rank."""
 
     records: list[SampleRecord]
     passes: list[int]
@@ -65,10 +64,11 @@ class Part(NamedTuple):
 
 
 class BatchSource(Datasource):
-    """Deals ``tasks``: a function of the execution's number that gives the parts of each read task.
+    """A Ray Data source whose read tasks load local batches.
 
     Args:
-        tasks: called in the split coordinator once per execution (0, 1, 2, ...).
+        tasks: number of the execution (0, 1, 2, ...) -> the parts of each read task. The split coordinator calls it
+            once per execution.
         load: reads, augments and collates one local batch.
     """
 
@@ -84,7 +84,7 @@ class BatchSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        # The public interface has no epoch; this attribute is what Ray itself keys reshuffling by. -1: a schema probe.
+        # The public interface has no epoch. Ray uses this attribute for reshuffling; -1 means a probe of the schema.
         number = max(0, getattr(data_context, "_execution_idx", 0))
         return [ReadTask(_Read(self.load, parts), _metadata(len(parts))) for parts in self.tasks(number)]
 
@@ -94,7 +94,7 @@ def _metadata(rows: int) -> BlockMetadata:
 
 
 class _Read:
-    """The body of one read task; holds the records of its batches only."""
+    """The body of a read task; it holds only the records of its batches."""
 
     def __init__(self, load: LoadBatch, parts: list[Part]) -> None:
         self.load, self.parts = load, parts
@@ -114,11 +114,11 @@ def train_stream(
     data_cpus: float,
     steps_per_task: int = 1,
 ) -> ray.data.Dataset:
-    """Dataset of the plan from ``first_step`` on, ``steps_per_execution`` steps per execution of it.
+    """The dataset of a plan from ``first_step`` on; each execution of it has ``steps_per_execution`` steps.
 
     Args:
-        records: the stage's samples. plan: their order. load: reads a batch.
-        data_cpus: logical CPUs of one read task. steps_per_task: steps that it loads for one rank.
+        records: the stage's samples. plan: their order. load: reads a batch. world_size: number of workers.
+        data_cpus: logical CPUs of a read task. steps_per_task: number of steps that a task loads for one rank.
     """
     span = steps_per_execution(world_size)
 
@@ -138,11 +138,11 @@ def train_stream(
 
 
 class Breathe(ExecutionCallback):
-    """Keeps Ray Data's scheduling loop from stepping more often than every PAUSE_S.
+    """Limits the steps of Ray Data's scheduling loop to one per PAUSE_S.
 
-    While batches wait for a slow consumer and no read task is active, the loop of Ray 2.60 spins without a pause: half
-    a core, measured, taken from training. Each step starts and collects any number of tasks: a pause is harmless. While
-    tasks are active, each step waits for them 0.1 s by itself and is not held up here.
+    While batches wait for a slow consumer and no read task is active, the loop of Ray 2.60 runs without a pause and
+    takes half a core (measured). A pause is harmless, because a step starts and collects any number of tasks. While
+    tasks are active, a step waits for them for 0.1 s and needs no pause.
     """
 
     def __init__(self) -> None:
@@ -154,9 +154,9 @@ class Breathe(ExecutionCallback):
 
 
 def quiet_ray_data() -> None:
-    """Settings of every stream of ours, in whichever process builds it."""
+    """Set Ray Data's options for our streams; call it in every process that builds one."""
     context = DataContext.get_current()
-    context.enable_progress_bars = False  # the jobs print their own lines
+    context.enable_progress_bars = False  # jobs print their own lines
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # so that a DataError keeps its message and exit code
     if Breathe not in context.custom_execution_callback_classes:
@@ -164,7 +164,7 @@ def quiet_ray_data() -> None:
 
 
 def steps_per_execution(world_size: int) -> int:
-    """Optimizer steps of one Ray Data execution."""
+    """The number of optimizer steps per Ray Data execution."""
     return max(1, MAX_TASKS // world_size)
 
 
@@ -176,10 +176,12 @@ def inference_stream(
     todo: Sequence[int] | None = None,
     steps_per_task: int = 1,
 ) -> ray.data.Dataset:
-    """Dataset that delivers every record exactly once, in batches of up to ``batch_size``.
+    """A dataset that delivers every record exactly once, in batches of up to ``batch_size``.
 
     Args:
-        todo: numbers of the batches to deliver; None: all. Their records are in the read tasks, which the driver holds.
+        records: the samples. batch_size: samples per batch. load: reads a batch. data_cpus: logical CPUs of a read
+            task. todo: numbers of the batches to deliver; None: all. The driver holds their records in read tasks.
+            steps_per_task: batches per read task.
     """
     todo = range(-(-len(records) // batch_size)) if todo is None else todo
     chunks = [todo[i : i + steps_per_task] for i in range(0, len(todo), steps_per_task)]
@@ -197,20 +199,23 @@ def inference_stream(
 
 
 class RankBatches:
-    """Iterates one rank's batches of a train stream over as many executions as the plan needs.
+    """Iterates over one rank's batches of a train stream, with as many executions as the plan needs.
 
     Args:
-        shard: ``ray.train.get_dataset_shard("train")``. plan, rank, world_size: as the stream's.
+        shard: ``ray.train.get_dataset_shard("train")``. plan, rank, world_size: of the stream.
     """
 
     def __init__(self, shard: ray.data.DataIterator, plan: Plan, rank: int, world_size: int) -> None:
         self.shard, self.plan, self.rank, self.world_size = shard, plan, rank, world_size
 
     def from_step(self, start: int) -> Iterator[dict[str, NDArray]]:
-        """Batches of steps start .. plan.steps - 1; earlier ones (the stream began at an older checkpoint) are dropped.
+        """The batches of steps start .. plan.steps - 1.
+
+        Batches of earlier steps are dropped; they come if the stream began at an older checkpoint.
 
         Raises:
-            RuntimeError: when a batch of another step or rank arrives (the split did not deal blocks in turn).
+            RuntimeError: when a batch of another step or rank arrives, because the split did not distribute blocks in
+                turn.
         """
         expected: int | None = None
         while start < self.plan.steps and (expected is None or expected < self.plan.steps):
@@ -225,7 +230,7 @@ class RankBatches:
                     yield arrays
 
     def _rows(self) -> Iterator[tuple[dict[str, NDArray], dict[str, Any]]]:
-        """One execution's batches, from whole blocks: to have Ray cut them into rows takes as long again, here."""
+        """The batches of one execution. Reading whole blocks takes half the time of letting Ray cut them into rows."""
         blocks: Iterable[pa.Table] = self.shard.iter_batches(
             batch_size=None,  # type: ignore[arg-type]  # documented, typed as int
             batch_format="pyarrow",

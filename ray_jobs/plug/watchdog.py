@@ -1,4 +1,4 @@
-"""A training that stands still is reported, with what each rank waits for: a hung collective says nothing by itself."""
+"""Reports a training that stands still and what each rank waits for; a hung collective operation raises no error."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from types import FrameType
 
 from pyarrow.fs import FileSelector, FileSystem
 
-FOLDER = "waiting"  # of a word from each rank, in the stage's folder of checkpoints
+FOLDER = "waiting"  # the folder in the stage's folder to which each rank writes its state
 COLLECTIVE = ("torch/distributed", "torch/nn/parallel/distributed", "torch/autograd/graph")  # DDP waits in backward
 POLL_S = 5.0
 
 
 class Watchdog:
-    """Watches the calling thread, which reports what it begins by ``beat``.
+    """Watches the calling thread, which calls ``beat`` at the beginning of each activity.
 
     Args:
-        folder: URI of the stage's folder. rank, world_size: of this worker. stall_s: without a beat for so long, this
-            rank writes down where it stands, and the first rank that did so prints what all of them said.
+        folder: URI of the stage's folder. rank, world_size: of this worker. stall_s: after this time without a beat the
+            rank writes its state, and the lowest rank that did so prints the states of all ranks.
     """
 
     def __init__(self, folder: str, rank: int, world_size: int, stall_s: float) -> None:
@@ -33,11 +33,11 @@ class Watchdog:
         self._thread.start()
 
     def beat(self, doing: str, step: int) -> None:
-        """The thread now does this, for this step (counted from 0)."""
+        """Record the thread's new activity, and the step (counted from 0) for which it is."""
         self.doing, self.step, self.last = doing, step, time.monotonic()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -48,16 +48,16 @@ class Watchdog:
                 continue
             try:
                 self.write(silent)
-                if self._stop.wait(2 * poll) or self.last != last:  # the others write, too
+                if self._stop.wait(2 * poll) or self.last != last:  # the other ranks need time to write
                     continue
                 if text := self.report(silent):
                     print(text, flush=True)
-            except OSError as error:  # storage is away: that is why, perhaps
+            except OSError as error:  # unreachable storage may be the cause of the stall
                 print(f"rank {self.rank} stands still for {silent:.0f} s; {error}", flush=True)
             self.told = last
 
     def write(self, silent_s: float) -> None:
-        """Write this rank's word: step, what it does, where in the code."""
+        """Write this rank's state: its step, its activity, and its place in the code."""
         frame = sys._current_frames().get(self.thread_id)
         word = {"step": self.step, "does": self.doing, "at": where(frame), "since": time.time() - silent_s}
         filesystem, path = FileSystem.from_uri(f"{self.folder}/{FOLDER}")
@@ -66,11 +66,11 @@ class Watchdog:
             stream.write(json.dumps(word).encode())
 
     def report(self, silent_s: float) -> str:
-        """What the ranks said since this one stands still; empty where a rank before this one is to tell it."""
+        """The states that ranks wrote since this one stands still; "" if a lower rank reports them."""
         filesystem, path = FileSystem.from_uri(f"{self.folder}/{FOLDER}")
         words = {}
         for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
-            if info.mtime is not None and info.mtime.timestamp() > time.time() - silent_s:  # not of an earlier stand
+            if info.mtime is not None and info.mtime.timestamp() > time.time() - silent_s:  # not of an earlier stall
                 with filesystem.open_input_stream(info.path) as stream:
                     rank = int(info.base_name.removeprefix("rank_").removesuffix(".json"))
                     words[rank] = json.loads(stream.read())
@@ -88,7 +88,7 @@ class Watchdog:
 
 
 def where(frame: FrameType | None) -> str:
-    """The innermost place in our code, and whether it waits inside a collective operation."""
+    """The innermost place in our code, in words, and whether it waits in a collective operation."""
     if frame is None:
         return "its thread has ended"
     stack = traceback.extract_stack(frame)
