@@ -12,6 +12,7 @@ PATTERNS = (
     "*.md",
     "docs/**/*.md",
     "docs/*.svg",
+    "docs/*.css",
     "docs/*.png",
     "docs/*.ipynb",
     "cluster/README.md",
