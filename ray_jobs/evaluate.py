@@ -1,10 +1,11 @@
 """Score the trained student arms of run.arms with the devkit's scorer: python -m ray_jobs.evaluate --preset NAME"""
 
+import sys
+
 from ray_jobs.stages.arms import possible_arms
 from ray_jobs.stages.report import print_arms
 from ray_jobs.stages.scoring import evaluate
 from ray_jobs.stages.stages import Stages
-from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:
@@ -13,4 +14,6 @@ def body(stages: Stages) -> None:
 
 
 if __name__ == "__main__":
-    main(body, __doc__)
+    from ray_jobs.commands import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -5,6 +5,7 @@ python -m ray_jobs.pipeline --preset NAME [key=value ...]
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from ray_jobs.stages.scoring import evaluate
 from ray_jobs.stages.stages import Stages
 from ray_jobs.stages.teacher_stages import planned_steps
 from ray_jobs.stages.tracked import described
-from ray_jobs.start.launch import main
 from ray_jobs.terminal.console import current
 from ray_jobs.terminal.phases import PHASES
 
@@ -89,4 +89,6 @@ def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
 
 
 if __name__ == "__main__":
-    main(body, __doc__)
+    from ray_jobs.commands import main
+
+    sys.exit(main(["pipeline", *sys.argv[1:]]))

@@ -1,18 +1,12 @@
-"""Predict large sets with a trained student, one output file a block: python -m ray_jobs.predict MODEL --out FOLDER ...
-
-A killed job continues with the same command: blocks whose file is there are not predicted again. Frames, units and
-the options that name what to predict: as ``pdetr3d predict --help`` says. On a cluster the model, the data and the
-output folder must be on storage that all nodes see.
-"""
+"""Predicts large sets with a trained student, one output file a block; ``pdetr3d predict-blocks --help`` says more."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +15,6 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from pdetr3d.exits import guarded
 from pdetr3d.inference.blocks import SUMMARY, Blocks, identity, open_folder
 from pdetr3d.inference.frames import Asked
 from pdetr3d.inference.predict import Counts
@@ -32,6 +25,16 @@ from pdetr3d.training.run_dir import write_json
 from ray_jobs.start.launch import init_ray
 
 PROGRESS_S = 2.0
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How many actors predict, and for each: logical CPUs, threads of torch, whether it has a GPU of its own."""
+
+    number: int
+    cpus: float
+    threads: int
+    gpu: bool
 
 
 class BlockPredictor:
@@ -47,24 +50,30 @@ class BlockPredictor:
         return asdict(self.blocks.predict(int(row["block"]), self.student, self.min_score))
 
 
-def run(arguments: list[str] | None = None) -> None:
-    """The job; DataError for bad input, before Ray starts where it can be told by then."""
-    args = _parser().parse_args(arguments)
-    file = student_file(args.model, args.arm).resolve()
+def run(model: Path, arm: str, asked: Asked, out: Path, min_score: float, block_samples: int, actors: Actors) -> None:
+    """The job.
+
+    Args:
+        model, arm: run directory, export or checkpoint; which student of a run. out: folder of the blocks' files.
+        min_score: least score of the boxes that are kept. block_samples: samples of a block.
+
+    Raises:
+        DataError: for bad input, before Ray starts where it can be told by then.
+    """
+    file = student_file(model, arm).resolve()
     num_sweeps = StudentPredictor.load(file, device=torch.device("cpu")).config.data.num_sweeps
-    asked = Asked(args.lidar, args.columns, args.intensity_max, args.poses, args.index, args.split)
-    frames, folder = asked.frames(num_sweeps), Path(args.out).resolve()
-    open_folder(folder, identity(file, frames, {"block_samples": args.block_samples, "min_score": args.min_score}))
+    frames, folder = asked.frames(num_sweeps), out.resolve()
+    open_folder(folder, identity(file, frames, {"block_samples": block_samples, "min_score": min_score}))
     with ExitStack() as stack:
         hold(folder, option="--out")
         stack.callback(release, folder)
-        blocks = Blocks(folder, frames, args.block_samples)
+        blocks = Blocks(folder, frames, block_samples)
         todo = blocks.todo()
         if len(todo) < blocks.count:
             print(f"{folder}: {blocks.count - len(todo)} of {blocks.count} blocks are there already", flush=True)
         if todo:
-            init_ray(args.gpu)
-            _predict(blocks, todo, file, args)
+            init_ray(actors.gpu)
+            _predict(blocks, todo, file, min_score, actors)
         counts = blocks.total()
         if counts.samples != len(frames):
             raise DataError(
@@ -75,15 +84,15 @@ def run(arguments: list[str] | None = None) -> None:
         print(f"{name:>10} {value}", flush=True)
 
 
-def _predict(blocks: Blocks, todo: list[int], file: Path, args: argparse.Namespace) -> None:
+def _predict(blocks: Blocks, todo: list[int], file: Path, min_score: float, actors: Actors) -> None:
     """Predict the blocks ``todo`` in actors; each writes its file itself."""
     source = ray.data.from_items([{"block": block} for block in todo], override_num_blocks=len(todo))
     rows = source.map(
         BlockPredictor,  # type: ignore[arg-type]  # a class is documented, and typed as a function
-        fn_constructor_args=(file, ray.put(blocks), args.min_score, "cuda" if args.gpu else "cpu", args.threads),
-        compute=ActorPoolStrategy(min_size=1, max_size=args.actors),
-        num_cpus=args.cpus,
-        num_gpus=1 if args.gpu else None,
+        fn_constructor_args=(file, ray.put(blocks), min_score, "cuda" if actors.gpu else "cpu", actors.threads),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors.number),
+        num_cpus=actors.cpus,
+        num_gpus=1 if actors.gpu else None,
     )
     began = said = time.monotonic()
     total = sum(min(blocks.size, len(blocks.frames) - block * blocks.size) for block in todo)
@@ -98,35 +107,7 @@ def _predict(blocks: Blocks, todo: list[int], file: Path, args: argparse.Namespa
             print(f"predicted {done.samples} of {total} samples, {rate:.1f} a second, {left:.0f} s left", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("model", type=Path, help="run directory, folder that pdetr3d export wrote, or checkpoint file (.pt)")
-    add("--out", required=True, type=Path, help="folder of block-NNNNNN.parquet; its parent must exist")
-    add("--lidar", type=Path, nargs="+", default=[], help="folders of LiDAR files, or files")
-    add("--columns", help="of .bin and .npy files, in order, e.g. x,y,z,intensity,ring")
-    add("--intensity-max", type=float, default=255.0, help="full scale of the files' intensity (default 255)")
-    add("--poses", type=Path, help="CSV of the files' poses")
-    add("--index", type=Path, help="index file, instead of --lidar")
-    add("--split", help="of the index")
-    add("--arm", default="ours", help="which student of a run (default ours)")
-    add("--min-score", type=float, default=0.0, help="keep boxes of this score and more")
-    add("--block-samples", type=_positive, default=64, help="samples of an output file (default 64)")
-    add("--actors", type=_positive, default=1, help="that predict side by side (default 1)")
-    add("--cpus", type=float, default=1.0, help="logical CPUs that Ray counts for an actor (default 1)")
-    add("--threads", type=_positive, default=1, help="of torch, of an actor (default 1)")
-    add("--gpu", action="store_true", help="each actor on a GPU of its own")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return number
-
-
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    from ray_jobs.commands import main
+
+    sys.exit(main(["predict-blocks", *sys.argv[1:]]))

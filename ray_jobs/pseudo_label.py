@@ -3,10 +3,11 @@
 python -m ray_jobs.pseudo_label --preset NAME [key=value ...]
 """
 
+import sys
+
 from ray_jobs.stages.holdout import STAGE as HOLDOUT
 from ray_jobs.stages.report import print_labels
 from ray_jobs.stages.stages import Stages
-from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:
@@ -16,4 +17,6 @@ def body(stages: Stages) -> None:
 
 
 if __name__ == "__main__":
-    main(body, __doc__)
+    from ray_jobs.commands import main
+
+    sys.exit(main(["pseudo-label", *sys.argv[1:]]))

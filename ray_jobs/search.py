@@ -1,15 +1,10 @@
 """Compare variants, or search a space of config keys: trials side by side, shared stages trained once, one report.
 
-python -m ray_jobs.search SPACE --preset NAME [--run-dir DIR] [--seeds 0 1] [--variant NAME] [--pretrained DIR]
-    [--trials N] [--concurrent N] [--budget SAMPLES] [--samples N] [--final-samples N] [key=value ...]
-
-SPACE is a file of tune_spaces/, by name or path. A rerun of the same call continues: finished trials stay, interrupted
-and failed ones go on where they were. Writes search.json and report.html in its run directory, and results/SPACE.json.
+python -m ray_jobs.search SPACE --preset NAME [key=value ...]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -18,7 +13,6 @@ from typing import Any
 
 import ray
 
-from pdetr3d.exits import guarded
 from pdetr3d.finished.report.search_page import write_report
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
@@ -39,24 +33,18 @@ from ray_jobs.start.refused import refusable
 ASKED = "asked.json"  # what a search was begun with
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; see ``searches.command.parse``."""
-    return command.parse(arguments, (__doc__ or "").splitlines()[0])
-
-
-def run(arguments: list[str] | None = None) -> None:
+def run(args: command.Asked) -> None:
     """The job.
 
     Raises:
         DataError: for an unknown space, variant, preset, key or value, or a run directory of another search.
         SystemExit: with code 1 when trials failed; a rerun tries them again.
     """
-    args = parse(arguments)
     space = command.changed(load_space(args.space), args)
     check_space(space, args.preset, args.overrides)
-    args.run_dir = args.run_dir or Path("runs") / f"search-{space.name}-{args.preset}"
-    with refusable(args.run_dir.resolve()):
-        folder, overrides = command.open_world(args, space.settings)
+    folder = (args.run_dir or Path("runs") / f"search-{space.name}-{args.preset}").resolve()
+    with refusable(folder):
+        overrides = command.open_world(folder, args, space.settings)
         base = check_space(space, args.preset, overrides)
         asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
         # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
@@ -123,4 +111,6 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    from ray_jobs.commands import main
+
+    sys.exit(main(["search", *sys.argv[1:]]))

@@ -3,9 +3,10 @@
 python -m ray_jobs.train_student --preset NAME run.arms=[ours]
 """
 
+import sys
+
 from ray_jobs.stages.arms import possible_arms
 from ray_jobs.stages.stages import Stages
-from ray_jobs.start.launch import main
 
 
 def body(stages: Stages) -> None:
@@ -15,4 +16,6 @@ def body(stages: Stages) -> None:
 
 
 if __name__ == "__main__":
-    main(body, __doc__)
+    from ray_jobs.commands import main
+
+    sys.exit(main(["train-student", *sys.argv[1:]]))

@@ -3,11 +3,12 @@
 python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 """
 
+import sys
+
 from ray_jobs.stages.holdout import measure_holdout
 from ray_jobs.stages.report import QUALITY, print_holdout
 from ray_jobs.stages.scoring import teacher_scores
 from ray_jobs.stages.stages import Stages
-from ray_jobs.start.launch import main
 
 SCORED = "evaluate_teacher"  # stage of the scores
 
@@ -26,4 +27,6 @@ def body(stages: Stages) -> None:
 
 
 if __name__ == "__main__":
-    main(body, __doc__)
+    from ray_jobs.commands import main
+
+    sys.exit(main(["train-teacher", *sys.argv[1:]]))

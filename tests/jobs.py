@@ -10,12 +10,18 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
-from pdetr3d.cli import main as pdetr3d
+import typer
+
+from pdetr3d.exits import guarded
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train
+from ray_jobs import commands
 from ray_jobs.plug.fit import Stage
+from ray_jobs.searches.command import Asked
+from ray_jobs.stages.stages import Stages
 from tests.training_cases import one_thread
 
 
@@ -37,7 +43,23 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
 
 def run_verb(arguments: Sequence[str]) -> int:
     """``pdetr3d ARGUMENTS``; returns the exit code."""
-    return pdetr3d(list(arguments))
+    return commands.main(list(arguments))
+
+
+def launch(body: Callable[[Stages], object], arguments: Sequence[str]) -> int:
+    """A job with a body of the test's; returns the exit code."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(commands.job(lambda: body))
+    return guarded(lambda: app(list(arguments)))
+
+
+def parse_search(words: Sequence[str]) -> Asked:
+    """The options of ``pdetr3d search WORDS``; raises what the verb raises."""
+    with mock.patch("ray_jobs.search.run") as run:
+        commands.app(["search", *words], standalone_mode=False)
+    asked = run.call_args.args[0]
+    assert isinstance(asked, Asked)
+    return asked
 
 
 def fit_here(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:

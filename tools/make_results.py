@@ -55,7 +55,7 @@ def folder(name: str) -> str:
 def import_kitti(dataset: str) -> tuple[str, ...]:
     """The command that imports KITTI's frames as a dataset."""
     source = ("--root", "$PDETR3D_KITTI_DATA", "--scenes", "$PDETR3D_KITTI_DATA/scenes.csv")
-    return ("-m", "pdetr3d.cli", "import", "kitti", *source, "--out", dataset)
+    return ("-m", "ray_jobs.commands", "import", "kitti", *source, "--out", dataset)
 
 
 KITTI, KITTI_CLICKS = folder("kitti-small-dataset"), folder("kitti-clicks-dataset")

@@ -1,4 +1,7 @@
-"""The ``pdetr3d`` command. Its verbs need no Ray; each imports its heavy modules itself, so that --help is quick."""
+"""The verbs of ``pdetr3d`` that need no Ray; ``ray_jobs.commands`` adds the jobs.
+
+Each verb imports its heavy modules itself, so that --help is quick.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Train LiDAR 3D object detectors from point clicks. Training jobs: python -m ray_jobs.pipeline --help."""
+    """Train LiDAR 3D object detectors from point clicks."""
 
 
 def load_config(preset: str | None, overrides: list[str] | None, file: Path | None = None) -> Config:

@@ -17,42 +17,53 @@ if TYPE_CHECKING:
 PICTURE_SCORE = 0.3
 
 
+# Options that the job predict-blocks has, too.
+Model = Annotated[
+    Path, typer.Argument(help="Run directory, folder that `pdetr3d export` wrote, or checkpoint file (.pt).")
+]
+MoreLidar = Annotated[
+    list[Path] | None, typer.Argument(help="More LiDAR files (as the shell expands --lidar FOLDER/*.bin).")
+]
+Lidar = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of LiDAR files, or a file: .pcd.bin, .bin, .npy, .pcd. May be given several times."),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns of .bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. Allowed: x, "
+        "y, z in meters, intensity, age (keyframe time - sweep time, in seconds), ring and - (not read). "
+        "Default of .pcd.bin: x,y,z,intensity,ring. A .pcd names its own."
+    ),
+]
+IntensityMax = Annotated[float, typer.Option(help="Full scale of the files' intensity (nuScenes 255; KITTI 1).")]
+Poses = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with the columns file, timestamp_us, x, y, z, qw, qx, qy, qz and optionally sequence: poses "
+        "LiDAR -> a fixed frame, in meters. file is relative to the CSV's folder. Earlier files of a sequence are "
+        "accumulated, as in training. Default: single sweeps of age 0."
+    ),
+]
+IndexFile = Annotated[Path | None, typer.Option("--index", help="Index file, instead of --lidar.")]
+Split = Annotated[str | None, typer.Option(help="Split of the index.")]
+Arm = Annotated[str, typer.Option(help="Which student of a run: ours, boxes_only, full, ...")]
+MinScore = Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes that are kept.")]
+
+
 @app.command()
 def predict(
-    model: Annotated[
-        Path, typer.Argument(help="Run directory, folder that `pdetr3d export` wrote, or checkpoint file (.pt).")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .json. Must not exist.")],
-    more: Annotated[
-        list[Path] | None, typer.Argument(help="More LiDAR files (as the shell expands --lidar FOLDER/*.bin).")
-    ] = None,
-    lidar: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of LiDAR files, or a file: .pcd.bin, .bin, .npy, .pcd. May be given several times."),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns of .bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. Allowed: x, "
-            "y, z in meters, intensity, age (keyframe time - sweep time, in seconds), ring and - (not read). "
-            "Default of .pcd.bin: x,y,z,intensity,ring. A .pcd names its own."
-        ),
-    ] = None,
-    intensity_max: Annotated[
-        float, typer.Option(help="Full scale of the files' intensity (nuScenes 255; KITTI 1).")
-    ] = 255.0,
-    poses: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with the columns file, timestamp_us, x, y, z, qw, qx, qy, qz and optionally sequence: poses "
-            "LiDAR -> a fixed frame, in meters. file is relative to the CSV's folder. Earlier files of a sequence are "
-            "accumulated, as in training. Default: single sweeps of age 0."
-        ),
-    ] = None,
-    index_file: Annotated[Path | None, typer.Option("--index", help="Index file, instead of --lidar.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the index.")] = None,
-    arm: Annotated[str, typer.Option(help="Which student of a run: ours, boxes_only, full, ...")] = "ours",
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes that are kept.")] = 0.0,
+    more: MoreLidar = None,
+    lidar: Lidar = None,
+    columns: Columns = None,
+    intensity_max: IntensityMax = 255.0,
+    poses: Poses = None,
+    index_file: IndexFile = None,
+    split: Split = None,
+    arm: Arm = "ours",
+    min_score: MinScore = 0.0,
     picture: Annotated[
         Path | None,
         typer.Option(help=f"New folder for a picture of each frame from above. It shows boxes over {PICTURE_SCORE:g}."),

@@ -39,19 +39,23 @@ class CameraPoint(nn.Module):
         return self.output(mean_over_views(seen_by, visible)) * visible.any(1)[..., None]
 
 
+def camera_part(config: TeacherConfig) -> nn.Module | None:
+    """The module of ``teacher.fusion``: (queries, RoI boxes, image maps, views) -> (B, K, C); None: no cameras."""
+    if config.fusion == "d_roi":
+        return CameraRoI(config.channels, config.heads, config.fpn_levels, config.roi_grid, config.free_points)
+    if config.fusion == "concat":
+        return CameraPoint(config.channels, config.fpn_levels)
+    return None
+
+
 class Fusion(nn.Module):
     """An MLP on the concatenated LiDAR and camera features of queries -> (B, K, C), which is added to the query."""
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
         c = config.channels
-        sampling = (c, config.heads, config.fpn_levels, config.roi_grid, config.free_points)
-        self.lidar = LidarRoI(*sampling)
-        self.camera: CameraRoI | CameraPoint | None = None
-        if config.fusion == "d_roi":
-            self.camera = CameraRoI(*sampling)
-        elif config.fusion == "concat":
-            self.camera = CameraPoint(c, config.fpn_levels)
+        self.lidar = LidarRoI(c, config.heads, config.fpn_levels, config.roi_grid, config.free_points)
+        self.camera = camera_part(config)
         inputs = c if self.camera is None else 2 * c
         self.mlp = nn.Sequential(nn.Linear(inputs, c), nn.LayerNorm(c), nn.ReLU(), nn.Linear(c, c))
 

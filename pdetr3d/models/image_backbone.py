@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdetr3d.config import Config
+from pdetr3d.config_models import RESNET_CHANNELS
 from pdetr3d.models.bev_backbone import FPN, conv_block
 from pdetr3d.models.recompute import run_stage
 
@@ -67,7 +68,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         stages = len(config.teacher.fpn_inputs)
-        skipped = 0 if config.teacher.image_backbone == "small" else RESNET_STAGES - stages
+        skipped = RESNET_STAGES - stages if config.teacher.image_backbone in RESNET_CHANNELS else 0
         self.multiple = FINEST_STRIDE * 2 ** (skipped + max(stages, config.teacher.fpn_levels) - 1)
         self.backbone = image_stages(config)
         self.fpn = FPN(

@@ -1,19 +1,18 @@
-"""The search command: its words, what they change of a space, its world, its provenance. Imports no Ray."""
+"""The search command: its options, what they change of a space, its world, its provenance. Imports no Ray."""
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import hashlib
 import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config
-from pdetr3d.config_file import with_file
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.simulator.simulate import simulate
@@ -21,53 +20,42 @@ from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.run_dir import check_dataroot
 from ray_jobs.searches.pretrained import with_pretrained
 from ray_jobs.searches.space import SearchSpace
-from ray_jobs.searches.space_files import names
 from ray_jobs.start.address import check_address
-from ray_jobs.start.launch import add_config, ray_address
-
-COUNTS = ("trials", "concurrent", "budget", "samples")
+from ray_jobs.start.launch import ray_address
 
 
-def parse(arguments: list[str] | None, description: str) -> argparse.Namespace:
-    """The command line. Overrides that follow the seeds are told apart from them, and those of ``--config`` come before
-    them.
+@dataclass(frozen=True)
+class Asked:
+    """The options of a search, as ``pdetr3d search --help`` explains them; None, or nothing: not given."""
+
+    space: str
+    preset: str
+    overrides: list[str]
+    seeds: list[int]
+    run_dir: Path | None = None
+    out: Path = Path("results")
+    variant: tuple[str, ...] = ()
+    pretrained: Path | None = None
+    trials: int | None = None
+    concurrent: int | None = None
+    budget: int | None = None
+    samples: int | None = None
+    final_samples: int | None = None
+
+
+def seeds_and_overrides(words: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Tell apart seeds (each once) and key=value words, which may follow them on the command line.
 
     Raises:
-        DataError: for words that are neither options, seeds nor overrides, a count below 1, or a wrong ``--config``.
+        DataError: for words that are neither.
     """
-    command = argparse.ArgumentParser(description=description)
-    add = command.add_argument
-    add("space", help=f"one of {', '.join(names())}, or a .yaml file")
-    add_config(command)
-    add("--run-dir", type=Path, help="of the world and all trials; default runs/search-SPACE-PRESET")
-    add("--out", type=Path, default=Path("results"), help="folder of SPACE.json")
-    add("--seeds", nargs="+", default=[], help="of weights, order, labels and clicks; default: those of the space")
-    add("--variant", action="append", metavar="NAME", help="only this one of the space; repeatable")
-    add("--pretrained", type=Path, metavar="DIR", help="run directory of this search on another world: teachers also "
-        "begin with its teachers")  # fmt: skip
-    add("--trials", type=int, help="of a random or Optuna search; default: what the space says")
-    add("--concurrent", type=int, help="trials at once; default: what the cluster has room for")
-    add("--budget", type=int, metavar="SAMPLES", help="training samples after which the search ends")
-    add("--samples", type=int, metavar="N", help="samples behind curves at clicks, and behind trouble")
-    add("--final-samples", type=int, metavar="N", help="point-labeled samples behind final figures; 0: all")
-    add("overrides", nargs="*", metavar="key=value", help="config keys, for every trial")
-    args = command.parse_intermixed_args(arguments)  # options and overrides in any order
-    words = [*args.seeds, *args.overrides]  # argparse gives --seeds everything that follows it
-    overrides = [word for word in words if "=" in word]
     wrong = [word for word in words if "=" not in word and not word.isdecimal()]
     if wrong:
         raise DataError(f"{wrong[0]!r} is neither a seed (0, 1, ...) nor a key=value; see --help")
-    args.seeds = list(dict.fromkeys(int(word) for word in args.seeds if "=" not in word))
-    for name in COUNTS:
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise DataError(f"--{name} {getattr(args, name)}: must be at least 1")
-    if args.final_samples is not None and args.final_samples < 0:
-        raise DataError(f"--final-samples {args.final_samples}: must be at least 0")
-    args.preset, args.overrides = with_file(args.config, args.preset, overrides)
-    return args
+    return list(dict.fromkeys(int(word) for word in words if "=" not in word)), [w for w in words if "=" in w]
 
 
-def changed(space: SearchSpace, args: argparse.Namespace) -> SearchSpace:
+def changed(space: SearchSpace, args: Asked) -> SearchSpace:
     """The space with what the command line says of its trials.
 
     Raises:
@@ -108,11 +96,11 @@ def only(space: SearchSpace, chosen: Sequence[str]) -> SearchSpace:
     )
 
 
-def open_world(args: argparse.Namespace, settings: Sequence[str]) -> tuple[Path, list[str]]:
-    """(run directory of the search, overrides of every trial); simulates the world if there is no dataroot.
+def open_world(folder: Path, args: Asked, settings: Sequence[str]) -> list[str]:
+    """Overrides of every trial; simulates a world in the search's run directory if there is no dataroot.
 
     Args:
-        settings: overrides that come before the user's.
+        folder: the run directory. settings: overrides that come before the user's.
 
     Raises:
         DataError: for a preset of a real dataset without ``data.dataroot``, or an unusable RAY_ADDRESS.
@@ -120,19 +108,19 @@ def open_world(args: argparse.Namespace, settings: Sequence[str]) -> tuple[Path,
     base, overrides = load(args.preset, [*settings, *args.overrides]), list(args.overrides)
     check_dataroot(base)
     check_address(ray_address())
-    folder: Path = args.run_dir.resolve()
     if not base.data.dataroot:
         simulate(folder / "world", base.sim, base.data.version)
         overrides.append(f"data.dataroot={folder / 'world'}")
-    return folder, overrides
+    return overrides
 
 
-def provenance(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+def provenance(args: Asked, config: Config) -> dict[str, Any]:
     """With what figures were made: preset, command line, commit ("+": with changes), config, its digest, date."""
-    text = config.to_json()
+    text, program = config.to_json(), Path(sys.argv[0]).stem
+    started = ["pdetr3d"] if program == "pdetr3d" else ["python", "-m", f"ray_jobs.{program}"]
     return {
         "preset": args.preset,
-        "command": shlex.join(["python", "-m", f"ray_jobs.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": shlex.join([*started, *sys.argv[1:]]),
         "commit": commit(),
         "config": json.loads(text),
         "config_digest": hashlib.sha256(text.encode()).hexdigest()[:16],

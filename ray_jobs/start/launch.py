@@ -1,21 +1,20 @@
-"""How every job starts: parse, validate, prepare data, and only then Ray; exit codes as ``pdetr3d.exits`` says."""
+"""How every job starts: validate, prepare data, and only then Ray; exit codes as ``pdetr3d.exits`` says."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from pdetr3d.config_file import with_file
-from pdetr3d.exits import guarded, last_acts
-from pdetr3d.presets import PRESETS, load
+from pdetr3d.exits import last_acts
+from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
@@ -32,37 +31,40 @@ from ray_jobs.terminal.phases import PHASES, lines
 OBJECT_STORE_BYTES = 1024**3
 
 
-def launch(body: Callable[[Stages], object], description: str, arguments: list[str] | None = None) -> int:
-    """Run a job: ``--preset NAME [--config FILE] [--run-dir DIR] [key=value ...]``; returns the exit code."""
-    return guarded(lambda: _run(body, description, arguments))
+@dataclass(frozen=True)
+class Asked:
+    """The options of a job that runs stages in a run directory.
+
+    preset, config: one of the two is needed (``pdetr3d.config_file.with_file``). overrides: key=value words.
+    run_dir: None: runs/PRESET. fresh: begin anew in the next free directory beside an existing one. verbose: show the
+    lines of Ray and MLflow, too.
+    """
+
+    preset: str | None
+    config: Path | None
+    overrides: tuple[str, ...]
+    run_dir: Path | None
+    fresh: bool
+    verbose: bool
 
 
-def _run(body: Callable[[Stages], object], description: str, arguments: list[str] | None) -> None:
-    parser = argparse.ArgumentParser(description=description)
-    add_config(parser)
-    parser.add_argument("--run-dir", type=Path, help="everything the run writes; default runs/PRESET")
-    parser.add_argument(
-        "--fresh", action="store_true", help="begin anew in DIR-2, DIR-3, ... where DIR exists; nothing is overwritten"
-    )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        default=os.environ.get("PDETR3D_VERBOSE", "0") not in ("", "0"),
-        help="show all that else goes to DIR/logs alone: Ray's and MLflow's lines, all progress (or PDETR3D_VERBOSE=1)",
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="config keys (pdetr3d show-config lists them)"
-    )
+def run_job(body: Callable[[], Callable[[Stages], object]], asked: Asked) -> None:
+    """Run a job.
+
+    Args:
+        body: returns the job, a function of the run's stages. It is called once the run directory is prepared.
+
+    Raises:
+        DataError: for wrong input, before Ray starts.
+    """
     PHASES.restart()
-    args = parser.parse_intermixed_args(arguments)  # key=value before and after options
-    config = load(*with_file(args.config, args.preset, args.overrides))
+    config = load(*with_file(asked.config, asked.preset, list(asked.overrides)))
     check_address(ray_address())
-    with refusable(args.run_dir or Path("runs") / config.preset, args.fresh, unless=worked_on) as folder:
-        if args.fresh:
+    with refusable(asked.run_dir or Path("runs") / config.preset, asked.fresh, unless=worked_on) as folder:
+        if asked.fresh:
             print(f"run directory: {folder.resolve()}", flush=True)
-        with closing(RunDir(folder, config, fresh=args.fresh)) as run, console(run.path, args.verbose) as said:
-            _job(body, run, said)
+        with closing(RunDir(folder, config, fresh=asked.fresh)) as run, console(run.path, asked.verbose) as said:
+            _job(body(), run, said)
 
 
 def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
@@ -87,17 +89,6 @@ def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
                 "from a stage's begin to its first batch: " + ", ".join(f"{k} {v:.1f} s" for k, v in waited.items())
             )
         print("\n".join(told), flush=True)
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """The options ``--preset`` and ``--config``, one of which is needed (``pdetr3d.config_file.with_file``)."""
-    parser.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: that of --config")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="YAML of config keys (as pdetr3d show-config prints it); key=value replaces them",
-    )
 
 
 def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
@@ -161,8 +152,3 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def main(body: Callable[[Stages], object], description: str | None) -> None:
-    """``if __name__ == "__main__"`` of a job."""
-    sys.exit(launch(body, (description or "").strip().splitlines()[0]))

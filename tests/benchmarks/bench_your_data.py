@@ -49,7 +49,7 @@ def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) ->
         if words[:2] == ["pdetr3d", "click"] or name in seconds:
             continue
         keys = [*KEYS, *more] if words[0] == "python" else []
-        program = words[1:] if words[0] == "python" else ["-m", "pdetr3d.cli", *words[1:]]
+        program = words[1:] if words[0] == "python" else ["-m", "ray_jobs.commands", *words[1:]]
         print("\n$", *words, *keys, flush=True)
         began = time.monotonic()
         path = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

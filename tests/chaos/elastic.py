@@ -134,11 +134,10 @@ def _watched(loop: dict[str, Any]) -> Exception | None:
 
 
 if __name__ == "__main__":
-    from ray_jobs import train_student
+    from ray_jobs.commands import main
     from ray_jobs.plug import fit
-    from ray_jobs.start.launch import main
     from tests.chaos import elastic
 
     fit.RESIZE_S = RESIZE_S
     fit._worker = elastic._watched  # in the driver alone: workers import the plain one
-    main(train_student.body, train_student.__doc__)
+    sys.exit(main(["train-student", *sys.argv[1:]]))

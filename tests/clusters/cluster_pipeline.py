@@ -12,8 +12,7 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 
-from ray_jobs.pipeline import body
-from ray_jobs.start.launch import launch
+from ray_jobs.commands import main as pdetr3d
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> None:
         nodes = len([n for n in ray.nodes() if n["Alive"]])
         for _ in range(2):
             began = time.monotonic()
-            code = launch(body, "the pipeline on two nodes", arguments)
+            code = pdetr3d(["pipeline", *arguments])
             print("RUN " + json.dumps({"code": code, "seconds": time.monotonic() - began, "nodes": nodes}), flush=True)
     finally:
         ray.shutdown()

@@ -15,6 +15,7 @@ import ray
 import yaml
 
 from cluster.make_rayjobs import JOBS, render
+from tests.jobs import parse_search
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERAY = ROOT / "cluster" / "kuberay"
@@ -92,7 +93,6 @@ def test_jobs_are_what_make_rayjobs_writes() -> None:
 
 def test_jobs_name_modules_and_keys_that_exist() -> None:
     from pdetr3d import presets
-    from ray_jobs import search
     from ray_jobs.searches.space_files import check_space, load_space
 
     for name in JOBS:
@@ -101,7 +101,7 @@ def test_jobs_name_modules_and_keys_that_exist() -> None:
         preset = words[words.index("--preset") + 1]
         presets.load(preset, [word for word in words if "=" in word])
         if name == "search":
-            args = search.parse(words[3:])
+            args = parse_search(words[3:])
             check_space(load_space(args.space), args.preset, args.overrides)
             assert {args.run_dir.parts[1], args.out.parts[1]} == {"runs"}  # the volume that outlives the cluster
 

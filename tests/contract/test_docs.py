@@ -11,8 +11,8 @@ import pytest
 import typer.main
 
 from pdetr3d import config_keys
-from pdetr3d.cli import app
 from pdetr3d.presets import PRESETS, QUICKSTART
+from ray_jobs.commands import app
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = [
@@ -21,6 +21,7 @@ READMES = [
     if not {".venv", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
 ]
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+JOBS = {f"ray_jobs.{name.replace('-', '_')}": name for name in VERBS} | {"ray_jobs.predict": "predict-blocks"}
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -70,8 +71,10 @@ def problems(words: list[str]) -> list[str]:
     if words[0] == "pdetr3d" and len(words) > 1:
         return _verb_problems(words[1], words[2:])
     if words[0].startswith("python") and words[1:2] == ["-m"] and len(words) > 2 and words[2].startswith("ray_jobs"):
-        found = importlib.util.find_spec(words[2]) is not None
-        return _shared_problems(words[3:]) if found else [f"python -m {words[2]}: no such module"]
+        if importlib.util.find_spec(words[2]) is None:
+            return [f"python -m {words[2]}: no such module"]
+        verb = JOBS.get(words[2])
+        return _shared_problems(words[3:]) if verb is None else _verb_problems(verb, words[3:])
     return []
 
 
@@ -176,6 +179,8 @@ def test_modules_the_makefile_runs_exist() -> None:
         ("pdetr3d label --index x --ration 0.05", ["pdetr3d label --ration: no such option"]),
         ("pdetr3d show-config --preset quikstart", ["--preset quikstart: no such preset"]),
         ("python -m ray_jobs.no_such_job", ["python -m ray_jobs.no_such_job: no such module"]),
+        ("python -m ray_jobs.train_teacher --present x", ["pdetr3d train-teacher --present: no such option"]),
+        ("python -m ray_jobs.predict runs/x --lidar y --out z --actors 4", []),
         ("pdetr3d show-config optim.lrr=1 optim.lr=2", ["optim.lrr: no such config key"]),
         ("ls -l", []),
     ],

@@ -23,8 +23,9 @@ ENTRIES = {
     "import pdetr3d; assert 'load_sample' in dir(pdetr3d)": set(),
     # Commands: help and errors in what was typed.
     "from pdetr3d.exits import guarded": set(),
-    "from pdetr3d.cli import main; main(['--help'])": {"rich"},
-    "from pdetr3d.cli import main; main(['index', '--help'])": {"pydantic", "rich"},
+    "from ray_jobs.commands import main; main(['--help'])": {"rich"},
+    "from ray_jobs.commands import main; main(['index', '--help'])": {"pydantic", "rich"},
+    "from ray_jobs.commands import main; main(['search', '--help'])": {"pydantic", "rich"},
     "from pdetr3d.presets import load": {"pydantic"},
     "from pdetr3d.presets import load; load('quickstart', ['optim.lr=0.1'])": {"omegaconf", "pydantic"},
     # Processes that Ray starts by the dozen: training workers, loading tasks, actors that predict.

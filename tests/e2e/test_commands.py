@@ -82,10 +82,14 @@ ELSEWHERE = {
             "pdetr3d compare",
         )
     },
+    **{
+        f"pdetr3d {verb}": ("tests/unit/test_job_commands.py", "VERBS[module]")
+        for verb in ("train-teacher", "predict-blocks")
+    },
     "make real-smoke": ("tests/e2e/test_real_smoke.py", '"--preset", "real-smoke"'),
     "pdetr3d kitti-score": ("tests/unit/test_kitti_ap.py", '"kitti-score"'),
     "pdetr3d import-weights": ("tests/unit/test_import_weights.py", '"import-weights"'),
-    "pdetr3d click": ("tests/unit/test_click_browser.py", '"pdetr3d.cli", "click"'),
+    "pdetr3d click": ("tests/unit/test_click_browser.py", '"ray_jobs.commands", "click"'),
     "python -m ray_jobs.predict": ("tests/ray/test_predict_job.py", '"ray_jobs.predict"'),
     "python -m tests.benchmarks.gpu_ladder": ("tests/unit/test_gpu_ladder.py", "climb("),
     "python -m ray_jobs.search": ("tests/clusters/test_search.py", '"ray_jobs.search"'),

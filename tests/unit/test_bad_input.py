@@ -26,7 +26,7 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
 from ray_jobs.searches.space_files import load_space
-from ray_jobs.start.launch import launch
+from tests.jobs import launch
 
 VERSION = "v1.0-sim"
 
@@ -197,7 +197,7 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     def run(*overrides: str) -> str:
         arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "data.num_sweeps=3", *overrides]
-        assert launch(never, "a job", arguments) == BAD_INPUT
+        assert launch(never, arguments) == BAD_INPUT
         return capsys.readouterr().err
 
     return run

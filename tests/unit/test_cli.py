@@ -73,7 +73,7 @@ def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_installed_command_passes_exit_codes_on() -> None:
-    command = [sys.executable, "-m", "pdetr3d.cli", "show-config", "label.ratio=2"]
+    command = [sys.executable, "-m", "ray_jobs.commands", "show-config", "label.ratio=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: config key label.ratio = 2: Input should be less than or equal to 1\n"

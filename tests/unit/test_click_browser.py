@@ -162,7 +162,7 @@ class Tab:
 
 def start(index: Index, out: Path, port: int) -> subprocess.Popen[str]:
     """`pdetr3d click` in a process of its own, ready for a browser."""
-    command = [sys.executable, "-m", "pdetr3d.cli", "click", "--index", str(index.path), "--split", SPLIT]
+    command = [sys.executable, "-m", "ray_jobs.commands", "click", "--index", str(index.path), "--split", SPLIT]
     command += ["--out", str(out), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None

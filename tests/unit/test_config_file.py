@@ -12,8 +12,7 @@ from pdetr3d.cli import main
 from pdetr3d.config import Config, DataError
 from pdetr3d.config_file import to_yaml, with_file
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.search import parse
-from ray_jobs.start.launch import launch
+from tests.jobs import launch, parse_search
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +107,7 @@ BAD = {
 def test_a_bad_file_is_refused_with_its_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = written(tmp_path, text)
     for run in (
-        lambda: launch(lambda _: None, "a job", ["--config", str(file), "--run-dir", str(tmp_path / "run")]),
+        lambda: launch(lambda _: None, ["--config", str(file), "--run-dir", str(tmp_path / "run")]),
         lambda: main(["simulate", "--dataroot", str(tmp_path / "world"), "--config", str(file)]),
     ):
         assert run() == 2
@@ -137,5 +136,5 @@ def test_two_presets_are_refused(tmp_path: Path) -> None:
 
 def test_searches_take_it(tmp_path: Path) -> None:
     file = written(tmp_path, "preset: quickstart\noptim: {lr: 0.5}\n")
-    args = parse(["optimizer", "--config", str(file), "--seeds", "1", "label.ratio=0.1"])
+    args = parse_search(["optimizer", "--config", str(file), "--seeds", "1", "label.ratio=0.1"])
     assert (args.preset, args.overrides, args.seeds) == ("quickstart", ["optim.lr=0.5", "label.ratio=0.1"], [1])

@@ -23,7 +23,8 @@ from pdetr3d.tracking.runs import Tracker
 from ray_jobs.plug.fit import LocalTrainer, has_state_api
 from ray_jobs.start import address as address_module
 from ray_jobs.start.address import check_address
-from ray_jobs.start.launch import init_ray, launch
+from ray_jobs.start.launch import init_ray
+from tests.jobs import launch
 
 
 def terminate() -> None:
@@ -153,7 +154,7 @@ def test_a_cluster_that_is_none_is_told_at_once(
     """Before the run directory is made."""
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(address_module, "WAIT_S", 1.0)
-    code = launch(lambda stages: None, "job", ["--preset", "quickstart", "--run-dir", str(tmp_path / "run")])
+    code = launch(lambda stages: None, ["--preset", "quickstart", "--run-dir", str(tmp_path / "run")])
     captured = capsys.readouterr().err
     assert code == 2 and captured.startswith("error: ") and said in captured and "Traceback" not in captured
     assert not (tmp_path / "run").exists()
@@ -178,7 +179,7 @@ def test_an_address_of_another_kind_is_told() -> None:
 
 
 def test_a_preset_of_a_real_dataset_asks_for_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = launch(lambda stages: None, "job", ["--preset", "nuscenes-voxel", "--run-dir", str(tmp_path / "run")])
+    code = launch(lambda stages: None, ["--preset", "nuscenes-voxel", "--run-dir", str(tmp_path / "run")])
     said = capsys.readouterr().err
     assert code == 2 and "data.dataroot is empty" in said and "v1.0-trainval" in said
     assert not (tmp_path / "run").exists()
@@ -189,7 +190,7 @@ REFUSED = "error: {where}: cannot make this folder ({reason}); "
 
 def test_a_run_directory_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file := tmp_path / "file").touch()
-    assert launch(lambda stages: None, "job", ["--preset", "quickstart", "--run-dir", str(file)]) == 2
+    assert launch(lambda stages: None, ["--preset", "quickstart", "--run-dir", str(file)]) == 2
     assert capsys.readouterr().err.startswith(REFUSED.format(where=file, reason="File exists"))
 
 
@@ -198,7 +199,7 @@ def test_a_run_directory_that_may_not_be_written(tmp_path: Path) -> None:
     """As another user than root, whom no permission binds."""
     (place := tmp_path / "place").mkdir(mode=0o555)
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    command = [*bound, sys.executable, "-m", "pdetr3d.cli", "simulate", "--dataroot", str(place / "world")]
+    command = [*bound, sys.executable, "-m", "ray_jobs.commands", "simulate", "--dataroot", str(place / "world")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and "(Permission denied); this user may not; change its" in done.stderr

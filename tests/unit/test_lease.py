@@ -17,7 +17,7 @@ import pytest
 from pdetr3d.exits import BAD_INPUT
 from pdetr3d.schema import DataError
 from pdetr3d.training import lease
-from ray_jobs.start.launch import launch
+from tests.jobs import launch
 from tests.training_cases import world_arguments
 
 HOLD = "import sys, time; from pathlib import Path; from pdetr3d.training import lease; lease.hold(Path(sys.argv[1])); "
@@ -67,7 +67,7 @@ def test_a_job_ends_with_2_and_touches_nothing(
     tmp_path: Path, sim_world: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path), *world_arguments(sim_world)]
-    assert launch(lambda stages: None, "test", arguments) == BAD_INPUT
+    assert launch(lambda stages: None, arguments) == BAD_INPUT
     error = capsys.readouterr().err
     assert f"process {holder.pid}" in error and "Traceback" not in error
     assert [f.name for f in tmp_path.iterdir()] == [lease.FILE]

@@ -18,8 +18,8 @@ from pdetr3d.training import lease
 from ray_jobs import search
 from ray_jobs.stages.stages import Stages
 from ray_jobs.start import launch as launch_module
-from ray_jobs.start.launch import launch
 from ray_jobs.start.refused import refusable
+from tests.jobs import launch, parse_search
 from tests.people_cases import without_annotations
 from tests.training_cases import world_arguments
 
@@ -50,7 +50,7 @@ def test_a_refused_manifest_leaves_no_directory(
 ) -> None:
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "runs" / "mine"), *words]
     for more in ([], ["--fresh"]):
-        assert launch(never, "test", [*arguments, *more]) == 2
+        assert launch(never, [*arguments, *more]) == 2
         assert "was made with index" in capsys.readouterr().err
         assert not (tmp_path / "runs").exists()
 
@@ -66,7 +66,7 @@ def test_a_disk_that_is_full_before_any_work_leaves_no_directory(
 
     monkeypatch.setattr(step, full)
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "runs" / "mine"), *world_arguments(sim_world)]
-    assert launch(never, "test", arguments) == 2
+    assert launch(never, arguments) == 2
     assert "some.arrow: cannot open this file (No space left on device); the disk is full" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -78,7 +78,7 @@ def test_a_file_in_the_place_of_the_data_folder_is_named(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data").write_text("")
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mine"), *world_arguments(sim_world)]
-    assert launch(never, "test", arguments) == 2
+    assert launch(never, arguments) == 2
     assert f"{tmp_path / 'mine' / 'data'}: cannot make this folder (File exists)" in capsys.readouterr().err
 
 
@@ -86,16 +86,16 @@ def test_what_was_there_stays(words: list[str], tmp_path: Path, capsys: pytest.C
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("of the user")
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mine"), *words]
-    assert launch(never, "test", arguments) == 2 and "was made with index" in capsys.readouterr().err
+    assert launch(never, arguments) == 2 and "was made with index" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
-    assert launch(never, "test", [*arguments, "--fresh"]) == 2
+    assert launch(never, [*arguments, "--fresh"]) == 2
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("space", ["fusion", "guidance", "optimizer"])
 def test_searches_leave_nothing_either(space: str, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was made with index"):
-        search.run([space, "--preset", "quickstart", "--run-dir", str(tmp_path / "runs"), *words])
+        search.run(parse_search([space, "--preset", "quickstart", "--run-dir", str(tmp_path / "runs"), *words]))
     assert not (tmp_path / "runs").exists()
 
 
@@ -105,7 +105,7 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
     """Scores of students that were never trained; an error of a job that has trained something removes nothing."""
     monkeypatch.setattr(launch_module.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mistyped"), *world_arguments(sim_world)]
-    assert launch(lambda stages: stages.checkpoints("student_ours"), "test", arguments) == 2
+    assert launch(lambda stages: stages.checkpoints("student_ours"), arguments) == 2
     assert "mistyped/student_ours is not trained" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
         stages.run.finish("teacher", {"checkpoints": []})
         stages.checkpoints("student_ours")
 
-    assert launch(trains_one, "test", arguments) == 2
+    assert launch(trains_one, arguments) == 2
     assert {file.name for file in (tmp_path / "mistyped").iterdir()} >= {"run.json", "data", "teacher"}
 
 

@@ -12,7 +12,7 @@ from pdetr3d.config_keys import seen_by
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import RunDir, free_path, prepare, write_json
 from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
-from ray_jobs.start.launch import launch
+from tests.jobs import launch
 from tests.model_cases import tiny_config
 from tests.training_cases import world_arguments, world_config
 
@@ -55,7 +55,7 @@ def test_jobs_exit_with_2_before_anything_is_written(
 ) -> None:
     begin(tmp_path, world_config(sim_world, "optim.lr=0.5"))
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path), *world_arguments(sim_world, "optim.lr=0.25")]
-    assert launch(never, "test", arguments) == 2
+    assert launch(never, arguments) == 2
     error = capsys.readouterr().err
     assert "optim.lr: 0.5 there, 0.25 now" in error and "Traceback" not in error
     assert sorted(f.name for f in tmp_path.iterdir()) == ["data", "run.json"]

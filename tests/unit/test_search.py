@@ -22,7 +22,7 @@ from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import write_json
 from ray_jobs import search
-from ray_jobs.search import check_same, parse, was_stopped
+from ray_jobs.search import check_same, was_stopped
 from ray_jobs.searches import trial, tuning
 from ray_jobs.searches.command import changed
 from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
@@ -32,6 +32,7 @@ from ray_jobs.searches.space_files import load_space, trial_config
 from ray_jobs.searches.trial import PROGRESS, TRAINED, Curve
 from ray_jobs.searches.tuning import concurrency, parameters, room, scheduler, searcher
 from ray_jobs.stages.stages import Stages
+from tests.jobs import parse_search, run_verb
 from tests.training_cases import world_arguments
 
 RANDOM = SearchSpace(
@@ -51,24 +52,29 @@ RANDOM = SearchSpace(
 
 
 def test_words_in_any_order() -> None:
-    args = parse(["mask_sigma", "optim.lr=1", "--preset", "quickstart", "--trials", "3", "label.ratio=0.5"])
+    args = parse_search(["mask_sigma", "optim.lr=1", "--preset", "quickstart", "--trials", "3", "label.ratio=0.5"])
     assert (args.space, args.trials, args.overrides, args.seeds) == (
         "mask_sigma", 3, ["optim.lr=1", "label.ratio=0.5"], [])  # fmt: skip
-    assert parse(["label_ratio", "--preset", "quickstart", "--seeds", "1", "2", "a=b"]).seeds == [1, 2]
-    for name in ("trials", "concurrent", "budget"):
-        with pytest.raises(DataError, match=f"--{name} 0: must be at least 1"):
-            parse(["mask_sigma", "--preset", "quickstart", f"--{name}", "0"])
+    assert parse_search(["label_ratio", "--preset", "quickstart", "--seeds", "1", "2", "a=b"]).seeds == [1, 2]
+    with pytest.raises(DataError, match="'one' is neither a seed"):
+        parse_search(["mask_sigma", "--preset", "quickstart", "--seeds", "one"])
+
+
+@pytest.mark.parametrize("count", ["--trials=0", "--concurrent=0", "--budget=0", "--samples=0", "--final-samples=-1"])
+def test_a_count_that_is_too_small(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(["search", "mask_sigma", "--preset", "quickstart", count]) == 2
+    assert f"Invalid value for '{count.split('=')[0]}': " in capsys.readouterr().err
 
 
 def test_the_command_line_changes_trials_and_seeds() -> None:
     words = ["--preset", "quickstart"]
-    assert changed(RANDOM, parse(["r", *words, "--trials", "7", "--seeds", "4"])).model_dump(
+    assert changed(RANDOM, parse_search(["r", *words, "--trials", "7", "--seeds", "4"])).model_dump(
         include={"trials", "seeds"}
     ) == {"trials": 7, "seeds": (4,)}
     with pytest.raises(DataError, match="one seed for all trials"):
-        changed(RANDOM, parse(["r", *words, "--seeds", "4", "5"]))
+        changed(RANDOM, parse_search(["r", *words, "--seeds", "4", "5"]))
     with pytest.raises(DataError, match="is a grid, which trains all 18"):
-        changed(load_space("label_ratio"), parse(["label_ratio", *words, "--trials", "2"]))
+        changed(load_space("label_ratio"), parse_search(["label_ratio", *words, "--trials", "2"]))
 
 
 def test_a_run_directory_holds_one_search(tmp_path: Path) -> None:
@@ -98,14 +104,14 @@ def test_a_rerun_that_tune_would_not_heed_is_refused(
     world = world_arguments(sim_world)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(DataError, match="--concurrent 99: there is room for 1"):
-        search.run([*words, "--concurrent", "99", *world])
+        search.run(parse_search([*words, "--concurrent", "99", *world]))
     calls.clear()
-    search.run([*words, "--budget", "100", "--concurrent", "1", *world])  # what was refused began nothing
+    search.run(parse_search([*words, "--budget", "100", "--concurrent", "1", *world]))  # what was refused began nothing
     assert calls == ["Ray", (1, 100)]
     same = [] if "--budget" in more else ["--budget", "100"]
     key, there, now = ("budget", 100, 200) if "--budget" in more else ("concurrent", 1, 2 if more else None)
     with pytest.raises(DataError, match=f"  {key}: {there} there, {now} now"):
-        search.run([*words, *same, *more, *world])
+        search.run(parse_search([*words, *same, *more, *world]))
     assert len(calls) == 2
 
 

@@ -13,11 +13,11 @@ from pdetr3d.presets import load
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
-from ray_jobs.search import parse
 from ray_jobs.searches.command import changed
 from ray_jobs.searches.pretrained import with_pretrained
 from ray_jobs.searches.space import SearchSpace, Variant
 from ray_jobs.searches.space_files import check_space, load_space, names, trial_config
+from tests.jobs import parse_search
 from tests.model_cases import shaken, tiny_config
 
 TEACHERS: dict[str, Any] = {
@@ -157,7 +157,7 @@ def test_queries_of_the_paper_see_nothing_of_the_points_at_their_click() -> None
 
 
 def asked(name: str, *words: str) -> SearchSpace:
-    return changed(load_space(name), parse([name, "--preset", "quickstart", *words]))
+    return changed(load_space(name), parse_search([name, "--preset", "quickstart", *words]))
 
 
 def test_chosen_variants_come_in_the_spaces_order_under_a_name_of_their_own() -> None:
@@ -175,9 +175,6 @@ def test_how_many_samples_are_measured() -> None:
     space = asked("fusion", "--samples", "40", "--final-samples", "200", "--seeds", "3")
     assert (space.samples, space.final_samples, space.seeds) == (40, 200, (3,))
     assert (asked("fusion").samples, asked("fusion").final_samples, asked("fusion").seeds) == (100, 0, (0, 1, 2))
-    for words in (["--samples", "0"], ["--final-samples", "-1"]):
-        with pytest.raises(DataError, match=words[0]):
-            asked("fusion", *words)
     with pytest.raises(DataError, match="--final-samples 7: sensors is measured on the whole val split"):
         asked("sensors", "--final-samples", "7")
 

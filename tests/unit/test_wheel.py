@@ -41,14 +41,14 @@ def test_it_holds_the_packages_whole_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata
-    assert "pdetr3d = pdetr3d.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "pdetr3d = ray_jobs.commands:main" in wheel.read(f"{info}/entry_points.txt").decode()
 
 
 def test_one_version_and_license_everywhere() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
     said = subprocess.run(
-        [sys.executable, "-m", "pdetr3d.cli", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-m", "ray_jobs.commands", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert said.stdout == f"pdetr3d {PROJECT['version']}\n"
     headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
