@@ -106,8 +106,8 @@ def hold(holder: str, folder: Path) -> int:
     """Do what a driver does with all samples of ``folder``; how many objects it was about."""
     from ray_jobs.plug.inference import BATCH_SIZE, EXECUTION
     from ray_jobs.plug.stream import BatchSource, Part
-    from ray_jobs.stages.scoring import OfTokens
     from ray_jobs.stages import labeling, quality
+    from ray_jobs.stages.scoring import OfTokens
 
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
     records = training_records(index, manifest)
