@@ -1,4 +1,4 @@
-"""Run by test_pipeline in a process of its own: the whole pipeline, twice, on a cluster of two Ray nodes.
+"""Runs the whole pipeline twice on a cluster of two Ray nodes; test_pipeline starts it in a process of its own.
 
 Usage: python -m tests.clusters.cluster_pipeline [arguments of ray_jobs.pipeline]; prints a JSON line per run.
 """

@@ -1,7 +1,7 @@
-"""README's jobs on the quickstart preset, as they are written there, at toy size: each has work of its own to do.
+"""Runs README's jobs on the quickstart preset at toy size, as they are written there.
 
-They are run in one Ray and one folder, whose name holds what a URI would have to quote. The jobs of single stages come
-before ``make quickstart`` on the same run directory, which finds their stages finished and adds its report.
+All run in one Ray and one folder, whose name contains characters that a URI must quote. The jobs of single stages come
+first; then ``make quickstart`` on the same run directory finds their stages finished and adds its report.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SMALL = [
     "data.loader=torch",  # loading in the workers starts fewer processes
     "scaling.loader_processes=0",
     "scaling.cpus_per_worker=0.5",
-    "teacher.point_crop=false",  # a stage less; tests/clusters/test_pipeline.py has it
+    "teacher.point_crop=false",  # saves a stage, which tests/clusters/test_pipeline.py tests
     "run.arms=[ours]",
     *(f"{prefix}optim.{key}" for prefix in ("", "teacher.") for key in ("batch_size=2", "epochs=1", "checkpoints=1")),
 ]
-# How a job begins, in the order in which they are run -> the run directory, and the stages that it finishes there.
+# Beginning of a job, in the order of running -> its run directory, and the stages that it finishes there.
 JOBS = {
     "python -m ray_jobs.train_teacher": ("quickstart", {"teacher", "evaluate_teacher"}),
     "python -m ray_jobs.pseudo_label": ("quickstart", {"pseudo_labels"}),
@@ -44,10 +44,10 @@ JOBS = {
 
 
 def command(start: str) -> list[str]:
-    """The words of the one command in the documents that begins so; of a make target, those of its recipe."""
+    """The words of the only command in the documents with this beginning; for a make target, those of its recipe."""
     (line,) = [line for line in in_blocks() if line.startswith(start)]
     if line.startswith("make "):
-        # Without what the make that runs these tests was given (ARGS).
+        # Without the ARGS of the make that runs these tests.
         clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
         told = subprocess.run(
             ["make", "-n", line.split()[1]], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
@@ -58,13 +58,13 @@ def command(start: str) -> list[str]:
 
 
 def finished(run_dir: Path) -> set[str]:
-    """Names of the stages that a run directory holds the results of."""
+    """Names of the finished stages of a run directory."""
     return {file.parent.name for file in run_dir.glob("*/done.json")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all jobs are run."""
+    """The folder in which all jobs are run."""
     folder = tmp_path_factory.mktemp("jobs") / "run ä [1] #2 ?3 100%25 +"
     folder.mkdir()
     return folder
@@ -91,7 +91,7 @@ def test_a_job_of_the_readme(
     said = capfd.readouterr()
     assert code == 0, said.out + said.err
     assert finished(run_dir) - before == stages
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing is written beside it
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no job writes outside its folder
 
 
 def test_their_reports_are_compared(

@@ -1,4 +1,4 @@
-"""Training across three hosts with addresses of their own, started by the RayJob's entrypoint: one is cut off."""
+"""Trains on three hosts with their own addresses, by the RayJob's entrypoint, while one host is cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.training_cases import world_arguments
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{hosts.DASHBOARD_PORT}", "--working-dir", "."]
 JOB += ["--runtime-env", "cluster/runtime_env.yaml", "--"]
-# Two CPUs a host: one training worker fits, and beside it a task that loads.
+# Two CPUs per host: room for one training worker and one loading task.
 ACROSS = ["scaling.workers=2", "scaling.cpus_per_worker=1.2", "scaling.data_cpus=0.5"]
 
 
@@ -29,7 +29,7 @@ def ray() -> Iterator[hosts.Cluster]:
 
 
 def entrypoint(run_dir: Path, dataroot: Path) -> list[str]:
-    """Of kuberay/rayjob-student.yaml, with this test's preset, places and sizes."""
+    """The entrypoint of kuberay/rayjob-student.yaml, with this test's preset, folders and sizes."""
     manifest = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayjob-student.yaml").read_text())
     words = manifest["spec"]["entrypoint"].split()
     assert words[:4:3] == ["python", "--preset"] and words[5] == "--run-dir" and "=" in words[7]
@@ -44,7 +44,7 @@ def entrypoint(run_dir: Path, dataroot: Path) -> list[str]:
 
 
 def workers(host: hosts.Host) -> list[psutil.Process]:
-    """Training workers that run there."""
+    """The training workers that run on a host."""
     return [process for process in host.processes() if is_worker(process)]
 
 
@@ -64,10 +64,10 @@ def test_a_host_that_is_cut_off_is_done_without(ray: hosts.Cluster, sim_world: P
             time.sleep(0.1)
         at_work = [host for host in ray.hosts if workers(host)]
         assert [len(workers(host)) for host in at_work] == [1, 1]
-        lost = at_work[-1]  # never the head: there are two
+        lost = at_work[-1]  # not the head, since there are two workers
         lost.cut()
         committed = int(ray_checkpoint(run_dir).read_text())
-        (stuck,) = workers(lost)  # it runs on, and waits for the other
+        (stuck,) = workers(lost)  # the cut-off worker still runs and waits for the other
         assert job.wait(400) == 0, output.read_text()
     finally:
         job.kill()

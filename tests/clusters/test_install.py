@@ -1,4 +1,4 @@
-"""``pip install .`` into a clean environment: the wheel works away from the sources (fetches about 1 GB; minutes)."""
+"""Installs the project by pip into a clean environment and runs it away from its sources (1 GB, several minutes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that is killed or interrupted: the same command continues, and nothing half-written is read."""
+"""Kills and interrupts jobs: the same command continues, and half-written files are not read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LABELS = [
 
 
 class Job:
-    """A job in a process group of its own, with its output and everything it started."""
+    """A job in its own process group, with its output and the processes that it started."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Job:
         self.family: dict[int, psutil.Process] = {}
 
     def note_family(self) -> None:
-        """Remember every process it started, for the check at the end."""
+        """Remember all processes that the job started, for the check at the end."""
         try:
             children = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -91,16 +91,16 @@ class Job:
         return self.output.read_text(errors="replace")
 
     def steps(self) -> list[int]:
-        """Steps of the progress lines, "student_full step 16/30 ..."."""
+        """The steps in the progress lines, "student_full step 16/30 ..."."""
         lines = [line for line in self.text().splitlines() if f"/{STEPS} " in line and "student_full step " in line]
         return [int(line.split(" step ")[1].split("/")[0]) for line in lines]
 
     def workers_end(self) -> None:
-        """Wait until none of its training workers is left: from then on it writes no more."""
+        """Wait until no training worker is left, after which the job writes no more."""
         assert not psutil.wait_procs([p for p in self.family.values() if is_worker(p)], timeout=60)[1]
 
     def left_behind(self) -> list[psutil.Process]:
-        """Processes of the family that outlive it by 90 s: Ray's agents are slow to see that a driver was killed."""
+        """The job's processes that still run 90 s after it: Ray's agents notice a killed driver late."""
         return psutil.wait_procs(list(self.family.values()), timeout=90)[1]
 
     def clear(self) -> None:
@@ -144,7 +144,7 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
     assert not (run_dir / "student_full" / "done.json").exists()
     committed = int(ray_checkpoint(run_dir).read_text())
     assert 15 <= committed < STEPS and first.steps()[0] == 1
-    # What a kill in the middle of a write leaves: temporary names, which nothing may read.
+    # A kill in the middle of a write leaves temporary files, which nothing may read.
     (run_dir / "student_full").mkdir(exist_ok=True)
     (run_dir / "student_full" / ".done.json.1.tmp").write_text("{")
     (run_dir / "student_full" / "step_0000030.1.tmp").write_bytes(b"half")
@@ -153,7 +153,7 @@ def test_the_same_command_continues(how: int, sim_world: Path, tmp_path: Path, j
     assert second.finish() == 0, second.text()
     assert not first.left_behind() and not second.left_behind()
     assert second.steps() == list(range(second.steps()[0], STEPS + 1))
-    assert committed < second.steps()[0] <= committed + 2  # progress.txt is written just after the checkpoint
+    assert committed < second.steps()[0] <= committed + 2  # progress.txt is written after the checkpoint
     assert (run_dir / "student_full" / "done.json").exists()
     assert (run_dir / "student_full" / f"step_{STEPS:07d}.pt").exists()
 
@@ -177,7 +177,7 @@ def test_a_killed_job_labels_no_batch_twice(sim_world: Path, tmp_path: Path, job
     assert first.finish() == -9 and not first.left_behind()
     assert not (killed / "pseudo_labels" / "done.json").exists()
     kept, *later = sorted(batches.glob("*.parquet"))
-    for file in later:  # its actor may have gone on for a moment
+    for file in later:  # the actor may have continued for a moment
         file.unlink()
     before = (kept.name, kept.stat().st_mtime_ns)
 
@@ -185,12 +185,12 @@ def test_a_killed_job_labels_no_batch_twice(sim_world: Path, tmp_path: Path, job
     seen: set[tuple[str, int]] = set()
     while second.process.poll() is None:
         second.note_family()
-        with contextlib.suppress(FileNotFoundError):  # at its end they are removed
+        with contextlib.suppress(FileNotFoundError):  # the job removes them at its end
             seen |= {(file.name, file.stat().st_mtime_ns) for file in batches.glob("*.parquet")}
         time.sleep(0.05)
     assert second.finish() == 0, second.text()
     assert before in seen
-    assert [name for name, _ in sorted(seen)] == [f"{number:08d}.parquet" for number in range(3)]  # each written once
+    assert [name for name, _ in sorted(seen)] == [f"{number:08d}.parquet" for number in range(3)]  # each once
     tables = [pq.read_table(run / "pseudo_labels" / "pseudo_labels.parquet") for run in (whole, killed)]
     assert tables[0].num_rows > 10 and tables[1].equals(tables[0])
     assert not batches.exists()

@@ -1,4 +1,4 @@
-"""A real Ray head with token authentication: jobs are submitted, stopped, and continue when submitted again."""
+"""Submits jobs to a Ray head with token authentication, stops them, and submits them again to continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.ports import free_ports
 from tests.training_cases import world_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
-# 6 samples: 120 steps, checkpoints after steps 60, 61, ..., 120. `ray job stop` takes seconds to start, a step 0.2 s.
+# 6 samples: 120 steps, checkpoints after steps 60 .. 120. `ray job stop` needs seconds to start; a step takes 0.2 s.
 STEPS = 120
 LONG = [word for word in OVERRIDES if not word.startswith(("optim.epochs=", "optim.checkpoints="))]
 LONG += ["optim.epochs=40", "optim.checkpoints=61"]
@@ -35,13 +35,13 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: where its dashboard listens, and the environment of a user who has the token."""
+    """A running head: the address of its dashboard, and the environment of a user with the token."""
 
     address: str
     environment: dict[str, str]
 
     def ray(self, *words: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-        """`ray job WORDS --address ...` from the project's folder."""
+        """Run `ray job WORDS --address ...` in the project's folder."""
         command = [RAY, "job", words[0], "--address", self.address, *words[1:]]
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s
@@ -59,13 +59,13 @@ class Head:
 @pytest.fixture
 def head() -> Iterator[Head]:
     gcs, dashboard, client, agent = free_ports(4)
-    scratch = tempfile.mkdtemp(prefix="r")  # short: sockets lie in it
+    scratch = tempfile.mkdtemp(prefix="r")  # a short path, because it contains sockets
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # default 3: then a job is killed that has not told MLflow yet
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",  # with the default 3, a job is killed before it ends its MLflow runs
     }
     command = [RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={scratch}"]
@@ -87,7 +87,7 @@ def head() -> Iterator[Head]:
                 time.sleep(0.5)
         yield running
     finally:
-        # Killed, not asked: with --block it takes half a minute to end its processes one after the other.
+        # Killed, because with --block it would need half a minute to end its processes.
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for one in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -124,20 +124,20 @@ def test_submit_stop_and_submit_again(head: Head, sim_world: Path, tmp_path: Pat
     second = submit("second")
     assert second.returncode == 0, second.stdout
     steps = [int(line.split(" step ")[1].split("/")[0]) for line in second.stdout.splitlines() if f"/{STEPS} " in line]
-    # The newest whole checkpoint counts: that of the stop may be stored after progress.txt was read here.
+    # The newest whole checkpoint counts; the one of the stop may come after progress.txt was read here.
     assert reached < steps[0] <= STEPS and steps == list(range(steps[0], STEPS + 1))
     assert mlflow_states(run_dir) == {"FINISHED"}
 
 
 def mlflow_states(run_dir: Path) -> set[str]:
-    """Of the job's run and its stage's."""
+    """The states of the job's MLflow run and its stage's."""
     runs = list(read_run_file(run_dir).values())
     assert len(runs) == 2
     return {connect(one["uri"]).get_run(one["run_id"]).info.status for one in runs}
 
 
 def test_an_upload_is_small(tmp_path: Path) -> None:
-    """What --working-dir packs, by .gitignore and .rayignore."""
+    """--working-dir packs the files that .gitignore and .rayignore leave."""
     create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
     size = (tmp_path / "package.zip").stat().st_size
     assert 100_000 < size < 5 * 2**20

@@ -1,4 +1,4 @@
-"""cluster/mlflow's server, for real on PostgreSQL: two runs are written at once while it is killed and restarted."""
+"""Runs cluster/mlflow's server on PostgreSQL; it is killed and restarted while two runs write to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ADMIN, JOBS = ("admin", "of-this-test-alone"), ("jobs", "of-this-test-too")
 
 
 class Server:
-    """The server of compose.yaml, its command and variables, on loopback and with a folder for a bucket."""
+    """The server of compose.yaml, with its command and variables, on loopback and with a folder instead of a bucket."""
 
     def __init__(self, database: dict[str, str], folder: Path) -> None:
         (self.port,) = free_ports(1)
@@ -44,7 +44,7 @@ class Server:
         here = {
             "--host": "127.0.0.1",
             "--port": str(self.port),
-            "--workers": "1",  # each takes seconds to import MLflow
+            "--workers": "1",  # each worker imports MLflow for seconds
             "--artifacts-destination": (folder / "bucket").as_uri(),
         }
         options = dict(word.split("=", 1) for word in service["command"][2:])
@@ -68,7 +68,7 @@ class Server:
             time.sleep(0.3)
 
     def kill(self) -> None:
-        """As a lost machine would: no process of it ends anything."""
+        """Kill all its processes at once, as when a machine is lost."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -76,7 +76,7 @@ class Server:
             self.process = None
 
     def status(self, path: str, user: tuple[str, str] | None = None, host: str = "localhost") -> int:
-        """Of a GET; 0 when nobody answers."""
+        """The status of a GET request; 0 without an answer."""
         request = urllib.request.Request(f"{self.uri}{path}", headers={"Host": host})
         if user is not None:
             request.add_header("Authorization", "Basic " + base64.b64encode(":".join(user).encode()).decode())
@@ -109,7 +109,7 @@ def server(database: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def make_user(server: Server, name: str, password: str) -> None:
-    """By the command in cluster/README.md."""
+    """Make a user by the command in cluster/README.md."""
     (code,) = re.findall(r'^python -c "(from mlflow.server .*)"$', README.read_text(), re.MULTILINE)
     code = code.replace("http://127.0.0.1:5000", server.uri).replace("'jobs'", repr(name))
     done = subprocess.run([sys.executable, "-c", code], input=password, text=True, capture_output=True, timeout=100)
@@ -125,7 +125,7 @@ def spnds(run: str) -> float:
 
 
 def write(run: str, folder: Path, together: Barrier) -> None:
-    """A run in a process of its own: half of its steps before the server is killed, half while it is down."""
+    """Write a run, in its own process: half of its steps before the server is killed, half while it is down."""
     os.environ |= dict(zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), JOBS, strict=True))  # as in a pod
     run_dir = folder / run
     tracker = Tracker.start(run_dir, "experiment", run, {"run.seed": 3}, {"stage": run})
@@ -199,11 +199,11 @@ def test_nothing_is_lost_when_the_server_is_killed(database: dict[str, str], ser
     assert sorted(version.tags["stage"] for version in versions) == sorted(RUNS)
     best = client.get_model_version_by_alias("pdetr3d-student", CHAMPION)
     assert best.tags["stage"] == max(RUNS, key=spnds) and best.run_id == found[best.tags["stage"]].info.run_id
-    assert len(list((tmp_path / "bucket").rglob("note.txt"))) == len(RUNS)  # the server keeps them, clients do not
+    assert len(list((tmp_path / "bucket").rglob("note.txt"))) == len(RUNS)  # the files are at the server
 
     with contextlib.closing(psycopg2.connect(dbname="mlflow", **{k[2:].lower(): v for k, v in database.items()})) as db:
         cursor = db.cursor()
         cursor.execute("select count(*) from metrics")
-        assert cursor.fetchone() == (len(RUNS) * (STEPS + 1),)  # a loss each, and the score
+        assert cursor.fetchone() == (len(RUNS) * (STEPS + 1),)  # the losses, and the score
         cursor.execute("select username, is_admin from users order by username")
-        assert cursor.fetchall() == [("admin", True), ("jobs", False)]  # users survive, too
+        assert cursor.fetchall() == [("admin", True), ("jobs", False)]  # users survive the restart

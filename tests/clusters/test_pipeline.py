@@ -1,4 +1,4 @@
-"""The whole pipeline at toy size on two Ray nodes with two workers: report, scores, MLflow, and a rerun."""
+"""Tests of the whole pipeline at toy size on two Ray nodes with two workers: report, scores, MLflow, and a rerun."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ OVERRIDES = [
 
 @pytest.fixture(scope="module")
 def done(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[dict[str, Any]]]:
-    """(run directory, output, what each of the two runs returned).
+    """(run directory, output, results of both runs).
 
-    A process of its own: ``Cluster`` and the other tests' Ray cannot live in one.
+    They run in their own process, since ``Cluster`` and the other tests' Ray cannot share one.
     """
     run_dir = tmp_path_factory.mktemp("pipeline") / "run"
     arguments = ["--preset", "quickstart", "--run-dir", str(run_dir), *world_arguments(sim_world, *OVERRIDES)]
@@ -98,7 +98,7 @@ def test_report_has_the_documented_form(done: tuple[Path, str, list[dict[str, An
     assert report["ratios"].keys() == {"ours_to_full", "ours_to_boxes_only"}
     assert all(ratio.keys() == {"mAP", "SPNDS"} for ratio in report["ratios"].values())
     ours, full = report["arms"]["ours"], report["arms"]["full"]
-    expected = {m: ours[m] / full[m] if full[m] else None for m in ("mAP", "SPNDS")}  # three steps may score nothing
+    expected = {m: ours[m] / full[m] if full[m] else None for m in ("mAP", "SPNDS")}  # scores may be 0
     assert report["ratios"]["ours_to_full"] == expected
     assert {"n", "bev_iou", "by_distance", "accepted", "class_mean"} <= report["pseudo_labels"].keys()
     assert report["pseudo_labels"]["n"] > 0
@@ -125,11 +125,11 @@ def test_mlflow_holds_finished_nested_runs(done: tuple[Path, str, list[dict[str,
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(parents) == 1
     assert {c.info.run_name for c in children} == {"crops", "teacher"} | {f"student_{arm}" for arm in ARMS}
-    assert len(children) == 5  # the second run continued them
+    assert len(children) == 5  # the second run continued these MLflow runs
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parents[0].info.run_id}
     report = json.loads((done[0] / "report.json").read_text())
-    for arm in ARMS:  # the run list alone compares
+    for arm in ARMS:  # the list of runs suffices for a comparison
         assert parents[0].data.metrics[f"{arm}/SPNDS"] == pytest.approx(report["arms"][arm]["SPNDS"])
     assert parents[0].data.metrics["teacher/bev_iou"] == pytest.approx(report["pseudo_labels"]["bev_iou"])
     note = parents[0].data.tags["mlflow.note.content"]
@@ -141,7 +141,7 @@ def test_mlflow_holds_finished_nested_runs(done: tuple[Path, str, list[dict[str,
 
 
 def runs_by_name(run_dir: Path) -> dict[str, Any]:
-    """MLflow runs of the pipeline; its own by "" (its name has a digest)."""
+    """Name -> MLflow run of the pipeline; its own run is "", because its name contains a digest."""
     client = connect(tracking_uri(run_dir))
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     return {run.info.run_name if "mlflow.parentRunId" in run.data.tags else "": run for run in runs}
@@ -163,7 +163,7 @@ def test_lineage_leads_from_student_to_index(done: tuple[Path, str, list[dict[st
                   if tag.key == "mlflow.data.context"}  # fmt: skip
         assert inputs.keys() == {"train", "select", "val"}
         assert inputs["train"].digest == f"{tags['index']}-{tags['manifest']}"
-        assert json.loads(inputs["train"].profile) == {"num_rows": 6}  # of which tags["samples"] are trained on
+        assert json.loads(inputs["train"].profile) == {"num_rows": 6}  # of these, tags["samples"] are trained on
         assert (inputs["val"].name, inputs["val"].digest) == ("v1.0-sim sim_val", tags["index"])
         assert tags["env.ray"] and tags["env.torch"]
 
@@ -212,7 +212,7 @@ def test_every_model_is_pictured_on_the_same_val_samples(done: tuple[Path, str, 
     index = Index.open(done[0] / "data" / "index.arrow")
     expected = {f"images/{token}/bev_cameras.png" for token in index.tokens("sim_val")}  # four, all of them
     for name, run in runs_by_name(done[0]).items():
-        if name not in ("", "crops"):  # what the crop branch is worth is the teacher's to show
+        if name not in ("", "crops"):  # the crop branch is measured as a part of the teacher
             folder = Path(run.info.artifact_uri.removeprefix("file://"))
             assert {str(f.relative_to(folder)) for f in folder.glob("images/*/*")} == expected, name
             assert (folder / "environment" / "packages.txt").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""``python -m ray_jobs.predict`` whose driver is killed in the middle: the same command predicts what is left, once."""
+"""Kills the driver of ``python -m ray_jobs.predict``: the same command predicts the rest, and nothing twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _job(folder: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def _blocks(out: Path) -> dict[str, tuple[int, int]]:
-    """Name -> (inode, time of change) of the finished blocks."""
+    """Name -> (inode, time of change) of each finished block."""
     return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in sorted(out.glob("block-*.parquet"))}
 
 
@@ -52,7 +52,7 @@ def test_a_killed_driver_and_the_same_command_again(tmp_path: Path) -> None:
     started = psutil.Process(job.pid).children(recursive=True)
     job.kill()
     job.wait()
-    for process in psutil.wait_procs(started, timeout=30)[1]:  # Ray's agents are slow to see it
+    for process in psutil.wait_procs(started, timeout=30)[1]:  # Ray's agents notice it late
         process.kill()
     before = _blocks(out)
     assert 10 <= len(before) < FILES // BLOCK, "it was not killed in the middle"

@@ -1,4 +1,4 @@
-"""A search at toy size: its driver is killed midway, the same command ends it, what is shared is trained once."""
+"""Tests of a search at toy size: its driver is killed, the same command finishes it, shared stages are trained once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ settings: [optim.checkpoints=2]
 space:
   student.mask_sigma_factor: {values: [0.25, 1.0]}
 """
-# The first image weights are not there: trials with them, the first two, fail as soon as they start.
+# The first file of image weights is missing, so the two first trials, which need it, fail at their start.
 ENDS = """
 question: How do trials end?
 trains: [boxes_only]
@@ -55,7 +55,7 @@ OVERRIDES = [
 def start(
     folder: Path, dataroot: Path, output: Path, space: str = SPACE, words: tuple[str, ...] = ()
 ) -> subprocess.Popen[bytes]:
-    """The search, in a process group of its own. ``words``: more of its command."""
+    """Start the search in its own process group; ``words``: further words of the command."""
     (folder / "mine.yaml").write_text(space)
     command = [sys.executable, "-m", "ray_jobs.search", str(folder / "mine.yaml"), "--preset", "quickstart"]
     with output.open("wb") as stream:
@@ -101,7 +101,7 @@ def test_every_combination_was_trained_to_its_end(searched: tuple[Path, dict[str
     for trial in trials:
         assert [(row["step"], row["samples"]) for row in trial["curve"]] == [(2, 4), (3, 6)]
         assert trial["score"] == trial["curve"][-1]["mATE"]
-        assert trial["data"]["keyframes"] == 6 and trial["data"]["box_keyframes"] == 2  # a scene of three
+        assert trial["data"]["keyframes"] == 6 and trial["data"]["box_keyframes"] == 2  # one scene of three
         config = json.loads((run / trial["run_dir"] / "run.json").read_text())
         assert config["student.mask_sigma_factor"] == trial["parameters"]["student.mask_sigma_factor"]
     assert len(document["groups"]) == 2 and document["space"]["question"] == "Does a killed search go on?"
@@ -131,8 +131,8 @@ def test_no_run_is_left_running(searched: tuple[Path, dict[str, Any], str]) -> N
     runs = client.search_runs([experiment])
     assert {one.info.status for one in runs} == {"FINISHED"}
     names = [one.info.run_name for one in runs]
-    # One teacher for two students, trained in one run, scored at the clicks that it labeled in another: the killed
-    # process's runs were continued, not started anew.
+    # One teacher serves two students: one MLflow run trains it, another scores it at the clicks that it labeled. The
+    # killed process's runs were continued.
     assert sorted(names, key=str.lower) == sorted(
         [
             "search mine",
@@ -155,7 +155,7 @@ def test_no_run_is_left_running(searched: tuple[Path, dict[str, Any], str]) -> N
     students = [one for one in runs if one.info.run_name.startswith("student_ours")]
     assert {one.data.tags["teacher_run_id"] for one in students} == {trained.info.run_id}
     children = [one for one in runs if one.data.tags.get("mlflow.parentRunId") == parent["run_id"]]
-    assert len(children) == 5  # two trials and what they share
+    assert len(children) == 5  # two trials and the shared stages
     provenance = [one.data.tags["env.ray"] for one in runs if one.info.run_id == parent["run_id"] or one in children]
     assert len(provenance) == 6 and all(provenance)
 
@@ -168,10 +168,10 @@ def test_progress_says_what_is_best(searched: tuple[Path, dict[str, Any], str]) 
 
 
 def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path) -> None:
-    """Two fail as they start. Two workers each train the others, which together spend the budget before both are
-    trained: one is ended, or both, of which Tune tells nobody but of the one that has just reported."""
+    """Two trials fail at their start. Two workers train each of the others, which spend the budget before both are
+    trained. One of them is ended, or both; Tune reports only the end of the one that has just reported."""
     output = tmp_path / "log"
-    # 6 samples each, told after 4 and 6. The tests' small image backbone takes no weights.
+    # 6 samples each, reported after 4 and 6. The tests' small image backbone takes no weights.
     images = ("teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]")
     words = ("scaling.workers=2", *images, "--budget", "7")
     job = start(tmp_path, sim_world, output, ENDS, words)
@@ -206,7 +206,7 @@ variants:
 
 
 def test_named_variants_are_measured_and_a_rerun_tries_those_that_failed(sim_world: Path, tmp_path: Path) -> None:
-    """Two variants, two seeds; the image weights of one variant are not there."""
+    """Two variants with two seeds; the image weights of one variant are missing."""
     output, run = tmp_path / "log", tmp_path / "run"
     images = ("teacher.image_backbone=resnet18", "teacher.image_channels=[128,256,512]")
     job = start(tmp_path, sim_world, output, VARIANTS, images)
@@ -222,7 +222,7 @@ def test_named_variants_are_measured_and_a_rerun_tries_those_that_failed(sim_wor
         assert trial["score"] == trial["curve"][-1]["bev_iou"]
         assert set(trial["final"]) == {"teacher", "class_mean", "class_mean_pca"}
         assert trial["final"]["teacher"]["n"] == trial["final"]["class_mean"]["n"] == trial["data"]["clicks"] > 0
-        # All but two samples are more clicks than the two; without blur the figures are those of the curve's end.
+        # All samples have more clicks than the curve's two; without blur the figures are those of the curve's end.
         clean = trial["trouble"]["corruption.blur_px"]["0"]
         assert clean["bev_iou"] == pytest.approx(trial["score"]) and clean["n"] < trial["final"]["teacher"]["n"]
         assert trial["costs"]["parameters"] > 0 and trial["costs"]["step_s"] > 0

@@ -1,6 +1,6 @@
-"""docs/your-data.md: its eight commands, with stages that Ray trains (``tests/e2e/test_your_data.py`` is shorter).
+"""Runs the eight commands of docs/your-data.md, with training by Ray (``tests/e2e/test_your_data.py`` is shorter).
 
-And the same where nobody annotated what students could be scored on, as in v1.0-test.
+They are also run on data without annotations to score students on, as in v1.0-test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def test_from_boxes_and_clicks_to_a_detector(
 ) -> None:
     printed = follow(sim_world, tmp_path, monkeypatch, capfd)
     report = json.loads(Path("runs/mine/report.json").read_text())
-    assert set(report["arms"]) == {"boxes_only", "ours"}  # not all boxes are known
+    assert set(report["arms"]) == {"boxes_only", "ours"}  # the arm "full" needs all boxes, which are not known
     assert "the devkit's scores on the val split" in printed["-m"]
 
 
@@ -38,7 +38,7 @@ def test_scenes_that_nobody_annotated(
     for arm, scores in report["arms"].items():
         assert sum(scores["n_gt"].values()) == 0
         kept = json.loads(Path(f"runs/mine/student_{arm}/done.json").read_text())["checkpoints"]
-        assert len(kept) == 2 and scores["checkpoint"] == kept[-1]  # nothing says that an earlier one is better
+        assert len(kept) == 2 and scores["checkpoint"] == kept[-1]  # without scores, the last checkpoint is taken
     client = connect(tracking_uri(Path("runs/mine")))
     (parent,) = [run for run in client.search_runs(["1"]) if "mlflow.parentRunId" not in run.data.tags]
     assert not {"ours/SPNDS", "teacher/bev_iou"} & parent.data.metrics.keys()

@@ -1,4 +1,4 @@
-"""tools/audit.sh: what it makes of pip-audit's answers, by a stand-in. Silence is never taken for "nothing found"."""
+"""Tests of tools/audit.sh with a fake pip-audit: no answer never counts as "nothing found"."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sys.exit(any(package.get("vulns") for package in packages))
 
 
 def audit(tmp_path: Path, one: object, all_: object = None, ray: object = CLEAN) -> subprocess.CompletedProcess[str]:
-    """Run it with a pip-audit that gives these answers: for the first question, for the whole lock, for ray there."""
+    """Run it with a pip-audit that gives these answers: to the first question, for the whole lock, for ray in it."""
     stand_in = tmp_path / "pip-audit"
     stand_in.write_text(
         STAND_IN.format(python=sys.executable, answers=json.dumps({"one": one, "all": all_, "ray": ray}))

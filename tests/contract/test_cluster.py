@@ -1,4 +1,4 @@
-"""cluster/: manifests hold to the published schemas, to our Ray version, and to what its README promises."""
+"""Checks the manifests in cluster/ against the published schemas, our version of Ray, and cluster/README.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 
 def strict(schema: Any) -> Any:
-    """The schema with fields that it does not name forbidden, unless Kubernetes keeps unknown ones there."""
+    """The schema with unknown fields forbidden, except where Kubernetes keeps unknown fields."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -45,7 +45,7 @@ def problems(document: dict[str, Any], schemas: Path) -> list[str]:
 
 
 def merged(document: Any, patch: Any) -> Any:
-    """JSON merge patch, as `kubectl patch --type merge`."""
+    """The result of a JSON merge patch, as of `kubectl patch --type merge`."""
     if not isinstance(patch, dict):
         return patch
     result = dict(document) if isinstance(document, dict) else {}
@@ -116,7 +116,7 @@ def test_ray_up_configs_hold_to_rays_schema(file: Path) -> None:
     for name, node in config["available_node_types"].items():
         assert name == "head" or ("spot" in json.dumps(node).lower() and node["min_workers"] == 0)
         assert node["labels"] == {"pdetr3d-pool": name}
-    # Present and empty: absent ones are filled with Ray's, which install a nightly wheel.
+    # They are present and empty: Ray fills absent ones with its own, which install a nightly wheel.
     assert [config[f"{who}setup_commands"] for who in ("", "head_", "worker_")] == [[]] * 3
     (start,) = [line for line in config["head_start_ray_commands"] if "--head" in line]
     assert "--dashboard-host=127.0.0.1" in start
@@ -146,7 +146,7 @@ def test_pods_run_without_privileges_and_share_what_must_be_shared() -> None:
 
 
 def test_no_secret_is_written_down() -> None:
-    """References only: no variable with a value whose name says that it is one, no Secret with content."""
+    """Secrets are references: no variable with such a name has a value, and no Secret has content."""
     for file in (ROOT / "cluster").rglob("*.yaml"):
         for document in documents(file):
             assert document.get("kind") != "Secret", file

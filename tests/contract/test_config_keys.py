@@ -1,4 +1,4 @@
-"""Presets and keys that others rely on (design section 8): presets build, keys can be overridden, fixed ones exist."""
+"""Checks presets and config keys (design section 8): presets build, keys can be overridden, fixed keys exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pdetr3d import presets
 from pdetr3d.config import Config, override
 
-# Fixed by name: tune_spaces, READMEs and people's scripts use them.
+# These keys must not be renamed: tune_spaces, READMEs and people's scripts use them.
 FIXED = """
 data.dataroot data.version data.train_split data.val_split data.num_sweeps data.loader data.on_error
 label.ratio label.seed label.split_by
@@ -45,7 +45,7 @@ def as_overrides(config: Config) -> list[str]:
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_all_keys_together_are_accepted_as_overrides(name: str) -> None:
-    """With their own values: the very same config comes back, also on top of another preset."""
+    """Overriding all keys with their own values gives an equal config, also on top of another preset."""
     config = presets.load(name)
     other = presets.QUICKSTART.model_copy(update={"preset": name})
     assert override(config, as_overrides(config)) == override(other, as_overrides(config)) == config
@@ -65,7 +65,7 @@ def test_the_fixed_keys_exist() -> None:
 def test_scalars_with_a_unit_say_so() -> None:
     """Lengths, angles and times end in _m, _rad, _s, _us, _px (design section 4)."""
     quantities = ("sigma_floor", "rotation", "translation", "range", "image_size", "pillar_", "threshold_", "voxel_")
-    units = ("_m", "_rad", "_s", "_us", "_px", "_channels", "_points")  # the last two are counts
+    units = ("_m", "_rad", "_s", "_us", "_px", "_channels", "_points")  # the last two endings are counts
     for key in presets.QUICKSTART.flat():
         if any(word in key for word in quantities):
             assert key.endswith(units), key

@@ -1,4 +1,4 @@
-"""Every command shown in a document exists: make targets, verbs with options, jobs, presets, config keys, files."""
+"""Checks that all commands in documents exist: make targets, verbs with options, jobs, presets, config keys, files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def commands(text: str) -> list[list[str]]:
 
 
 def block_commands(text: str, unlabeled: bool = False) -> list[list[str]]:
-    """Those of fenced code blocks that are labeled as a shell's, or that have no label, too."""
+    """The commands of fenced code blocks that are labeled as shell, or have no label."""
     label = "(?:bash|sh|shell|console)" + ("?" if unlabeled else "")
     blocks = re.findall(rf"^```{label}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return _split([line for block in blocks for line in block.replace("\\\n", " ").splitlines()])
 
 
 def inline_commands(text: str) -> list[list[str]]:
-    """Those of inline code, which may go on in the next line; the first words of what is none are there, too."""
+    """The commands of inline code, which may continue on the next line; other inline code is included."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     paragraphs = re.split(r"\n\s*\n", prose)
     return _split([" ".join(code.split()) for part in paragraphs for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", part)])
@@ -62,7 +62,7 @@ def _from_program(words: list[str]) -> list[str]:
 
 
 def problems(words: list[str]) -> list[str]:
-    """What is wrong with one command line; empty when it is fine or not one of ours."""
+    """The problems of a command line; empty if it is correct or not one of our commands."""
     if not words:
         return []
     if words[0] == "make":
@@ -96,7 +96,7 @@ def _verb_problems(verb: str, rest: list[str]) -> list[str]:
 
 
 def _shared_problems(rest: list[str]) -> list[str]:
-    """Presets and dotted overrides, alike in verbs and jobs."""
+    """The problems of presets and dotted overrides, which verbs and jobs share."""
     found = []
     for place, word in enumerate(rest):
         if word == "--preset" and rest[place + 1 :] and rest[place + 1] not in {*PRESETS, "NAME"}:
@@ -150,14 +150,14 @@ def test_the_configuration_page_is_current() -> None:
 
 
 def every_verb() -> dict[str, str]:
-    """Verb -> its help; the verbs of a group as "import kitti"."""
+    """Verb -> its help; verbs of a group are named like "import kitti"."""
     groups = {name: getattr(verb, "commands", {"": verb}) for name, verb in VERBS.items()}
     return {f"{name} {part}".strip(): verb.help or "" for name, parts in groups.items() for part, verb in parts.items()}
 
 
 @pytest.mark.parametrize(("verb", "text"), every_verb().items())
 def test_the_help_of_a_verb_shows_an_example(verb: str, text: str) -> None:
-    """One line of the help, a command whose options, presets and keys exist."""
+    """One line of the help is a command whose options, presets and keys exist."""
     (example,) = re.findall(r"^Example: (.*)$", text, re.MULTILINE)
     assert example.startswith(f"pdetr3d {verb} ") and problems(shlex.split(example)) == []
 

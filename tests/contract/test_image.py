@@ -1,4 +1,4 @@
-"""Dockerfiles, read as text (no engine builds them here): what hadolint does not know; what the manifests rely on."""
+"""Checks Dockerfiles as text, since no engine builds them here: rules beyond hadolint, and needs of the manifests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "cluster" / "Dockerfile"
 DOCKERFILES = sorted((ROOT / "cluster").rglob("Dockerfile"))
 LOCK = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-PINNED = re.compile(r"[\w./-]+:\d+(\.\d+)+[\w.-]*")  # name:version...; no latest, no bare major version
+PINNED = re.compile(r"[\w./-]+:\d+(\.\d+)+[\w.-]*")  # name:version; neither latest nor only a major version
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """FROM, RUN, ...; its text on one line; which stage it belongs to, from 0."""
+    """An instruction (FROM, RUN, ...), its text on one line, and the number of its stage, from 0."""
 
     word: str
     text: str
@@ -28,7 +28,7 @@ class Instruction:
 
 
 def instructions(dockerfile: str) -> list[Instruction]:
-    """Those of a Dockerfile, without comments, continued lines joined."""
+    """The instructions of a Dockerfile, without comments and with continued lines joined."""
     lines = "\n".join(line for line in dockerfile.splitlines() if not line.lstrip().startswith("#"))
     found: list[Instruction] = []
     for line in re.sub(r"\\\n\s*", "", lines).splitlines():
@@ -40,13 +40,13 @@ def instructions(dockerfile: str) -> list[Instruction]:
 
 
 def copied(instruction: Instruction) -> list[str]:
-    """What COPY takes from the repository; nothing for --from another stage."""
+    """The paths that COPY takes from the repository; none with --from another stage."""
     words = instruction.text.split()
     return [] if words[0].startswith("--from") else [word for word in words[:-1] if not word.startswith("--")]
 
 
 def problems(dockerfile: str) -> list[str]:
-    """What is wrong with a Dockerfile of this repository."""
+    """The problems of a Dockerfile of this repository."""
     steps = instructions(dockerfile)
     runs = [step.text for step in steps if step.word == "RUN"]
     wrong = [
@@ -95,7 +95,7 @@ GOOD = "FROM python:3.11.15-slim AS a\nRUN x\nFROM python:3.11.15-slim\nCOPY REA
     [
         ("FROM python:3.11.15-slim\n", "FROM python:latest\n", "FROM python:latest: name a version"),
         ("FROM python:3.11.15-slim\n", "FROM python\n", "FROM python: name a version"),
-        ("FROM python:3.11.15-slim\n", "FROM a\n", "FROM a: name a version"),  # stages that go on are not used here
+        ("FROM python:3.11.15-slim\n", "FROM a\n", "FROM a: name a version"),  # no stage here continues another one
         ("COPY README.md ./", "COPY README.me ./", "COPY README.me: no such file"),
         ("COPY README.md ./", "COPY . ./", "COPY: name what is copied"),
         ("RUN x", "RUN pip install ray", "by constraints.txt"),
@@ -124,7 +124,7 @@ def test_the_image_runs_as_the_manifests_say() -> None:
 
 
 def test_the_image_installs_as_everybody_does() -> None:
-    """By the same scripts, from the lock; the second stage takes that environment and the whole project."""
+    """The image uses the same scripts and the lock; the second stage copies the environment and the whole project."""
     steps = instructions(IMAGE.read_text())
     runs = [step.text for step in steps if step.word == "RUN" and "tools/" in step.text]
     assert [re.search(r"bash (tools/\w+\.sh /opt/venv.*)", run)[1] for run in runs] == [  # type: ignore[index]
@@ -135,7 +135,7 @@ def test_the_image_installs_as_everybody_does() -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     last = {name for step in steps if step.stage == steps[-1].stage and step.word == "COPY" for name in copied(step)}
     assert last >= {f"{package.rstrip('*')}/" for package in packages}
-    # Editable: where the first stage installed it is where the second has the code.
+    # The installation is editable, so both stages must have the code at the same path.
     assert [step.text for step in steps if step.word == "WORKDIR"][:2] == ["/opt/pdetr3d"] * 2
 
 
@@ -150,7 +150,7 @@ def test_the_builder_sees_what_is_copied_and_nothing_else() -> None:
 
 
 def test_ops_are_built_as_found_out() -> None:
-    """Without these four options pip builds mmcv without ops, or takes the wheel it has (compile_ops.sh says why)."""
+    """Without these four options pip builds mmcv without ops, or takes a cached wheel (see compile_ops.sh)."""
     script = (ROOT / "tools" / "compile_ops.sh").read_text()
     command = re.sub(r"\\\n\s*", "", script)
     (line,) = [line for line in command.splitlines() if "--no-build-isolation" in line]

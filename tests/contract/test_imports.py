@@ -1,4 +1,4 @@
-"""What a process does not use, it does not import: workers, --help and messages about a config come at once."""
+"""Checks that processes do not import heavy modules that they do not need: workers, --help, messages about configs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pdetr3d.cli.app import PRESET_NAMES
 from pdetr3d.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
-# Each takes 20 ms (PIL) to 2 s (the devkit, with scikit-learn and Matplotlib) of every process that imports it.
+# Importing one takes 20 ms (PIL) to 2 s (the devkit, with scikit-learn and Matplotlib).
 HEAVY = (
     "IPython cv2 jinja2 matplotlib mlflow mmcv mmengine nuscenes omegaconf optuna pandas PIL pyarrow pydantic ray rich "
     "scipy shapely sklearn sympy torch torch._dynamo torch.distributed.tensor torch.onnx"
 ).split()
-RAY_DATA = {"pandas", "pyarrow", "pydantic", "ray"}  # what Ray Data brings by itself
-# What starts a process -> the heavy modules that it may load.
+RAY_DATA = {"pandas", "pyarrow", "pydantic", "ray"}  # Ray Data imports these
+# Code that a process runs -> the heavy modules that it may import.
 ENTRIES = {
     "import pdetr3d; assert 'load_sample' in dir(pdetr3d)": set(),
-    # Commands: help and errors in what was typed.
+    # Commands: their help, and errors in their arguments.
     "from pdetr3d.exits import guarded": set(),
     "from ray_jobs.commands import main; main(['--help'])": {"rich"},
     "from ray_jobs.commands import main; main(['index', '--help'])": {"pydantic", "rich"},
     "from ray_jobs.commands import main; main(['search', '--help'])": {"pydantic", "rich"},
     "from pdetr3d.presets import load": {"pydantic"},
     "from pdetr3d.presets import load; load('quickstart', ['optim.lr=0.1'])": {"omegaconf", "pydantic"},
-    # Processes that Ray starts by the dozen: training workers, loading tasks, actors that predict.
+    # Processes that Ray starts in large numbers: training workers, loading tasks, prediction actors.
     "import ray_jobs.plug.fit, ray_jobs.plug.inference": RAY_DATA | {"torch"},
     "import ray_jobs.plug.stream; import pdetr3d.training.plan": RAY_DATA,
-    # The driver, until it has read its config.
+    # The driver until it has read its config.
     "import ray_jobs.pipeline": RAY_DATA | {"rich", "torch"},
 }
 

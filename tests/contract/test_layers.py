@@ -1,4 +1,4 @@
-"""What the packages import is declared in pyproject.toml. Who may import whom: ``make lint`` asks import-linter."""
+"""Checks that pyproject.toml declares all imported packages, and that import-linter's contracts cover all our code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def modules(folder: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Absolute dotted names a module imports, wherever in the file, type-only ones included."""
+    """The absolute dotted names that a module imports anywhere, also only for types."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,12 +38,12 @@ def part_of(path: Path) -> str:
 
 
 def test_every_part_of_the_package_has_a_layer() -> None:
-    """A new one must be put there on purpose: import-linter says nothing of what no contract names."""
+    """import-linter does not check packages that no contract names, so a new package must be added."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = {name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")}
     packages = {path.parent for path in modules("pdetr3d") if path.name == "__init__.py"} - {ROOT / "pdetr3d"}
     parts = {*packages, *(ROOT / "pdetr3d").glob("*.py"), *(ROOT / "pdetr3d" / "data").glob("*.py")}
-    of_parts = {ROOT / "pdetr3d" / name for name in ("data", "finished")}  # packages of parts
+    of_parts = {ROOT / "pdetr3d" / name for name in ("data", "finished")}  # packages that contain several parts
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in parts - of_parts}
     assert {name for name in names if not name.endswith("__init__")} == layers
 
@@ -64,10 +64,10 @@ def test_a_wrong_import_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["pdetr3d", "ray_jobs", "tune_spaces"])
 def test_what_is_imported_is_declared(folder: str) -> None:
-    """A package that only comes along with another one may be gone with that one's next version."""
+    """An undeclared package that another one depends on may be missing with that one's next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]} | {"pdetr3d"}
-    # These say which extra they need before they import it.
+    # These modules name the extra that they need before they import it.
     extras = {
         part: {canonicalize_name(Requirement(text).name) for text in project["optional-dependencies"][extra]}
         for part, extra in {"click": "click", "finished": "onnx"}.items()

@@ -1,4 +1,4 @@
-"""``make results``: what is current stays, what was ended goes on, and times are those of the last measurement."""
+"""Tests of ``make results``: current results stay, interrupted ones continue, times are of the last measurement."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program, whose results and runs lie in ``tmp_path``."""
+    """The program with its results and runs in ``tmp_path``."""
     spec = importlib.util.spec_from_file_location("make_results", ROOT / "tools" / "make_results.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "make_results", module)  # where dataclasses look
+    monkeypatch.setitem(sys.modules, "make_results", module)  # dataclasses look it up there
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
@@ -48,7 +48,7 @@ def test_what_is_due(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tool, "c", 1801, "teacher 1")
     write(tool, "e", 60, "teacher 1")
     assert tool.due(everything, quick=False) == [old, slow, missing, data]
-    assert tool.due(everything, quick=True) == [old, data]  # half an hour is too long, and so may be what never ran
+    assert tool.due(everything, quick=True) == [old, data]  # half an hour is too long; a result that never ran may be
     assert tool.said(slow) == "c            of other code, took 30 minutes"
     assert tool.said(missing) == "d            missing, time unknown"
     assert tool.said(no_data) == "f            missing, time unknown; left out: NO_DATA is not set"
@@ -73,7 +73,7 @@ def test_an_ended_measurement_goes_on_with_the_command_that_failed(
     assert ran == [["one", "/data/x"], ["two"]]
     tool.make(result, run)
     assert ran[2:] == [["two"], ["tools/result_tables.py", "quickstart", "RUN"]]
-    (tool.RUNS / "a.done").write_text("other code\n0\n1")  # begun with other stage versions: from its beginning
+    (tool.RUNS / "a.done").write_text("other code\n0\n1")  # it was begun with other stage versions, so it begins again
     ran.clear()
     tool.make(result, run)
     assert ran[:2] == [["one", "/data/x"], ["two"]]

@@ -1,6 +1,7 @@
-"""cluster/mlflow: compose file and Kubernetes manifests start one server, with passwords, for those who may reach it.
+"""Checks cluster/mlflow: compose file and manifests start the same server with passwords and limited access.
 
-No secret is written there. tests/clusters/test_mlflow_postgres.py starts it."""
+No secret is in these files. tests/clusters/test_mlflow_postgres.py starts the server.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def test_both_start_the_same_server() -> None:
     differing = {name for name in compose | kubernetes if compose.get(name) != kubernetes.get(name)}
     assert differing == {"--artifacts-destination"} and compose["--artifacts-destination"].startswith("s3://")
     assert compose["--app-name"] == "basic-auth"
-    # libpq has the password from PGPASSWORD: command lines can be read by everybody on a node.
+    # libpq reads the password from PGPASSWORD, since everybody on a node can read command lines.
     assert compose["--backend-store-uri"] == "postgresql+psycopg2:///mlflow"
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert SERVICES["mlflow"]["environment"].keys() == variables.keys() - {"MLFLOW_SERVER_ALLOWED_HOSTS"}
@@ -116,7 +117,7 @@ def test_on_kubernetes_it_is_reached_by_rays_pods_alone() -> None:
     ("kind", "name"), [("Deployment", "pdetr3d-mlflow"), ("StatefulSet", "pdetr3d-mlflow-postgres")]
 )
 def test_pods_hold_to_the_schema_of_pods(kind: str, name: str, kuberay_schemas: Path) -> None:
-    """Kubernetes' own schemas are not at hand; KubeRay's CRDs contain that of a pod template."""
+    """KubeRay's CRDs contain the schema of pod templates; Kubernetes' own schemas are not available here."""
     crd = strict(json.loads((kuberay_schemas / "rayclusters.schema.json").read_text()))
     validator = jsonschema.Draft7Validator(
         crd["properties"]["spec"]["properties"]["headGroupSpec"]["properties"]["template"]
@@ -129,7 +130,7 @@ def test_pods_hold_to_the_schema_of_pods(kind: str, name: str, kuberay_schemas: 
 
 
 def test_manifests_are_of_kinds_and_fields_that_kubernetes_has() -> None:
-    """What the pods' schema does not cover, by hand from the API reference of Kubernetes 1.33."""
+    """Kinds and fields beyond the pods' schema, written by hand from the API reference of Kubernetes 1.33."""
     fields = {
         ("apps/v1", "Deployment"): {"replicas", "selector", "template"},
         ("apps/v1", "StatefulSet"): {"serviceName", "replicas", "selector", "template", "volumeClaimTemplates"},
@@ -192,7 +193,7 @@ def test_what_is_made_is_what_services_read_and_git_does_not(
             service["env_file"] == [f"secrets/{name}.env"] and (folder / f"{name}.env").stat().st_mode & 0o777 == 0o600
         )
         ignored = ["git", "check-ignore", "--quiet", "--no-index", str(FOLDER / "secrets" / f"{name}.env")]
-        assert subprocess.run(ignored, cwd=ROOT).returncode in (0, 128)  # 128: no repository here
+        assert subprocess.run(ignored, cwd=ROOT).returncode in (0, 128)  # 128: this is no repository
     mlflow, garage = made["mlflow"], made["garage"]
     assert mlflow["PGPASSWORD"] == made["postgres"]["POSTGRES_PASSWORD"]
     assert mlflow["AWS_ACCESS_KEY_ID"] == garage["GARAGE_DEFAULT_ACCESS_KEY"]

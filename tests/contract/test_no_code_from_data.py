@@ -1,6 +1,6 @@
-"""No file that the project reads is executed: ruff's rules S and its banned functions (pyproject.toml) see to it.
+"""Checks that no file which the project reads can execute code, beyond ruff's rules S and its banned functions.
 
-What these rules do not know is looked for here.
+The rules of ruff are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [file for folder in ("pdetr3d", "ray_jobs", "cluster", "tools") for file in (ROOT / folder).rglob("*.py")]
-# Words that let torch, NumPy, Ray and MLflow unpickle what they read. Without them torch.load does not (since 2.6).
+# Arguments with which torch, NumPy, Ray and MLflow unpickle files. Since 2.6 torch.load does not do so without them.
 WORDS = (
     "weights_only=False",
     "allow_pickle=True",

@@ -1,4 +1,4 @@
-"""The repository itself: the lock fits pyproject.toml and what is installed, no machine's paths, cv2 without libGL."""
+"""Checks the repository: lock, pyproject.toml and installed packages agree, no machine's paths, cv2 without libGL."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def direct() -> list[Requirement]:
 
 
 def tracked() -> list[Path]:
-    """Text files under version control; without git (an unpacked archive), all that look like it."""
+    """The text files under version control; without git (an unpacked archive), all files that may be."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     names = [ROOT / name for name in done.stdout.split("\0") if name] if done.returncode == 0 else ROOT.rglob("*")
     inside = [path for path in names if not NOT_OURS & set(path.relative_to(ROOT).parts)]
@@ -55,7 +55,7 @@ def test_the_lock_names_no_local_build_and_no_place() -> None:
 
 
 def test_what_is_installed_is_what_is_locked() -> None:
-    """Everything that the project pulls in, also indirectly: nothing is left to the day of the install."""
+    """All direct and indirect dependencies are locked, so that an installation does not depend on its date."""
     pins, seen, wrong = locked(), set(), []
     waiting = [(requirement.name, extra) for requirement in direct() for extra in ("", *requirement.extras)]
     while waiting:
@@ -75,8 +75,8 @@ def test_what_is_installed_is_what_is_locked() -> None:
 
 
 def test_no_machine_path_and_no_package_host_is_named() -> None:
-    """Clones live anywhere and install from whatever index pip is set up with."""
-    # Written in pieces, so that this file does not contain what it looks for.
+    """A clone may be at any path, and pip may use any index."""
+    # In pieces, so that this file does not contain the words that it searches.
     hosts = [
         "py" + "pi.org",
         "python" + "hosted.org",
@@ -89,7 +89,7 @@ def test_no_machine_path_and_no_package_host_is_named() -> None:
     found = []
     for path in tracked():
         if path.relative_to(ROOT).parts[0] == "cluster":
-            continue  # describes containers, whose paths are fixed
+            continue  # it describes containers, whose paths are fixed
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if match := pattern.search(line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {match.group()}")
@@ -112,7 +112,7 @@ def test_cv2_is_the_headless_build() -> None:
 
 
 def test_cv2_loads_no_libgl() -> None:
-    """The same, seen from the libraries that a process holds after the import (Linux)."""
+    """No libGL is among the libraries that a process has loaded after the import (Linux)."""
     code = "import cv2; print({line.split()[-1].rsplit('/')[-1] for line in open('/proc/self/maps') if '.so' in line})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "cv2.abi3.so" in done.stdout and not re.search(r"libGL|libQt|libX11", done.stdout)
@@ -125,7 +125,7 @@ def test_scripts_can_be_run_and_stop_at_errors() -> None:
 
 
 def test_files_of_the_program_are_short() -> None:
-    """What is longer is two things: split it."""
+    """A longer file has more than one purpose: split it."""
     files = [file for folder in ("pdetr3d", "ray_jobs", "tools") for file in (ROOT / folder).rglob("*.py")]
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
     assert len(lengths) > 300 and {name: n for name, n in lengths.items() if n >= 350} == {}

@@ -1,4 +1,4 @@
-"""Tables that tools/result_tables.py makes are in the documents as the JSON files of results/ say, to the letter."""
+"""Checks that the tables in documents are exactly those that tools/result_tables.py makes from results/*.json."""
 
 from __future__ import annotations
 

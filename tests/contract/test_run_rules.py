@@ -1,4 +1,4 @@
-"""conftest.py's rules, tried in a small project of its own: skips in CI, empty test folders, markers."""
+"""Tests of conftest.py's rules in a small project: skips in CI, empty test folders, markers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODIES = {
 
 
 def run(project: Path, bodies: list[str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on a project with our conftest and pytest settings, and one test folder per body."""
+    """Run pytest on a project with our conftest and settings, and one test folder per body."""
     (project / "tests").mkdir()
     (project / "tests" / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     (project / "pyproject.toml").write_text((TESTS.parent / "pyproject.toml").read_text())

@@ -1,12 +1,13 @@
-"""Every command that the documents show is executed, at toy size, or named here with the reason why it is not.
+"""Runs every command of the documents at toy size, or names the reason why no test runs it.
 
-The commands of ``README.md``, ``docs/`` and ``cluster/README.md`` are run as they are written there, one after another
-in one folder: what one makes the next ones find. Here run the verbs, which need no Ray, on a run directory whose models
-have random weights; what other tests run, jobs among it, is in ``ELSEWHERE``. What is changed:
+The commands of ``README.md``, ``docs/`` and ``cluster/README.md`` are run as they are written, one after another in one
+folder, so that later ones find the files of earlier ones. This module runs the verbs, which need no Ray, on a run
+directory whose models have random weights. ``ELSEWHERE`` names the commands that other tests run, e.g. jobs. The
+following is changed:
 
-* names of data that no reader of the test has are those of the toy world (``SUBSTITUTES``);
-* sizes and repetitions of what would take long (``SMALLER``);
-* run directories and files that no command of the documents makes are planted (``planted``).
+* names of data become those of the toy world (``SUBSTITUTES``);
+* sizes and repetitions that would take long become smaller (``SMALLER``);
+* run directories and files that no command of the documents makes are written before (``planted``).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from tests.unit.test_labels_budget import write_run
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "cluster" / "README.md"]
 
-# How a command begins -> why no test runs it.
+# Beginning of a command -> why no test runs it.
 NOT_RUN = {
     "make install": "made the environment of this test",
     "make docs": "`make lint` builds the same pages",
@@ -68,7 +69,7 @@ NOT_RUN = {
     "grep ADMIN": "reads what cluster/mlflow/make_secrets.py writes",
 }
 JOBS = "tests/clusters/test_documents_jobs.py"
-# How a command begins -> the file of the test that runs it, and words of that test that do.
+# Beginning of a command -> the file of the test that runs it, and words of that test.
 ELSEWHERE = {
     **{
         start: (JOBS, f'"{start}"')
@@ -102,13 +103,13 @@ ELSEWHERE = {
 }
 # A document whose code blocks no test runs -> why.
 NOT_RUN_DOCUMENTS = {ROOT / "docs" / "your-data.md": "tests/e2e/test_your_data.py runs it"}
-# What prose alone shows -> the command that is run for it.
+# A command that only prose shows -> the command that is run for it.
 IN_PROSE = {
     "pdetr3d simulate": "pdetr3d simulate --dataroot simulated",
     "pdetr3d index --deep": "pdetr3d index --dataroot /data/nuscenes --version v1.0-mini --deep",
     "pdetr3d doctor RUN --deep": "pdetr3d doctor runs/quickstart --deep",
 }
-PROGRAMS = {"make", "pdetr3d", "python", "ray", "kubectl", "docker", "pip", "bash"}  # of what prose calls a command
+PROGRAMS = {"make", "pdetr3d", "python", "ray", "kubectl", "docker", "pip", "bash"}  # first words of commands in prose
 
 SUBSTITUTES = {
     "v1.0-mini": "v1.0-sim",
@@ -128,17 +129,17 @@ SMALLER = {
 
 
 def begins(line: str, table: Iterable[str]) -> str | None:
-    """The entry of the table whose words the line begins with."""
+    """The entry of the table with whose words the line begins."""
     return next((start for start in table if f"{line} ".startswith(f"{start} ")), None)
 
 
 def shown(path: Path) -> list[str]:
-    """The commands of a document's code blocks, in order; settings (``export``) are none."""
+    """The commands of a document's code blocks, in order, without settings (``export``)."""
     return [shlex.join(words) for words in block_commands(path.read_text()) if words and words[0] != "export"]
 
 
 def in_blocks() -> list[str]:
-    """The commands of all code blocks but of NOT_RUN_DOCUMENTS, each once, in order."""
+    """The commands of all code blocks, each once, in order, without those of NOT_RUN_DOCUMENTS."""
     return list(dict.fromkeys(line for path in DOCUMENTS if path not in NOT_RUN_DOCUMENTS for line in shown(path)))
 
 
@@ -146,7 +147,7 @@ RUN = [*(line for line in in_blocks() if not begins(line, [*NOT_RUN, *ELSEWHERE]
 
 
 def unlisted(text: str) -> list[str]:
-    """The commands in a text's prose that are no beginning of one that is run, and in no list."""
+    """The commands in a text's prose that are in no list and are not the beginning of a command that is run."""
     unknown = []
     for words in inline_commands(text):
         line = shlex.join(words).removesuffix(" --help").removesuffix(" --import")
@@ -181,7 +182,7 @@ def test_what_others_run_is_in_their_files(start: str, test: tuple[str, str]) ->
 
 @pytest.fixture(scope="module")
 def here(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the commands are run, with what they read and no other one of them writes."""
+    """The folder in which the commands are run, with the files that they read and no other command writes."""
     here = tmp_path_factory.mktemp("commands")
     for name in ("quickstart", "mine"):
         write_quickstart(here / "runs" / name, sim_world)
@@ -190,7 +191,7 @@ def here(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_quickstart(folder: Path, dataroot: Path) -> None:
-    """A run directory as the quickstart leaves it, but for its training: weights are random. No Ray is started."""
+    """Write a run directory like the quickstart's with random weights, without training and without Ray."""
     planted = PlantedRun(folder, dataroot, *TINY, "data.num_sweeps=2", "data.image_size_px=[64,32]")
     planted.write_labels(planted.good_boxes())
     for kind, stage in (("student", "student_ours"), ("teacher", "teacher")):
@@ -201,7 +202,7 @@ def write_quickstart(folder: Path, dataroot: Path) -> None:
 
 
 def planted(here: Path, dataroot: Path) -> None:
-    """Runs and searches with made-up figures, people's clicks, a recording, datasets in other formats."""
+    """Write runs and searches with made-up figures, people's clicks, a recording, datasets in other formats."""
     search = here / "runs" / "search-label_ratio-quickstart"
     space = space_of({"label.ratio": {"values": [0.02, 0.05]}}, name="label_ratio", search="grid")
     for place, ratio in enumerate((0.02, 0.05)):
@@ -232,13 +233,13 @@ def planted(here: Path, dataroot: Path) -> None:
 
 
 def write_csv(file: Path, rows: Sequence[Sequence[object]]) -> None:
-    """Rows, the first of which is the header."""
+    """Write rows, the first of which is the header."""
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows(rows)
 
 
 def words_of(line: str, world: Path) -> list[str]:
-    """The words of a command on the toy world, smaller where it would take long."""
+    """The words of a command on the toy world, with smaller sizes if it would take long."""
     words = shlex.split(line) + SMALLER.get(begins(line, SMALLER) or "", [])
     for name, other in SUBSTITUTES.items():
         words = [word.replace(name, other) for word in words]
@@ -254,7 +255,7 @@ def test_command(
     monkeypatch.setattr(measure, "ROUNDS", 1)
     monkeypatch.setattr(model_size, "SWEEP_POINTS", 500)
     monkeypatch.setattr(efficiency, "RESAMPLES", 20)
-    line, _, file = line.partition(" '>' ")  # what the document redirects to a file
+    line, _, file = line.partition(" '>' ")  # the document redirects the output to a file
     program, *words = words_of(line, sim_world)
     assert program == "pdetr3d", f"no way to run {line!r}: list it in NOT_RUN or ELSEWHERE"
     code = run_verb(words)
@@ -280,7 +281,7 @@ def test_the_code_of_the_api_page(here: Path, sim_world: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_the_notebook(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its cells, one after another in one namespace, as a kernel runs them."""
+    """Run the notebook's cells in order in one namespace, as a kernel does."""
     notebook = json.loads((ROOT / "docs/first-look.ipynb").read_text())
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
@@ -301,7 +302,7 @@ def test_the_notebook(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def run_cell(source: str, names: dict[str, Any]) -> Any:
-    """Execute a cell; returns the value of its last line where that is an expression."""
+    """Execute a cell and return the value of its last line if that is an expression."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "cell", "exec"), names)

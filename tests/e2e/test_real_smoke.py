@@ -1,6 +1,6 @@
-"""``make real-smoke``: its train split is its val split; from the tables to scores and pictures, in few steps, twice.
+"""Runs ``make real-smoke`` (val split = train split) twice with few steps: from tables to scores and pictures.
 
-The pipeline with three arms and two workers a stage on two nodes is ``tests/clusters/test_pipeline.py``.
+``tests/clusters/test_pipeline.py`` runs the pipeline with three arms and two workers per stage on two nodes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_real_smoke(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """On the real keyframe where this clone was given it; else on keyframes of a simulated world."""
+    """On the real keyframe if this clone has it, else on keyframes of a simulated world."""
     world = []
     if not os.environ.get("PDETR3D_REAL_DATA"):
         monkeypatch.setenv("PDETR3D_REAL_DATA", str(sim_world))
@@ -50,7 +50,7 @@ def test_real_smoke(
     tokens = index.tokens(split)
     assert report["config"]["data.train_split"] == split and 1 <= len(tokens) <= 4
     labels = read_parquet(run / "pseudo_labels" / "pseudo_labels.parquet")
-    assert sorted(labels["click_id"].to_pylist()) == sorted(clicks["click_id"].to_pylist())  # each click once
+    assert sorted(labels["click_id"].to_pylist()) == sorted(clicks["click_id"].to_pylist())  # every click once
     assert report["pseudo_labels"]["n"] == len(labels) > 10
     (scored,) = (run / "evaluate_ours").glob(f"{split}_*/results_nusc.json")
     assert json.loads(scored.read_text())["results"].keys() == set(tokens)
@@ -67,11 +67,11 @@ def test_real_smoke(
     assert stages == {"crops", "teacher", "student_ours"}
     assert capsys.readouterr().out.count("finished before, nothing to do") == len(stages)
     assert {file: file.stat().st_mtime_ns for file in run.glob("*/step_*.pt")} == trained
-    check_tracking(run, report)  # continued, not begun again
+    check_tracking(run, report)  # the second call continued the runs
 
 
 def check_report(run: Path, report: dict[str, Any], said: str) -> None:
-    """Its form, what the time went to, and that nothing half-written is left."""
+    """Check the form of the report and its times, and that no temporary file is left."""
     parts = {"arms", "ratios", "pseudo_labels", "holdout", "timing", "phases_s", "memory", "config", "data", "lineage"}
     assert report.keys() == parts and report["ratios"] == {} and report["holdout"] is None
     ours = report["arms"]["ours"]
@@ -90,7 +90,7 @@ def check_report(run: Path, report: dict[str, Any], said: str) -> None:
 
 
 def check_tracking(folder: Path, report: dict[str, Any]) -> None:
-    """Finished MLflow runs, each once, nested in one parent; lineage from the student to its teacher; its scores."""
+    """Check MLflow: all runs are finished, none twice, nested in one parent; the student's lineage and scores."""
     client = connect(tracking_uri(folder))
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -108,5 +108,5 @@ def check_tracking(folder: Path, report: dict[str, Any]) -> None:
     assert student.metrics["val/SPNDS"] == ours["SPNDS"]
     (version,) = client.search_model_versions("name='pdetr3d-student'")
     assert version.tags["stage"] == "student_ours"
-    # After so few steps it may find nothing.
+    # After so few steps the student may find no object.
     assert ("champion" in client.get_registered_model("pdetr3d-student").aliases) == (ours["mAP"] >= 0.01)

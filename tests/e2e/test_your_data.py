@@ -1,5 +1,7 @@
-"""docs/your-data.md on a tiny world. Ray predicts; stages are trained in this process (``fit_here``):
-``tests/clusters/test_your_data.py`` has Ray train them."""
+"""Runs the commands of docs/your-data.md on a tiny world. Ray predicts; stages are trained here (``fit_here``).
+
+In ``tests/clusters/test_your_data.py`` Ray trains them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def test_the_tutorial(
     monkeypatch.setattr(pictures, "SAMPLES", 1)
     printed = follow(sim_world, tmp_path, monkeypatch, capfd, ["run.arms=[ours,full]"])
     report = json.loads(Path("runs/mine/report.json").read_text())
-    assert set(report["arms"]) == {"ours"}  # not all boxes are known
+    assert set(report["arms"]) == {"ours"}  # the arm "full" needs all boxes, which are not known
     job = printed["-m"]
     assert "57 clicks, quality unknown" in job and "boxes of a teacher of 2 box-labeled samples, on 2 held out" in job
     assert "the devkit's scores on the val split" in job and "pdetr3d-teacher version 1: no champion" in job

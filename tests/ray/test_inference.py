@@ -1,4 +1,4 @@
-"""Batch inference: every sample once, in whatever batches; a job that was killed goes on and predicts nothing twice."""
+"""Tests of batch inference: every sample is predicted once; a killed job continues and predicts nothing twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEACHER = (*QUICK, "teacher.optim.batch_size=2", "teacher.fusion=none")
 
 @pytest.fixture(scope="module")
 def trained(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
-    """The tests' world and a teacher of one step."""
+    """The tests' world, and a teacher trained for one step."""
     folder = tmp_path_factory.mktemp("inference")
     world = open_world(sim_world, folder / "run", *TEACHER)
     local = run_locally("teacher", world.run.config, world.boxed, folder / "fit", 1)
@@ -50,7 +50,7 @@ def test_a_killed_job_goes_on_and_predicts_nothing_twice(
     assert [len(whole[r.sample_token]) for r in records] == [len(r.clicks) for r in records]
     files = sorted(keep.glob("*.parquet"))
     assert len(files) == -(-len(records) // BATCH_SIZE) == 2
-    # As a kill leaves it: one batch is there, the other half-written. A mark in the first shows that it is read.
+    # The state after a kill: one batch is finished, the other half-written. A mark in the first shows that it is read.
     files[1].rename(keep / f".{files[1].name}.123.tmp")
     table = pq.read_table(files[0])
     marked = pc.add(table["score"], 10.0)
@@ -67,7 +67,7 @@ def test_a_killed_job_goes_on_and_predicts_nothing_twice(
 def test_labels_that_were_never_finished_are_not_predicted_again(
     trained: tuple[World, Path], ray_local: None, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that ends between its predictions and ``done.json``, where it measures their quality for minutes."""
+    """A job is killed after its predictions and before ``done.json``, while it measures their quality for minutes."""
     run = RunDir(tmp_path / "run", world_config(sim_world, *TEACHER, "label.pseudo_for=all"))
     run.finish("teacher", {"checkpoints": ["step_0000001.pt"]})
     shutil.copyfile(trained[1], run.path / "teacher" / "step_0000001.pt")
@@ -88,10 +88,10 @@ def test_labels_that_were_never_finished_are_not_predicted_again(
     stats = (run.path / "pseudo_labels" / STATS).read_text()
     assert "ReadSamples" in stats and "Predictor" in stats
     report = stages.pseudo_labels()
-    assert seen[0] == seen[1] and len(seen[0]) == 3  # 6 train samples, 4 for pictures: nothing was written anew
+    assert seen[0] == seen[1] and len(seen[0]) == 3  # 6 train samples, 4 for pictures: no file was written again
     assert run.result("pseudo_labels") == report and report["teacher"] == {"bev_iou": 0.5}
     assert (run.path / "pseudo_labels" / STATS).read_text() == stats and not batches.exists()
-    batches.mkdir()  # killed just after it was finished
+    batches.mkdir()  # a kill just after the end
     assert stages.pseudo_labels() == report and len(seen) == 2 and not batches.exists()
 
 

@@ -1,4 +1,4 @@
-"""Lanes: order of results, how many run at once, and how the first failure or Ctrl-C ends the others. Starts no Ray."""
+"""Tests of lanes without Ray: order of results, number at once, and how the first failure or Ctrl-C ends the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_jobs.plug.lanes import run_lanes
 
 @pytest.fixture
 def shut_down(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set where ``ray.shutdown`` would be called; a lane that waits for it stands for one that waits for Ray."""
+    """An event that replaces ``ray.shutdown``; a lane that waits for it stands for one that waits for Ray."""
     event = threading.Event()
     monkeypatch.setattr(lanes.ray, "shutdown", event.set)
     return event
@@ -27,7 +27,7 @@ def shut_down(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def until_shut_down(shut_down: threading.Event, ended: list[str]) -> None:
     assert shut_down.wait(30)
     ended.append("stopped")
-    raise SystemExit(0)  # what a lane inside ray.get sees
+    raise SystemExit(0)  # as ray.get raises it in a lane
 
 
 def test_results_come_in_the_order_of_the_lanes() -> None:
@@ -48,7 +48,7 @@ def test_no_more_run_at_once_than_allowed_and_that_many_do(at_once: int) -> None
         with lock:
             running += 1
             most = max(most, running)
-        meet.wait()  # passes only when ``at_once`` lanes are inside
+        meet.wait()  # passes only when ``at_once`` lanes have come here
         with lock:
             running -= 1
 

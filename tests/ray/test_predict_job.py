@@ -1,4 +1,4 @@
-"""``python -m ray_jobs.predict``: killed between blocks it goes on, and each sample is predicted once."""
+"""Tests of ``python -m ray_jobs.predict``: a job that was killed between blocks continues and repeats no block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_a_killed_job_predicts_each_sample_once(ray_local: None, tmp_path: Path) -> None:
-    """A kill leaves finished blocks and a half-written one. The boxes are those of ``pdetr3d predict``."""
+    """A kill leaves finished blocks and a half-written one; the boxes at the end equal those of ``pdetr3d predict``."""
     lidar, rng = tmp_path / "lidar", np.random.default_rng(0)
     lidar.mkdir()
     for number in range(7):

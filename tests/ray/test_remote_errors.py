@@ -1,4 +1,4 @@
-"""exits.py with the real Ray: a DataError raised far away still ends as its own message and exit code 2."""
+"""Tests of exits.py with Ray: a DataError that is raised on another node ends with its own message and exit code 2."""
 
 from __future__ import annotations
 

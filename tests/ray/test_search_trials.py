@@ -1,4 +1,4 @@
-"""Trials of a search on the real Ray Tune: which of them go on in the process of another."""
+"""Tests of a search's trials on Ray Tune: which trials run in the process of an earlier one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.ray
 @pytest.mark.parametrize(
     ("asha", "budget", "processes"),
     [
-        (False, None, 1),  # each after the other, imports done
-        (True, None, 2),  # one that was ended early would train on in there
+        (False, None, 1),  # one after the other in one process, which has its imports
+        (True, None, 2),  # a trial that was ended early would go on training in its process
         (False, 10**9, 2),
     ],
 )
@@ -37,7 +37,7 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
 ) -> None:
     folder = str(tmp_path)
 
-    def trial(chosen: dict[str, Any], job: object, shared: object) -> None:  # sent by value: imports no torch
+    def trial(chosen: dict[str, Any], job: object, shared: object) -> None:  # pickled by value: imports no torch
         place = Path(folder) / "trials" / tune.get_context().get_trial_id()
         place.mkdir(parents=True)
         (place / "trial.json").write_text(json.dumps({"parameters": chosen, "steps": 1, "curve": []}))  # as trials do
@@ -51,7 +51,7 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
     job: Any = SimpleNamespace(search=SimpleNamespace(path=tmp_path, base=load("quickstart")), space=space)
     ctrl_c = signal.getsignal(signal.SIGINT)
     failed = tuning.run_trials(job, 1, budget)
-    assert signal.getsignal(signal.SIGINT) is ctrl_c  # Tune would keep it, and the first Ctrl-C afterwards be lost
+    assert signal.getsignal(signal.SIGINT) is ctrl_c  # with Tune's handler, the next Ctrl-C would be lost
     ran = [file.read_text().split() for file in tmp_path.glob("trials/*/process")]
     assert failed == 0 and sorted(seed for _, seed in ran) == ["3", "4"]
     assert len({process for process, _ in ran}) == processes

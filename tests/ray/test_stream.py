@@ -1,4 +1,4 @@
-"""The Ray Data source: nothing is lost, every record arrives once, the plan arrives in order on every rank."""
+"""Tests of the Ray Data source: every record arrives once, and every rank gets the plan in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_records(count: int) -> list[SampleRecord]:
 
 
 def load(records: Sequence[SampleRecord], passes: Sequence[int], step: int) -> dict[str, NDArray]:
-    """Stands for BatchLoader: says which records, passes and step were asked for."""
+    """Replaces BatchLoader: returns the requested records, passes and step."""
     return {
         "token": np.array([r.sample_token for r in records], dtype=np.bytes_),
         "number": np.array([r.timestamp_us for r in records], np.int64),
@@ -87,7 +87,7 @@ def test_inference_delivers_every_record_once(records: int, batch: int, steps_pe
 def deliver(
     plan: Plan, ranks: int, first: int, starts: int, steps_per_task: int = 1
 ) -> dict[int, list[list[tuple[int, int]]]]:
-    """rank -> batches of (sample, pass) pairs, through ``streaming_split`` as in Ray Train; one thread per rank."""
+    """rank -> batches of (sample, pass) pairs by ``streaming_split``, as in Ray Train, with one thread per rank."""
     context = DataContext.get_current()
     before, context.execution_options.preserve_order = context.execution_options.preserve_order, True
     try:
@@ -123,7 +123,7 @@ def planned(plan: Plan, ranks: int, start: int) -> dict[int, list[list[tuple[int
 
 
 @pytest.mark.parametrize(
-    ("ranks", "batch", "steps_per_task"),  # 6 steps: 4 and the rest
+    ("ranks", "batch", "steps_per_task"),  # 6 steps: one task of 4, one of 2
     [(1, 4, 1), (2, 4, 1), (3, 6, 1), (1, 4, 4), (2, 4, 4), (3, 6, 4)],
 )
 def test_ranks_get_the_plan_in_order(ranks: int, batch: int, steps_per_task: int, ray_local: None) -> None:
@@ -132,7 +132,7 @@ def test_ranks_get_the_plan_in_order(ranks: int, batch: int, steps_per_task: int
     assert got == planned(plan, ranks, 0)
     for step in range(plan.steps):  # the global batch does not depend on the number of ranks
         assert [pair for rank in range(ranks) for pair in got[rank][step]] == plan.at(step, 0, 1)
-    # No multiple of 7 is a multiple of the batch: passes end within batches. Each gives every sample just once.
+    # The batch does not divide 7, so passes end within batches. Each pass still has every sample exactly once.
     times = Counter(pair for batches in got.values() for pairs in batches for pair in pairs)
     whole = 6 * batch // 7
     assert all(times[sample, number] == 1 for sample in range(7) for number in range(whole))
@@ -161,7 +161,7 @@ def test_a_pack_streams_the_batches_of_the_files(sim_world: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("ranks", "first", "start", "steps_per_task"), [(2, 3, 3, 1), (1, 2, 4, 3), (1, 6, 6, 2)])
 def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, steps_per_task: int, ray_local: None) -> None:
-    """Also when the stream began at an older checkpoint than the trainer's, and when nothing is left to do."""
+    """Also if the stream began at an older checkpoint than the trainer, and if no step is left."""
     plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
     assert deliver(plan, ranks, first, start, steps_per_task) == planned(plan, ranks, start)
 
@@ -170,13 +170,13 @@ def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, steps_p
 def test_several_executions_continue_the_plan(
     ranks: int, first: int, steps_per_task: int, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MAX_TASKS", 4)  # 4 steps an execution on one rank, 2 on two
+    monkeypatch.setattr(stream, "MAX_TASKS", 4)  # 4 steps per execution with one rank, 2 with two
     plan = Plan(samples=5, batch_size=2, steps=7, seed=1)
     assert deliver(plan, ranks, first, first, steps_per_task) == planned(plan, ranks, first)
 
 
 class OneBlock:
-    """A shard that delivers one block: step 3 of rank 1."""
+    """A shard with one block: step 3 of rank 1."""
 
     def iter_batches(self, **options: object) -> Iterator[object]:
         yield to_table({}, step=3, rank=1)
@@ -184,7 +184,7 @@ class OneBlock:
 
 @pytest.mark.parametrize(("rank", "start"), [(1, 1), (0, 3)])
 def test_a_block_of_another_step_or_rank_is_refused(rank: int, start: int) -> None:
-    """A stream ahead of the checkpoint would lose steps silently; a split that deals otherwise would mix ranks."""
+    """A stream that is ahead of the checkpoint would silently lose steps; another split would mix ranks."""
     batches = RankBatches(OneBlock(), Plan(5, 4, 6, 0), rank, 2)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=f"rank {rank} expected step {start}, got step 3 of rank 1"):
         list(batches.from_step(start))
