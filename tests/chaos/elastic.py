@@ -1,7 +1,7 @@
-"""A machine goes while an elastic training runs, and comes back: it goes on with fewer workers, then with all again.
+"""Removes a machine during an elastic training and adds it again: training continues with fewer, then with all workers.
 
-The machines are nodes of a local cluster (``ray.cluster_utils``), one CPU each. Workers write down which samples each
-step was given; afterwards every sample must have been trained on once in each epoch.
+The machines are nodes of a local cluster (``ray.cluster_utils``) with one CPU each. Workers record the samples of each
+step; at the end every sample must have been used exactly once in each epoch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.chaos.faults import Chaos
 from tests.chaos.job import OVERRIDES, ROOT, STREAM, Job
 
 STEPS, SAMPLES, BATCH = 300, 6, 2
-STEP_S = 0.3  # at least: a node takes its time to come
-RESIZE_S = 5.0  # instead of a minute
-SEEN = "PDETR3D_SEEN"  # environment variable: folder of what steps were given
+STEP_S = 0.3  # least time of a step, since a node needs time to start
+RESIZE_S = 5.0  # default: a minute
+SEEN = "PDETR3D_SEEN"  # environment variable with the folder of the records
 MORE = [
     *STREAM,
     f"optim.epochs={STEPS * BATCH // SAMPLES}",
@@ -32,13 +32,13 @@ MORE = [
 
 
 def resized(chaos: Chaos) -> dict[str, Any]:
-    """The row of the table."""
+    """Measure, and return the row of the table."""
     from ray.cluster_utils import Cluster
 
     place = chaos.place("elastic")
     seen = place / "seen"
     seen.mkdir()
-    os.environ |= {SEEN: str(seen), "PYTHONPATH": str(ROOT)}  # of the nodes, whose workers write
+    os.environ |= {SEEN: str(seen), "PYTHONPATH": str(ROOT)}  # inherited by the nodes, whose workers write
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)
@@ -68,37 +68,37 @@ def resized(chaos: Chaos) -> dict[str, Any]:
 
 
 def until(job: Job, seen: Path, world: int) -> float:
-    """Seconds until a step is done by so many workers."""
+    """Seconds until so many workers do a step."""
     began = time.time()
     job.wait_for(lambda: any(row["world"] == world and row["time"] > began for row in rows(seen)[-4:]))
     return time.time() - began
 
 
 def rows(seen: Path) -> list[dict[str, Any]]:
-    """What was written down, in the order of time: step, rank, world (number of workers), tokens, time."""
+    """The records in the order of time: step, rank, world (number of workers), tokens, time."""
     lines = [line for file in seen.glob("*.jsonl") for line in file.read_text().splitlines(keepends=True)]
     return sorted((json.loads(line) for line in lines if line.endswith("\n")), key=lambda row: row["time"])
 
 
 def worlds(seen: Path) -> list[int]:
-    """Number of workers by time; [0] before the first step."""
+    """The number of workers over time; [0] before the first step."""
     return [row["world"] for row in rows(seen)] or [0]
 
 
 def changes(seen: Path) -> list[int]:
-    """The same without repetitions."""
+    """``worlds`` without repetitions."""
     all_of_them = worlds(seen)
     return [world for place, world in enumerate(all_of_them) if not place or all_of_them[place - 1] != world]
 
 
 def returns(seen: Path) -> Iterator[tuple[int, int]]:
-    """(last step, first step) of rank 0 where training went back."""
+    """(last step before, first step after) of rank 0 at each return to an older checkpoint."""
     steps = [row["step"] for row in rows(seen) if row["rank"] == 0]
     return ((a, b) for a, b in zip(steps, steps[1:], strict=False) if b <= a)
 
 
 def irregular(seen: Path) -> list[str]:
-    """Epochs that did not show every sample once; a step that was done again counts as it was done last."""
+    """Epochs in which a sample was not used exactly once; of a repeated step the last repetition counts."""
     last: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)  # step -> rank -> row
     for row in rows(seen):
         if last[row["step"]] and next(iter(last[row["step"]].values()))["world"] != row["world"]:
@@ -114,7 +114,7 @@ def irregular(seen: Path) -> list[str]:
 
 
 def _watched(loop: dict[str, Any]) -> Exception | None:
-    """``fit._worker``, which writes down what each step is given and takes its time."""
+    """``fit._worker`` that also records the samples of each step and waits STEP_S."""
     from ray_jobs.plug import context, fit
 
     plain = context.RayContext.batches
@@ -139,5 +139,5 @@ if __name__ == "__main__":
     from tests.chaos import elastic
 
     fit.RESIZE_S = RESIZE_S
-    fit._worker = elastic._watched  # in the driver alone: workers import the plain one
+    fit._worker = elastic._watched  # only in the driver; workers import the original
     sys.exit(main(["train-student", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""Faults that befall a training job, one at a time; afterwards the same command is given again, and must finish."""
+"""The faults of the chaos suite: each hurts a training job; then the same command runs again and must finish."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.chaos.job import ROOT, STEPS, STREAM, Job, equal, stage_folder, weigh
 WORLD = SimConfig(
     scenes=3, keyframes=2, select_scenes=1, val_scenes=2, image_size_px=(160, 90), lidar_azimuth_steps=360, processes=2,
 )  # fmt: skip
-KILLED = "killed"  # folder of what a killed job left
+KILLED = "killed"  # folder with the files of a killed job
 TMPFS_MIB = 24
-AWAY_S = 60  # for so long MLflow's server stands still
+AWAY_S = 60  # MLflow's server is stopped for this time
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``lost``: committed steps that had to be done again. ``run_dir``: of the job that finished."""
+    """``lost``: committed steps that had to be repeated. ``run_dir``: of the finished job."""
 
     lost: int
     recovery_s: float
@@ -44,7 +44,7 @@ class Chaos:
     """Starts jobs in a folder of its own.
 
     Args:
-        folder: kept between calls of the suite: the world and the undisturbed run in it are made once.
+        folder: it is kept between calls of the suite, so that the world and the undisturbed run are made once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,14 +59,14 @@ class Chaos:
         return self.folder / name
 
     def job(self, place: Path, **options: object) -> Job:
-        """A job on the run directory in ``place``; the same again continues it."""
+        """Start a job on the run directory in ``place``; a second call continues it."""
         output = place / f"output_{len(list(place.glob('output_*.txt')))}.txt"
         options = {"dataroot": self.world, **options}
         self.jobs.append(Job(place / "run", output=output, **options))  # type: ignore[arg-type]
         return self.jobs[-1]
 
     def again(self, place: Path, committed: int, said: str = "", **options: object) -> Outcome:
-        """The same command after the fault: it must go on where the last saved checkpoint is, and finish."""
+        """Run the same command after the fault; it must continue at the last saved checkpoint and finish."""
         job = self.job(place, **options)
         job.wait_for(lambda: bool(job.steps()))
         recovery = time.monotonic() - job.began
@@ -77,14 +77,14 @@ class Chaos:
         return Outcome(max(0, committed + 1 - job.steps()[0]), recovery, job.run_dir)
 
     def undisturbed(self) -> Path:
-        """Run directory of a job that nothing befalls, run once per folder."""
+        """The run directory of an undisturbed job, which runs once per folder."""
         place = self.folder / "undisturbed"
         if not (place / "run" / "student_full" / "done.json").exists():
             self.again(self.place("undisturbed"), 0)
         return place / "run"
 
     def unharmed(self, run_dir: Path) -> bool:
-        """Whether a run's final weights are the undisturbed one's."""
+        """Whether a run's final weights equal those of the undisturbed run."""
         return equal(weights(run_dir), weights(self.undisturbed()))
 
     def clear(self) -> None:
@@ -94,7 +94,7 @@ class Chaos:
 
 
 def hurt(chaos: Chaos, place: Path, number: int, code: int, at: Callable[[Job], bool], **options: object) -> Job:
-    """A job that gets a signal once ``at`` holds; its end is waited for."""
+    """Run a job, send it a signal when ``at`` is true, and wait for its end."""
     job = chaos.job(place, **options)
     job.wait_for(lambda: at(job))
     if job.signal(number) != code:
@@ -104,12 +104,12 @@ def hurt(chaos: Chaos, place: Path, number: int, code: int, at: Callable[[Job], 
 
 
 def trains(job: Job) -> bool:
-    """Whether a checkpoint is saved and training goes on."""
+    """Whether the job has saved a checkpoint and trains on."""
     return 0 < job.committed() < STEPS - 3
 
 
 def far(job: Job) -> bool:
-    """The same, of two checkpoints."""
+    """Whether the job has saved two checkpoints and trains on."""
     return trains(job) and job.committed() >= 6
 
 
@@ -121,8 +121,8 @@ def sigkill(chaos: Chaos, place: Path) -> Outcome:
 
 
 def killed(chaos: Chaos, place: Path) -> Path:
-    """What a killed job left, copied to ``place``: that of ``sigkill``, or of one that is killed for this. The run
-    directory."""
+    """Copy the run directory of a killed job to ``place``, of ``sigkill`` or of a job killed for this; returns its
+    path."""
     left = chaos.folder / KILLED
     if not left.exists():
         hurt(chaos, chaos.place(KILLED), signal.SIGKILL, -signal.SIGKILL, far)
@@ -157,9 +157,9 @@ def ctrl_c_training(chaos: Chaos, place: Path) -> Outcome:
 
 
 def second_driver(chaos: Chaos, place: Path) -> Outcome:
-    """Another driver on the same run directory is refused within seconds; the first one is not disturbed."""
+    """A second driver on the same run directory is refused within seconds, and the first one is not disturbed."""
     job = chaos.job(place)
-    job.wait_for(lambda: (job.run_dir / "data").exists())  # its Ray and its workers start meanwhile, which takes longer
+    job.wait_for(lambda: (job.run_dir / "data").exists())  # its Ray and workers still start then
     other = chaos.job(place)
     code, refused_s = other.finish(), time.monotonic() - other.began
     if code != BAD_INPUT or f"is in use by process {job.process.pid} of" not in other.text():
@@ -233,7 +233,7 @@ def full_disk(chaos: Chaos, place: Path) -> Outcome:
 
 
 def fill(file: Path) -> None:
-    """Write until the disk is full."""
+    """Fill the disk."""
     with file.open("wb", buffering=0) as stream:
         try:
             while True:
@@ -248,7 +248,7 @@ def tracker_down(chaos: Chaos, place: Path) -> Outcome:
 
 
 def tracker_away(chaos: Chaos, place: Path) -> Outcome:
-    """The server stands still (SIGSTOP) for a minute of the training: connections hang, which is worse than refused."""
+    """Stop the server (SIGSTOP) for a minute of the training: hanging connections are worse than refused ones."""
     with mlflow_server(place) as (server, address):
         job = chaos.job(place, environment={"MLFLOW_TRACKING_URI": address})
         job.wait_for(lambda: len(job.steps()) >= 1)
@@ -269,7 +269,7 @@ def tracker_away(chaos: Chaos, place: Path) -> Outcome:
 
 @contextmanager
 def mlflow_server(place: Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A server of its own, and its address."""
+    """Start an MLflow server; returns it and its address."""
     port = unused_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{place}/m.db", "--default-artifact-root", str(place / "artifacts")]
@@ -284,7 +284,7 @@ def mlflow_server(place: Path) -> Iterator[tuple[subprocess.Popen, str]]:
 
 
 def unused_port() -> int:
-    """A port that nobody listens at."""
+    """A free port."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return int(unused.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A job in processes of its own, as the chaos suite starts, hurts and watches it."""
+"""Starts, watches and signals a job in its own processes, for the chaos suite."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.training_cases import world_arguments
 ROOT = Path(__file__).resolve().parents[2]
 STAGE, STEPS = "student_full", 30
 MODULE = "ray_jobs.train_student"
-# The same batches without Ray Data's processes, which take half of a job's time to start.
+# The batches are the same, but Ray Data's processes, which start in half of a job's time, are not needed.
 NO_STREAM = ("data.loader=torch", "scaling.loader_processes=0")
-# Saved at steps 3, 6, ..., kept at 15, 16, ..., 30.
+# Checkpoints are saved at steps 3, 6, ... and kept at 15, 16, ..., 30.
 OVERRIDES = [
     "optim.batch_size=2",
     "optim.epochs=10",  # of 6 samples
@@ -34,25 +34,25 @@ OVERRIDES = [
     "run.arms=[full]",
     *NO_STREAM,
 ]
-STREAM = ("data.loader=ray",)  # for faults that touch the stream
+STREAM = ("data.loader=ray",)  # for faults of the stream
 ENVIRONMENT = {
     "PDETR3D_VERBOSE": "1",  # every progress line
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_worker_niceness": "0",  # default 15: on a machine that does other things too, a start takes minutes
+    "RAY_worker_niceness": "0",  # with the default 15, a start takes minutes on a busy machine
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
 class Job:
-    """``train_student`` (or another job) on a run directory; ``clear`` ends whatever is left of it.
+    """``train_student`` (or another job) on a run directory; ``clear`` ends its remaining processes.
 
     Args:
-        run_dir: of the run. dataroot: of a simulated world; empty: the job simulates one. output: file for what it
-            prints. overrides: config keys in place of OVERRIDES; more: config keys after those.
-        environment: added to ours. words: starts the command; empty: ``python -m MODULE``.
+        run_dir: of the run. dataroot: of a simulated world; empty: the job simulates one. output: file of its output.
+            overrides: config keys instead of OVERRIDES. more: config keys after those.
+        environment: additional variables. words: beginning of the command; empty: ``python -m MODULE``.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class Job:
             )  # fmt: skip
         self.family: dict[int, psutil.Process] = {}
         self._noted = 0.0
-        self.ended_s = 0.0  # between a signal and its end
+        self.ended_s = 0.0  # time between a signal and the job's end
 
     def text(self) -> str:
-        """What it printed so far."""
+        """Its output so far."""
         return self.output.read_text(errors="replace")
 
     def steps(self, stage: str = STAGE) -> list[int]:
-        """Finished steps of a stage, as its progress lines tell them."""
+        """The finished steps in a stage's progress lines."""
         return [int(number) for number in re.findall(rf"\b{stage} step (\d+)/\d+ ", self.text())]
 
     def committed(self) -> int:
-        """The step of its newest saved checkpoint."""
+        """The step of the newest saved checkpoint."""
         return read_progress(stage_folder(self.run_dir).as_uri())
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float = 400) -> None:
@@ -100,7 +100,7 @@ class Job:
             time.sleep(0.02)
 
     def finish(self, timeout_s: float = 400) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for the job's end and return its exit code."""
         end = time.monotonic() + timeout_s
         while self.process.poll() is None:
             if time.monotonic() > end:
@@ -110,7 +110,7 @@ class Job:
         return self.process.returncode
 
     def signal(self, number: int) -> int:
-        """Send a signal and wait for the end: the exit code; ``ended_s`` says how long that took."""
+        """Send a signal, wait for the end, and return the exit code; ``ended_s`` is the time that this took."""
         self.note_family()
         began = time.monotonic()
         self.process.send_signal(number)
@@ -119,7 +119,7 @@ class Job:
         return code
 
     def note_family(self, every_s: float = 0.0) -> None:
-        """Remember every process that it started; it costs CPU time, so ``every_s`` seconds are left between looks."""
+        """Remember the processes that the job started, at most every ``every_s`` seconds, since this costs CPU time."""
         if time.monotonic() < self._noted + every_s:
             return
         self._noted = time.monotonic()
@@ -129,11 +129,11 @@ class Job:
             return
 
     def workers(self) -> list[psutil.Process]:
-        """Its training workers that live."""
+        """Its living training workers."""
         return [process for process in self.family.values() if "RayTrainWorker" in command_of(process)]
 
     def clear(self) -> int:
-        """Wait for all that it started, kill what is left by process id, and say how much that was."""
+        """Wait for all processes of the job, kill the remaining ones by id, and return their number."""
         if self.process.poll() is None:
             self.note_family()
             self.process.kill()
@@ -149,13 +149,13 @@ class Job:
 
 
 def stage_folder(run_dir: Path) -> Path:
-    """Where the checkpoints of a job on this run directory lie."""
+    """The folder of the checkpoints of a job on this run directory."""
     made = [*run_dir.glob(f"ray/{STAGE}"), *run_dir.parent.glob(f"storage/*/{STAGE}")]
     return made[0] if made else run_dir / "ray" / STAGE
 
 
 def command_of(process: psutil.Process) -> str:
-    """What a process was started with; empty when it is gone."""
+    """The command line of a process; empty if it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -163,10 +163,10 @@ def command_of(process: psutil.Process) -> str:
 
 
 def weights(run_dir: Path, stage: str = STAGE) -> dict[str, torch.Tensor]:
-    """Of the last checkpoint of a finished stage."""
+    """The weights of the last checkpoint of a finished stage."""
     return checkpoint.load(sorted((run_dir / stage).glob("step_*.pt"))[-1])["model"]
 
 
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    """Bit by bit."""
+    """Whether weights are equal bit by bit."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

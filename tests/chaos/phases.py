@@ -1,4 +1,4 @@
-"""SIGTERM in every phase of a pipeline: how long until it has ended, and what the same command makes of it then."""
+"""Sends SIGTERM in every phase of a pipeline, measures the time to its end, and continues it with the same command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OVERRIDES = [
 
 @dataclass(frozen=True)
 class Phase:
-    """``begun``, ``over``: of a job, by what it has made or printed so far."""
+    """A phase of a job; ``begun`` and ``over`` judge by its files and output."""
 
     name: str
     begun: Callable[[Job], bool]
@@ -50,8 +50,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Ended:
-    """``exit_s``: from SIGTERM to the driver's end; ``all_s``: to that of all that it started; ``late``: the phase was
-    over when it ended, which was thus not measured in it."""
+    """``exit_s``: time from SIGTERM to the driver's end. ``all_s``: to the end of all processes. ``late``: the phase
+    was over before the driver ended, so the time was not measured in it."""
 
     phase: str
     exit_s: float
@@ -89,7 +89,7 @@ PHASES = [
 
 
 def terminate(chaos: Chaos, place: Path, phase: Phase) -> Ended:
-    """Start (or continue) the pipeline, and end it in the phase."""
+    """Start or continue the pipeline, and end it in the phase."""
     job = pipeline(chaos, place)
     job.wait_for(lambda: phase.begun(job))
     code = job.signal(signal.SIGTERM)
@@ -100,12 +100,12 @@ def terminate(chaos: Chaos, place: Path, phase: Phase) -> Ended:
 
 
 def pipeline(chaos: Chaos, place: Path) -> Job:
-    """The whole chain on a world that it simulates."""
+    """The whole pipeline, which simulates its world."""
     return chaos.job(place, dataroot="", overrides=OVERRIDES, words=(sys.executable, "-m", "ray_jobs.pipeline"))
 
 
 def finished(chaos: Chaos, place: Path) -> Path:
-    """Let the pipeline in ``place`` finish; its run directory."""
+    """Let the pipeline in ``place`` finish; returns its run directory."""
     job = pipeline(chaos, place)
     if job.finish() != 0:
         raise RuntimeError(f"exit code {job.process.returncode}:\n{job.text()[-3000:]}")
@@ -114,7 +114,7 @@ def finished(chaos: Chaos, place: Path) -> Path:
 
 
 def alike(one: Path, two: Path) -> bool:
-    """Whether two runs have the same weights and pseudo labels, bit by bit."""
+    """Whether two runs have equal weights and pseudo labels, bit by bit."""
     labels = [
         pq.read_table(run / "pseudo_labels" / "pseudo_labels.parquet").drop(["teacher_digest"]) for run in (one, two)
     ]

@@ -1,12 +1,12 @@
-"""make chaos: faults, one at a time, in real jobs; afterwards the same command is given again.
+"""make chaos: injects one fault at a time into real jobs and runs the same command again.
 
 python -m tests.chaos.suite [--folder DIR] [NAME ...]
 
-Without names: every fault that has no row yet in DIR/chaos.json (default runs/chaos), so that a suite that was stopped
-continues. Names: these faults, anew. All rows are of one commit: what another one left in DIR is removed. A row is
-written as its fault ends: committed steps lost, seconds to the next step, whether the final weights are those of an
-undisturbed run, bit by bit (CPU). Exit code 1 when anything is lost, differs, or takes more than five seconds to end
-after SIGTERM.
+Without names, every fault without a row in DIR/chaos.json (default runs/chaos) is run, so that an interrupted suite
+continues. With names, these faults are run again. All rows are of one commit; rows of another one are removed. A row is
+written when its fault ends: committed steps lost, seconds to the next step, whether the final weights equal those of an
+undisturbed run bit by bit (CPU). The exit code is 1 if steps are lost, weights differ, or a job needs more than five
+seconds to end after SIGTERM.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 
 
 class Rows:
-    """The table so far, in a file that is written anew with each row."""
+    """The rows so far, in a file that is written again with each row."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.commit = file, commit()
@@ -50,34 +50,34 @@ class Rows:
         self.write()
 
     def done(self, name: str) -> bool:
-        """Whether a fault was run to its end, and all of its rows are good."""
+        """Whether a fault has ended and all of its rows are good."""
         return name in self.seconds and all(row["good"] for row in self.rows if row["name"] == name)
 
     def forget(self, name: str) -> None:
-        """Drop a fault's rows."""
+        """Remove a fault's rows."""
         self.rows = [row for row in self.rows if row["name"] != name]
         self.seconds.pop(name, None)
 
     def add(self, name: str, **row: Any) -> None:
-        """A row of a fault: what, lost, recovery_s, equal, note, good."""
+        """Add a row of a fault: what, lost, recovery_s, equal, note, good."""
         self.rows.append({"name": name, **row})
         self.rows.sort(key=lambda one: NAMES.index(one["name"]))
         self.write()
 
     def ended(self, name: str, seconds: float) -> None:
-        """A fault was run to its end."""
+        """Record that a fault has ended."""
         self.seconds[name] = round(seconds, 1)
         self.write()
 
     def write(self) -> None:
-        """The file."""
+        """Write the file."""
         about = {"command": "make chaos", "commit": self.commit, "cores": len(os.sched_getaffinity(0))}
         about |= {"seconds": self.seconds, "rows": self.rows}
         with atomic_path(self.file) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n")
 
     def show(self) -> None:
-        """Print them."""
+        """Print the rows."""
         cores, minutes = len(os.sched_getaffinity(0)), sum(self.seconds.values()) / 60
         table = Table("fault", "committed steps lost", "s to the next step", "equal to undisturbed", "note")
         table.title = f"make chaos of commit {self.commit} on {cores} cores: {minutes:.0f} minutes"
@@ -89,7 +89,7 @@ class Rows:
 
 
 def commit() -> str:
-    """Of the working tree; a plus says that it has changes."""
+    """The commit of the working tree; a plus at the end means uncommitted changes."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
@@ -97,7 +97,7 @@ def commit() -> str:
 
 
 def run(name: str, chaos: Chaos, rows: Rows) -> None:
-    """One fault; its row, or rows."""
+    """Run one fault and add its rows."""
     if name == TERMINATED:
         run_phases(chaos, rows)
         return
@@ -116,7 +116,7 @@ def run(name: str, chaos: Chaos, rows: Rows) -> None:
 
 
 def run_phases(chaos: Chaos, rows: Rows) -> None:
-    """One run directory: ended in every phase in turn, then continued to its end, beside a run that nobody ended."""
+    """End one run in every phase in turn, continue it to its end, and compare it with an undisturbed run."""
     place = chaos.place(TERMINATED)
     for phase in PHASES:
         ended = terminate(chaos, place, phase)
@@ -133,7 +133,7 @@ def run_phases(chaos: Chaos, rows: Rows) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the faults; the exit code."""
+    """Run the faults; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "chaos", help="of worlds, runs and the table")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none: what has no row yet")

@@ -1,4 +1,4 @@
-"""Oracle: intersection area of two rotated rectangles, one polygon clipped at each edge of the other in plain loops."""
+"""Slow oracle: the intersection area of two rotated rectangles, by clipping one at each edge of the other in loops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def rectangle(x: float, y: float, length: float, width: float, yaw_rad: float) -> list[tuple[float, float]]:
-    """Corners, counter-clockwise."""
+    """The corners of a rotated rectangle, counter-clockwise."""
     corners = []
     for along, across in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5)):
         u, v = along * length, across * width
@@ -36,7 +36,7 @@ def clip(
 
 
 def area(polygon: list[tuple[float, float]]) -> float:
-    """Shoelace formula."""
+    """The area of a polygon by the shoelace formula."""
     total = 0.0
     for i, p in enumerate(polygon):
         q = polygon[(i + 1) % len(polygon)]

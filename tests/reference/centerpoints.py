@@ -1,5 +1,6 @@
-"""CenterPoint as mmdetection3d and as OpenPCDet name its parts, small and slow: pillars in a loop, sparse convolutions
-as dense ones under masks. Written from what their papers and modules do, to make checkpoints in their layouts.
+"""Small slow CenterPoints with the names of mmdetection3d and OpenPCDet, to make checkpoints in their layouts.
+
+Pillars are made in a loop, sparse convolutions are dense ones under masks. The code follows papers and modules.
 
 Legend: P points, C channels, D x H x W cells along z, y, x.
 """
@@ -19,12 +20,12 @@ PC_BRANCHES = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
 
 
 def shake(model: nn.Module, seed: int) -> nn.Module:
-    """Statistics and scales as after training; some variances so small that epsilon counts."""
+    """Set norms' statistics and scales as after training; some variances are so small that epsilon matters."""
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             size = module.running_var.shape
-            # The first norm sees meters and intensities of 255; the two-dimensional ones see what norms have left.
+            # The first norm sees meters and intensities up to 255; the two-dimensional norms see normalized values.
             scale = 1e4 if "conv_input" in name else 1e2 if "pfn_layers" in name else 1.0
             low = -1.0 if isinstance(module, nn.BatchNorm1d) else -2.5
             module.running_mean.copy_(torch.randn(size, generator=generator) * 0.2)
@@ -35,7 +36,7 @@ def shake(model: nn.Module, seed: int) -> nn.Module:
 
 
 class Held(nn.Module):
-    """A named place for parts."""
+    """A module that only holds named parts."""
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ def bev_maps(stages: nn.ModuleList, ups: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 class PillarNet(nn.Module):
-    """One layer over x, y, z, intensity, age, offsets to mean and center, padded with zeros to ``most`` points."""
+    """One layer on x, y, z, intensity, age, offsets to mean and center of ``most`` points, padded with zeros."""
 
     def __init__(self, config: Config, with_z: bool) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class PillarNet(nn.Module):
 
 
 class Sparse(nn.Module):
-    """A sparse convolution on a dense grid; ``turned``: the weight as spconv 2 has it."""
+    """A sparse convolution on a dense grid; ``turned``: the weight in spconv 2's layout."""
 
     def __init__(
         self, inputs: int, outputs: int, size: tuple, stride: tuple, padding: tuple, bias: bool, turned: bool
@@ -131,7 +132,7 @@ def normed(norm: nn.BatchNorm1d, x: Tensor, mask: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """Two submanifold convolutions round a shortcut."""
+    """Two submanifold convolutions with a shortcut."""
 
     def __init__(self, channels: int, bias: bool, turned: bool) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class Residual(nn.Module):
 
 
 class ConvNorm(nn.Sequential):
-    """Parts 0 and 1 of theirs."""
+    """Convolution and norm, with the names 0 and 1 of both projects."""
 
     def run(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         y, mask = self[0](x, mask)
@@ -161,7 +162,7 @@ def down(i: int, o: int, last: bool, turned: bool) -> ConvNorm:
 
 
 def voxels(config: Config, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(1, 5, D, H, W) mean raw points, and the mask of what is filled; points of a voxel beyond the limit are none."""
+    """Mean raw points (1, 5, D, H, W), and the mask of filled voxels; points beyond a voxel's limit are dropped."""
     (depth, rows, columns), sides, low = config.model.voxel_grid, config.model.voxel_m, config.model.range_m[:3]
     filled: dict[tuple[int, int, int], list[Tensor]] = {}
     for point in points:
@@ -176,7 +177,7 @@ def voxels(config: Config, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Mm(nn.Module):
-    """mmdetection3d's names."""
+    """CenterPoint with mmdetection3d's names."""
 
     def __init__(self, config: Config, with_z: bool = True) -> None:
         super().__init__()
@@ -236,7 +237,7 @@ class Mm(nn.Module):
 
 
 class Pc(nn.Module):
-    """OpenPCDet's names: biases before norms, spconv 2's kernels, padding apart."""
+    """CenterPoint with OpenPCDet's names: biases before norms, spconv 2's kernels, separate padding layers."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""KITTI's development kit, evaluate_object.cpp, retold by plain loops: statistics at a threshold, and its sampling of
+"""Slow oracle: KITTI's development kit (evaluate_object.cpp) in plain loops: statistics at a threshold, and sampling of
 thresholds. Boxes are rows x, y, z, l, w, h, yaw; detections are dictionaries kind, height, score, box."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def states(labels, detections, name: str, difficulty: str):
 
 
 def statistics(labels, detections, name: str, difficulty: str, metric: str, threshold: float | None):
-    """(true positives' scores, true positives, false positives, false negatives); threshold None: the first pass."""
+    """(scores of true positives, their number, false positives, false negatives); threshold None: the first pass."""
     of_label, of_detection = states(labels, detections, name, difficulty)
     assigned = [False] * len(detections)
     below = [threshold is not None and d["score"] < threshold for d in detections]
@@ -87,7 +87,7 @@ def statistics(labels, detections, name: str, difficulty: str, metric: str, thre
 
 
 def average_precision(frames, name: str, difficulty: str, metric: str, kit: bool) -> float | None:
-    """``kit``: thresholds as the kit samples them; else one for each of the 40 recall points."""
+    """The AP with thresholds as the kit samples them (``kit``), or with one for each of the 40 recall points."""
     count = sum(states(*frame, name, difficulty)[0].count(0) for frame in frames)
     if not count:
         return None

@@ -17,7 +17,7 @@ NAME = "multi_scale_deformable_attn_pytorch"
 
 
 def mmcv_deformable() -> Callable[..., torch.Tensor]:
-    """(value (B, sum of H W, M, C / M), shapes [(H, W)], location, weight) -> (B, Q, C); the last two as ours."""
+    """(value (B, sum of H W, M, C / M), shapes [(H, W)], location, weight) -> (B, Q, C); the last two are as ours."""
     spec = importlib.util.find_spec("mmcv")
     assert spec is not None and spec.origin is not None
     file = Path(spec.origin).parent / "ops" / "multi_scale_deform_attn.py"
@@ -29,6 +29,6 @@ def mmcv_deformable() -> Callable[..., torch.Tensor]:
 
 
 def flatten_maps(values: list[torch.Tensor], heads: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """L maps (B, C, H, W) -> mmcv's ``value`` and ``value_spatial_shapes``."""
+    """Convert L maps (B, C, H, W) to mmcv's ``value`` and ``value_spatial_shapes``."""
     rows = [v.flatten(2).unflatten(1, (heads, -1)).permute(0, 3, 1, 2) for v in values]
     return torch.cat(rows, 1), [(v.shape[2], v.shape[3]) for v in values]

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
-    """(C, H, W) at continuous (x, y) in pixels with corners at integers; zero outside."""
+    """The map (C, H, W) at continuous (x, y) [px] with corners at integers; zero outside."""
     channels, height, width = image.shape
     x, y = x - 0.5, y - 0.5
     total = np.zeros(channels)
@@ -20,7 +20,7 @@ def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def deformable(values: list[np.ndarray], location: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """As ``models.deformable.deformable_sample``."""
+    """``models.deformable.deformable_sample`` in loops."""
     b, q, m, levels, s, _ = location.shape
     channels = values[0].shape[1]
     result = np.zeros((b, q, channels))
@@ -39,12 +39,12 @@ def deformable(values: list[np.ndarray], location: np.ndarray, weight: np.ndarra
 
 
 def pillar_of(point: np.ndarray, low: tuple[float, float], pillar_m: float) -> tuple[int, int]:
-    """(row, column) of a point."""
+    """The (row, column) of a point's pillar."""
     return math.floor((point[1] - low[1]) / pillar_m), math.floor((point[0] - low[0]) / pillar_m)
 
 
 def heatmap(centers: list[tuple[int, int]], radii: list[int], rows: int, columns: int) -> np.ndarray:
-    """CornerNet's Gaussian (sigma = diameter / 6), max-merged, cut at the radius."""
+    """CornerNet's Gaussians (sigma = diameter / 6), cut at the radius; the maximum where they overlap."""
     result = np.zeros((rows, columns))
     for (row, column), radius in zip(centers, radii, strict=True):
         sigma = (2 * radius + 1) / 6
@@ -56,7 +56,7 @@ def heatmap(centers: list[tuple[int, int]], radii: list[int], rows: int, columns
 
 
 def overlap_after_shift(length: float, width: float, shift: float) -> float:
-    """Smallest IoU of a length x width box with one whose corners moved by ``shift``: grown, shrunk or displaced."""
+    """The smallest IoU of a box with one whose corners are moved by ``shift``: grown, shrunk or displaced."""
     area = length * width
     grown = area / ((length + 2 * shift) * (width + 2 * shift))
     shrunk = max(0.0, length - 2 * shift) * max(0.0, width - 2 * shift) / area
@@ -65,7 +65,7 @@ def overlap_after_shift(length: float, width: float, shift: float) -> float:
 
 
 def greedy_nms(overlap: np.ndarray, score: np.ndarray, iou: float) -> list[int]:
-    """Indices kept, by falling score."""
+    """The kept indices, by falling score."""
     kept: list[int] = []
     for i in sorted(range(len(score)), key=lambda i: -score[i]):
         if all(overlap[i, j] <= iou for j in kept):

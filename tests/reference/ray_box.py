@@ -1,4 +1,4 @@
-"""Slow oracle: a ray against an axis-aligned box by slabs, in plain Python loops."""
+"""Slow oracle: intersection of a ray with an axis-aligned box by slabs, in plain loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 
 def ray_box(origin: ArrayLike, direction: ArrayLike, low: ArrayLike, high: ArrayLike) -> float:
-    """Ray parameter where ``origin + t * direction`` enters the box, or inf. The origin is outside the box."""
+    """The t at which ``origin + t * direction`` enters the box, or inf. The origin is outside the box."""
     origin, direction, low, high = (np.asarray(v, dtype=float).tolist() for v in (origin, direction, low, high))
     enter, leave = 0.0, math.inf
     for axis in range(3):

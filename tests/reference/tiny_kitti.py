@@ -1,4 +1,4 @@
-"""A hand-made folder in KITTI's object layout, and KITTI's own projection, written by plain loops."""
+"""Writes a hand-made folder in KITTI's object layout, and computes KITTI's projection in plain loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 300, 100
 P2 = [[200.0, 0, 148, 12.5], [0, 210.0, 46, -0.4], [0, 0, 1, 0.0027]]
-TURN = 0.02  # rad about rect x: R0_rect is no identity
+TURN = 0.02  # rad about rect x, so that R0_rect is not the identity
 R0 = [[1.0, 0, 0], [0, math.cos(TURN), -math.sin(TURN)], [0, math.sin(TURN), math.cos(TURN)]]
 TR = [[0.0, -1, 0, -0.004], [0, 0, -1, -0.076], [1, 0, 0, -0.27]]
 CAR = "Car 0.00 0 -1.58 140 45 160 60 1.50 1.70 4.20 1.00 1.70 15.00 -1.50"
@@ -26,7 +26,7 @@ def calibration_text() -> str:
 
 
 def points_round(locations: Sequence[Sequence[float]], seed: int) -> np.ndarray:
-    """(P, 4) velodyne points: ground, and 40 in the middle of each box whose bottom's center is given in rect."""
+    """(P, 4) velodyne points: ground, and 40 in the middle of each box; boxes are given by bottom centers in rect."""
     rng = np.random.default_rng(seed)
     ground = np.c_[rng.uniform(2, 60, 400), rng.uniform(-20, 20, 400), np.full(400, -1.73)]
     parts = [ground]
@@ -39,7 +39,7 @@ def points_round(locations: Sequence[Sequence[float]], seed: int) -> np.ndarray:
 
 
 def write(root: Path, labels: dict[str, list[str]]) -> None:
-    """labels: frame -> lines of its label file."""
+    """Write the folder; ``labels``: frame -> lines of its label file."""
     for name, lines in labels.items():
         files = {part: root / "training" / part / name for part in ("velodyne", "image_2", "calib", "label_2")}
         for file in files.values():
@@ -53,7 +53,7 @@ def write(root: Path, labels: dict[str, list[str]]) -> None:
 
 
 def corners_rect(line: str) -> list[list[float]]:
-    """Eight corners of a label's box in rect: KITTI's development kit, computeBox3D."""
+    """The eight corners of a label's box in rect, as computeBox3D of KITTI's development kit."""
     h, w, length, x, y, z, ry = (float(word) for word in line.split()[8:15])
     found = []
     for dy in (0, -h):

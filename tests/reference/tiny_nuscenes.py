@@ -1,4 +1,4 @@
-"""A hand-made nuScenes dataset: tables only (no sensor files), written by plain loops from a list of objects."""
+"""Writes a hand-made nuScenes dataset (tables without sensor files) in plain loops from a list of objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def quaternion(yaw_rad: float) -> list[float]:
 
 
 def annotation(name, xyz_global, wlh, yaw_rad=0.0, num_lidar_pts=5, num_radar_pts=0, track=None, attribute=None):
-    """One object; ``track`` joins objects of consecutive samples to one instance (for the velocity)."""
+    """An object; equal ``track`` joins objects of consecutive samples to one instance, which gives velocities."""
     return {
         "name": name,
         "translation": [float(v) for v in xyz_global],
@@ -45,9 +45,9 @@ def annotation(name, xyz_global, wlh, yaw_rad=0.0, num_lidar_pts=5, num_radar_pt
 def write(
     dataroot: Path, version: str, scenes: dict[str, list[dict]], splits: dict[str, list[str]] | None = None
 ) -> None:
-    """scenes: scene name -> samples {"ego": (xyz, yaw), "objects": [annotation(...)]}, 0.5 s apart.
+    """Write scenes: scene name -> samples {"ego": (xyz, yaw), "objects": [annotation(...)]}, 0.5 s apart.
 
-    LiDAR at ego (0, 0, 1.8), turned by -90 degrees as in nuScenes (LiDAR +x is ego -y)."""
+    The LiDAR is at ego (0, 0, 1.8), turned by -90 degrees as in nuScenes (LiDAR +x is ego -y)."""
     tables: dict[str, list[dict]] = {
         "visibility": [{"token": "4", "level": "v80-100", "description": ""}],
         "attribute": [
