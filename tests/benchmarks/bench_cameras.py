@@ -1,6 +1,6 @@
-"""What the teacher's cameras are worth on unseen scenes: its pseudo labels with every picture in the wrong camera.
+"""Measures the value of cameras on unseen scenes: a teacher's pseudo labels when each camera has another one's picture.
 
-Reads a finished run (PDETR3D_RUN, default runs/quickstart) and prints a table; skips without one.
+The benchmark reads a finished run (PDETR3D_RUN, default runs/quickstart) and prints a table; it skips without a run.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pdetr3d.training.build import Task, build
 from pdetr3d.training.plan import BatchLoader
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
-EVERY = 4  # of the point-labeled samples
+EVERY = 4  # every fourth of the point-labeled samples is used
 
 
 def quality(task: Task, config: Config, records: list[SampleRecord], *, shuffle: bool) -> dict[str, Any]:
-    """Of the clicks of ``records``, whose boxes are known; ``shuffle``: each camera has the opposite one's picture."""
+    """The quality at clicks with known boxes; ``shuffle``: each camera gets the picture of the opposite one."""
     load = BatchLoader(config, "predict", cameras=True)
     predicted, truth = [], []
     for record in records:
@@ -53,7 +53,7 @@ def quality(task: Task, config: Config, records: list[SampleRecord], *, shuffle:
 
 
 def test_print_what_cameras_are_worth() -> None:
-    """One table."""
+    """Print the table."""
     files = sorted((RUN / "teacher").glob("step_*.pt"))
     if not files:
         pytest.skip(f"{RUN} holds no trained teacher: run `make quickstart`, or set PDETR3D_RUN")

@@ -1,4 +1,4 @@
-"""What decoding and NMS cost at full size on a CPU, with the many peaks of an untrained student. Asserts no time."""
+"""Measures decoding and NMS at full size on a CPU, with the many peaks of an untrained student. It asserts no time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from pdetr3d.training.build import build
 from tests.benchmarks.bench_steps import median_s
 from tests.model_cases import change, make_batch
 
-# Untrained, every class peaks all over the map near the threshold of 0.1: the most cells that are looked at, in all six
-# tasks. Their boxes of about 1 m hardly meet; those of a bus's size meet a dozen others each. (name, bus, overrides)
+# An untrained student has peaks of every class near the threshold of 0.1 all over the map, so all six tasks decode
+# their most cells. Boxes of about 1 m hardly overlap; boxes of a bus's size overlap a dozen others. (name, bus,
+# overrides)
 CASES = [
     ("boxes of 1 m", False, []),
     ("boxes of 1 m, circle NMS", False, ["student.nms=circle"]),
@@ -34,7 +35,7 @@ CASES = [
 
 
 def cloud(config: Config, folder: Path) -> Tensor:
-    """Points (P, 5) of the real keyframe where PDETR3D_REAL_DATA names it, else random ones over the whole range."""
+    """Points (P, 5) of the real keyframe if PDETR3D_REAL_DATA is set, else random ones over the whole range."""
     root = os.environ.get("PDETR3D_REAL_DATA", "")
     if not root:
         return make_batch(1, points=35_000).points * torch.tensor([4.0, 4, 1, 1, 1])
@@ -52,7 +53,7 @@ def student() -> Student:
 
 
 def enlarge(student: Student) -> None:
-    """Let the untrained regression say the size of a bus, more or less."""
+    """Make the untrained regression predict about the size of a bus."""
     for regression in student.head.regressions:
         size = regression.get_submodule("outputs.size")
         assert isinstance(size, torch.nn.Conv2d) and size.bias is not None
@@ -60,7 +61,7 @@ def enlarge(student: Student) -> None:
 
 
 def test_print_costs_of_decoding(student: Student, tmp_path: Path) -> None:
-    """One table; issue 4 asks for 100 ms of decoding and NMS on the real keyframe."""
+    """Print the table; the goal is 100 ms for decoding and NMS on the real keyframe."""
     points = cloud(student.config, tmp_path)
     batch = make_batch(1)
     batch = change(batch, points=points, point_sample=torch.zeros(len(points), dtype=torch.long))

@@ -1,7 +1,7 @@
-"""Memory of a driver that labels and scores SMALL and LARGE replicated keyframes: what of it grows with their number.
+"""Measures the memory of a driver that labels and scores SMALL and LARGE replicated keyframes, and tests its growth.
 
 Keyframes are those of the simulated world under other tokens (``bench_million``); predictions are stood in for by
-class-mean boxes at the clicks, or true boxes: what is measured is who holds what, not what it says. Each holder runs in
+class-mean boxes at the clicks, or true boxes, since only memory is measured. Each part of the driver's work runs in
 a process of its own. PDETR3D_KEYFRAMES="10000 100000" sets the numbers. Not measured: the devkit's tables, which
 scoring reads whole (``Tables`` below gives the same rows to every copy), and pictures.
 """
@@ -42,13 +42,13 @@ HOLDERS = ("boxes", "read tasks", "pseudo labels", "quality at clicks", "scoring
 
 
 def anonymous_mib() -> float:
-    """Pages of mapped files are the kernel's to take back: they do not count."""
+    """The memory without pages of mapped files, which the kernel can free."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
 
 class Peak:
-    """The highest ``anonymous_mib`` while it is open."""
+    """Measures the highest ``anonymous_mib`` in its context."""
 
     def __enter__(self) -> Peak:
         self.before = self.mib = anonymous_mib()
@@ -68,7 +68,7 @@ class Peak:
 
 
 def predicted(records: Records) -> BoxTable:
-    """Class-mean boxes at the clicks of all records, as actors would have sent them."""
+    """Class-mean boxes at the clicks of all records, as if actors had sent them."""
     writer = BoxTableWriter(TextPlaces(records.token_column), 1)
     for start in range(0, len(records), 256):
         part = list(records[start : start + 256])
@@ -84,7 +84,7 @@ def predicted(records: Records) -> BoxTable:
 
 
 class Tables:
-    """The devkit's tables of the world, where TOKEN-NUMBER is a copy of the sample TOKEN."""
+    """The devkit's tables of the world, in which TOKEN-NUMBER is a copy of the sample TOKEN."""
 
     def __init__(self, nusc: Any, tokens: pa.ChunkedArray) -> None:
         self.nusc, self.tokens = nusc, tokens
@@ -93,17 +93,17 @@ class Tables:
 
     @property
     def sample(self) -> Iterator[dict[str, str]]:
-        """Rows, as far as the split of a sample is asked for."""
+        """The rows of samples, with the entries that scoring needs."""
         tokens = (token.as_py() for token in self.tokens)
         return ({"token": t, "scene_token": self.get("sample", t)["scene_token"]} for t in tokens)
 
     def get(self, table: str, token: str) -> dict[str, Any]:
-        """A row."""
+        """One row of a table."""
         return self.nusc.get(table, token.rsplit("-", 1)[0] if table == "sample" else token)
 
 
 def hold(holder: str, folder: Path) -> int:
-    """Do what a driver does with all samples of ``folder``; how many objects it was about."""
+    """Do one part of a driver's work with all samples of ``folder``; returns the number of objects."""
     from ray_jobs.plug.inference import BATCH_SIZE, EXECUTION
     from ray_jobs.plug.stream import BatchSource, Part
     from ray_jobs.stages import labeling, quality
@@ -114,7 +114,7 @@ def hold(holder: str, folder: Path) -> int:
     records = records.select(records.clicked & ~records.boxed)
     if holder == "boxes":
         return sum(len(boxes) for boxes in predicted(records).values())
-    if holder == "read tasks":  # of one execution after the other, as ``predict`` has them
+    if holder == "read tasks":  # for one execution after the other, as in ``predict``
         size = BATCH_SIZE * EXECUTION
         for start in range(0, len(records), size):
             begins = range(start, min(start + size, len(records)), BATCH_SIZE)
@@ -131,7 +131,7 @@ def hold(holder: str, folder: Path) -> int:
             folder / "labels.parquet", records, boxes, rows_of, manifest.track_of, classes=NUSCENES_CLASSES
         )[0]
     if holder == "quality at clicks":
-        # Cheap in place of exact polygons, which take a millisecond a box: what is held is the same.
+        # A cheap overlap replaces exact polygons, which take 1 ms per box; the memory is the same.
         pseudo_label_quality.bev_iou = lambda one, other: one.size_m[:, 0] / (1.0 + other.size_m[:, 0])
         known = quality.KnownClicks(
             records,
@@ -153,7 +153,7 @@ def hold(holder: str, folder: Path) -> int:
 
 
 def measured(holder: str, folder: Path) -> dict[str, Any]:
-    """In a process of its own."""
+    """Measure in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", SELF, holder, str(folder)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -163,7 +163,7 @@ def measured(holder: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_memory_does_not_grow_with_the_number_of_keyframes(holder: str, sim_world: Path, tmp_path: Path) -> None:
-    """Ten times the keyframes: the driver's peak grows by less than a tenth."""
+    """With ten times the keyframes the driver's peak grows by less than a tenth."""
     from pdetr3d.data.index.nuscenes import build_index
 
     index, found = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "one.arrow")), []

@@ -1,8 +1,8 @@
-"""A training step by part, an inference by part: the quickstart, and full size on the real keyframe. Asserts no time.
+"""Measures the parts of training steps and of inference: quickstart, and full size on the real keyframe.
 
-Each case runs in a process of its own, whose peak memory is the case's. Without PDETR3D_REAL_DATA only the quickstart.
-Where there is a GPU it trains, on as many copies of the keyframe as a worker of the preset takes at a time, and the
-memory is that of its allocator; a CPU takes one.
+Each case runs in its own process, whose peak memory is measured. Without PDETR3D_REAL_DATA only the quickstart runs.
+A GPU, if there is one, trains on as many copies of the keyframe as a worker of the preset has in its batch, and the
+memory is that of its allocator. A CPU trains on one copy.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from pdetr3d.training.plan import Plan
 from tests.benchmarks.bench_steps import realistic_batch
 
 SELF = "tests.benchmarks.bench_full_size"
-# As tests/unit/test_full_size.py, at the presets' full image size.
+# Like tests/unit/test_full_size.py, with the presets' full image size.
 KEYFRAME = ["student.gt_sampling=[]", "label.ratio=1.0", "data.train_split=mini_train"]
-# Six whole pictures' activations fill 20 GB; recomputing them is how a teacher fits into small memories.
+# The activations of six full images take 20 GB; with recomputation a teacher fits into a small memory.
 SMALL_MEMORY = ["model.checkpoint_activations=true"]
 STUDENT, TEACHER = "student", "teacher"
 GPU = torch.cuda.is_available()
 STUDENTS = [(f"nuscenes-{lidar}", STUDENT, amp, 3) for lidar in ("pillar", "voxel") for amp in ("fp32", "bf16")]
 TEACHERS = [(f"nuscenes-{lidar}", TEACHER, "bf16", 5 if GPU else 1) for lidar in ("pillar", "voxel")]
 QUICKSTART = [("quickstart", TEACHER, amp, 5) for amp in ("fp32", "bf16")]
-# unguided: without the second view, as CenterPoint is trained elsewhere; inference: boxes of a batch, no training
-CASES = [  # preset, stage, amp, steps that are counted, what is special
+# unguided: without the second view, as usual for CenterPoint; inference: boxes of a batch without training
+CASES = [  # preset, stage, amp, counted steps, special settings
     *[(*case, "") for case in QUICKSTART + STUDENTS + TEACHERS],
     *[(*case, "unguided") for case in STUDENTS],
     *[(*case, "inference") for case in STUDENTS + TEACHERS],
@@ -59,7 +59,7 @@ CASES = [  # preset, stage, amp, steps that are counted, what is special
 
 
 def measured_parts(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module whose forward passes are timed; nested ones are counted in both."""
+    """Name -> module whose forward passes are timed; the time of a nested module counts for both."""
     images = getattr(model, "images", None)
     nested = {f"  images.{name}": module for name, module in (images.named_children() if images else [])}
     fusions = {f"  {n}": m for n, m in model.named_modules() if isinstance(m, Fusion)}
@@ -67,14 +67,14 @@ def measured_parts(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def now() -> float:
-    """Time [s]; all that was asked of the GPU is done by then."""
+    """The time [s] after all work of the GPU is done."""
     if GPU:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Clock:
-    """Seconds per name, of every call of the hooked modules since the last ``take``."""
+    """Measures seconds per name over all calls of the hooked modules since the last ``take``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -92,7 +92,7 @@ class Clock:
 
 
 def time_steps(task: Task, batch: Batch, steps: int, folder: Path) -> dict[str, float]:
-    """Median seconds of the parts, of the whole step and of ("losses, backward, optimizer") what is no forward pass."""
+    """Median seconds of the parts, the whole step, and the rest beside forward ("losses, backward, optimizer")."""
     context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder, "cuda" if GPU else "cpu")
     model, batch = task.model.to(context.device).train(), batch.to(context.device)
     if task.optim.compile:
@@ -108,9 +108,9 @@ def time_steps(task: Task, batch: Batch, steps: int, folder: Path) -> dict[str, 
 
 
 def time_inference(task: Task, batch: Batch, steps: int) -> dict[str, float]:
-    """Median seconds of the parts, of the whole and of ("boxes") what follows the forward pass: decoding, NMS.
+    """Median seconds of the parts, the whole, and the rest after the forward pass ("boxes"): decoding, NMS.
 
-    The weights are as drawn, every score near 0.1: far more candidates pass than of a trained student (bench_decode).
+    With initial weights all scores are near 0.1, so that there are many more candidates than with a trained student.
     """
     device = torch.device("cuda" if GPU else "cpu")
     model, batch = task.model.to(device).eval(), batch.to(device)
@@ -127,7 +127,7 @@ def time_inference(task: Task, batch: Batch, steps: int) -> dict[str, float]:
 
 
 def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> tuple[Task, Batch]:
-    """The preset's task and a batch of the real keyframe: one, or what a GPU takes of it."""
+    """The preset's task, and a batch of the real keyframe: one copy, or a GPU's batch size."""
     config = presets.load(preset, overrides)
     index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "index.arrow"))
     record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "manifest"))[0]
@@ -137,7 +137,7 @@ def real_batch(preset: str, stage: str, overrides: list[str], folder: Path) -> t
 
 
 def measure(preset: str, stage: str, amp: str, steps: int, special: str) -> None:
-    """Print a line per part (name, seconds), the batch's size, then the peak memory [bytes] of this process or GPU."""
+    """Print a line per part (name, seconds), the batch size, and the peak memory [bytes] of this process or GPU."""
     torch.set_num_threads(2)
     optim = f"{'teacher.' if stage == TEACHER else ''}optim"
     chosen = [f"{optim}.amp={amp}", f"{optim}.compile={str(special == 'compiled').lower()}"]
@@ -160,7 +160,7 @@ def measure(preset: str, stage: str, amp: str, steps: int, special: str) -> None
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("preset", "stage", "amp", "steps", "special"), CASES)
 def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int, special: str) -> None:
-    """One table per case."""
+    """Print a table per case."""
     if preset != "quickstart" and not os.environ.get("PDETR3D_REAL_DATA"):
         pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
     command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps), special]

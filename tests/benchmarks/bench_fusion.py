@@ -1,4 +1,4 @@
-"""What D-RoI costs: against mmcv's deformable attention, against simpler fusions, and by clicks. Asserts no time."""
+"""Measures the cost of D-RoI: against mmcv's deformable attention, against simpler fusions, and by clicks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SELF = "tests.benchmarks.bench_fusion"
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print one table."""
+    """Print a table."""
     table = Table(*map(escape, header), title=title)
     for row in rows:
         table.add_row(*row)
@@ -40,7 +40,7 @@ def show(title: str, header: list[str], rows: list[list[str]]) -> None:
 def sampling_case(
     teacher: TeacherConfig, maps: int, queries: int, shapes: list[tuple[int, int]]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Values, location and weight as a teacher has them, all with gradients."""
+    """Values, location and weight of a teacher's size, all with gradients."""
     samples = teacher.roi_grid**2 + teacher.free_points
     values = [torch.randn(maps, teacher.channels, *shape, requires_grad=True) for shape in shapes]
     location = torch.rand(maps, queries, teacher.heads, len(shapes), samples, 2, requires_grad=True)
@@ -49,9 +49,9 @@ def sampling_case(
 
 
 def test_print_sampling_against_mmcv() -> None:
-    """The sampling inside D-RoI, forward and backward, at the same number of samples: ratio <= 1 is wanted."""
+    """The sampling in D-RoI, forward and backward, with equal numbers of samples; the goal is a ratio <= 1."""
     reference, rows = mmcv_deformable(), []
-    # At full size one sample: a BEV map of 102.4 m at 0.4 m, images of 832 x 512 px at strides 8 to 64.
+    # One sample at full size: a BEV map of 102.4 m with cells of 0.4 m, images of 832 x 512 px at strides 8 to 64.
     cases = {
         "LiDAR": (CONFIG.teacher, 2, 20, [(100, 100), (50, 50), (25, 25)]),
         "cameras": (CONFIG.teacher, 12, 20, [(36, 64), (18, 32), (9, 16)]),
@@ -75,7 +75,7 @@ def test_print_sampling_against_mmcv() -> None:
 
 
 def test_print_fusions(tmp_path: Path) -> None:
-    """One training step and the parameters of none, concat and d_roi."""
+    """A training step, and the number of parameters, of none, concat and d_roi."""
     batch, rows = realistic_batch(), []
     for fusion in ("none", "concat", "d_roi"):
         task = build("teacher", presets.load(CONFIG.preset, [f"teacher.fusion={fusion}"]), FALLBACK_SIZE_M)
@@ -86,7 +86,7 @@ def test_print_fusions(tmp_path: Path) -> None:
 
 
 def test_print_cost_by_clicks() -> None:
-    """Forward + backward and peak memory of a fresh process, by clicks per sample: memory should be a straight line."""
+    """Forward and backward, and peak memory of a new process, by clicks per sample; memory should be linear."""
     rows, peaks = [], []
     for clicks in CLICKS:
         command = [sys.executable, "-m", SELF, str(clicks)]
@@ -100,13 +100,13 @@ def test_print_cost_by_clicks() -> None:
 
 
 def straight_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope of the least-squares line through points, and the farthest that one of them is above or below it."""
+    """The slope of the least-squares line through points, and the largest distance of a point from it."""
     slope, start = np.polyfit(x, y, 1)
     return float(slope), float(np.abs(np.array(y) - start - slope * np.array(x)).max())
 
 
 def measure(clicks: int) -> None:
-    """Print seconds and peak MiB of this process."""
+    """Print the seconds and peak MiB of this process."""
     torch.set_num_threads(2)
     task, batch = build("teacher", CONFIG, FALLBACK_SIZE_M), realistic_batch(clicks)
 

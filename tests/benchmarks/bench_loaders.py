@@ -1,7 +1,7 @@
-"""How fast samples arrive: Ray Data against torch's DataLoader, and what reading the files alone costs.
+"""Measures the rate of samples: Ray Data against torch's DataLoader, and plain reading of the files.
 
-Of the data of a run with a trained teacher (PDETR3D_RUN, default runs/quickstart), and of the real keyframe
-(PDETR3D_REAL_DATA) as many times over; each prints tables, and skips without its data. The consumer does nothing, so
+The data are those of a run with a trained teacher (PDETR3D_RUN, default runs/quickstart), and the real keyframe
+(PDETR3D_REAL_DATA) many times; each benchmark prints tables, and skips without its data. The consumer does nothing, so
 both loaders have all cores. The teacher's samples have six images and all sweeps, the student's all sweeps.
 """
 
@@ -41,9 +41,9 @@ from ray_jobs.plug.stream import RankBatches, quiet_ray_data, train_stream
 from ray_jobs.start.launch import init_ray
 
 RUN = Path(os.environ.get("PDETR3D_RUN", "runs/quickstart"))
-BATCH, LIMIT = 2, 300  # samples a batch; of so many samples the bare limit is measured
-# Ray starts its processes one by one, which takes seconds, and its batches come in bursts.
-SECONDS = float(os.environ.get("PDETR3D_BENCH_S", "10"))  # of warming up, and of counting
+BATCH, LIMIT = 2, 300  # samples per batch; samples for the limit without a loader
+# Ray starts its processes one by one in some seconds, and its batches come in bursts.
+SECONDS = float(os.environ.get("PDETR3D_BENCH_S", "10"))  # time for warming up, and for counting
 CORES = os.cpu_count() or 1
 DATA_CPUS = ScalingConfig().data_cpus  # not the preset's, which leaves the cores to training
 
@@ -59,7 +59,7 @@ def run_data() -> tuple[Config, Records]:
 
 
 def rate(batches: Iterator[Any]) -> tuple[float, float]:
-    """(samples per second once warm, seconds to the first batch)."""
+    """(samples per second after warming up, seconds to the first batch)."""
     began = time.perf_counter()
     next(batches)
     first_s = time.perf_counter() - began
@@ -69,7 +69,7 @@ def rate(batches: Iterator[Any]) -> tuple[float, float]:
 
 
 def counted(batches: Iterator[Any]) -> tuple[int, float]:
-    """How many batches come in SECONDS, and how long the last of them took to come."""
+    """The number of batches in SECONDS, and the time at which the last of them came."""
     began, count, passed_s = time.perf_counter(), 0, 0.0
     while passed_s < SECONDS:
         next(batches)
@@ -78,7 +78,7 @@ def counted(batches: Iterator[Any]) -> tuple[int, float]:
 
 
 def bare(record: SampleRecord, num_sweeps: int, size_px: tuple[int, int]) -> None:
-    """Read the files that the loaders read, decode images at the smallest scale not below the target, no more."""
+    """Only read the loaders' files and decode images at the smallest scale not below the target."""
     for path in [record.lidar_path, *(sweep.path for sweep in record.sweeps[: num_sweeps - 1])]:
         read_lidar(Path(path))
     for camera in record.cameras:
@@ -89,7 +89,7 @@ def bare(record: SampleRecord, num_sweeps: int, size_px: tuple[int, int]) -> Non
 
 
 def full_decode(record: SampleRecord) -> None:
-    """One decode of the six images at full resolution."""
+    """Decode the six images at full resolution."""
     for camera in record.cameras:
         if camera is not None:
             simplejpeg.decode_jpeg(Path(camera.path).read_bytes(), "RGB")
@@ -106,10 +106,10 @@ def cpu_s(body: Callable[[SampleRecord], object], records: Sequence[SampleRecord
 
 
 def bare_rate(records: Sequence[SampleRecord], config: Config) -> float:
-    """Samples per second of ``bare`` on all cores, one process each."""
+    """Samples per second of ``bare`` with one process per core."""
     shares = [records[i::CORES] for i in range(CORES)]
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_bare_all, shares, [config.to_json()] * CORES))  # processes have started, files are in memory
+        list(pool.map(_bare_all, shares, [config.to_json()] * CORES))  # warms up
         began = time.perf_counter()
         list(pool.map(_bare_all, shares, [config.to_json()] * CORES))
         return len(records) / (time.perf_counter() - began)
@@ -123,7 +123,7 @@ def _bare_all(records: Sequence[SampleRecord], config_json: str) -> None:
 
 
 def ray_batches(records: Sequence[SampleRecord], plan: Plan, load: BatchLoader) -> Iterator[Any]:
-    """As a training worker gets them, through a split of one."""
+    """Batches of Ray Data as a training worker gets them, through a split of one."""
     quiet_ray_data()
     size = batch_bytes(load.config.data, BATCH, load.cameras, 1 + load.weak_view)
     dataset = train_stream(records, plan, load, 1, 0, DATA_CPUS, steps_per_task(size, 1, CORES / DATA_CPUS))
@@ -132,8 +132,8 @@ def ray_batches(records: Sequence[SampleRecord], plan: Plan, load: BatchLoader) 
 
 
 def compare(title: str, records: Sequence[SampleRecord], load: BatchLoader) -> float:
-    """Print one table; samples/s of Ray Data as a share of torch's best."""
-    config, plan = load.config, Plan(len(records), BATCH, 1_000_000, 0)  # no loader comes to its end
+    """Print a table with samples/s of Ray Data as a share of torch's best."""
+    config, plan = load.config, Plan(len(records), BATCH, 1_000_000, 0)  # no loader reaches the end
     mine = [records[i] for step in range(LIMIT // BATCH) for i, _ in plan.at(step, 0, 1)]
     if not load.cameras:
         mine = [replace(record, cameras=()) for record in mine]
@@ -163,7 +163,7 @@ def compare(title: str, records: Sequence[SampleRecord], load: BatchLoader) -> f
 
 
 def test_print_loaders() -> None:
-    """The run's teacher."""
+    """Print the table of the run's teacher."""
     config, records = run_data()
     assert compare(f"{config.preset} teacher", records, BatchLoader(config, "teacher", cameras=True)) > 0
 
@@ -173,7 +173,7 @@ def test_print_loaders() -> None:
     [("teacher", 704, 396), ("teacher", 800, 450), ("student", 704, 396)],  # 800 x 450 is decoded, not resized
 )
 def test_print_loaders_of_real_keyframes(kind: str, width: int, height: int, tmp_path: Path) -> None:
-    """Images of 1600 x 900 made smaller; one sweep, and the student's without the weak view: what one pass reads."""
+    """Images of 1600 x 900 made smaller, one sweep, the student without the weak view: the data of one pass."""
     if not os.environ.get("PDETR3D_REAL_DATA"):
         pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
     config = load_preset(

@@ -1,8 +1,9 @@
-"""Whether memory grows with the dataset: the stream of the quickstart's teacher over more and more keyframes.
+"""Measures whether memory grows with the dataset: the stream of the quickstart's teacher with more and more keyframes.
 
-Index replication, as in ``bench_million``: the train keyframes of a run with a trained teacher (PDETR3D_RUN, default
-runs/quickstart) once, ten times, a hundred times, under other tokens. Each case runs as many steps in a process of its
-own; its peak is the sum of PSS over the process and all that it started, Ray included. Prints a table, asserts no size.
+As in ``bench_million``, the index is replicated: the train keyframes of a run with a trained teacher (PDETR3D_RUN,
+default runs/quickstart) once, ten times, a hundred times, under other tokens. Each case runs as many steps in a process
+of its own; its peak is the sum of PSS over the process and all that it started, Ray included. Prints a table, asserts
+no size.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COPIES, STEPS = (1, 10, 100), 1_000
 
 
 def measure(folder: Path) -> tuple[int, int]:
-    """Peak PSS [bytes] of streaming STEPS batches of a folder's index and manifest, and the number of keyframes."""
+    """Stream STEPS batches of a folder's index and manifest; returns peak PSS [bytes] and number of keyframes."""
     load = BatchLoader(run_data()[0], "teacher", cameras=True)
     with PeakMemory() as memory:
         records = training_records(Index.open(folder / FILE), LabelManifest.open(folder))
@@ -44,7 +45,7 @@ def measure(folder: Path) -> tuple[int, int]:
 
 @pytest.mark.timeout(1800)
 def test_print_memory_by_keyframes(tmp_path: Path) -> None:
-    """One table."""
+    """Print the table."""
     run_data()  # skips without one
     table = Table("keyframes", "peak PSS [GiB]".replace("[", r"\["), "of the first", title=f"{STEPS} steps of {BATCH}")
     first = 0.0

@@ -1,8 +1,8 @@
-"""A dataset of a million keyframes: how long until the first epoch is shuffled, and in how much memory.
+"""Measures time and memory until the first epoch of a dataset with a million keyframes is shuffled.
 
-Index replication: the keyframes of the simulated world's train split again under other tokens, with their sweeps,
-cameras, annotations and clicks; KEYFRAMES of them (PDETR3D_KEYFRAMES), written as Arrow files (some gigabytes, in a
-temporary folder). A process of its own opens them, makes the training records and the order of an epoch, and reads
+The index is replicated: it has the keyframes of the simulated world's train split under other tokens, with their
+sweeps, cameras, annotations and clicks; KEYFRAMES of them (PDETR3D_KEYFRAMES), written as Arrow files (some gigabytes,
+in a temporary folder). A process of its own opens them, makes the training records and the order of an epoch, and reads
 RANDOM records. Prints a table, asserts no time.
 """
 
@@ -38,7 +38,7 @@ COPIES = 2_000  # of the template, in a chunk of the file
 
 
 def replicate(template: pa.Table, keys: list[str], copies: range) -> pa.Table:
-    """The table ``len(copies)`` times, one after the other, with the number of the copy at the end of each key."""
+    """Repeat the table ``len(copies)`` times, with the number of the copy at the end of each key."""
     whole = pa.concat_tables([template] * len(copies)).combine_chunks()
     number = np.repeat(np.array([f"-{copy}" for copy in copies]), template.num_rows)
     for key in keys:
@@ -54,13 +54,13 @@ def replicate(template: pa.Table, keys: list[str], copies: range) -> pa.Table:
 
 
 def with_roles(samples: pa.Table, boxed: int) -> pa.Table:
-    """The first ``boxed`` samples box-labeled, no other."""
+    """Make only the first ``boxed`` samples box-labeled."""
     whole = np.arange(samples.num_rows) < boxed
     return samples.set_column(3, "role", pa.array(np.where(whole, "box", "point")))
 
 
 def write(index: Index, folder: Path, keyframes: int) -> None:
-    """Index and manifest of so many keyframes."""
+    """Write index and manifest of so many keyframes."""
     small = build_manifest(index, "sim_train", LabelConfig(ratio=RATIO), folder / "small")
     template = index.table.take(pa.array(index.rows("sim_train")))
     copies = -(-keyframes // template.num_rows)
@@ -88,7 +88,7 @@ def write(index: Index, folder: Path, keyframes: int) -> None:
 
 
 def opened(folder: Path) -> dict[str, float]:
-    """Seconds and bytes of what a training does before its first batch."""
+    """Seconds and bytes of a training's work before its first batch."""
     idle = psutil.Process().memory_full_info().pss
     began = time.perf_counter()
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
@@ -110,7 +110,7 @@ def opened(folder: Path) -> dict[str, float]:
 
 @pytest.mark.timeout(1800)
 def test_print_opening(sim_world: Path, tmp_path: Path) -> None:
-    """One table."""
+    """Print the table."""
     from pdetr3d.data.index.nuscenes import build_index
 
     write(Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "one.arrow")), tmp_path, KEYFRAMES)

@@ -1,8 +1,8 @@
-"""What a search costs beside its trainings: eight trials, one after another, against the same eight run alone.
+"""Measures the overhead of a search: eight trials in a row, against the same eight trainings without a search.
 
-Simulated world of the quickstart, teachers trained for EPOCHS of its 14 passes: the shorter the trainings, the more a
-search's own work weighs. Both score the val split; a trial also the select split. Seconds are wall time of
-whole commands. Asserts no size.
+Teachers are trained on the quickstart's world for EPOCHS of its 14 passes; with shorter trainings, the overhead weighs
+more. Both score the val split; trials also score the select split. Seconds are wall time
+of whole commands. No time is asserted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPACE = {
 
 
 def seconds(folder: Path, words: Sequence[str]) -> float:
-    """Wall time of ``python -m WORDS`` with its own folder for ``results/``."""
+    """The wall time of ``python -m WORDS`` with an own folder for ``results/``."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -45,7 +45,7 @@ def seconds(folder: Path, words: Sequence[str]) -> float:
 
 @pytest.mark.timeout(7200)
 def test_print_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One table."""
+    """Print the table."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     base = load("quickstart")
     simulate(tmp_path / "world", base.sim, base.data.version)

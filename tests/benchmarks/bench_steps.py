@@ -1,4 +1,4 @@
-"""What a training step costs at quickstart size, and what guidance and D-RoI add. Prints a table, asserts no time."""
+"""Measures a training step at quickstart size, and the shares of guidance and D-RoI. It asserts no time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def realistic_batch(clicks: int = 20) -> Batch:
 
 
 def median_s(body: Callable[[], object]) -> float:
-    """Median wall time [s] of a few calls, after one that is not counted."""
+    """The median wall time [s] of a few calls after an uncounted one."""
     times = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
@@ -53,7 +53,7 @@ def median_s(body: Callable[[], object]) -> float:
 
 
 def step_s(task: Task, batch: Batch, folder: Path) -> float:
-    """Time of one optimizer step [s]."""
+    """The time of one optimizer step [s]."""
     context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder)
     optimizer = make_optimizer(task.model, task.optim)
     task.model.train()
@@ -80,14 +80,14 @@ def fusion_s(task: Task, batch: Batch) -> tuple[float, float]:
 
 
 def _leaf(value: object) -> object:
-    """The same input, cut off from the graph, with a gradient where it had one."""
+    """The same input detached from the graph, with a gradient if it had one."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.requires_grad)
     return type(value)(_leaf(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def test_print_costs_of_a_step(tmp_path: Path) -> None:
-    """One table; on an idle machine."""
+    """Print the table; run it on an idle machine."""
     batch = realistic_batch()
     plain = build("student", CONFIG, FALLBACK_SIZE_M, guidance=False)
     guided = build("student", CONFIG, FALLBACK_SIZE_M, guidance=True)

@@ -1,6 +1,6 @@
-"""How many loading tasks Ray Data lets work at once under a limit on its object store memory (``flow.TASK_BATCHES``).
+"""Measures how many loading tasks Ray Data runs at once under a limit of object store memory (``flow.TASK_BATCHES``).
 
-Tasks wait instead of loading, and the consumer takes batches as they come: the rate tells how many waited at once.
+Tasks only wait, and the consumer takes batches as they come, so the rate gives the number of tasks at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES = [(32, 128), (32, 256), (32, 0), (8, 64), (16, 256)]  # MiB of a batch, M
 
 
 class Wait:
-    """In place of loading: a batch of so many bytes after LOAD_S."""
+    """Replaces loading: returns a batch of so many bytes after LOAD_S."""
 
     def __init__(self, batch_bytes: int) -> None:
         self.batch_bytes = batch_bytes
@@ -36,7 +36,7 @@ class Wait:
 
 
 def tasks_at_once(batch_mib: int, limit_mib: int) -> float:
-    """Mean number of tasks at work once warm."""
+    """The mean number of running tasks after warming up."""
     plan = Plan(10, 1, STEPS, 0)
     dataset = train_stream([None] * 10, plan, Wait(batch_mib * MIB), 1, 0, data_cpus=1.0)  # type: ignore[list-item]
     limits = ExecutionResources(object_store_memory=limit_mib * MIB) if limit_mib else ExecutionResources()
@@ -47,7 +47,7 @@ def tasks_at_once(batch_mib: int, limit_mib: int) -> float:
 
 
 def test_print_tasks_at_once() -> None:
-    """One table."""
+    """Print the table."""
     ray.init(
         address="local", num_cpus=TASKS, include_dashboard=False, log_to_driver=False, object_store_memory=3 * 1024**3
     )

@@ -1,5 +1,5 @@
-"""What LiDAR and cameras show of objects by distance, in the box-labeled keyframes of a run (PDETR3D_RUN, default
-runs/quickstart): the size of the question that fusion answers. Prints a table, and skips without a run."""
+"""Measures by distance what LiDAR and cameras see of objects, in box-labeled keyframes of a run (PDETR3D_RUN, default
+runs/quickstart), which shows how much fusion can gain. It prints a table, and skips without a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.benchmarks.bench_loaders import run_data
 
 
 def test_print_visibility() -> None:
-    """One table."""
+    """Print the table."""
     config, records = run_data()
     boxed = [record for record in records if record.role == "box"]
     width, height = config.data.image_size_px

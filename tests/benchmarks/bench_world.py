@@ -1,7 +1,7 @@
-"""Whether the simulated world holds what claims about methods need, at the quickstart's size. Run it before any study.
+"""Tests that the simulated world, at the quickstart's size, allows claims about methods. Run it before any study.
 
 1. A LiDAR model of one crop, trained on all boxes, reaches BEV IoU .72, and 0-10 m lies .05 above 40-52 m.
-2. A model of pictures alone is better in yaw than that one beyond 30 m.
+2. A model of pictures alone has a smaller yaw error than that one beyond 30 m.
 3. Boxes everywhere are far above boxes of 5 and 10 % of the keyframes (students; an hour, so with WORLD_STUDENTS=1).
 
 ``python -m tests.benchmarks.bench_world DATAROOT`` measures a world that is there (1 and 2), and prints more.
@@ -35,25 +35,25 @@ from tests.world_models import LidarModel, PictureModel, class_means, predict, t
 LIDAR_STEPS, PICTURE_STEPS = 8000, 4000
 IOU, NEAR_OVER_FAR = 0.72, 0.05
 FAR_M = (30.0, 52.0)
-PASSES = 5.4  # of the students: where the quickstart's 1.8 starve them
+PASSES = 5.4  # of the students; the quickstart's 1.8 are too few
 CONFIG = presets.load("quickstart")
 
 
 def end_on_share(crops: Crops) -> float:
-    """Share of the vehicles that stand within 20 degrees of the viewing direction (0.22 if any angle is as likely)."""
+    """The share of vehicles within 20 degrees of the viewing direction (0.22 for uniform angles)."""
     vehicle = crops.label < CLASSES.index("barrier")
     angle = crops.box[vehicle, 6] - np.arctan2(crops.click[vehicle, 1], crops.click[vehicle, 0])
     return float((np.abs((angle + np.pi / 2) % np.pi - np.pi / 2) < np.deg2rad(20)).mean())
 
 
 def explained(found: Boxes3D, truth: Boxes3D, chosen: NDArray[np.bool_]) -> list[str]:
-    """R² of log l, w, h against the mean of the chosen boxes."""
+    """The R² of log l, w, h against the mean of the chosen boxes."""
     told, true = np.log(found.size_m[chosen]), np.log(truth.size_m[chosen])
     return [f"{v:.2f}" for v in 1 - ((told - true) ** 2).mean(0) / true.var(0)]
 
 
 def measure(model: LidarModel | PictureModel, train_crops: Crops, val: Crops, steps: int) -> dict[str, Any]:
-    """Train and score: ``pseudo_label_quality``, and beyond 30 m yaw and size errors; prints tables."""
+    """Train and score a model (``pseudo_label_quality``, yaw and size errors beyond 30 m), and print tables."""
     start = time.monotonic()
     train(model, train_crops, steps)
     seconds = time.monotonic() - start
@@ -84,7 +84,7 @@ def measure(model: LidarModel | PictureModel, train_crops: Crops, val: Crops, st
 
 
 def examine(dataroot: Path, folder: Path, lidar_steps: int, picture_steps: int) -> dict[str, dict[str, Any]]:
-    """Cut the crops of a world, show what it is made of, and measure both models."""
+    """Cut the crops of a world, print its statistics, and measure both models."""
     data = CONFIG.data.model_copy(update={"dataroot": str(dataroot)})
     train_crops, val = (cut_split(dataroot, split, data, folder) for split in ("sim_train", "sim_val"))
     prior, truth = class_means(train_crops), true_boxes(val)
@@ -108,7 +108,7 @@ def dataroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_world_shows_sizes_near_and_headings_in_pictures_far(dataroot: Path, tmp_path: Path) -> None:
-    """1 and 2."""
+    """Claims 1 and 2."""
     torch.set_num_threads(1)
     reports = examine(dataroot, tmp_path, LIDAR_STEPS, PICTURE_STEPS)
     by_distance = {name: row["bev_iou"] for name, row in reports["lidar"]["by_distance"].items()}
@@ -119,7 +119,7 @@ def test_world_shows_sizes_near_and_headings_in_pictures_far(dataroot: Path, tmp
 
 @pytest.mark.skipif(os.environ.get("WORLD_STUDENTS") != "1", reason="trains students for about an hour")
 def test_boxes_everywhere_are_far_above_few_boxes(dataroot: Path, tmp_path: Path) -> None:
-    """3: mAP of boxes everywhere at least 1.5 times that of 5 %, 1.3 times that of 10 %."""
+    """Claim 3: the mAP of boxes everywhere is at least 1.5 times that of 5 %, and 1.3 times that of 10 %."""
     score = {}
     for ratio, arm in ((0.05, "boxes_only"), (0.1, "boxes_only"), (0.05, "full")):
         folder = tmp_path / f"{arm}-{ratio}"

@@ -1,4 +1,4 @@
-"""docs/your-data.md at the size of preset quickstart: its commands, on a world whose un-boxed annotations are gone.
+"""Runs docs/your-data.md at the quickstart's size, on a world without the annotations that people would not have.
 
 ``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or takes the one in
 DATAROOT, of ``pdetr3d simulate``), deletes the annotations of the frames that the quickstart has clicks on from the
@@ -30,12 +30,12 @@ from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.tutorial import SPLITS, page_commands
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of the pipeline, which has no GPU here: the page says so.
+# Keys of the pipeline without a GPU, as the page says.
 KEYS = [*(key for key in SPLITS if "select" not in key), "data.select_split=sim_select"]
 
 
 def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Do what is left to do in ``folder``; what ``your-data.json`` holds."""
+    """Do the remaining work in ``folder``; returns the content of ``your-data.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = _world(folder, dataroot or folder / "simulated")
     times = folder / "seconds.json"
@@ -74,7 +74,7 @@ def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) ->
 
 
 def _world(folder: Path, dataroot: Path) -> Index:
-    """The whole world's index; makes ``world``, its tables as people have them, and their clicks, where missing."""
+    """The whole world's index. Missing parts are made: the world, its tables as people have them, their clicks."""
     config = presets.load("quickstart")
     if not (folder / "clicks.csv").exists():
         simulate(dataroot, config.sim)

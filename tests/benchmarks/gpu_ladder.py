@@ -1,10 +1,10 @@
-"""What a GPU makes of the full-size models, rung by rung, without Ray: python -m tests.benchmarks.gpu_ladder OUT.json
+"""Measures full-size models on a GPU, rung by rung, without Ray: python -m tests.benchmarks.gpu_ladder OUT.json
 
 Rungs: the tests marked ``gpu``; then a training step of the full-size presets' teachers and students in bf16, with
-growing batches. Each is a process of its own, and its result is written to OUT.json as it ends. The command begins no
+growing batches. Each runs in its own process, and its result is written to OUT.json when it ends. The command begins no
 rung that may not end within ``--minutes`` (exit code 75: run it again, it goes on), so it fits where a machine is lent
 in pieces. Nothing is fetched; batches are synthetic, of the size of a nuScenes keyframe with ten sweeps. ``--toy`` runs
-small steps on a CPU: it shows that the ladder works, and says nothing of speed.
+small steps on a CPU, which tests the ladder but not speed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from tests.model_cases import TINY, change, make_batch, ring_cameras
 
 SELF = "tests.benchmarks.gpu_ladder"
 TESTS = "tests marked gpu"
-RUNG_S = 150.0  # a rung is begun only where so much is left
-MORE = 75  # exit code: run the same command again (EX_TEMPFAIL)
+RUNG_S = 150.0  # a rung is begun only if so much time is left
+MORE = 75  # exit code: the same command must be run again (EX_TEMPFAIL)
 STEPS, KERNELS = 10, 12  # timed steps of a rung; rows of its table of kernels
-MATMUL = 8192  # side of the square matrices whose product says what the device reaches
+MATMUL = 8192  # side of the square matrices whose product measures the device's peak
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Rung:
 
     @property
     def name(self) -> str:
-        """Its key in the results."""
+        """The rung's key in the results."""
         return f"{self.preset} {self.stage}, batch {self.batch}"
 
 
@@ -81,14 +81,14 @@ def climb(
     until: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Run what OUT.json lacks of ``rungs``; whether all are done.
+    """Run the rungs that OUT.json lacks; returns whether all are done.
 
     Args:
-        run: rung -> its result, {"error": text} where it failed; such a rung is not tried again. about: the device and
+        run: rung -> its result, {"error": text} if it failed; such a rung is not tried again. about: the device and
             the commit, written with the results. until: by ``clock`` [s]; no rung is begun later than RUNG_S before it.
 
     Raises:
-        ValueError: where OUT.json is of another device or commit.
+        ValueError: when OUT.json is of another device or commit.
     """
     results: dict[str, Any] = {"about": about, "rungs": {}}
     if out.exists():
@@ -120,11 +120,11 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def synthetic_batch(config: Config, samples: int) -> Batch:
-    """Clouds as dense near the sensor as a turning LiDAR's, OBJECTS boxes with clicks each, six images of noise."""
+    """Clouds with the density of a turning LiDAR, OBJECTS boxes with clicks per sample, six images of noise."""
     sweeps, (width, height) = config.data.num_sweeps, config.data.image_size_px
     batch = make_batch(samples, clicks=OBJECTS, points=sweeps * SWEEP_POINTS)
     reach = min(abs(bound) for bound in config.model.range_m[:2]) / 12  # make_batch draws within 12 m
-    # Squared: density falls with distance, as one over it (per area).
+    # Squaring makes the density per area fall as one over the distance.
     points = batch.points.clone()
     points[:, :2] *= (points[:, :2].norm(dim=1, keepdim=True) / 12) * reach
     box, click = batch.box.clone(), batch.click.clone()
@@ -143,7 +143,7 @@ def synthetic_batch(config: Config, samples: int) -> Batch:
 
 
 def step_result(rung: Rung, toy: bool) -> dict[str, Any]:
-    """Time, memory, share of the device's FLOP/s and kernels of a training step, on the GPU (toy: on a CPU, tiny)."""
+    """Time, memory, share of the device's FLOP/s and kernels of a training step on the GPU (toy: tiny, on a CPU)."""
     device = torch.device("cpu" if toy else "cuda")
     optim = "teacher.optim" if rung.stage == "teacher" else "optim"
     config = presets.load(rung.preset, [*(TINY if toy else []), f"{optim}.amp={'fp32' if toy else 'bf16'}"])
@@ -163,7 +163,7 @@ def step_result(rung: Rung, toy: bool) -> dict[str, Any]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
 
-        for _ in range(3):  # kernels are chosen
+        for _ in range(3):  # libraries choose their kernels
             step()
         for _ in range(2 if toy else STEPS):
             began = time.perf_counter()
@@ -185,7 +185,7 @@ def step_result(rung: Rung, toy: bool) -> dict[str, Any]:
 
 
 def matmul_flops_per_s(device: torch.device) -> float:
-    """What a product of two large square bf16 matrices reaches there: the best of ten."""
+    """The FLOP/s of a product of two large square bf16 matrices: the best of ten."""
     a = torch.randn(MATMUL, MATMUL, device=device, dtype=torch.bfloat16)
     best = float("inf")
     for _ in range(10):
@@ -198,7 +198,7 @@ def matmul_flops_per_s(device: torch.device) -> float:
 
 
 def kernel_table(step: Callable[[], None], device: torch.device) -> list[dict[str, Any]]:
-    """The operators of one step that take the most time themselves: name, calls, milliseconds."""
+    """The operators of one step with the most own time: name, calls, milliseconds."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=activities) as profiled:
         step()
@@ -208,7 +208,7 @@ def kernel_table(step: Callable[[], None], device: torch.device) -> list[dict[st
 
 
 def in_a_process(name: str, toy: bool) -> dict[str, Any]:
-    """A rung's result from a process of its own, whose memory is the rung's alone."""
+    """Run a rung in a process of its own, so that the memory is that of the rung."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         if name == TESTS:
@@ -225,13 +225,13 @@ def in_a_process(name: str, toy: bool) -> dict[str, Any]:
 
 
 def counts(output: str) -> dict[str, Any]:
-    """{"passed", "skipped"} of pytest's last line."""
+    """The numbers {"passed", "skipped"} in pytest's last line."""
     found = dict.fromkeys(("passed", "skipped"), 0)
     return found | {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|skipped)", output)}
 
 
 def about() -> dict[str, Any]:
-    """The device, and what ran there."""
+    """The device and the versions of the software."""
     gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
