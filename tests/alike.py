@@ -1,4 +1,4 @@
-"""Compares boxes found twice. A CPU may sum in another order, so that boxes of nearly equal scores swap places."""
+"""Compares boxes of two predictions, in which rounding may swap boxes of nearly equal scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def places_of(expected: ArrayLike, got: ArrayLike) -> NDArray[np.intp]:
         expected, got: (N, D) numbers, labels as numbers among them.
 
     Raises:
-        AssertionError: when the numbers of rows differ, or a row of ``got`` would answer for two.
+        AssertionError: when the numbers of rows differ, or a row of ``got`` is nearest to two rows.
     """
     one, other = (np.asarray(rows, np.float64) for rows in (expected, got))
     assert one.shape == other.shape

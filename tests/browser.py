@@ -1,4 +1,4 @@
-"""Starts a headless Chromium for a test: Debian's packages chromium and chromium-driver, WebGL in software."""
+"""Starts a headless Chromium for a test (Debian's packages chromium and chromium-driver, WebGL in software)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAMS = ("chromium", "chromedriver")
 
 
 def missing() -> str:
-    """What a test lacks to open a page; empty when it is all there."""
+    """The missing programs for opening a page; empty if there are none."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     return f"no {', '.join(absent)} (apt-get install chromium chromium-driver)" if absent else ""
 
@@ -51,7 +51,7 @@ def browser(folder: Path, size_px: tuple[int, int]) -> Iterator[Chrome]:
 
 
 def wait_for(what: Callable[[], T], why: Callable[[], str], timeout_s: float = 120) -> T:
-    """Ask ``what`` until its answer is true, and return it; fails after ``timeout_s`` with what ``why`` says."""
+    """Call ``what`` until its result is true, and return it; fails after ``timeout_s`` with the text of ``why``."""
     end = time.monotonic() + timeout_s
     while not (answer := what()):
         assert time.monotonic() < end, why()

@@ -17,10 +17,10 @@ from pdetr3d.config_sections import Section
 
 @contextmanager
 def reads() -> Iterator[set[str]]:
-    """Dotted keys of all fields that are read inside, by any thread. Checks of a Config that is built do not count, nor
-    does a dump of a whole section (``flat``, ``to_json``), which says a config to a person or another process.
+    """Record the dotted keys of fields that any thread reads inside. Checks while a Config is built do not count, nor
+    do dumps of whole sections (``flat``, ``to_json``) for people or other processes.
 
-    A section is known by where it was taken from. One that came by itself (unpickled) may be any of its class.
+    A section is identified by the section from which it was read. An unpickled one may be any section of its class.
     """
     found: set[str] = set()
     places: dict[int, tuple[Section, str]] = {}  # id of a section -> itself, so that the id stays its own; its name

@@ -1,8 +1,8 @@
-"""Fixtures for all tests, and the rules of a full run: who may skip, and that no folder is silently empty.
+"""Fixtures for all tests, and rules of a full run: which tests may skip, and that no folder is silently empty.
 
-* ``gpu``, ``compiled_ops``, ``hosts``, ``postgres``, ``browser`` and ``root_only`` tests skip by themselves where the
-  machine lacks what they need.
-* With CI=true every other skip fails the run, except for inputs that this clone was not given (``OPTIONAL_INPUTS``).
+* ``gpu``, ``compiled_ops``, ``hosts``, ``postgres``, ``browser`` and ``root_only`` tests are skipped on machines that
+  lack the needed hardware or programs.
+* With CI=true every other skip fails the run, except for inputs that this clone does not have (``OPTIONAL_INPUTS``).
 * In a full run (no paths, no -k, no -m) every folder under tests/ that should hold tests must collect some.
 """
 
@@ -30,15 +30,15 @@ HOLD_NO_TESTS = {
     "benchmarks",
     "chaos",
     "clusters",
-}  # oracles, files, what `make bench`, `make chaos` and `make test-clusters` run
+}  # oracles, files, and the tests of `make bench`, `make chaos` and `make test-clusters`
 
 # Child processes (Ray workers, jobs under test) inherit these, so they are set before anything is imported.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # default 2 s: a fit of three steps takes 11 s instead of 17
-os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "10000"  # as the jobs do: ray_jobs/start/launch.py says why
-# Ray protects local clusters with a token, too; one of our own keeps the tests out of ~/.ray.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # with 2 s, a fit takes 17 s instead of 11
+os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "10000"  # as in jobs, see ray_jobs/start/launch.py
+# Ray also protects local clusters with a token; with an own token, tests do not write to ~/.ray.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)  # never join a cluster that runs on this machine
@@ -47,28 +47,28 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 @pytest.fixture(scope="session", autouse=True)
 def _torch_threads() -> None:
-    if "torch" in sys.modules:  # test modules import it at their top; a run that needs no torch is spared its 2 s
+    if "torch" in sys.modules:  # a run whose test modules do not import torch saves its 2 s
         import torch
 
-        # Two test processes on two cores (`make test`): threads of one would wait for cores that the other has.
+        # `make test` has two test processes on two cores, so more threads would wait for each other.
         torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real nuScenes keyframe (version v1.0-mini), read-only; skips where there is none."""
+    """Folder of the real nuScenes keyframe (version v1.0-mini), read-only; skips without it."""
     return _optional_input("PDETR3D_REAL_DATA", "a nuScenes v1.0-mini folder with the real keyframe")
 
 
 @pytest.fixture(scope="session")
 def kitti_data() -> Path:
-    """Folder of real frames in KITTI's object layout, read-only; skips where there is none."""
+    """Folder of real frames in KITTI's object layout, read-only; skips without it."""
     return _optional_input("PDETR3D_KITTI_DATA", "a folder of frames in KITTI's object layout")
 
 
 @pytest.fixture(scope="session")
 def kuberay_schemas() -> Path:
-    """Folder with KubeRay's rayclusters.schema.json and rayjobs.schema.json; skips where there is none."""
+    """Folder with KubeRay's rayclusters.schema.json and rayjobs.schema.json; skips without it."""
     return _optional_input("PDETR3D_KUBERAY_SCHEMAS", "a folder with KubeRay's JSON schemas")
 
 
@@ -112,7 +112,7 @@ def own(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Own:
 
 @pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow SQLite store without runs: creating one takes seconds."""
+    """An MLflow SQLite store without runs, which tests copy, since creating one takes seconds."""
     from pdetr3d.tracking.client import connect
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -122,7 +122,7 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_dir(_empty_store: Path, tmp_path: Path) -> Path:
-    """A folder with an MLflow store of the test's own."""
+    """A folder with an MLflow store for this test."""
     folder = tmp_path / "tracking"
     folder.mkdir()
     shutil.copyfile(_empty_store, folder / "mlflow.db")
@@ -131,7 +131,7 @@ def tracking_dir(_empty_store: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A Ray of this test session's own with 4 logical CPUs, shut down at the end."""
+    """A Ray with 4 logical CPUs for this test session, shut down at the end."""
     import ray.data
 
     ray.init(
@@ -142,13 +142,13 @@ def ray_local() -> Iterator[None]:
         configure_logging=False,
         log_to_driver=False,
     )
-    ray.data.DataContext.get_current().raise_original_map_exception = True  # as the jobs do: see pdetr3d/exits.py
+    ray.data.DataContext.get_current().raise_original_map_exception = True  # as in jobs, see pdetr3d/exits.py
     yield
     ray.shutdown()
 
 
 def _missing(marker: str) -> str:
-    """Why tests with this marker cannot run here; empty when they can."""
+    """Why tests with this marker cannot run here; empty if they can."""
     if marker == "gpu":
         import torch
 
@@ -176,8 +176,8 @@ def _missing(marker: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose marker asks for what this machine does not have; one process runs all tests that start a Ray in
-    it, and one those that run whole jobs: more than two clusters at once would starve one another."""
+    """Skip tests whose marker this machine cannot serve, and group tests: one process runs all tests that start a Ray in
+    it, and one runs those with whole jobs, since more than two clusters at once would starve each other."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if TESTS in item.path.parents else ""
         if folder in ("ray", "e2e"):
@@ -191,7 +191,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class RunRules:
-    """Watches one run and fails it for skips that are not allowed in CI and for test folders that collect nothing."""
+    """Fails a run for skips that CI does not allow, and for test folders without collected tests."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -203,7 +203,7 @@ class RunRules:
         self._note_skip(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        folders = report.nodeid.split("/")  # by reports, as the process that splits a run over others collects nothing
+        folders = report.nodeid.split("/")  # with pytest-xdist, the main process collects nothing
         if folders[0] == TESTS.name and len(folders) > 2:
             self.collected.add(folders[1])
         if not hasattr(report, "wasxfail"):
@@ -240,7 +240,7 @@ class RunRules:
 
 
 def folders_with_tests(tests: Path) -> set[str]:
-    """Names of the folders directly under ``tests`` that must collect tests: those with Python files."""
+    """Names of the folders directly under ``tests`` that must collect tests, i.e. that contain Python files."""
     return {
         folder.name
         for folder in tests.iterdir()

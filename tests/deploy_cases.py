@@ -1,4 +1,4 @@
-"""Run directories with a student that deployment tests share."""
+"""Makes run directories with a student, for tests of deployment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOXEL = [
 
 
 def trained_run(folder: Path, *overrides: str, steps: tuple[int, ...] = (1,), arm: str = "ours") -> Config:
-    """Write what training leaves of an arm: a checkpoint per step (of different weights) and done.json."""
+    """Write the files of a trained arm: a checkpoint per step, with different weights, and done.json."""
     config = tiny_config(*overrides)
     model = shaken(build("student", config, FALLBACK_SIZE_M, guidance=False).model)
     names = []
@@ -41,7 +41,7 @@ def trained_run(folder: Path, *overrides: str, steps: tuple[int, ...] = (1,), ar
 
 
 def own_boxes(file: Path, points: Tensor) -> Boxes3D:
-    """What the student of a checkpoint predicts, on the way that evaluation takes."""
+    """The boxes that a checkpoint's student predicts in evaluation."""
     state = checkpoint.load(file)
     task = build("student", Config.from_json(state["config"]), FALLBACK_SIZE_M, guidance=False)
     task.model.load_state_dict(state["model"])
@@ -51,5 +51,5 @@ def own_boxes(file: Path, points: Tensor) -> Boxes3D:
 
 
 def points_of(record: SampleRecord, config: Config) -> Tensor:
-    """The points that training and evaluation see of a record."""
+    """The points of a record in training and evaluation."""
     return torch.from_numpy(collate([load_sample(record, config.data, cameras=False)])["points"])

@@ -1,4 +1,4 @@
-"""Run directories as jobs leave them, by the jobs' own writers but without training, to plant faults in."""
+"""Makes run directories without training, with the jobs' own writers, in which tests plant faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir, prepare
 
-CURVES = {  # of students "ours": losses and times as in a quickstart, features as its checkpoints have them
+CURVES = {  # of students "ours": losses, times and features as in a quickstart
     "loss": [8.66, 5.96, 5.19, 4.78, 4.66, 4.49],
     "feature_std": [0.6, 0.5, 0.45, 0.42, 0.41, 0.40],
     "data_s": [0.115, 0.00174, 0.00174, 0.00232, 0.0017, 0.00193],
@@ -31,10 +31,10 @@ CURVES = {  # of students "ours": losses and times as in a quickstart, features 
 
 
 class PlantedRun:
-    """A run directory on the tests' world, and the true boxes and floors of its point-labeled clicks.
+    """A run directory on the tests' world, with the true boxes and floors of its point-labeled clicks.
 
     Args:
-        folder: new, or a copy of another one's. overrides: of the quickstart preset.
+        folder: a new one, or a copy of another run's. overrides: of the quickstart preset.
 
     Attributes:
         records: the point-labeled samples with their clicks and all true boxes. truth: the box of every click.
@@ -61,8 +61,8 @@ class PlantedRun:
         return self.run.path
 
     def on_val(self, folder: Path) -> PlantedRun:
-        """A copy whose records are those of the val split with the clicks that ``teacher_scores`` draws there,
-        as trials of sweeps and train_teacher have it; without pseudo labels."""
+        """A copy with the records of the val split and the clicks that ``teacher_scores`` draws there, as in trials of
+        searches and in train_teacher; it has no pseudo labels."""
         run, config = self.copy(folder), self.run.config
         shutil.rmtree(run.path / "pseudo_labels", ignore_errors=True)
         place = run.path / "data" / f"manifest_{config.data.val_split}"
@@ -71,24 +71,24 @@ class PlantedRun:
         return run
 
     def copy(self, folder: Path) -> PlantedRun:
-        """The same run in another place."""
+        """A copy of the run."""
         shutil.copytree(self.path, folder)
         return PlantedRun(folder, self.dataroot, *self.overrides)
 
     def good_boxes(self, yaw_error_rad: float = 0.1) -> Boxes3D:
-        """What a good teacher might say: a little off, by more in every other box, and it knows by how much."""
+        """Boxes of a good teacher: with small errors, larger in every other box, and scores that fit the errors."""
         size = self.truth.size_m * np.where(np.arange(len(self.truth)) % 2, 1.1, 1.4)[:, None].astype(np.float32)
         off = dataclasses.replace(self.truth, size_m=size, yaw_rad=self.truth.yaw_rad + np.float32(yaw_error_rad))
         return scored(off, bev_iou(off, self.truth))
 
     def quality(self, boxes: Boxes3D) -> dict[str, Any]:
-        """As jobs measure it."""
+        """The quality of boxes, as jobs measure it."""
         return pseudo_label_quality(
             boxes, self.truth, np.linalg.norm(self.truth.center_m[:, :2], axis=1), classes=NUSCENES_CLASSES
         )
 
     def write_labels(self, boxes: Boxes3D) -> None:
-        """The stage "pseudo_labels": table and report."""
+        """Write the stage "pseudo_labels": table and report."""
         ends = np.cumsum([len(r.clicks) for r in self.records])
         parts = [boxes[end - len(r.clicks) : end] for r, end in zip(self.records, ends.tolist(), strict=True)]
         pairs = zip(self.records, parts, strict=True)
@@ -102,12 +102,12 @@ class PlantedRun:
         self.run.finish("pseudo_labels", {**report, "accepted": int(table["accepted"].sum())})
 
     def write_trial(self, final: Boxes3D, trouble: Mapping[str, Any]) -> None:
-        """What a search keeps of a trial that is measured at the clicks of point-labeled samples, without floors."""
+        """Write the result of a search's trial, measured at the clicks of point-labeled samples, without floors."""
         figures = {"final": {"teacher": self.quality(final)}, "trouble": dict(trouble), "data": {}}
         self.run.finish("trial", {**figures, "measured_on": "point_labeled", "final_samples": 0})
 
     def write_curves(self, stage: str, store: Path, status: str = "FINISHED", **curves: Sequence[float]) -> None:
-        """A stage's MLflow run: the curves of a healthy student but for ``curves``, a value every 50 steps."""
+        """Write a stage's MLflow run: the curves of a good student except ``curves``, with a value every 50 steps."""
         tracker = Tracker.start(self.path, "doctor", stage, self.run.config.flat(), {}, tracking_dir=store)
         logger = tracker.metric_logger()
         named = CURVES | curves
@@ -118,5 +118,5 @@ class PlantedRun:
 
 
 def scored(boxes: Boxes3D, score: np.ndarray) -> Boxes3D:
-    """The boxes with other scores."""
+    """Copies of boxes with other scores."""
     return dataclasses.replace(boxes, score=np.asarray(score, np.float32))

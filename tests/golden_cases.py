@@ -1,4 +1,4 @@
-"""The numbers of every stage on one tiny simulated world, and the files in tests/golden that remember them.
+"""Computes numbers of every stage on a tiny simulated world, and compares them with the files in tests/golden.
 
 python -m tests.golden_cases     (``make golden``) writes the files of the stages whose version was changed
 """
@@ -40,23 +40,23 @@ WORLD = SimConfig(
     scenes=3, select_scenes=1, val_scenes=1, keyframes=1, sweeps_per_keyframe=2, image_size_px=(96, 54),
     lidar_azimuth_steps=360, processes=1,
 )  # fmt: skip
-# Another CPU rounds otherwise (after a step of the optimizer by 0.4 %), and a point at an edge may be hit or not.
+# Other CPUs round differently (by 0.4 % after an optimizer step), and a ray may hit or miss an edge.
 RELATIVE, ABSOLUTE = 5e-3, 2e-4
 TIMES = ("samples_per_s", "data_s", "step_s", "stall_share", "eta_s", "peak_memory_bytes")
-DERIVED = "share_"  # starts the names of what follows from the loss terms
+DERIVED = "share_"  # beginning of the names of numbers that are derived from loss terms
 
 
 def golden_world(folder: Path) -> World:
-    """The world all numbers are of, as an opened run."""
+    """The world of all numbers, as an opened run."""
     simulate(folder / "world", WORLD)
     shutil.rmtree(folder / "run", ignore_errors=True)
     overrides = ["optim.batch_size=2", "optim.log_every=1", "teacher.optim.batch_size=2", "teacher.optim.log_every=1"]
-    overrides.append("optim.lr=0.006")  # not the preset's, which may change
+    overrides.append("optim.lr=0.006")  # independent of the preset's, which may change
     return open_world(folder / "world", folder / "run", *overrides, "label.ratio=0.5", "teacher.dropout=0.1")
 
 
 def summary(array: Any) -> list[Any]:
-    """Shape, mean, mean square and some values of an array (NaN is left out and counted)."""
+    """The shape, mean, mean square and some values of an array; NaN is counted and left out."""
     array = np.asarray(array)
     values = array.astype(np.float64).ravel()
     known = values[np.isfinite(values)]
@@ -71,12 +71,12 @@ def boxes_of(boxes: Boxes3D) -> list[Any]:
 
 
 def simulate_numbers(world: World) -> Any:
-    """What lies in the files: clouds and images by their means, tables by their number of rows."""
+    """Numbers of the world's files: means of clouds and images, numbers of rows of tables."""
     root, found = world.data.index.dataroot, dict[str, Any]()
     for record in [*eval_records(world.data.index, "sim_train")][:2]:
         sample = load_sample(record, world.run.config.data, cameras=True)
         points = np.asarray(sample.points)
-        # Rounded: one ray of some thousand may hit or miss an edge.
+        # Rounded, because one of some thousand rays may hit or miss an edge.
         found[record.sample_token] = {
             "points": [float(len(points)), points.mean(0).tolist(), np.abs(points).mean(0).tolist()],
             "images": np.asarray(sample.images, float).mean(axis=tuple(range(1, sample.images.ndim))).tolist(),
@@ -88,14 +88,14 @@ def simulate_numbers(world: World) -> Any:
 
 
 def index_numbers(world: World) -> Any:
-    """The first row of the index, and the tokens of all."""
+    """The first row of the index, and the tokens of all rows."""
     table = world.data.index.table
     first = _shortened(table.slice(0, 1).to_pylist()[0])
     return {"rows": table.num_rows, "tokens": digest(table["sample_token"].to_pylist()), "first": first}
 
 
 def label_numbers(world: World) -> Any:
-    """Roles, and the clicks."""
+    """The roles and the clicks."""
     manifest = world.data.manifest
     clicks = manifest.clicks.to_pylist()
     return {"roles": manifest.roles, "clicks": len(clicks), "first": clicks[:2], "last": clicks[-1]}
@@ -137,7 +137,7 @@ def training_numbers(kind: str) -> Callable[[World], Any]:
 
 
 def trained(kind: str, config: Config, world: World) -> Any:
-    """Loss terms of two steps, the weights after them, and boxes of one sample."""
+    """The loss terms of two steps, the weights after them, and the boxes of one sample."""
     records = world.boxed if kind == "teacher" else list(world.records)
     with tempfile.TemporaryDirectory() as scratch:
         local = run_locally(kind, config, records, Path(scratch), 2)
@@ -159,13 +159,13 @@ def trained(kind: str, config: Config, world: World) -> Any:
             for _, metrics in local.history
         ],
         "weights": parts,
-        # Which of an untrained student's boxes are the best is for rounding to say.
+        # Rounding decides which of an untrained student's boxes are the best.
         "boxes": boxes_of(found) if kind == "teacher" else len(found) > 0,
     }
 
 
 def pseudo_label_numbers(world: World) -> Any:
-    """Rows for boxes that are moved, grown and turned in a known way."""
+    """Pseudo-label rows for boxes that are moved, enlarged and turned in a known way."""
     record = next(record for record in world.records if record.role == "point" and len(record.clicks))
     boxes = class_mean_boxes(record.clicks, world.prior_size_m)
     rows = boxes.rows.astype(np.float64)
@@ -184,7 +184,7 @@ def pseudo_label_numbers(world: World) -> Any:
 
 
 def evaluate_numbers(world: World) -> Any:
-    """Scores of the true boxes, some of them moved, with growing scores."""
+    """Scores of the true boxes, some of which are moved, with increasing scores."""
     root = world.data.index.dataroot
     truth, poses = ground_truth_predictions(
         load_tables(root, "v1.0-sim", classes=NUSCENES_CLASSES), "sim_train", classes=NUSCENES_CLASSES
@@ -215,12 +215,12 @@ STAGES: dict[str, Callable[[World], Any]] = {
 
 
 def digest(value: Any) -> str:
-    """Of texts and whole numbers, which are the same on every machine."""
+    """A digest of texts and whole numbers, which are equal on every machine."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _shortened(value: Any) -> Any:
-    """Lists cut to their first two entries and their length, times and paths as they are."""
+    """Cut lists to their first two entries and their length."""
     if isinstance(value, dict):
         return {key: _shortened(item) for key, item in value.items()}
     if isinstance(value, list) and len(value) > 16:
@@ -229,7 +229,7 @@ def _shortened(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """As it comes back from JSON; floats with 6 digits."""
+    """The value after a round trip through JSON; floats have 6 digits."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -242,7 +242,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(there: Any, now: Any, at: str = "") -> list[str]:
-    """Where two plain values differ, floats by more than rounding."""
+    """The places where two plain values differ, floats by more than rounding."""
     if isinstance(there, dict) and isinstance(now, dict):
         found = [f"{at}.{key}: only {'there' if key in there else 'now'}" for key in there.keys() ^ now.keys()]
         return found + [
@@ -261,7 +261,7 @@ def differences(there: Any, now: Any, at: str = "") -> list[str]:
 
 
 def verdict(stage: str, now: Any, version: int) -> str:
-    """What is wrong with a stage's numbers and what to do; empty when nothing is."""
+    """The problem of a stage's numbers and the fix; empty without a problem."""
     file = FOLDER / f"{stage}.json"
     there = json.loads(file.read_text()) if file.exists() else {"version": None, "numbers": {}}
     changed = differences(there["numbers"], now)
@@ -282,7 +282,7 @@ def verdict(stage: str, now: Any, version: int) -> str:
 
 
 def write(world: World) -> list[str]:
-    """Write the files of stages whose version is another one; what is wrong with the others."""
+    """Write the files of stages whose version has changed; returns the problems of the others."""
     wrong = []
     for stage, numbers in STAGES.items():
         now, version, file = plain(numbers(world)), STAGE_VERSIONS[stage], FOLDER / f"{stage}.json"
@@ -296,7 +296,7 @@ def write(world: World) -> list[str]:
 
 
 def main() -> None:
-    """``make golden``."""
+    """Run ``make golden``."""
     with tempfile.TemporaryDirectory() as scratch:
         wrong = write(golden_world(Path(scratch)))
     sys.exit("\n\n".join(wrong) or 0)

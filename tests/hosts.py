@@ -1,8 +1,8 @@
-"""Several hosts on one machine: network namespaces with addresses of their own, a Ray node in each; links can be cut.
+"""Simulates several hosts on one machine: network namespaces with own addresses and a Ray node each; links can be cut.
 
     python -m tests.hosts ray status        # builds three hosts, runs a command on the first, removes everything
 
-Needs root and iproute2. What it does not show: clocks, disks and memory of different machines; all share one of each.
+It needs root and iproute2. Unlike real machines, all hosts share one clock, disk and memory.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
-NETWORK = "10.231.7"  # private, and not one that routers, Docker or clouds start with
-GCS_PORT, DASHBOARD_PORT = 6379, 8265  # each host has all ports to itself
-# A node that does not answer is given up after about 3 x (1 + 3) s instead of about a minute.
+NETWORK = "10.231.7"  # a private network that routers, Docker or clouds do not use by default
+GCS_PORT, DASHBOARD_PORT = 6379, 8265  # every host has its own ports
+# Ray gives up a node without an answer after about 3 x (1 + 3) s instead of about a minute.
 IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -36,18 +36,18 @@ IMPATIENT = {
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace. name: its own; link: the outer end of its cable, in the bridge; address: IPv4."""
+    """A network namespace. name: of the namespace. link: the outer end of its cable, in the bridge. address: IPv4."""
 
     name: str
     link: str
     address: str
 
     def command(self, *words: str) -> list[str]:
-        """The words, to be run on this host."""
+        """The command that runs ``words`` on this host."""
         return ["ip", "netns", "exec", self.name, *words]
 
     def processes(self) -> list[psutil.Process]:
-        """All that run there now."""
+        """The processes that run on the host now."""
         found = []
         for pid in _ip("netns", "pids", self.name).split():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -55,21 +55,21 @@ class Host:
         return found
 
     def cut(self) -> None:
-        """Pull the cable: its processes go on, and nobody hears of them."""
+        """Cut the host's connection; its processes go on."""
         _ip("link", "set", self.link, "down")
 
     def remove(self) -> None:
-        """End what runs there, and the host."""
+        """End the host's processes and remove it."""
         family = self.processes()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=30)
-        _ip("netns", "delete", self.name)  # its end of the cable goes with it, and so does the other
+        _ip("netns", "delete", self.name)  # this also removes both ends of its cable
 
 
 def missing() -> str:
-    """What a machine lacks for hosts; empty when it can have them."""
+    """The missing permissions or programs; empty if this machine can have hosts."""
     if os.geteuid() != 0:
         return "needs root rights"
     if shutil.which("ip") is None:
@@ -83,8 +83,8 @@ def missing() -> str:
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """Hosts that reach one another over a bridge, and nothing else; ended and removed afterwards."""
-    tag = f"p{secrets.token_hex(2)}"  # interfaces have at most 15 letters
+    """Make hosts that reach only each other, over a bridge; they are ended and removed afterwards."""
+    tag = f"p{secrets.token_hex(2)}"  # names of interfaces have at most 15 letters
     bridge = f"{tag}br"
     with ExitStack() as stack:
         _ip("link", "add", bridge, "type", "bridge")
@@ -110,7 +110,7 @@ def _ip(*words: str) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray node on each host, the first one the head; token authentication as on any other cluster."""
+    """A Ray cluster with a node on each host, the first one as head, with token authentication."""
 
     hosts: list[Host]
     environment: dict[str, str]
@@ -118,16 +118,16 @@ class Cluster:
 
     @property
     def head(self) -> Host:
-        """Where the dashboard listens (on its loopback), and drivers run."""
+        """The host of the dashboard (on its loopback) and of drivers."""
         return self.hosts[0]
 
     def run(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        """A command on the head, with the token."""
+        """Run a command on the head, with the token."""
         command = self.head.command(*words)
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
 
     def alive(self) -> list[str]:
-        """Addresses of the nodes that the head takes for alive."""
+        """The addresses of the nodes that are alive according to the head."""
         code = f"import ray; ray.init('{self.head.address}:{GCS_PORT}', log_to_driver=False); "
         code += "print(*[node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']])"
         done = self.run(sys.executable, "-c", code)
@@ -142,7 +142,7 @@ class Cluster:
             words = ["start", "--block", *(head if host is self.head else [f"--address={at}"])]
             words += [f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
             words += [f"--object-store-memory={128 * 1024**2}", "--disable-usage-stats"]
-            words += [f"--temp-dir={self.folder / host.address.rpartition('.')[2]}"]  # as if on a disk of its own
+            words += [f"--temp-dir={self.folder / host.address.rpartition('.')[2]}"]  # every host has an own folder
             with self._log(host).open("w") as log:
                 node = subprocess.Popen(host.command(RAY, *words), env=self.environment, stdout=log, stderr=log)
             if host is self.head:
@@ -165,14 +165,14 @@ class Cluster:
 @contextmanager
 def cluster(count: int, cpus: int) -> Iterator[Cluster]:
     """Ray with ``cpus`` logical CPUs on each of ``count`` hosts; ended and removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="h"))  # short: sockets lie in it
+    folder = Path(tempfile.mkdtemp(prefix="h"))  # a short path, because it contains sockets
     environment = {
         **os.environ,
         **IMPATIENT,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "GLOO_SOCKET_IFNAME": "eth0",  # gloo looks its host's name up, which is the same on all of ours
+        "GLOO_SOCKET_IFNAME": "eth0",  # gloo would look up the host name, which all our hosts share
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
@@ -187,7 +187,7 @@ def cluster(count: int, cpus: int) -> Iterator[Cluster]:
 
 
 def main(words: list[str]) -> int:
-    """Run a command on the head of three hosts; its exit code."""
+    """Run a command on the head of three hosts; returns its exit code."""
     problem = missing()
     if problem or not words:
         print(f"error: {problem or 'which command? e.g. python -m tests.hosts ray status'}", file=sys.stderr)

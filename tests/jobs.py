@@ -42,19 +42,19 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
 
 
 def run_verb(arguments: Sequence[str]) -> int:
-    """``pdetr3d ARGUMENTS``; returns the exit code."""
+    """Run ``pdetr3d ARGUMENTS``; returns the exit code."""
     return commands.main(list(arguments))
 
 
 def launch(body: Callable[[Stages], object], arguments: Sequence[str]) -> int:
-    """A job with a body of the test's; returns the exit code."""
+    """Run a job with a body given by the test; returns the exit code."""
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(commands.job(lambda: body))
     return guarded(lambda: app(list(arguments)))
 
 
 def parse_search(words: Sequence[str]) -> Asked:
-    """The options of ``pdetr3d search WORDS``; raises what the verb raises."""
+    """The options that ``pdetr3d search WORDS`` parses; raises the verb's errors."""
     with mock.patch("ray_jobs.search.run") as run:
         commands.app(["search", *words], standalone_mode=False)
     asked = run.call_args.args[0]

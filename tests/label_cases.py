@@ -1,4 +1,4 @@
-"""Run directories with pseudo labels that need no training: class-mean boxes at the clicks."""
+"""Makes run directories with pseudo labels without training: class-mean boxes at the clicks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, SampleRecord
 
 
 def simulated_run(folder: Path, dataroot: Path, *overrides: str) -> RunLabels:
-    """A run on simulated clicks; one sixth of its boxes is wider than is plausible, so that some are rejected."""
+    """A run on simulated clicks; a sixth of its boxes is implausibly wide and thus rejected."""
     config, index = _begin(folder, dataroot, overrides)
     return _finish(
         folder, config, index, build_manifest(index, "sim_train", config.label, folder / "data" / "manifest")
@@ -31,7 +31,7 @@ def simulated_run(folder: Path, dataroot: Path, *overrides: str) -> RunLabels:
 
 
 def tracked_run(folder: Path, dataroot: Path, lift_m: float = 0.0, *overrides: str) -> RunLabels:
-    """A run on people's clicks, on the centers of the objects and ``lift_m`` above; two of three objects are tracks."""
+    """A run on people's clicks, which are ``lift_m`` above the centers of objects; two of three objects are tracks."""
     config, index = _begin(folder, dataroot, overrides)
     instances = {
         row["token"]: row["instance_token"]

@@ -1,4 +1,4 @@
-"""Small configurations and batches that model and loss tests share."""
+"""Makes small configurations and batches for tests of models and losses."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def make_batch(samples: int = 2, clicks: int = 5, seed: int = 0, points: int = 4
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """The model in evaluation mode, its zero-initialized layers shaken so that boxes depend on everything."""
+    """The model in evaluation mode, with noise on zero-initialized layers, so that boxes depend on all inputs."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -127,12 +127,12 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def change(batch: Batch, **values: torch.Tensor) -> Batch:
-    """The batch with some fields replaced."""
+    """A copy of the batch with some fields replaced."""
     return Batch(**{f.name: values.get(f.name, getattr(batch, f.name)) for f in fields(Batch)})
 
 
 def one_sample(batch: Batch, index: int) -> Batch:
-    """Sample ``index`` alone."""
+    """The batch of only sample ``index``."""
     values = {f.name: getattr(batch, f.name) for f in fields(Batch) if "point" not in f.name}
     per_sample = {name: value[index : index + 1] for name, value in values.items() if value is not None}
     keep, weak = batch.point_sample == index, batch.weak_point_sample == index
@@ -147,5 +147,5 @@ def one_sample(batch: Batch, index: int) -> Batch:
 
 
 def same_on_all_ranks(value: torch.Tensor) -> torch.Tensor:
-    """``RankMean`` of a single process."""
+    """The ``RankMean`` of a single process."""
     return value.detach()

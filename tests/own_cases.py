@@ -1,4 +1,4 @@
-"""A dataset with seven own classes, imported and indexed, with people's clicks, and a run directory on it."""
+"""Makes a dataset with seven own classes, imported and indexed, with people's clicks, and a run directory on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.model_cases import tiny_config
 from tests.people_cases import write_clicks
 from tests.training_cases import World, open_world
 
-# None has a name of nuScenes', and none its place among the ten; one is no name for a file.
+# No class has a name of nuScenes or the place of such a class; one name cannot be a file name.
 LIST = """
 huetchen: {size_m: [0.4, 0.4, 1.1], range_m: 30, heading: none, velocity: false}
 mensch: {size_m: [0.7, 0.7, 1.8], range_m: 40, attributes: [pedestrian.moving, pedestrian.standing]}
@@ -43,7 +43,7 @@ SMALL = ["teacher.fusion=none", "data.lidar_ring=false", "data.num_sweeps=1", "o
 
 @dataclass(frozen=True)
 class Own:
-    """The imported dataset and a run on people's clicks in it."""
+    """The imported dataset, and a run on people's clicks."""
 
     list_file: Path
     folder: Path
@@ -51,17 +51,17 @@ class Own:
 
     @property
     def classes(self) -> ClassList:
-        """The seven."""
+        """The seven classes."""
         return read_classes(str(self.list_file))
 
     def copy_run(self, folder: Path) -> Path:
-        """The run directory again, to write into: data and labels, nothing trained."""
+        """A copy of the run directory to write into: data and labels without training."""
         shutil.copytree(self.world.run.path, folder)
         return folder
 
 
 def write_frames(sim_world: Path, root: Path) -> pd.DataFrame:
-    """The tests' world in the plain format, with own names; returns its boxes."""
+    """Write the tests' world in the plain format, with own names; returns its boxes."""
     index = Index.open(build_index(sim_world, "v1.0-sim", root / "index.arrow"))
     frames, boxes = [], []
     for split in ("sim_train", "sim_val"):
@@ -79,7 +79,7 @@ def write_frames(sim_world: Path, root: Path) -> pd.DataFrame:
 
 
 def make_own(sim_world: Path, folder: Path) -> Own:
-    """Write it all under ``folder``."""
+    """Make dataset and run under ``folder``."""
     (folder / "root").mkdir()
     list_file = folder / "seven.yaml"
     list_file.write_text(LIST)
@@ -94,7 +94,7 @@ def make_own(sim_world: Path, folder: Path) -> Own:
     index = Index.open(folder / "index.arrow")
     config = read_classes(str(list_file))
     assert index.classes == config and index.facts.unknown_categories == {}
-    # Half the frames keep their boxes, the others have people's clicks, of the simulated ones' places.
+    # Half of the frames keep their boxes, the others get people's clicks at the places of simulated ones.
     overrides = [*SMALL, "label.ratio=0.5", "label.split_by=keyframe"]
     drawn = build_manifest(index, "frames_train", _label(overrides), folder / "drawn")
     write_clicks(index, drawn, folder / "clicks.csv")

@@ -1,4 +1,4 @@
-"""A dataset as people have it: boxes on some scenes, clicks in a file for others, and nothing at all on the rest."""
+"""Makes a dataset as people have it: boxes in some scenes, a file of clicks for others, nothing for the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = "v1.0-sim"
 
 
 def without_annotations(dataroot: Path, out: Path, tokens: Iterable[str]) -> Path:
-    """The same dataset (links to its files) under ``out``; all rows of sample_annotation of these samples are gone."""
+    """Copy the dataset (with links to its files) to ``out``, without the annotations of these samples."""
     gone = set(tokens)
     (out / VERSION).mkdir(parents=True)
     for folder in ("samples", "sweeps", "maps"):
@@ -31,12 +31,12 @@ def without_annotations(dataroot: Path, out: Path, tokens: Iterable[str]) -> Pat
 
 
 def of_role(manifest: LabelManifest, role: str) -> list[str]:
-    """Tokens of the samples with a role, in manifest order."""
+    """The tokens of the samples with a role, in manifest order."""
     return [token for token, mine in manifest.roles.items() if mine == role]
 
 
 def write_clicks(index: Index, manifest: LabelManifest, file: Path, frame: str = "global") -> Path:
-    """A manifest's clicks of point-labeled samples as people's CSV, in ``frame``, float64 in full."""
+    """Write a manifest's clicks of point-labeled samples as people's CSV in ``frame``, with all digits."""
     clicks = manifest.clicks.to_pandas()
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)

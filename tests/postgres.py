@@ -1,4 +1,4 @@
-"""Starts a PostgreSQL server for a test: Debian's package, a new database folder, one database, a password."""
+"""Starts a PostgreSQL server for a test (Debian's package) with a new folder, one database and a password."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.ports import free_ports
 
 
 def programs() -> Path | None:
-    """Folder of initdb and postgres, the newest version's; None where the server is not installed."""
+    """The folder of initdb and postgres of the newest version; None if the server is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
 
 def missing() -> str:
-    """What a test lacks to run MLflow on PostgreSQL; empty when it is all there."""
+    """The missing programs for running MLflow on PostgreSQL; empty if there are none."""
     absent = [name for name in ("psycopg2", "flask_wtf") if importlib.util.find_spec(name) is None]
     lacks = [] if programs() else ["no PostgreSQL server (apt-get install postgresql)"]
     return "; ".join(lacks + [f"no {name} (the extra 'server')" for name in absent])
 
 
 def _user() -> dict[str, Any]:
-    """As whom it runs: PostgreSQL refuses root."""
+    """The user of the server, since PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -42,7 +42,7 @@ def _user() -> dict[str, Any]:
 
 @contextmanager
 def running(database: str) -> Iterator[dict[str, str]]:
-    """Start it with one empty database, end it afterwards; yields libpq's PGHOST, PGPORT, PGUSER and PGPASSWORD."""
+    """Run it with one empty database; yields libpq's PGHOST, PGPORT, PGUSER and PGPASSWORD."""
     folder, (port,) = Path(tempfile.mkdtemp(prefix="pg")), free_ports(1)
     where, password = programs(), secrets.token_hex(16)
     assert where is not None

@@ -1,4 +1,4 @@
-"""Planted searches: run directories as trials leave them, collected by the search's own ``collect``."""
+"""Makes searches without training: run directories with made-up results of trials, collected by ``collect``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CLASSES = ("car", "pedestrian")
 
 
 def space_of(space: Mapping[str, Any], **more: Any) -> SearchSpace:
-    """A search space; students of arm "ours" judged by SPNDS unless ``more`` says otherwise."""
+    """A search space; by default students of arm "ours" are judged by SPNDS."""
     document = {"name": "planted", "question": "Which is best?", "trains": ["ours"], "metric": "SPNDS", **more}
     return SearchSpace(**document, space=dict(space))
 
 
 def student_scores(value: float) -> dict[str, Any]:
-    """M of a student, as far as reports read it: SPNDS is ``value``."""
+    """The scores of a student that reports read; SPNDS is ``value``."""
     return {
         **{"mAP": value - 0.05, "NDS": value - 0.01, "SPNDS": value, "mATE": 0.5, "mASE": 0.4, "mAOE": 0.9},
         "by_distance": {
@@ -38,7 +38,7 @@ def student_scores(value: float) -> dict[str, Any]:
 
 
 def teacher_scores(value: float) -> dict[str, Any]:
-    """Quality of a teacher's boxes: the yaw error is ``value``."""
+    """The quality of a teacher's boxes; the yaw error is ``value``."""
     figures = {"n": 9, "bev_iou": 0.6, "iou_3d": 0.5, "center_error_m": 0.2, "size_error": 0.3, "yaw_error_rad": value}
     return {
         **figures,
@@ -61,8 +61,8 @@ def plant_trial(
     status: str | None = "finished",
     error: str | None = None,
 ) -> None:
-    """Write what a trial writes. ``value``: its final figure (of each arm, by name); its select scores are 0.1 and
-    ``value`` + 0.02 after half and all of 200 samples. Unless finished, it has the first score alone."""
+    """Write a trial's files. ``value``: its final figure (or arm -> figure); its select scores are 0.1 and
+    ``value`` + 0.02 after half and all of 200 samples. An unfinished trial has only the first score."""
     place, finished = folder / "trials" / name, status == "finished"
     values = value if isinstance(value, Mapping) else dict.fromkeys(space.arms or ("teacher",), value)
     first = next(iter(values.values()))
@@ -100,7 +100,7 @@ def write_search(folder: Path, space: SearchSpace, overrides: Sequence[str] = ()
 
 
 def cells(page: str) -> list[list[str]]:
-    """Rows of all tables of a page, unescaped."""
+    """The rows of all tables of a page, unescaped."""
     parser = _Cells()
     parser.feed(page)
     return parser.rows
@@ -128,10 +128,10 @@ class _Cells(HTMLParser):
 
 
 def svg_of(uri: str) -> str:
-    """The SVG inside a chart's URI; its texts are drawn as paths, each behind a comment with the text."""
+    """The SVG in a chart's URI. Its texts are paths, each after a comment with the text."""
     return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
 
 
 def svg_texts(uri: str) -> list[str]:
-    """What is written in a chart."""
+    """The texts of a chart."""
     return re.findall(r"<!-- (.*?) -->", svg_of(uri))

@@ -1,4 +1,4 @@
-"""Perfect predictions, for tests of scores."""
+"""Makes perfect predictions for tests of scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated world of the test session as training input, and runs of the loop in one process."""
+"""Prepares the tests' world as training input, and runs the training loop in one process."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def world_arguments(dataroot: Path | str, *overrides: str) -> list[str]:
 
 
 def world_config(dataroot: Path, *overrides: str) -> Config:
-    """The same as a Config."""
+    """The Config of ``world_arguments``."""
     return tiny_config(f"data.dataroot={dataroot}", *SMALL_DATA, *overrides)
 
 
 @dataclass(frozen=True)
 class World:
-    """Index and manifests of a run directory, its training records and the class priors of its box-labeled part."""
+    """A run directory's index and manifests, training records, and class priors of the box-labeled part."""
 
     run: RunDir
     data: Data
@@ -65,7 +65,7 @@ def open_world(dataroot: Path, folder: Path, *overrides: str) -> World:
 def run_locally(
     kind: str, config: Config, records: list[SampleRecord], folder: Path, steps: int, context: type = LocalContext
 ) -> LocalContext:
-    """Train in this process; checkpoints and the history of logged metrics are kept. Raises what the loop raises."""
+    """Train in this process; returns the kept checkpoints and the logged metrics, and raises the loop's errors."""
     folder.mkdir(parents=True, exist_ok=True)
     task = build(kind, config, prior_size_m(records, classes=config.classes)[0])
     plan = Plan(len(records), task.optim.batch_size, steps, config.run.seed)
@@ -77,7 +77,7 @@ def run_locally(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Tiny models are faster without threads, tenfold so on a busy machine."""
+    """Use one thread, with which tiny models are faster (tenfold on a busy machine)."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -85,17 +85,17 @@ def one_thread() -> Iterator[None]:
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
-    """Model weights of a checkpoint."""
+    """The model weights of a checkpoint."""
     return checkpoint.load(file)["model"]
 
 
 def task_of(kind: str, world: World) -> Task:
-    """A fresh task on the world's config."""
+    """A new task of the world's config."""
     return build(kind, world.run.config, world.prior_size_m)
 
 
 def poison(index: Index, tokens: set[str], file: Path) -> None:
-    """Write the index with the boxes of ``tokens`` 100 m away, of random size, heading, speed and point count."""
+    """Write the index with random boxes of ``tokens``: 100 m away, with other sizes, headings, speeds, point counts."""
     rng, rows = np.random.default_rng(0), index.table.to_pylist()
     for row in rows:
         if row["sample_token"] in tokens:

@@ -21,13 +21,13 @@ from tests.people_cases import of_role, without_annotations, write_clicks
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "your-data.md"
 NAMES = {"v1.0-trainval": "v1.0-sim", "/data/mine": "WORLD", "nuscenes-pillar": "quickstart"}
-SIZE = [  # of model, images and training
+SIZE = [  # sizes of model, images and training
     *TINY,
     "data.num_sweeps=2",
     "data.image_size_px=[64,32]",
     "data.loader=torch",  # loading in the workers starts fewer processes
     "scaling.loader_processes=0",
-    "teacher.point_crop=false",  # a stage less for either teacher; tests/clusters/test_pipeline.py has it
+    "teacher.point_crop=false",  # saves a stage of each teacher, which tests/clusters/test_pipeline.py tests
     "scaling.cpus_per_worker=0.5",
     *(f"{prefix}optim.{key}" for prefix in ("", "teacher.") for key in ("batch_size=2", "epochs=1", "checkpoints=1")),
 ]
@@ -35,13 +35,13 @@ SPLITS = ["data.version=v1.0-sim", "data.train_split=sim_train", "data.select_sp
 
 
 def page_commands(world: Path) -> list[list[str]]:
-    """The page's commands, on the dataset ``world`` and with the quickstart's models; what they write is the same."""
+    """The page's commands with the dataset ``world`` and the quickstart's models; they write the same files."""
     commands = []
     for words in block_commands(PAGE.read_text()):
         for name, mine in NAMES.items():
             words = [word.replace(name, mine.replace("WORLD", str(world))) for word in words]
         commands.append([word if word != "train" else "sim_train" for word in words])
-    assert len(commands) == 9  # eight, and the one that says who is box-labeled
+    assert len(commands) == 9  # eight, and the one that names the box-labeled samples
     return commands
 
 
@@ -53,13 +53,13 @@ def follow(
     job: Sequence[str] = (),
     unscored: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Run them in ``folder``, with ``job`` added to the pipeline's keys, and check what they leave.
+    """Run the commands in ``folder``, with ``job`` added to the pipeline's keys, and check their files.
 
     Args:
-        unscored: splits whose annotations are deleted, too.
+        unscored: further splits whose annotations are deleted.
 
     Returns:
-        What each printed, by its second word ("index", "label", ...; of the pipeline "-m").
+        Second word of each command ("index", "label", ...; "-m" of the pipeline) -> its output.
     """
     index = Index.open(build_index(sim_world, "v1.0-sim", folder / "whole.arrow"))
     drawn = build_manifest(index, "sim_train", LabelConfig(ratio=0.6), folder / "drawn")  # two scenes of three
@@ -69,11 +69,11 @@ def follow(
     printed: dict[str, str] = {}
     Path("boxed.txt").write_text("\n".join({index.value(t, "scene_name") for t in of_role(drawn, "box")}))
     for words in page_commands(world):
-        if words[:2] == ["pdetr3d", "click"]:  # people's work: a file of the clicks that a simulation makes
+        if words[:2] == ["pdetr3d", "click"]:  # instead of people's work, a file of simulated clicks
             write_clicks(index, drawn, Path(words[words.index("--out") + 1]))
             continue
         if words[1] == "report-labels":
-            words = [*words, "--worst", "2"]  # pictures take the time
+            words = [*words, "--worst", "2"]  # pictures take long
         code = run_module(words[2], [*words[3:], *SIZE, *SPLITS, *job]) if words[0] == "python" else run_verb(words[1:])
         said = capfd.readouterr()
         assert code == 0, f"{words}\n{said.out}\n{said.err}"
@@ -81,7 +81,7 @@ def follow(
     assert list(printed) == ["index", "label", "-m", "doctor", "report-labels", "export", "predict"]
     manifest = LabelManifest.open(Path("labels"))
     assert manifest.roles == drawn.roles and manifest.facts["human_clicks"] > 0
-    assert LabelManifest.open(Path("labels-of-boxed")).roles == drawn.roles  # here the tables alone say so, too
+    assert LabelManifest.open(Path("labels-of-boxed")).roles == drawn.roles  # the tables alone give the same roles
     report = json.loads(Path("runs/mine/report.json").read_text())
     assert report["pseudo_labels"]["n"] == 0 and report["pseudo_labels"]["clicks"] == manifest.facts["human_clicks"]
     assert report["holdout"]["teacher"]["n"] > 10 and report["holdout"]["samples"] == 2

@@ -1,7 +1,7 @@
-"""What one click sees of its object, cut out once: LiDAR points round it, and a picture of it. For tests of the world.
+"""Cuts out the LiDAR points around each click and a picture of it, for tests of the simulated world.
 
-Frame: LIDAR_TOP. A crop holds no ground (the simulated ground is a plane) and nothing that a label said: the class and
-the place of the click alone tell where and how large it is.
+The frame is LIDAR_TOP. A crop has no ground (the simulated ground is a plane), and no information of the label except
+the class and place of the click.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pdetr3d.geometry.rigid import apply
 from pdetr3d.schema import FALLBACK_SIZE_M, Sample
 
 PICTURE_PX = 32
-GROUND_M = 0.12  # points lower than this over the simulated ground are its own
+GROUND_M = 0.12  # points lower than this above the simulated ground are ground
 MAX_POINTS = 128
 
 
 @dataclass(frozen=True)
 class Crops:
-    """N clicks. ``points`` of all of them, one click after the other; ``count`` says how many are each click's.
+    """The crops of N clicks.
 
     Attributes:
-        points: (P, 5) float32 offset from the click [m], intensity 0..1, age [s].
-        count: (N,) int64. click: (N, 3) float32 [m]. label: (N,) int64.
+        points: (P, 5) float32 offset from the click [m], intensity 0..1, age [s], one click after the other.
+        count: (N,) int64 points of each click. click: (N, 3) float32 [m]. label: (N,) int64.
         box: (N, 7) float32 x, y, z, l, w, h, yaw. speed_m_s: (N,) float32, NaN unknown.
         picture: (N, 32, 32, 3) uint8, black where no camera sees the click.
-        pixel_m: (N,) float32 how wide a pixel of the camera's image is at the click [m]; NaN: in no image.
+        pixel_m: (N,) float32 width of an image pixel at the click [m]; NaN: in no image.
     """
 
     points: NDArray[np.float32]
@@ -54,7 +54,7 @@ class Crops:
 
     @property
     def distance_m(self) -> NDArray[np.float64]:
-        """(N,) of the boxes' centers from the LiDAR, seen from above."""
+        """(N,) distances of the boxes' centers from the LiDAR, seen from above."""
         return np.linalg.norm(self.box[:, :2].astype(np.float64), axis=1)
 
     def take(self, chosen: NDArray[np.int64]) -> Crops:
@@ -67,10 +67,10 @@ class Crops:
 
 
 def cut_split(dataroot: Path, split: str, data: DataConfig, folder: Path, *, keyframes: int = 0) -> Crops:
-    """Crops of every kept object of a split, one click each, drawn by (split); kept in ``folder`` as a file.
+    """The crops of every kept object of a split, with one click each, drawn by (split); cached as a file in ``folder``.
 
     Args:
-        data: how many sweeps, and how large the images are. keyframes: the first so many; 0: all.
+        data: number of sweeps, and size of images. keyframes: number of the first keyframes that are used; 0: all.
     """
     file = folder / f"{split}-{keyframes}-{data.image_size_px[0]}x{data.image_size_px[1]}.npz"
     if not file.exists():
@@ -117,10 +117,10 @@ def cut(sample: Sample, rng: np.random.Generator) -> Crops:
 
 
 def take_picture(sample: Sample, xyz_m: NDArray[np.float64], side_m: float) -> tuple[NDArray[np.uint8], float]:
-    """A square of ``side_m`` round a place, from the camera that has it nearest to its middle; and a pixel's width."""
+    """A square of ``side_m`` around a place, from the camera with the place nearest to its middle; a pixel's width."""
     height, width = sample.images.shape[1:3]
     ray = xyz_m[:2] / np.linalg.norm(xyz_m[:2])
-    across = np.array([ray[1], -ray[0], 0.0])  # to the right, seen from the sensor
+    across = np.array([ray[1], -ray[0], 0.0])  # to the right as seen from the sensor
     best, picture, pixel_m = np.inf, np.zeros((PICTURE_PX, PICTURE_PX, 3), np.uint8), np.nan
     for image, matrix in zip(sample.images, sample.lidar2img, strict=True):
         uv, _ = project(matrix, np.stack([xyz_m, xyz_m + across / 2, xyz_m + (0, 0, 0.5)]))

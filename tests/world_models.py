@@ -1,7 +1,7 @@
-"""Small models of one crop, to ask what the simulated world shows: LiDAR alone (two stages), and a picture alone.
+"""Small models of one crop, to measure what the simulated world shows: with LiDAR (two stages), or with a picture.
 
 Legend: B clicks, N their points, C channels. Angles are relative to the viewing direction (from the sensor to the
-click), so neither model knows which way traffic runs.
+click), so no model knows the direction of traffic.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.schema import CLASSES, Boxes3D
 from tests.world_crops import Crops
 
-SIZE_STD = 0.2  # of log sizes: unit of the code
-JITTER_RAD, FLIP_SHARE = 0.15, 0.1  # of the first stage's heading, in training
-KEEP = 0.75  # the second stage's crop, in units of the class-mean box; half of it is the box itself
+SIZE_STD = 0.2  # the unit of log sizes in the code
+JITTER_RAD, FLIP_SHARE = 0.15, 0.1  # noise of the first stage's heading in training
+KEEP = 0.75  # half sides of the second stage's crop in sides of the class-mean box; 0.5 is the box itself
 
 
 class Batch:
-    """Tensors of some crops. ``mirror`` (B,) bool: those seen in a mirror that holds the viewing direction."""
+    """The tensors of crops. ``mirror`` (B,) bool: crops that are mirrored at the viewing direction."""
 
     def __init__(self, crops: Crops, mirror: NDArray[np.bool_]) -> None:
         self.label, self.count = torch.from_numpy(crops.label), torch.from_numpy(crops.count)
@@ -45,19 +45,19 @@ class Batch:
 
 
 def rotate(xy: Tensor, angle: Tensor) -> Tensor:
-    """(K, 2) turned by (K,) [rad]."""
+    """Rotate vectors (K, 2) by angles (K,) [rad]."""
     c, s = angle.cos(), angle.sin()
     return torch.stack([c * xy[:, 0] - s * xy[:, 1], s * xy[:, 0] + c * xy[:, 1]], 1)
 
 
 def layers(*widths: int) -> nn.Sequential:
-    """Linear, layer norm, ReLU; as many times as there are steps between widths."""
+    """Blocks of linear layer, layer norm, ReLU between these widths."""
     steps = zip(widths, widths[1:], strict=False)
     return nn.Sequential(*(m for a, b in steps for m in (nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU())))
 
 
 class PointNet(nn.Module):
-    """Points of B crops (N, F) and a vector per crop (B, G) -> (B, C)."""
+    """Points (N, F) of B crops, and a vector per crop (B, G) -> (B, C)."""
 
     def __init__(self, features: int, extra: int, channels: int) -> None:
         super().__init__()
@@ -72,26 +72,26 @@ class PointNet(nn.Module):
 
 
 def crop_max(feature: Tensor, owner: Tensor, crops: int) -> Tensor:
-    """(N, C) features >= 0 in the order of their owners (N,) -> (crops, C) maxima, 0 of a crop without points."""
+    """Features (N, C) >= 0, sorted by crop (N,) -> maxima (crops, C), 0 for a crop without points."""
     count = torch.bincount(owner, minlength=crops)
     return torch.segment_reduce(feature, "max", lengths=count, axis=0, unsafe=True, initial=0)
 
 
 def heading(code: Tensor) -> Tensor:
-    """(B, 4) sin, cos of the angle, then of its double -> the axis of the latter, the direction of the former."""
+    """Decode (B, 4) sin, cos of the angle and of its double: the axis of the latter, the direction of the former."""
     axis = torch.atan2(code[:, 2], code[:, 3]) / 2
     ahead = axis.cos() * code[:, 1] + axis.sin() * code[:, 0]
     return torch.where(ahead >= 0, axis, axis + np.pi)
 
 
 def heading_loss(code: Tensor, yaw: Tensor) -> Tensor:
-    """(B,) L1 on sin and cos of the angle and of its double."""
+    """(B,) L1 loss on sin and cos of the angle and of its double."""
     target = torch.stack([yaw.sin(), yaw.cos(), (2 * yaw).sin(), (2 * yaw).cos()], 1)
     return (code - target).abs().sum(1)
 
 
 class LidarModel(nn.Module):
-    """A heading from points in the viewing frame; then center and size along that axis, from points in its frame.
+    """Predicts a heading from points in the viewing frame, then center and size from points in the heading's frame.
 
     Args:
         prior_size_m: (10, 3) mean l, w, h per class.
@@ -106,7 +106,7 @@ class LidarModel(nn.Module):
         nn.init.zeros_(self.box.weight)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 4) first heading, (B,) the heading that the second stage was given, (B, 10) its code."""
+        """(B, 4) the first stage's heading, (B,) the heading given to the second stage, (B, 10) the latter's code."""
         prior = self.prior[batch.label]
         diagonal = prior[:, :2].norm(dim=1)
         extra = torch.cat(
@@ -138,7 +138,7 @@ class LidarModel(nn.Module):
         return (loss + (code[:, 3:6] - (batch.size / prior).log() / SIZE_STD).abs().sum(1)).mean()
 
     def boxes(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Center offset (B, 3), size (B, 3), yaw (B,) in the viewing frame."""
+        """The center offsets (B, 3), sizes (B, 3), yaws (B,) in the viewing frame."""
         _, start, code = self(batch)
         prior = self.prior[batch.label]
         center = code[:, :3] * (0.1 * prior[:, :2].norm(dim=1, keepdim=True))
@@ -147,7 +147,7 @@ class LidarModel(nn.Module):
 
 
 class PictureModel(nn.Module):
-    """A picture of 32 x 32 px -> size and heading; the center is the click."""
+    """Predicts size and heading from a picture of 32 x 32 px; the center is the click."""
 
     def __init__(self, prior_size_m: Tensor, channels: int = 32) -> None:
         super().__init__()
@@ -173,17 +173,17 @@ class PictureModel(nn.Module):
         return (size + heading_loss(code[:, 3:], batch.yaw)).mean()
 
     def boxes(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``LidarModel.boxes``."""
+        """The boxes, as ``LidarModel.boxes``."""
         code = self(batch)
         size = self.prior[batch.label] * (SIZE_STD * code[:, :3]).exp()
         return torch.zeros_like(size), size, heading(code[:, 3:])
 
 
 def class_means(crops: Crops) -> Tensor:
-    """(10, 3) mean l, w, h per class; every class must have a box.
+    """The mean l, w, h per class (10, 3).
 
     Raises:
-        ValueError: naming classes without one.
+        ValueError: names the classes without a box.
     """
     absent = [name for label, name in enumerate(CLASSES) if not (crops.label == label).any()]
     if absent:
@@ -193,7 +193,7 @@ def class_means(crops: Crops) -> Tensor:
 
 
 def train(model: LidarModel | PictureModel, crops: Crops, steps: int, batch: int = 128, seed: int = 0) -> float:
-    """One cycle of AdamW, mirrored at random; the mean loss of the last tenth."""
+    """Train by one cycle of AdamW with random mirroring; returns the mean loss of the last tenth."""
     rng, late = np.random.default_rng(seed), []
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.2)
@@ -228,10 +228,10 @@ def predict(model: LidarModel | PictureModel, crops: Crops) -> Boxes3D:
 
 
 def true_boxes(crops: Crops) -> Boxes3D:
-    """What the crops are of."""
+    """The crops' true boxes."""
     return Boxes3D.build(crops.box[:, :3], crops.box[:, 3:6], crops.box[:, 6], crops.label)
 
 
 def quality(model: LidarModel | PictureModel, crops: Crops) -> dict[str, Any]:
-    """``pseudo_label_quality`` of the model's boxes."""
+    """The ``pseudo_label_quality`` of the model's boxes."""
     return pseudo_label_quality(predict(model, crops), true_boxes(crops), crops.distance_m, classes=NUSCENES_CLASSES)
