@@ -176,8 +176,11 @@ def _missing(marker: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose marker this machine cannot serve, and group tests: one process runs all tests that start a Ray in
-    it, and one runs those with whole jobs, since more than two clusters at once would starve each other."""
+    """Skip tests whose marker this machine cannot serve, and group the tests that start Ray.
+
+    One process runs all tests of tests/ray and one runs all of tests/e2e: more than two clusters at once would starve
+    each other.
+    """
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if TESTS in item.path.parents else ""
         if folder in ("ray", "e2e"):
