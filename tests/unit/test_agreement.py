@@ -1,4 +1,4 @@
-"""LiDAR files that are not what the tables count: refused with both numbers, or said."""
+"""LiDAR files that disagree with the tables' point counts are refused, with both numbers, or cause a warning."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_other_numbers_are_refused_when_indexing(
 
 
 def test_boxes_in_another_frame_are_refused(world: Path, tmp_path: Path) -> None:
-    """Boxes of the car's frame in the tables, where the global one belongs: as if the car had not moved."""
+    """The tables hold boxes in the ego frame instead of the global frame, as if the car had not moved."""
     edit(
         world,
         "ego_pose",
@@ -98,7 +98,7 @@ def test_boxes_in_another_frame_are_refused(world: Path, tmp_path: Path) -> None
 def test_other_counts_are_said_not_refused(
     world: Path, sim_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counts over ten sweeps; and what is right says nothing."""
+    """Tables that count points over ten sweeps cause a warning; correct tables cause none."""
     build_index(sim_world, VERSION, tmp_path / "right.arrow")
     assert "counted again" not in caplog.text
     edit(world, "sample_annotation", lambda rows: [row.update(num_lidar_pts=10 * row["num_lidar_pts"]) for row in rows])
@@ -128,7 +128,7 @@ def tiny(root: Path, told: int, inside: int, boxes: int) -> Path:
         (39, 2, 10, False),
         (10, 200, 10, True),
         (10, 199, 10, False),
-        (40, 2, 9, False),  # too few boxes say nothing
+        (40, 2, 9, False),  # too few boxes for a decision
         (9, 0, 10, False),  # so do small objects
     ],
 )
@@ -143,7 +143,7 @@ def test_the_limits(told: int, inside: int, boxes: int, refused: bool, tmp_path:
 
 
 def test_a_keyframe_whose_boxes_are_all_empty_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the tables do not count: one box of another keyframe has points, so that the dataset is not refused."""
+    """The tables have no counts. One box of another keyframe has points, so that the dataset is not refused."""
     root = tiny(tmp_path / "tiny", -1, 0, 11)
     file = root / "samples/LIDAR_TOP/one-0.pcd.bin"
     np.concatenate([np.fromfile(file, np.float32), np.float32([0, 10, 0, 7, 1])]).astype(np.float32).tofile(file)
@@ -159,7 +159,7 @@ def test_a_keyframe_whose_boxes_are_all_empty_is_said(tmp_path: Path, caplog: py
 def test_files_with_far_fewer_points_than_usual_are_counted(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sweep cut at a whole point: 32 files of about equal size, of one the first hundred points."""
+    """Of 32 files of about equal size one is cut after its first hundred points."""
     file = sorted((world / "sweeps/LIDAR_TOP").iterdir())[1]
     raw = file.read_bytes()
     file.unlink()
@@ -171,7 +171,7 @@ def test_files_with_far_fewer_points_than_usual_are_counted(
 
 @pytest.mark.parametrize(("bare", "far", "said"), [(11, 0, True), (10, 0, False), (20, 5, True), (0, 90, False)])
 def test_boxes_near_the_sensor_that_are_mostly_empty_are_said(bare: int, far: int, said: bool) -> None:
-    """Twenty boxes at 19 m, ``bare`` of them without points, and empty ones at 21 m, which count for nothing."""
+    """Twenty boxes at 19 m, ``bare`` of them without points. Empty boxes at 21 m do not count."""
     boxes = [[0.0, 19.0, 0, 4, 2, 1, 0]] * 20 + [[21.0, 0, 0, 4, 2, 1, 0]] * far
     points = [0] * bare + [7] * (20 - bare) + [0] * far
     columns = {"ann_box": [boxes[:3], boxes[3:]], LIDAR: [points[:3], points[3:]], RADAR: [[0] * 3, [0] * (17 + far)]}

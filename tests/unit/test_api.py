@@ -1,4 +1,4 @@
-"""The Python API: its names, what ``load_sample`` reads, what ``draw`` makes, and its messages."""
+"""Tests of the Python API: its names, ``load_sample``, ``draw`` and its messages."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_picture_is_that_of_inspect_with_the_clicks_given(index: Index, tmp_pa
 
 
 def test_clicks_of_named_classes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names and places mean the same; what is no class, or no points, is said before anything is read."""
+    """A click's class may be a name or a position in the list. Bad classes and points are refused before any read."""
     teacher = TeacherPredictor.__new__(TeacherPredictor)
     teacher.config, teacher._last = tiny_config(), None
     seen = []

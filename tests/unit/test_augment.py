@@ -81,7 +81,7 @@ def test_corners_and_projections_follow(seed: int) -> None:
 
 @pytest.mark.parametrize("mirrors", [(-1, 1), (1, -1), (-1, -1)])
 def test_a_mirrored_world_has_mirrored_pictures(mirrors: tuple[float, float]) -> None:
-    """A point's pixel shows the same color before and after; a half turn (two mirrors) leaves pictures as they are."""
+    """A point's pixel has the same color before and after a mirror; a half turn (two mirrors) changes no picture."""
     before = sample(Boxes3D.empty(), np.zeros((0, 3)))
     camera = np.array([[20.0, -30, 0, 0], [15, 0, -30, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # looks along +x, 40 x 30 px
     images = np.random.default_rng(0).integers(0, 256, (6, 30, 40, 3), np.uint8)

@@ -84,7 +84,7 @@ def missing_lidar(world: Path) -> list[str]:
 
 
 def poison(file: Path, value: float) -> Path:
-    """Two thirds of the points get a coordinate that is no number, from point 3 on."""
+    """Two thirds of the points, from point 3 on, get a coordinate that is not a number."""
     points = np.fromfile(file, np.float32).reshape(-1, 5)
     points[3 : 3 + 2 * len(points) // 3, 1] = value
     return replace(file, points.tobytes())
@@ -186,7 +186,7 @@ BROKEN += [no_tables, one_table_missing, no_dataroot]
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a job with the given overrides: it must end with code 2 before Ray and its body; returns stderr."""
+    """Run a job with the given overrides. It must end with code 2 before Ray or its body starts. Returns stderr."""
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("bad input went through")
@@ -260,7 +260,7 @@ def test_a_crafted_file_in_the_place_of_weights(
 
 
 def test_yaml_makes_no_objects(job: Callable[..., str], tmp_path: Path) -> None:
-    """In overrides, whose values are YAML, and in files of search spaces."""
+    """Neither an override, whose value is YAML, nor a search space file can create Python objects."""
     flag = tmp_path / "it_ran"
     crafted = f"!!python/object/apply:os.mkdir ['{flag}']"
     assert presets.load("quickstart", [f"run.name={crafted}"]).run.name == crafted  # texts are taken as they are
@@ -275,7 +275,7 @@ def test_yaml_makes_no_objects(job: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_parquet_makes_no_objects(tmp_path: Path) -> None:
-    """Ray Data, once imported, reads tensor columns of any Parquet file; older versions unpickled their metadata."""
+    """Ray Data registers its tensor column types when it is imported; older versions unpickled their metadata."""
     import ray.data  # noqa: F401
 
     flag, file = tmp_path / "it_ran", tmp_path / "index.arrow"
@@ -303,7 +303,7 @@ def test_all_broken_files_are_listed_at_once_up_to_twenty(world: Path, job: Call
 
 
 def test_a_corrected_call_may_use_the_same_run_directory(world: Path, job: Callable[..., str], tmp_path: Path) -> None:
-    """Nothing was made yet, so the refused call has not claimed the directory."""
+    """A refused call creates nothing and does not claim the run directory."""
     job(f"data.dataroot={world}", "data.version=v1.0-smi")
     assert len(prepare(RunDir(tmp_path / "run", config(world))).index) == 12
 
@@ -352,7 +352,7 @@ def test_sweeps_past_num_sweeps_are_not_looked_at(world: Path, tmp_path: Path) -
 def test_of_many_files_only_the_ends_are_looked_at(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cut image and a cut sweep are found all the same; a sweep that has vanished, too."""
+    """For many files only the ends are checked: this still finds a cut image, a cut sweep and a missing sweep."""
     index: Index = prepare(RunDir(tmp_path / "run", config(world))).index
     monkeypatch.setattr(check, "SWEEPS_READ", 0)
     monkeypatch.setattr(check, "IMAGES_DECODED", 0)

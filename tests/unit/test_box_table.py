@@ -20,7 +20,7 @@ def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def part(token: str, checkpoint: int, count: int, first: float) -> pa.Table:
-    """``count`` boxes; each number of a row is another one."""
+    """``count`` boxes; all numbers of a row differ."""
     columns = {name: np.arange(count) + first + 0.125 * place for place, name in enumerate(COLUMNS)}
     columns |= {"yaw": np.full(count, 0.5), "score": np.full(count, 0.25), "label": np.arange(count) % 10}
     columns |= {"sample_token": np.full(count, token), "checkpoint": np.full(count, checkpoint)}

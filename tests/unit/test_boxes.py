@@ -96,7 +96,7 @@ def test_points_in_each_box_are_those_in_boxes() -> None:
 
 
 def test_bev_overlaps_by_hand() -> None:
-    """A square of side 2 at the origin, and one turned by 45 degrees whose corner reaches sqrt(2) from its center."""
+    """A square of side 2 at the origin, and one turned by 45 degrees: its corners lie sqrt(2) from its center."""
     square = [0, 0, 0, 2, 2, 1, 0]
     turned = [[x, 0, 0, 2, 2, 1, np.pi / 4] for x in (2.4, 2.42)]  # 1 + sqrt(2) = 2.414
     diagonal = [2.0, 2.0, 0, 2, 2, 1, np.pi / 4]  # its nearest side is 2.83 - 1 from the origin, the corner sqrt(2)
@@ -126,7 +126,7 @@ def test_empty() -> None:
 
 
 def test_an_overlap_with_a_box_that_is_not_finite_is_nan() -> None:
-    """A student or teacher that predicts NaN is told from its loss, not by an error of the geometry library."""
+    """A model that predicts NaN is found by its loss; the geometry library must not raise an error before that."""
     box = np.array([0.0, 0.0, 0.0, 2.0, 2.0, 1.0, 0.0])
     broken = box.copy()
     broken[3] = np.inf

@@ -1,4 +1,4 @@
-"""A trained teacher uses the pixels: with wrong pictures, or wrong cameras, its boxes of far objects get worse."""
+"""A trained teacher uses the images: with wrong images or wrong cameras, its boxes of far objects get worse."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ OVERRIDES = [
 
 
 def without_points(arrays: dict[str, np.ndarray]) -> Batch:
-    """The limit of a far object: not one LiDAR point."""
+    """The record without any LiDAR points: the extreme case of a far object."""
     empty = {key: arrays[key][:0] for key in ("points", "point_sample")}
     return Batch.from_arrays(arrays | empty)
 
 
 def far_quality(world: World, task: Task, *, shuffle: bool) -> dict[str, float]:
-    """Quality of the boxes of clicks beyond FAR_M; ``shuffle``: every camera delivers its neighbor's picture."""
+    """Quality of the boxes of clicks beyond FAR_M. With ``shuffle`` every camera shows its neighbor's image."""
     load = BatchLoader(world.run.config, "predict", cameras=True)
     predicted, truth = [], []
     for record in world.boxed:

@@ -38,7 +38,7 @@ def made(sim_world: Path) -> Iterator[Measurement]:
 
 
 def test_all_stages_of_the_train_split(made: Measurement, sim_world: Path) -> None:
-    """6 train keyframes; the first of a scene's two has two earlier sweeps, the second more than four."""
+    """Six train keyframes: the first of each scene has two earlier sweeps, the second more than four."""
     assert (made.train_samples, made.measured_samples, made.sweeps) == (6, 6, 5)
     assert made.stand_in_sweeps == 1
     assert made.depends_on == depends_on(world_config(sim_world, "data.num_sweeps=5", PASTING))
@@ -62,7 +62,7 @@ def test_bytes_on_disk_are_the_files(world: World, made: Measurement) -> None:
 
 
 def test_bytes_in_the_object_store_are_those_of_rays_block(world: World) -> None:
-    """Two samples a batch; the block has a header besides, some hundred bytes."""
+    """A batch has two samples. The block adds a header of a few hundred bytes."""
     loader = build("teacher", world.run.config, FALLBACK_SIZE_M).loader
     cost = measure.sample_cost(loader, world.records[:2], 2)
     block = to_table(loader(world.records[:2], [0, 0], 0)).nbytes
@@ -70,7 +70,7 @@ def test_bytes_in_the_object_store_are_those_of_rays_block(world: World) -> None
 
 
 def test_bytes_of_a_record_are_what_one_more_costs(world: World, made: Measurement) -> None:
-    """Between two of the train split's scenes, of equal keyframes; 5 sweeps: one keyframe of a scene lacks two."""
+    """The slope from 2 to 6 records, plus the sweeps that the first keyframe of each scene lacks: two of four."""
 
     def relative(path: str) -> str:
         return str(Path(path).relative_to(world.data.index.dataroot))
@@ -91,7 +91,7 @@ def test_objects_are_pasted_where_training_pastes(world: World, made: Measuremen
 
 
 def test_time_is_split_by_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points alone, then with images, then whole batches: 12, 30 and 48 s for six samples."""
+    """Loading six samples takes 12 s with points only, 30 s with images, and 48 s as whole batches."""
     taken = iter([12.0, 30.0, 48.0, 12.0, 18.0, 12.0, 9.0, 30.0])
     monkeypatch.setattr(measure, "cpu_s", lambda body: next(taken))
     teacher = build("teacher", world.run.config, FALLBACK_SIZE_M).loader
@@ -122,7 +122,7 @@ def test_a_batch_that_is_larger_than_the_dataset_repeats_it(world: World) -> Non
 
 
 def test_cpu_seconds_are_the_median_of_the_processs_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One slow round does not count, and time in which the process waits is not on this clock at all."""
+    """The median ignores one slow round; the clock does not run while the process waits."""
     monkeypatch.setattr(measure, "ROUNDS", 5)
     cost = iter([0.1, 9.0, 0.3, 0.2, 0.4])
     now = [5.0]

@@ -54,8 +54,10 @@ def with_cost(**changes: object) -> StageCost:
 
 
 def test_work_by_hand() -> None:
-    """16 GPUs: 32 of a student's batch, 16 of a teacher's (8 over 8 workers), 64 of inference; a file every 500 steps,
-    the kept ones (half-way and last; last) among them."""
+    """16 GPUs: batches of 32 (student), 16 (teacher: 8 over 8 workers) and 64 (inference) samples.
+
+    A checkpoint is written every 500 steps, including the kept ones (student: half-way and last; teacher: last).
+    """
     assert model.work_of("student", config(*SAVES), 32_000, 16) == model.Work(32_000, 320_000, 2, 10_000, 2, 20)
     assert model.work_of("teacher", config(*SAVES), 32_000, 16) == model.Work(8_000, 32_000, 1, 2_000, 1, 4)
     assert model.work_of("pseudo_labels", config(), 32_000, 16) == model.Work(24_000, 24_000, 4, 375, 0, 0)
@@ -70,13 +72,13 @@ def test_pace_of_a_gpu() -> None:
 
 
 def test_ring_all_reduce_by_hand() -> None:
-    """4 members: the payload in quarters; 3 to sum them up and 3 to hand them round."""
+    """4 members: quarters of the payload are sent 3 times to sum them and 3 times to distribute the sums."""
     assert model.allreduce_bytes(4, 100.0) == 6 * 25
     assert model.allreduce_bytes(1, 100.0) == 0
 
 
 def test_network_by_hand() -> None:
-    """Two nodes: half of 2 MB of files, half of half of 4 MB of batches; 300 MB of gradients for 32 samples."""
+    """Two nodes: half of 2 MB of files, a quarter of 4 MB of batches, and 300 MB of gradients for 32 samples."""
     work = model.work_of("student", config(), 32_000, 16)
     assert model.network_bytes(COST, work, CLUSTER) == pytest.approx(1e6 + 1e6 + 300e6 / 32)
     alone = CLUSTER.model_copy(update={"gpus": 8})
@@ -84,7 +86,7 @@ def test_network_by_hand() -> None:
 
 
 def test_every_resource_by_hand() -> None:
-    """800 samples/s in all; 320,000 samples take 400 s; a checkpoint 0.5 s and 0.4 GB at 2 GB/s, two of them."""
+    """320,000 samples at 800 samples/s take 400 s. Each of two checkpoints takes 0.5 s, and 0.4 GB at 2 GB/s."""
     resources = student().resources
     batch, stream = 8e6, 64 * 8e6
     expected = {

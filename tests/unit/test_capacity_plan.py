@@ -62,7 +62,7 @@ def test_measure_then_plan(
 
 
 def test_assumptions_and_units_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """1e12 FLOPs at 200 * 0.5 TFLOP/s: 100 samples/s a GPU of 0.05 core seconds each: 5 cores a GPU, 4 are left."""
+    """1e12 FLOPs at 200 * 0.5 TFLOP/s: 100 samples/s per GPU. With 0.05 core seconds each they need 5 cores of 4."""
     speed = ["--tflops", "200", "--mfu", "0.5"]
     assert main([*PLAN, "--workers", "16", "--measured", write(tmp_path), *speed]) == 0
     shown = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_files_that_are_no_measurement(text: str, tmp_path: Path, capsys: pytest
 
 
 def test_default_nodes_are_those_of_the_manifest() -> None:
-    """CPUs and GPUs of a GPU pod; its shared memory and the head's, in 1e9 bytes."""
+    """The defaults equal the manifest: CPUs, GPUs and shared memory of a GPU pod, memory of the head [1e9 bytes]."""
     spec = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
     group = next(group for group in spec["workerGroupSpecs"] if group["groupName"] == "gpu")["template"]["spec"]
     limits = group["containers"][0]["resources"]

@@ -18,7 +18,7 @@ TIMING = {"wall_s": 999.0, "teacher": 50.0, "student_ours": 20.0, "student_full"
 
 
 def write_run(folder: Path, timing: dict[str, float], config: Config = CONFIG) -> Path:
-    """What a pipeline leaves: 100 steps of the teacher, 30 of the student."""
+    """Write the run directory of a pipeline that trained the teacher for 100 steps and the student for 30."""
     documents: dict[str, Any] = {
         "report.json": {"timing": timing, "config": config.flat()},
         "teacher/done.json": {"steps": 100},
@@ -50,7 +50,7 @@ def test_numbers_that_are_none_are_refused(number: str) -> None:
 
 
 def test_a_run_by_hand(tmp_path: Path) -> None:
-    """Teacher: 100 steps of 4 samples in 50 s on 2 workers; student: 30 of 8 in 20 s."""
+    """The teacher's 100 steps of 4 samples took 50 s on 2 workers; the student's 30 steps of 8 samples took 20 s."""
     assert rates_of_run(write_run(tmp_path, TIMING), CONFIG) == {"teacher": 4.0, "student": 6.0}
 
 

@@ -1,4 +1,4 @@
-"""CBGS: sizes by hand, every class asked for equally often, nothing but visible boxes, deterministic."""
+"""Tests of CBGS: sizes by hand, equal shares of all classes, only visible boxes count, determinism."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn(records: list[SampleRecord], seed: int = 0) -> list[str]:
 
 
 def test_sizes_by_hand() -> None:
-    """Cars (0) in 6 samples, a bus (3) in 2 (in one of them four times), nothing in 2: D = 8, two classes, 4 each."""
+    """6 samples have cars (0), 2 have buses (3; one has four), 2 are empty: D = 8, so each class draws 4 samples."""
     records = [record(f"car{i}", 0, 0) for i in range(4)] + [record("both", 0, 3), record("both4", 0, 3, 3, 3, 3)]
     records += [record("empty0"), record("empty1")]
     tokens = drawn(records)

@@ -54,7 +54,7 @@ def test_focal_loss_by_hand() -> None:
 
 
 def perfect_maps(config, batch) -> list[TaskMaps]:
-    """A heatmap and regressions that say exactly what the batch's boxes are."""
+    """The heatmap and regressions that encode the batch's boxes exactly."""
     grid = config.model.grid
     heat = torch.full((len(batch), 10, *grid), -12.0)
     cells, index = batch.objects((-12.8, -12.8), 0.8, grid, tuple(range(10)))
@@ -64,7 +64,7 @@ def perfect_maps(config, batch) -> list[TaskMaps]:
 
 
 def perfect_code(box: torch.Tensor, velocity: torch.Tensor, cells: Cells) -> torch.Tensor:
-    """What the heads should say at cells of 0.8 m from -12.8 m on: all but sure of direction."""
+    """The ideal head outputs on a grid of 0.8 m cells from -12.8 m on, with directions that are almost certain."""
     code = encode(box, velocity, cells.corners((-12.8, -12.8), 0.8), 0.8)
     part(code, "direction").mul_(30)
     return code
@@ -100,7 +100,7 @@ def test_surroundings_are_every_cell_in_reach_once_with_its_nearest_box() -> Non
 
 
 def test_a_box_is_decoded_from_any_cell_in_reach() -> None:
-    """What the loss asks of a neighbor's regression is what decoding makes the same box of."""
+    """Decoding inverts the regression target of every cell in reach of a box, not only of its center cell."""
     config, batch = tiny_config("student.regression_reach=1"), make_batch(clicks=1, seed=2)
     cells, index = batch.surroundings((-12.8, -12.8), 0.8, (32, 32), tuple(range(10)), 1)
     box, velocity = batch.box[cells.sample, index], batch.velocity[cells.sample, index]
@@ -191,7 +191,7 @@ def test_loss_is_finite_without_objects(objects: int) -> None:
 
 
 def test_loss_normalizer_is_the_global_count() -> None:
-    """Two halves, each divided by the mean count over ranks, average to the loss of the whole (DDP's arithmetic)."""
+    """The losses of two halves, each divided by the mean count over ranks, average to the loss of the whole batch."""
     config = tiny_config()
     task = build("student", config, FALLBACK_SIZE_M)
     from tests.model_cases import one_sample
@@ -231,9 +231,9 @@ def test_student_needs_neither_clicks_nor_images_at_test_time() -> None:
 
 
 def test_direction_loss_by_hand() -> None:
-    """A direction of length 2, 60 degrees off: log odds 2 cos 60 = 1, log(1 + 1/e) each.
+    """A direction of length 2 and 60 degrees off has log odds 2 cos 60 = 1, so the loss is log(1 + 1/e) per object.
 
-    Barriers look the same from both sides, cones from all: neither learns a direction, cones no axis.
+    Barriers look the same from both sides, and cones from all sides: both learn no direction, and cones no axis.
     """
     batch = make_batch(samples=1, clicks=4, seed=2)
     batch = change(batch, box_label=torch.tensor([[0, 8, 5, 9]]))  # car, pedestrian, barrier, traffic cone
@@ -268,7 +268,7 @@ WEIGHTS = ("student.human_weight=2.0", "student.pseudo_weight=0.5", "student.sco
 
 
 def test_label_weights_by_hand() -> None:
-    """A person's box counts 2, pseudo labels of score 1/2 and 1: 0.5 * 0.5^2 = 0.125 and 0.5."""
+    """A person's box has weight 2; pseudo labels of score 1/2 and 1 have 0.5 * 0.5^2 = 0.125 and 0.5."""
     batch = make_batch(samples=1, clicks=3, seed=2)
     batch = change(batch, box_source=torch.tensor([[0, 1, 1]]), box_score=torch.tensor([[1.0, 0.5, 1]]))
     config = tiny_config(*WEIGHTS, "student.box_weight=1.0")
@@ -296,7 +296,7 @@ def test_label_weights_by_hand() -> None:
 
 
 def test_default_weights_change_no_bit() -> None:
-    """Whoever drew the boxes, whatever their scores: the loss and its gradients are those of weights left out."""
+    """With default weights loss and gradients equal those without weights, for boxes of any origin and score."""
     task, batch = build("student", tiny_config(), FALLBACK_SIZE_M), make_batch(clicks=6, seed=4)
     pseudo = change(batch, box_source=batch.box_source + 1, box_score=torch.rand(2, 6))
 

@@ -16,7 +16,7 @@ def codes(yaw: torch.Tensor) -> torch.Tensor:
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:
-    """Angles [rad] between headings."""
+    """The angles [rad] between two arrays of headings."""
     return np.abs(np.angle(np.exp(1j * (one - other).numpy())))
 
 
@@ -36,7 +36,7 @@ def test_decoding_inverts_encoding_at_every_heading() -> None:
 
 
 def test_the_direction_decides_between_two_headings_and_turns_no_axis() -> None:
-    """A direction up to 90 degrees off, of any length, gives the heading itself; beyond, the opposite one."""
+    """A direction at most 90 degrees off, of any length, gives the heading; beyond 90 degrees it gives the opposite."""
     for off in np.deg2rad([-179, -91, -89, -45, 0, 30, 89, 91, 150]):
         code = codes(YAW)
         turned = torch.stack([(YAW + off).cos(), (YAW + off).sin()], 1)
@@ -46,7 +46,7 @@ def test_the_direction_decides_between_two_headings_and_turns_no_axis() -> None:
 
 
 def test_a_short_or_tilted_axis_is_read_by_its_angle() -> None:
-    """Halfway between headings of 80 and 100 degrees: 90, whatever its length; with direction -y: -90."""
+    """An axis halfway between 80 and 100 degrees gives 90 degrees, whatever its length, and -90 with direction -y."""
     axis = torch.stack([torch.tensor([np.sin(2 * a), np.cos(2 * a)]) for a in np.deg2rad([80, 100])]).mean(0)
     code = codes(torch.zeros(1, dtype=torch.float64))
     part(code, "axis").copy_(axis)

@@ -67,7 +67,7 @@ def truth(real_data: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def maps(batch: Batch, config: Config) -> list[TaskMaps]:
-    """What heads would say that know nothing: zeros, at the cells of the objects."""
+    """The output of uninformed heads: zeros at the cells of the objects."""
     found = []
     for classes in config.student.tasks:
         cells, _ = batch.objects((LOW, LOW), CELL, (GRID, GRID), classes)
@@ -76,7 +76,7 @@ def maps(batch: Batch, config: Config) -> list[TaskMaps]:
 
 
 def targets(batch: Batch, config: Config, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The heatmaps that the criterion compares with, (T, 128, 128) of each task."""
+    """The target heatmaps of the criterion, (T, 128, 128) for each task."""
     seen: list[np.ndarray] = []
 
     def listen(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -89,7 +89,7 @@ def targets(batch: Batch, config: Config, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def radius_of(length: float, width: float) -> int:
-    """The largest whole shift [cells] that leaves an overlap of 0.1, at least 2; found by trying."""
+    """The largest whole shift [cells] with an IoU of at least 0.1, found by trying; never below 2."""
     return max(2, *(r for r in range(40) if overlap_after_shift(length, width, r) >= 0.1))
 
 
@@ -111,8 +111,8 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
     """Ahead on the left at (-4.50, 15.25, 0.40), 10.20 x 2.88 x 3.60 m, heading 1.595 (nearly +y).
 
     Column (-4.50 + 51.2) / 0.8 = 58.375, row (15.25 + 51.2) / 0.8 = 83.06: cell (83, 58). In cells it is 12.75 x 3.6.
-    With corners moved inwards by r it keeps (12.75 - 2r)(3.6 - 2r) / 45.9, which is 0.1 at r = 1.56: less than the
-    least radius, 2. Sigma is 5 / 6: exp(-1 / (2 * 25 / 36)) = exp(-0.72) beside the peak.
+    A box whose corners are moved inwards by r keeps (12.75 - 2r)(3.6 - 2r) / 45.9, which is 0.1 at r = 1.56. That is
+    less than the minimum radius, 2. Sigma is 5 / 6: exp(-1 / (2 * 25 / 36)) = exp(-0.72) beside the peak.
     """
     truck = targets(batch, config, monkeypatch)[1][0]
     assert truck[83, 58] == 1 and truck[83, 59] == truck[82, 58] == pytest.approx(np.exp(-0.72))
@@ -128,7 +128,7 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
     heading = [np.sin(2 * 1.595), np.cos(2 * 1.595), np.cos(1.595), np.sin(1.595)]
     expected = [0.375, 0.06, 0.40, np.log(10.2), np.log(2.88), np.log(3.6), *heading]
     np.testing.assert_allclose(code[:10], expected, atol=0.02)
-    # The keyframe has no neighbors in time: no velocity is known, and none is taught.
+    # The keyframe has no neighbors in time, so no velocity is known and the loss has no velocity term.
     assert torch.isnan(batch.velocity[0, index[place]]).all()
     said = code[None].clone()
     said[0, 8:10] *= 30

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back; nothing else is ever loaded; nothing half-written is left."""
+"""Tests of checkpoints: they are read back unchanged, run no code, and leave no half-written file."""
 
 import os
 import pickle

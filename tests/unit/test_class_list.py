@@ -32,7 +32,7 @@ huetchen: {size_m: [0.4, 0.4, 1.1], range_m: 30, categories: [movable_object.tra
 
 
 def test_the_ten_are_the_devkits() -> None:
-    """Categories, ranges and attributes, read from the devkit itself."""
+    """Categories, ranges and attributes of the default list equal the devkit's."""
     assert NUSCENES_CLASSES.names == CLASSES and not NUSCENES_CLASSES.own and NUSCENES_CLASSES.text == ""
     categories = [category for each in NUSCENES_CLASSES.classes for category in each.categories]
     assert len(categories) == 14 and None not in map(category_to_detection_name, categories)
@@ -64,7 +64,7 @@ def test_seven_of_ones_own() -> None:
 
 
 def test_the_ten_written_out_are_the_default() -> None:
-    """Digests and golden numbers of a run do not change with how its classes are said."""
+    """Digests and golden numbers of a run are the same for the default classes and for that list written out."""
     ten = NUSCENES_CLASSES.classes
     rows = [
         f"{each.name}: {{size_m: {[float(side) for side in each.size_m]}, range_m: {each.range_m}, categories: "

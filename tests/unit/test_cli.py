@@ -92,7 +92,7 @@ def test_index_goes_to_runs_by_default_and_tells_what_it_found(
 def test_index_counts_lidar_files_that_cannot_be_used(
     sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of zeros and one that is mostly NaN, later in a scene than the file whose layout is looked at."""
+    """One file holds zeros and one mostly NaN. Both come later than the file from which the layout is detected."""
     world = shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
     zeros, nan = sorted((world / "samples/LIDAR_TOP").iterdir())[1:4:2]  # the second keyframes of two scenes
     points = np.fromfile(nan, np.float32).reshape(-1, 5)
@@ -107,7 +107,7 @@ def test_index_counts_lidar_files_that_cannot_be_used(
 
 
 def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_path: Path) -> None:
-    """3 train scenes of 2 keyframes: half of them is reached by 2 scenes (4 of 6 samples)."""
+    """Of 3 train scenes with 2 keyframes each, 2 scenes (4 of 6 samples) reach a ratio of one half."""
     arguments = [
         "label",
         "--index",
@@ -129,8 +129,10 @@ def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_pat
 def test_label_draws_by_a_config_file_as_by_words(
     index_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All six samples have boxes; a ratio unlike the preset's draws one scene of two among them, the preset's own none.
-    Who is box-labeled cannot be drawn and named at once."""
+    """Only a ratio that differs from the preset's draws the box-labeled samples; otherwise all annotated ones are.
+
+    Drawing the box-labeled samples and naming them at once is refused.
+    """
     token = _tokens(index_file, "sim_train")[0]
     (tmp_path / "clicks.csv").write_text(f"sample_token,x,y,z,class,frame\n{token},5,1,0,car,lidar\n")
     (tmp_path / "boxed.txt").write_text(token)

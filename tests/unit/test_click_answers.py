@@ -1,4 +1,4 @@
-"""Tests which learned query answers a click."""
+"""Tests of the assignment of learned queries to clicks."""
 
 import torch
 
@@ -11,7 +11,7 @@ BATCH = change(make_batch(1, clicks=3), click=CLICK, click_label=torch.tensor([[
 
 
 def output_of(centers: torch.Tensor, classes: list[int]) -> TeacherOutput:
-    """Queries with cubes of 1 m at these centers, sure of these classes."""
+    """Decoder output: queries with cubes of 1 m at the given centers and high scores for the given classes."""
     q = len(classes)
     box = torch.cat([centers[None], torch.ones(1, q, 3), torch.zeros(1, q, 1)], -1)
     logit = torch.full((1, q, 10), -9.0)

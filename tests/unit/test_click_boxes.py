@@ -32,7 +32,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def clicks_of(world: World) -> list[list[object]]:
-    """Clicks of three samples in turn (so that a file's order is not that of samples), in the global frame."""
+    """Clicks in the global frame, in turn from three samples, so that the file is not sorted by sample."""
     each = []
     for record in list(world.records)[:3]:
         lidar2global = chain(record.lidar2ego, record.ego2global)

@@ -1,5 +1,4 @@
-"""The click page in a real browser: 20 clicks lie where they were aimed, a kill of the server loses none, keys undo and
-mark a frame as done, and what comes out is imported."""
+"""Tests of the click page in a real browser: places of 20 clicks, a killed server, keys, and import of the clicks."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ class Target:
 
 
 class Objects:
-    """The keyframe's annotated objects as targets, by what can be seen from a place."""
+    """The keyframe's annotated objects as targets; visibility is checked from a given place."""
 
     def __init__(self, index: Index) -> None:
         self.token = index.tokens(SPLIT)[0]
@@ -67,8 +66,11 @@ class Objects:
         self.taken: set[int] = set()
 
     def take(self, origin_m: Any, count: int, may: NDArray[np.bool_], spread_m: float) -> list[Target]:
-        """One point each of ``count`` objects not taken before, at which nothing is ambiguous from ``origin_m``: what
-        lies near the line of sight and not behind the point by 0.8 m is as far as it, to ``spread_m``."""
+        """One point on each of ``count`` objects not taken before, at which a click from ``origin_m`` is unambiguous.
+
+        All points near the line of sight that are not 0.8 m behind the target differ from its distance by at most
+        ``spread_m``.
+        """
         targets = []
         for number, (label, rows) in enumerate(self.inside):
             for row in rows[may[rows]] if number not in self.taken and len(targets) < count else []:
@@ -85,7 +87,7 @@ class Objects:
 
 
 class Tab:
-    """The page in a browser, and what it is at."""
+    """The click page in a browser tab, with its current state."""
 
     def __init__(self, driver: Chrome, out: Path) -> None:
         self.driver, self.out = driver, out
@@ -99,7 +101,7 @@ class Tab:
         return dict(found)
 
     def settle(self, view: str, text: str = "") -> None:
-        """Wait until the page shows this view, fitted to the canvas as it is, and says ``text``."""
+        """Wait until the page shows this view, fitted to the canvas size, and ``text``."""
 
         def there() -> bool:
             now = self.status()
@@ -130,7 +132,7 @@ class Tab:
         actions.perform()
 
     def pixel(self, view: View, place_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where a place (3,) is seen on the canvas (2,): a pinhole camera with z up, written out here."""
+        """The canvas pixel (2,) of a place (3,): a pinhole camera with z up, written out independently."""
         forward = np.subtract(view.look_at_m, view.position_m)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, [0, 0, 1])
@@ -141,7 +143,7 @@ class Tab:
         return np.array(self.canvas_px) / 2 + np.array([u, v]) / (seen @ forward)
 
     def screenshot(self) -> bytes:
-        """A PNG; empty where the machine was too slow for the browser's patience."""
+        """A PNG of the page; empty if the browser ran into its timeout."""
         from selenium.common.exceptions import TimeoutException
 
         try:
@@ -153,7 +155,7 @@ class Tab:
         return list(csv.DictReader(io.StringIO(self.out.read_text()))) if self.out.exists() else []
 
     def make(self, target: Target, uv_px: NDArray[np.float64]) -> None:
-        """Choose the class by key, click at a pixel, and wait until the click is on the disk."""
+        """Choose the class by its key, click at a pixel, and wait until the click is in the file."""
         before = len(self.rows())
         self.key(str(target.label))
         self.click(uv_px)
@@ -175,7 +177,7 @@ def start(index: Index, out: Path, port: int) -> subprocess.Popen[str]:
 
 
 def images_shown(tab: Tab, view: View, shown: list[Tile]) -> list[float]:
-    """How much the screen, where each image should be, is like the image file: correlations."""
+    """Correlation between each image file and the part of the screen that should show it."""
     screen = Image.open(io.BytesIO(wait_for(tab.screenshot, lambda: "no screenshot"))).convert("L")
     found = []
     for tile in shown:

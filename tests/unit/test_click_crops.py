@@ -91,7 +91,7 @@ def test_clicks_of_simulation_are_drawn_anew_and_people_s_are_not(crops: Crops) 
 
 
 def test_pairs_of_one_click_a_sample_are_those_of_many(crops: Crops) -> None:
-    """The short way of cut crops against the general one, which a second click without points asks for."""
+    """The fast path for one click per sample equals the general path, which a second click without points forces."""
     batch = Batch.from_arrays(CropLoader(crops, 0).as_stored(range(6)))
     prior = torch.tensor(PRIOR)[batch.click_label]
     cloud = (batch.points, batch.point_sample)
@@ -103,7 +103,7 @@ def test_pairs_of_one_click_a_sample_are_those_of_many(crops: Crops) -> None:
 
 
 def test_a_box_crop_sees_its_box_in_its_own_frame() -> None:
-    """Points on the ground, beside the box and beyond its end count for nothing; a turned scene is the same scene."""
+    """Points on the ground, beside the box and beyond its end have no effect; nor has a rotation of the whole scene."""
     torch.manual_seed(0)
     net = BoxCrop(8, 10).eval()
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_a_box_crop_sees_its_box_in_its_own_frame() -> None:
 
 @pytest.mark.slow
 def test_boxes_along_their_own_axis_are_learned_from_crops(crops: Crops) -> None:
-    """On what it is trained on; before, it says the class-mean box at the click."""
+    """Before training the branch gives the class-mean box at the click; after training it fits its training set."""
     config = tiny_config("teacher.decoder_layers=2")
     torch.set_num_threads(1)
     task = build("crops", config, PRIOR)

@@ -25,7 +25,7 @@ def ground() -> np.ndarray:
 
 
 def wall(start: tuple[float, float], end: tuple[float, float], height: float) -> np.ndarray:
-    """Points on an upright face between two places, every 10 cm or so."""
+    """Points on an upright face between two places, about every 10 cm."""
     along = np.linspace(start, end, 2 + int(10 * np.hypot(end[0] - start[0], end[1] - start[1])))
     levels = np.arange(0.0, height + 1e-9, 0.1)
     return np.column_stack([np.repeat(along, len(levels), 0), GROUND + np.tile(levels, len(along))])
@@ -40,14 +40,14 @@ def measured(points: list[np.ndarray], click: tuple[float, float, float], label:
 
 
 def test_a_length_that_is_not_seen_is_twice_the_way_to_the_face_that_is() -> None:
-    """A car of 4 x 2 x 1.5 m ahead, seen from behind: its rear is 2 m before the click in its middle."""
+    """A car of 4 x 2 x 1.5 m is seen from behind, so its rear is 2 m before the click at its center."""
     middle = (10.0, 0.0, GROUND + 0.75)
     size = measured([wall((8.0, -0.9), (8.0, 0.9), 1.5)], middle, CAR)
     np.testing.assert_allclose(size, [4.0, 4.0 * SHARE, 1.5], atol=0.05)
 
 
 def test_a_length_seen_from_the_side_is_as_long_as_it_looks() -> None:
-    """Wherever the annotator clicked: here 0.4 m too far to the left."""
+    """The measured length does not depend on the click, which here lies 0.4 m too far to the left."""
     size = measured([wall((-2.2, 8.0), (2.2, 8.0), 1.5)], (-0.4, 9.0, GROUND + 0.75), CAR)
     np.testing.assert_allclose(size[:2], [4.4, 4.4 * SHARE], atol=0.1)
 
@@ -68,7 +68,7 @@ def test_too_few_points_say_nothing() -> None:
 
 @pytest.mark.parametrize("count", [MIN_CLICKS - 1, MIN_CLICKS])
 def test_classes_without_boxes_take_their_size_from_clicks(tmp_path: Path, count: int) -> None:
-    """Given where the points are, and enough clicks; else the documented size, which is said."""
+    """With points and enough clicks sizes are measured; otherwise the documented size is used, with a message."""
     records = []
     for i in range(count):
         cloud = np.concatenate([ground(), wall((8.0, -0.9), (8.0, 0.9), 1.5)])

@@ -32,7 +32,7 @@ def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 class World:
-    """A page, and what it said."""
+    """A click page and its messages."""
 
     def __init__(self, index: Index, folder: Path, **models: Any) -> None:
         self.session = Session(index, SPLIT, folder / "clicks.csv")
@@ -56,7 +56,7 @@ class World:
 
 
 def above(x: float, y: float) -> Ray:
-    """A ray straight down."""
+    """A vertical ray from above."""
     return Ray.of((x, y, 300), DOWN)
 
 
@@ -166,7 +166,7 @@ def test_a_frame_with_a_broken_file_is_told_and_passed_over(sim_world: Path, tmp
 
 
 def teacher(asked: list[int]) -> Callable[..., Boxes3D]:
-    """Boxes of 4 x 2 x 1 m round the clicks; notes how many it was asked for."""
+    """Stand-in for a teacher: boxes of 4 x 2 x 1 m at the clicks; records the number of clicks per call."""
 
     def boxes(record: SampleRecord, xyz: NDArray[np.float64], labels: NDArray[np.int64]) -> Boxes3D:
         asked.append(len(labels))

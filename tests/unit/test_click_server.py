@@ -64,7 +64,7 @@ def test_what_cannot_be_served_is_said_and_nothing_is_written(
 
 
 class Widget:
-    """A field or a button of viser, as far as the token needs it."""
+    """Stand-in for viser's fields and buttons, with only the parts that the token needs."""
 
     def __init__(self) -> None:
         self.value, self.removed = "", False
@@ -78,7 +78,7 @@ class Widget:
 
 
 class Client:
-    """A browser tab that has only a panel."""
+    """Stand-in for a browser tab with only a panel."""
 
     client_id = 7
 
@@ -96,7 +96,7 @@ class Client:
 
 
 class Callbacks:
-    """A server of viser that only keeps who is to be told."""
+    """Stand-in for viser's server that only stores the callbacks."""
 
     def on_client_connect(self, act: Callable[..., Any]) -> None:
         self.connect = act

@@ -15,7 +15,7 @@ from pdetr3d.schema import Boxes3D, PointLabels, Sample, SampleRecord
 
 
 def make_sample(token: str, points: int, boxes: int, clicks: int, cameras: bool = True) -> Sample:
-    """Fields hold numbers that tell where they came from: 100 * sample + row."""
+    """A sample whose fields hold numbers that identify their origin: 100 * sample + row."""
     base = 100.0 * int(token[-1])
     rows = base + np.arange(boxes)
     truth = Boxes3D.build(

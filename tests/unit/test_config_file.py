@@ -1,4 +1,4 @@
-"""``--config FILE``: what show-config writes comes back, the order preset < file < command line, and bad files."""
+"""Tests of ``--config FILE``: files that show-config wrote, the order preset < file < command line, bad files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_command_line_comes_after_the_file_and_the_file_after_the_preset(tmp
 
 
 def test_a_file_gives_way_to_nothing_where_it_says_what_the_preset_says(tmp_path: Path) -> None:
-    """So that a whole file under a sweep or a study is no more than what was changed in it."""
+    """A whole config file under a sweep or a study acts only by the keys that differ from the preset."""
     file = written(tmp_path, to_yaml(presets.load("quickstart", ["optim.lr=0.25"])))
     assert with_file(file, None, ["label.ratio=0.1"]) == ("quickstart", ["optim.lr=0.25", "label.ratio=0.1"])
 

@@ -1,4 +1,4 @@
-"""Tests of a job's console: the lines that a person sees, the files with the rest, and the timing of stages."""
+"""Tests of a job's console: the lines on the terminal, the log files, and the timing of stages."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_stage_has_its_last_line_and_one_every_three_minutes(
 
 
 def test_the_time_that_all_training_takes_yet(tmp_path: Path) -> None:
-    """By hand: student_full has 30 s left; student_ours is 100 steps of its 0.5 s; two at once: (30 + 50) / 2 = 40."""
+    """student_full has 30 s left and student_ours 100 steps of 0.5 s. Two train at once: (30 + 50) / 2 = 40 s."""
     mine = Console(tmp_path)
     assert mine.outlook() == ""
     mine.planned({"student_full": 100, "student_ours": 100, "teacher": 40}, at_once=2)
@@ -156,7 +156,7 @@ def test_libraries_log_to_files_and_errors_to_the_screen_too(tmp_path: Path) -> 
 
 
 def test_warnings_logged_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those of our core are shown, and again at the end; of a library's only what means a loss."""
+    """Warnings of pdetr3d are shown at once and at the end; a library's warnings only if they mean a loss."""
     with console(tmp_path) as mine:
         logging.getLogger("pdetr3d.tracking").warning("MLflow at %s failed", "here")
         logging.getLogger("ray.data").warning("The node with node id 5f has been marked dead")
@@ -169,7 +169,7 @@ def test_warnings_logged_in_this_process(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_in_a_worker_our_warnings_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    """So that they are taken for ours: what Ray's libraries log goes to stderr."""
+    """stdout marks them as pdetr3d's warnings: Ray's libraries log to stderr."""
     logger = logging.getLogger("pdetr3d")
     try:
         warnings_to_stdout()
@@ -231,7 +231,7 @@ def test_logs_are_bounded_and_closed_and_a_full_disk_stops_no_job(
 
 
 def test_each_moment_counts_once() -> None:
-    """By hand: 0..10; data 0-2, start 0-4, train 3-7, predict 6-9, nothing 9-10."""
+    """Intervals on 0..10: data 0-2, start 0-4, train 3-7, predict 6-9, nothing 9-10."""
     spans = [("data", 0.0, 2.0), ("start", -1.0, 4.0), ("train", 3.0, 7.0), ("predict", 6.0, 9.0)]
     found = shares(spans, 0.0, 10.0)
     expected = {"train": 4, "predict": 2, "score": 0, "pictures": 0, "data": 2, "start": 1, "rest": 1}

@@ -1,4 +1,4 @@
-"""Tests of a training worker's checkpoints to continue from: the newest complete file counts, older ones go."""
+"""Tests of a training worker's resume checkpoints: the newest complete file is used, older ones are removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_jobs.plug.resume import forget_rays_record, read_progress, resume_point
 
 
 def new_context(folder: Path, scratch: Path) -> RayContext:
-    """A worker's context, as after a (re)start: it knows nothing but the folders."""
+    """A worker's context as after a (re)start: it knows only the folders."""
     context = object.__new__(RayContext)
     context.folder, context.restored, context.rank = f"file://{folder}", scratch / "restored", 0
     context.watchdog, context.asked = SimpleNamespace(beat=lambda *_: None), None
@@ -25,7 +25,7 @@ def new_context(folder: Path, scratch: Path) -> RayContext:
 
 
 def written(scratch: Path, step: int) -> Path:
-    """A checkpoint file as the loop hands it over."""
+    """A checkpoint file as the training loop writes it."""
     file = scratch / f"step_{step:07d}" / "checkpoint.pt"
     file.parent.mkdir(parents=True)
     torch.save({"step": step, "weights": torch.arange(300.0)}, file)
@@ -41,7 +41,7 @@ def resumed_step(folder: Path, scratch: Path) -> int:
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Stands for Ray Train: copies a reported checkpoint into the stage's folder."""
+    """Stand-in for Ray Train: copies a reported checkpoint into the stage's folder."""
     names: list[str] = []
 
     def report(metrics: dict[str, float], checkpoint: ray.train.Checkpoint, checkpoint_dir_name: str) -> None:

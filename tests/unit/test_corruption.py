@@ -1,4 +1,4 @@
-"""Tests of corrupted input: what is moved and by how much, keyed draws, no effect by default or in training."""
+"""Tests of corrupted input: sizes of the shifts, keyed draws, no effect by default or in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Axes from the points around a click equal those by hand and of a plain loop."""
+"""Tests of axes estimated from the points around a click, against values by hand and a plain loop."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def line(angle: float, at: tuple[float, float, float] = (0, 0, 0), half: float =
 
 
 def axis(points: np.ndarray, at: tuple[float, float, float] = (0, 0, 0), size: tuple[float, ...] = CAR) -> np.ndarray:
-    """(2,) of one click."""
+    """The axis (2,) of one click."""
     tensors = (torch.tensor(np.array(a), dtype=torch.float32) for a in (points, [at], [size]))
     return axes_from_points(*tensors)[0].numpy()
 
@@ -57,7 +57,7 @@ def test_ground_and_strangers_do_not_count_and_few_points_say_nothing() -> None:
 
 
 def loop(points: np.ndarray, at: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """One click, point by point."""
+    """The axis of one click, computed point by point."""
     mine = []
     for p in points - at:
         if np.hypot(p[0], p[1]) <= np.hypot(size[0], size[1]) / 2 and 0.2 - size[2] / 2 <= p[2] <= size[2] / 2:

@@ -1,4 +1,4 @@
-"""Training and inference on a GPU: the same figures as on the CPU, in every precision, and through Ray Train."""
+"""Tests on a GPU: training and inference equal the CPU's, in every precision and through Ray Train."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES = {
 def trained(
     kind: str, overrides: list[str], device: str, folder: Path, amp: str = "fp32", steps: int = 2
 ) -> tuple[dict, Tensor]:
-    """(loss terms of the last optimizer step, predicted boxes) after the same beginning on any device."""
+    """(loss terms of the last optimizer step, predicted boxes); the initial state is the same on every device."""
     amp = f"{'teacher.' if kind == 'teacher' else ''}optim.amp={amp}"
     torch.manual_seed(0)
     task = build(kind, tiny_config(*overrides, amp), FALLBACK_SIZE_M)
@@ -58,7 +58,7 @@ def trained(
 
 @pytest.fixture(autouse=True)
 def _whole_float32():
-    """Convolutions in float32, not in TF32's ten bits."""
+    """Compute convolutions in float32 instead of TF32, whose mantissa has only ten bits."""
     was = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -79,7 +79,7 @@ def test_two_steps_are_those_of_the_cpu(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 @pytest.mark.parametrize("case", ["teacher, D-RoI", "student, gaussian", "student, voxels"])
 def test_a_step_in_half_precision(case: str, amp: str, tmp_path: Path) -> None:
-    """One step: the first of fp16 may overflow, and is then no step, until the scale has come down."""
+    """Run one step. With fp16 the first steps may overflow; they are skipped until the loss scale is small enough."""
     kind, overrides = CASES[case]
     expected, _ = trained(kind, overrides, "cuda", tmp_path, steps=1)
     got, boxes = trained(kind, overrides, "cuda", tmp_path, amp, steps=1)

@@ -1,4 +1,4 @@
-"""docs/datasets.md says what the importers do; its commands are run by tests/e2e/test_commands.py."""
+"""docs/datasets.md agrees with the importers. tests/e2e/test_commands.py runs the page's commands."""
 
 from __future__ import annotations
 

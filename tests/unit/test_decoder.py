@@ -28,8 +28,10 @@ def test_code_round_trip() -> None:
 
 
 def test_code_by_hand() -> None:
-    """A click 10 m to the left: away from the sensor is +y, and to that direction's left is -x. Units: a tenth of the
-    diagonal, a fifth in log size."""
+    """The click is 10 m to the left: the viewing direction is +y, and -x is to its left.
+
+    The code's units are a tenth of the footprint diagonal for offsets and 0.2 for log sizes.
+    """
     click, prior = torch.tensor([[0.0, 10.0, 1.0]]), torch.tensor([[4.0, 3.0, 2.0]])  # footprint diagonal 5 m
     # Heading left of the ray: yaw 90 degrees (sin 1, cos 0), axis at 180 degrees of 2 yaw (sin 0, cos -1).
     code = torch.tensor([[2, 1, 5, 0, 5 * np.log(2), 0, 1, 0, 0, -1]], dtype=torch.float32)
@@ -80,7 +82,7 @@ def test_either_frame_can_say_the_whole_flat_part_of_a_code() -> None:
 
 
 def test_in_the_frame_of_its_own_heading_a_box_s_code_is_the_same_at_every_angle() -> None:
-    """0.4 m ahead of the click and 0.2 m to its left, a tenth longer than the mean: whatever the heading."""
+    """The box center is 0.4 m ahead of the click and 0.2 m to its left, and the box is a tenth longer than the mean."""
     prior, click = torch.tensor([[4.0, 3.0, 2.0]]).repeat(3, 1), torch.tensor([[10.0, 5.0, 0.0]]).repeat(3, 1)
     yaw = torch.tensor([0.3, 2.0, -2.5])
     frame = torch.stack([yaw.cos(), yaw.sin()], -1)

@@ -38,7 +38,7 @@ def test_gradients_equal_finite_differences() -> None:
 
 
 def with_gradients(sample) -> list[torch.Tensor]:
-    """Output and gradients by values, location and weight of ``sample(values, location, weight)``."""
+    """Output of ``sample(values, location, weight)`` and its gradients with respect to the three arguments."""
     values, location, weight = case()
     inputs = [*values, location, weight]
     for tensor in inputs:
@@ -59,7 +59,7 @@ def test_outputs_and_gradients_equal_mmcvs_pytorch_code() -> None:
 
 
 class KernelByContract:
-    """Takes what mmcv's ``MultiScaleDeformableAttnFunction`` documents, checks it, computes in PyTorch."""
+    """Stand-in for mmcv's ``MultiScaleDeformableAttnFunction``: checks its arguments and computes in PyTorch."""
 
     @staticmethod
     def apply(value, shapes, first, location, weight, step) -> torch.Tensor:

@@ -49,7 +49,7 @@ def record(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> SampleR
 
 
 def as_request(record: SampleRecord) -> list[dict[str, Any]]:
-    """The record's LiDAR files as JSON may carry them."""
+    """The record's LiDAR files in the form of a JSON request."""
     earlier = [{"path": s.path, "sweep2lidar": s.sweep2lidar.tolist(), "dt_s": s.dt_s} for s in record.sweeps]
     return [{"path": record.lidar_path}, *earlier]
 
@@ -70,7 +70,7 @@ def test_points_give_the_students_own_boxes(saved: Path, model: Any) -> None:
 
 
 def test_sweep_files_give_what_evaluation_sees(saved: Path, model: Any, record: SampleRecord) -> None:
-    """``data.num_sweeps`` is 2: a third sweep is not read, as in training."""
+    """``data.num_sweeps`` is 2, so a third sweep is not read, as in training and evaluation."""
     assert len(record.sweeps) >= 2
     points = points_of(record, tiny_config("data.num_sweeps=2"))
     expected = own_boxes(saved / "student_ours" / "step_1.pt", points)
@@ -148,7 +148,7 @@ print(json.dumps([pdetr3d.__file__, answer["x"].tolist(), unwanted]))
 
 
 def test_it_loads_without_this_installation(saved: Path) -> None:
-    """In another folder, without PYTHONPATH, without pickles: it runs its own copy of the package."""
+    """The model loads in another folder without PYTHONPATH and without pickles: it runs its own copy of the package."""
     points = make_batch(1).points[:50]
     arguments = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(saved / "model"), json.dumps(points.tolist())]
     bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -37,7 +37,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @needs_runtime
 @pytest.mark.parametrize("name", ["as traced", "small", "large"])  # where next to nothing is, rounding makes the peaks
 def test_the_same_boxes_come_out(exported: tuple[Path, Path], name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """By another runtime's convolutions: up to rounding; a few boxes at the threshold may come or go."""
+    """Boxes are equal up to the rounding of another runtime; a few boxes at the score threshold may differ."""
     import onnxruntime
 
     file, folder = exported
@@ -57,7 +57,7 @@ def test_the_same_boxes_come_out(exported: tuple[Path, Path], name: str, capfd: 
 @needs_runtime
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_cloud_of_next_to_nothing_is_no_error(exported: tuple[Path, Path], count: int) -> None:
-    """Its maps are compared when the file is made (``COUNTS``)."""
+    """The export compares the maps of clouds with few points, too (``COUNTS``)."""
     assert count in onnx_export.COUNTS and len(ExportedDetector.load(exported[1])(cloud(count))) > 20
 
 

@@ -66,7 +66,7 @@ def test_boxes_are_identical(exported: tuple[Path, ExportedDetector], name: str)
 
 
 def test_the_json_says_how_to_use_it(tmp_path: Path) -> None:
-    """From what it says alone, without our decoder, the best box comes out."""
+    """The JSON file alone suffices to decode the best box, without pdetr3d's decoder."""
     config = trained_run(tmp_path, *BATCH_NORM, SIX_TASKS)
     info = export_torchscript(TrainedStudent.load(chosen_checkpoint(tmp_path, "ours")), tmp_path / "out", CPU)
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == json.loads(json.dumps(info))
@@ -194,7 +194,7 @@ FIFTH = {  # what people's fifth columns are, of 64 points, and whether it can b
 
 @pytest.mark.parametrize("name", FIFTH)
 def test_a_fifth_column_that_is_no_age_is_refused(exported: tuple[Path, ExportedDetector], name: str) -> None:
-    """By the exported file itself, wherever it runs."""
+    """The exported file itself refuses such a column, on any machine."""
     fifth, fine = FIFTH[name]
     points = torch.cat([cloud(64)[:, :4], fifth[:, None]], 1)
     if fine:

@@ -28,7 +28,7 @@ from tests.doctor_cases import CURVES, PlantedRun, scored
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store: creating one takes seconds."""
+    """One MLflow store for all tests, since its creation takes seconds."""
     return tmp_path_factory.mktemp("store")
 
 
@@ -54,7 +54,7 @@ def sick(healthy: PlantedRun, tmp_path: Path) -> PlantedRun:
 
 
 def complaint(run: PlantedRun, check: str, other: PlantedRun | None = None) -> Result:
-    """The result of ``check``, which must be the only problem, and whose advice must name keys that exist."""
+    """The result of ``check``. It must be the only problem, and its advice must name existing config keys."""
     results = diagnose(Run(run.path), None if other is None else Run(other.path))
     assert [name for name, result in results.items() if result.verdict == "problem"] == [check]
     result = results[check]
@@ -205,8 +205,10 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def shifted(run: PlantedRun, name: str, share: float) -> Boxes3D:
-    """Good boxes; those of a class are the true ones, off by a share of length and width: IoU q / (2 - q), where q is
-    (1 - share)^2."""
+    """Good boxes, where those of one class are shifted by a share of their length and width.
+
+    Their IoU with the true boxes is q / (2 - q) with q = (1 - share)^2.
+    """
     boxes, mine = run.good_boxes(), run.truth.label == CLASSES.index(name)
     off = rotate_z(run.truth.size_m * np.float32([share, share, 0]), run.truth.yaw_rad)
     arrays = {
@@ -305,7 +307,7 @@ def test_a_loss_may_rise_a_little(sick: PlantedRun, store: Path) -> None:
 
 
 def test_a_run_that_only_scored_has_no_loss_to_judge(sick: PlantedRun, store: Path) -> None:
-    """In a search's folder of pseudo labels a teacher that was trained elsewhere is only scored."""
+    """A search's folder of pseudo labels scores a teacher that was trained elsewhere, so it has no loss curve."""
     (sick.path / "mlflow_run.json").unlink()
     sick.write_curves("teacher", store, **dict.fromkeys(CURVES, []))
     result = diagnose(Run(sick.path))["losses"]

@@ -20,7 +20,7 @@ SCORES = {10: 0.2, 20: 0.3, 30: 0.3, 40: 0.1, 50: 0.9}
 
 
 def test_the_rule_by_hand() -> None:
-    """0.3 is best at the second; an equal score is no better one."""
+    """The second score, 0.3, stays the best one: a later equal score does not replace it."""
     scores = list(SCORES.values())
     assert stop_after(scores, 1) == 3 and stop_after(scores, 2) == 4 and stop_after(scores, 3) is None
     assert stop_after(scores[:3], 2) is None and stop_after([], 1) is None and stop_after([0.0], 1) is None
@@ -28,7 +28,7 @@ def test_the_rule_by_hand() -> None:
 
 
 class Stops(LocalContext):
-    """Is asked to stop at the second kept checkpoint."""
+    """A context that asks the loop to stop at the second kept checkpoint."""
 
     asked = 0
 
@@ -39,7 +39,7 @@ class Stops(LocalContext):
 
 @pytest.mark.parametrize(("patience", "last"), [(1, 4), (0, 6)])
 def test_the_loop_ends_where_it_is_told_to(patience: int, last: int, sim_world: Path, tmp_path: Path) -> None:
-    """Six steps, checkpoints kept at 3, 4, 5, 6; without patience nobody asks."""
+    """Six steps with checkpoints at 3, 4, 5 and 6; without patience the loop never asks whether to stop."""
     overrides = ["optim.batch_size=2", "optim.checkpoints=4", "optim.log_every=1", f"optim.patience={patience}"]
     world = open_world(sim_world, tmp_path / "world", *overrides)
     (context := run_locally("student", world.run.config, world.records, tmp_path / "run", 6, Stops))
@@ -49,7 +49,7 @@ def test_the_loop_ends_where_it_is_told_to(patience: int, last: int, sim_world: 
 
 
 def training(folder: str, delay_s: float) -> int:
-    """Stands for the workers: reports a checkpoint at each step, ends when asked to; returns the last step."""
+    """Stand-in for the workers: reports a checkpoint at each step, ends when asked to, and returns the last step."""
     for step in SCORES:
         sleep(delay_s)
         write_progress(folder, step)
@@ -80,8 +80,10 @@ def _fast_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_result_does_not_depend_on_who_is_faster(
     training_s: float, scoring_s: float, last: set[int], tmp_path: Path
 ) -> None:
-    """Patience 2: the stop is after 40. Slow training notices at 40 or 50; fast training is through to 50, whose
-    score of 0.9 nobody sees."""
+    """With patience 2 the stop is after step 40.
+
+    A slow training stops at 40 or 50. A fast one trains to 50, whose score of 0.9 must not be used.
+    """
     watcher, reached = watched(tmp_path, 2, training_s, scoring_s)
     assert [int(f.stem) for f in watcher.files] == [10, 20, 30, 40] and watcher.scores == [0.2, 0.3, 0.3, 0.1]
     assert reached in last
@@ -94,7 +96,7 @@ def test_without_a_stop_every_checkpoint_is_there(tmp_path: Path) -> None:
 
 
 def test_a_training_that_ends_before_its_checkpoints_are_there_ends_the_watch(tmp_path: Path) -> None:
-    """As after an early stop in an earlier attempt: 50 never comes."""
+    """As after an early stop in an earlier attempt, checkpoint 50 never appears."""
     folder = f"file://{tmp_path}/stage"
     watcher = Watcher(folder, list(SCORES), lambda step: Path(f"{step}.pt"), lambda file: SCORES[int(file.stem)], 3)
     watcher.run_beside(lambda: write_progress(folder, 40))
@@ -117,7 +119,7 @@ def test_an_error_of_either_side_is_raised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rank", "mean", "expected"), [(0, 0.5, True), (1, 0.5, True), (1, 0.0, False)])
 def test_all_ranks_are_told_the_same(rank: int, mean: float, expected: bool, tmp_path: Path) -> None:
-    """Rank 0 alone looks; the mean over two ranks is what each gets."""
+    """Only rank 0 decides, and all ranks get its decision as the mean over two ranks."""
     context = object.__new__(RayContext)
     context.rank, context.folder, context.device = rank, f"file://{tmp_path}", torch.device("cpu")
     own: list[float] = []

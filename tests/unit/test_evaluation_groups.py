@@ -50,7 +50,7 @@ def test_groups_hold_each_class_once() -> None:
 
 
 def test_headings_by_hand() -> None:
-    """Vehicles: a car turned by pi - 0.1, a bus off by 0.3. A barrier turned round is right, a cone has no heading."""
+    """A car is turned by pi - 0.1 and a bus by 0.3. A barrier turned by pi is correct, and a cone has no heading."""
     gt = boxes(
         box("car", 0, 0.5), box("bus", 10, 1), box("truck", 20, 0), box("barrier", 30, 1), box("traffic_cone", 40, 0),
         box("pedestrian", 50, 0, attribute="pedestrian.moving"),
@@ -87,7 +87,7 @@ def test_headings_by_hand() -> None:
 
 
 def test_matching_is_the_devkits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crowded lines of cars in three samples, equal scores among them: the pairs that ``accumulate`` makes."""
+    """Crowded lines of cars in three samples, some with equal scores, are matched as by the devkit's ``accumulate``."""
     rng = np.random.default_rng(0)
     rows, found = [], []
     for token in ("a", "b", "c"):
@@ -118,8 +118,10 @@ def test_nothing_found_and_nothing_there() -> None:
 
 @pytest.mark.parametrize("part", [5, 1 << 18])
 def test_metrics_are_the_devkits(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crowds of all classes, equal scores, unknown velocities and attributes, sample by sample: every figure that
-    ``DetectionEval.evaluate`` has of them at once."""
+    """Every figure, accumulated sample by sample, equals that of ``DetectionEval.evaluate`` on all samples at once.
+
+    The samples are crowded with all classes, with equal scores and with unknown velocities and attributes.
+    """
     monkeypatch.setattr(matching, "PART", part)
     config, rng = config_factory("detection_cvpr_2019"), np.random.default_rng(1)
 

@@ -1,4 +1,4 @@
-"""What a trial's teacher is measured by: where, its curve from step 0, floors, under trouble."""
+"""Tests of the evaluation of a trial's teacher: its samples, curve from step 0, floors, and corrupted input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = [Path("step_0000006.pt"), Path("step_0000294.pt")]
 
 
 class Known:
-    """The clicks of some records; the quality of a prediction is what ``predict`` says, with their number."""
+    """Stand-in for the clicks of records: the quality is the value from ``predict``, with the number of clicks."""
 
     def __init__(self, records: Any) -> None:
         self.records = records
@@ -38,7 +38,7 @@ class Known:
 
 
 class Teacher:
-    """Stands for the stages of one teacher, whose run directory is real. Four samples, the first without clicks."""
+    """Stand-in for the stages of one teacher in a real run directory: four samples, the first without clicks."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.run, self.config, self.prior = RunDir(folder, config), config, FALLBACK_SIZE_M
@@ -59,7 +59,7 @@ class Teacher:
 
 @pytest.fixture
 def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A checkpoint's boxes are worth its step; under trouble, less by the blur."""
+    """The quality of a checkpoint's boxes is its step; corrupted input reduces it by the blur."""
 
     def predict(kind: str, config: Config, prior: Any, files: list[Path], records: list[Any]) -> list[float]:
         return [int(file.stem.split("_")[1]) - config.corruption.blur_px for file in files]
@@ -80,7 +80,7 @@ TROUBLE = {"corruption.blur_px": (0, 2.5)}
 
 
 def test_at_the_clicks_of_point_labeled_samples(stages: Any) -> None:
-    """The curve and trouble on the first sample with clicks, final figures and floors on the first two."""
+    """Curve and corrupted input use the first sample with clicks; final figures and floors use the first two."""
     asked = {"start": True, "floors": True, "trouble": TROUBLE}
     space = space_of(measured_on="point_labeled", samples=1, final_samples=2, evaluations=asked)
     curve: list[Any] = []
