@@ -160,7 +160,7 @@ def test_files_that_are_no_measurement(text: str, tmp_path: Path, capsys: pytest
 
 
 def test_default_nodes_are_those_of_the_manifest() -> None:
-    """The defaults equal the manifest: CPUs, GPUs and shared memory of a GPU pod, memory of the head [1e9 bytes]."""
+    """The defaults equal the manifest: CPUs and GPUs of a GPU pod, shared memory of pod and head [1e9 bytes]."""
     spec = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
     group = next(group for group in spec["workerGroupSpecs"] if group["groupName"] == "gpu")["template"]["spec"]
     limits = group["containers"][0]["resources"]

@@ -32,7 +32,7 @@ def indexed(world: Path, name: str) -> Index:
 
 
 def flip(file: Path, keep_time: bool) -> None:
-    """One byte in the middle becomes another: no size changes."""
+    """Change one byte in the middle, so that the file's size stays."""
     before, content = file.stat(), bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -51,7 +51,7 @@ def copied(world: Path, copy: Callable[[str, str], object]) -> Path:
 
 
 def test_a_small_dataset_is_read_whole(world: Path) -> None:
-    """Its digest is that of names and contents: times do not matter, one flipped bit does."""
+    """The digest covers names and contents: a flipped bit changes it, other file times do not."""
     index = indexed(world, "a")
     ledger = FileLedger.take(index)
     files = [path for folder in ("samples", "sweeps") for path in (world / folder).rglob("*.*")]
@@ -109,7 +109,7 @@ def test_files_that_are_gone_or_longer(world: Path) -> None:
 
 
 def test_damage_makes_another_dataset_and_a_run_is_not_continued_on_it(world: Path, tmp_path: Path) -> None:
-    """Champions are compared on equal digests alone."""
+    """Champions are compared only on datasets with equal digests."""
     config = load("quickstart", [f"data.dataroot={world}", "data.num_sweeps=3", "label.ratio=0.5"])
     first = prepare(RunDir(tmp_path / "one", config, reading=True))
     assert prepare(RunDir(tmp_path / "one", config, reading=True)).digest == first.digest
@@ -126,7 +126,7 @@ def test_damage_makes_another_dataset_and_a_run_is_not_continued_on_it(world: Pa
 
 
 def test_files_with_the_content_of_another_are_named(world: Path) -> None:
-    """One image in the place of two others; an unread file is nobody's twin."""
+    """One image replaces two others. Files that were not read whole are never reported as duplicates."""
     one, *others = sorted((world / "samples" / "CAM_BACK").iterdir())[:3]
     for file in others:
         shutil.copyfile(one, file)

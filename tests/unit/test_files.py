@@ -19,7 +19,7 @@ def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
 
 
 def test_what_failed_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system that is mounted read-only nothing can be removed either, not even what is not there."""
+    """On a read-only file system the removal of the temporary file fails, too; the first error is reported."""
 
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))

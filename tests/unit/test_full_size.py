@@ -1,5 +1,4 @@
-"""The presets for 8 GPUs on a CPU, whole architecture: a training step and an inference of the real keyframe each, and
-the pillar student's export."""
+"""Tests of the 8-GPU presets at full size on a CPU: a training step, inference on the real keyframe, an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain camera branch: one pixel per level and view, averaged over the views that see the point."""
+"""Tests of the plain camera branch: one pixel per level and view, averaged over the views that see the point."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ POINTS = torch.tensor([[[20.0, 3.0, 1.0], [-15.0, 4.0, -2.0], [0.0, 0.0, 30.0]]]
 
 
 def branch() -> CameraPoint:
-    """Two levels of 3 channels; the output is the first 3 of their concatenation plus the last 3."""
+    """A branch on two levels of 3 channels whose output is the sum of both levels."""
     module = CameraPoint(3, levels=2)
     with torch.no_grad():
         module.output.weight.copy_(torch.eye(3).repeat(1, 2))

@@ -1,4 +1,4 @@
-"""The ladder of GPU measurements: what is done stays, time runs out between rungs, a failed rung ends none."""
+"""Tests of the ladder of GPU measurements: finished rungs stay, the time limit, and failed rungs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GridMask: squares of the right size and share, all views alike, keyed draws, off without it."""
+"""Tests of GridMask: size and share of the squares, equal masks in all views, keyed draws, off by default."""
 
 from __future__ import annotations
 

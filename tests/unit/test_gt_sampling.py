@@ -98,7 +98,7 @@ def test_objects_of_few_points_and_beyond_the_range_are_left_out(tmp_path: Path)
 def test_only_boxes_of_people_and_if_asked_for_of_good_pseudo_labels(
     least_score: float, expected: list[float], tmp_path: Path
 ) -> None:
-    """A person's box in a point-labeled sample, which no record should hold, is not taken either."""
+    """Even a person's box in a point-labeled sample, which no record should contain, is not used."""
     human, pseudo = boxes((5, 5, 0, 0)), boxes((-5, 5, 0, 0), source=SOURCE_PSEUDO)
     records = [
         record(tmp_path, "a", human, cloud_in(human, 9, 1)),
@@ -127,7 +127,7 @@ def test_equal_boxes_share_a_file_in_any_order_and_number(tmp_path: Path) -> Non
 
 
 def test_pasting_by_hand(tmp_path: Path) -> None:
-    """One car is pasted at (5, 5): its points come first, the two of the background inside its box go."""
+    """One car is pasted at (5, 5): its points come first, and the two background points inside its box are removed."""
     car = boxes((5, 5, 0, 0))
     source = database(tmp_path, record(tmp_path, "a", car, cloud_in(car, 6, 77)))
     rows = [[-5, 5, 0], [5, 5, 0.7], [9, 9, 0], [6.9, 4.1, -0.7], [7.1, 5, 0], [5, 5, 0.8]]
@@ -145,7 +145,7 @@ def test_pasting_by_hand(tmp_path: Path) -> None:
 
 
 def test_classes_are_filled_up(tmp_path: Path) -> None:
-    """Eight cars and two buses to choose from; the sample has one car: [3, 0, 0, 4] lacks two cars and four buses."""
+    """The database has eight cars and two buses. The sample has one car, so [3, 0, 0, 4] lacks 2 cars and 4 buses."""
     places = [(x, y, 0, 0) for x in (-9, -3, 3, 9) for y in (-9, -5)]
     cars, buses = boxes(*places), boxes((-5, 9, 0, 0), (5, 9, 0, 0), label=3)
     labels = Boxes3D.concatenate([cars, buses])
@@ -160,7 +160,7 @@ def test_classes_are_filled_up(tmp_path: Path) -> None:
 
 
 def test_collisions_are_rejected(tmp_path: Path) -> None:
-    """Diagonal neighbors whose upright rectangles would overlap are no collision; ground that is shared is."""
+    """Boxes collide where their footprints overlap; an overlap of their axis-aligned rectangles is no collision."""
     diagonal = np.pi / 4
     labels = boxes((4, 4, 0, diagonal), (6, 2, 0, diagonal), (2.5, 5, 9, 0))  # high above the first: still in its way
     source = database(tmp_path, record(tmp_path, "a", labels[[0, 1]], cloud_in(labels[[0, 1]], 5, 1)))
@@ -201,7 +201,7 @@ def boxed_and_pointed(world: World) -> tuple[SampleRecord, SampleRecord]:
 
 
 def one(arrays: dict[str, NDArray], place: int) -> list[bytes]:
-    """Points of both views and the boxes of the sample at a place of the batch, bit by bit."""
+    """The bytes of the points of both views and of the boxes of one sample of the batch."""
     valid = arrays["box_valid"][place]
     views = [arrays[f"{v}points"][arrays[f"{v}point_sample"] == place] for v in ("", "weak_")]
     return [a.tobytes() for a in (*views, arrays["box"][place][valid], arrays["velocity"][place][valid])]
@@ -228,7 +228,7 @@ def test_the_last_steps_are_without(world: World) -> None:
 
 
 def test_a_mean_teachers_point_labeled_samples_get_nothing(world: World) -> None:
-    """Its boxes would take the place of the pasted ones' labels: their points would be taught as background."""
+    """The mean teacher's boxes replace all labels, so the points of pasted objects would be trained as background."""
     whole, (box, point) = loader(world), boxed_and_pointed(world)
     alone = BatchLoader(world.run.config, "student", cameras=False, weak_view=True)
     pasted = alone.pasting(whole.gt_database, 10, everywhere=False)
@@ -285,7 +285,7 @@ def test_the_draw_is_keyed_as_documented_and_comes_first_in_the_cloud(world: Wor
 
 
 def test_a_student_trains_on_pasted_objects_until_they_fade_out(world: World, tmp_path: Path) -> None:
-    """Point-labeled samples alone: every box that the loss sees is a pasted one. 30 % of three steps is the last."""
+    """All samples are point-labeled, so the loss sees only pasted boxes. Of three steps the last 30 % paste nothing."""
     config = world.run.config
     task = build("student", config, world.prior_size_m)
     file = database_of(world.run.path / "gt_database", world.records, config)
@@ -300,7 +300,7 @@ def test_a_student_trains_on_pasted_objects_until_they_fade_out(world: World, tm
 
 
 def test_presets() -> None:
-    """Counts of method.md 2.9 by name; none where the smallest presets overfit a frame."""
+    """The presets' counts equal method.md 2.9; the smallest presets, which overfit a frame, paste nothing."""
     counts = {"car": 2, "truck": 3, "construction_vehicle": 7, "bus": 4, "trailer": 6, "barrier": 2}
     counts |= {"motorcycle": 6, "bicycle": 6, "pedestrian": 2, "traffic_cone": 2}
     for name in ("nuscenes-pillar", "nuscenes-voxel"):

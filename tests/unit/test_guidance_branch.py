@@ -1,4 +1,4 @@
-"""Tests of the training-only parts of point guidance: which learn, whose statistics change, what inference loads."""
+"""Tests of the training-only parts of point guidance: gradients, norm statistics, and loading for inference."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_branch_changes_no_first_weight_of_the_student() -> None:
 
 
 def test_the_average_by_hand() -> None:
-    """Momentum is the smaller of the key's and s / (s + 10)."""
+    """The momentum at step s is the smaller of the config value and s / (s + 10)."""
     model = student("byol", "student.guidance_momentum=0.6").model
     branch, name = model.guidance, "neck.blocks.0.0.weight"
     pairs = [

@@ -1,4 +1,4 @@
-"""Masks of point guidance against cases drawn by hand."""
+"""Tests of point guidance's masks on cases drawn by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cells(mask: torch.Tensor) -> list[tuple[int, int]]:
 
 
 def test_box_mask_by_hand() -> None:
-    """Half length 1.1: one cell to either side along the heading; half width 0.4: none beside."""
+    """A half length of 1.1 m covers one cell to either side along the heading; a half width of 0.4 m covers none."""
     batch = with_boxes([[0.5, -0.5, 2.2, 0.8, 0.0], [0.5, -0.5, 2.2, 0.8, np.pi / 2], [0.5, -0.5, 2.2, 0.8, np.pi / 4]])
     mask = box_mask(batch, SMALL)
     assert cells(mask[0]) == [(1, 1), (1, 2), (1, 3)]
@@ -92,7 +92,7 @@ def with_cloud(clouds: list[list[tuple[float, float, float]]]) -> Batch:
 
 
 def test_foreground_by_hand() -> None:
-    """Two ground cells of 4 m: a road at -1.8 m with a false echo below it, and beside it a terrace 1.8 m higher."""
+    """Two ground cells of 4 m: a road at -1.8 m with a false echo below it, and a terrace beside it, 1.8 m higher."""
     road = [(0.1 + 0.3 * i, 1.5, -1.8) for i in range(10)]
     terrace = [(4.1 + 0.3 * i, 1.5, 0.0) for i in range(10)]
     things = [

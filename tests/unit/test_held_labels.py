@@ -41,8 +41,10 @@ SQUARE = np.array([[2.0, 2.0], [6.0, 2.0], [6.0, 6.0], [2.0, 6.0]])
 
 
 def test_the_score_leaves_out_what_lies_outside(tmp_path: Path) -> None:
-    """Cars 10 m ahead (LiDAR (0, 10)), 10 m to the left ((-10, 0)), and one detection of nothing to the right ((10, 0))
-    that scores higher than all; only a square round (0, 10) is annotated."""
+    """Only a square round the car 10 m ahead, LiDAR (0, 10), is annotated.
+
+    A second car is 10 m to the left, (-10, 0). A false detection to the right, (10, 0), has the highest score.
+    """
     ahead = np.array([[-3.0, 7.0], [3.0, 7.0], [3.0, 13.0], [-3.0, 13.0]])
     yaw = EGO[1]
     objects = [annotation("car", at(10, yaw + turn), (2, 4, 1.5), yaw_rad=yaw) for turn in (0, np.pi / 2)]
@@ -69,7 +71,7 @@ def test_the_score_leaves_out_what_lies_outside(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def half_world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Index]:
-    """The tests' world, whose train and select samples are annotated for x > 0 alone, and its index without regions."""
+    """The tests' world with train and select samples annotated only for x > 0, and its index without regions."""
     root = tmp_path_factory.mktemp("half") / "world"
     shutil.copytree(sim_world, root)
     whole = Index.open(build_index(root, "v1.0-sim", root.parent / "whole.arrow"))
@@ -123,7 +125,7 @@ def test_clicks_and_records_keep_to_the_regions(half_world: tuple[Path, Index], 
 
 
 def test_what_people_were_not_sure_of_is_ignored(sim_world: Path, tmp_path: Path) -> None:
-    """A ball of 3 m round the first click of a sample: this click goes, with its box; the others keep theirs."""
+    """An ignore region of 3 m round a sample's first click removes this click and its box, and no others."""
     index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "index.arrow"))
     from pdetr3d.config import LabelConfig
 
@@ -164,7 +166,7 @@ def test_clicks_point_at_the_boxes_that_are_left() -> None:
 
 
 def test_masks_move_with_the_points(half_world: tuple[Path, Index], tmp_path: Path) -> None:
-    """A cell counts where the place that augmentation brought there had x >= 0."""
+    """A cell of the augmented view is valid if its place before augmentation had x >= 0."""
     opened = open_world(
         half_world[0], tmp_path / "run", "student.augment_rotation_rad=1.5", "student.augment_flip=true"
     )
@@ -185,7 +187,7 @@ def test_masks_move_with_the_points(half_world: tuple[Path, Index], tmp_path: Pa
 
 
 def test_no_loss_where_labels_do_not_hold() -> None:
-    """Labels hold in columns 16 .. 31 (x > 0): heatmap, boxes and guidance say nothing of the others."""
+    """Labels are valid in columns 16 .. 31 (x > 0); heatmap, box and guidance losses ignore the other columns."""
     from tests.model_cases import tiny_config
 
     config = tiny_config("student.guidance=full")

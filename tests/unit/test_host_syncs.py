@@ -1,4 +1,4 @@
-"""How often a training step makes the host wait for the device: operators whose result's size or value it must know."""
+"""Limits on host-device synchronizations in a training step: operators whose result's size or value the host needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAITING = {
 
 
 class Waits(TorchDispatchMode):
-    """Counts such operators by the line of pdetr3d/ that asks for them ("backward": none does)."""
+    """Counts such operators by the calling line of pdetr3d/ ("backward" if there is none)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Waits(TorchDispatchMode):
 
 
 def waits(kind: str, folder: Path) -> Counter[str]:
-    """Of one step of a tiny model, two samples."""
+    """The counts of one training step of a tiny model on two samples."""
     task = build(kind, tiny_config(), FALLBACK_SIZE_M)
     model = task.model.train()
     optimizer, context = make_optimizer(model, task.optim), LocalContext([], Plan(1, 1, 1, 0), task.loader, folder)
@@ -53,8 +53,7 @@ def waits(kind: str, folder: Path) -> Counter[str]:
 
 @pytest.mark.parametrize(("kind", "most"), [("student", 17), ("teacher", 14)])
 def test_a_step_waits_no_oftener_than_it_did(kind: str, most: int, tmp_path: Path) -> None:
-    """Points in the range, pillars that are filled, and clicks that are there are counted; the loop looks once whether
-    loss and gradients are finite."""
+    """A step waits for the numbers of points in range, filled pillars and clicks, and once for the check for NaN."""
     found = waits(kind, tmp_path)
     assert sum(found.values()) <= most, "\n".join(f"{count} x {line}" for line, count in found.most_common())
     assert sum(count for line, count in found.items() if line.startswith("training/")) == 1

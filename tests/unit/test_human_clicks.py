@@ -1,4 +1,4 @@
-"""Import of people's clicks: three file kinds, three frames, all bad rows at once."""
+"""Tests of the import of people's clicks: three file kinds, three frames, all bad rows in one message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def index(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def rows(index: Index) -> list[dict]:
-    """Clicks on the centers of the kept objects of two samples, given in the frames in turn."""
+    """Clicks on the centers of the kept objects of two samples; the rows use the three frames in turn."""
     result = []
     for token in index.tokens("sim_train")[:2]:
         record, annotations = index.record(token), index.annotations(token)

@@ -31,7 +31,7 @@ def test_levels_cover_the_padded_image(overrides: list[str], strides: tuple[int,
 
 
 def test_padding_is_the_mean_color_and_leaves_the_rest_alone() -> None:
-    """What an image of the padded size shows, black strips replaced by the mean, is what the padded image shows."""
+    """A padded image gives the features of an image of the padded size whose border has the mean color."""
     encoder = ImageEncoder(tiny_config()).eval()
     images = torch.randint(0, 256, (1, 1, 70, 64, 3), dtype=torch.uint8)
     whole = encoder.mean.expand(1, 1, 80, 64, 3).clone()

@@ -104,7 +104,7 @@ def test_multipliers_that_match_nothing_are_found_before_anything_starts() -> No
 
 
 def test_frozen_parts_do_not_move_and_the_rest_does() -> None:
-    """A named file alone freezes (nothing reads it here): stem, first stage and all norms."""
+    """Naming a weights file freezes stem, first stage and all norms; the file is not read here."""
     frozen = config("teacher.image_weights=some.pth", "teacher.image_frozen_stages=1", "teacher.image_norm_frozen=true")
     task, batch = build("teacher", frozen, FALLBACK_SIZE_M), make_batch()
     task.model.train()

@@ -1,4 +1,4 @@
-"""The plain format -> nuScenes tables, by hand: axes, poses, sweeps, velocities, cameras, regions; bad rows named."""
+"""Tests of the plain format's import, by hand: axes, poses, sweeps, velocities, cameras, regions, bad rows."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_boxes_points_and_velocities(made: Path) -> None:
-    """LIDAR_TOP x is the files' -y, y their x: yaw turns by a quarter."""
+    """LIDAR_TOP's x is the files' -y and its y is the files' x, so yaw changes by a quarter turn."""
     index = Index.open(made / "index.arrow")
     found = index.annotations(sample_token(VERSION, "a2"))
     assert found.box[0] == pytest.approx([-2, 14, -1, 4, 2, 1.5, 0.1 + math.pi / 2])
@@ -102,7 +102,7 @@ def test_boxes_points_and_velocities(made: Path) -> None:
 
 
 def test_sweeps_are_joined_by_the_poses(made: Path) -> None:
-    """The sweep between was taken 3 m behind the last frame: its points lie 3 m nearer there (y is forward)."""
+    """The sweep was taken 3 m behind the last frame, so its points lie 3 m nearer in that frame (y is forward)."""
     record = inspection_record(Index.open(made / "index.arrow"), sample_token(VERSION, "a2"))
     assert [Path(sweep.path).name for sweep in record.sweeps] == ["a1.pcd.bin", "a0.pcd.bin"]
     assert [sweep.dt_s for sweep in record.sweeps] == pytest.approx([0.5, 1.0])
@@ -140,7 +140,7 @@ def test_regions_and_splits(made: Path) -> None:
 
 
 def test_csv_files_and_the_verb(made: Path, tmp_path: Path) -> None:
-    """The same frames from CSV, by the command: the same annotations; nothing that y-forward files would give."""
+    """The command on CSV files gives the same annotations; axes taken for y-forward would give others."""
     tables = write(tmp_path / "root")
     for name in ("frames", "boxes"):
         rows = tables[name]

@@ -1,4 +1,4 @@
-"""KITTI's object layout -> nuScenes tables: boxes and projections as KITTI has them, regions, splits, the devkit."""
+"""Tests of the import of KITTI's object layout: boxes, projections, regions, splits, loading by the devkit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record(made: Path, name: str):  # noqa: ANN201
 
 
 def check_boxes(index: Index, root: Path, names: list[str]) -> int:
-    """Boxes of an index equal the label files', in rect and in the image; how many there were."""
+    """Check that the index's boxes equal the label files', in rect and in the image; returns their number."""
     count = 0
     for name in names:
         part = root / "training"
@@ -123,7 +123,7 @@ def test_objects_have_their_points(made: Path) -> None:
 
 
 def test_the_camera_s_view_is_valid(made: Path) -> None:
-    """By hand: column 0 of the image is 148 / 200 to the left at depth 1, column 300 is 152 / 200 to the right."""
+    """At depth 1 the image's column 0 lies 148 / 200 to the left, and column 300 lies 152 / 200 to the right."""
     regions = read_regions(made / "dataset" / VERSION)
     assert len(regions) == len(LABELS)
     found = regions[sample_token(VERSION, "000001")]
@@ -141,8 +141,11 @@ TURN = tiny_kitti.TURN
 
 
 def test_dont_care_is_ignored_but_for_what_is_labeled(made: Path) -> None:
-    """Columns 200 to 240: 52 / 200 to 92 / 200 to the right per meter. The lower side, at row 60, meets the ground,
-    1.65 m below, at 210 * 1.65 / 14 = 24.75 m; the region begins at four fifths of that, 19.8 m."""
+    """Columns 200 to 240 lie 52 / 200 to 92 / 200 to the right per meter of depth.
+
+    The rectangle's lower side, row 60, meets the ground (1.65 m below) at 210 * 1.65 / 14 = 24.75 m. The region begins
+    at four fifths of that distance, 19.8 m.
+    """
     found = read_regions(made / "dataset" / VERSION)[sample_token(VERSION, "000000")]
     places = np.array([(0.36 * depth, depth) for depth in (19.0, 21.0, 100.0)])
     assert found.ignored_at(places).tolist() == [False, True, True]
@@ -168,7 +171,7 @@ def test_the_devkit_scores_the_ground_truth_at_one(made: Path, tmp_path: Path) -
 
 
 def test_the_devkit_itself_loads_the_tables(made: Path) -> None:
-    """Also what ours leaves out: maps, visibility, neighbors."""
+    """The devkit also needs tables that pdetr3d does not read: maps, visibility, neighbors."""
     nusc = NuScenes(VERSION, str(made / "dataset"), verbose=False)
     assert len(nusc.sample) == len(nusc.scene) == len(LABELS) and len(nusc.sample_annotation) == 6
     path, boxes, intrinsic = nusc.get_sample_data(
@@ -226,7 +229,7 @@ def test_image_sets_make_splits(tmp_path: Path) -> None:
 
 
 def test_a_mapping_of_one_s_own(tmp_path: Path) -> None:
-    """Also to a name that is none of the ten."""
+    """The mapping may also lead to a name outside the ten classes."""
     tiny_kitti.write(tmp_path / "root", {"000000": [tiny_kitti.CAR, *LABELS["000001"], *LABELS["000002"]]})
     (tmp_path / "map.yaml").write_text("Car: truck\nVan: null\nCyclist: rider\nTram: bus\n")
     facts = import_kitti(tmp_path / "root", tmp_path / "out", tmp_path / "map.yaml")
@@ -266,7 +269,7 @@ def test_the_devkit_scores_the_real_ground_truth_at_one(real: tuple[Path, Index]
 
 
 def test_real_labels_lie_in_the_valid_region(real: tuple[Path, Index]) -> None:
-    """Also the one that the image's rim cuts, with its center beside the view."""
+    """The region also contains a label that the image border cuts and whose center lies outside the view."""
     regions, inside, known = read_regions(real[0] / VERSION), [], []
     for token, mine in regions.items():
         xy = real[1].annotations(token).box[:, :2]

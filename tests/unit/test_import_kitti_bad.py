@@ -50,7 +50,7 @@ def larger(root: Path) -> None:
 
 
 def smaller(root: Path) -> None:
-    """By a tenth: the principal point is still near the middle, but a label's rectangle is not in the image."""
+    """Images smaller by a tenth: the principal point is still near the middle, but a label's rectangle is outside."""
     part(root, "label_2").write_text("Car 0.00 0 -1.58 240 45 299 60 1.50 1.70 4.20 1.00 1.70 15.00 -1.50\n")
     file = part(root, "image_2")
     cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file)), None, fx=0.9, fy=0.9))
@@ -153,7 +153,7 @@ def test_a_torn_scene_is_refused(tmp_path: Path) -> None:
 
 
 def test_points_that_are_not_finite_stay_for_readers_to_leave_out(tmp_path: Path) -> None:
-    """As in other datasets: jobs count and say them."""
+    """As in other datasets, jobs count and report them."""
     tiny_kitti.write(tmp_path / "root", {"000000": [CAR]})
     file = part(tmp_path / "root", "velodyne", "000000")
     points = np.fromfile(file, "<f4").reshape(-1, 4)

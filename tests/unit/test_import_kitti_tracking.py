@@ -1,4 +1,4 @@
-"""KITTI's tracking layout: a straight drive past a parked car and a walking cyclist, by hand; bad lines are named."""
+"""Tests of the import of KITTI's tracking layout: a drive past a parked car and a cyclist, by hand; bad lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RIDER_STEP_M = 0.5  # north: 5 m/s
 
 
 def label(frame: int, track: str, kind: str, world: np.ndarray, size_hwl: tuple[float, float, float]) -> str:
-    """A line for a center in the world: the vehicle looks east, so imu axes are the world's."""
+    """The label line of a center in the world. The vehicle heads east, so the imu axes are the world's axes."""
     velo = IMU2VELO[:, :3] @ (world - [STEP_M * frame, 0, 0]) + IMU2VELO[:, 3]
     x, y, z = np.array(tiny_kitti.R0) @ (np.array(tiny_kitti.TR)[:, :3] @ velo + np.array(tiny_kitti.TR)[:, 3])
     numbers = " ".join(map(str, size_hwl))
@@ -58,8 +58,10 @@ def write(root: Path) -> Path:
 
 
 def test_poses_by_hand(tmp_path: Path) -> None:
-    """A degree of latitude north at 49 degrees, turned to the north, nose up: the Mercator map stretches distances from
-    one latitude to the next by the ratio of their cosines."""
+    """One degree of latitude north of 49 degrees, heading north, nose up.
+
+    The Mercator map stretches distances between two latitudes by the ratio of their cosines.
+    """
     (tmp_path / "o.txt").write_text(f"49 8 100 0 0 0\n50 8 103 0 {math.radians(-10)} {math.radians(90)} 7 7\n")
     first, second = imu_poses(tmp_path / "o.txt")
     assert (first == np.eye(4)).all()
@@ -100,7 +102,7 @@ def test_keyframes_sweeps_and_counts(made: tuple[dict, Index]) -> None:
 
 
 def test_objects_keep_their_ids_and_have_velocities(made: tuple[dict, Index]) -> None:
-    """The world's north is the left of a vehicle that looks east: -x in LIDAR_TOP."""
+    """North is to the left of a vehicle that heads east: -x in LIDAR_TOP."""
     index = made[1]
     for number in (0, 5, 10):
         found = index.annotations(sample_token(VERSION, f"0007_{number:06d}"))
@@ -109,7 +111,7 @@ def test_objects_keep_their_ids_and_have_velocities(made: tuple[dict, Index]) ->
 
 
 def test_boxes_stand_where_they_were_put(made: tuple[dict, Index]) -> None:
-    """Back to the world by the poses of the index: the parked car has one place there."""
+    """Moved to the world by the index's poses, the parked car has the same place in all frames."""
     index = made[1]
     places = []
     for number in (0, 5, 10):

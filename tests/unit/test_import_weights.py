@@ -1,4 +1,4 @@
-"""``pdetr3d import-weights``: a student of a CenterPoint in mmdetection3d's or OpenPCDet's layout answers like it."""
+"""Tests of ``pdetr3d import-weights``: the student's maps equal those of a CenterPoint in either framework's layout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def imported(file: Path, out: Path, keys: list[str], *more: str) -> int:
 
 @torch.no_grad()
 def our_maps(trained: TrainedStudent, points: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Heatmaps, and codes (12, H, W) at every cell."""
+    """The heatmaps and the codes (12, H, W) of all cells."""
     student, sample = trained.model, torch.zeros(len(points), dtype=torch.long)
     shared, heatmaps = student.head(student.features(points, sample, 1))
     rows, columns = heatmaps[0].shape[-2:]

@@ -225,7 +225,7 @@ def test_damaged_dataset_is_refused(name: str, sim_world: Path, tmp_path: Path) 
 def test_an_index_from_elsewhere_reads_no_other_files(
     column: str, escape: str, sim_index: Index, tmp_path: Path
 ) -> None:
-    """Nobody has checked its paths against the tables; dots within names are fine."""
+    """An index file's paths were not checked against the tables; it may not lead outside. Dots in names are allowed."""
     file, table = tmp_path / "index.arrow", sim_index.table
     rows = table[column].to_pylist()
     for last in ("samples/a..b/..c.bin", escape):
@@ -243,7 +243,7 @@ def test_an_index_from_elsewhere_reads_no_other_files(
 
 
 def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -> None:
-    """Datasets are spread over disks so."""
+    """Large datasets are spread over several disks in this way."""
     root = tmp_path / "world"
     root.mkdir()
     for folder in sim_world.iterdir():
@@ -284,7 +284,7 @@ def test_missing_sweep_and_camera_are_left_out(
 
 
 def _lidar(root: Path, change: Callable[[list[dict]], object]) -> None:
-    """Change the rows of the first scene's keyframe and its sweeps, the earliest first."""
+    """Change the LiDAR rows of the first scene's keyframe and its sweeps, from the earliest on."""
     path = root / "v1.0-sim" / "sample_data.json"
     rows = json.loads(path.read_text())
     keyframe = next(row for row in rows if row["is_key_frame"] and row["prev"] and "LIDAR_TOP" in row["filename"])

@@ -53,8 +53,10 @@ def score(frames: list[tuple[list[dict], list[dict]]]) -> dict:
 
 
 def test_by_hand() -> None:
-    """Four cars; found are three, a false one has the second score: precision 1, then 2/3, then 3/4 at recalls 1/4,
-    2/4, 3/4. The largest at or beyond: 1 up to 10 of 40 recall points, 3/4 up to 30: 100 (10 + 20 * 3/4) / 40 = 62.5.
+    """Three of four cars are found, and a false detection has the second score.
+
+    Precisions at recalls 1/4, 2/4 and 3/4 are 1, 2/3 and 3/4. The largest precision at or beyond a recall is 1 for 10
+    of the 40 recall points and 3/4 for the next 20: 100 (10 + 20 * 3/4) / 40 = 62.5.
     """
     frame = ([car(x) for x in (0, 10, 20, 30)], [car(0, 0.9), car(50, 0.8), car(10, 0.7), car(20.2, 0.6)])
     found = score([frame])["Car"]
@@ -63,7 +65,7 @@ def test_by_hand() -> None:
 
 
 def test_a_shift_beyond_the_overlap_is_wrong() -> None:
-    """Shifted by s of 4 m: IoU (4 - s) / (4 + s) is over 0.7 up to s = 0.705."""
+    """A box of 4 m that is shifted by s has IoU (4 - s) / (4 + s), which is above 0.7 up to s = 0.705."""
     assert score([([car(0)], [car(0.70)])])["Car"]["bev"]["easy"] == pytest.approx(100)
     assert score([([car(0)], [car(0.71)])])["Car"]["bev"]["easy"] == 0
 
@@ -90,7 +92,7 @@ def test_no_objects_and_no_detections() -> None:
 
 
 def random_frames(seed: int, count: int) -> list[tuple[list[dict], list[dict]]]:
-    """Labels of all kinds, and detections near them, twice, of wrong kinds, and elsewhere."""
+    """Labels of all kinds with detections near them, duplicates, wrong kinds and false detections."""
     rng = np.random.default_rng(seed)
     sizes = {"Car": (4, 1.8, 1.5), "Van": (5, 2, 2), "Pedestrian": (0.8, 0.6, 1.7), "Person_sitting": (0.8, 0.7, 1.2),
              "Cyclist": (1.8, 0.6, 1.7), "Truck": (8, 2.5, 3)}  # fmt: skip
@@ -143,7 +145,7 @@ def test_with_many_objects_the_kit_s_own_sampling_gives_the_same() -> None:
 
 
 def test_with_few_objects_the_kit_s_own_sampling_leaves_points_empty() -> None:
-    """Why ours is exact: ten cars, all found, get 9 of 40 points there."""
+    """With ten cars, all found, the kit's sampling fills only 9 of 40 points; pdetr3d's AP is exact instead."""
     frame = ([car(10.0 * x) for x in range(10)], [car(10.0 * x, 1 - 0.01 * x) for x in range(10)])
     assert kitti_eval.average_precision([frame], "Car", "easy", "bev", kit=True) == pytest.approx(100 * 9 / 40)
     assert score([frame])["Car"]["bev"]["easy"] == pytest.approx(100)
@@ -160,8 +162,11 @@ def test_overlap_of_pairs() -> None:
 
 
 def test_heights_in_the_image() -> None:
-    """A camera at the LiDAR that looks along +y, focal length 100, 200 x 100 px: a box from depth 9 to 11, 2 m high, is
-    100 * 2 / 9 high; one beside the image is not in it; one that reaches round the camera fills it."""
+    """The camera is at the LiDAR and looks along +y; its focal length is 100 px, its image 200 x 100 px.
+
+    A box from depth 9 to 11 m, 2 m high, is 100 * 2 / 9 px high. A box beside the image is not in it, and a box round
+    the camera fills it.
+    """
     lidar2img = np.array([[100.0, 100, 0, 0], [0, 50, -100, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
     camera = CameraRecord("", 200, 100, lidar2img)
     boxes = np.array([[0, 10, 0, 2, 2, 2, 0], [30, 10, 0, 2, 2, 2, 0], [0, -10, 0, 2, 2, 2, 0], [0, 0, 0, 9, 9, 9, 0]])
@@ -169,7 +174,7 @@ def test_heights_in_the_image() -> None:
 
 
 def check_the_verb(folder: Path, index: Index, expected: dict) -> None:
-    """A results file of the same boxes gets the same score."""
+    """Check that a results file of the same boxes gets the same score."""
     records = [index.record(token) for token in index.tokens("kitti_all")]
     results = {
         r.sample_token: nuscenes_boxes(

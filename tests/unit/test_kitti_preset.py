@@ -1,5 +1,7 @@
-"""The preset kitti-small on imported folders, in one process: trained on and scored within the valid regions, by
-KITTI's own classes, whether the import kept their names or nuScenes'; on real frames, too, where there are any."""
+"""Tests of the preset kitti-small in one process: training and scores within valid regions by KITTI's classes.
+
+The imported folders have KITTI's names or nuScenes'; real frames are used, too, if present.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("kind", ["teacher", "student"])
 def test_a_step_and_the_scores(kind: str, run: RunDir, tmp_path: Path) -> None:
-    """Losses are finite, something moves; predictions are scored by our own scorer and as KITTI does."""
+    """Losses are finite and weights change; predictions get pdetr3d's scores and KITTI's."""
     torch.manual_seed(0)
     data = prepare(run)
     records = training_records(data.index, data.manifest)

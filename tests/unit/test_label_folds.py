@@ -1,4 +1,4 @@
-"""``label.folds``: scenes are put into folds of equal size; all but one fold have boxes."""
+"""Tests of ``label.folds``: scenes are put into folds of equal size; all but one fold have boxes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scenes_of(tokens: set[str]) -> set[str]:
 
 
 def test_drives_are_left_out_whole_and_each_once() -> None:
-    """The largest scene opens the first fold, the next one the second; the single frames fill the third."""
+    """The largest scene goes to the first fold, the next one to the second, and the single frames to the third."""
     out = [scenes_of(set(TOKENS) - boxed(3, seed)) for seed in range(3)]
     assert out == [{"a"}, {"b"}, {"s1", "s2", "s3", "s4"}]
     assert boxed(3, 4) == boxed(3, 1)  # of more seeds than folds
@@ -61,7 +61,7 @@ def test_bad_folds() -> None:
 
 
 def test_a_manifest_of_a_fold(sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three scenes of two keyframes: one scene is clicked, two have boxes, whatever the ratio."""
+    """Of three scenes with two keyframes each, one is clicked and two have boxes, independent of the ratio."""
     index = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "index.arrow"))
     words = ["label.folds=3", "label.seed=1", "label.ratio=0.05"]
     assert main(["label", "--index", str(tmp_path / "index.arrow"), "--split", "sim_train", *words]) == 0

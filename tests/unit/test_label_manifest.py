@@ -1,4 +1,4 @@
-"""Split, clicks, and the gate between annotations and training."""
+"""Tests of the label manifest: split, clicks, and the separation of hidden annotations from training."""
 
 from __future__ import annotations
 
@@ -129,8 +129,10 @@ def _choose(ratio: float, **choice: object) -> set[str]:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_balanced_scenes_bring_rare_classes_first(seed: int) -> None:
-    """Sums of log(1 + boxes): a 2.30, b 3.00, c 2.20, d 3.43: d is first. With d: a 3.69, b 4.38, c 4.60. With c, too:
-    a 4.84, b 5.53."""
+    """The sums of log(1 + boxes) are a 2.30, b 3.00, c 2.20 and d 3.43, so d is first.
+
+    Together with d they are a 3.69, b 4.38, c 4.60, so c is next; together with d and c: a 4.84, b 5.53.
+    """
     assert _choose(0.25, balance=True, seed=seed) == {"d"}
     assert _choose(0.5, balance=True, seed=seed) == {"d", "c"}
     assert _choose(0.75, balance=True, seed=seed) == {"d", "c", "b"}
@@ -256,7 +258,7 @@ def test_training_records(index: Index, manifest: LabelManifest) -> None:
 
 
 def _poison(index: Index, tokens: set[str], path: Path) -> Index:
-    """The index with every field of the annotations of ``tokens`` changed, but for token, class and which are kept."""
+    """An index in which all fields of the annotations of ``tokens`` differ, except token, class and kept."""
     rows = index.table.to_pylist()
     rng = np.random.default_rng(0)
     for row in rows:
@@ -441,8 +443,10 @@ def test_match_clicks() -> None:
 
 
 def test_a_box_is_meant_by_one_click() -> None:
-    """Two boxes overlap: both clicks are nearer to the first one's center, one of them lies in both; together each gets
-    the box that it lies in. A third click in the first box means none."""
+    """Each click gets the box that contains it, though both are nearer to the first of two overlapping boxes' centers.
+
+    One of the two clicks lies in both boxes. A third click, in the first box, gets no box.
+    """
     boxes = Boxes3D.build(
         np.array([[0.0, 0, 0], [1.5, 0, 0]]), np.tile([2.0, 2, 2], (2, 1)), np.zeros(2), np.array([8, 8])
     )

@@ -34,7 +34,7 @@ def _manifest(index: Index, folder: Path, **label: object) -> list[str]:
 
 
 def test_a_job_trains_with_the_imported_clicks(sim_world: Path, tmp_path: Path) -> None:
-    """ "I made my own point annotations, how do I train on them?": the command line, then a run directory."""
+    """A job trains on a person's own point annotations, given on the command line or by the run directory."""
     index_file = tmp_path / "index.arrow"
     index = Index.open(build_index(sim_world, "v1.0-sim", index_file))
     with (tmp_path / "clicks.csv").open("w", newline="") as stream:
@@ -69,7 +69,7 @@ def test_the_manifest_is_part_of_the_run(index: Index, sim_world: Path, tmp_path
 
 
 def test_manifests_that_do_not_fit(index: Index, sim_world: Path, tmp_path: Path) -> None:
-    """Another split, other samples, other tables: named before anything starts, and the run directory stays free."""
+    """Another split, other samples or other tables are refused before any work; the run directory stays unclaimed."""
     words = _manifest(index, tmp_path / "labels")
     other = without_annotations(sim_world, tmp_path / "other", index.tokens("sim_train")[:1])
     with pytest.raises(DataError, match=r"was made with index .* and pdetr3d label again"):

@@ -28,12 +28,12 @@ MIX, BOXES = "boxes + clicks", "boxes only"
 
 
 def alone(boxed: float) -> float:
-    """SPNDS of boxes only."""
+    """Planted SPNDS of the arm boxes_only."""
     return 0.6 - 0.3 * (boxed / 10) ** -0.6
 
 
 def ours(boxed: float) -> float:
-    """As if a clicked keyframe were worth a fifth of a box-labeled one."""
+    """Planted SPNDS of the arm ours, as if a clicked keyframe were worth a fifth of a box-labeled one."""
     return alone(boxed + 0.2 * (N - boxed))
 
 
@@ -53,7 +53,7 @@ def runs_of(*arms: str) -> list[MeasuredRun]:
 
 
 def test_a_curve_with_known_parameters_is_recovered() -> None:
-    """From five points; between them to a thousandth."""
+    """Five points determine the curve; between them its error is at most 0.001."""
     x = np.array([20.0, 50.0, 100.0, 200.0, 500.0])
     curve = Curve.fit(x, 0.65 - 0.4 * (x / 20) ** -0.7)
     assert curve.ceiling == pytest.approx(0.65, abs=0.01) and curve.gap == pytest.approx(0.4, abs=0.01)
@@ -77,7 +77,7 @@ def test_a_curve_says_nothing_outside_its_points() -> None:
 
 
 def test_scores_that_fall_give_a_flat_curve() -> None:
-    """More boxes never predict less: 0.4, 0.35, 0.3 has the mean everywhere."""
+    """The fitted curve never falls, so for the scores 0.4, 0.35 and 0.3 it is their mean everywhere."""
     assert Curve.fit([10, 20, 50], [0.4, 0.35, 0.3])([10, 50]) == pytest.approx([0.35, 0.35], abs=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_full_is_the_end_of_both_curves_once_a_seed() -> None:
 
 
 def test_costs_by_hand() -> None:
-    """R of 100 keyframes with boxes at 2, all others with clicks at 0.5: 4 (2 R + 0.5 (100 - R)) = 6 R + 200."""
+    """R keyframes of 100 have boxes at 2, all others clicks at 0.5: 4 (2 R + 0.5 (100 - R)) = 6 R + 200."""
     for budget, boxed, cost in ((320, 20, 320), (325.9, 20, 320), (326, 21, 326)):
         document = plan_budget(runs_of("ours"), Prices(2, 0.5, budget))
         answer = document["allocations"][MIX]
@@ -103,7 +103,7 @@ def test_costs_by_hand() -> None:
 
 
 def test_more_money_than_was_measured_is_left_over() -> None:
-    """50 box-labeled keyframes are the most of any run: 6 * 50 + 200 = 500 of 10000."""
+    """No run has more than 50 box-labeled keyframes, so the plan spends 6 * 50 + 200 = 500 of 10000."""
     document = plan_budget(runs_of("ours"), Prices(2, 0.5, 10_000))
     assert document["allocations"][MIX]["boxed"] == 50
     assert any(note.startswith("9500 of the budget is left over") for note in document["notes"])
@@ -112,7 +112,7 @@ def test_more_money_than_was_measured_is_left_over() -> None:
 
 @pytest.mark.parametrize(("arms", "budget"), [(("ours",), 259), (("ours", "boxes_only"), 79)])
 def test_less_money_than_was_measured_is_refused(arms: tuple[str, ...], budget: float) -> None:
-    """10 box-labeled keyframes are the fewest: 6 * 10 + 200 = 260 with clicks on all others, 80 without."""
+    """No run has fewer than 10 box-labeled keyframes: 6 * 10 + 200 = 260 with clicks on all others, 80 without."""
     with pytest.raises(
         DataError, match=rf"--budget {budget} is less .* 10 keyframes with boxes .* {budget + 1} in all"
     ):
@@ -121,7 +121,7 @@ def test_less_money_than_was_measured_is_refused(arms: tuple[str, ...], budget: 
 
 
 def test_free_clicks_go_everywhere() -> None:
-    """400 pays 50 keyframes of boxes at 2; all other objects are clicked."""
+    """400 pays for boxes on 50 keyframes at 2 each; all other objects are clicked."""
     document = plan_budget(runs_of() * 4, Prices(2, 0, 400))
     assert document["recommended"] == MIX
     answer = document["allocations"][MIX]
@@ -131,7 +131,7 @@ def test_free_clicks_go_everywhere() -> None:
 
 
 def test_clicks_as_dear_as_boxes_are_not_bought() -> None:
-    """Both at 2, 320 for 40 keyframes of either: a clicked one is worth less."""
+    """At a price of 2 each, 320 pays for 40 keyframes of either kind, and a clicked one is worth less."""
     document = plan_budget(runs_of() * 4, Prices(2, 2, 320))
     assert document["recommended"] == BOXES
     answer = document["allocations"][BOXES]
@@ -147,7 +147,7 @@ def test_cheaper_clicks_never_mean_more_boxes_only() -> None:
 
 
 def test_fewer_keyframes_are_annotated_where_clicks_on_all_are_too_dear() -> None:
-    """160 at 2 and 0.5: 80 for the ten keyframes of boxes that every plan needs, 80 for 40 clicked ones, 2 each."""
+    """Of 160, 80 pay for ten keyframes of boxes, the minimum, and 80 for 40 clicked keyframes at 2 each."""
     flat = {"boxes_only": Curve(10, 50, 0.3, 0.0, 1), "ours": Curve(10, 50, 0.5, 0.0, 1)}
     best = Planner(flat, Dataset(N, OBJECTS), Prices(2, 0.5, 160)).best(flat, clicks=True)
     assert best is not None and (best.boxed, best.clicked, best.cost) == (10, 40, 160)
@@ -224,7 +224,7 @@ def test_bad_prices(bad: tuple[float, float, float]) -> None:
 def write_run(
     folder: Path, boxed: int, seed: int = 0, index: str = "i", report: bool = True, **changes: object
 ) -> Path:
-    """Ten keyframes with two objects each, the last without any; SPNDS 0.1 * boxed (ours), half of it (boxes_only)."""
+    """A run with ten keyframes, two objects on all but the last; SPNDS is 0.1 * boxed (ours) and half (boxes_only)."""
     tokens = [f"s{i}" for i in range(10)]
     roles = ["box" if i < boxed else "point" for i in range(10)]
     samples = pa.table(
@@ -258,7 +258,7 @@ def write_run(
 
 
 def test_a_run_directory_is_counted(tmp_path: Path) -> None:
-    """Boxes: the objects of keyframes 0-2; clicks: those of 3-8; keyframe 9 has none."""
+    """Keyframes 0-2 count as boxes and 3-8 as clicks; keyframe 9 has no objects."""
     for report in (True, False):
         found = read_runs([write_run(tmp_path / str(report), 3, seed=5, report=report)])[0]
         assert (found.keyframes, found.boxed, found.boxes, found.clicks, found.ratio) == (10, 3, 6, 12, 0.3)
@@ -268,7 +268,7 @@ def test_a_run_directory_is_counted(tmp_path: Path) -> None:
 
 
 def test_arms_are_those_that_were_trained(tmp_path: Path) -> None:
-    """Whatever ``run.arms`` is: run.json does not hold it."""
+    """The trained arms are found in the run directory, since run.json does not hold ``run.arms``."""
     alone = write_run(tmp_path / "alone", 3, report=False)
     for stage in ("student_ours", "evaluate_ours"):
         shutil.rmtree(alone / stage)
@@ -286,7 +286,7 @@ def test_the_student_that_a_teacher_starts_from_need_not_be_scored(tmp_path: Pat
 
 
 def test_an_arm_that_was_added_to_a_pipelines_run_counts(tmp_path: Path) -> None:
-    """By train_student and evaluate, which write no report."""
+    """train_student and evaluate add an arm without a report."""
     run = write_run(tmp_path, 3)
     for stage in ("student_full", "evaluate_full"):
         write_json(run / stage / "done.json", {"SPNDS": 0.6})
@@ -367,7 +367,7 @@ def test_runs_that_are_no_one_curve_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """18 objects on 10 keyframes: 1.8 each. 4 keyframes of boxes and 6 of clicks at 1 and 0.1: 7.2 + 1.08 = 8.28."""
+    """10 keyframes have 1.8 objects each: boxes on 4 at 1 and clicks on 6 at 0.1 cost 7.2 + 1.08 = 8.28."""
     folders = [str(write_run(tmp_path / str(b), b)) for b in (1, 2, 4)]
     prices = ["--box-cost", "1", "--click-cost", "0.1", "--budget", "8.3"]
     out = ["--json", str(tmp_path / "out/a.json"), "--png", str(tmp_path / "out/a.png")]

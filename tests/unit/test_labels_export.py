@@ -44,7 +44,7 @@ def exported(request: pytest.FixtureRequest, sim_world: Path, tmp_path_factory: 
 
 
 def bare(row: dict) -> dict:
-    """An annotation without what depends on its neighbors, and without what the devkit adds."""
+    """An annotation without the fields that depend on its neighbors and without those that the devkit adds."""
     return {key: value for key, value in row.items() if key not in ("prev", "next", "category_name")}
 
 

@@ -36,7 +36,7 @@ def measured(labels: RunLabels) -> MeasuredLabels:
 
 
 def test_each_row_is_measured_against_the_box_of_its_own_click(labels: RunLabels, measured: MeasuredLabels) -> None:
-    """Joined by the annotation token that the manifest stores: another way than the report's."""
+    """The test joins rows and boxes by the manifest's annotation token, unlike the report."""
     token_of = {row["click_id"]: row["annotation_token"] for row in labels.manifest.clicks.to_pylist()}
     assert len(measured.table) > 60 and measured.table["known"].all()
     for i in range(0, len(measured.table), 5):
@@ -137,7 +137,7 @@ def test_report_and_exports_by_command_line(
 
 
 def test_without_true_boxes_counts_and_scores_are_left(sim_world: Path, tmp_path: Path) -> None:
-    """People's clicks 50 m above everything: no box is theirs."""
+    """People's clicks lie 50 m above all objects, so no box matches them."""
     measured = MeasuredLabels(
         tracked_run(tmp_path / "run", sim_world, 50.0, "model.range_m=[-51.2,-51.2,-5,51.2,51.2,60]")
     )

@@ -151,7 +151,7 @@ def test_what_swallows_the_interrupt_is_ended_within_seconds(number: int, least_
 def test_a_cluster_that_is_none_is_told_at_once(
     address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the run directory is made."""
+    """The error comes before the run directory is created."""
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(address_module, "WAIT_S", 1.0)
     code = launch(lambda stages: None, ["--preset", "quickstart", "--run-dir", str(tmp_path / "run")])
@@ -196,7 +196,7 @@ def test_a_run_directory_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.root_only
 def test_a_run_directory_that_may_not_be_written(tmp_path: Path) -> None:
-    """As another user than root, whom no permission binds."""
+    """The test runs as a user other than root, since permissions do not bind root."""
     (place := tmp_path / "place").mkdir(mode=0o555)
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     command = [*bound, sys.executable, "-m", "ray_jobs.commands", "simulate", "--dataroot", str(place / "world")]
@@ -212,7 +212,7 @@ def test_a_run_directory_that_may_not_be_written(tmp_path: Path) -> None:
 def test_a_ray_of_its_own_starts_no_process_that_asks_a_dashboard(
     environment: dict[str, str], watched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of Ray Train's own callbacks all others stay."""
+    """Only that callback is removed; Ray Train's other callbacks stay."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

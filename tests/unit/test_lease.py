@@ -46,13 +46,13 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def foreign(folder: Path, /, **changes: object) -> None:
-    """A lease that a process of another host left."""
+    """A lease file as written by a process on another host."""
     owner = {"user": "ann", "host": "far", "machine": "far 1", "pid": 7, "process_start": 1.0, "token": "a"}
     (folder / lease.FILE).write_text(json.dumps(owner | changes))
 
 
 def owner_of(folder: Path) -> int:
-    """Process id in a folder's lease."""
+    """The process id in a folder's lease."""
     return int(json.loads((folder / lease.FILE).read_text())["pid"])
 
 

@@ -1,4 +1,4 @@
-"""Loading against the devkit's multi-sweep loader and its projection; damaged files."""
+"""Tests of loading: equality with the devkit's multi-sweep loader and projection, and damaged files."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_broken_lidar_files(tmp_path: Path, record: SampleRecord) -> None:
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_decoding_gives_the_pixels_of_pil(scale: int, mode: str, tmp_path: Path) -> None:
-    """Also of a file that says it should be turned: the tables mean the image as the camera made it."""
+    """An EXIF orientation is ignored, since the tables refer to the image as the camera wrote it."""
     noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -219,7 +219,7 @@ def test_decoding_gives_the_pixels_of_pil(scale: int, mode: str, tmp_path: Path)
 
 
 def _with_sampling(jpeg: bytes, code: int) -> bytes:
-    """The file saying that its luma is sampled so: high and low half byte, across and down."""
+    """The JPEG file with other luma sampling factors: high half byte horizontal, low half byte vertical."""
     frame = jpeg.index(b"\xff\xc0")
     return jpeg[: frame + 11] + bytes([code]) + jpeg[frame + 12 :]
 
@@ -252,7 +252,7 @@ def test_padding_is_no_damage(strict: bool, record: SampleRecord) -> None:
 
 @pytest.mark.parametrize("name", ["WEBP", "BMP", "GIF", "TIFF", "text"])
 def test_images_of_another_format(name: str, tmp_path: Path, record: SampleRecord) -> None:
-    """Decoded whole or looked at from outside: what it is, and what it must be."""
+    """Both the decoder and the quick check of the ends name the found format and the required one."""
     camera, file = record.cameras[0], tmp_path / "image.jpg"
     assert camera is not None
     if name == "text":

@@ -35,12 +35,12 @@ STAGES = ("teacher", "student")
 
 @pytest.fixture(scope="module")
 def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Dropout is on: a resume must repeat its masks."""
+    """A world whose config has dropout, so that a resumed run must repeat the dropout masks."""
     return open_world(sim_world, tmp_path_factory.mktemp("loop"), *OPTIM, "teacher.dropout=0.1", "label.ratio=1.0")
 
 
 class Interrupted(LocalContext):
-    """Ctrl-C while the batch of step 3 is awaited."""
+    """A context in which Ctrl-C arrives while the loop waits for the batch of step 3."""
 
     def batches(self, start_step: int) -> Iterator[dict[str, NDArray]]:
         for step, arrays in enumerate(super().batches(start_step), start_step):
@@ -90,7 +90,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(kind: str, world: World
 
 
 def test_a_point_between_kept_checkpoints_is_continued_from(world: World, tmp_path: Path) -> None:
-    """Only the last of six steps is kept; what is saved every second one brings the third to sixth the same bits."""
+    """Only the last of six steps is kept. Resumed from the checkpoint of step 2, steps 3 to 6 give the same bits."""
     config = override(world.run.config, ["optim.checkpoints=1", "optim.save_every=2"])
     run_locally("student", config, world.records, tmp_path / "straight", 6)
     with pytest.raises(KeyboardInterrupt):
@@ -105,7 +105,7 @@ def test_a_point_between_kept_checkpoints_is_continued_from(world: World, tmp_pa
 
 
 def test_guidance_with_an_averaged_branch_resumes_with_the_same_bits(world: World, tmp_path: Path) -> None:
-    """The average is part of the checkpoint, and the warm-up goes on where it was."""
+    """The averaged weights and the position in the warm-up are part of the checkpoint."""
     keys = ("guidance_branch=ema", "guidance_head=predictor", "guidance_warmup=1.0", "augment_flip=true")
     config = override(world.run.config, [f"student.{key}" for key in keys])
     straight = run_locally("student", config, world.records, tmp_path / "straight", 6)
@@ -199,7 +199,7 @@ def test_fp16_overflow_skips_the_step_until_the_scale_is_not_to_blame(world: Wor
 
 
 def poisoned(task: Task, where: str) -> Task:
-    """The task with a loss that is NaN, or one that is finite with infinite gradients."""
+    """The task with a NaN loss, or with a finite loss that has infinite gradients."""
 
     def losses(output: object, batch: Batch, rank_mean: RankMean) -> Losses:
         terms = task.losses(output, batch, rank_mean)
@@ -227,8 +227,10 @@ def test_a_non_finite_step_stops_before_the_weights_change(where: str, world: Wo
 
 @pytest.mark.parametrize("amp", ["fp32", "fp16"])
 def test_skipped_steps_leave_no_trace_but_a_record(amp: str, world: World, tmp_path: Path) -> None:
-    """Step 1 of 3 has a NaN in its batch: what it was made of is on record, and neither weights nor running statistics
-    know of it. The other steps are those of an untroubled training."""
+    """Step 1 of 3 has a NaN in its batch: it is recorded with its samples and changes no weights and no statistics.
+
+    The other steps equal those of a training without the NaN.
+    """
     overrides = ["optim.on_nonfinite=skip", "model.norm=batch", "optim.checkpoints_from=0.1", f"optim.amp={amp}"]
     config = override(world.run.config, overrides)
 
@@ -285,7 +287,7 @@ def test_milestones_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "term", "share"), [("teacher", "box", 0.65), ("student", "loss", 0.3)])
 def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: World, tmp_path: Path) -> None:
-    """Thirty steps on two samples of random points, always in the same view."""
+    """Train for thirty steps on two samples of random points without augmentation."""
     task, batch = task_of(kind, world), make_batch()
     held = {f.name: getattr(batch, f.name) for f in fields(batch)}
     arrays = {name: np.asarray(value) for name, value in held.items() if value is not None}
@@ -298,7 +300,7 @@ def test_one_batch_can_be_overfitted(kind: str, term: str, share: float, world: 
 
 
 def test_what_a_student_logs_of_its_features(world: World, tmp_path: Path) -> None:
-    """Channel 0 holds as many 0 as 2 over samples and cells (deviation 1), channel 1 the same everywhere (0)."""
+    """Channel 0 has equally many zeros and twos (standard deviation 1); channel 1 is constant (0)."""
     strong = torch.stack([torch.tensor([[[0.0, 2.0]], [[7.0, 7.0]]]), torch.tensor([[[2.0, 0.0]], [[7.0, 7.0]]])])
     assert watch_features(StudentOutput([], strong.requires_grad_(), None)) == {"feature_std": torch.tensor(0.5)}
     logged = run_locally("student", world.run.config, world.records, tmp_path / "student", 1).history[0][1]

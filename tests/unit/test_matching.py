@@ -1,4 +1,4 @@
-"""Tests which click's box a query is matched to, on cases whose cheapest assignment is obvious."""
+"""Tests of the matching of queries to clicks' boxes, on cases whose cheapest assignment is obvious."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def labeled(*labels: int) -> Batch:
 
 
 def output_of(click: list[int], logit: torch.Tensor | None = None) -> TeacherOutput:
-    """One layer; queries answer for these clicks."""
+    """The output of one decoder layer whose queries belong to the given clicks."""
     q = len(click)
     zero = torch.zeros(1, q)
     code, point = torch.zeros(1, q, 10), torch.zeros(1, q, 3)
@@ -31,7 +31,7 @@ def output_of(click: list[int], logit: torch.Tensor | None = None) -> TeacherOut
 
 
 def match(output: TeacherOutput, batch: Batch, costs: list[list[float]]) -> list[tuple[int, ...]]:
-    """(query, click) pairs by query, where query q's code errs by costs[q][k] from click k's box."""
+    """The matched (query, click) pairs if query q's code differs from click k's box by costs[q][k]."""
     table = torch.tensor(costs)
 
     def error(layer: int, sample: torch.Tensor, query: torch.Tensor, click: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ def match(output: TeacherOutput, batch: Batch, costs: list[list[float]]) -> list
 
 
 def test_the_cheapest_permutation_by_hand() -> None:
-    """0-2, 1-0, 2-1 costs 0 + 1 + 0; the identity 15, each greedy choice for click 0 more than 1."""
+    """The assignment 0-2, 1-0, 2-1 costs 0 + 1 + 0; the identity costs 15, and greedy choices cost more than 1."""
     costs = [[5.0, 1, 0], [1, 5, 0], [0.5, 0, 5]]
     assert match(output_of([0, 1, 2]), labeled(4, 4, 4), costs) == [(0, 2), (1, 0), (2, 1)]
 
@@ -78,7 +78,7 @@ def test_a_diverged_model_is_matched_somehow() -> None:
 
 
 def test_focal_cost_and_loss_by_hand() -> None:
-    """At probability 1/2: present 0.25 * 0.25 * log 2, absent 0.75 * 0.25 * log 2."""
+    """At probability 1/2 the loss is 0.25 * 0.25 * log 2 if the class is present and 0.75 * 0.25 * log 2 if not."""
     zero, log2 = torch.zeros(1), np.log(2)
     assert focal_cost(zero).item() == pytest.approx((0.0625 - 0.1875) * log2)
     assert focal_loss(zero, zero + 1).item() == pytest.approx(0.0625 * log2)
@@ -93,7 +93,7 @@ def test_direct_pairs_every_copy_with_its_own_click() -> None:
 
 @pytest.mark.parametrize(("matching", "right"), [("direct", False), ("hungarian", True)])
 def test_queries_that_say_one_anothers_boxes(matching: str, right: bool) -> None:
-    """Each code says the other click's box relative to its own click: that is right for Hungarian matching alone."""
+    """Each code encodes the other click's box relative to its own click, which only Hungarian matching accepts."""
     batch = labeled(4, 4)
     prior = torch.ones(1, 2, 3)
     frame = viewing_direction(batch.click)

@@ -40,7 +40,7 @@ def boxes(*rows: tuple[float, ...], score: list[float]) -> Boxes3D:
 
 
 class Oracle(nn.Module):
-    """Stands for the averaged model: remembers the batch it saw."""
+    """Stand-in for the averaged model that stores its input batch."""
 
     seen: Batch
 
@@ -58,8 +58,11 @@ def mixed_batch() -> Batch:
 
 
 def test_targets_are_the_weak_views_boxes_moved_into_the_strong_view() -> None:
-    """p' = 2 * Rot(90 deg) * mirror(y) * p + (1, -1, 0.5): (10, 2, .5) -> (10, -2, .5) -> (2, 10, .5) -> (5, 19, 1.5);
-    yaw 0.3 -> -0.3 -> pi/2 - 0.3; sizes double. The score 0.2 is below the threshold."""
+    """The motion is p' = 2 * Rot(90 deg) * mirror(y) * p + (1, -1, 0.5).
+
+    It takes (10, 2, .5) to (10, -2, .5), (2, 10, .5) and (5, 19, 1.5), and yaw 0.3 to -0.3 and pi/2 - 0.3. Sizes
+    double. The score 0.2 is below the threshold.
+    """
     augmentation = torch.eye(4).repeat(3, 1, 1)
     augmentation[0] = torch.tensor([[0.0, 2, 0, 1], [2, 0, 0, -1], [0, 0, 2, 0.5], [0, 0, 0, 1]])
     batch = change(mixed_batch(), augmentation=augmentation)
@@ -108,8 +111,10 @@ def losses_of(config: Config, batch: Batch, step: int = 20) -> tuple[dict[str, t
 
 
 def test_labeled_and_taught_samples_have_losses_of_their_own() -> None:
-    """Samples do not see one another (group norm): each part is the loss of its samples alone. After an eighth of the
-    steps the weight of the taught part has risen to a quarter of what it becomes at half of them."""
+    """With group norm samples are independent, so each part equals the loss of its own samples.
+
+    After an eighth of the steps the weight of the unlabeled part is a quarter of its value at half of the steps.
+    """
     config = tiny_config("student.mean_teacher_weight=0.5", "student.mean_teacher_warmup=0.5")
     batch = with_boxes(mixed_batch(), [0], [boxes((3, 2, 0, 4, 2, 1.5, 0.3), score=[0.9])])
     batch = replace(batch, weak_points=batch.weak_points[:0], weak_point_sample=batch.weak_point_sample[:0])
@@ -153,7 +158,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory):  # noqa: A
 
 
 def run(config: Config, records: list[SampleRecord], folder: Path, context: type = LocalContext) -> LocalContext:
-    """Six steps of a mean teacher."""
+    """Train a mean teacher for six steps."""
     folder.mkdir(parents=True, exist_ok=True)
     task = build("student", config, PRIOR, mean_teacher=True)
     local: LocalContext = context(records, Plan(len(records), 2, 6, 0, repeats=True), task.loader, folder)

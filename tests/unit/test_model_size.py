@@ -1,4 +1,4 @@
-"""Parameters and FLOPs by hand for a convolution; the parts of a model add up to it."""
+"""Tests of parameter and FLOP counts: a convolution by hand, and the sum of a model's parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_parts_have_all_parameters(stage: str, init: str) -> None:
 
 
 def test_the_parts_of_the_crop_regressor() -> None:
-    """Beside the crop branch a linear head on 24 channels: the quality of 40 clicks' boxes."""
+    """Beside the crop branch there is a linear head on 24 channels for the box quality of 40 clicks."""
     config = tiny_config("teacher.model=crop")
     crop, heads = measure("teacher", config)
     whole = build("teacher", config, FALLBACK_SIZE_M).model

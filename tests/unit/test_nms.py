@@ -1,4 +1,4 @@
-"""NMS equals plain loops, its shortcuts change no result, and each device takes the right kernel."""
+"""Tests of NMS: equality with plain loops, shortcuts without effect on results, and the kernel of each device."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RADIUS = np.array(StudentConfig().circle_radius_m)
 
 
 def crowd(n: int = 4 * BLOCK, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
-    """Rows (n, 7), scores with ties, and labels of three classes: several blocks of boxes that overlap a lot."""
+    """Heavily overlapping boxes (n, 7), more than one block; scores with ties; labels of three classes."""
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.uniform(-12, 12, (n, 3)), rng.uniform(0.5, 6, (n, 3)), rng.uniform(-4, 4, (n, 1))], 1)
     return rows, np.round(rng.random(n), 2), rng.integers(0, 3, n)
 
 
 def all_pairs(rows: NDArray) -> tuple[NDArray, NDArray]:
-    """Every box beside every other, twice (n * n, 7)."""
+    """All pairs of boxes as two arrays (n * n, 7)."""
     return np.repeat(rows, len(rows), 0), np.tile(rows, (len(rows), 1))
 
 
@@ -93,7 +93,7 @@ def crowd_boxes() -> Boxes3D:
 
 
 def test_all_tasks_at_once_keep_what_each_alone_would() -> None:
-    """As if every class had its own NMS and the best of all were taken (ties: the lower class first)."""
+    """The result equals one NMS per class and the best of all boxes; at ties the lower class comes first."""
     boxes = crowd_boxes()
     boxes = boxes[np.argsort(boxes.label, kind="stable")]
     student = tiny_config("student.max_boxes=50").student
@@ -116,7 +116,7 @@ def test_the_config_chooses_the_kind() -> None:
 
 
 def test_a_cpu_never_asks_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that scores do not depend on how mmcv was installed."""
+    """Scores on a CPU must not depend on the installation of mmcv."""
 
     def never() -> None:
         raise AssertionError("asked for mmcv's kernel")
@@ -126,7 +126,7 @@ def test_a_cpu_never_asks_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_the_kernel_is_given_and_what_becomes_of_its_answer() -> None:
-    """By a stand-in for mmcv's kernel, which knows no classes: x, y, l, w, yaw in float32."""
+    """A stand-in replaces mmcv's kernel, which has no classes and takes x, y, l, w, yaw in float32."""
     boxes, student = crowd_boxes(), tiny_config("student.max_boxes=100").student
 
     def kernel(rows: torch.Tensor, score: torch.Tensor, iou: float) -> tuple:

@@ -36,7 +36,7 @@ def at(distance_m: float, angle_rad: float) -> tuple[float, float, float]:
 
 
 def world(tmp_path: Path, objects: list[dict], extra: dict | None = None) -> NuScenes:
-    """One scene of one sample in split sim_val, and another scene in sim_train."""
+    """A dataset with one scene of one sample in split sim_val, and another scene in sim_train."""
     scenes = {"val-a": [{"ego": EGO, "objects": objects}], "train-a": [{"ego": EGO, "objects": []}], **(extra or {})}
     write(tmp_path / "data", VERSION, scenes, {"sim_train": ["train-a"], SPLIT: ["val-a", "val-not-here"], "none": []})
     return load_tables(tmp_path / "data", VERSION, classes=NUSCENES_CLASSES)
@@ -67,7 +67,7 @@ def test_ground_truth_scores_one_for_every_class(tmp_path):
 
 
 def test_errors_derived_by_hand(tmp_path):
-    """One car, predicted 0.6 m off, twice as long, turned by 0.3 rad: matched at 1, 2, 4 m, not at 0.5 m."""
+    """One car is predicted 0.6 m off, twice as long and turned by 0.3 rad: it matches at 1, 2 and 4 m, not at 0.5 m."""
     nusc = world(tmp_path, [annotation("car", at(20, 0.2), (2, 4, 1.5), yaw_rad=1.0)])
     predictions, poses = ground_truth_predictions(nusc, SPLIT, classes=NUSCENES_CLASSES)
     truth = predictions["val-a-0"]
@@ -203,7 +203,7 @@ def crowd(tmp_path: Path) -> tuple[NuScenes, Boxes3D]:
 
 
 def noisy(truth: Boxes3D, rng: np.random.Generator) -> Boxes3D:
-    """Predictions round the truth, some of them twice."""
+    """Noisy copies of the true boxes, some of them twice."""
     truth = Boxes3D.concatenate([truth, truth[::3]])
     noise = {name: rng.normal(0, s, (len(truth), 3)) for name, s in (("center", 0.8), ("yaw", 0.4), ("speed", 0.3))}
     return Boxes3D.build(
@@ -217,7 +217,7 @@ def noisy(truth: Boxes3D, rng: np.random.Generator) -> Boxes3D:
 
 
 def test_equals_the_devkit_run_as_its_command_line_does(tmp_path: Path, crowd: tuple[NuScenes, Boxes3D]) -> None:
-    """Every number equals DetectionEval.main on the results file we leave."""
+    """Every number equals that of DetectionEval.main on the results file that pdetr3d writes."""
     nusc, predicted = crowd
     report = run(tmp_path, nusc, {"val-a-0": predicted})
     config, results = config_factory("detection_cvpr_2019"), str(tmp_path / "out/results_nusc.json")
@@ -238,7 +238,7 @@ def test_equals_the_devkit_run_as_its_command_line_does(tmp_path: Path, crowd: t
 def test_own_classes_are_scored_as_the_devkit_scores_its_own(
     simulated: bool, tmp_path: Path, crowd: tuple[NuScenes, Boxes3D], sim_world: Path
 ) -> None:
-    """The ten in another order are a list of one's own, which the devkit's types know nothing of."""
+    """The ten classes in another order count as an own class list, which the devkit's types do not support."""
     if simulated:
         nusc, rng = load_tables(sim_world, VERSION, classes=NUSCENES_CLASSES), np.random.default_rng(3)
         predicted = {
@@ -281,7 +281,7 @@ def test_own_classes_are_scored_as_the_devkit_scores_its_own(
 
 
 def test_what_makes_no_sense_for_any_class_is_no_part_of_nds(tmp_path: Path) -> None:
-    """Two own classes without velocities and attributes: NDS of mAP 1 and errors of 0 is 1, not (5 + 3) / 10."""
+    """For two own classes without velocities and attributes, mAP 1 and errors of 0 give NDS 1, not (5 + 3) / 10."""
     text = "{pkw: {size_m: [4, 2, 1.5], categories: [vehicle.car], range_m: 25, velocity: false}, "
     own = read_classes(text + "person: {size_m: [1, 1, 2], categories: [human.pedestrian.adult], velocity: false}}")
     nusc = world(tmp_path, [annotation("car", at(20, 0.2), (2, 4, 1.5)), annotation("car", at(26, 1), (2, 4, 1.5)),
@@ -300,7 +300,7 @@ def test_what_makes_no_sense_for_any_class_is_no_part_of_nds(tmp_path: Path) -> 
 
 
 def test_devkit_filters_count_in_n_gt(tmp_path):
-    """Zero points, beyond the class range and in a bike rack: not ground truth; a radar point is enough."""
+    """Objects without points, beyond the class range or in a bike rack do not count; one radar point suffices."""
     objects = [
         annotation("car", at(49.9, 0), (2, 4, 1.5)),
         annotation("car", at(50.1, 0), (2, 4, 1.5)),
@@ -320,7 +320,7 @@ def test_devkit_filters_count_in_n_gt(tmp_path):
 
 
 def test_distance_bins(tmp_path):
-    """Ten cones at 35 m (beyond their class range), of which five are found; nine cars: too few to count."""
+    """Five of ten cones at 35 m, beyond their class range, are found; nine cars are too few for a bin."""
     cones = [annotation("traffic_cone", at(35, 0.3 * i), (0.5, 0.5, 1)) for i in range(10)]
     cars = [annotation("car", at(32, 0.3 * i), (2, 4, 1.5)) for i in range(9)]
     barriers = [annotation("barrier", at(15, 0.5 * i), (2, 0.5, 1)) for i in range(10)]
