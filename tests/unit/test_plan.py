@@ -1,4 +1,4 @@
-"""The order of samples: exactly once per pass, independent of the number of workers, resumable anywhere."""
+"""Tests of the order of samples: once per pass, independent of the number of workers, resumable anywhere."""
 
 from collections import Counter
 
@@ -46,7 +46,7 @@ def test_steps_count_passes_over_the_train_split() -> None:
 
 
 def test_repeated_samples_are_keyed_by_their_place() -> None:
-    """The same samples in the same order; the second number, which keys the draws, never comes twice."""
+    """Samples and order are unchanged; the second number, the key of the random draws, is unique."""
     plain, repeats = Plan(5, 4, 10, seed=2), Plan(5, 4, 10, seed=2, repeats=True)
     one, two = ([item for step in range(10) for item in plan.at(step, 0, 1)] for plan in (plain, repeats))
     assert [index for index, _ in one] == [index for index, _ in two]
@@ -54,7 +54,7 @@ def test_repeated_samples_are_keyed_by_their_place() -> None:
 
 
 def test_each_batch_has_its_share_of_box_labeled_samples() -> None:
-    """3 box-labeled samples of 11, 2 of every 6: 5 steps are 10 of the former (3 passes and 1), 20 of the rest."""
+    """3 of 11 samples are box-labeled and take 2 of 6 places: 5 steps have 10 of them (3 passes and 1) and 20 others."""
     plan = Plan(11, 6, 5, seed=4, boxed=3, box_slots=2)
     steps = [plan.at(step, 0, 1) for step in range(5)]
     assert [sum(index < 3 for index, _ in step) for step in steps] == [2] * 5

@@ -1,4 +1,4 @@
-"""Tables whose fields fit but cannot be true are refused; what few datasets have is said."""
+"""Tests of implausible tables: impossible values are refused, and unlikely values cause a warning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def root(sim_world: Path, tmp_path: Path) -> Path:
-    """The simulated world's tables, its files by a link to their folders."""
+    """A copy of the simulated world's tables, with links to the folders of its files."""
     shutil.copytree(sim_world / VERSION, tmp_path / "world" / VERSION)
     for folder in ("samples", "sweeps"):
         (tmp_path / "world" / folder).symlink_to(sim_world / folder)
@@ -94,13 +94,13 @@ def test_what_cannot_be_is_refused(table: str, change: Callable[[Rows], object],
 
 
 def test_a_truck_on_its_side_is_allowed(root: Path) -> None:
-    """One box of many, turned by 90 degrees round its length."""
+    """One box of many may be turned by 90 degrees about its length."""
     edit(root, "sample_annotation", lambda rows: rows[0].update(rotation=[0.5**0.5, 0.5**0.5, 0, 0]))
     assert Tables(root, VERSION, classes=NUSCENES_CLASSES).unlikely == []
 
 
 def test_what_is_unlikely_is_said(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Intrinsics of images half as large; a camera turned over: its axis y, down in images, points up in the car."""
+    """Intrinsics for images of half the size, and a camera upside down: its y axis points up in the ego frame."""
 
     def change(rows: Rows) -> None:
         row = cameras(rows)[1]
@@ -122,7 +122,7 @@ def said(root: Path) -> str:
 
 
 def test_a_pose_far_from_the_one_before_is_said(root: Path) -> None:
-    """The second keyframe of the first scene 1 km on: in 0.5 s."""
+    """The second keyframe of the first scene is moved by 1 km, within 0.5 s."""
     data = json.loads((root / VERSION / "sample_data.json").read_text())
     keyframes = [row["ego_pose_token"] for row in data if row["is_key_frame"] and "LIDAR" in row["filename"]]
 
@@ -142,7 +142,7 @@ def test_a_pose_far_from_the_one_before_is_said(root: Path) -> None:
 
 @pytest.mark.parametrize(("turn", "words"), [(0, ""), (90, "goes at 87 degrees"), (180, "goes at 177 degrees")])
 def test_a_car_that_goes_where_it_is_not_headed_is_said(turn: float, words: str) -> None:
-    """Twelve keyframes on a circle to the left, 5 m and half a second apart; headed along it but for the turn."""
+    """Twelve keyframes on a circle to the left, 5 m and 0.5 s apart; their headings are tangents plus ``turn``."""
     poses, samples, data = [], [], []
     for i in range(12):
         way = 0.1 * i  # of the step to the next one: chords lie .05, 3 degrees, left of tangents
@@ -187,7 +187,7 @@ def test_objects_written_twice_are_said(root: Path) -> None:
 
 
 def test_calibrations_of_two_cameras_swapped_are_said(root: Path) -> None:
-    """Front and back: both look the other way round."""
+    """The calibrations of the front and the back camera are swapped, so both point in the opposite direction."""
 
     def change(rows: Rows) -> None:
         one, other = cameras(rows)[0], cameras(rows)[3]
@@ -199,7 +199,7 @@ def test_calibrations_of_two_cameras_swapped_are_said(root: Path) -> None:
 
 @pytest.mark.parametrize(("turn", "words"), [(0, ""), (180, "goes at 180 degrees"), (90, "goes at 90 degrees")])
 def test_objects_that_do_not_go_where_they_are_headed_are_said(turn: float, words: str) -> None:
-    """25 objects at 3 m/s, headed along their way but for the turn; 100 that stand or are not tracked say nothing."""
+    """25 objects move at 3 m/s, headed along their way plus ``turn``; 100 standing or untracked ones do not count."""
     way = np.linspace(-3, 3, 25)
     velocity = np.stack([3 * np.cos(way), 3 * np.sin(way)], 1).tolist() + [[0.1, 1.9]] * 50 + [[np.nan, np.nan]] * 50
     yaw = [*(way + np.radians(turn)), *[2.0] * 100]
@@ -219,7 +219,7 @@ def test_objects_that_do_not_go_where_they_are_headed_are_said(turn: float, word
     [
         ((4.6, 1.9, 1.7), 20, False),  # typical are 4.63, 1.96, 1.74
         ((463, 196, 174), 20, True),  # centimeters
-        ((463, 196, 174), 19, False),  # of few nothing is said
+        ((463, 196, 174), 19, False),  # too few for a warning
         ((18.5, 1.9, 1.7), 20, False),  # four times 4.63 are 18.52
         ((18.6, 1.9, 1.7), 20, True),
         ((1.9, 4.6, 1.7), 20, True),  # the width first
@@ -227,7 +227,7 @@ def test_objects_that_do_not_go_where_they_are_headed_are_said(turn: float, word
     ],
 )
 def test_sizes_that_a_class_does_not_have_are_said(size: tuple[float, ...], boxes: int, said: bool) -> None:
-    """Cars, and one strange barrier."""
+    """The boxes are cars and one barrier of unusual size."""
     columns = {
         "ann_box": [[[0, 0, 0, *size, 0]] * boxes, [[0, 0, 0, 900, 900, 900, 0]]],
         "ann_label": [[0] * boxes, [NUSCENES_CLASSES.label_of["barrier"]]],

@@ -1,4 +1,4 @@
-"""PGSS: one correct warp, masks at the clicks, a term that changes the features."""
+"""Tests of PGSS: the warp between views, the masks at the clicks, and a loss term with gradients in the features."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ BLOBS_M = [(10.0, 5.0), (-20.0, 12.0), (7.0, -25.0), (-15.0, -18.0)]
 
 
 def blobs(matrix: np.ndarray, sigma_m: float) -> torch.Tensor:
-    """(1, 1, H, W) map with a Gaussian at each transformed place."""
+    """A map (1, 1, H, W) with a Gaussian at each transformed place."""
     axis = (torch.arange(CELLS) + 0.5) * (2 * R / CELLS) - R
     bev = torch.zeros(CELLS, CELLS)
     for x, y in BLOBS_M:
@@ -83,9 +83,11 @@ KINDS = ["full", "partial", "gaussian", "box", "segmentation"]
 
 
 def test_loss_by_hand() -> None:
-    """Opposite features everywhere: 2 - 2 cos = 4 in each cell of a Gaussian, summed and divided by the clicks; equal
-    ones: 0. Sigma is 1.6 m, 2 cells, and the Gaussian ends at 6 cells to each side: its mass is (sum of exp(-i^2 / 8)
-    over -6 .. 6)^2 = 25.1."""
+    """Opposite features give 2 - 2 cos = 4 per cell, weighted by the Gaussians, summed and divided by the clicks.
+
+    Equal features give 0. Sigma is 1.6 m, which is 2 cells, and the Gaussian reaches 6 cells to each side, so its mass
+    is (sum of exp(-i^2 / 8) over -6 .. 6)^2 = 25.1.
+    """
     mass = sum(np.exp(-(i**2) / 8) for i in range(-6, 7)) ** 2
     assert mass == pytest.approx(2 * np.pi * 4, rel=0.01)
     apart = torch.tensor([[[-8.0, -6, 0], [7, 5, 0], [0, 0, 0]], [[-6.0, 6, 0], [0, 0, 0], [0, 0, 0]]])
@@ -106,7 +108,7 @@ def test_all_kinds_weigh_as_much_as_the_gaussians_of_the_clicks(kind: str) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_normalizers_are_those_of_all_ranks(kind: str) -> None:
-    """Two ranks, each divided by the means over ranks, average to the loss of the whole batch (DDP's arithmetic)."""
+    """The losses of two ranks, each divided by the means over ranks, average to the loss of the whole batch."""
     batch, term = make_batch(clicks=8), guidance(f"student.guidance={kind}")
     batch = change(
         batch,
@@ -127,7 +129,7 @@ def test_the_normalizers_are_those_of_all_ranks(kind: str) -> None:
 
 
 def test_half_precision_does_not_blur_the_places() -> None:
-    """Under autocast the sampling grid must stay in float32: bf16 has 8 bits for 32 cells and their fractions."""
+    """Under autocast the sampling grid stays in float32: bf16 has only 8 bits for 32 cells and their fractions."""
     batch, (strong, weak) = make_batch(), torch.randn(2, 2, 8, 32, 32).bfloat16()
     batch = change(batch, augmentation=torch.tensor(CASES["product"], dtype=torch.float32).repeat(2, 1, 1))
     expected = guidance()(strong.float(), weak.float(), batch)

@@ -32,7 +32,7 @@ def test_copies_of_a_group_surround_their_click() -> None:
 
 
 def test_jitter_is_the_clicks_own() -> None:
-    """Neither torch's generator nor the other clicks of the batch move it; other clicks have another one."""
+    """The jitter depends neither on torch's generator nor on other clicks of the batch, and differs between clicks."""
     expected = hashed_uniform(BATCH.click, 4)
     torch.rand(7)
     order = torch.tensor([3, 0, 5, 1, 4, 2])

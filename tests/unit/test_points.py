@@ -1,4 +1,4 @@
-"""LiDAR files are judged by their numbers: other layouts are refused, or read where the config names them."""
+"""Tests of LiDAR files' layouts: their numbers show a wrong layout; layouts named in the config are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdetr3d.schema import DataError
 
 
 def scan(points: int = 2000) -> np.ndarray:
-    """A made-up scan (P, 5): beams one after the other, walls around, intensity and ring as nuScenes has them."""
+    """An artificial scan (P, 5), beam by beam, with walls around; intensity and ring are as in nuScenes."""
     rng = np.random.default_rng(0)
     angle, ring = np.linspace(0, 2 * np.pi, points), np.arange(points) % 32
     distance = 20 + 10 * np.cos(3 * angle) + rng.normal(0, 0.05, points)
@@ -100,7 +100,7 @@ def test_a_fifth_column_that_is_no_ring(tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("extra", [b"", b"\x00" * 13], ids=["whole", "and more"])
 def test_files_of_another_format_are_named(head: bytes, words: str, extra: bytes, tmp_path: Path) -> None:
-    """Whatever their size, and whether or not numbers follow."""
+    """The message names the format for any file size, with or without numbers after the header."""
     file = tmp_path / "one.pcd.bin"
     file.write_bytes(head + extra * (not words.startswith("a text")))
     with pytest.raises(DataError, match=rf"one\.pcd\.bin: this is {words}.*plain numbers, 5 float32 \(x, y, z, inten"):

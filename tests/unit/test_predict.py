@@ -1,4 +1,4 @@
-"""``pdetr3d predict`` gives evaluation's boxes for files and indexed splits, and names faults of files."""
+"""Tests of ``pdetr3d predict``: its boxes equal evaluation's for files and splits; bad files are named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.training_cases import World, open_world
 
 @pytest.fixture(scope="module")
 def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A run directory with a student of two sweeps, so doubtful that it has boxes everywhere."""
+    """A run directory with a student of two sweeps and such a low score threshold that it finds boxes everywhere."""
     world = open_world(sim_world, tmp_path_factory.mktemp("predict") / "run", "student.score_threshold=0.09")
     model = shaken(build("student", world.run.config, world.prior_size_m, guidance=False).model)
     checkpoint.save(world.run.path / "student_ours", model, None, 7, world.run.config.to_json())
@@ -60,7 +60,7 @@ def assert_same(got: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 def assert_alike(got: pd.DataFrame, expected: pd.DataFrame, name: str = "boxes") -> None:
-    """The same rows to 1e-4, but for the order of boxes whose scores are nearly equal."""
+    """Assert equal rows to 1e-4; boxes with nearly equal scores may change places."""
     text = [column for column in expected if expected[column].dtype.kind not in "fiu"]
     codes = [{value: 1e3 * i for i, value in enumerate(sorted(set(expected[column])))} for column in text]
     numbers = [
@@ -78,7 +78,7 @@ def predict(*arguments: object) -> int:
 
 
 def write_poses(file: Path, records: list[SampleRecord]) -> None:
-    """Keyframes and sweeps of every record, by absolute paths, under poses that move the whole world far away."""
+    """Write a pose file of all keyframes and sweeps, with absolute paths and poses far from the origin."""
     world2there = np.eye(4)
     world2there[:3, :3] = Rotation.from_euler("z", 1.0).as_matrix()
     world2there[:3, 3] = 1000, -2000, 30
@@ -113,7 +113,7 @@ def test_files_with_poses_give_evaluations_boxes(
 def test_a_split_with_and_without_tables(
     world: World, records: list[SampleRecord], expected: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """As a table in the LiDAR frame, and as a results file in the global frame."""
+    """The output is a table in the LiDAR frame or a results file in the global frame."""
     index = world.run.path / "data" / "index.arrow"
     for suffix in ("parquet", "csv", "json"):
         split = ["--index", index, "--split", "sim_val"]
@@ -137,7 +137,7 @@ def test_a_split_with_and_without_tables(
 
 
 def test_the_same_points_in_every_format(world: World, records: list[SampleRecord], tmp_path: Path) -> None:
-    """Single sweeps. In .npy the columns come in another order, and the intensity up to 1."""
+    """The files are single sweeps. In .npy the columns have another order, and intensities range to 1."""
     points = np.fromfile(records[0].lidar_path, np.float32).reshape(-1, 5)
     ways: dict[str, list[str]] = {
         "nuscenes.pcd.bin": [],
@@ -169,8 +169,7 @@ def test_the_same_points_in_every_format(world: World, records: list[SampleRecor
 
 
 def test_earlier_files_count_to_a_gap_or_another_sequence(tmp_path: Path) -> None:
-    """Of five files, 0.1 s apart: the third has one earlier one (two sweeps), the fourth comes after a gap, the fifth
-    is of another sequence."""
+    """Of five files the third has an earlier sweep, the fourth follows a gap, the fifth is of another sequence."""
     rows = ["file,timestamp_us,x,y,z,qw,qx,qy,qz,sequence"]
     times, sequences = (100, 200, 300, 1301, 1400), "aaaab"
     for number, (time, sequence) in enumerate(zip(times, sequences, strict=True)):

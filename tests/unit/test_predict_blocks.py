@@ -1,4 +1,4 @@
-"""Tests of predictions in blocks: finished blocks are kept, others' are refused; bad input ends before Ray starts."""
+"""Tests of predictions in blocks: finished blocks are kept, foreign folders refused, bad input found before Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained student and teacher as functions give the boxes of evaluation and labeling; other files are refused."""
+"""Tests of student and teacher as functions: their boxes equal evaluation's and labeling's; other files are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def evaluated(kind: str, world: World, records: list) -> list[Boxes3D]:
-    """What evaluation and labeling find (``ray_jobs.plug.inference``): the records in one batch of its loader."""
+    """The boxes of evaluation and labeling (``ray_jobs.plug.inference``) for the records in one batch."""
     config: Config = world.run.config
     cameras = kind == "teacher" and config.teacher.cameras
     folder = "teacher" if kind == "teacher" else "student_ours"
@@ -53,21 +53,21 @@ def evaluated(kind: str, world: World, records: list) -> list[Boxes3D]:
 
 
 def assert_same(got: Boxes3D, expected: Boxes3D) -> None:
-    """The same boxes in the same order, to 1e-4 [m, rad, m/s]."""
+    """Assert equal boxes in the same order, to 1e-4 [m, rad, m/s]."""
     np.testing.assert_array_equal(got.label, expected.label)
     for name in ("rows", "velocity_m_s", "score"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=0, atol=1e-4, err_msg=name)
 
 
 def assert_found(got: Boxes3D, expected: Boxes3D) -> None:
-    """The same boxes by falling score."""
+    """Assert that the same boxes were found, sorted by falling score."""
     assert (np.diff(got.score) <= 0).all()
     columns = [np.column_stack([boxes.label, boxes.rows, boxes.score]) for boxes in (expected, got)]
     assert_same(got[places_of(*columns)], expected)
 
 
 def test_a_student_predicts_what_evaluation_found(world: World, tmp_path: Path) -> None:
-    """From the run, its checkpoint and its export; from a sample's files and from its points alone."""
+    """The student comes from a run, a checkpoint or an export; its input is a sample's files or only its points."""
     records = list(eval_records(world.data.index, "sim_val"))
     expected = evaluated("student", world, records)
     assert min(map(len, expected)) > 5

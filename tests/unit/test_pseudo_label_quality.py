@@ -1,4 +1,4 @@
-"""Pseudo-label quality against a polygon-clipping oracle, the devkit and numbers by hand; the pseudo-label table."""
+"""Tests of pseudo-label quality, against polygon clipping, the devkit and values by hand, and of its table."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_quality_groups_by_true_class_and_distance():
 
 
 def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
-    """A car off by 0.3 rad, one reversed and off by 0.3, a barrier reversed (its period is pi), a cone."""
+    """One car is off by 0.3 rad and one is reversed, too; a barrier is reversed (its period is pi); a cone has no yaw."""
     truth = Boxes3D.concatenate([one(label=0), one(label=0), one(label=5), one(label=9)])
     pred = Boxes3D.concatenate([one(yaw=0.3), one(yaw=np.pi - 0.3), one(yaw=np.pi + 0.2), one(yaw=1.0)])
     errors = heading_errors(pred, truth, classes=NUSCENES_CLASSES)
@@ -122,7 +122,7 @@ def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
 
 
 def test_oracles_say_what_each_error_costs():
-    """4 x 2 m boxes: one a quarter turn wrong (2 x 2 of 12 shared), one 1 m too far ahead (3 of 5 m shared)."""
+    """Of two 4 x 2 m boxes one is off by a quarter turn (IoU 4 of 12), one by 1 m along its length (IoU 3 of 5)."""
     truth = Boxes3D.concatenate([one(size=(4, 2, 1)), one(size=(4, 2, 1))])
     pred = Boxes3D.concatenate([one(size=(4, 2, 1), yaw=np.pi / 2), one(center=(1, 0, 0), size=(4, 2, 1))])
     found = pseudo_label_quality(pred, truth, np.zeros(2), classes=NUSCENES_CLASSES)["oracles"]

@@ -1,4 +1,4 @@
-"""The snap rule and the velocities of people's tracks, by hand."""
+"""Tests of the snap rule and of the velocities of people's tracks, by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PLACES = {"a": (0.0, 0.0, 1.0), "b": (1.0, -2.0, 1.0), "c": (3.0, -6.0, 1.0), "d
 
 
 def drive(times_s: dict[str, float], scene: str = "scene") -> list[SampleRecord]:
-    """Samples of an ego vehicle that drives at 20 m/s and turns by 90 degrees from each to the next."""
+    """Samples of an ego vehicle that drives at 20 m/s and turns by 90 degrees between samples."""
     records = []
     for i, (token, time_s) in enumerate(times_s.items()):
         half = i * np.pi / 4

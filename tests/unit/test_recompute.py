@@ -1,4 +1,4 @@
-"""Recomputed activations and compiled parts: the same losses, gradients, statistics and names."""
+"""Tests of recomputed activations and compiled parts: losses, gradients, statistics and names do not change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gradients_and_state(
 def test_recomputation_changes_neither_gradients_nor_statistics(
     stage: str, overrides: tuple[str, ...], compiled: bool
 ) -> None:
-    """Nor does it with ``optim.compile`` beside it."""
+    """The same holds together with ``optim.compile``."""
     plain, state = gradients_and_state(stage, *overrides)
     again, again_state = gradients_and_state(stage, *overrides, "model.checkpoint_activations=true", compiled=compiled)
     assert plain.keys() == again.keys() and len(plain) > 10
@@ -56,7 +56,7 @@ def test_recomputation_changes_neither_gradients_nor_statistics(
 
 
 def test_the_stage_runs_twice_and_counts_once() -> None:
-    """The recomputation is real (else the test above would hold for nothing)."""
+    """Activations are really recomputed; otherwise the test above would prove nothing."""
     runs = []
     stage = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
     stage[0].register_forward_hook(lambda *_: runs.append(1))
@@ -83,7 +83,7 @@ def test_the_stage_runs_twice_and_counts_once() -> None:
     ],
 )
 def test_compiled_parts_keep_names_and_numbers(stage: str, parts: list[str]) -> None:
-    """With the backend that runs the traced graph as it is: what is compiled, not how fast it is."""
+    """The test uses the backend that runs the traced graph unchanged, since only the selection of parts matters."""
     task, batch = build(stage, tiny_config(), FALLBACK_SIZE_M), make_batch()
     names = list(task.model.state_dict())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Records made on access equal those made by hand from the index, also after pickling."""
+"""Tests of records made on access: they equal records made by hand from the index, also after pickling."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def manifest(index: Index, tmp_path_factory: pytest.TempPathFactory, chunk_rows:
 
 
 def by_hand(index: Index, manifest: LabelManifest, labels: dict[str, dict] | None = None) -> list[SampleRecord]:
-    """What ``training_records`` promises, from the tables as Python lists."""
+    """The expected result of ``training_records``, made from the tables as Python lists."""
     clicks, made = manifest.clicks.to_pylist(), []
     for row in manifest.samples.to_pylist():
         token, whole = row["sample_token"], row["role"] == "box"

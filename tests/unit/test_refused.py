@@ -1,4 +1,4 @@
-"""A job whose input is refused leaves its run directory as it found it, and begins no MLflow run."""
+"""Tests of refused jobs: they leave the run directory unchanged and begin no MLflow run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.training_cases import world_arguments
 
 @pytest.fixture(scope="module")
 def words(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides that name a world, and a manifest of the same world before somebody deleted annotations of it."""
+    """Overrides with a world, and a manifest of that world from before some of its annotations were deleted."""
     folder = tmp_path_factory.mktemp("refused")
     index = Index.open(build_index(sim_world, "v1.0-sim", folder / "index.arrow"))
     build_manifest(index, "sim_train", LabelConfig(), folder / "labels")
@@ -59,7 +59,7 @@ def test_a_refused_manifest_leaves_no_directory(
 def test_a_disk_that_is_full_before_any_work_leaves_no_directory(
     step: str, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the index is written, and later, when the label manifest is there."""
+    """The disk is full while the index is written, or later, when the label manifest exists."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "some.arrow"))
@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_before_any_work_leaves_no_directory(
 def test_a_file_in_the_place_of_the_data_folder_is_named(
     sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not what fails when the rest is tidied up."""
+    """The message names the first error, not an error of the clean-up after it."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data").write_text("")
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mine"), *world_arguments(sim_world)]
@@ -102,7 +102,7 @@ def test_searches_leave_nothing_either(space: str, words: list[str], tmp_path: P
 def test_what_a_stage_needs_and_has_not_is_refused_like_input(
     sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Scores of students that were never trained; an error of a job that has trained something removes nothing."""
+    """Scoring untrained students is refused; the error of a job that has trained something removes nothing."""
     monkeypatch.setattr(launch_module.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mistyped"), *world_arguments(sim_world)]
     assert launch(lambda stages: stages.checkpoints("student_ours"), arguments) == 2
@@ -119,7 +119,7 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
 
 @pytest.mark.parametrize("place", [".", "d_roi/seed0"])
 def test_what_another_process_makes_meanwhile_stays(place: str, tmp_path: Path) -> None:
-    """It has the directory, or a run in it; this one is refused."""
+    """If another process holds the directory or has a run in it, this job is refused and removes nothing."""
     with pytest.raises(DataError, match="is in use"), refusable(tmp_path / "runs"):
         (tmp_path / "runs" / place / "data").mkdir(parents=True)
         (tmp_path / "runs" / place / "run.lock").write_text(json.dumps({"token": "another's"}))

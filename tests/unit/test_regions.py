@@ -1,4 +1,4 @@
-"""Regions of samples: which places count, by hand and by a plain loop; the file beside the tables, and its errors."""
+"""Tests of regions: valid places by hand and by a plain loop, the file beside the tables, and its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SQUARE = np.array([[1.0, 5.0], [3.0, 5.0], [3.0, 7.0], [1.0, 7.0]])
 
 
 def inside_by_loop(x: float, y: float, corners: np.ndarray) -> bool:
-    """Even-odd rule, edge by edge."""
+    """The even-odd rule, edge by edge."""
     inside = False
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
         if (y0 > y) != (y1 > y) and x < x0 + (y - y0) / (y1 - y0) * (x1 - x0):
@@ -55,7 +55,7 @@ def test_without_regions_every_place_counts_and_nothing_is_valid_nowhere() -> No
 
 
 def test_regions_move_with_the_points() -> None:
-    """Turned by 90 degrees, mirrored and scaled as augmentation does: places keep their answers."""
+    """A place is valid before augmentation (turn by 90 degrees, mirror, scale) if and only if it is valid after it."""
     matrix = np.diag([2.0, 2.0, 2.0, 1.0]) @ np.array([[0, -1.0, 0, 3], [-1, 0, 0, -4], [0, 0, 1, 5], [0, 0, 0, 1]])
     regions, places = Regions((SECTOR,), (SQUARE,)), np.random.default_rng(1).uniform(-8, 12, (200, 3))
     moved = regions.moved(matrix)

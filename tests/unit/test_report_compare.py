@@ -1,4 +1,4 @@
-"""Runs side by side: figures of finished stages, keys that differ, on the terminal and as a page."""
+"""Tests of runs side by side: figures of finished stages and differing keys, on the terminal and as a page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plant_run(folder: Path, overrides: list[str], stages: dict[str, Any], **iden
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A pipeline; one that has only begun to score, with other code and ratio; a search's trial, of a teacher."""
+    """A pipeline; a pipeline with other code and ratio that has only begun to score; a search's trial of a teacher."""
     root = tmp_path_factory.mktemp("runs")
     labels = {"teacher": teacher_scores(0.5), "class_mean": teacher_scores(1.5), "accepted": 77}
     first = plant_run(root / "a" / "run", [], {"evaluate_ours": student_scores(0.3), "pseudo_labels": labels})
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def table(made: list[Table], start: str) -> dict[str, list[str]]:
-    """The rows of the table whose title starts so."""
+    """The rows of the table whose title starts with ``title``."""
     (found,) = (each for each in made if each.title.startswith(start))
     return {row[0]: list(row[1:]) for row in found.rows}
 
@@ -82,7 +82,7 @@ def test_figures_stand_side_by_side(runs: list[Path]) -> None:
 
 
 def test_the_students_of_one_run_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Figures, times and pictures of the same sample; the teacher is no student, and one config differs in nothing."""
+    """The page shows figures, times and pictures of the same sample, without the teacher and without a config table."""
     scored = {"ours": student_scores(0.4), "boxes_only": student_scores(0.2)}
     stages = {f"evaluate_{arm}": scores for arm, scores in scored.items()} | {"evaluate_teacher": teacher_scores(0.5)}
     run = plant_run(tmp_path / "run", [], stages)
@@ -161,7 +161,7 @@ def test_the_command_prints_and_writes_the_same(
 
 
 def test_every_run_has_its_command(runs: list[Path], tmp_path: Path) -> None:
-    """Its words make the same config of the preset; its jobs make what is finished."""
+    """The command's overrides give the run's config, and its jobs give the finished stages."""
     finished = {"evaluate_teacher": teacher_scores(0.5)}
     teacher = plant_run(tmp_path / "my run", ["teacher.roi_grid=3"], finished)
     expected = [

@@ -1,4 +1,4 @@
-"""A search as a Markdown table, of results that older code wrote."""
+"""Tests of a search's Markdown table, on results of older code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OLDER = Path(__file__).resolve().parents[1] / "data" / "older_results"
 
 
 def test_students_stand_in_the_order_of_the_space() -> None:
-    """Mean and deviation are those that the document itself holds."""
+    """Mean and standard deviation equal those in the results document."""
     file = OLDER / "headline.json"
     mean, std = (json.loads(file.read_text())["summary"]["ours"]["mAP"][key] for key in ("mean", "std"))
     lines = search_text(Search.open(file), {"ours": "boxes and clicks"}).splitlines()

@@ -1,4 +1,4 @@
-"""The page of a search: its tables, charts and pictures say what the trials reached; nothing in it runs or loads."""
+"""Tests of a search's page: tables, charts and pictures equal the trials' results; the page runs and loads nothing."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def ratios(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three ratios (0.05: the preset's), seeds 0 to 2, arms ours and boxes_only; one trial failed. SPNDS of ours at
-    0.05: 0.20, 0.32, 0.41; at 0.1: 0.23, 0.34, 0.45 (paired p 0.035, see test_report_spread)."""
+    """A search of three ratios (0.05 is the preset's), seeds 0 to 2, arms ours and boxes_only, and one failed trial.
+
+    SPNDS of ours is 0.20, 0.32, 0.41 at 0.05 and 0.23, 0.34, 0.45 at 0.1 (paired p 0.035, see test_report_spread).
+    """
     folder = tmp_path_factory.mktemp("ratios")
     space = space_of(
         {"label.ratio": {"values": [0.02, 0.05, 0.1]}},
@@ -130,7 +132,7 @@ def test_curves_have_a_line_per_trial_dashed_where_it_is_unfinished(ratios: Path
     ],
 )
 def test_how_soon_teachers_converge(metric: str, target: float, samples: dict[str, list[int]], tmp_path: Path) -> None:
-    """0.9 of the best row's last score, 0.5; of errors, where less is better, 0.5 / 0.9."""
+    """The threshold is 0.9 of the best row's last score, 0.5; for errors, where less is better, it is 0.5 / 0.9."""
     curves = {
         "bev_iou": {"explicit": (0.1, 0.44, 0.46, 0.5), "implicit": (0.0, 0.1, 0.2, 0.3)},
         "yaw_error_rad": {"explicit": (0.55, 0.6, 0.5, 0.5), "implicit": (0.9, 0.55, 0.6, 0.7)},
@@ -157,7 +159,7 @@ def test_how_soon_teachers_converge(metric: str, target: float, samples: dict[st
 
 
 def test_classes_without_boxes_stand_beside_the_others(tmp_path: Path) -> None:
-    """AP of car is the trial's value, of pedestrian 0.1 more (student_scores)."""
+    """The AP of car is the trial's value, and that of pedestrian is 0.1 higher (student_scores)."""
     space = space_of({"label.no_boxes_of": {"values": [[], ["pedestrian"], ["car", "pedestrian"]]}}, seeds=[0, 1])
     for place, (left_out, seed, value) in enumerate(
         [([], 0, 0.6), (["pedestrian"], 0, 0.3), (["pedestrian"], 1, 0.5), (["car", "pedestrian"], 0, 0.2)]
@@ -228,7 +230,7 @@ def test_charts_are_the_same_for_the_same_search(ratios: Path) -> None:
 
 
 def test_a_name_is_no_formula() -> None:
-    """matplotlib takes $...$ for one, and raises where it is none."""
+    """matplotlib would parse $...$ as a formula and raise an error for text that is none."""
 
     def draw(figure: Any) -> None:
         figure.add_subplot(title="a$\\frac$b")

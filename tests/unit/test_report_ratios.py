@@ -1,4 +1,4 @@
-"""What the arms' ratios in report.json are."""
+"""Tests of the arms' ratios in report.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search as its report reads it: rows by seed, baseline, importance, the command of every row."""
+"""Tests of a search's data for the report: rows by seed, baseline, importance, the command of every row."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_only_finished_trials_have_figures(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_was_interrupted_after_its_last_file_is_unfinished(tmp_path: Path) -> None:
-    """As ``collect`` counts it."""
+    """The report and ``collect`` both count it as unfinished."""
     space = space_of(RATIOS)
     plant_trial(tmp_path, space, "a", {"label.ratio": 0.1}, 0.3)
     (tmp_path / "trials" / "a" / STATUS).unlink()
@@ -193,7 +193,7 @@ def test_where_there_is_no_importance_it_says_why(tmp_path: Path, kinds: Any, co
 
 
 def configs(line: str) -> list[tuple[str, str, Config]]:
-    """(job, run directory, config) of every job that a row's shell lines run, the loop over seeds unrolled."""
+    """The (job, run directory, config) of every job in a row's shell lines, with the loop over seeds unrolled."""
     seeds = [""]
     if line.startswith("for seed in "):
         head, _, rest = line.partition("; do ")
@@ -249,6 +249,6 @@ def test_one_seed_needs_no_loop(tmp_path: Path) -> None:
 
 
 def test_documents_are_json(tmp_path: Path) -> None:
-    """What tests plant has the keys that a search writes."""
+    """The documents that tests plant have the same keys as those that a search writes."""
     document = write_search(tmp_path, plant_ratios(tmp_path))
     assert json.loads((tmp_path / "search.json").read_text()) == json.loads(json.dumps(document))

@@ -17,8 +17,10 @@ def test_spread_uses_n_minus_1_and_knows_too_few() -> None:
 
 
 def test_the_same_seeds_are_paired() -> None:
-    """Differences 0.03, 0.02, 0.04: t = 0.03 / (0.01 / sqrt 3), t^2 = 27; with 2 degrees of freedom the two-sided p is
-    1 - t / sqrt(2 + t^2). Unpaired, p would be above 0.1."""
+    """The differences 0.03, 0.02 and 0.04 give t = 0.03 / (0.01 / sqrt 3), so t^2 = 27.
+
+    With 2 degrees of freedom the two-sided p is 1 - t / sqrt(2 + t^2). Unpaired, p would be above 0.1.
+    """
     made = difference({2: 0.45, 0: 0.23, 1: 0.34}, {0: 0.20, 1: 0.32, 2: 0.41})
     assert made.mean == pytest.approx(0.03) and made.p == pytest.approx(1 - math.sqrt(27 / 29))
     assert made.cells() == ("+0.030", "0.035", "paired, 3 seeds")

@@ -1,4 +1,4 @@
-"""The report of named variants: reference, floors, trouble, arms of their own; results that older code wrote."""
+"""Tests of the report of named variants: reference, floors, corrupted input, own arms, results of older code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ TEACHERS = {
 
 
 def plant_teachers(folder: Path) -> SearchSpace:
-    """BEV IoU 0.6 of all; the curve's end, by which rows are sorted, is 0.62 and 0.32. Floors 0.6, trouble less."""
+    """Teachers with planted BEV IoU 0.6, floors of 0.6 and lower figures on corrupted input.
+
+    Their curves, whose ends sort the rows, end at 0.62 and 0.32.
+    """
     space = space_of({}, **TEACHERS)
     for name, value in (("implicit", 0.3), ("explicit", 0.6)):
         for seed in (0, 1):
@@ -101,7 +104,7 @@ OLD: dict[str, tuple[int, str, str]] = {
 
 @pytest.mark.parametrize("name", OLD)
 def test_results_of_older_code_are_read(name: str, tmp_path: Path) -> None:
-    """The best row, and the figures of the document itself."""
+    """The page shows the best row with the figures of the results document."""
     trials, reference, best = OLD[name]
     search = Search.open(OLDER / f"{name}.json")
     assert len(search.trials) == trials and search.rows[0].name == best

@@ -1,4 +1,4 @@
-"""geometry/rigid.py: against the devkit, against transforms derived by hand, and the LIDAR_TOP axes of a real row."""
+"""Tests of geometry/rigid.py: the devkit, transforms derived by hand, and the LIDAR_TOP axes of a real row."""
 
 from __future__ import annotations
 

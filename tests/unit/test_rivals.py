@@ -1,4 +1,4 @@
-"""The arms without clicks: clicks of point-labeled samples, moved or renamed, change no bit of records or losses."""
+"""Tests of the arms without clicks: other clicks in point-labeled samples change no bit of records or losses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RIVALS = ("self_training", "mean_teacher")
 
 
 def poison(records: list[SampleRecord]) -> list[SampleRecord]:
-    """Clicks of point-labeled records, elsewhere and of another class; a third of them gone."""
+    """Move the clicks of point-labeled records, change their classes, and remove a third of them."""
     result = []
     for record in records:
         clicks = record.clicks
@@ -43,7 +43,7 @@ def poison(records: list[SampleRecord]) -> list[SampleRecord]:
 
 
 def found(token: str) -> Boxes3D:
-    """What the boxes-only student is taken to see in a sample: one sure pedestrian, one unsure."""
+    """Stand-in for the boxes-only student's boxes of a sample: a pedestrian of high score and one of low score."""
     x = len(token) + int(token[:2], 16) / 100
     center, size = np.array([[x, 1, 0], [-x, 1, 0]]), np.ones((2, 3))
     return Boxes3D.build(center, size, np.zeros(2), np.full(2, 8), score=np.array([0.6, 0.2]))
@@ -51,7 +51,7 @@ def found(token: str) -> Boxes3D:
 
 @pytest.fixture
 def stages(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stages]:
-    """Two runs, the second one's clicks poisoned; asking for a prediction gives ``found``."""
+    """Two runs, the second with poisoned clicks; predictions are replaced by ``found``."""
 
     def predict(
         kind: str, config: Config, prior: object, files: list[Path], records: list[SampleRecord], keep: Path
@@ -75,7 +75,7 @@ def bits(records: list[SampleRecord]) -> list[bytes]:
 
 
 def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
-    """Loss terms of four steps."""
+    """The loss terms of four steps."""
     folder.mkdir()
     records, mean_teacher = arm_records(run, arm), arm == "mean_teacher"
     task = build("student", run.config, run.prior, guidance=False, mean_teacher=mean_teacher)

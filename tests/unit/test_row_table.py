@@ -1,4 +1,4 @@
-"""Row access and digests against the tables as Python lists, with chunks of two or three rows."""
+"""Tests of row access and digests against Python lists, on tables with chunks of two or three rows."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_places() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_places_of_texts_are_those_of_a_dict(size: int) -> None:
-    """Also of texts whose order in UTF-16 is another one than in UTF-8."""
+    """The texts include some whose order differs between UTF-16 and UTF-8."""
     texts = ["b", "", "a-10", "a-9", "\U0001f697", "\uffee", "ä", "a"]
     column = pa.chunked_array([texts[i : i + size] for i in range(0, len(texts), size)])
     found, expected = TextPlaces(column), {text: place for place, text in enumerate(texts)}

@@ -84,7 +84,7 @@ def test_another_version_of_a_stage_is_another_run(tmp_path: Path, monkeypatch: 
 
 
 def test_no_file_of_the_code_is_part_of_the_identity(tmp_path: Path) -> None:
-    """An edit of a comment, a report or the README ends no run: nothing of the sources but the versions counts."""
+    """An edit of a comment, a report or the README does not end a run: of the sources only the versions count."""
     begin(tmp_path / "run", tiny_config())
     identity = json.loads((tmp_path / "run" / "run.json").read_text())
     known = seen_by(tiny_config()).keys()
