@@ -54,7 +54,7 @@ def test_repeated_samples_are_keyed_by_their_place() -> None:
 
 
 def test_each_batch_has_its_share_of_box_labeled_samples() -> None:
-    """3 of 11 samples are box-labeled and take 2 of 6 places: 5 steps have 10 of them (3 passes and 1) and 20 others."""
+    """3 of 11 samples are box-labeled and take 2 of 6 places: 5 steps use 10 (3 passes and 1) and 20 of the others."""
     plan = Plan(11, 6, 5, seed=4, boxed=3, box_slots=2)
     steps = [plan.at(step, 0, 1) for step in range(5)]
     assert [sum(index < 3 for index, _ in step) for step in steps] == [2] * 5

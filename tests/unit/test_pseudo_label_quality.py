@@ -108,7 +108,7 @@ def test_quality_groups_by_true_class_and_distance():
 
 
 def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
-    """One car is off by 0.3 rad and one is reversed, too; a barrier is reversed (its period is pi); a cone has no yaw."""
+    """One car is off by 0.3 rad, one is reversed, too; a barrier is reversed (its period is pi); a cone has no yaw."""
     truth = Boxes3D.concatenate([one(label=0), one(label=0), one(label=5), one(label=9)])
     pred = Boxes3D.concatenate([one(yaw=0.3), one(yaw=np.pi - 0.3), one(yaw=np.pi + 0.2), one(yaw=1.0)])
     errors = heading_errors(pred, truth, classes=NUSCENES_CLASSES)

@@ -1,4 +1,4 @@
-"""Before a job ends by a signal or a drain notice, its workers save their training."""
+"""Tests of save requests: before a signal or a drain notice ends a job, its workers save their training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_drain_notice_is_a_request_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_rays_worker_context_holds_what_is_looked_at() -> None:
-    """The names that ``machine_is_drained`` relies on, in this version of Ray."""
+    """This version of Ray has the names that ``machine_is_drained`` uses."""
     from ray.train.v2._internal.execution.context import TrainContext
     from ray.train.v2._internal.execution.preemption import PreemptionContext
 

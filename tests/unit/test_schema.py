@@ -1,4 +1,4 @@
-"""schema.py: what Boxes3D and PointLabels promise, empty inputs and refused inputs."""
+"""Tests of schema.py: guarantees of Boxes3D and PointLabels, empty inputs and refused inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pdetr3d score``: any results file is scored as the devkit scores it, with its own velocities and attributes."""
+"""Tests of ``pdetr3d score``: scores equal the devkit's for any results file and its velocities and attributes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_our_own_file_gets_the_same_score(
 def test_velocities_and_attributes_are_those_of_the_file(
     ours: tuple[Path, Path, dict[str, Any]], sim_world: Path, tmp_path: Path
 ) -> None:
-    """Every error equals the devkit's own, of a file whose velocities and attributes we would never write."""
+    """Every error equals the devkit's on a file with velocities and attributes that pdetr3d would never write."""
     index, results, report = ours
     content = json.loads(results.read_text())
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The search's command, what it tells Ray Tune, its budget, and the folders that trials share."""
+"""Tests of the search: its command, its reports to Ray Tune, its budget, and the folders that trials share."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def job_of(space: SearchSpace, folder: Path) -> trial.Job:
 def test_a_rerun_that_tune_would_not_heed_is_refused(
     more: list[str], sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tune goes on with the budget and the concurrency that it began with."""
+    """Tune continues with its first budget and concurrency, so a rerun with others is refused."""
     calls: list[object] = []
     monkeypatch.setattr(search, "init_ray", lambda *_, **__: calls.append("Ray"))
     monkeypatch.setattr(search.ray, "cluster_resources", dict)
@@ -162,8 +162,7 @@ def test_what_tune_is_told() -> None:
 
 
 class Asha:
-    """ASHA, which ``Curve`` tells of checkpoints as it tells Tune; less yaw error is better. A second one on the same
-    folder is what a restored search has."""
+    """ASHA on the yaw error, fed by ``Curve`` like Tune; a second one on the same folder acts as a restored search."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.job = job_of(RANDOM, folder)
@@ -176,7 +175,7 @@ class Asha:
         self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
 
     def decisions(self, name: str, errors: dict[int, float]) -> list[str]:
-        """What it decides at each step of 100."""
+        """ASHA's decision at each step of 100."""
         folder = self.job.search.path / "trials" / name
         curve = Curve(folder, RANDOM, {}, 100, self.job.search.base.teacher.optim)
         made = []
@@ -205,8 +204,10 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
 def test_a_restored_search_compares_trials_at_what_they_told_at_the_same_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before: two trials at 75 %. After: both tell their newest score as often as they have kept checkpoints. A trial
-    that begins now is compared with what they had at 25 % (1.0), not with it (0.5)."""
+    """Two trials had reached 75 % before the restore; after it both repeat their newest score per kept checkpoint.
+
+    A new trial is compared with their scores at 25 % (1.0), not with their newest scores (0.5).
+    """
     before = Asha(tmp_path, monkeypatch)
     for name in ("a", "b"):
         before.add(name)
@@ -223,7 +224,7 @@ def test_a_restored_search_compares_trials_at_what_they_told_at_the_same_share(
 def test_an_interrupted_search_is_none_that_ended(
     ended: int, samples: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three trials, a budget of 50 samples. Tune returns from a Ctrl-C as it does from its end."""
+    """Tune returns from a Ctrl-C as from a regular end; the search has three trials and a budget of 50 samples."""
     for name in range(ended):
         write_json(tmp_path / "trials" / f"t{name}" / "status.json", {"status": "finished", "error": None})
     row = {"step": 1, PROGRESS: 50.0, "samples": samples, "yaw_error_rad": 1.0}
@@ -247,7 +248,7 @@ def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> N
 
 
 def told(samples: int, progress: float = 50.0) -> dict[str, float]:
-    """What a trial tells Tune, as far as the budget reads it."""
+    """The fields of a trial's report to Tune that the budget reads."""
     return {"samples": samples, PROGRESS: progress}
 
 
@@ -269,7 +270,7 @@ def test_a_spent_budget_waits_for_the_scores_of_trained_trials(tmp_path: Path) -
 
 @pytest.mark.parametrize(("budget", "ended"), [(10, "stopped"), (11, None), (None, None)])
 def test_trials_that_a_spent_budget_ended_are_stopped(tmp_path: Path, budget: int | None, ended: str | None) -> None:
-    """4 + 6 samples were trained on; "scored" was finished when it was ended, "failed" has its own word."""
+    """4 + 6 samples were trained on. "scored" had already finished, and "failed" keeps its own status."""
     rows = {"silent": 4, "scored": 6, "failed": 0}
     for name, samples in rows.items():
         row = {"step": 1, PROGRESS: 50.0, "samples": samples, "yaw_error_rad": 1.0}
@@ -292,7 +293,7 @@ def test_what_is_shared_has_the_config_of_all_who_share_it() -> None:
 
 
 class OneAtATime(SearchFolder):
-    """A search whose stages note when they are worked on."""
+    """A search whose stages record their working times."""
 
     def stages(self, folder: Path, config: object, tracker: object) -> Any:
         return SimpleNamespace(path=folder, run=SimpleNamespace(close=lambda: None))
@@ -323,7 +324,7 @@ def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
 
 
 class Noted(OneAtATime):
-    """A search whose stages note what is asked of them, and where."""
+    """A search whose stages record every request and its run directory."""
 
     def stages(self, folder: Path, config: Config, tracker: object) -> Any:
         def note(what: str) -> None:

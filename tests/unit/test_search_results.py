@@ -1,4 +1,4 @@
-"""A search's figures, from trial folders that hold what trials write."""
+"""Tests of a search's figures, on trial folders with the files that trials write."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_groups_are_mean_and_deviation_over_the_finished_seeds(folder: Path) -> 
 
 
 def test_what_boxes_buy_is_a_curve_of_the_searches_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """0.1: seeds with 10 and 11 box-labeled keyframes scored 0.2 and 0.4; 0.2: one seed was finished, with 20."""
+    """At ratio 0.1 seeds with 10 and 11 boxed keyframes scored 0.2 and 0.4; at 0.2 one seed finished, with 20."""
     with Tracker.start(tmp_path_factory.mktemp("store"), "e", "search", {}, {}) as parent:
         log_label_efficiency(parent, collect(folder, SPACE, BASE))
     client = connect(parent.uri)

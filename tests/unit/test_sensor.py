@@ -1,4 +1,4 @@
-"""Poorer sensors: which points remain, what becomes of an image, and that samples are read with them."""
+"""Tests of poorer sensors: remaining points, reduced images, and samples read with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on one dataset may share: labels that depend on no student, an index, the check of its files."""
+"""Tests of sharing between runs on one dataset: teacher and pseudo labels, the index, the check of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated world on disk, read with the nuScenes devkit alone."""
+"""Tests of the simulated world on disk, read only with the nuScenes devkit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def nusc(dataroot: Path) -> NuScenes:
 
 
 def world_of(scene: str) -> World:
-    """The world that a scene's files show."""
+    """The simulator's world of a scene on disk."""
     names = ["sim-train-0000", "sim-train-0001", "sim-train-0002", "sim-select-0000", "sim-val-0000"]
     split = ["sim-train", "sim-select", "sim-val"].index(scene[:-5])
     return build_world(
@@ -184,7 +184,7 @@ def test_velocity_and_pose_are_the_simulated_ones(nusc: NuScenes) -> None:
 
 
 def test_boxes_project_onto_their_objects_pixels(nusc: NuScenes) -> None:
-    """The devkit's projection of a box, through each camera's ego pose, lies where that object was drawn."""
+    """The devkit's projection of a box, by each camera's ego pose, equals the place of the drawn object."""
     scene, checked = nusc.scene[0], 0
     world = world_of(scene["name"])
     sample = nusc.get("sample", scene["first_sample_token"])
@@ -218,7 +218,7 @@ def test_boxes_project_onto_their_objects_pixels(nusc: NuScenes) -> None:
 
 
 def test_ego_motion_compensation_stacks_static_points(nusc: NuScenes) -> None:
-    """Facades of a turning and of a straight drive: the devkit's sweeps lie in one plane within the range noise."""
+    """In the devkit's sweeps facades are planes up to the range noise, on a turning drive and on a straight one."""
     checked = 0
     for scene in nusc.scene:
         world = world_of(scene["name"])
@@ -290,7 +290,7 @@ def test_a_failing_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_scene_of_one_keyframe_has_velocities(tmp_path: Path) -> None:
-    """From the same drive half a second later, which is in no split and has no images."""
+    """The velocities come from the same drive half a second later, which is in no split and has no images."""
     config = CONFIG.model_copy(update={"scenes": 2, "keyframes": 1})
     simulate(tmp_path / "world", config)
     nusc = NuScenes("v1.0-sim", str(tmp_path / "world"), verbose=False)
@@ -316,7 +316,7 @@ def test_a_scene_of_one_keyframe_has_velocities(tmp_path: Path) -> None:
 
 
 def test_subtypes_tie_sizes_together_and_worlds_differ() -> None:
-    """A car's subtype says its size to a few percent; class means differ from the documented ones and by seed."""
+    """A car's subtype fixes its size to a few percent; class means differ from the documented ones and by seed."""
     cars = [a for i in range(40) for a in build_world(0, SceneJob("s", 0, i, i), 0.5).actors if a.kind == "car"]
     sizes, names = np.log([a.size_m for a in cars]), np.array([a.subtype for a in cars])
     within = np.concatenate([sizes[names == name] - sizes[names == name].mean(0) for name in set(names)])
@@ -330,7 +330,7 @@ def test_subtypes_tie_sizes_together_and_worlds_differ() -> None:
 
 
 def test_streets_are_populated_as_promised() -> None:
-    """Ten scenes of the default world: all classes in most streets, objects around, clutter too."""
+    """In ten scenes of the default world most streets have all classes, with objects all around, and clutter."""
     worlds = [build_world(0, SceneJob(f"s{i}", 2, i, i), 1.5) for i in range(10)]
     kinds = [a.kind for w in worlds for a in w.actors]
     assert set(kinds) == {*CLASSES, *CLUTTER}
@@ -347,7 +347,7 @@ def _write_half(dataroot: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not while it lives, and nothing of another name."""
+    """A partial folder of this world is removed once its process is dead; folders of other names stay."""
     monkeypatch.setattr(module, "_write_world", lambda root, *_: (root / "whole").write_text("x"))
     other = tmp_path / ".another world.partial-abc"
     other.mkdir()

@@ -1,4 +1,4 @@
-"""The simulator's geometry: rays against boxes, culling windows, drives, room between actors."""
+"""Tests of the simulator's geometry: rays and boxes, culling windows, drives, room between actors."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def lidar_pose() -> np.ndarray:
 
 
 def test_lidar_points_lie_on_the_box_the_oracle_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every ray, without culling: noise-free ranges equal ground or slab oracle; so no window is too small."""
+    """Noise-free ranges equal the ground and slab oracle, which uses no culling, so no culling window is too small."""
     for name in ("LIDAR_NOISE_M", "LIDAR_DROPOUT_BASE", "LIDAR_DROPOUT_FAR"):
         monkeypatch.setattr(const, name, 0.0)
     boxes = [
@@ -110,7 +110,7 @@ def test_lidar_points_lie_on_the_box_the_oracle_sees(monkeypatch: pytest.MonkeyP
 
 
 def test_camera_pixels_show_the_box_the_oracle_sees() -> None:
-    """Each pixel of all six cameras against the oracle: window clipping, pixel centers, near plane."""
+    """Each pixel of all six cameras equals the oracle's: window clipping, pixel centers, near plane."""
     boxes = [((4, 2, 1.5), (9.0, 1.0)), ((10, 1, 3), (2.0, 2.5)), ((1, 1, 1.8), (-6.0, -3.0)), ((6, 1, 4), (3.0, -9.0))]
     world = make_world([Actor("car", size, x, y, 0.0) for size, (x, y) in boxes])
     size_px, seen = (40, 24), set()
@@ -154,7 +154,7 @@ def test_shapes_stay_inside_their_boxes_and_fill_them(kind: str) -> None:
 
 
 def test_a_flatter_image_is_the_lower_part_of_nuscenes_16_to_9() -> None:
-    """A pixel of the strip, counted from its lower edge, sees what the same pixel of the whole image sees."""
+    """A pixel of the strip, counted from its lower edge, has the same ray as that pixel of the whole image."""
     whole, strip = calibration((160, 90)), calibration((160, 60))
     for channel in set(whole) - {"LIDAR_TOP"}:
         first, second = (np.array(rows[channel]["camera_intrinsic"]) for rows in (whole, strip))

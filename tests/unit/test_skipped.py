@@ -1,4 +1,4 @@
-"""``data.on_error=skip``: just the samples that read a broken file are left out, once and for all, up to a limit."""
+"""Tests of ``data.on_error=skip``: samples with broken files are left out, once and for all, up to a limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open_run(dataroot: Path, folder: Path, *overrides: str) -> tuple[Config, Dat
 
 
 def readers(index: Index, path: str) -> list[tuple[str, str]]:
-    """(split, token) of the samples that name the file, read off the index's own columns."""
+    """The (split, token) of the samples that read the file, taken from the index's columns."""
     found = []
     for split in SPLITS:
         for token in index.tokens(split):
@@ -155,7 +155,7 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
 
 
 def test_report_and_mlflow_have_their_count_and_list(broken: Path, tmp_path: Path, tracking_dir: Path) -> None:
-    """Whatever becomes of the job, and once: also where a rerun or a study's other runs find the same ones."""
+    """Both hold them once, however the job ends, and also if a rerun or a study's other runs skip the same samples."""
     index = open_run(broken, tmp_path / "whole")[1].index
     token = index.tokens("sim_val")[1]
     broken_file = Path(camera_of(index.record(token)).path)

@@ -1,4 +1,4 @@
-"""Search spaces: what they may say, what is refused, and that those we ship apply to the presets."""
+"""Tests of search spaces: their fields, refused files, and that the shipped spaces fit the presets."""
 
 from __future__ import annotations
 

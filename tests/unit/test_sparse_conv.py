@@ -1,4 +1,4 @@
-"""Sparse convolution against dense convolution, forward and backward; mmcv's kernels against ours where compiled."""
+"""Tests of sparse convolution: against dense convolution, forward and backward, and against mmcv if installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def random_weight(kernel: Kernel, inputs: int = 3, outputs: int = 4) -> torch.Te
 
 
 def dense_convolution(inputs: SparseTensor, weight: torch.Tensor, kernel: Kernel) -> torch.Tensor:
-    """conv3d of the dense tensor; where no active cell is in reach (submanifold: where none was) it is zero."""
+    """conv3d of the dense tensor, set to zero at cells that are not active in the sparse output."""
     filters = weight.permute(4, 3, 0, 1, 2)
     output = F.conv3d(inputs.dense(), filters, stride=kernel.stride, padding=kernel.padding)
     return output * reached(inputs, kernel)[:, None]

@@ -1,4 +1,4 @@
-"""Which runs may share a stage: its digest follows from its versions, the fields that it sees, and what it needs."""
+"""Tests of stages' digests, which decide on sharing: versions, config fields in use, and earlier stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARED = ("student_boxes_only", "teacher", "pseudo_labels")
 
 
 def differing(base: Config, word: str) -> set[str]:
-    """Which of the stages that searches share are others with this override."""
+    """The shared stages of searches whose digest changes with the override."""
     changed = override(base, [word])
     return {stage for stage in SHARED if digest_of(stage, base, GIVEN) != digest_of(stage, changed, GIVEN)}
 

@@ -1,4 +1,4 @@
-"""What a stage is marked to ignore (``IgnoredBy``), it does not read, or reads without any effect on its numbers."""
+"""Tests of ``IgnoredBy``: a stage does not read a key that it ignores, or the key has no effect on its numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def trained(kind: str, config: Config, world: World, folder: Path) -> dict[str, torch.Tensor]:
-    """Weights after two steps on the box-labeled samples."""
+    """The weights after two steps on the box-labeled samples."""
     task = build(kind, config, world.prior_size_m, guidance=False)
     loader = task.loader.for_records(world.boxed)
     if kind == "crops":
@@ -58,7 +58,7 @@ def trained(kind: str, config: Config, world: World, folder: Path) -> dict[str, 
 
 
 def labeled(config: Config, world: World) -> bytes:
-    """Digest of the pseudo labels of an untrained teacher."""
+    """The digest of an untrained teacher's pseudo labels."""
     record = next(record for record in world.records if record.role == "point" and len(record.clicks))
     state = build("teacher", config, world.prior_size_m).model.state_dict()
     detector = Detector.of("teacher", config, state, torch.device("cpu"), world.prior_size_m)
@@ -72,7 +72,7 @@ def labeled(config: Config, world: World) -> bytes:
 
 
 def ignored(config: Config, kind: str, found: set[str]) -> set[str]:
-    """Those of some keys that the kind of stage is marked to ignore, without where a run computes."""
+    """The keys of ``found`` that this kind of stage ignores, without the keys of a run's place and hardware."""
     return {key for key in found & seen_by(config).keys() if key not in seen_by(config, kind)}
 
 

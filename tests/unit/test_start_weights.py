@@ -1,4 +1,4 @@
-"""``teacher.start_from``: training begins with another teacher's weights, but not with its class sizes."""
+"""Tests of ``teacher.start_from``: training begins with another teacher's weights, but not with its class sizes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_teacher_begins_with_all_weights_and_its_own_sizes(overrides: list[str
 
 
 def test_the_crop_branch_begins_with_the_teachers(tmp_path: Path) -> None:
-    """The heads that it is trained with, and that no teacher keeps, start anew."""
+    """The branch's training heads, which no teacher keeps, start anew."""
     file = saved(tmp_path)
     config = tiny_config(f"teacher.start_from={file}")
     given, now = checkpoint.load(file)["model"], started("crops", config)

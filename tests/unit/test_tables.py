@@ -128,7 +128,7 @@ def test_what_nothing_reads_is_not_asked_for(world: Path, sim_world: Path, tmp_p
 
 
 def own_names(world: Path) -> None:
-    """Category and camera names of the dataset's own."""
+    """Give categories and cameras the dataset's own names."""
     short = {name: own for own, name in CATEGORY.items()}
     edit(world, "category", lambda rows: [row.update(name=f"my_{short[row['name']]}") for row in rows])
     edit(world, "sensor", lambda rows: [row.update(channel=row["channel"].lower()) for row in rows])
@@ -188,7 +188,7 @@ def test_two_channels_of_one_name(sim_world: Path) -> None:
 
 @pytest.mark.parametrize("value", [-1, 0, None, float("nan")])
 def test_points_that_the_tables_do_not_count(value: float | None, world: Path, sim_world: Path, tmp_path: Path) -> None:
-    """They are counted; the simulated world's own counts are of the same points and boxes."""
+    """Missing counts are computed; they equal the simulated world's counts of the same points and boxes."""
     counts = {"num_lidar_pts": value, "num_radar_pts": value}
     edit(world, "sample_annotation", lambda rows: [row.update(counts) for row in rows])
     made, whole = (Index.open(build_index(r, VERSION, tmp_path / r.parent.name)) for r in (world, sim_world))

@@ -1,4 +1,4 @@
-"""Tests of the teacher: one box per click, independent queries, no unused part, D-RoI sampling at the right place."""
+"""Tests of the teacher: one box per click, independent queries, no unused parameters, places of D-RoI sampling."""
 
 import tempfile
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.model_cases import (
 
 
 def teacher(config: Config | None = None, shake: bool = True) -> torch.nn.Module:
-    """A teacher whose zero-initialized layers are shaken, so that boxes depend on everything."""
+    """A teacher with noise on its zero-initialized layers, so that boxes depend on all inputs."""
     model = build("teacher", config or tiny_config(), FALLBACK_SIZE_M).model
     return shaken(model) if shake else model.eval()
 
@@ -132,7 +132,7 @@ def test_zero_clicks_train_and_infer(init: str) -> None:
 @any_init
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_parameter_receives_gradients(init: str, fusion: str) -> None:
-    """RoI and free-point offsets of both sensors and every layer: nothing is inert once the heads are off zero."""
+    """Once the heads are not zero, all parameters get gradients: offsets of both sensors and every layer included."""
     config = tiny_config("teacher.decoder_layers=2", "teacher.free_points=2", *QUERY_INITS[init], *FUSIONS[fusion])
     task, batch = build("teacher", config, FALLBACK_SIZE_M), make_batch(clicks=8)
     shaken(task.model).train()
@@ -182,7 +182,7 @@ def test_lidar_only_teacher_ignores_images() -> None:
 
 
 def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_reference_then() -> None:
-    """Before training: the first layer says the class-mean box at the click, the second one where it had looked."""
+    """Before training the first layer gives the class-mean box at the click, the second one at its reference."""
     config = tiny_config(*QUERY_INITS["implicit"], "teacher.decoder_layers=2")
     model, batch = teacher(config, shake=False), make_batch()
     output, queries = run(model, batch), model.query(batch.click, batch.click_label)
@@ -201,7 +201,7 @@ def test_implicit_boxes_are_relative_to_the_click_first_and_to_the_learned_refer
     ],
 )
 def test_what_a_layers_code_is_relative_to(init: str, layers: int, clicked: list[bool], learning: list[bool]) -> None:
-    """The click, a reference that its own loss moves, or (neither) one that the layer before has refined."""
+    """A layer's code is relative to the click, to a reference with gradient, or to the previous layer's refined one."""
     config = tiny_config(*QUERY_INITS[init], f"teacher.decoder_layers={layers}", "teacher.fusion=none")
     batch = make_batch(clicks=9)  # as many as learned queries
     output = teacher(config)(batch)
@@ -228,8 +228,10 @@ def test_projection_equals_numpy_and_real_calibration(real_data) -> None:
 
 
 def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> None:
-    """Through global poses, as the devkit goes, for every object of the real keyframe that a camera shows, with a box
-    of its class's mean size. Where the image cuts the grid's rectangle, what is left is centered."""
+    """The test covers every visible object of the real keyframe, with a box of its class's mean size.
+
+    The devkit projects by the global poses. If the image border cuts the grid's rectangle, the rest is centered.
+    """
     from nuscenes import NuScenes
     from nuscenes.eval.detection.utils import category_to_detection_name
     from nuscenes.utils.geometry_utils import view_points
@@ -279,7 +281,7 @@ def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> No
     ],
 )
 def test_bev_levels_at_full_size(preset: str, bev: tuple[int, ...], sides: tuple[int, ...]) -> None:
-    """method.md 2.2, 2.3; ``bev`` is what the LiDAR encoder gives."""
+    """The levels are those of method.md 2.2 and 2.3; ``bev`` is the LiDAR encoder's output."""
     with torch.device("meta"):
         model = Teacher(load(preset, ["teacher.fusion=none"]), torch.ones(10, 3))
         levels = model.fpn(model.backbone(torch.empty(bev)))
@@ -295,7 +297,7 @@ def test_corners_by_hand() -> None:
 
 @pytest.mark.parametrize("init", ["explicit", "group"])
 def test_a_fresh_decoder_adds_nothing_to_what_the_crop_branch_says(init: str) -> None:
-    """So a teacher that starts from a trained crop branch starts as good as this one."""
+    """A teacher that starts from a trained crop branch therefore starts with that branch's quality."""
     overrides = [*QUERY_INITS[init], "teacher.decoder_layers=2"]
     crops = shaken(build("crops", tiny_config(*overrides), FALLBACK_SIZE_M).model)
     model, batch = teacher(tiny_config(*overrides), shake=False), make_batch(clicks=3)

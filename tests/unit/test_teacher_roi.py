@@ -1,4 +1,4 @@
-"""D-RoI by hand: sampling places, visibility, one softmax over all samples, missing cameras."""
+"""Tests of D-RoI by hand: sampling places, visibility, one softmax over all samples, missing cameras."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PADDED = Views(ring_cameras()[None], FRONT[None], torch.tensor([50.0, 30.0]), to
 
 
 def at_column(u: float, depth: float = 10.0) -> list[float]:
-    """A point at sensor height that the front camera shows at (u, 16) px."""
+    """A point at sensor height whose pixel in the front camera is (u, 16)."""
     return [depth, (32 - u) * depth / FOCAL, 0.0]
 
 
 def as_it_is(module: LidarRoI | CameraRoI) -> None:
-    """Values and output pass features through; all samples weigh the same, and offsets are zero."""
+    """Set values and output to the identity, equal weights for all samples, and offsets of zero."""
     with torch.no_grad():
         for layer in (*module.value, module.output):
             layer.weight.copy_(torch.eye(2).view_as(layer.weight))
@@ -42,7 +42,7 @@ def as_it_is(module: LidarRoI | CameraRoI) -> None:
 
 @pytest.mark.parametrize("fusion", ["concat", "d_roi"])
 def test_padding_is_not_in_view(fusion: str) -> None:
-    """Images of 50 x 30 px are padded to 64 x 32: pixel 45 is of the image, pixel 55 of nothing."""
+    """Images of 50 x 30 px are padded to 64 x 32 px: pixel 45 belongs to the image, pixel 55 to the padding."""
     model = shaken(build("teacher", tiny_config(*FUSIONS[fusion]), FALLBACK_SIZE_M).model)
     batch = make_batch(samples=1, clicks=2)
     click = torch.tensor([[at_column(45), at_column(55)]])
@@ -64,7 +64,7 @@ def test_concat_samples_the_click_where_the_padded_maps_show_it() -> None:
 
 
 def test_the_roi_is_clipped_to_the_image_and_normalized_by_what_the_maps_cover() -> None:
-    """A flat board, 4 m wide and 2 m high, 10 m ahead: 44.3 x 11.1 px round pixel (43.1, 16)."""
+    """A flat board, 4 m wide and 2 m high, is 10 m ahead and covers 44.3 x 11.1 px round pixel (43.1, 16)."""
     module = CameraRoI(2, 1, 1, roi_grid=2, free_points=0)
     roi = torch.tensor([[[10.0, -2, 0, 1e-6, 4, 2, 0]]])
     center, _ = project(PADDED.lidar2img, roi[..., :3])
@@ -77,7 +77,7 @@ def test_the_roi_is_clipped_to_the_image_and_normalized_by_what_the_maps_cover()
 
 
 def test_the_grid_of_a_near_box_is_centered_on_its_click() -> None:
-    """A car across the way, 8 m ahead: its near side looks larger, so the middle of its corners is elsewhere."""
+    """A car stands across, 8 m ahead. Its near side looks larger, so the middle of its corners is not the click."""
     module, size = CameraRoI(2, 1, 1, roi_grid=1, free_points=0), torch.tensor([640.0, 320.0])
     lidar2img = ring_cameras(640, 320)[None]
     roi = torch.tensor([[[8.0, -1.0, -0.5, 4.6, 1.9, 1.7, 0.8]]])
@@ -100,7 +100,7 @@ def test_samples_share_one_softmax_of_those_that_are_valid() -> None:
 
 
 def test_camera_samples_that_offsets_push_out_of_the_image_have_no_weight() -> None:
-    """Four samples; one moves into the padding, one off the map. The other two see 1, and so does their mean."""
+    """Of four samples one moves into the padding and one off the map; the other two, and so their mean, read 1."""
     module = CameraRoI(2, 1, 1, roi_grid=2, free_points=0)
     as_it_is(module)
     maps = torch.full((1, 6, 2, 32, 64), 100.0)
@@ -118,7 +118,7 @@ def test_camera_samples_that_offsets_push_out_of_the_image_have_no_weight() -> N
 
 
 def test_lidar_samples_out_of_range_have_no_weight() -> None:
-    """A click at the range's end: half of its grid lies beyond it, and the other half sees the map as it is."""
+    """For a click at the end of the range half of its grid lies outside, and the other half reads the map unchanged."""
     module = LidarRoI(2, 1, 1, roi_grid=2, free_points=0)
     as_it_is(module)
     maps, range_m = torch.full((1, 2, 16, 16), 3.0), torch.tensor([-8.0, -8, 8, 8])
@@ -139,7 +139,7 @@ def test_projection_is_exact_under_autocast() -> None:
 @pytest.mark.parametrize("fusion", ["concat", "d_roi"])
 @pytest.mark.parametrize("missing", [[0, 3], range(6)], ids=["two", "all"])
 def test_a_training_step_without_cameras(fusion: str, missing: list[int], tmp_path: Path) -> None:
-    """Finite, and deaf to what a missing camera's slot holds."""
+    """The losses are finite and do not depend on the content of a missing camera's slot."""
     batch = make_batch()
     batch.camera_valid[:, missing] = False
     noise = batch.images.clone()
@@ -156,7 +156,7 @@ def test_a_training_step_without_cameras(fusion: str, missing: list[int], tmp_pa
 
 
 def one_step(fusion: str, batch: Batch, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Loss terms and gradients of a fresh teacher's first step, off its zero initializations."""
+    """Loss terms and gradients of a new teacher's first step, with noise on its zero-initialized layers."""
     task = build("teacher", tiny_config(*FUSIONS[fusion]), FALLBACK_SIZE_M)
     shaken(task.model).train()
     context = LocalContext([], Plan(2, 2, 1, 0), task.loader, folder)

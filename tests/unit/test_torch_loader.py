@@ -1,4 +1,4 @@
-"""The torch loader: the plan's batches in order on every rank, whatever the number of processes, bit by bit."""
+"""Tests of the torch loader: each rank's batches equal the plan's, bit by bit, for any number of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.training_cases import open_world
 
 
 def load(records: Sequence[SampleRecord], passes: Sequence[int], step: int) -> dict[str, NDArray]:
-    """Stands for BatchLoader: says what was asked for. The "records" are strings."""
+    """Stand-in for BatchLoader that returns its arguments. The "records" are strings."""
     if "broken" in records:
         raise DataError("sweep.pcd.bin: truncated")
     return {

@@ -1,4 +1,4 @@
-"""Tests of what stages record in MLflow: pictured samples, lineage, and the data of a score."""
+"""Tests of stages' entries in MLflow: pictured samples, lineage, and the data of a score."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_pictured_clicks_lie_in_their_boxes_and_stay(sim_world: Path, tmp_path: 
 
 
 def test_a_pictured_sample_that_is_predicted_anyway_keeps_its_clicks(sim_world: Path, tmp_path: Path) -> None:
-    """Where the val split is the train split every pictured sample is among the records, and none is added."""
+    """If the val split is the train split, every pictured sample is among the records, and none is added."""
     world = open_world(sim_world, tmp_path / "run", "data.val_split=sim_train")
     stages: Any = SimpleNamespace(data=world.data, config=world.run.config)
     shown, others = clicked_pictures(stages, world.records)
@@ -142,7 +142,7 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
 
 
 def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher that began with a student, scored in a run that took over the teacher alone."""
+    """A teacher began with a student's weights and is scored in a run that took over only the teacher."""
     first, file = stages_in(tmp_path / "first", lidar_init="boxes_only"), tmp_path / "first/teacher/step_0000001.pt"
     remember(first.run.path / "student_boxes_only", run_id="b", run="r0", checkpoint="d")
     file.parent.mkdir()

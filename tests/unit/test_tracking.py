@@ -20,7 +20,7 @@ from pdetr3d.tracking.runs import MetricLogger, Tracker, end_runs, ui_command
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """One folder with a store: creating one takes seconds."""
+    """One folder with a store for all tests, since its creation takes seconds."""
     return tmp_path_factory.mktemp("tracking")
 
 
@@ -219,7 +219,7 @@ def test_importing_tracking_does_not_import_mlflow():
 
 
 def test_an_experiment_that_another_job_makes_in_the_same_moment_is_used(store, tmp_path, monkeypatch):
-    """Both look, neither finds it, one makes it: the other's run belongs there, too."""
+    """Both jobs look for the experiment, neither finds it, and one creates it: the other's run belongs there, too."""
     from mlflow.tracking import MlflowClient
 
     there = read(start(store, tmp_path / "first")).info.experiment_id

@@ -19,7 +19,7 @@ NAME = "pdetr3d-student"
 
 
 def finish(folder: Path, name: str, value: float | None, data: str = "i-m", where: str = "val", **more: Any) -> str:
-    """A run of its own with a student that reached ``value``; what ``register`` said."""
+    """Finish a new run with a student that reached ``value``; returns the result of ``register``."""
     tracker = Tracker.start(folder, "experiment", name, {}, {})
     model = log_checkpoint(tracker, "student", f"{name}_step_0000007", 7, {"optim.lr": 0.1}, {"checkpoint_uri": name})
     score = Score(more.get("metric", "SPNDS"), value, data, where, more.get("unfit", ""))
@@ -27,7 +27,7 @@ def finish(folder: Path, name: str, value: float | None, data: str = "i-m", wher
 
 
 def champion(folder: Path) -> str | None:
-    """The version that the alias points to, by the stage that made it."""
+    """The stage that made the version with the champion alias."""
     client = connect(tracking_uri(folder))
     version = client.get_registered_model(NAME).aliases.get(CHAMPION)
     return None if version is None else client.get_model_version(NAME, str(version)).tags["stage"]
@@ -100,7 +100,7 @@ def test_a_run_that_finishes_again_is_one_version(tracking_dir: Path) -> None:
 
 
 def test_a_late_move_of_another_run_is_put_right(tracking_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both see no champion; the better one moves the alias first, the other one after it, on what it had seen."""
+    """Both runs see no champion. The better one moves the alias first, then the other one, still seeing none."""
     real, others = MlflowClient.set_registered_model_alias, ["better"]
 
     def move(self: Any, name: str, alias: str, version: str) -> None:
@@ -115,7 +115,7 @@ def test_a_late_move_of_another_run_is_put_right(tracking_dir: Path, monkeypatch
 
 
 def test_of_two_first_aliases_at_once_the_better_stays(tracking_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database lets one of two inserts through: the other run's, here, of a worse version."""
+    """The database accepts only one of two inserts: here that of the other run, with a worse version."""
     real = MlflowClient.set_registered_model_alias
     finish(tracking_dir, "worse", None)  # registered, and about to become champion
     calls: list[str] = []
@@ -151,7 +151,7 @@ def test_both_kinds_are_registered_apart(tracking_dir: Path) -> None:
 
 
 def test_a_score_of_zero_makes_no_champion(tracking_dir: Path) -> None:
-    """Neither a student that found nothing, nor one of a split without objects, whose score is undefined."""
+    """Neither a student without detections nor one with an undefined score (a split without objects) is champion."""
     assert "no champion: it has no score above 0" in finish(tracking_dir, "nothing", 0.0)
     assert "no champion: it has no score above 0" in finish(tracking_dir, "no objects", None)
     assert champion(tracking_dir) is None
@@ -169,7 +169,7 @@ def test_what_is_unfit_makes_no_champion_whatever_its_score(tracking_dir: Path) 
 
 
 def test_who_is_unfit() -> None:
-    """The tiny student of 29 November: SPNDS 0.0003. A teacher must beat class-mean boxes, where these are known."""
+    """A tiny student had SPNDS 0.0003. A teacher must beat class-mean boxes, if their quality is known."""
     assert unfit({"mAP": 0.0006, "SPNDS": 0.0003}, None) == "the mAP of 0.0006 is below 0.01: it finds next to nothing"
     assert unfit({"mAP": 0.01, "SPNDS": 0.005}, None) == ""
     assert unfit({"bev_iou": 0.5}, 0.52) == "the BEV IoU of 0.500 is not above 0.520, that of class-mean boxes"

@@ -1,4 +1,4 @@
-"""Names of scores in MLflow, by hand."""
+"""Tests of the names of scores in MLflow, by hand."""
 
 from __future__ import annotations
 

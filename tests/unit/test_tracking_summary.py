@@ -78,7 +78,7 @@ def test_what_was_changed() -> None:
 
 
 def test_a_pipelines_run_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the pipeline calls it: links lead to the runs of its stages, not to itself."""
+    """The pipeline's description links to the runs of its stages, not to itself."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     parent = Tracker.start(tmp_path, "pdetr3d", "quickstart 1", {}, {})
     child = Tracker.start(tmp_path, "pdetr3d", "teacher", {}, {}, parent.run_id)

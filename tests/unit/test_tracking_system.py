@@ -1,4 +1,4 @@
-"""System metrics arrive in the run while it lasts, and never stop it."""
+"""Tests of system metrics: they are logged during the run, and their errors never stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight processes write runs, inputs, models and champions into one SQLite store at once: nothing is lost or broken."""
+"""Tests of eight processes that write runs, inputs, models and champions into one SQLite store at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITERS, STEPS, ROUNDS = 8, 50, 4
 
 
 def write(folder: Path, number: int) -> None:
-    """One trial's worth of tracking; a writer is a process of its own."""
+    """Write the tracking data of one trial; every writer is a separate process."""
     with Tracker.start(folder / str(number), "sweep", f"trial {number}", {"n": number}, {}, None, folder) as tracker:
         log_inputs(tracker, [DataInput("v1.0 train", "i-m", "/data", "train", 5)])
         logger = tracker.metric_logger()

@@ -1,4 +1,4 @@
-"""The teacher's job scores what it trained on the val split, once per run directory."""
+"""Tests of the teacher's job: it scores its teacher on the val split once per run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a trial that fails."""
+"""Tests of the files of a failed trial."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.report_cases import space_of
 
 
 def remote(cause: Exception) -> RuntimeError:
-    """As Ray wraps what a remote task raised."""
+    """An error as Ray wraps the errors of remote tasks."""
     error = RuntimeError("ray::task()\n  File x, line 1\nValueError: broken")
     error.cause = cause  # type: ignore[attr-defined]
     return error

@@ -1,4 +1,4 @@
-"""Objects that nobody clicked are no background where the moving average sees them: cells derived by hand."""
+"""Tests of unclicked objects: cells where the moving average finds them are no background, derived by hand."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def batch_with_click_at(x: float, y: float) -> Batch:
 
 
 def said(*peaks: tuple[int, int, int, int, float]) -> list[torch.Tensor]:
-    """The logits of an average that is sure of nothing but the given (sample, class, row, column, score)."""
+    """Logits of a moving average with high scores only at the given (sample, class, row, column, score)."""
     heat = torch.full((2, 10, 32, 32), -9.0)
     for sample, label, row, column, score in peaks:
         heat[sample, label, row, column] = float(np.log(score / (1 - score)))
@@ -35,8 +35,11 @@ def said(*peaks: tuple[int, int, int, int, float]) -> list[torch.Tensor]:
 
 
 def test_confident_cells_without_a_click_by_hand() -> None:
-    """The click lies at (0.4, 0.4), the middle of row 16, column 16. Cells are 0.8 m wide: 2.0 m reach two cells along
-    an axis (1.6 m), not three (2.4 m); diagonally (2, 1): 1.79 m, not (2, 2): 2.26 m."""
+    """The click lies at (0.4, 0.4), the middle of row 16 and column 16, and cells are 0.8 m wide.
+
+    A radius of 2.0 m contains two cells along an axis (1.6 m), not three (2.4 m), and the cell (2, 1) at 1.79 m, not
+    (2, 2) at 2.26 m.
+    """
     peaks = [
         (0, 3, 16, 16, 0.9),  # at the click: known, whatever the class
         (0, 3, 16, 18, 0.9),

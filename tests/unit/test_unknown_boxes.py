@@ -1,4 +1,4 @@
-"""Point-labeled samples without annotations: a message names what is unknown, and a holdout measures quality."""
+"""Tests of point-labeled samples without annotations: the message about unknown quality, and the holdout."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_scores_on_a_split_without_objects_are_no_zeros(capsys: pytest.CaptureFi
 def test_a_split_without_objects_chooses_no_checkpoint(
     index: Index, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last one is taken, instead of the first of all that score 0."""
+    """The last checkpoint is used, not the first of those that all score 0."""
     tables = without_annotations(sim_world, tmp_path / "world", index.tokens("sim_select"))
     cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))
     files = {"ours": [Path("step_1.pt"), Path("step_2.pt")]}
@@ -124,7 +124,7 @@ def test_a_split_without_objects_chooses_no_checkpoint(
 
 
 def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) -> None:
-    """A run whose clicks have no known box: "unknown", until a holdout measured a teacher."""
+    """For a run whose clicks have no known box the verdict is "unknown" until a holdout measures the teacher."""
     planted = PlantedRun(tmp_path / "run", sim_world)
     planted.write_labels(planted.good_boxes())
     good = planted.run.result("pseudo_labels")
@@ -150,8 +150,11 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
 def test_stages_on_peoples_labels(
     sim_world: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two scenes with boxes, a sample with a click, one that nobody looked at: who trains on what, and what the holdout
-    trains before. Trainings and predictions are stood in for."""
+    """Two scenes have boxes, one sample has a click, and one was never annotated.
+
+    The test checks the training samples of every arm and of the holdout's teacher, with stand-ins for trainings and
+    predictions.
+    """
     tokens = index.tokens("sim_train")
     tables = without_annotations(sim_world, tmp_path / "world", tokens[4:])
     cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))

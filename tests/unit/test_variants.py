@@ -1,4 +1,4 @@
-"""Named variants in search spaces: what they may say, their configs, those we ship, and teachers of another world."""
+"""Tests of named variants in search spaces: fields, configs, shipped variants, and teachers of another world."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_how_many_samples_are_measured() -> None:
 
 
 def test_teachers_begin_with_those_of_another_world(tmp_path: Path) -> None:
-    """Of its lowest seed that is trained; variants keep their own settings."""
+    """They begin with the teacher of the lowest trained seed; variants keep their own settings."""
     space = load_space("kitti_clicks")
     for name, variant in space.variants.items():
         for seed in (10, 2, 1):

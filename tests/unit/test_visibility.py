@@ -1,4 +1,4 @@
-"""Visibility of objects by hand; the camera is test_camera's: it looks along +y, f = 100 px, 200 x 100 px."""
+"""Tests of objects' visibility, by hand. The camera looks along +y; f = 100 px, image 200 x 100 px."""
 
 from __future__ import annotations
 

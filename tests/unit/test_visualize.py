@@ -67,7 +67,7 @@ def test_box_is_drawn_where_it_is(sample: Sample, tmp_path: Path) -> None:
 
 
 def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_path: Path) -> None:
-    """x -40 .. 40, y 0 .. 70.4 m: a square of 80 m and 0.8 m more on each side, round (0, 35.2)."""
+    """For x -40 .. 40 m and y 0 .. 70.4 m the view is a square of 80 m, plus 0.8 m on each side, round (0, 35.2)."""
     range_m = (-40.0, 0.0, 40.0, 70.4)
     bus = Boxes3D.build(np.array([[20.0, 60, 0]]), np.array([[16.0, 4, 3]]), np.zeros(1), np.array([3]))
     pixels = _pixels(inspect_sample(_bare(sample, bus), tmp_path / "a.png", range_m=range_m, classes=NUSCENES_CLASSES))
@@ -144,8 +144,10 @@ def test_empty_sample(sample: Sample, tmp_path: Path) -> None:
 def test_rows_and_columns_without_cameras_are_left_out(
     sample: Sample, tmp_path: Path, there: list[int], rows: int, columns: int
 ) -> None:
-    """CAM_FRONT is 0, to its right 1, to its left 2; CAM_BACK 3, to its right (in the picture) 5. The view from above
-    is 7.4 inches wide, an image 3.67 high and 16 / 9 as wide."""
+    """CAM_FRONT is 0, with 1 to its right and 2 to its left; CAM_BACK is 3, with 5 to its right in the picture.
+
+    The bird's-eye view is 7.4 inches wide; an image is 3.67 inches high, and 16 / 9 of that wide.
+    """
     some = dataclasses.replace(sample, camera_valid=np.isin(np.arange(6), there))
     pixels = _pixels(inspect_sample(some, tmp_path / "a.png", classes=NUSCENES_CLASSES))
     expected = 120 * (7.4 + 0.12 + columns * (3.67 * 16 / 9 + 0.06))

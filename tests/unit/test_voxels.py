@@ -1,4 +1,4 @@
-"""Voxels against a plain loop and by hand; the sparse encoder against dense convolutions."""
+"""Tests of voxels, against a plain loop and by hand, and of the sparse encoder against dense convolutions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_voxels_equal_a_plain_loop(most: int, cap: int) -> None:
 
 
 def test_caps_by_hand() -> None:
-    """x names the voxel (0.2 m in cell 32, 0.6 m in 33, ...), z the point; the first points and voxels stay."""
+    """x identifies the voxel (0.2 m in cell 32, 0.6 m in 33, ...) and z the point; the first points and voxels stay."""
     points = torch.zeros(7, 5)
     points[:, 0] = torch.tensor([1.0, 0.2, 1.0, 0.2, 1.0, 0.6, 0.6])
     points[:, 2] = torch.tensor([0.01, 0.02, 0.03, 0.04, 0.09, 0.05, 0.06])
@@ -78,7 +78,7 @@ def test_caps_by_hand() -> None:
 
 
 def test_points_outside_are_dropped() -> None:
-    """z = 3 is the range's end: the grid's extra layer stays empty."""
+    """The range ends at z = 3, so the grid's extra layer stays empty."""
     points = torch.tensor([[12.81, 0, 0, 1, 0], [0, 0, 3.0, 1, 0], [0, 0, 2.99, 1, 0], [0, -12.81, 0, 1, 0.0]])
     got = encoder().voxelize(points, torch.zeros(4, dtype=torch.long), 1)
     assert got.cells.tolist() == [[0, 19, 32, 32]]
@@ -87,7 +87,7 @@ def test_points_outside_are_dropped() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
 @pytest.mark.parametrize("points", [0, 1])
 def test_no_point_and_one_point_train_every_parameter(points: int, norm: str) -> None:
-    """With batch norm they would fail; and DDP wants every gradient."""
+    """Batch norm would fail on such clouds, and DDP needs a gradient for every parameter."""
     model = encoder(f"model.norm={norm}").train()
     bev = model(torch.full((points, 5), 0.1), torch.zeros(points, dtype=torch.long), 2)
     assert bev.shape == (2, 16, 16, 16) and bev.isfinite().all()
@@ -116,7 +116,7 @@ def test_size_of_the_full_preset() -> None:
 
 
 def test_encoder_equals_dense_convolutions() -> None:
-    """Forward and gradients, with norms that have statistics of their own."""
+    """Outputs and gradients are equal, with norms that have non-trivial statistics."""
     torch.manual_seed(0)
     model = SparseEncoder(5, (4, 6, 8), "batch").eval()
     for module in model.modules():

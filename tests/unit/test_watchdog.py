@@ -1,4 +1,4 @@
-"""A training that hangs reports which ranks wait, at which place, and for which rank."""
+"""Tests of the watchdog: a hanging training reports the waiting ranks, their place, and the missing rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_jobs.plug.watchdog import Watchdog, where
 
 
 class Silent(Watchdog):
-    """Without a thread of its own: the test looks itself."""
+    """A watchdog without its own thread; the test calls its check."""
 
     def __init__(self, folder: Path, rank: int, thread_id: int) -> None:
         self.folder, self.rank, self.world_size, self.stall_s = f"file://{folder}", rank, 3, 1.0

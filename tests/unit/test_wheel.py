@@ -1,4 +1,4 @@
-"""The wheel holds every file of the packages, the license, and nothing else."""
+"""Tests of the wheel: it contains all files of the packages and the license, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built from a copy of the sources, as ``pip install .`` builds it; nothing is fetched."""
+    """The wheel that ``pip install .`` builds, from a copy of the sources, without downloads."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))

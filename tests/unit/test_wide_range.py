@@ -1,6 +1,6 @@
-"""A range that is not square and not centered on the sensor: x 0 .. 19.2 m, y -12.8 .. 12.8 m in cells of 0.8 m.
+"""Tests of a range that is neither square nor centered on the sensor: x 0 .. 19.2 m, y -12.8 .. 12.8 m.
 
-So 32 rows (y) and 24 columns (x). A place (10.1, -3.9) lies in column 10.1 / 0.8 = 12.6 and in row
+Cells of 0.8 m make 32 rows (y) and 24 columns (x). A place (10.1, -3.9) lies in column 10.1 / 0.8 = 12.6 and in row
 (-3.9 + 12.8) / 0.8 = 11.1.
 """
 
@@ -32,7 +32,7 @@ def wide(*overrides: str) -> Config:
 
 
 def one_box() -> Batch:
-    """Samples with a box and its click at PLACE; the second sample's lies behind the sensor, out of range."""
+    """Samples with a box and its click at PLACE; the second sample's box lies behind the sensor, out of range."""
     batch = make_batch(clicks=1)
     box, click = batch.box.clone(), batch.click.clone()
     for sample, (x, y) in enumerate((PLACE, (-0.1, 0.0))):
@@ -47,7 +47,7 @@ def test_grid_by_hand() -> None:
 
 
 def test_presets_of_kitti_by_hand() -> None:
-    """y 0 .. 70.4 m ahead in 0.4 m: 176 rows; x 80 m: 200 columns; heads at half of it. The full size: 0.2 m."""
+    """y 0 .. 70.4 m in cells of 0.4 m: 176 rows; x 80 m: 200 columns. Heads have half of both; full size is 0.2 m."""
     small, full = presets.PRESETS["kitti-small"], presets.PRESETS["kitti"]
     assert small.model.grid == (176, 200) and small.student_grid == (88, 100)
     assert full.model.grid == (352, 400) and full.student_grid == (176, 200)
@@ -55,7 +55,7 @@ def test_presets_of_kitti_by_hand() -> None:
 
 
 def test_a_cloud_is_not_mirrored_out_of_its_range() -> None:
-    """The range is symmetric in y, not in x: over many draws y is mirrored about half of the time, x never."""
+    """The range is symmetric only in y, so y is mirrored in about half of the draws, and x never."""
     config = wide("student.augment_flip=true", "student.augment_rotation_rad=0", "student.augment_translation_m=0")
     draw = BatchLoader(config, "student", cameras=False)._range().draw
     signs = np.array([np.sign(np.diag(draw(np.random.default_rng(i)))[:2]) for i in range(60)])
@@ -68,7 +68,7 @@ def test_the_target_cell_of_a_box() -> None:
 
 
 def test_surroundings_end_where_the_grid_ends() -> None:
-    """A box in the corner (19.1, 12.7), row 31, column 23: of its 3 x 3 cells four exist."""
+    """A box in the corner (19.1, 12.7) is in row 31 and column 23, so only four of its 3 x 3 cells exist."""
     batch = one_box()
     box = batch.box.clone()
     box[0, 0, :2] = torch.tensor([19.1, 12.7])
@@ -126,7 +126,7 @@ def test_the_mask_of_a_click() -> None:
 
 
 def test_warp_about_the_sensor_not_about_the_middle_of_the_range() -> None:
-    """A quarter turn takes (4.4, -10.0), row 3, column 5, to (10.0, 4.4), row 21, column 12; all are cells' centers."""
+    """A quarter turn takes the cell center (4.4, -10.0), row 3, column 5, to (10.0, 4.4), row 21, column 12."""
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     augmented = torch.zeros(1, 1, ROWS, COLUMNS)
@@ -140,8 +140,11 @@ def test_warp_about_the_sensor_not_about_the_middle_of_the_range() -> None:
 
 
 def test_lidar_roi_samples_the_cell_of_the_click() -> None:
-    """n = 1 and no free points: the value at the RoI's center. The map says 100 row + column, linear between centers:
-    (10.1, -3.9) is 0.125 cells right of the middle of column 12, 0.375 below that of row 11 (its middle is 11.5)."""
+    """With n = 1 and no free points the sample is the map's value at the RoI's center.
+
+    The map is 100 row + column, linear between cell centers; (10.1, -3.9) lies 0.125 cells right of the middle of
+    column 12 and 0.375 cells below that of row 11 (its middle is 11.5).
+    """
     roi = LidarRoI(1, 1, 1, 1, 0)
     for layer in (roi.value[0], roi.output):
         torch.nn.init.ones_(layer.weight)
