@@ -138,7 +138,7 @@ def test_none_at_all_is_refused_unless_allowed_by_name(
 
 
 def test_no_annotation_at_all(world: Path, tmp_path: Path) -> None:
-    """Tables without annotations are indexed for people's clicks. A job refuses them, since it cannot simulate clicks."""
+    """Tables without annotations are indexed for people's clicks. A job refuses them: it has nothing to train on."""
     no_annotations(world)
     assert not summarize(Index.open(build_index(world, VERSION, tmp_path / "index.arrow"))).objects.any()
     with pytest.raises(DataError, match="no sample of split 'sim_train' ha"):
