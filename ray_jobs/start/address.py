@@ -1,4 +1,4 @@
-"""Whether a Ray cluster answers at RAY_ADDRESS: known in seconds, where Ray itself tries for minutes."""
+"""Checks within seconds whether a Ray cluster answers at RAY_ADDRESS; Ray itself would try for minutes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import os
 
 from pdetr3d.schema import DataError
 
-WAIT_S = 15.0  # for the answer of a cluster's head
+WAIT_S = 15.0  # time limit for the answer of a cluster's head
 
 
 def check_address(address: str, wait_s: float | None = None) -> None:
-    """Find out that nothing answers before anything is prepared for hours.
+    """Refuse an address at which no cluster answers, before a job prepares data for hours.
 
     Args:
         address: as ``ray.init`` takes it: HOST:PORT of a cluster's head, "auto", or "local" for a Ray of the job's own.
-        wait_s: for how long to wait for each name that the head may have; None: ``WAIT_S``.
+        wait_s: time limit [s] for each possible name of the head; None: ``WAIT_S``.
 
     Raises:
-        DataError: when the address is of another kind, or no cluster answers there; says what to set instead.
+        DataError: if the address has the wrong form or no cluster answers there; the message names a correct value.
     """
     kind, _, _ = address.rpartition("://")
     if kind in ("http", "https"):
         raise DataError(
-            f"RAY_ADDRESS={address} is where a cluster takes jobs, not where a job joins it. Send the job there: unset "
-            f"RAY_ADDRESS, and run ray job submit --address {address} --working-dir . -- python -m ray_jobs.JOB ... "
-            "(cluster/README.md)"
+            f"RAY_ADDRESS={address} is a cluster's address for submitted jobs; a job cannot join it. Submit the job: "
+            f"unset RAY_ADDRESS, and run ray job submit --address {address} --working-dir . -- python -m ray_jobs.JOB "
+            "... (cluster/README.md)"
         )
     if kind not in ("", "ray"):
         raise DataError(
@@ -32,7 +32,7 @@ def check_address(address: str, wait_s: float | None = None) -> None:
             "(Ray Client); correct it, or unset RAY_ADDRESS to run on this machine alone"
         )
     if kind or address in ("local", "auto") or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return  # Ray knows of these within seconds; with TLS it alone has the keys
+        return  # Ray itself notices these within seconds, and only Ray has the TLS keys
     wait_s = WAIT_S if wait_s is None else wait_s
     if not any(_answers(name, wait_s) for name in _names(address)):
         raise DataError(
@@ -43,7 +43,7 @@ def check_address(address: str, wait_s: float | None = None) -> None:
 
 
 def _names(address: str) -> list[str]:
-    """The address, and, of a head on this machine, the one under which Ray makes it known."""
+    """The address; for a head on this machine also the address that Ray publishes for it."""
     host, _, port = address.rpartition(":")
     if host not in ("127.0.0.1", "localhost", "::1"):
         return [address]

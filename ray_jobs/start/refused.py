@@ -1,5 +1,7 @@
-"""A job whose input is refused, or whose disk is full by then, leaves its run directory as it found it: the command may
-use the same one when that is mended."""
+"""Cleans up after a refused job: its run directory is left as it was found, so a corrected command can use it again.
+
+This holds for refused input and for a disk that is full before any work.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,17 @@ def worked_on(folder: Path) -> bool:
 
 @contextmanager
 def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
-    """Yield the run directory, which need not exist. Where a DataError, or an OSError
-    that the user can mend (a full disk), leaves the body, remove what it has put there,
-    and the folders that it made, unless ``unless`` says of the directory that it holds work by then.
+    """Yield the run directory, which need not exist, and undo the body's additions to it if the input is refused.
 
-    What the directory held before stays. Files that the body adds to a folder which was there are not removed, and
-    nothing is where another process has a lease on the directory, or on one in it: what came meanwhile may be its.
+    This happens if the body raises a DataError, or an OSError that a user can mend (a full disk). Then all new entries
+    of the directory and all newly created folders are removed. Entries that existed before stay, with all files that
+    the body added to them. Nothing is removed if another process has a lease on the directory or on a run in it, since
+    new entries may belong to that process.
 
     Args:
-        fresh: the directory is ``free_path(folder)``, which is made.
+        folder: the run directory.
+        fresh: use ``free_path(folder)`` instead, which is created.
+        unless: tells of the directory whether it contains work by now; if so, nothing is removed.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     if fresh:
@@ -45,7 +49,7 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
             for entry in folder.iterdir():
                 if entry.name not in before:
                     _remove(entry)
-            with suppress(OSError):  # something else was put there meanwhile
+            with suppress(OSError):  # another process has added an entry
                 for place in missing:
                     place.rmdir()
         raise
