@@ -92,7 +92,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A value as YAML that all readers understand alike: some read 1e-05 as text, but 1.0e-05 as a number."""
+    """A value as YAML with one meaning for all readers: some read 1e-05 as text, but all read 1.0e-05 as a number."""
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, float):

@@ -28,7 +28,7 @@ class ModelConfig(Section):
     lidar: Literal["pillar", "voxel"] = "pillar"
     # Kind of normalization. sync: batch norm over all workers, on GPUs. frozen: stored statistics.
     norm: Literal["batch", "sync", "group", "frozen"] = "batch"
-    # x0, y0, z0, x1, y1, z1 of what is seen, in the LIDAR_TOP frame.
+    # Detection range x0, y0, z0, x1, y1, z1 in the LIDAR_TOP frame.
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     pillar_m: Annotated[float, Field(gt=0)] = 0.2  # Side of a pillar.
     pillar_points: Positive = 20  # Most points of a pillar; more are thinned out evenly.
@@ -131,7 +131,7 @@ class TeacherConfig(Section):
 
     # crop: a baseline, a PointNet on the points around each click.
     model: Literal["point_detr3d", "crop"] = "point_detr3d"
-    # What a query starts from (docs/models.md).
+    # Initialization of queries (docs/models.md).
     query_init: Literal["explicit", "implicit", "learned", "group"] = "explicit"
     learned_queries: Positive = 300  # Queries of a sample, with query_init=learned.
     group_copies: Annotated[int, Field(ge=2, le=32)] = 4  # Queries of a click in training, with query_init=group.
@@ -144,7 +144,7 @@ class TeacherConfig(Section):
     heading_start: Literal["points", "forward"] = "points"
     # Assignment of queries to boxes: each to the box of its own click, or by least total cost.
     matching: Literal["direct", "hungarian"] = "direct"
-    fusion: Literal["none", "concat", "d_roi"] = "d_roi"  # What a query takes from images (docs/models.md).
+    fusion: Literal["none", "concat", "d_roi"] = "d_roi"  # Image features of queries (docs/models.md).
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # Places of the RoI grid along each side.
     free_points: Annotated[int, Field(ge=0, le=64)] = 16  # Places that a query samples beside its RoI grid.
     # Layers of the decoder. The first finds headings; later layers see the points along them (not with implicit).
@@ -168,7 +168,7 @@ class TeacherConfig(Section):
     quality_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the loss of the predicted BEV IoU.
     class_weight: Annotated[float, Field(ge=0)] = 2.0  # Weight of the class loss, with query_init=learned.
     start_from: str = ""  # Checkpoint (.pt) of a teacher of other data and the same classes to start from.
-    # The LiDAR encoder starts from the student that was trained on the boxes alone.
+    # The LiDAR encoder starts from the student that was trained only on the boxes.
     lidar_init: Literal["none", "boxes_only"] = "boxes_only"
     augment_flip: bool = False  # Samples and their images are mirrored at random in training.
     # Samples are turned about z by a random angle up to this one in training.
@@ -229,8 +229,8 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The student: CenterPoint with point-guided self-supervision."""
 
-    # Numbers of the classes of each detection head; []: a head for each group of data.classes. Setting data.classes
-    # alone sets it to [].
+    # Numbers of the classes of each detection head; []: a head for each group of data.classes. Setting only
+    # data.classes sets it to [].
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     # Channels to which the neck brings each of the backbone's stages.
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
@@ -238,10 +238,10 @@ class StudentConfig(Section):
     head_channels: Positive = 64  # Channels of the detection heads.
     # Cells around a center that also learn its box, as in AFDet.
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0
-    # Share of each batch that is drawn from box-labeled samples; 0: samples come as they are.
+    # Share of each batch that is drawn from box-labeled samples; 0: samples are drawn without regard to boxes.
     box_share: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.0
     cbgs: bool = False  # Class-balanced resampling of the train samples. The number of steps stays.
-    # GT sampling: objects are pasted until a sample holds so many of each class; []: off. Setting data.classes alone
+    # GT sampling: objects are pasted until a sample holds this number of each class; []: off. Setting only data.classes
     # turns it off.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
     gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # The last share of the steps is without it.
@@ -297,7 +297,7 @@ class StudentConfig(Section):
     # A box is dropped when its BEV IoU with a better box of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
     # Radius of each class, with nms=circle. The defaults are the square roots of CenterPoint's 4, 12, 10, 1, 0.85 and
-    # 0.175, which it compares with squared distances. Setting data.classes alone drops it.
+    # 0.175, which it compares with squared distances. Setting only data.classes drops it.
     circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # Most boxes of a sample. 500 is the devkit's limit.
     # Arm self_training: the model's own boxes on point-labeled samples become labels from this score on.

@@ -17,8 +17,8 @@ Meters = Annotated[float, Field(gt=0)]
 class IgnoredBy:
     """Mark of a field, or of a whole section: stages that never read it. Unmarked fields count for every stage.
 
-    ``pdetr3d.config_keys.seen_by`` reads the marks. tests/unit/test_stage_reads.py fails where a stage reads what it is
-    said to ignore. What a stage takes from another stage, it depends on by that stage's digest.
+    ``pdetr3d.config_keys.seen_by`` reads the marks. tests/unit/test_stage_reads.py fails if a stage reads a field
+    that it ignores by its mark. A stage depends on the results of earlier stages by their digests.
 
     Attributes:
         kinds: of stages (``pdetr3d.pipeline.graph.Stage.kind``).
@@ -28,11 +28,11 @@ class IgnoredBy:
 
 
 INDEX, TEACHER, BOXES_ONLY, PSEUDO_LABELS = "index", "teacher", "student_boxes_only", "pseudo_labels"
-EVERY = "every"  # kind that stands for all stages: the field changes no number
+EVERY = "every"  # instead of a kind: all stages ignore the field, since it changes no number
 NO_NUMBERS = IgnoredBy((EVERY,))
 NOT_INDEXED = IgnoredBy((INDEX,))
-OF_POINT_LABELS = IgnoredBy((TEACHER, BOXES_ONLY))  # unknown to a stage that learns from people's boxes alone
-OF_CLICKED_STUDENTS = IgnoredBy((BOXES_ONLY,))  # does nothing without clicks, pseudo labels or own labels
+OF_POINT_LABELS = IgnoredBy((TEACHER, BOXES_ONLY))  # no effect on a stage that learns only from people's boxes
+OF_CLICKED_STUDENTS = IgnoredBy((BOXES_ONLY,))  # no effect without clicks, pseudo labels or own labels
 OF_STUDENTS = IgnoredBy((INDEX, TEACHER, PSEUDO_LABELS))
 OF_TEACHERS = IgnoredBy((INDEX, BOXES_ONLY))
 
@@ -90,7 +90,7 @@ class DataConfig(Section):
     val_split: str = "val"  # The split that is only scored.
     num_sweeps: Annotated[int, Field(ge=1, le=10)] = 10  # LiDAR sweeps of a sample, the keyframe's included.
     image_size_px: tuple[Positive, Positive] = (1600, 900)  # Width, height of the teacher's images.
-    # What loads batches: Ray Data tasks, or torch's DataLoader in each worker. The batches are the same.
+    # Loader of batches: Ray Data tasks, or torch's DataLoader in each worker. The batches are the same.
     loader: Literal["ray", "torch"] = "ray"
     # A broken file ends the job, or its sample is left out and listed (data/skipped.json).
     on_error: Literal["raise", "skip"] = "raise"
@@ -169,8 +169,8 @@ class LabelConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
     # Whole scenes or single keyframes are drawn at random; prefix: the first samples are taken.
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
-    # Scenes are put into so many folds of about equal size. All folds are box-labeled but number label.seed (modulo
-    # label.folds), whatever label.ratio says. 0: off.
+    # Number of folds of about equal size for the scenes. All folds except number label.seed (modulo label.folds) are
+    # box-labeled; label.ratio has no effect. 0: off.
     folds: Annotated[int, Field(ge=0)] = 0
     balance: bool = False  # Scenes (keyframes) are chosen for many boxes of rare classes, not at random.
     no_boxes_of: tuple[str, ...] = ()  # Scenes (keyframes) that show one of these classes are never box-labeled.
@@ -225,8 +225,8 @@ class OptimConfig(Section):
 
     lr: Annotated[float, Field(gt=0)] = 1e-3  # Peak learning rate.
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # AdamW's weight decay.
-    # Passes, which may be a fraction: of a student over all labeled train samples, whatever label.ratio; of the teacher
-    # over the box-labeled samples; of the crop branch over their clicks.
+    # Number of passes, which may be a fraction: a student's over all labeled train samples, for any label.ratio; the
+    # teacher's over the box-labeled samples; the crop branch's over their clicks.
     epochs: Annotated[float, Field(gt=0)] = 20.0
     batch_size: Positive = 32  # Samples (crop branch: clicks) of a step, over all workers.
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # Share of the steps in which the rate rises.
@@ -285,8 +285,8 @@ class ScalingConfig(Section):
     concurrent_stages: Positive = 1  # Independent stages that a pipeline trains at once, each with its own workers.
     # Failures of workers that a stage survives. Machines whose end was announced do not count.
     max_failures: Annotated[int, Field(ge=0)] = 3
-    stall_s: Annotated[float, Field(gt=0)] = 300.0  # After this time without a step each rank says what it waits for.
-    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # Ranks wait so long for one another, then they fail.
+    stall_s: Annotated[float, Field(gt=0)] = 300.0  # After this time without a step each rank reports its place.
+    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # Ranks that wait longer for one another fail.
 
     @model_validator(mode="after")
     def _check_workers(self) -> ScalingConfig:
@@ -326,4 +326,4 @@ class RunSection(Section):
 class StorageConfig(Section):
     """Where Ray Train writes."""
 
-    path: str = ""  # Folder or URI for what Ray Train writes; empty: inside the run directory.
+    path: str = ""  # Folder or URI for Ray Train's files; empty: inside the run directory.

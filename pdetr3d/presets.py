@@ -192,7 +192,7 @@ FUSION_STUDY = QUICKSTART.model_copy(
         "data": QUICKSTART.data.model_copy(update={"image_size_px": (576, 216)}),
         "sim": SimConfig(scenes=380, select_scenes=2, val_scenes=2, image_size_px=(576, 216)),
         "label": LabelConfig(ratio=0.1),
-        # Two teachers run at once, each on one core, a share of which is left to its loading tasks.
+        # Two teachers train at the same time, each on one core, which its loading tasks share.
         "scaling": ScalingConfig(workers=1, cpus_per_worker=0.7, data_cpus=0.25, concurrent_stages=2),
     }
 )

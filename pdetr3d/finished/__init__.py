@@ -1,1 +1,1 @@
-"""What works on finished runs: reports, labels, doctor, capacity plans, deployment. The core imports none of it."""
+"""Tools for finished runs: reports, labels, doctor, capacity plans, deployment. The core imports none of them."""

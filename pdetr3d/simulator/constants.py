@@ -1,4 +1,4 @@
-"""Constants of the simulated world. They were fixed before any experiment: who changes one must raise WORLD_VERSION.
+"""Constants of the simulated world. They were fixed before any experiment. A change of one needs a new WORLD_VERSION.
 
 Names end with their units. Frames: ego (x forward, y left, z up, origin on the ground below the rear axle), LIDAR_TOP
 (x right, y forward, z up). Numbers marked "nuScenes" come from the nuScenes paper or a public sample's calibration.

@@ -198,7 +198,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     except (DataError, OSError):  # the second: a full disk
         if new:
             for name in (INDEX, MEMORY, SKIPPED, FILES):
-                with suppress(OSError):  # what went wrong before is what to tell
+                with suppress(OSError):  # the first error is the one to report
                     (run.path / "data" / name).unlink(missing_ok=True)
             if own:
                 shutil.rmtree(manifest, ignore_errors=True)
@@ -270,7 +270,7 @@ def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
     if config.data.packed:
         shards = [shard["sha256"] for shard in open_pack(config.data.packed).info["shards"]]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
-    times = bool(config.data.dataroot)  # every run writes its simulated world anew, so those files' times say nothing
+    times = bool(config.data.dataroot)  # every run rewrites its simulated world, so its files' times do not count
     ledger = FileLedger.open(index, times)
     if ledger is None:
         return FileLedger.take(index, config.data.deep_digest, times).digest

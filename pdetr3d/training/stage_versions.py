@@ -1,12 +1,12 @@
-"""Format versions of the stages: what a run's identity knows of the code.
+"""Format versions of the stages: the only part of the code that belongs to a run's identity.
 
 Add 1 to a stage's version when the same input gives other numbers or other files than before: changed arithmetic, a
-changed default inside the code, another order of random draws, another column. Do not touch it for comments, messages,
-speed, reports, refactoring, or a new choice that is off unless a config key asks for it.
+changed default inside the code, another order of random draws, another column. Do not change it for comments, messages,
+speed, reports, refactoring, or a new feature that is off by default.
 
-tests/unit/test_golden.py fails when the numbers of a stage change and its version does not, and says what to do:
-set the version here, then ``make golden`` writes the new numbers (tests/golden/STAGE.json). Runs that were begun with
-another version end with exit code 2 and name it; a change of the code that moves no version ends no run.
+tests/unit/test_golden.py fails when the numbers of a stage change and its version does not. Then set the version here;
+``make golden`` writes the new numbers (tests/golden/STAGE.json). A run that was begun with another version is refused
+with exit code 2 and a message with both versions. Other changes of the code do not affect runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "simulate": 2,  # the simulated world's files
     "index": 1,  # rows of index.arrow
     "label": 2,  # label manifest: roles, clicks
-    "load": 2,  # what is read of a sample, and how it is augmented and collated
+    "load": 2,  # reading, augmentation and collation of samples
     "teacher": 5,  # its weights, losses, boxes
     "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
     "student": 6,  # its weights, losses, boxes

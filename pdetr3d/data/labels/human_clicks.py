@@ -26,10 +26,10 @@ from pdetr3d.schema import DataError
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
 FRAMES = ("global", "ego", "lidar")
-IGNORE = "ignore"  # given instead of a class: nobody could tell what is there
+IGNORE = "ignore"  # instead of a class: the annotator could not identify the object
 IGNORE_RADIUS_M = 2.0  # the radius of a region whose row has no radius_m
 SURPLUS = "\0surplus"  # the key under which csv.DictReader keeps values beyond the header
-MAX_DISTANCE_M = 200.0  # no annotation is so far from the LiDAR: a click beyond it is in another frame than it says
+MAX_DISTANCE_M = 200.0  # annotations are never so far from the LiDAR; the frame of a click beyond is wrong
 DONE = ".done.json"  # the file beside the clicks that lists finished frames has this ending
 
 

@@ -1,4 +1,4 @@
-"""Recognizes file formats by their first bytes, for messages about files that are not what they should be."""
+"""Recognizes file formats by their first bytes, for messages about files of the wrong format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the dataset: whether it holds what training needs, and whether its files changed since the run began."""
+"""Checks of the dataset: whether training has the data that it needs, and whether files changed since the run began."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import History, read_histories
 
 METRICS = ("loss", "unlabeled_heatmap", "unlabeled_box", "feature_std", "stall_share", "data_s", "step_s")
-ON_VAL = ("trial", "evaluate_teacher")  # stages that measure at the clicks of the val split, unless they say where
+ON_VAL = ("trial", "evaluate_teacher")  # stages that measure at the val split's clicks by default
 
 
 class Run:

@@ -15,7 +15,7 @@ from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.run_files import RunFiles, read_json
 from pdetr3d.schema import DataError
 
-SEARCHES = ("search.json", "sweep.json")  # what a search leaves in its run directory; the latter by older code
+SEARCHES = ("search.json", "sweep.json")  # a search's file in its run directory; the second name is that of older code
 ARMS = ("ours", "boxes_only", "full")
 # Keys in which runs of one label-efficiency curve may differ. The dataset is compared by its index, not by its place.
 FREE = (

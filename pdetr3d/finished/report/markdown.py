@@ -15,7 +15,7 @@ FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the sa
 
 
 def search_text(search: Search, about: Mapping[str, str]) -> str:
-    """A paragraph that says how the search was made, and its table.
+    """A paragraph about the setup of a search, and its table.
 
     Args:
         about: variant -> its words in the table. Other variants keep their names.
