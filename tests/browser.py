@@ -51,7 +51,7 @@ def browser(folder: Path, size_px: tuple[int, int]) -> Iterator[Chrome]:
 
 
 def wait_for(what: Callable[[], T], why: Callable[[], str], timeout_s: float = 120) -> T:
-    """Call ``what`` until its result is true, and return it; fails after ``timeout_s`` with the text of ``why``."""
+    """Call ``what`` until its result is true; returns the result, or fails after ``timeout_s`` with ``why``'s text."""
     end = time.monotonic() + timeout_s
     while not (answer := what()):
         assert time.monotonic() < end, why()

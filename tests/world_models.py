@@ -1,4 +1,4 @@
-"""Small models of one crop, to measure what the simulated world shows: with LiDAR (two stages), or with a picture.
+"""Small models of one crop that measure how much LiDAR (two stages) or a picture shows in the simulated world.
 
 Legend: B clicks, N their points, C channels. Angles are relative to the viewing direction (from the sensor to the
 click), so no model knows the direction of traffic.

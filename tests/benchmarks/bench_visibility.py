@@ -1,5 +1,8 @@
-"""Measures by distance what LiDAR and cameras see of objects, in box-labeled keyframes of a run (PDETR3D_RUN, default
-runs/quickstart), which shows how much fusion can gain. It prints a table, and skips without a run."""
+"""Measures objects' visibility in LiDAR and cameras by distance, which shows how much fusion can gain.
+
+The objects are those of box-labeled keyframes of a run (PDETR3D_RUN, default runs/quickstart). The benchmark prints a
+table; without a run it skips.
+"""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def test_yaml_makes_no_objects(job: Callable[..., str], tmp_path: Path) -> None:
     """Neither an override, whose value is YAML, nor a search space file can create Python objects."""
     flag = tmp_path / "it_ran"
     crafted = f"!!python/object/apply:os.mkdir ['{flag}']"
-    assert presets.load("quickstart", [f"run.name={crafted}"]).run.name == crafted  # texts are taken as they are
+    assert presets.load("quickstart", [f"run.name={crafted}"]).run.name == crafted  # texts are not parsed
     message = job(f"run.seed={crafted}")
     assert "Traceback" not in message and "cannot be read" in message and "python/object/apply" in message
     (tmp_path / "space.yaml").write_text(f"question: {crafted}\n")

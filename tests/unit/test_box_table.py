@@ -1,4 +1,4 @@
-"""Tests of the mapped file of predicted boxes: boxes are read back unchanged, and no file is left behind."""
+"""Tests of the mapped file of predicted boxes: boxes are read back unchanged, and no file remains."""
 
 from __future__ import annotations
 

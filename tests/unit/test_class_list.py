@@ -83,7 +83,7 @@ def test_a_config_keeps_the_content_and_follows_it(tmp_path: Path) -> None:
     file.unlink()
     assert config.classes == read_classes(SEVEN) and config.tasks == read_classes(SEVEN).tasks
     assert Config.from_json(config.to_json()) == config
-    # The presets' counts of the ten are not of these seven; what is said beside the list is.
+    # The presets' counts for the ten classes do not apply to these seven; counts given with the list do.
     ten = presets.QUICKSTART.student
     assert ten.gt_sampling and ten.tasks and ten.circle_radius_m
     preset = presets.load("quickstart", [f"data.classes={SEVEN}"]).student
@@ -94,7 +94,7 @@ def test_a_config_keeps_the_content_and_follows_it(tmp_path: Path) -> None:
     kitti = presets.load("kitti", ["data.classes=kitti"])  # the preset's own list: nothing is dropped
     assert kitti == presets.load("kitti") and kitti.student.gt_sampling == (2, 3, 4, 2, 6)
     assert presets.load("kitti", ["data.classes="]).student.gt_sampling == ()
-    # Beginning with a config of seven, other keys leave what is said of them.
+    # In a config with seven classes other overrides keep the counts.
     assert (
         override(tiny_config(f"data.classes={SEVEN}", *said), ["optim.lr=0.1"]).student
         == tiny_config(f"data.classes={SEVEN}", *said).student

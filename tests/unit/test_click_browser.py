@@ -112,7 +112,7 @@ class Tab:
             return abs(self.aspect * height / width - 1) < 0.01
 
         wait_for(there, lambda: f"the page does not show {view!r} with {text!r}: {self.status()}")
-        # What viser says of slow graphics lies over the canvas.
+        # viser's message about slow graphics covers the canvas.
         self.driver.execute_script(
             "document.querySelectorAll('.mantine-Notification-closeButton').forEach(b => b.click())"
         )
@@ -228,7 +228,7 @@ def test_twenty_clicks_land_where_they_were_aimed_and_none_is_lost(real_data: Pa
                     aimed.append(target)
             assert len(aimed) == 14
 
-            # A second annotator is told; the first is killed and loses nothing.
+            # A second annotator is refused; the first one is killed and loses nothing.
             again = ["click", "--index", str(index.path), "--split", SPLIT, "--out", str(out), "--port", "0"]
             assert main(again) == 2
             os.kill(server.pid, signal.SIGKILL)

@@ -103,7 +103,7 @@ def test_clicks_on_images_and_in_3d(index: Index, tmp_path: Path) -> None:
     x, y, _ = page.frame.tiles[0].place(uv[row])
     page.click(above(x, y))
     (click,) = world.session.clicks(page.token)
-    assert np.linalg.norm(np.array(click.xyz_m) - points[row]) < 0.7  # what may be hit instead lies that far behind
+    assert np.linalg.norm(np.array(click.xyz_m) - points[row]) < 0.7  # a point hit instead is close
     page.look("3d")
     page.guarded(lambda: page.click(above(x, y)))  # there are no images: the ground, far out, or the point itself
     found = world.session.clicks(page.token)
@@ -120,7 +120,7 @@ def test_done_frames_and_the_way_between_frames(index: Index, tmp_path: Path) ->
     page.toggle_done()
     assert world.session.done(tokens[0]) and page.token == tokens[1] == page.desk.token
     assert "1 frames done" in world.shown() and f"Frame 2 of {len(tokens)}" in world.shown()
-    page.undo()  # goes to where it was
+    page.undo()  # returns to the frame of the action
     assert page.token == tokens[0] and not world.session.done(tokens[0])
     page.step(1)
     page.toggle_done()
@@ -197,7 +197,7 @@ def test_the_teacher_answers_the_newest_clicks(index: Index, tmp_path: Path) -> 
         page.set_mode("ignore")
         page.click(above(-10, 5))
         await _quiet(page)
-        assert asked == [3]  # the first two questions were stale before they were asked; regions have no box
+        assert asked == [3]  # the first two requests were outdated before their turn; regions have no box
         np.testing.assert_allclose(page.boxes.center_m[:, 0], [10, 20, 30], atol=1e-5)
         page.undo()
         page.undo()

@@ -145,7 +145,7 @@ def test_views_show_all_there_is() -> None:
     half = np.tan(np.radians(10))
     for aspect in (1.0, 1.6, 4.0):
         view = above([tile], aspect)
-        high = (view.position_m[2] + 2) * half  # half of what is seen at the height of the sheet
+        high = (view.position_m[2] + 2) * half  # half of the visible height at the sheet
         assert high >= 52 and high * aspect >= 113.4444
         view = over(tile, aspect)
         high = (view.position_m[2] + 2) * half

@@ -129,7 +129,7 @@ def test_a_kill_between_two_files_never_leaves_clicks_in_an_empty_frame(
         work.add(token, (1, 2, 0), "car") if act == "add" else work.delete(click)
     assert not (rows(file) and token in marked(file)[1])
     assert token in sum(marked(file), [])
-    # What failed did not happen, for this session either.
+    # A failed action has no effect on the session either.
     assert len(work.clicks(token)) == (0 if act == "add" else 1)
 
 
@@ -222,7 +222,7 @@ def test_clicks_of_other_frames_and_splits_are_kept(index: Index, file: Path) ->
     file.write_text("\n".join([header, *lines]))
     work = Session(index, SPLIT, file)
     np.testing.assert_allclose(work.clicks(here)[0].xyz_m, [1, 2, 3], atol=1e-6)
-    assert work.clicks(here)[1].radius_m == 2.0  # what the import takes where a row gives none
+    assert work.clicks(here)[1].radius_m == 2.0  # the import's default for rows without a radius
     work.add(here, (0, 0, 0), "car")
     kept = read_clicks(file, index)
     assert [(click.name, click.track_id) for click in kept] == [("car", "t7"), ("ignore", ""), ("car", ""), ("bus", "")]

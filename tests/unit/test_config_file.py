@@ -39,7 +39,7 @@ def test_what_show_config_writes_gives_the_same_config(
     file = written(tmp_path, capsys.readouterr().out)
     config = presets.load(name, changes)
     assert loaded(file) == loaded(file, name) == config
-    # To a reader of YAML 1.1 alike, to which 1e-05 would be text.
+    # The file means the same to a reader of YAML 1.1, which would read 1e-05 as text.
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(config.to_json().replace("1e-05", "1.0e-05"))
 
 

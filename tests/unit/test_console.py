@@ -50,7 +50,7 @@ def test_noise_goes_to_the_log_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_of_the_autoscaler_only_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.autoscaler.v2.utils.cached_is_autoscaler_v2", False)  # Ray asks its server, here is none
+    monkeypatch.setattr("ray.autoscaler.v2.utils.cached_is_autoscaler_v2", False)  # there is no server to ask
     with console(tmp_path) as mine:
         mine(said("0.0/2.0 CPU", pid="autoscaler"))
         mine(said(":event_summary:Error: No available node types can fulfill the request", pid="autoscaler"))
@@ -121,7 +121,7 @@ def test_the_time_that_all_training_takes_yet(tmp_path: Path) -> None:
     assert mine.outlook() == "; all training 1:10"
     mine.ended("student_full")
     mine.ended("teacher")
-    assert mine.outlook() == "; all training 0:50"  # one is left, and trains alone
+    assert mine.outlook() == "; all training 0:50"  # one stage remains, and trains alone
 
 
 def test_verbose_shows_all_as_ray_does(tmp_path: Path) -> None:

@@ -97,14 +97,14 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
     for step in (500, 1000):
         context.save(written(scratch, step), step)
     damage(stage / "resume_0001000.pt")
-    found = resume_point(context.folder)  # what the stream begins at, before any worker runs
+    found = resume_point(context.folder)  # the stream's first step, known before any worker runs
     assert found is not None and found.step == 500 and read_progress(context.folder) == 1000
     assert resumed_step(stage, scratch) == 500
     said = capsys.readouterr().out
     assert (
         f"checkpoint {stage}/resume_0001000.pt is broken" in said and "newest whole checkpoint is of step 500" in said
     )
-    assert read_progress(context.folder) == 500  # those who wait for a later one wait on
+    assert read_progress(context.folder) == 500  # watchers of a later step keep waiting
     new_context(stage, scratch).save(written(scratch, 1500), 1500)
     assert sorted(f.name for f in stage.iterdir()) == ["progress.txt", "resume_0000500.pt", "resume_0001500.pt"]
 

@@ -181,7 +181,7 @@ def test_boxes_are_plain_boxes(exported: tuple[Path, ExportedDetector]) -> None:
     assert isinstance(boxes, Boxes3D) and (np.diff(boxes.score) <= 0).all()
 
 
-FIFTH = {  # what people's fifth columns are, of 64 points, and whether it can be ages
+FIFTH = {  # fifth columns of 64 points in people's files, and whether they can be ages
     "keyframe": (torch.zeros(64), True),
     "sweeps": (torch.arange(64) % 10 * 0.05, True),
     "ring": (torch.arange(64) % 32.0, False),  # nuScenes' own .pcd.bin
@@ -205,6 +205,6 @@ def test_a_fifth_column_that_is_no_age_is_refused(exported: tuple[Path, Exported
         exported[1].model(points)
     with pytest.raises(DataError, match="the fifth column of the points is no age in seconds .* have the ring there"):
         exported[1](points)
-    if name != "no number":  # which is said before
+    if name != "no number":  # an earlier check refuses it
         with pytest.raises(DataError, match="sample one: the fifth column"):
             to_sample({"points": points.numpy()}, "one", exported[1].config.data)

@@ -70,7 +70,7 @@ def test_a_healthy_run_gets_no_complaint(healthy: PlantedRun, lidar_only: Plante
     results = diagnose(Run(healthy.path), Run(lidar_only.path))
     assert list(results) == list(CHECKS)
     assert {name: r.verdict for name, r in results.items()} == dict.fromkeys(CHECKS, "ok"), results
-    assert diagnose(Run(healthy.path))["fusion"].verdict == "unknown"  # one run cannot say it
+    assert diagnose(Run(healthy.path))["fusion"].verdict == "unknown"  # a single run is not enough to judge
     assert "LiDAR alone" in diagnose(Run(lidar_only.path))["fusion"].text
 
 
@@ -97,7 +97,7 @@ def test_a_teacher_whose_queries_are_lost(sick: PlantedRun) -> None:
     result = diagnose(run)["teacher"]
     assert result.verdict == "problem" and "off by 20.00 m" in result.evidence[1]
     assert "`teacher.query_init=explicit` (as it is)" in result.advice[0]
-    # All groups are as bad, which is said once; that few labels were rejected does not say that they are good.
+    # All groups are equally bad, which gives one complaint; few rejected labels do not prove good labels.
     assert diagnose(run)["pseudo labels"].verdict == "unknown"
 
 

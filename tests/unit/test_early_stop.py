@@ -1,4 +1,4 @@
-"""Early stopping: the rule by hand, a loop that is told to stop, and a watcher whose result no timing changes."""
+"""Tests of early stopping: the rule by hand, the end of the loop, and a watcher that no timing affects."""
 
 from __future__ import annotations
 

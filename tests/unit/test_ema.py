@@ -46,7 +46,7 @@ def after(decay: float, values: list[float]) -> nn.Module:
 def test_three_steps_by_hand() -> None:
     """w = 9: d = 1 - 10/11 = 1/11 at the second step, 1 - 10/12 = 1/6 at the third."""
     assert after(0.999, []).weight.item() == 7
-    assert after(0.999, [1]).weight.item() == 1  # the first step's weights are taken as they are
+    assert after(0.999, [1]).weight.item() == 1  # the average starts with the first step's weights
     second = 1 / 11 * 1 + 10 / 11 * 4
     assert after(0.999, [1, 4]).weight.item() == pytest.approx(second)
     third = 1 / 6 * second + 5 / 6 * -2

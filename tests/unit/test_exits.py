@@ -150,7 +150,7 @@ def test_a_data_error_survives_the_way_from_a_worker() -> None:
 
 
 class RanksError(Exception):
-    """As Ray Train's: which rank failed with what."""
+    """Stand-in for Ray Train's error with the failure of each rank."""
 
     def __init__(self, failures: dict[int, Exception]) -> None:
         super().__init__("a page of tracebacks")

@@ -67,7 +67,7 @@ def test_a_small_dataset_is_read_whole(world: Path) -> None:
     assert ledger.changed(world) == []  # read again: the same content
     other_image = sorted((world / "samples" / "CAM_BACK").iterdir())[1]
     flip(other_image, keep_time=True)
-    assert ledger.changed(world) == []  # neither size nor time says so
+    assert ledger.changed(world) == []  # neither size nor time has changed
     name = other_image.relative_to(world).as_posix()
     assert ledger.changed(world, deep=True) == [f"{name}: another content"]
 

@@ -26,7 +26,7 @@ def test_it_goes_on_where_time_ran_out(tmp_path: Path) -> None:
     def piece() -> bool:
         return climb(["a", "b", "c"], run, out, ABOUT, now[0] + RUNG_S + 150, lambda: now[0])
 
-    assert not piece()  # begun at 0 and at 100 s; at 200 s less than RUNG_S is left
+    assert not piece()  # started at 0 and at 100 s; at 200 s less than RUNG_S remains
     assert ran == ["a", "b"]
     assert json.loads(out.read_text())["rungs"]["b"] == {"error": "exit code 1: out of memory"}
     assert piece() and ran == ["a", "b", "c"]

@@ -65,7 +65,7 @@ def test_only_training_masks_and_the_key_decides(sim_world: Path, tmp_path: Path
     load = BatchLoader(config, "teacher", cameras=True)
     first = load(records, [0, 0])["images"]
     assert (first != plain).any() and np.array_equal(first, load(records, [0, 0])["images"])
-    assert np.array_equal(first[1], load(records[1:], [0])["images"][0])  # whatever stands beside it
+    assert np.array_equal(first[1], load(records[1:], [0])["images"][0])  # independent of the rest of the batch
     assert (first != load(records, [1, 1])["images"]).any()
     rng = keyed_rng(config.run.seed, 0, records[0].sample_token, "grid_mask")
     assert np.array_equal(first[0], grid_mask(plain[0], 1.0, rng))

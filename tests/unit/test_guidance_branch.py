@@ -59,7 +59,7 @@ def test_loss_is_finite_without_objects_clicks_and_points(what: str, mask: str) 
     if what != "no points" and mask in ("partial", "gaussian", "box"):
         assert terms["guidance"] == 0
     sum(terms.values()).backward()
-    # DDP waits for every parameter's gradient; what an encoder makes of an empty cloud is its own test's matter.
+    # DDP waits for every parameter's gradient; another test covers encoders on empty clouds.
     parameters = [(name, p.grad) for name, p in task.model.named_parameters()]
     assert [name for name, grad in parameters if grad is None or not torch.isfinite(grad).all()] == []
 

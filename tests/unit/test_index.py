@@ -82,7 +82,7 @@ def test_sim_boxes_and_velocities_equal_devkit(sim_index: Index, sim_world: Path
     nusc = NuScenes("v1.0-sim", str(sim_world), verbose=False)
     assert _assert_boxes_equal_devkit(sim_index, nusc) > 200
     speed = np.concatenate([sim_index.annotations(sample["token"]).velocity_m_s for sample in nusc.sample])
-    assert np.nanmax(np.abs(speed)) > 1  # something moves, or the comparison of velocities would say nothing
+    assert np.nanmax(np.abs(speed)) > 1  # some objects move; otherwise the comparison of velocities would prove nothing
 
 
 def test_rows(sim_index: Index) -> None:

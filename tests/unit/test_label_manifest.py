@@ -203,7 +203,7 @@ def test_one_click_per_kept_object_inside_its_box(index: Index, manifest: LabelM
         label = annotations.label[annotations.kept][order]
         assert part["class"].tolist() == [CLASSES[label] for label in label]
         rows = list(zip(label, part["x"], part["y"], part["z"], strict=True))
-        assert rows == sorted(rows)  # by class and place, whatever the order of the annotations
+        assert rows == sorted(rows)  # by class and place, not by the order of the annotations
         box = annotations.box[annotations.kept][order]
         # |offset| <= size / 6 along every axis of the box itself: in the box shrunk to a third (places: 1e-6 m).
         inside = points_in_boxes(part[["x", "y", "z"]].to_numpy(), box[:, :3], box[:, 3:6] / 3 + 2e-6, box[:, 6])

@@ -54,7 +54,7 @@ def test_a_job_trains_with_the_imported_clicks(sim_world: Path, tmp_path: Path) 
 def test_the_manifest_is_part_of_the_run(index: Index, sim_world: Path, tmp_path: Path) -> None:
     words = _manifest(index, tmp_path / "labels", ratio=0.6, seed=7, split_by="keyframe", click_share=0.5)
     run = RunDir(tmp_path / "run", world_config(sim_world, *words))
-    label = run.config.label  # what the manifest fixes is written down as it is, not as it would be drawn
+    label = run.config.label  # the run's config has the manifest's values, not those of a draw
     assert (label.ratio, label.seed, label.split_by, label.click_share) == (0.6, 7, "keyframe", 0.5)
     manifest = prepare(run).manifest
     there = json.loads((tmp_path / "labels" / "manifest.json").read_text())

@@ -44,7 +44,7 @@ def test_ray_does_not_take_sigterm_over(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     names = ("ENABLE_PRINT_PATCH", "HEALTH_CHECK_INTERVAL_S", "ENABLE_PREEMPTION_WATCHER")
     for name in (f"RAY_TRAIN_{name}" for name in names):
-        monkeypatch.setenv(name, os.environ.get(name, "0"))  # back to what they were: init_ray sets them
+        monkeypatch.setenv(name, os.environ.get(name, "0"))  # restored after the test, since init_ray sets them
     monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "10000")
     with ending_in_time():
         ours = signal.getsignal(signal.SIGTERM)
@@ -120,7 +120,7 @@ def test_what_takes_long_to_take_itself_down_is_ended_within_five_seconds(more: 
     process.terminate()
     out, error = process.communicate(timeout=30)
     assert process.returncode == 130 and least_s <= time.monotonic() - began < 5
-    assert out == "at exit\n" and error == exits.INTERRUPTED_TEXT + "\n"  # said once, whoever ends it
+    assert out == "at exit\n" and error == exits.INTERRUPTED_TEXT + "\n"  # printed once for every kind of end
     assert not psutil.wait_procs([child], timeout=5)[1]
 
 

@@ -192,7 +192,7 @@ def test_broken_lidar_files(tmp_path: Path, record: SampleRecord) -> None:
         with pytest.raises(DataError, match=r"x\.pcd\.bin: 1 of 5 points .* first point 3.*data.nan_limit=0.1 of"):
             read_lidar(path, DataConfig(nan_limit=0.1))
     path.write_bytes(b"\0" * 39)
-    # A broken sweep is found, too, when it is asked for; not otherwise.
+    # A broken sweep is found only if sweeps are read.
     sweep = dataclasses.replace(record.sweeps[0], path=str(path))
     broken = dataclasses.replace(record, sweeps=(sweep,))
     with pytest.raises(DataError, match=r"x\.pcd\.bin"):

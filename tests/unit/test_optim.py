@@ -53,7 +53,7 @@ def named(**parts: nn.Module) -> nn.Module:
 
 
 def test_multipliers_by_hand() -> None:
-    """SGD-like reading of AdamW's first step: |change| = lr whatever the gradient's size, so factors show at once."""
+    """AdamW's first step changes each weight by lr, for any size of the gradient, so the factors are visible in it."""
     model = named(a=nn.Linear(2, 2), ab=nn.Linear(2, 2), c=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     config = OptimConfig(lr=0.5, weight_decay=0.0, lr_multipliers=(("a", 0.1), ("c", 2.0), ("c.1", 0.01)))
     expected = {"a": 0.1, "ab": 1.0, "c.0": 2.0, "c.1": 0.01}  # "a" is not the beginning of "ab"; the longest counts

@@ -1,4 +1,4 @@
-"""Seven own classes pass from import to the page in one process; no step takes them for nuScenes' ten."""
+"""Tests of seven own classes from import to the click page, in one process: no step uses nuScenes' ten instead."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.training_cases import one_thread, open_world, run_locally
 
 
 def test_labels_are_places_in_the_own_list(own: Own) -> None:
-    """The boxes of the index are the CSV's, by their own names; a bus is a lorry, as the list says."""
+    """The index has the CSV's boxes under their own names; a bus is a lorry, as defined in the list."""
     index, classes = own.world.data.index, own.classes
     assert len(classes) == 7 and own.world.run.config.tasks == ((0,), (1,), (2,), (3,), (4, 5, 6))
     boxes = pd.read_csv(own.folder / "root/boxes.csv")
@@ -47,7 +47,7 @@ def test_labels_are_places_in_the_own_list(own: Own) -> None:
 
 
 def test_the_whole_way(own: Own, tmp_path: Path) -> None:
-    """Teacher, labels at people's clicks, student, export, predictions, score: of two steps, so nothing is learned."""
+    """Teacher (two steps), labels at people's clicks, student (two steps), export, predictions and score."""
     world, config, classes = own.world, own.world.run.config, own.classes
     run_locally("teacher", config, world.boxed, tmp_path / "teacher", 2)
     file = tmp_path / "teacher/step_0000002/checkpoint.pt"
@@ -159,7 +159,7 @@ def test_a_mapping_to_a_class_that_is_not_in_the_list_is_refused(
 
 
 def test_a_category_that_no_class_claims_is_left_out_and_counted(own: Own, tmp_path: Path) -> None:
-    """Of the same tables with a list of two: five kinds are left out by the index."""
+    """With a list of two classes for the same tables the index leaves out five kinds of objects."""
     two = read_classes("{pkw: {size_m: [4, 2, 1.5]}, mensch: {size_m: [1, 1, 2]}}")
     data = own.world.run.config.data.model_copy(update={"classes": two.text})
     index = Index.open(build_index(own.folder / "dataset", "v1.0-frames", tmp_path / "index.arrow", data))

@@ -1,4 +1,4 @@
-"""Every command that people run takes a list of own classes, and shows or writes its names and no others."""
+"""Tests of all commands with a list of own classes: they show and write only the list's names."""
 
 from __future__ import annotations
 
@@ -48,8 +48,11 @@ TEN = re.compile(rf"\b({'|'.join(CLASSES)})\b")
 
 @pytest.fixture(scope="module")
 def run(own: Own, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory as jobs leave it, but nothing in it was trained: class-mean boxes at the clicks, their quality,
-    the scores of the true boxes, a student of shaken weights."""
+    """A complete run directory in which nothing was trained.
+
+    It has class-mean boxes at the clicks, their quality, the scores of the true boxes, and a student with random noise
+    on its weights.
+    """
     folder = own.copy_run(tmp_path_factory.mktemp("own") / "run")
     index, classes, config = own.world.data.index, own.classes, own.world.run.config
     manifest, prior = own.world.data.manifest, own.world.prior_size_m
@@ -84,7 +87,7 @@ def done(run: Path, stage: str) -> dict:
 
 
 def test_label_draws_by_names_of_the_index(own: Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No data.classes is given: the index has them."""
+    """data.classes is not given, since the index has the list."""
     index = own.world.data.index
     frames = [set(index.annotations(token).boxes().label) for token in index.tokens("frames_train")]
     rare = min(own.classes.names, key=lambda name: sum(own.classes.label_of[name] in frame for frame in frames))
@@ -104,7 +107,7 @@ def test_label_draws_by_names_of_the_index(own: Own, tmp_path: Path, capsys: pyt
 
 
 def test_keys_of_the_click_page(own: Own, tmp_path: Path) -> None:
-    """1 is the second class of the list; there are as many keys as classes."""
+    """Key 1 is the second class of the list, and there are as many keys as classes."""
     session, client = Session(own.world.data.index, "frames_train", tmp_path / "clicks.csv"), MagicMock()
     client.camera.image_width, client.camera.image_height = 1200, 800
     client.gui.add_slider.side_effect = lambda *arguments: MagicMock(value=arguments[4])
@@ -134,7 +137,7 @@ def test_report_labels(own: Own, run: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_export_labels(own: Own, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tables hold a category of the list for every accepted label, and are read again with the same list."""
+    """The tables have a category of the list for every accepted label, and are read back with the same list."""
     table = pd.read_parquet(run / "pseudo_labels" / "pseudo_labels.parquet")
     accepted = table[table["accepted"]]
     expected = [int((accepted["class"] == name).sum()) for name in own.classes.names]
@@ -250,7 +253,7 @@ def test_exported_models_say_and_use_own_names(own: Own, run: Path, tmp_path: Pa
 
 
 def test_the_report_of_a_search(own: Own, run: Path, tmp_path: Path) -> None:
-    """Its document is the trials', whose figures by class have the own names."""
+    """The search's document has the figures by class under the own names."""
     space = space_of({"optim.lr": {"values": [0.001, 0.002]}})
     scores = done(run, "evaluate_ours")
     for number, lr in enumerate((0.001, 0.002)):
@@ -267,7 +270,7 @@ def test_the_report_of_a_search(own: Own, run: Path, tmp_path: Path) -> None:
 
 
 def test_searches_take_a_list(own: Own) -> None:
-    """A trial's config is the user's list, whatever the space or the variant."""
+    """All trials' configs have the user's list, in every space and variant."""
     word = f"data.classes={own.list_file}"
     space = load_space("unseen_classes")
     with pytest.raises(DataError, match="'bicycle' is no class.*allowed are huetchen"):
@@ -288,7 +291,7 @@ def test_costs_are_measured_on_own_classes(own: Own, tmp_path: Path) -> None:
 
 
 def test_console_takes_names_in_brackets(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """rich takes words in brackets for styles."""
+    """Names in brackets are printed in full, though rich would parse them as styles."""
     scores = done(run, "evaluate_ours")
     odd = {"pkw [m]": scores["per_class"]["pkw"]}
     print_arms({"ours": scores | {"per_class": odd, "by_group": {"gross [m]": scores["by_group"]["gross"]}}})

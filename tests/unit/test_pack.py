@@ -1,4 +1,4 @@
-"""Packs: a sample read from one is the sample read from its files; interrupted packs continue; damage is named."""
+"""Tests of packs: samples equal those read from files, interrupted packs continue, damage is named."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def index_file(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def whole(index_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """All 12 samples in shards of 5."""
+    """A pack of all 12 samples in shards of 5."""
     return pack(index_file, SPLITS, str(tmp_path_factory.mktemp("pack") / "whole"), **ONE)
 
 
 def tokens(index: Index) -> list[str]:
-    """In the order of a pack of all splits."""
+    """The tokens in the order of a pack of all splits."""
     return [token for split in sorted(SPLITS) for token in index.tokens(split)]
 
 
@@ -89,7 +89,7 @@ def test_float16_rounds_by_at_most_half_its_spacing(index_file: Path, tmp_path: 
 
 
 def test_an_interrupted_pack_continues(sim_world: Path, whole: Pack, tmp_path: Path) -> None:
-    """The second of three shards meets a broken file; the same call goes on once that is mended."""
+    """The second of three shards has a broken file; after its repair the same call continues."""
     shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
     file = build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
     index, uri = Index.open(file), str(tmp_path / "pack")
@@ -130,7 +130,7 @@ def test_damage_is_found_and_named(whole: Pack, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["points", "images.list.element"])
 def test_a_damaged_page_is_not_read(column: str, whole: Pack, tmp_path: Path) -> None:
-    """Of a shard whose size is right, too: nobody need have called --verify."""
+    """Damage is found on reading, without --verify, even if the shard's size is right."""
     shutil.copytree(whole.uri, tmp_path / "pack")
     file, tokens_there = tmp_path / "pack" / "shard-00000.parquet", whole.info["shards"][0]["samples"]
     group = pq.read_metadata(file).row_group(1)
@@ -150,7 +150,7 @@ def test_a_damaged_page_is_not_read(column: str, whole: Pack, tmp_path: Path) ->
 
 
 def test_a_broken_image_is_not_packed(index_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the loader would take, too: whole, but damaged within."""
+    """Packing also refuses an image that the loader would accept: complete, but damaged inside."""
     index, real = Index.open(index_file), pack_module.read_file
     token = index.tokens("sim_val")[0]
     camera = index.record(token).cameras[3]

@@ -1,4 +1,4 @@
-"""Packs on object storage: an S3 server of the test's own, reached as S3 is."""
+"""Tests of packs on object storage, with an own S3 server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ URI = "s3://bucket/packs/one"
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.resource]:
-    """An empty bucket; the server's address is in the environment, as users give it."""
+    """An empty bucket; the server's address is in the environment, as for users."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -39,7 +39,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[boto3.resource]:
 
 
 def test_a_pack_on_s3(bucket: boto3.resource, sim_world: Path, tmp_path: Path) -> None:
-    """Written, interrupted and continued, read sample by sample, verified; damage is named."""
+    """The pack is written, interrupted, continued, read by sample and verified; damage is named."""
     index_file = build_index(sim_world, "v1.0-sim", tmp_path / "index.arrow")
     pack(index_file, SPLITS, URI, **ONE)
     keys = {"index.parquet", "pack.json", "plan.json"} | {

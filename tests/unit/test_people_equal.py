@@ -1,4 +1,4 @@
-"""People's labels train the same as simulated ones: equal clicks from a CSV, without other annotations."""
+"""Tests that people's labels train like simulated ones: equal clicks from a CSV, without other annotations."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ TRAINING = (
 def worlds(
     request: pytest.FixtureRequest, sim_world: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[World, World]]:
-    """A: simulated labels. B: annotations of A's point-labeled samples deleted from the tables, A's clicks of them
-    imported from a CSV in this frame."""
+    """World A has simulated labels. In world B the tables lack annotations of A's point-labeled samples.
+
+    Instead B has A's clicks of these samples, imported from a CSV in this frame.
+    """
     folder = tmp_path_factory.mktemp(f"equal-{request.param}")
     first = open_world(sim_world, folder / "a", *LABELS, *TRAINING)
     clicks = write_clicks(first.data.index, first.data.manifest, folder / "clicks.csv", request.param)
@@ -72,7 +74,7 @@ def _same_batches(kind: str, mine: World, other: World, a: list[SampleRecord], b
 
 
 def _same_crops(mine: World, other: World) -> None:
-    """What the crop branch learns from: cut out, and drawn in two passes."""
+    """Assert equal training data of the crop branch: the cut crops, and their draws in two passes."""
     cut = [crops_of(world.boxed, world.run.config.data, world.prior_size_m, cameras=True) for world in (mine, other)]
     assert len(cut[0]) == len(cut[1]) > 10
     for field in dataclasses.fields(Crops):

@@ -1,4 +1,4 @@
-"""Manifests of what people did: roles, clicks on boxes, lists of frames, what is refused."""
+"""Tests of manifests of people's labels: roles, clicks on boxes, lists of frames, refused input."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def whole(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def index(whole: Index, sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """The same; annotations are left on the first scene alone."""
+    """The same index, in which only the first scene has annotations."""
     folder = tmp_path_factory.mktemp("people")
     world = without_annotations(sim_world, folder / "world", whole.tokens("sim_train")[2:])
     return Index.open(build_index(world, "v1.0-sim", folder / "index.arrow"))
 
 
 def _file(folder: Path, rows: list[tuple], name: str = "clicks.csv") -> Path:
-    """rows: (token, x, y, z, class), LiDAR frame; of class ignore also a radius."""
+    """A click file of rows (token, x, y, z, class) in the LiDAR frame; class ignore also has a radius."""
     with (folder / name).open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["sample_token", "x", "y", "z", "class", "frame", "radius_m"])
@@ -47,7 +47,7 @@ def _file(folder: Path, rows: list[tuple], name: str = "clicks.csv") -> Path:
 
 
 def test_roles_follow_what_people_did(index: Index, tmp_path: Path) -> None:
-    """Annotations: box; clicks: point; looked at and empty; a region nobody could tell; nothing at all."""
+    """Samples have annotations (box), clicks (point), no objects (empty), an ignore region, or nothing at all."""
     tokens = index.tokens("sim_train")
     rows = [(tokens[2], 5, 6, -1, "car"), (tokens[2], 9, 9, -1, "ignore", 1.5), (tokens[4], 3, 1, 0, "ignore")]
     manifest = import_clicks(
@@ -83,14 +83,14 @@ def test_the_page_says_which_frames_are_done(index: Index, tmp_path: Path) -> No
     beside.write_text(json.dumps({"done": [tokens[2], tokens[3], "of another split"], "empty": [tokens[3]]}))
     manifest = import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")
     assert list(manifest.roles.values()) == ["box", "box", "point", "empty", "point", "unlabeled"]
-    assert manifest.facts["not_done"] == 1  # the fifth sample: clicks that nobody finished
+    assert manifest.facts["not_done"] == 1  # the fifth sample, whose clicks are unfinished
     beside.write_text('{"done": 3}')
     with pytest.raises(DataError, match=r'clicks\.csv\.done\.json: must be \{"done": \[sample tokens\]'):
         import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")
 
 
 def test_who_has_boxes_can_be_said(whole: Index, tmp_path: Path) -> None:
-    """All six samples are annotated, but only those that are named count as box-labeled."""
+    """All six samples are annotated, but only the named ones count as box-labeled."""
     tokens = whole.tokens("sim_train")
     scenes = whole.column("scene_name", tokens)
     (tmp_path / "boxes.txt").write_text(f"# done by hand\n{scenes[2]}  # a scene\n\n{tokens[0]}\n")
@@ -114,7 +114,7 @@ def test_boxes_of_a_sample_without_annotations_say_that_it_is_empty(index: Index
 
 
 def test_clicks_on_boxes_are_matched_and_strays_listed(index: Index, tmp_path: Path) -> None:
-    """A click on an object takes the place of its simulated one; two others mean no box."""
+    """A click on an object replaces the simulated one; two other clicks match no box."""
     tokens = index.tokens("sim_train")
     annotations = index.annotations(tokens[0])
     boxes, names = annotations.boxes(), annotations.token[annotations.kept]
@@ -144,7 +144,7 @@ def test_clicks_on_boxes_are_matched_and_strays_listed(index: Index, tmp_path: P
 
 
 def test_a_share_of_the_annotated_samples_may_stand_for_all(whole: Index, tmp_path: Path) -> None:
-    """Studies: tables hold all boxes, a third of the samples shall count as box-labeled."""
+    """For studies with boxes on all samples, a third of the samples counts as box-labeled."""
     tokens = whole.tokens("sim_train")
     file = _file(tmp_path, [(token, 5, 6, -1, "car") for token in tokens])
     config = LabelConfig(ratio=0.3)
@@ -154,7 +154,7 @@ def test_a_share_of_the_annotated_samples_may_stand_for_all(whole: Index, tmp_pa
 
 
 def test_a_scene_without_annotations_is_no_background(index: Index, tmp_path: Path) -> None:
-    """Simulated labels: nobody annotated two of three scenes, so that nothing is known of them."""
+    """Simulated labels: two of three scenes have no annotations, so their samples are unlabeled, not empty."""
     manifest = build_manifest(index, "sim_train", LabelConfig(ratio=1.0), tmp_path)
     assert list(manifest.roles.values()) == ["box"] * 2 + ["unlabeled"] * 4
 
@@ -178,7 +178,7 @@ def test_roles_that_cannot_be(people: dict, message: str, index: Index, tmp_path
 
 
 def test_the_page_and_a_list_say_different_things(index: Index, tmp_path: Path) -> None:
-    """Of frames 0 (boxes) and 2 (a click) the page says that nothing is there; 3 is done, and its clicks are gone."""
+    """The page marks frames 0 (boxes) and 2 (a click) as empty; frame 3 is done, but its clicks are missing."""
     tokens = index.tokens("sim_train")
     file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car"), (tokens[4], 5, 6, -1, "car")])
     beside = tmp_path / "clicks.csv.done.json"
@@ -215,7 +215,7 @@ def test_a_bad_ignore_radius(index: Index, tmp_path: Path) -> None:
 
 
 def test_tracks_end_where_annotations_are_missing(sim_world: Path, whole: Index, tmp_path: Path) -> None:
-    """One sample of a scene of two was not annotated: the other's objects have no neighbor, so no velocity."""
+    """One of a scene's two samples has no annotations, so the other's objects have no neighbor and no velocity."""
     tokens = whole.tokens("sim_train")
     world = without_annotations(sim_world, tmp_path / "world", [tokens[1]])
     index = Index.open(build_index(world, "v1.0-sim", tmp_path / "index.arrow"))
@@ -228,8 +228,10 @@ def test_tracks_end_where_annotations_are_missing(sim_world: Path, whole: Index,
 def test_clicks_in_a_wrong_frame_are_seen(
     whole: Index, sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """LIDAR_TOP's x points right, the car's x forward: clicks (X, Y) of the one
-    that are called the other's come to (-Y, X)."""
+    """LIDAR_TOP's x points right and the ego frame's x forward.
+
+    Clicks (X, Y) of one frame that are declared to be in the other one move to (-Y, X).
+    """
     drawn = build_manifest(whole, "sim_train", LabelConfig(ratio=0.3), tmp_path / "drawn")
     world = without_annotations(sim_world, tmp_path / "world", of_role(drawn, "point"))
     index = Index.open(build_index(world, "v1.0-sim", tmp_path / "index.arrow"))

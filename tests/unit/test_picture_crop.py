@@ -1,4 +1,4 @@
-"""Pictures of clicks: where they are taken, what they show of a turned or mirrored sample, windows as images."""
+"""Tests of pictures of clicks: the camera, the content for turned or mirrored samples, windows as images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def crops(world) -> Crops:  # noqa: ANN001
 
 
 def test_a_picture_shows_what_stands_round_the_click() -> None:
-    """At 10 m a meter is 10 px: of a picture 3.2 m wide a pixel is 1 px, and the click is in its middle."""
+    """At 10 m a meter is 10 px. A pixel of a picture 3.2 m wide is then 1 px, and the click is in its middle."""
     pixels = torch.zeros(1, 100, 200, 3)
     pixels[0, 50:, 100:, 0] = 1.0  # below and to the right of (10, 0, 0)'s (100, 50)
     picture, seen = take_pictures(
@@ -53,7 +53,7 @@ def test_a_picture_shows_what_stands_round_the_click() -> None:
 
 
 def test_under_autocast_a_place_stays_where_it_is() -> None:
-    """A pixel of a wide image is a number that bfloat16 does not have."""
+    """bfloat16 cannot represent all pixel positions of a wide image."""
     far = torch.tensor([[[50.0, -49.3, 1]]])
     camera = torch.diag(torch.tensor([16.0, 9, 1, 1])) @ FORWARD  # 3200 x 900
     pixels = torch.rand(1, 900, 3200, 3, generator=torch.Generator().manual_seed(0))
@@ -65,7 +65,7 @@ def test_under_autocast_a_place_stays_where_it_is() -> None:
 
 
 def test_a_near_object_is_averaged_not_sampled() -> None:
-    """At 2 m a pixel of a picture 2.56 m wide is 4 px: stripes of 1 px become their mean."""
+    """At 2 m a pixel of a picture 2.56 m wide is 4 px, so stripes of 1 px become their mean."""
     pixels = torch.zeros(1, 100, 200, 3)
     pixels[:, :, ::2] = 1.0
     picture, _ = take_pictures(
@@ -80,7 +80,7 @@ def test_a_near_object_is_averaged_not_sampled() -> None:
 
 
 def test_the_view_is_the_valid_one_whose_middle_is_nearest() -> None:
-    """Of a click at 45 degrees to the left a camera turned by 60 degrees has it nearer to its middle."""
+    """A click at 45 degrees to the left is nearer to the middle of the camera that is turned by 60 degrees."""
     angle = np.deg2rad(60)
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -93,7 +93,7 @@ def test_the_view_is_the_valid_one_whose_middle_is_nearest() -> None:
 
 
 def test_windows_are_cut_from_the_view_that_pictures_are_taken_of(world) -> None:  # noqa: ANN001
-    """cut_window (NumPy) and best_view (torch) choose alike: cameras anywhere, some of them not valid."""
+    """cut_window (NumPy) and best_view (torch) choose the same view, for random cameras, some of them invalid."""
     rng, (width, height) = np.random.default_rng(3), (200, 100)
     images = np.tile(np.arange(1, 7, dtype=np.uint8)[:, None, None, None] * 40, (1, height, width, 3))
     whole, chosen = load_sample(world.boxed[0], world.run.config.data, cameras=False), list[int]()
@@ -124,7 +124,7 @@ def _turn(angle: float) -> np.ndarray:
 
 
 def test_a_window_is_an_image_of_its_own(world, crops: Crops) -> None:  # noqa: ANN001
-    """Pictures read from windows are those read from the sample's images, but for one more interpolation."""
+    """Pictures from windows equal those from the sample's images up to one more interpolation."""
     sample = load_sample(world.boxed[0], world.run.config.data, cameras=True)
     batch = Batch.from_arrays(CropLoader(crops, 0).as_stored(range(len(crops))))
     side = SIDE_FACTOR * torch.tensor(PRIOR)[batch.click_label].norm(dim=-1)
@@ -184,7 +184,7 @@ def test_crops_without_cameras_have_no_images(world) -> None:  # noqa: ANN001
 
 
 def test_a_viewed_heading_is_turned_from_the_viewing_ray_into_the_frame() -> None:
-    """A click at 30 degrees, an object at 20 from the ray, thus at 50 degrees: 40 from a frame at 10 degrees."""
+    """A heading of 20 degrees from a viewing ray at 30 degrees is 50 degrees, and 40 in a frame at 10 degrees."""
     ray, seen, frame = np.deg2rad([30.0, 20.0, 10.0])
     click = torch.tensor([[[10 * np.cos(ray), 10 * np.sin(ray), 0.5]]], dtype=torch.float32)
     heading = torch.tensor([[[np.sin(seen), np.cos(seen), np.sin(2 * seen), np.cos(2 * seen)]]], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Results computed piece by piece equal those computed at once: pseudo labels, quality, ranks, joined records."""
+"""Tests that results computed in pieces equal those computed at once: pseudo labels, quality, ranks, records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def shifted(world: World) -> dict[str, Boxes3D]:
-    """Boxes at the clicks of all samples, wrong in ways that differ from click to click."""
+    """Boxes at the clicks of all samples, with an error that differs for each click."""
     found = {}
     for number, record in enumerate(world.records):
         rng = np.random.default_rng(number)
@@ -127,7 +127,7 @@ def known_boxes(world: World) -> list[Boxes3D]:
 
 
 def without_boxes(record: Any) -> Any:
-    """A record none of whose clicks has a known box."""
+    """A record whose clicks all lack a known box."""
     clicks = SimpleNamespace(click_id=record.clicks.click_id, box_index=np.full(len(record.clicks), -1))
     return SimpleNamespace(clicks=clicks, boxes=Boxes3D.empty())
 

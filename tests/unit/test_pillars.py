@@ -1,4 +1,4 @@
-"""Pillar assignment and features against plain loops."""
+"""Tests of pillar assignment and features, against plain loops."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_features_equal_a_plain_loop() -> None:
 
 @pytest.mark.compiled_ops
 def test_pillars_equal_mmcvs_voxelization() -> None:
-    """The same cells with the same points, some of the cloud out of range; none has more points than both keep."""
+    """Cells and points are equal; some points are out of range, and no cell has more points than both keep."""
     from mmcv.ops import Voxelization
 
     points = make_batch(samples=1, points=5000).points * torch.tensor([1.2, 1.2, 1, 1, 1])

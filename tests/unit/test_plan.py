@@ -64,7 +64,7 @@ def test_each_batch_has_its_share_of_box_labeled_samples() -> None:
     assert max(got.values()) == 1 and got.total() == 30
     for step in range(5):
         assert steps[step] == [item for rank in range(3) for item in plan.at(step, rank, 3)]
-    # Where in the batch they stand varies: with 3 ranks none is left with one kind alone.
+    # Their places in the batch vary, so that none of 3 ranks gets only one kind.
     assert len({tuple(index < 3 for index, _ in step) for step in steps}) > 1
 
 

@@ -139,7 +139,7 @@ def test_half_precision_does_not_blur_the_places() -> None:
 
 def test_partial_guidance_looks_at_the_drawn_clicks() -> None:
     batch = make_batch(clicks=8)
-    batch = change(batch, click=batch.click + 0.3)  # augmented: what is drawn; the mask lies at the canonical ones
+    batch = change(batch, click=batch.click + 0.3)  # augmented clicks; the mask lies at the original ones
     drawn = drawn_clicks(batch.click, 0.4)
     assert 0 < drawn.sum() < 16
     expected = guidance().mask(change(batch, click_valid=drawn), 32, 32)

@@ -181,7 +181,7 @@ def test_earlier_files_count_to_a_gap_or_another_sequence(tmp_path: Path) -> Non
     assert [[Path(s.path).name for s in f.sweeps] for f in frames] == [[], ["0.bin"], ["1.bin"], [], []]
     sweep = frames[2].sweeps[0]
     assert sweep.dt_s == pytest.approx(0.1)
-    # The car drives 1 m between them, along +x: what was at the origin is a meter behind.
+    # The car drives 1 m along +x between them, so a point at the origin is then a meter behind.
     np.testing.assert_allclose(sweep.sweep2lidar[:3, 3], [-1, 0, 0])
     three = file_frames([tmp_path], frames[0].reader, tmp_path / "poses.csv", 3)
     assert [len(frame.sweeps) for frame in three] == [0, 1, 2, 0, 0]

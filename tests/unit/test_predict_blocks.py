@@ -68,7 +68,7 @@ def test_a_folder_of_other_predictions_is_refused(lidar: Path, run_dir: Path, tm
     now, folder = identity(file, frames, {"min_score": 0.0}), tmp_path / "out"
     open_folder(folder, now)
     (folder / ".block-000000.parquet.123.tmp").write_bytes(b"half")
-    open_folder(folder, now)  # continues, and what a killed process left is gone
+    open_folder(folder, now)  # continues, without the files of a killed process
     assert [path.name for path in folder.iterdir()] == [IDENTITY]
     other = tmp_path / "other.pt"
     other.write_bytes(file.read_bytes() + b"x")

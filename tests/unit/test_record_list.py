@@ -126,7 +126,7 @@ def test_chosen_and_pickled_records_are_the_same(index: Index, manifest: LabelMa
         chosen = records.select(np.array(places, np.int64))
         travelled: Records = pickle.loads(pickle.dumps(chosen))
         assert len(chosen) == len(travelled) == len(places)
-        assert len(travelled.table.rows) == len(set(places))  # rows that nobody needs stay behind
+        assert len(travelled.table.rows) == len(set(places))  # only needed rows are pickled
         for place, mine, other in zip(places, chosen, travelled, strict=True):
             assert_equal(mine, records[place])
             assert_equal(other, records[place])

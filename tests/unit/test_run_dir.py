@@ -94,7 +94,7 @@ def test_no_file_of_the_code_is_part_of_the_identity(tmp_path: Path) -> None:
 def test_a_key_that_came_later_counts_only_when_it_is_set(tmp_path: Path) -> None:
     first = begin(tmp_path, tiny_config())
     before = json.loads((tmp_path / "run.json").read_text())
-    del before["optim.weight_decay"]  # as a run of earlier code: its default was what was done
+    del before["optim.weight_decay"]  # as a run of earlier code, which used the default
     write_json(tmp_path / "run.json", before)
     digest = RunDir(tmp_path, tiny_config()).digest
     assert digest != first.digest and RunDir(tmp_path, tiny_config()).digest == digest
@@ -104,7 +104,7 @@ def test_a_key_that_came_later_counts_only_when_it_is_set(tmp_path: Path) -> Non
 
 def test_fresh_begins_anew_beside_and_overwrites_nothing(tmp_path: Path) -> None:
     first = begin(tmp_path / "run", tiny_config())
-    (tmp_path / "run-2").mkdir()  # somebody else's
+    (tmp_path / "run-2").mkdir()  # another run's directory
     second = RunDir(free_path(tmp_path / "run"), tiny_config(), fresh=True)
     (second.path / "data").mkdir()
     assert second.path == tmp_path / "run-3" and not list((tmp_path / "run-2").iterdir())

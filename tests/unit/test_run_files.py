@@ -1,4 +1,4 @@
-"""One reader of a run directory: config, stages, checkpoints, scores, the teacher's quality; bad files by name."""
+"""Tests of the reader of run directories: config, stages, checkpoints, scores, teacher quality, bad files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_run_says_what_it_is_and_has(tmp_path: Path) -> None:
     assert (run.trained, run.scored) == (["full", "ours"], ["ours"])
     assert run.checkpoints("student_ours") == [tmp_path / "student_ours" / f"step_{n}.pt" for n in (1, 2)]
     assert run.checkpoints("teacher") == [] and run.stage("teacher") == {}
-    # What the evaluation stored comes before the report, which may be older.
+    # The evaluation's result takes precedence over the report, which may be older.
     assert [run.scores(arm).get("SPNDS") for arm in ("ours", "full", "mean_teacher")] == [0.3, 0.4, None]
 
 

@@ -1,4 +1,4 @@
-"""``pdetr3d report RUN``: the page of one run holds its scores, labels beside the floor, examples, curves, commands."""
+"""Tests of ``pdetr3d report RUN``: the page has scores, label quality and floors, examples, curves and commands."""
 
 from __future__ import annotations
 

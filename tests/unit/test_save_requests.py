@@ -42,7 +42,7 @@ def test_workers_are_asked_and_waited_for(tmp_path: Path, capsys: pytest.Capture
         thread.join()
     assert f"{tmp_path.name}: saved at step 12" in capsys.readouterr().out
     assert not (tmp_path / FILE).exists()
-    save_all(wait_s=20)  # nothing is in training: nobody is waited for
+    save_all(wait_s=20)  # nothing trains, so the call returns at once
 
 
 def test_a_worker_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_our_own_file_gets_the_same_score(
     assert ["mAP", f"{report['mAP']:.3f}"] in lines and ["SPNDS", f"{report['SPNDS']:.3f}"] in lines
     car = report["per_class"]["car"]
     assert ["car", *(f"{car[k]:.3f}" for k in ("AP", "ATE", "ASE", "AOE", "AVE", "AAE")), str(car["n_gt"])] in lines
-    assert max(len(" ".join(line)) for line in lines if line[:1] != ["json"]) <= 80  # a path may be as long as it is
+    assert max(len(" ".join(line)) for line in lines if line[:1] != ["json"]) <= 80  # paths may be longer
 
 
 def test_velocities_and_attributes_are_those_of_the_file(

@@ -106,7 +106,7 @@ def test_a_rerun_that_tune_would_not_heed_is_refused(
     with pytest.raises(DataError, match="--concurrent 99: there is room for 1"):
         search.run(parse_search([*words, "--concurrent", "99", *world]))
     calls.clear()
-    search.run(parse_search([*words, "--budget", "100", "--concurrent", "1", *world]))  # what was refused began nothing
+    search.run(parse_search([*words, "--budget", "100", "--concurrent", "1", *world]))  # the refused one left nothing
     assert calls == ["Ray", (1, 100)]
     same = [] if "--budget" in more else ["--budget", "100"]
     key, there, now = ("budget", 100, 200) if "--budget" in more else ("concurrent", 1, 2 if more else None)
@@ -451,7 +451,7 @@ def test_a_trial_takes_over_what_others_need_too(
     ("finished", "clicks", "expected"),
     [
         ((), 3, ["teacher", "labels"]),
-        (("teacher",), 3, ["teacher", "labels"]),  # says that it is finished
+        (("teacher",), 3, ["teacher", "labels"]),  # it reports that it is finished
         (("teacher", "pseudo_labels"), 3, ["teacher", "labels"]),
         (("pseudo_labels",), 3, ["labels"]),  # a trial's run directory: a job on it trains no teacher anew
         ((), 0, ["labels"]),

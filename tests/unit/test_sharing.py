@@ -30,7 +30,7 @@ def test_boxes_everywhere_need_no_teacher(sim_world: Path, tmp_path: Path, monke
     first.labels()
     second.adopt("pseudo_labels", first.run)
     assert second.run.result("pseudo_labels") == first.run.result("pseudo_labels")
-    quality = first.pseudo_labels()  # finished: what it said
+    quality = first.pseudo_labels()  # finished, so its result is read
     assert quality["accepted"] == quality["teacher"]["n"] == 0 and quality["teacher"]["bev_iou"] is None
     print_quality(quality)
     learned = list(arm_records(first, "ours"))

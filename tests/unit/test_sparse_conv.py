@@ -137,7 +137,7 @@ def test_mmcv_equals_the_twin_forward_and_backward(kernel: Kernel) -> None:
         results.append((output.detach(), *torch.autograd.grad((output * factor).sum(), (features, filters))))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
-    assert isinstance(make_rules(inputs, kernel), MmcvRules)  # and it is what runs here
+    assert isinstance(make_rules(inputs, kernel), MmcvRules)  # these kernels are used here
 
 
 @pytest.mark.gpu

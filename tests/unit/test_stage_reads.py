@@ -23,7 +23,7 @@ from tests.config_reads import reads
 from tests.training_cases import World, one_thread, open_world, weights
 
 SMALL = ["optim.batch_size=2", "teacher.optim.batch_size=2", "optim.ema_decay=0.9", "student.gt_sampling_fade_out=0.1"]
-# What a student without clicks and pseudo labels reads, though nothing of it counts: other values of each.
+# Keys that a student without clicks and pseudo labels reads without effect, with other values.
 OF_NO_EFFECT = {
     "student.guidance_warmup": "0.5",
     "student.mask_sigma_factor": "0.1",

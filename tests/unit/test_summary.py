@@ -218,5 +218,5 @@ def test_a_manifest_that_somebody_put_there_stays(world: Path) -> None:
 def test_scenes_that_the_simulator_adds_for_velocities_are_not_missing_in_a_split() -> None:
     names, splits = ["a", "a-later", "b-later", "c", "d-later"], [["train"], [], [], [], ["val"]]
     table = pa.table({"scene_name": names, "splits": pa.array(splits, pa.list_(pa.string()))})
-    # b-later belongs to no scene b of this dataset: somebody else's name.
+    # This dataset has no scene b, so b-later is an ordinary scene name.
     assert in_no_split(table).tolist() == [False, False, True, True, False]

@@ -39,7 +39,7 @@ def test_a_clean_and_a_changed_checkout(tmp_path: Path) -> None:
 
 
 def test_outside_of_a_checkout_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = checkout(tmp_path / "project") / "site-packages"  # in somebody else's repository
+    installed = checkout(tmp_path / "project") / "site-packages"  # inside a foreign repository
     (installed / "pdetr3d").mkdir(parents=True)
     (installed / "pdetr3d" / "__init__.py").touch()
     (tmp_path / "plain").mkdir()

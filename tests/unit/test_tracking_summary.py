@@ -56,7 +56,7 @@ def test_the_list_of_runs_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "| ours | 0.250 | 0.300 | 0.320 | 0.500 | 0.300 | - |" in note.splitlines()
     assert f"[teacher](#/experiments/{place}/runs/t1)" in note and "mean BEV IoU 0.750" in note
     assert f"(get-artifact?path=a.png&run_uuid={tracker.run_id})" in note and "The preset as it is." in note
-    # The view is set once, and what a person chose stays.
+    # The view is set once, and a person's later choice stays.
     assert client.get_experiment(place).tags[KIND] == "custom_model_development"
     client.set_experiment_tag(place, KIND, "genai_development")
     Tracker.start(tmp_path, "pdetr3d", "quickstart 2", {}, {})

@@ -41,7 +41,7 @@ def test_confident_cells_without_a_click_by_hand() -> None:
     (2, 2) at 2.26 m.
     """
     peaks = [
-        (0, 3, 16, 16, 0.9),  # at the click: known, whatever the class
+        (0, 3, 16, 16, 0.9),  # at the click: known, for any class
         (0, 3, 16, 18, 0.9),
         (0, 3, 18, 17, 0.9),
         (0, 3, 18, 18, 0.9),  # beyond its reach

@@ -96,7 +96,7 @@ def test_a_quality_nobody_knows_is_said_in_a_line(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "209 clicks, quality unknown: no click's true box is in the tables; label.holdout=0.2" in said
     assert len(said.splitlines()) == 1
-    print_labels(labels, {**quality, "samples": 2, "trained_on": 4})  # somebody who asked for it is not told to ask
+    print_labels(labels, {**quality, "samples": 2, "trained_on": 4})  # no advice for a holdout that was measured
     said, held = capsys.readouterr().out.splitlines()
     assert said.endswith("no click's true box is in the tables; what a teacher reaches on the scenes held out follows")
     assert held.startswith("boxes of a teacher of 4 box-labeled samples, on 2 held out: quality unknown: no held-out")

@@ -134,7 +134,7 @@ def test_warp_about_the_sensor_not_about_the_middle_of_the_range() -> None:
     canonical = warp_to_canonical(augmented, turn[None], RANGE)
     assert canonical[0, 0, 3, 5].item() == pytest.approx(1, abs=1e-4)
     assert canonical.sum().item() == pytest.approx(1, abs=1e-3)
-    # (10.1, -3.9) goes to (3.9, 10.1); what comes from x < 0 (here (4.4, 10.0) -> (-10.0, 4.4)) was not seen.
+    # (10.1, -3.9) goes to (3.9, 10.1); places from x < 0 (here (4.4, 10.0) -> (-10.0, 4.4)) were not seen.
     seen = warp_to_canonical(torch.ones_like(augmented), turn[None], RANGE)[0, 0]
     assert seen[ROW, COLUMN].item() == pytest.approx(1) and seen[28, 5] == 0
 
