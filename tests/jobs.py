@@ -63,7 +63,7 @@ def parse_search(words: Sequence[str]) -> Asked:
 
 
 def fit_here(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
-    """As ``ray_jobs.plug.fit.fit``: the same loop on the same batches.
+    """Stand-in for ``ray_jobs.plug.fit.fit``: the same loop on the same batches.
 
     For stages that start from no other one's weights.
     """

@@ -239,7 +239,7 @@ class _Layout:
         return replace(actor, x_m=x, y_m=at, yaw_rad=actor.yaw_rad + HALF_PI)
 
     def _at_lane(self, kind: str) -> Actor:
-        """In a lane of the street, at the lane's speed."""
+        """Place it in a lane of the street, at the lane's speed."""
         side, lane = list(self.lane_speed)[self.rng.integers(len(self.lane_speed))]
         y = side * (1.75 + lane * const.LANE_WIDTH_M) + self.rng.normal(0, 0.2)
         return self._driving(kind, self.along(), y, 0.0 if side < 0 else np.pi, self.lane_speed[(side, lane)])
@@ -251,7 +251,7 @@ class _Layout:
         return self._driving(kind, self.along(), y, 0.0 if side < 0 else np.pi, self.rng.uniform(2.5, 6.0))
 
     def _at_cross(self, kind: str) -> Actor:
-        """On the crossing road, driving or waiting, or turning at the intersection. Without that road: in a lane."""
+        """Place it on the crossing road (driving, waiting or turning at the intersection), or in a lane without one."""
         street, rng = self.street, self.rng
         if not np.isfinite(street.cross_x_m):
             return self._at_lane(kind)
@@ -288,7 +288,7 @@ class _Layout:
         return self._parked(kind, rng.uniform(x0, x1), y, yaw + rng.choice([0.0, np.pi]) + rng.normal(0, 0.06))
 
     def _at_zone(self, kind: str) -> Actor:
-        """At a construction zone."""
+        """Place it at a construction zone."""
         rng = self.rng
         x, y = self.zone_at[rng.integers(len(self.zone_at))] if self.zone_at else (self.along(), self.back + 4.0)
         x, y, yaw = x + rng.uniform(-9, 9), y + rng.uniform(-3, 4), rng.uniform(-np.pi, np.pi)
@@ -300,7 +300,7 @@ class _Layout:
         return self.actor(kind, x, y, yaw, self.rng.uniform(0.7, 1.8), "pedestrian.moving")
 
     def _at_sidewalk(self, kind: str) -> Actor:
-        """On a sidewalk: people walk along it, bicycles are parked."""
+        """Place it on a sidewalk: people walk along it, bicycles are parked."""
         side, rng = int(self.rng.choice([-1, 1])), self.rng
         y = side * (self.curb + rng.uniform(0.6, const.SIDEWALK_M - 0.4))
         if kind == "bicycle":

@@ -79,7 +79,7 @@ class Job:
         self.ended_s = 0.0  # time between a signal and the job's end
 
     def text(self) -> str:
-        """Its output so far."""
+        """The job's output so far."""
         return self.output.read_text(errors="replace")
 
     def steps(self, stage: str = STAGE) -> list[int]:
@@ -91,7 +91,7 @@ class Job:
         return read_progress(stage_folder(self.run_dir).as_uri())
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float = 400) -> None:
-        """Until something holds; fails when the job ends before, or it takes too long."""
+        """Wait until a condition holds; fails if the job ends before or the wait takes too long."""
         end = time.monotonic() + timeout_s
         while not what():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -129,7 +129,7 @@ class Job:
             return
 
     def workers(self) -> list[psutil.Process]:
-        """Its living training workers."""
+        """The job's living training workers."""
         return [process for process in self.family.values() if "RayTrainWorker" in command_of(process)]
 
     def clear(self) -> int:

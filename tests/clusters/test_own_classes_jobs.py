@@ -25,7 +25,7 @@ FEW = [
 def test_a_pipeline_on_seven_own_classes(
     own: Own, tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From people's clicks to scores, tables and the verbs on the run directory."""
+    """The test goes from people's clicks to scores, tables and the verbs on the run directory."""
     run, classes = tmp_path / "run", own.classes
     labels = ["label.source=manifest", f"label.manifest={own.folder / 'labels'}", f"data.classes={own.list_file}"]
     words = [*TINY, f"data.dataroot={own.folder / 'dataset'}", *SMALL, *labels, *FEW]

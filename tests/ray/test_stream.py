@@ -161,7 +161,7 @@ def test_a_pack_streams_the_batches_of_the_files(sim_world: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("ranks", "first", "start", "steps_per_task"), [(2, 3, 3, 1), (1, 2, 4, 3), (1, 6, 6, 2)])
 def test_a_resume_begins_at_its_step(ranks: int, first: int, start: int, steps_per_task: int, ray_local: None) -> None:
-    """Also if the stream began at an older checkpoint than the trainer, and if no step is left."""
+    """This holds if the stream began at an older checkpoint than the trainer, and if no step is left."""
     plan = Plan(samples=5, batch_size=4, steps=6, seed=0)
     assert deliver(plan, ranks, first, start, steps_per_task) == planned(plan, ranks, start)
 

@@ -158,7 +158,7 @@ class RanksError(Exception):
 
 
 class WrappedError(Exception):
-    """As Ray Train's wrapper of a worker's own error."""
+    """Stand-in for Ray Train's wrapper of a worker's own error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__("its traceback")

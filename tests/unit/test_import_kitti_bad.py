@@ -153,7 +153,7 @@ def test_a_torn_scene_is_refused(tmp_path: Path) -> None:
 
 
 def test_points_that_are_not_finite_stay_for_readers_to_leave_out(tmp_path: Path) -> None:
-    """As in other datasets, jobs count and report them."""
+    """The import keeps points that are not finite; jobs count and report them, as in other datasets."""
     tiny_kitti.write(tmp_path / "root", {"000000": [CAR]})
     file = part(tmp_path / "root", "velodyne", "000000")
     points = np.fromfile(file, "<f4").reshape(-1, 4)

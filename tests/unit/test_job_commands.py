@@ -1,4 +1,4 @@
-"""The jobs' commands: ``pdetr3d VERB`` and ``python -m ray_jobs.MODULE`` are the same, and pass on what was typed."""
+"""Tests of the jobs' commands: ``pdetr3d VERB`` and ``python -m ray_jobs.MODULE`` are equal and pass all options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_module_is_its_verb(module: str, verb: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("module", sorted(MODULES - {"predict", "search"}))
 def test_a_verb_runs_its_module(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the options, and key=value words before and after them; PDETR3D_VERBOSE stands for --verbose."""
+    """The words have options, with key=value words before and after them; PDETR3D_VERBOSE is set for --verbose."""
     seen: list[tuple[Any, Asked]] = []
     monkeypatch.setattr("ray_jobs.start.launch.run_job", lambda body, asked: seen.append((body(), asked)))
     monkeypatch.setenv("PDETR3D_VERBOSE", "0")

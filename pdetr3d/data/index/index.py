@@ -78,7 +78,7 @@ class Index:
 
     @property
     def reading(self) -> DataConfig:
-        """How the dataset's LiDAR files are read."""
+        """The settings for reading the dataset's LiDAR files."""
         return self.facts.reading
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Whether clicks lie at objects of the LiDAR files: clicks given in a wrong frame or with swapped axes do not."""
+"""Checks whether clicks lie at objects of the LiDAR files; clicks in a wrong frame or with swapped axes do not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def misplaced(index: Index, manifest: LabelManifest) -> str:
 
 
 def _hits(index: Index, manifest: LabelManifest) -> Iterator[NDArray[np.bool_]]:
-    """Of some samples: whether their clicks are at objects, (clicks, len(CHANGES))."""
+    """Whether the clicks of some samples are at objects, (clicks, len(CHANGES))."""
     clicks = manifest.clicks.filter(np.array(manifest.clicks["source"].to_pylist()) == "human")
     sample = np.array(clicks["sample_token"].to_pylist())
     xy = np.stack([clicks[axis].to_numpy() for axis in "xy"], axis=1) if len(sample) else np.zeros((0, 2))
