@@ -1,5 +1,7 @@
-"""The commands of docs/your-data.md, as they are written there, on a simulated world as people have theirs: boxes
-on two of three train scenes, no annotation of the third one in the tables, a CSV of clicks for it."""
+"""Extracts the commands of docs/your-data.md for tests, and makes a simulated world that resembles a user's data.
+
+Two of its three train scenes have boxes. The third has no annotations in the tables, but a CSV of clicks.
+"""
 
 from __future__ import annotations
 

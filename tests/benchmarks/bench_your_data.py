@@ -1,10 +1,10 @@
 """Runs docs/your-data.md at the quickstart's size, on a world without the annotations that people would not have.
 
-``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or takes the one in
-DATAROOT, of ``pdetr3d simulate``), deletes the annotations of the frames that the quickstart has clicks on from the
-tables, and runs the page's commands one after the other, the pipeline with these keys, too. Ended, it goes on with the
-same words. FOLDER/your-data.json is what ``tools/result_tables.py your-data FOLDER`` wants: what the run reports, and
-beside it what only the whole tables know, the quality of its pseudo labels.
+``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or uses a world of
+``pdetr3d simulate`` in DATAROOT). It removes the annotations of all frames that have clicks in the quickstart from the
+tables, and runs the page's commands in order; the pipeline also gets the given keys. An interrupted benchmark continues
+with the same command. It writes FOLDER/your-data.json for ``tools/result_tables.py your-data FOLDER``: the run's report
+and the quality of its pseudo labels, which is measured with the complete tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.tutorial import SPLITS, page_commands
 
 ROOT = Path(__file__).resolve().parents[2]
-# Keys of the pipeline without a GPU, as the page says.
+# Keys of the pipeline without a GPU, from the page.
 KEYS = [*(key for key in SPLITS if "select" not in key), "data.select_split=sim_select"]
 
 

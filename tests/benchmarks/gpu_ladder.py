@@ -2,8 +2,9 @@
 
 Rungs: the tests marked ``gpu``; then a training step of the full-size presets' teachers and students in bf16, with
 growing batches. Each runs in its own process, and its result is written to OUT.json when it ends. The command begins no
-rung that may not end within ``--minutes`` (exit code 75: run it again, it goes on), so it fits where a machine is lent
-in pieces. Nothing is fetched; batches are synthetic, of the size of a nuScenes keyframe with ten sweeps. ``--toy`` runs
+rung that might end after ``--minutes``; it then ends with exit code 75, and the same command continues, so it fits
+machines that are lent for short times. It downloads nothing; batches are synthetic, of the size of a nuScenes keyframe
+with ten sweeps. ``--toy`` runs
 small steps on a CPU, which tests the ladder but not speed.
 """
 
@@ -44,7 +45,7 @@ from tests.model_cases import TINY, change, make_batch, ring_cameras
 
 SELF = "tests.benchmarks.gpu_ladder"
 TESTS = "tests marked gpu"
-RUNG_S = 150.0  # a rung is begun only if so much time is left
+RUNG_S = 150.0  # a rung begins only if this much time remains
 MORE = 75  # exit code: the same command must be run again (EX_TEMPFAIL)
 STEPS, KERNELS = 10, 12  # timed steps of a rung; rows of its table of kernels
 MATMUL = 8192  # side of the square matrices whose product measures the device's peak

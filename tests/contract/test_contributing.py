@@ -44,7 +44,7 @@ def test_a_patch_that_no_longer_fits_is_seen(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the project with all patches; while tests use it, it is what ``import pdetr3d`` finds."""
+    """A copy of the project with all patches; while tests use it, ``import pdetr3d`` imports this copy."""
     root = tmp_path_factory.mktemp("contributor")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,6 +1,6 @@
 """Runs every command of the documents at toy size, or names the reason why no test runs it.
 
-The commands of ``README.md``, ``docs/`` and ``cluster/README.md`` are run as they are written, one after another in one
+The commands of ``README.md``, ``docs/`` and ``cluster/README.md`` are run unchanged, one after another in one
 folder, so that later ones find the files of earlier ones. This module runs the verbs, which need no Ray, on a run
 directory whose models have random weights. ``ELSEWHERE`` names the commands that other tests run, e.g. jobs. The
 following is changed:
