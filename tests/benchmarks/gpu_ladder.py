@@ -4,8 +4,7 @@ Rungs: the tests marked ``gpu``; then a training step of the full-size presets' 
 growing batches. Each runs in its own process, and its result is written to OUT.json when it ends. The command begins no
 rung that might end after ``--minutes``; it then ends with exit code 75, and the same command continues, so it fits
 machines that are lent for short times. It downloads nothing; batches are synthetic, of the size of a nuScenes keyframe
-with ten sweeps. ``--toy`` runs
-small steps on a CPU, which tests the ladder but not speed.
+with ten sweeps. ``--toy`` runs small steps on a CPU, which tests the ladder but not speed.
 """
 
 from __future__ import annotations
