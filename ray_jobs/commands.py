@@ -20,7 +20,7 @@ from pdetr3d.cli.app import PRESET_NAMES, ConfigFile, Overrides, app
 from pdetr3d.cli.predict import Arm, Columns, IndexFile, IntensityMax, Lidar, MinScore, Model, MoreLidar, Poses, Split
 
 if TYPE_CHECKING:
-    from ray_jobs.stages.stages import Stages
+    from pdetr3d.pipeline.run import Run
 
 __all__ = ["job", "main"]
 
@@ -30,7 +30,7 @@ SPACES = sorted(file.stem for file in Path(tune_spaces.__file__).parent.glob("*.
 Preset = Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}. Default: that of --config.")]
 
 
-def job(body: Callable[[], Callable[[Stages], object]]) -> Callable[..., None]:
+def job(body: Callable[[], Callable[[Run], object]]) -> Callable[..., None]:
     """The function of a verb that runs stages in a run directory.
 
     Args:
@@ -66,7 +66,7 @@ def job(body: Callable[[], Callable[[Stages], object]]) -> Callable[..., None]:
     return run
 
 
-def _pipeline() -> Callable[[Stages], object]:
+def _pipeline() -> Callable[[Run], object]:
     """Run everything in one command: data, teacher, pseudo labels, students, scores, report.
 
     A run directory keeps what is finished; the same command continues an
@@ -79,7 +79,7 @@ def _pipeline() -> Callable[[Stages], object]:
     return body
 
 
-def _train_teacher() -> Callable[[Stages], object]:
+def _train_teacher() -> Callable[[Run], object]:
     """Train the teacher on the box-labeled samples, and score its boxes at the clicks of the val split.
 
     Example: pdetr3d train-teacher --preset quickstart teacher.optim.lr=0.001
@@ -89,7 +89,7 @@ def _train_teacher() -> Callable[[Stages], object]:
     return body
 
 
-def _pseudo_label() -> Callable[[Stages], object]:
+def _pseudo_label() -> Callable[[Run], object]:
     """Turn every click of the point-labeled samples into a box with the trained teacher.
 
     Example: pdetr3d pseudo-label --preset quickstart
@@ -99,7 +99,7 @@ def _pseudo_label() -> Callable[[Stages], object]:
     return body
 
 
-def _train_student() -> Callable[[Stages], object]:
+def _train_student() -> Callable[[Run], object]:
     """Train the students that run.arms names. "ours" needs pseudo labels.
 
     Example: pdetr3d train-student --preset quickstart --run-dir runs/quickstart
@@ -109,7 +109,7 @@ def _train_student() -> Callable[[Stages], object]:
     return body
 
 
-def _evaluate() -> Callable[[Stages], object]:
+def _evaluate() -> Callable[[Run], object]:
     """Score the trained students that run.arms names on the val split: mAP, NDS and SPNDS, by the devkit's rules.
 
     Example: pdetr3d evaluate --preset quickstart --run-dir runs/quickstart

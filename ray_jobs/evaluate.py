@@ -2,15 +2,15 @@
 
 import sys
 
-from ray_jobs.stages.arms import possible_arms
+from pdetr3d.pipeline.arms import possible_arms
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.scoring import evaluate
 from ray_jobs.stages.report import print_arms
-from ray_jobs.stages.scoring import evaluate
-from ray_jobs.stages.stages import Stages
 
 
-def body(stages: Stages) -> None:
+def body(run: Run) -> None:
     """The job, once Ray runs."""
-    print_arms(evaluate(stages, possible_arms(stages.data, stages.config)))
+    print_arms(evaluate(run, possible_arms(run.data, run.config, run.observer.warn)))
 
 
 if __name__ == "__main__":

@@ -16,75 +16,76 @@ from pdetr3d.batch import Batch
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.inference.detector import Detector
+from pdetr3d.pipeline.arms import possible_arms
+from pdetr3d.pipeline.execute import execute, pipeline_goals
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.scoring import evaluate
+from pdetr3d.pipeline.trainings import planned_steps
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.plan import BatchLoader
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.plug.memory import PeakMemory
-from ray_jobs.stages.arms import possible_arms
-from ray_jobs.stages.holdout import measure_holdout
 from ray_jobs.stages.pictures import confident
 from ray_jobs.stages.report import build_report, print_arms, print_labels
-from ray_jobs.stages.scoring import evaluate
-from ray_jobs.stages.stages import Stages
-from ray_jobs.stages.teacher_stages import planned_steps
-from ray_jobs.stages.tracked import described
+from ray_jobs.stages.tracked import Tracked
 from ray_jobs.terminal.console import current
 from ray_jobs.terminal.phases import PHASES
 
 
-def body(stages: Stages) -> None:
+def body(run: Run) -> None:
     """The job, once Ray runs."""
-    began = time.monotonic()
+    began, told = time.monotonic(), run.observer
+    assert isinstance(told, Tracked)
     with PeakMemory() as memory:
-        chosen = possible_arms(stages.data, stages.config)
+        chosen = possible_arms(run.data, run.config, run.observer.warn)
         if (console := current()) is not None:
-            console.planned(planned_steps(stages, chosen), stages.config.scaling.concurrent_stages)
-        stages.train(chosen)
-        quality = stages.pseudo_labels()
-        arms = evaluate(stages, chosen)
-        picture = draw_predictions(stages, arms)
-    report = build_report(stages, arms, quality, memory.peak_bytes, time.monotonic() - began)
-    write_json(stages.run.path / "report.json", report)
-    stages.parent.log_metrics({"ratios": report["ratios"]})
+            console.planned(planned_steps(run, chosen), run.config.scaling.concurrent_stages)
+        execute(pipeline_goals(run, chosen), run, lanes=run.config.scaling.concurrent_stages)
+        quality = run.finished("pseudo_labels")
+        arms = evaluate(run, chosen)
+        picture = draw_predictions(run, arms)
+    report = build_report(run, arms, quality, memory.peak_bytes, time.monotonic() - began)
+    write_json(run.path / "report.json", report)
+    told.parent.log_metrics({"ratios": report["ratios"]})
     for name in ("teacher", *FLOORS):
-        stages.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
-    for file in (stages.run.path / "report.json", picture):
-        stages.parent.log_artifact(file)
-    described(stages, arms, quality, picture)
-    page = write_page(stages)
-    stages.parent.log_artifact(page)
-    print_labels(quality, measure_holdout(stages))
+        told.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
+    for file in (run.path / "report.json", picture):
+        told.parent.log_artifact(file)
+    told.described(run, arms, quality, picture)
+    page = write_page(run)
+    told.parent.log_artifact(page)
+    print_labels(quality, run.result("holdout"))
     print_arms(arms, report["ratios"])
-    if stages.data.skipped:
-        print(f"{len(stages.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
-    print(f"report: {page}\nfigures: {stages.run.path / 'report.json'}\nMLflow: {ui_command(stages.parent.uri)}")
+    if run.data.skipped:
+        print(f"{len(run.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
+    print(f"report: {page}\nfigures: {run.path / 'report.json'}\nMLflow: {ui_command(told.parent.uri)}")
 
 
 @PHASES.of("pictures")
-def write_page(stages: Stages) -> Path:
+def write_page(run: Run) -> Path:
     """``report.html`` of the run directory."""
     from pdetr3d.finished.report.run_page import write_run_page  # matplotlib
 
-    return write_run_page(stages.run.path)
+    return write_run_page(run.path)
 
 
 @PHASES.of("pictures")
-def draw_predictions(stages: Stages, arms: dict[str, dict[str, Any]]) -> Path:
+def draw_predictions(run: Run, arms: dict[str, dict[str, Any]]) -> Path:
     """PNG of the first readable val sample: true boxes and the last arm-"ours" student's predictions (dashed)."""
     from pdetr3d.visualize import inspect_sample  # matplotlib
 
-    unread = {skipped.sample_token for skipped in stages.data.skipped}
-    token = next(t for t in stages.data.index.tokens(stages.config.data.val_split) if t not in unread)
-    record = inspection_record(stages.data.index, token)
+    unread = {skipped.sample_token for skipped in run.data.skipped}
+    token = next(t for t in run.data.index.tokens(run.config.data.val_split) if t not in unread)
+    record = inspection_record(run.data.index, token)
     arm = "ours" if "ours" in arms else next(iter(arms))
-    chosen = stages.run.path / f"student_{arm}" / arms[arm]["checkpoint"]
+    chosen = run.path / f"student_{arm}" / arms[arm]["checkpoint"]
     # Here: actors and loading tasks for one sample would be several processes.
-    batch = Batch.from_arrays(BatchLoader(stages.config, "predict", cameras=False)([record], [0]))
+    batch = Batch.from_arrays(BatchLoader(run.config, "predict", cameras=False)([record], [0]))
     boxes = Detector.load("student", chosen, torch.device("cpu"))(batch)[0]
-    sample = load_sample(record, stages.config.data, cameras=True)
-    file, config = stages.run.path / f"predictions_{arm}.png", stages.config
+    sample = load_sample(record, run.config.data, cameras=True)
+    file, config = run.path / f"predictions_{arm}.png", run.config
     return inspect_sample(sample, file, confident(boxes), config.model.bev_range_m, classes=config.classes)
 
 

@@ -5,15 +5,16 @@ python -m ray_jobs.pseudo_label --preset NAME [key=value ...]
 
 import sys
 
-from ray_jobs.stages.holdout import STAGE as HOLDOUT
+from pdetr3d.pipeline.execute import execute
+from pdetr3d.pipeline.run import Run
 from ray_jobs.stages.report import print_labels
-from ray_jobs.stages.stages import Stages
 
 
-def body(stages: Stages) -> None:
+def body(run: Run) -> None:
     """The job, once Ray runs."""
-    print_labels(stages.pseudo_labels(), stages.run.result(HOLDOUT))
-    print(f"pseudo labels: {stages.pseudo_file}")
+    execute(["pseudo_labels"], run, given=("teacher",))
+    print_labels(run.finished("pseudo_labels"), run.result("holdout"))
+    print(f"pseudo labels: {run.pseudo_file}")
 
 
 if __name__ == "__main__":

@@ -14,19 +14,22 @@ from typing import Any
 import ray
 
 from pdetr3d.finished.report.search_page import write_report
+from pdetr3d.pipeline.arms import check_arms
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.store import index_folder
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
-from pdetr3d.training.run_dir import RunDir, prepare, write_json
+from pdetr3d.training.run_dir import RunDir, prepare, share_index, write_json
 from ray_jobs.searches import command
 from ray_jobs.searches.evaluations import check_known
+from ray_jobs.searches.folder import BASE, SHARED, SearchFolder
 from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_search
-from ray_jobs.searches.shared_stages import BASE, SearchFolder
 from ray_jobs.searches.space_files import check_space, load_space
 from ray_jobs.searches.trial import Job
 from ray_jobs.searches.tuning import concurrency, run_trials
-from ray_jobs.stages.arms import check_arms
-from ray_jobs.stages.stages import EXPERIMENT, Stages
+from ray_jobs.stages.ray_runner import RayRunner
+from ray_jobs.stages.tracked import EXPERIMENT, Tracked
 from ray_jobs.start.launch import init_ray
 from ray_jobs.start.refused import refusable
 
@@ -54,7 +57,8 @@ def run(args: command.Asked) -> None:
         if space.measured_on == "val":
             check_arms(space.arms, prepare(prepared), prepared.config)
         else:
-            check_known(Stages(prepared, None, folder))
+            check_known(Run(prepared, RayRunner(), Tracked()))
+        share_index(prepared, index_folder(folder / SHARED, prepared.config))
     tags = {"search": folder.name, "question": space.question}
     with Tracker.start(folder, EXPERIMENT, f"search {space.name}", base.flat(), tags) as parent:
         log_provenance(parent, base.to_json())
@@ -66,7 +70,7 @@ def run(args: command.Asked) -> None:
         try:
             failed = run_trials(job, concurrent, args.budget)
         finally:
-            for place in (*folder.glob("trials/*"), *folder.glob("shared/*")):
+            for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
                 # Being ended by ASHA was an error to the trial's own process.
                 end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
         made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}

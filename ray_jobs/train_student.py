@@ -5,14 +5,17 @@ python -m ray_jobs.train_student --preset NAME run.arms=[ours]
 
 import sys
 
-from ray_jobs.stages.arms import possible_arms
-from ray_jobs.stages.stages import Stages
+from pdetr3d.pipeline.arms import possible_arms
+from pdetr3d.pipeline.execute import execute
+from pdetr3d.pipeline.run import Run
 
 
-def body(stages: Stages) -> None:
+def body(run: Run) -> None:
     """The job, once Ray runs."""
-    for arm in possible_arms(stages.data, stages.config):
-        print(f"{arm}: {stages.student(arm)[-1]}")
+    arms = possible_arms(run.data, run.config, run.observer.warn)
+    execute([f"student_{arm}" for arm in arms], run, given=("pseudo_labels",))
+    for arm in arms:
+        print(f"{arm}: {run.checkpoints(f'student_{arm}')[-1]}")
 
 
 if __name__ == "__main__":

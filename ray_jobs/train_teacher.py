@@ -5,24 +5,25 @@ python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 
 import sys
 
-from ray_jobs.stages.holdout import measure_holdout
+from pdetr3d.pipeline.execute import execute, teacher_goals
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.scoring import teacher_scores
 from ray_jobs.stages.report import QUALITY, print_holdout
-from ray_jobs.stages.scoring import teacher_scores
-from ray_jobs.stages.stages import Stages
 
 SCORED = "evaluate_teacher"  # stage of the scores
 
 
-def body(stages: Stages) -> None:
+def body(run: Run) -> None:
     """The job, once Ray runs."""
-    file = stages.teacher()
-    scores = stages.run.result(SCORED)
+    execute(teacher_goals(run.config), run)
+    file = run.checkpoints("teacher")[-1]
+    scores = run.result(SCORED)
     if scores is None:
-        scores = stages.run.finish(SCORED, teacher_scores(stages, file, stages.config.data.val_split))
+        scores = run.dir.finish(SCORED, teacher_scores(run, file, run.config.data.val_split))
     known = {key: scores[key] for key in QUALITY if scores.get(key) is not None}
     told = ", ".join(f"{key} {value:.4g}" for key, value in known.items())
     print(f"teacher, val split: {told if known.get('n') else 'quality unknown, since no sample there has an object'}")
-    print_holdout(measure_holdout(stages))
+    print_holdout(run.result("holdout"))
     print(f"teacher: {file}")
 
 

@@ -17,6 +17,9 @@ from pdetr3d.data.index.index import Index, write_index
 from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.data.label_manifest import prior_size_m, training_records
 from pdetr3d.data.loading.record_list import Records
+from pdetr3d.pipeline.observer import Observer
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.schema import SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import Task, build
@@ -60,6 +63,11 @@ def open_world(dataroot: Path, folder: Path, *overrides: str) -> World:
     data = prepare(run)
     records = training_records(data.index, data.manifest)
     return World(run, data, records, prior_size_m(records, classes=data.index.classes)[0])
+
+
+def begin_run(dataroot: Path, folder: Path, *overrides: str, index: Path | None = None) -> Run:
+    """A run of the pipeline on ``dataroot``, in this process."""
+    return Run(RunDir(folder, world_config(dataroot, *overrides)), LocalRunner(), Observer(), index)
 
 
 def run_locally(

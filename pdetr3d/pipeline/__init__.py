@@ -1,1 +1,1 @@
-"""The pipeline without Ray: the graph of its stages, their digests."""
+"""What a run does, without Ray: the graph of its stages, their bodies, and the walk over it (``execute``)."""

@@ -1,6 +1,6 @@
 """The stages of a run: what each one needs, and its digest, which is equal for runs that may share its result.
 
-Dataset and labels lie outside of the graph: a stage that needs "tables" or "labels" is told their digests.
+The index of the dataset and people's labels are made with the run directory, outside of the graph.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
 from pdetr3d.config_sections import BOXES_ONLY, EVERY, INDEX, PSEUDO_LABELS, TEACHER
+from pdetr3d.pipeline.labels import make_pseudo_labels, make_self_labels, measure_holdout
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.trainings import SUFFIX, train_crops, train_first_student, train_student, train_teacher
 from pdetr3d.training.label_source import labels_digest
 from pdetr3d.training.run_dir import tables_digest
 from pdetr3d.training.stage_versions import STAGE_VERSIONS
 
-Needs = Callable[[Config], tuple[str, ...]]
+Make = Callable[[Run], dict[str, Any]]
 DATA = ("index", "labels")
+TEACH, STUDY = ("label", "load", "teacher"), ("label", "load", "student")
 
 
 @dataclass(frozen=True)
@@ -30,53 +35,65 @@ class Stage:
         kind: names the config fields that it ignores (``pdetr3d.config_sections.IgnoredBy``).
         versions: entries of STAGE_VERSIONS; with another version it gives other numbers or files.
         needs: config -> the stages whose results it reads, and what it reads from outside of the graph.
+        make: makes it in a run whose stages that it needs are finished; returns what is stored as its result.
     """
 
     kind: str
     versions: tuple[str, ...]
-    needs: Needs
+    needs: Callable[[Config], tuple[str, ...]]
+    make: Make
 
 
-def _data(config: Config) -> tuple[str, ...]:
-    return DATA
+def _on(*needs: str) -> Callable[[Config], tuple[str, ...]]:
+    return lambda config: (*DATA, *needs)
 
 
-def _start(config: Config) -> tuple[str, ...]:
-    return (*DATA, BOXES_ONLY) if config.teacher.lidar_init == "boxes_only" else DATA
+def _teacher(student: str, crops: str) -> Callable[[Config], tuple[str, ...]]:
+    """What a teacher starts from: a student, a crop branch."""
+
+    def needs(config: Config) -> tuple[str, ...]:
+        teacher = config.teacher
+        first = (student,) if teacher.lidar_init == "boxes_only" else ()
+        return (*DATA, *first, crops) if teacher.has_crops and teacher.model != "crop" else (*DATA, *first)
+
+    return needs
 
 
-def _teacher(config: Config) -> tuple[str, ...]:
-    crops = config.teacher.has_crops and config.teacher.model != "crop"
-    return (*_start(config), "crops") if crops else _start(config)
-
-
-_TRAINED = ("label", "load", "student")
 GRAPH: dict[str, Stage] = {
-    "index": Stage(INDEX, ("simulate", "index"), lambda _: ("tables",)),
-    BOXES_ONLY: Stage(BOXES_ONLY, _TRAINED, _data),
-    "crops": Stage(TEACHER, ("label", "load", "teacher"), _data),
-    "teacher": Stage(TEACHER, ("label", "load", "teacher"), _teacher),
-    "pseudo_labels": Stage(PSEUDO_LABELS, ("label", "load", "teacher", "pseudo_labels"), lambda _: (*DATA, "teacher")),
-    "self_training": Stage(EVERY, _TRAINED, lambda _: (*DATA, BOXES_ONLY)),
-    "student_full": Stage(EVERY, _TRAINED, _data),
-    "student_mean_teacher": Stage(EVERY, _TRAINED, _data),
-    "student_self_training": Stage(EVERY, _TRAINED, lambda _: (*DATA, "self_training")),
-    "student_ours": Stage(EVERY, _TRAINED, lambda _: (*DATA, "pseudo_labels")),
+    "student_holdout": Stage(EVERY, STUDY, _on(), train_first_student),
+    "crops_holdout": Stage(EVERY, TEACH, _on(), partial(train_crops, suffix=SUFFIX)),
+    "teacher_holdout": Stage(
+        EVERY, TEACH, _teacher("student_holdout", "crops_holdout"), partial(train_teacher, suffix=SUFFIX)
+    ),
+    "holdout": Stage(EVERY, TEACH, _on("teacher_holdout"), measure_holdout),
+    BOXES_ONLY: Stage(BOXES_ONLY, STUDY, _on(), partial(train_student, arm="boxes_only")),
+    "crops": Stage(TEACHER, TEACH, _on(), train_crops),
+    "teacher": Stage(TEACHER, TEACH, _teacher(BOXES_ONLY, "crops"), train_teacher),
+    PSEUDO_LABELS: Stage(PSEUDO_LABELS, (*TEACH, "pseudo_labels"), _on("teacher"), make_pseudo_labels),
+    "self_training": Stage(EVERY, STUDY, _on(BOXES_ONLY), make_self_labels),
+    "student_full": Stage(EVERY, STUDY, _on(), partial(train_student, arm="full")),
+    "student_mean_teacher": Stage(EVERY, STUDY, _on(), partial(train_student, arm="mean_teacher")),
+    "student_self_training": Stage(EVERY, STUDY, _on("self_training"), partial(train_student, arm="self_training")),
+    "student_ours": Stage(EVERY, STUDY, _on(PSEUDO_LABELS), partial(train_student, arm="ours")),
 }
 
 
 def outside(config: Config) -> dict[str, str]:
-    """Digests of what stages read and no stage makes: the dataset's tables, the manifest of people's labels ("" where
-    the config determines them)."""
-    return {"tables": tables_digest(config), "labels": labels_digest(config)}
+    """Digests of what stages read and no stage makes: the index of the dataset, and the manifest of people's labels (""
+    where the config determines them)."""
+    tables = {"tables": tables_digest(config)}
+    return {"index": _digest("index", INDEX, ("simulate", "index"), config, tables), "labels": labels_digest(config)}
 
 
 def stage_digest(name: str, config: Config, needs: Mapping[str, str]) -> str:
     """16 hex digits of a stage's result: of its name, its format versions, the config fields that it sees, and the
     digests of what it needs (``needs``: name -> digest)."""
-    stage = GRAPH[name]
-    versions = {version: STAGE_VERSIONS[version] for version in stage.versions}
-    identity: list[Any] = [name, versions, seen_by(config, stage.kind), dict(needs)]
+    return _digest(name, GRAPH[name].kind, GRAPH[name].versions, config, needs)
+
+
+def _digest(name: str, kind: str, versions: tuple[str, ...], config: Config, needs: Mapping[str, str]) -> str:
+    formats = {version: STAGE_VERSIONS[version] for version in versions}
+    identity: list[Any] = [name, formats, seen_by(config, kind), dict(needs)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class LocalContext:
     rank, world_size = 0, 1
 
     def __init__(
-        self, records: list[SampleRecord], plan: Plan, load: LoadBatch, folder: Path, device: str = "cpu"
+        self, records: Sequence[SampleRecord], plan: Plan, load: LoadBatch, folder: Path, device: str = "cpu"
     ) -> None:
         self.records, self.plan, self.load, self.folder = records, plan, load, folder
         self.device = torch.device(device)

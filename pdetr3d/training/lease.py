@@ -50,26 +50,34 @@ def hold(folder: Path, wait_s: float = 0.0, option: str = "--run-dir") -> None:
         DataError: when another process holds it (names user, process, host, time, command).
     """
     folder = folder.resolve()
+    deadline = time.monotonic() + wait_s
+    while not _try_to_hold(folder):  # this process's other leases are renewed while it waits
+        owner = _read(folder)
+        if owner is not None and _alive(folder, owner):
+            if time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                continue
+            raise DataError(
+                f"{folder} is in use by {_described(owner)}: two runs would write over each other. Wait until it "
+                f"ends, end it, or name another directory with {option}"
+            )
+        if owner is not None and _remove(folder, owner):
+            print(f"{folder}: its owner is gone ({_described(owner)}); its lock is taken over", flush=True)
+
+
+def _try_to_hold(folder: Path) -> bool:
+    """Whether this process holds ``folder`` now."""
     with _guard:
         if folder in _held:
-            return
-        deadline = time.monotonic() + wait_s
-        while (token := _create(folder)) is None:
-            owner = _read(folder)
-            if owner is not None and _alive(folder, owner):
-                if time.monotonic() < deadline:
-                    time.sleep(POLL_S)
-                    continue
-                raise DataError(
-                    f"{folder} is in use by {_described(owner)}: two runs would write over each other. Wait until it "
-                    f"ends, end it, or name another directory with {option}"
-                )
-            if owner is not None and _remove(folder, owner):
-                print(f"{folder}: its owner is gone ({_described(owner)}); its lock is taken over", flush=True)
+            return True
+        token = _create(folder)
+        if token is None:
+            return False
         _held[folder] = token
         if not _renewing:
             _renewing.append(threading.Thread(target=_renew_forever, name="lease", daemon=True))
             _renewing[0].start()
+        return True
 
 
 def release(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdetr3d.config import Config, DataConfig
+from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.file_ledger import FILE as FILES
@@ -37,6 +38,7 @@ from pdetr3d.training.stage_versions import code_version
 FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
 
+SHARED = (MEMORY, SKIPPED, FILES, INDEX)  # what runs on one dataset share; the index, put last, says it is all there
 SIMULATED = "v1.0-sim"  # ``data.version`` of the simulator's worlds
 
 
@@ -178,15 +180,16 @@ class Data:
         return hashlib.sha256(f"{self.index.digest} {self.files}".encode()).hexdigest()[:16]
 
 
-def prepare(run: RunDir, like: RunDir | None = None) -> Data:
+def prepare(run: RunDir, shared: Path | None = None) -> Data:
     """Prepare a run's data: simulate a world without ``data.dataroot``, index, check files, take labels.
 
     Parts that exist already are opened. Prints which samples and labels are used and left out (``Summary``). When the
     data are refused, the parts made by this call are removed, so that a corrected command may use the same directory.
 
     Args:
-        like: a prepared run on the same dataset. Its index and its check of the files are reused, because they take
-            minutes at full size and a search has many runs.
+        shared: folder of an index, and of the check of its files, of runs on the same dataset, because they take
+            minutes at full size and a search has many runs. They are taken from it; where it has none, they are made
+            and put there. Nothing is printed.
 
     Raises:
         DataError: when the data cannot be used, or lack what training needs (``refuse_empty``).
@@ -194,7 +197,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
     new, manifest = not (run.path / "data" / INDEX).exists(), run.path / "data" / "manifest"
     own = not manifest.exists()  # a manifest that was there before is not removed
     try:
-        return _prepare(run, like)
+        return _prepare(run, shared)
     except (DataError, OSError):  # the second: a full disk
         if new:
             for name in (INDEX, MEMORY, SKIPPED, FILES):
@@ -207,7 +210,7 @@ def prepare(run: RunDir, like: RunDir | None = None) -> Data:
         raise
 
 
-def _prepare(run: RunDir, like: RunDir | None) -> Data:
+def _prepare(run: RunDir, shared: Path | None) -> Data:
     config, folder = run.config, run.path / "data"
     packed = config.data.packed
     if packed and not (config.data.dataroot and ("://" in packed or Path(packed).is_absolute())):
@@ -215,10 +218,24 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
             f"data.packed {packed} with data.dataroot {config.data.dataroot!r}: name the pack by a URI or an absolute "
             "path, since workers run in folders of their own, and the folder of its tables by data.dataroot"
         )
-    taken_over = False
-    if like is not None and config.data.dataroot and _same_files(like.config.data, config.data):
-        copy_missing(like.path / "data", folder, (INDEX, MEMORY, SKIPPED, FILES))
-        taken_over = True
+    index, skipped, files = open_index(run, shared)
+    manifest = take_manifest(index, config, folder / "manifest")
+    summary = summarize(index, _splits(config), manifest, config.model.range_m)
+    if shared is None:
+        summary.show()
+    counts = empty_counts(summary, index, config.data.val_split, config.teacher.cameras)
+    refuse_empty(counts, config.data.allow_empty, str(index.dataroot / config.data.version), summary.left_out())
+    return Data(index, manifest, skipped, files)
+
+
+def open_index(run: RunDir, shared: Path | None) -> tuple[Index, list[Skipped], str]:
+    """A run's index, made when missing, the samples whose files are broken, and the digest of all files; ``shared``:
+    see ``prepare``. Depends on the sections ``sim`` and ``data`` alone."""
+    config, folder = run.config, run.path / "data"
+    shared = shared if config.data.dataroot else None  # each run makes its simulated world anew
+    taken_over = shared is not None and (shared / INDEX).exists()
+    if shared is not None and taken_over:
+        link_missing(shared, folder, SHARED)
     dataroot = Path(config.data.dataroot) if config.data.dataroot else folder / "world"
     if not config.data.dataroot:
         from pdetr3d.simulator.simulate import simulate  # imports the devkit, which imports plotting libraries
@@ -238,7 +255,7 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
     for split in filter(None, (config.data.select_split, config.data.val_split)):
         if split in index.splits:
             refuse_unscorable(index.version, split)
-    splits = [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
+    splits = _splits(config)
     # Images are checked even if the teacher reads none: the pictures of predictions show them.
     skipped = []
     if config.data.packed:
@@ -249,13 +266,14 @@ def _prepare(run: RunDir, like: RunDir | None) -> Data:
     else:
         check_files(index, splits, config.data.num_sweeps, cameras=True)
     files = _files_digest(index, config, taken_over)
-    manifest = take_manifest(index, config, folder / "manifest")
-    summary = summarize(index, splits, manifest, config.model.range_m)
-    if like is None:
-        summary.show()
-    counts = empty_counts(summary, index, config.data.val_split, config.teacher.cameras)
-    refuse_empty(counts, config.data.allow_empty, str(dataroot / config.data.version), summary.left_out())
-    return Data(index, manifest, skipped, files)
+    if shared is not None and not taken_over:
+        share_index(run, shared)
+    return index, skipped, files
+
+
+def _splits(config: Config) -> list[str]:
+    """The splits that a run reads."""
+    return [s for s in (config.data.train_split, config.data.select_split, config.data.val_split) if s]
 
 
 def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
@@ -280,18 +298,22 @@ def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
     return ledger.digest
 
 
-def _same_files(one: DataConfig, other: DataConfig) -> bool:
-    """Whether two configs read the same files; ``data.sensor`` may differ, since it only changes how they are used."""
-    return one == other.model_copy(update={"sensor": one.sensor})
+def share_index(run: RunDir, shared: Path) -> None:
+    """Put a prepared run's index, and the check of its files, where other runs find them (``prepare``)."""
+    link_missing(run.path / "data", shared, SHARED)
 
 
-def copy_missing(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy those of the named files that ``source`` has and ``target`` lacks, each atomically."""
+def link_missing(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Link those of the named files that ``source`` has and ``target`` lacks, or copy them, each atomically, where the
+    storage knows no hard links. Files of a run directory are replaced, never written into."""
     for name in names:
         if (source / name).exists() and not (target / name).exists():
             target.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+            try:
+                os.link(source / name, target / name)
+            except OSError:
+                with atomic_path(target / name) as temporary:
+                    shutil.copyfile(source / name, temporary)
 
 
 def tables_digest(config: Config) -> str:

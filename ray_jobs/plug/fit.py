@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,16 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from pdetr3d.config import Config, OptimConfig
+from pdetr3d.config import Config
 from pdetr3d.config import ScalingConfig as ScalingSection
-from pdetr3d.data.loading.crops import CropLoader, Crops
-from pdetr3d.data.loading.record_list import boxed
 from pdetr3d.data.storage.files import atomic_path
-from pdetr3d.schema import SampleRecord
+from pdetr3d.pipeline.training import Training, crop_batches, started
 from pdetr3d.tracking.runs import MetricLogger
-from pdetr3d.training.build import build, image_weights, initialize_crops, initialize_images, initialize_lidar
-from pdetr3d.training.checkpoint import FILE, best_weights, load
+from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.flow import batch_bytes, steps_per_task, stream_bytes
 from pdetr3d.training.loop import train
 from pdetr3d.training.out_of_memory import OutOfMemoryError, advice, is_out_of_memory
 from pdetr3d.training.plan import BatchLoader, Plan, milestones
-from pdetr3d.training.start_weights import initialize_start, start_weights
 from pdetr3d.training.torch_loader import PlannedBatches, torch_batches
 from ray_jobs.plug.context import STATS, RayContext, set_threads
 from ray_jobs.plug.early_stop import Watcher
@@ -46,73 +42,13 @@ from ray_jobs.terminal.console import current, say
 from ray_jobs.terminal.log_files import warnings_to_stdout
 from ray_jobs.terminal.phases import PHASES
 
-CROPS = "crops"  # name and kind of the stage that trains the teacher's crop branch before the teacher
 # Starts of the worker group that may fail for want of machines, a minute each: an hour's wait for spot machines. Where
 # Ray was started on this machine alone, none will come, and scaling.max_failures counts.
 STARTS_ON_A_CLUSTER = 60
 RESIZE_S = 60.0  # between looks whether an elastic worker group may grow
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A training stage.
-
-    Attributes:
-        name: of its folder ("teacher", "student_ours", ...). kind: "teacher", "crops" or "student", see ``build``.
-        config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
-        tracking: (URI, MLflow run id), or None.
-        identity: of the run; names its folder in a shared ``storage.path``. mean_teacher: see ``build``.
-        lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
-        crop_init: checkpoint of the crop branch that a teacher starts from, or None.
-        crops: what a stage of kind "crops" learns from; its workers hold them, nothing is streamed.
-        gt_database: file of objects to paste (GT sampling of a student), or None; loading tasks on every node read it.
-    """
-
-    name: str
-    kind: str
-    config: Config
-    records: Sequence[SampleRecord]
-    prior_size_m: NDArray[np.float32]
-    steps: int
-    guidance: bool
-    tracking: tuple[str, str] | None
-    lidar_init: Path | None = None
-    identity: str = ""
-    gt_database: Path | None = None
-    mean_teacher: bool = False
-    crop_init: Path | None = None
-    crops: Crops | None = None
-
-    @property
-    def plan(self) -> Plan:
-        """The order of its samples, or of its crops."""
-        if self.crops is not None:
-            return Plan(len(self.crops), self.optim.batch_size, self.steps, self.config.run.seed)
-        repeats = self.kind == "student" and (self.config.student.cbgs or self.mean_teacher)
-        whole = int(boxed(self.records).sum())
-        # Stages of box-labeled samples alone have nothing to mix, and mean teacher's records are half and half already.
-        mixes = self.kind == "student" and whole < len(self.records) and not self.mean_teacher
-        order = (self.steps, self.config.run.seed, repeats, whole, self.config.box_slots if mixes else 0)
-        return Plan(len(self.records), self.optim.batch_size, *order)
-
-    @property
-    def choices(self) -> dict[str, bool]:
-        """What ``build`` is told beside the config."""
-        return {"guidance": self.guidance, "mean_teacher": self.mean_teacher}
-
-    @property
-    def optim(self) -> OptimConfig:
-        """Its schedule."""
-        teacher = self.config.teacher
-        return {"teacher": teacher.optim, "crops": teacher.crop_optim, "student": self.config.optim}[self.kind]
-
-    @property
-    def streamed(self) -> bool:
-        """Whether Ray Data loads its batches; else its workers do."""
-        return self.crops is None and self.config.data.loader == "ray"
-
-
-def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
+def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
     """Train the stage (or continue it where the same run directory was interrupted).
 
     Args:
@@ -127,11 +63,7 @@ def fit(stage: Stage, run_dir: Path, score: Callable[[Path], float] | None = Non
     say(f"{stage.name} begins: {stage.steps} steps of {stage.optim.batch_size}, {things}")
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
     records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
-    loader = build(stage.kind, stage.config, stage.prior_size_m, **stage.choices).loader.for_records(stage.records)
-    if stage.gt_database is not None:
-        # A mean teacher's boxes take the place of all that a point-labeled sample has: those of pasted objects, too.
-        loader = loader.pasting(stage.gt_database, stage.steps, everywhere=not stage.mean_teacher)
-
+    loader = stage.loader
     small = replace(stage, records=[], crops=None)  # travels with the functions below
 
     def source(workers: int) -> ray.data.Dataset:  # called beside the controller, again at every (re)start of workers
@@ -236,14 +168,14 @@ def starts_allowed(scaling: ScalingSection) -> int:
     return scaling.max_failures if alone else max(scaling.max_failures, STARTS_ON_A_CLUSTER)
 
 
-def _task_steps(stage: Stage, loader: BatchLoader, workers: int) -> int:
+def _task_steps(stage: Training, loader: BatchLoader, workers: int) -> int:
     """``flow.steps_per_task`` on this cluster."""
     scaling = stage.config.scaling
     cpus = ray.cluster_resources().get("CPU", 0.0) - workers * scaling.cpus_per_worker
     return steps_per_task(_batch_bytes(stage, loader, workers), workers, cpus / scaling.data_cpus)
 
 
-def _batch_bytes(stage: Stage, loader: BatchLoader, workers: int) -> int:
+def _batch_bytes(stage: Training, loader: BatchLoader, workers: int) -> int:
     samples = stage.optim.batch_size // workers
     return batch_bytes(stage.config.data, samples, loader.cameras, 1 + loader.weak_view)
 
@@ -254,10 +186,7 @@ def stream_options(workers: int, local_batch_bytes: int) -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True, resource_limits=limits)
 
 
-def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
-    # Read here: workers need no such files.
-    images = image_weights(stage.config) if stage.kind == "teacher" else None
-    start = start_weights(stage.config) if stage.kind in ("teacher", "crops") else None
+def _loop_config(stage: Training, folder: str) -> dict[str, Any]:
     return {
         "name": stage.name,
         "asked": time.time(),
@@ -268,12 +197,10 @@ def _loop_config(stage: Stage, folder: str) -> dict[str, Any]:
         "choices": stage.choices,
         "tracking": stage.tracking,
         "folder": folder,
-        "initial": None if stage.lidar_init is None else ray.put(best_weights(load(stage.lidar_init))),
-        "initial_crops": None if stage.crop_init is None else ray.put(best_weights(load(stage.crop_init))),
+        # Read here: workers need no such files.
+        "weights": {part: ray.put(state) for part, state in stage.weights().items()},
         "crops": None if stage.crops is None else ray.put(stage.crops),
         "streamed": stage.streamed,
-        "images": None if images is None else ray.put(images),
-        "start": None if start is None else ray.put(start),
     }
 
 
@@ -304,24 +231,15 @@ def _train(loop: dict[str, Any]) -> None:
     config = Config.from_json(loop["config"])
     warnings_to_stdout()
     set_threads(config.scaling.threads_per_worker)
-    task = build(loop["kind"], config, np.asarray(loop["prior"], np.float32), **loop["choices"])
-    if loop["start"] is not None:
-        initialize_start(task.model, ray.get(loop["start"]), loop["kind"], config)
-    if loop["initial"] is not None:
-        initialize_lidar(task.model, ray.get(loop["initial"]))
-    if loop["initial_crops"] is not None:
-        initialize_crops(task.model, ray.get(loop["initial_crops"]))
-    if loop["images"] is not None:
-        initialize_images(task.model, ray.get(loop["images"]))
+    weights = {part: ray.get(state) for part, state in loop["weights"].items()}
+    task = started(loop["kind"], config, np.asarray(loop["prior"], np.float32), loop["choices"], weights)
     plan = Plan(**loop["plan"])
     first = ray.train.get_context().get_world_rank() == 0
     logger = MetricLogger(*loop["tracking"]) if first and loop["tracking"] else None
 
     def load_here(rank: int, world_size: int, first: int) -> Iterator[dict[str, NDArray]]:
         if loop["crops"] is not None:
-            load = CropLoader(ray.get(loop["crops"]), config.run.seed, config.label.redraw_clicks)
-            shares = (plan.at(step, rank, world_size) for step in range(first, plan.steps))
-            return (load([i for i, _ in share], [number for _, number in share]) for share in shares)
+            return crop_batches(ray.get(loop["crops"]), plan, config, rank, world_size, first)
         batches = PlannedBatches(ray.get(loop["records"]), plan, loop["loader"], rank, world_size, first)
         return torch_batches(batches, config.scaling.loader_processes)
 

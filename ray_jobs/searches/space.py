@@ -101,7 +101,7 @@ class SearchSpace(_Strict):
 
     Attributes:
         name: of the file, without its ending. question: in a sentence.
-        trains: "teacher", or student arms (``ray_jobs.stages.stages.ARMS``); the first one is judged.
+        trains: "teacher", or student arms (``pdetr3d.pipeline.arms.ARMS``); the first one is judged.
         metric: see TEACHER_METRICS and STUDENT_METRICS.
         search: "grid": every combination; "random"; "optuna": TPE, which learns from finished trials.
         trials: of a random or Optuna search. seeds: every combination of a grid is trained with each.

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from pdetr3d.config import OptimConfig
 from pdetr3d.exits import find_data_error
+from pdetr3d.pipeline.execute import SHARED, execute
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.scoring import evaluate
+from pdetr3d.pipeline.trainings import crop_steps
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.plug.stream import quiet_ray_data
 from ray_jobs.searches.evaluations import measured_teacher
+from ray_jobs.searches.folder import SearchFolder
 from ray_jobs.searches.results import ERROR, FILE, RESULT
-from ray_jobs.searches.shared_stages import SearchFolder, open_shared
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config
-from ray_jobs.stages.scoring import evaluate
-from ray_jobs.stages.stages import Stages
-from ray_jobs.stages.teacher_stages import crop_steps
+from ray_jobs.stages.tracked import Tracked
 
 PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
 TRAINED = 100.0
@@ -41,18 +42,18 @@ class Job:
     overrides: tuple[str, ...]
 
 
-def run_trial(chosen: dict[str, Any], job: Job, shared: Any) -> None:
+def run_trial(chosen: dict[str, Any], job: Job) -> None:
     """Body of a Tune trial: train, tell Tune of each kept checkpoint, keep the figures in the run directory.
 
     Args:
-        chosen: the trial's parameters. shared: handle of the ``SharedStages`` actor.
+        chosen: the trial's parameters.
     """
     quiet_ray_data()
     name = tune.get_context().get_trial_id()
     folder = job.search.path / "trials" / name
     (folder / ERROR).unlink(missing_ok=True)
     try:
-        _run(name, folder, chosen, job, shared)
+        _run(name, folder, chosen, job)
     except Exception as error:
         # Kept here: where a search was restored, Tune does not find its own record of an error before it ends.
         write_json(folder / ERROR, {"error": reason(error)})
@@ -67,76 +68,60 @@ def reason(error: Exception) -> str:
     return (f"{type(error).__name__}: {error}".strip().splitlines() or ["unknown"])[-1]
 
 
-def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, shared: Any) -> None:
+def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job) -> None:
     if not (folder / FILE).exists():  # one that fails as it starts is a trial of the search, too
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
-    with job.search.tracker(folder, config, f"trial {name}") as tracker:
-        stages = job.search.stages(folder, config, tracker)
-        with closing(stages.run):  # this process goes on with other trials
-            curve = Curve(folder, job.space, chosen, judged_steps(stages, job.space), job.space.optim(config))
-            if job.space.scored_on(config) == "select":
-                stages.observe = curve.add
-            if stages.run.result(RESULT) is None:
-                stages.run.finish(RESULT, _train(stages, job, shared, tracker, curve))
-            curve.report()  # a trial that was finished before tells its score, too
+    with job.search.opened(folder, config, f"trial {name}") as run:
+        curve = Curve(folder, job.space, chosen, judged_steps(run, job.space), job.space.optim(config))
+        told = run.observer
+        assert isinstance(told, Tracked)
+        if job.space.scored_on(config) == "select":
+            told.observe = curve.add
+        if run.result(RESULT) is None:
+            run.dir.finish(RESULT, _train(run, job, told.parent, curve))
+        curve.report()  # a trial that was finished before tells its score, too
 
 
-def _train(stages: Stages, job: Job, shared: Any, tracker: Tracker, curve: Curve) -> dict[str, Any]:
+def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
     """Train what the space says; returns the trial's figures: ``final`` by stage, ``data``, of teachers ``trouble`` and
     ``costs``, too."""
-    space = job.space
+    space, store = job.space, job.search.store
     if space.trains == "teacher":
-        if stages.config.teacher.lidar_init == "boxes_only":
-            _adopt_pretraining(stages, job, shared)
-        figures = measured_teacher(stages, space, curve.add)
+        figures = measured_teacher(run, space, curve.add, store)
     else:
-        figures = {"final": _students(stages, job, shared, space.arms_of(curve.chosen))}
+        arms = space.arms_of(curve.chosen)
+        # The judged student is scored while it trains, and is each trial's own.
+        shared = [stage for stage in SHARED if stage != f"student_{arms[0]}"]
+        execute([f"student_{arm}" for arm in arms], run, store=store, shared=shared)
+        scores = evaluate(run, arms)
+        own = {"student": scores[arms[0]]} if space.own_arms else {f"student_{arm}": s for arm, s in scores.items()}
+        figures = {"final": own}
     tracker.log_metrics({"final": figures["final"]})
-    manifest = stages.data.manifest
-    boxed = [record for record in stages.records if record.role == "box"]
-    labels = stages.run.result("pseudo_labels")
+    manifest = run.data.manifest
+    boxed = [record for record in run.records if record.role == "box"]
+    labels = run.result("pseudo_labels")
     return {
         **figures,
-        "timing_s": stages.timing,
+        "timing_s": run.timing,
         "data": {
-            **stages.lineage(),
+            **run.lineage(),
             "achieved_label_ratio": manifest.achieved_ratio,
-            "keyframes": len(stages.records),
+            "keyframes": len(run.records),
             "box_keyframes": len(boxed),
             "boxes": sum(len(record.boxes) for record in boxed),
-            "clicks": sum(len(record.clicks) for record in stages.records if record.role == "point"),
+            "clicks": sum(len(record.clicks) for record in run.records if record.role == "point"),
             "label_bev_iou": None if labels is None else labels["teacher"]["bev_iou"],
         },
     }
 
 
-def _students(stages: Stages, job: Job, shared: Any, arms: tuple[str, ...]) -> dict[str, Any]:
-    """Train students, the first of which is judged; stage -> its scores on the val split."""
-    # The judged student is scored while it trains, and is each trial's own.
-    if arms[0] != "boxes_only" and {"boxes_only", "self_training"} & {*arms}:
-        _adopt_pretraining(stages, job, shared)
-    if "ours" in arms:
-        made = ray.get(shared.labels.remote(stages.config.to_json()))
-        stages.adopt("pseudo_labels", open_shared(made, stages.config, "pseudo_labels", job.search))
-    for arm in arms:
-        stages.student(arm)
-    scores = evaluate(stages, arms)
-    return {"student": scores[arms[0]]} if job.space.own_arms else {f"student_{arm}": s for arm, s in scores.items()}
-
-
-def _adopt_pretraining(stages: Stages, job: Job, shared: Any) -> None:
-    """Take over the student of the boxes alone from the trials that share it."""
-    made = ray.get(shared.pretraining.remote(stages.config.to_json()))
-    stages.adopt("student_boxes_only", open_shared(made, stages.config, "student_boxes_only", job.search))
-
-
-def judged_steps(stages: Stages, space: SearchSpace) -> int:
+def judged_steps(run: Run, space: SearchSpace) -> int:
     """Optimizer steps of its whole training."""
-    optim = space.optim(stages.config)
-    if space.trains == "teacher" and stages.config.teacher.model == "crop":
-        return crop_steps(stages, stages.records.select(stages.records.boxed))
-    samples = int(stages.records.boxed.sum()) if space.trains == "teacher" else stages.labeled
+    optim = space.optim(run.config)
+    if space.trains == "teacher" and run.config.teacher.model == "crop":
+        return crop_steps(run, run.records.select(run.records.boxed))
+    samples = int(run.records.boxed.sum()) if space.trains == "teacher" else run.labeled
     return total_steps(optim.epochs, samples, optim.batch_size)
 
 
@@ -162,8 +147,8 @@ class Curve:
         self.rows: dict[int, dict[str, float]] = {row["step"]: row for row in before}
         self._write()
 
-    def add(self, stage: str, step: int, scores: dict[str, Any]) -> None:
-        """See ``Stages.observe``."""
+    def add(self, stage: str, step: int, scores: Mapping[str, Any]) -> None:
+        """See ``Tracked.observe``."""
         if stage != self.space.judged_stage(self.chosen):
             return
         value = scores[self.space.metric]

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
@@ -20,13 +19,11 @@ from pdetr3d.schema import DataError
 from ray_jobs.searches.halving import Halving
 from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.searches.results import STATUS
-from ray_jobs.searches.shared_stages import SharedStages
 from ray_jobs.searches.space import SEED, SearchSpace
 from ray_jobs.searches.trial import Job, run_trial
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory
 HEAD = "node:__internal_head__"  # a resource of the head node alone: drivers of trials stay off spot machines
-SHARED_AT_ONCE = 64  # threads of the actor that trains what trials share; nearly all of them wait
 
 
 def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
@@ -74,9 +71,7 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
         KeyboardInterrupt: when Tune was interrupted; its state is kept.
     """
     folder, space = job.search.path, job.space
-    on_head = {"num_cpus": 0, "resources": {HEAD: 0.001}}
-    actor = ray.remote(SharedStages).options(**on_head, max_concurrency=SHARED_AT_ONCE)
-    bound = tune.with_parameters(run_trial, job=job, shared=actor.remote(job.search))
+    bound = tune.with_parameters(run_trial, job=job)
     trainable = tune.with_resources(bound, {"CPU": 0, HEAD: head_share(concurrent)})
     if tune.Tuner.can_restore(str(folder / TUNE)):  # with the concurrency and the budget that it began with
         tuner = tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)

@@ -7,10 +7,8 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import ray
 
 from pdetr3d.config import Config
 from pdetr3d.data.label_manifest import inspection_record
@@ -19,11 +17,9 @@ from pdetr3d.data.loading.load import load_sample
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.data.storage.row_table import TextPlaces
+from pdetr3d.pipeline.run import Run
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from ray_jobs.terminal.phases import PHASES
-
-if TYPE_CHECKING:
-    from ray_jobs.stages.stages import Stages
 
 SAMPLES = 4
 FOLDER, FILE = "images", "bev_cameras.png"  # STAGE/images/TOKEN/bev_cameras.png, and the same in MLflow
@@ -35,11 +31,11 @@ def pictured(tokens: Sequence[str]) -> list[str]:
     return sorted(tokens, key=lambda token: hashlib.sha256(token.encode()).digest())[:SAMPLES]
 
 
-def pictured_records(stages: Stages) -> list[SampleRecord]:
+def pictured_records(run: Run) -> list[SampleRecord]:
     """Those of the val split that can be read, with their true boxes."""
-    unread = {skipped.sample_token for skipped in stages.data.skipped}
-    tokens = [token for token in stages.data.index.tokens(stages.config.data.val_split) if token not in unread]
-    return [inspection_record(stages.data.index, token) for token in pictured(tokens)]
+    unread = {skipped.sample_token for skipped in run.data.skipped}
+    tokens = [token for token in run.data.index.tokens(run.config.data.val_split) if token not in unread]
+    return [inspection_record(run.data.index, token) for token in pictured(tokens)]
 
 
 def confident(boxes: Boxes3D) -> Boxes3D:
@@ -56,7 +52,7 @@ def clicked(record: SampleRecord) -> SampleRecord:
     return dataclasses.replace(record, clicks=redraw_clicks(record, 0, 0))
 
 
-def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecord], list[SampleRecord]]:
+def clicked_pictures(run: Run, records: Records) -> tuple[list[SampleRecord], list[SampleRecord]]:
     """What ``pictured_records`` become for a teacher's pictures, which show its boxes at clicks.
 
     Args:
@@ -69,7 +65,7 @@ def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecor
     """
     places = TextPlaces(records.token_column)
     shown, others = [], []
-    for record in pictured_records(stages):
+    for record in pictured_records(run):
         if (place := places.get(record.sample_token)) is not None:
             shown.append(dataclasses.replace(record, clicks=records[place].clicks))
         else:
@@ -79,19 +75,18 @@ def clicked_pictures(stages: Stages, records: Records) -> tuple[list[SampleRecor
 
 
 @PHASES.of("pictures")
-def draw_pictures(stage_dir: Path, config: Config, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:
-    """Draw true boxes, clicks and predictions (dashed) of each record, in Ray tasks.
+def draw_pictures(run: Run, stage: str, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:
+    """Draw true boxes, clicks and predictions (dashed) of each record, in tasks of the runner.
 
     Returns:
         The folder, with ``TOKEN/bev_cameras.png`` of each.
     """
-    # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
-    task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_draw)
-    drawn = ray.get([task.remote(record, config, found) for record, found in boxes])
+    folder = run.path / stage / FOLDER
+    drawn = run.runner.map(_draw, [(record, run.config, found) for record, found in boxes], run.config)
     for (record, _), png in zip(boxes, drawn, strict=True):
-        with atomic_path(stage_dir / FOLDER / record.sample_token / FILE) as temporary:
+        with atomic_path(folder / record.sample_token / FILE) as temporary:
             temporary.write_bytes(png)
-    return stage_dir / FOLDER
+    return folder
 
 
 def _draw(record: SampleRecord, config: Config, boxes: Boxes3D) -> bytes:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS
-from ray_jobs.stages.stages import Stages
 from ray_jobs.stages.tracked import seen_objects
 from ray_jobs.terminal.phases import PHASES
 
@@ -50,26 +50,26 @@ NAMES = {
 
 
 def build_report(
-    stages: Stages, arms: dict[str, dict[str, Any]], quality: dict[str, Any], peak_bytes: int, wall_s: float
+    run: Run, arms: dict[str, dict[str, Any]], quality: dict[str, Any], peak_bytes: int, wall_s: float
 ) -> dict[str, Any]:
     """The document of design section 8."""
     return {
         "arms": arms,
         "ratios": ratios(arms),
         "pseudo_labels": {**quality["teacher"], **{key: quality.get(key) for key in ("clicks", "accepted", *FLOORS)}},
-        "holdout": stages.run.result("holdout"),
-        "timing": {"wall_s": wall_s, **stages.timing},
+        "holdout": run.result("holdout"),
+        "timing": {"wall_s": wall_s, **run.timing},
         "phases_s": PHASES.seconds(),
         "memory": {"peak_rss_bytes": peak_bytes, "measure": "sum of PSS of driver and descendants"},
-        "config": stages.config.flat(),
+        "config": run.config.flat(),
         "data": {
-            "index": stages.data.digest,
-            "manifest": stages.data.manifest.digest,
-            "achieved_label_ratio": stages.data.manifest.achieved_ratio,
-            "size_prior_fallback": stages.absent_classes,
-            "skipped_samples": [asdict(skipped) for skipped in stages.data.skipped],
+            "index": run.data.digest,
+            "manifest": run.data.manifest.digest,
+            "achieved_label_ratio": run.data.manifest.achieved_ratio,
+            "size_prior_fallback": run.absent_classes,
+            "skipped_samples": [asdict(skipped) for skipped in run.data.skipped],
         },
-        "lineage": stages.lineage(),
+        "lineage": run.lineage(),
     }
 
 

@@ -14,14 +14,15 @@ from unittest import mock
 
 from pdetr3d.config_file import with_file
 from pdetr3d.exits import last_acts
+from pdetr3d.pipeline.arms import check_arms
+from pdetr3d.pipeline.run import Run
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
 from pdetr3d.training.run_dir import RunDir
-from ray_jobs.stages.arms import check_arms
-from ray_jobs.stages.stages import EXPERIMENT, Stages
-from ray_jobs.stages.tracked import changed
+from ray_jobs.stages.ray_runner import RayRunner
+from ray_jobs.stages.tracked import EXPERIMENT, Tracked, changed
 from ray_jobs.start.address import check_address
 from ray_jobs.start.refused import refusable, worked_on
 from ray_jobs.terminal.console import Console, attach, console, current
@@ -48,7 +49,7 @@ class Asked:
     verbose: bool
 
 
-def run_job(body: Callable[[], Callable[[Stages], object]], asked: Asked) -> None:
+def run_job(body: Callable[[], Callable[[Run], object]], asked: Asked) -> None:
     """Run a job.
 
     Args:
@@ -67,28 +68,30 @@ def run_job(body: Callable[[], Callable[[Stages], object]], asked: Asked) -> Non
             _job(body(), run, said)
 
 
-def _job(body: Callable[[Stages], object], run: RunDir, said: Console) -> None:
+def _job(body: Callable[[Run], object], run: RunDir, said: Console) -> None:
     """The job in its run directory. No MLflow run is begun before the input is accepted."""
     last_acts.append(partial(end_runs, run.path))
     config = run.config
     with PHASES.of("data"):
-        stages = Stages(run)
+        told = Tracked()
+        work = Run(run, RayRunner(), told)
     if config.run.arms == ("full",):
-        check_arms(config.run.arms, stages.data, config)
+        check_arms(config.run.arms, work.data, config)
     name = f"{config.run.name or config.preset} {run.digest}"
     tags = {"run": run.digest, "changed": changed(config)}
     with Tracker.start(run.path, EXPERIMENT, name, config.flat(), tags) as parent:
         log_provenance(parent, config.to_json())
-        stages.track(parent)
+        told.parent = parent
+        told.left_out(work)
         init_ray(config.scaling.use_gpu)
         PHASES.started()
-        body(stages)
-        told = ["where the time went:", *lines(PHASES.seconds())]
+        body(work)
+        summary = ["where the time went:", *lines(PHASES.seconds())]
         if waited := said.first_batch_s:
-            told.append(
+            summary.append(
                 "from a stage's begin to its first batch: " + ", ".join(f"{k} {v:.1f} s" for k, v in waited.items())
             )
-        print("\n".join(told), flush=True)
+        print("\n".join(summary), flush=True)
 
 
 def init_ray(use_gpu: bool, dashboard: bool = False) -> None:

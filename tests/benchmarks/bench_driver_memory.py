@@ -104,10 +104,10 @@ class Tables:
 
 def hold(holder: str, folder: Path) -> int:
     """Do one part of a driver's work with all samples of ``folder``; returns the number of objects."""
+    from pdetr3d.pipeline import labeling, quality
+    from pdetr3d.pipeline.scoring import OfTokens
     from ray_jobs.plug.inference import BATCH_SIZE, EXECUTION
     from ray_jobs.plug.stream import BatchSource, Part
-    from ray_jobs.stages import labeling, quality
-    from ray_jobs.stages.scoring import OfTokens
 
     index, manifest = Index.open(folder / FILE), LabelManifest.open(folder)
     records = training_records(index, manifest)

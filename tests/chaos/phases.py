@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ray_jobs.plug.fit import CROPS
+from pdetr3d.pipeline.training import CROPS
 from tests.chaos.faults import Chaos
 from tests.chaos.job import NO_STREAM, Job, command_of, equal, weights
 

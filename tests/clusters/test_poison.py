@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from pdetr3d.data.index.index import Index
+from pdetr3d.pipeline.arm_records import arm_records
+from pdetr3d.pipeline.execute import execute
+from pdetr3d.pipeline.run import Run
 from pdetr3d.schema import SampleRecord
-from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import RunDir
-from ray_jobs.stages.arm_records import arm_records
-from ray_jobs.stages.stages import Stages
-from tests.training_cases import poison, run_locally, world_config
+from tests.training_cases import begin_run, poison, run_locally
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = 3
@@ -33,36 +32,36 @@ def all_bits(records: list[SampleRecord]) -> list[bytes]:
     return [pickle.dumps(dataclasses.asdict(record)) for record in records]
 
 
-def losses(kind: str, stages: Stages, records: list[SampleRecord], folder: Path) -> list[dict[str, float]]:
+def losses(kind: str, run: Run, records: list[SampleRecord], folder: Path) -> list[dict[str, float]]:
     """Loss terms of the first steps; the teacher's checkpoint stays in the folder."""
-    history = run_locally(kind, stages.config, records, folder, STEPS).history
+    history = run_locally(kind, run.config, records, folder, STEPS).history
     return [
         {k: v for k, v in metrics.items() if not k.endswith(("_s", "_bytes", "stall_share"))} for _, metrics in history
     ]
 
 
-def train_everything(stages: Stages) -> dict[str, Any]:
+def train_everything(run: Run) -> dict[str, Any]:
     """All that training may depend on, bit by bit."""
-    seen: dict[str, Any] = {"records": all_bits(stages.records), "prior": stages.prior.tobytes()}
-    boxed = arm_records(stages, "boxes_only")
-    seen["teacher"] = losses("teacher", stages, boxed, stages.run.path / "local")
-    checkpoint = stages.run.path / "local" / f"step_{STEPS:07d}" / "checkpoint.pt"
-    (stages.run.path / "teacher").mkdir()
-    shutil.copy(checkpoint, stages.run.path / "teacher" / f"step_{STEPS:07d}.pt")
-    stages.run.finish("teacher", {"checkpoints": [f"step_{STEPS:07d}.pt"]})
-    seen["quality"] = stages.pseudo_labels()
-    seen["pseudo_labels"] = stages.pseudo_file.read_bytes()
-    seen["boxes_only"] = losses("student", stages, boxed, stages.run.path / "boxes_only")
-    ours = arm_records(stages, "ours")
+    seen: dict[str, Any] = {"records": all_bits(run.records), "prior": run.prior.tobytes()}
+    boxed = arm_records(run, "boxes_only")
+    seen["teacher"] = losses("teacher", run, boxed, run.path / "local")
+    checkpoint = run.path / "local" / f"step_{STEPS:07d}" / "checkpoint.pt"
+    (run.path / "teacher").mkdir()
+    shutil.copy(checkpoint, run.path / "teacher" / f"step_{STEPS:07d}.pt")
+    run.dir.finish("teacher", {"checkpoints": [f"step_{STEPS:07d}.pt"]})
+    execute(["pseudo_labels"], run)
+    seen["quality"] = run.finished("pseudo_labels")
+    seen["pseudo_labels"] = run.pseudo_file.read_bytes()
+    seen["boxes_only"] = losses("student", run, boxed, run.path / "boxes_only")
+    ours = arm_records(run, "ours")
     seen["ours_records"] = all_bits(ours)
-    seen["gt_databases"] = [stages.gt_database(records).read_bytes() for records in (boxed, ours)]
-    seen["ours"] = losses("student", stages, ours, stages.run.path / "ours")
+    seen["gt_databases"] = [run.gt_database(records).read_bytes() for records in (boxed, ours)]
+    seen["ours"] = losses("student", run, ours, run.path / "ours")
     return seen
 
 
-def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path, ray_local: None) -> None:
-    config = world_config(sim_world, *OVERRIDES)
-    clean = Stages(RunDir(tmp_path / "clean", config), Tracker("", "", None))
+def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path) -> None:
+    clean = begin_run(sim_world, tmp_path / "clean", *OVERRIDES)
     point = {record.sample_token for record in clean.records if record.role == "point"}
     assert point and any(len(record.clicks) for record in clean.records if record.role == "point")
     shutil.copytree(tmp_path / "clean" / "data", tmp_path / "dirty" / "data")  # the manifest was made before
@@ -70,7 +69,7 @@ def test_poisoned_boxes_change_nothing(sim_world: Path, tmp_path: Path, ray_loca
     digest = Index.open(tmp_path / "dirty" / "data" / "index.arrow").digest
     for file in (tmp_path / "dirty" / "data").rglob("manifest.json"):  # else refused for its older index
         file.write_text(json.dumps(json.loads(file.read_text()) | {"index_digest": digest}))
-    dirty = Stages(RunDir(tmp_path / "dirty", config), Tracker("", "", None))
+    dirty = begin_run(sim_world, tmp_path / "dirty", *OVERRIDES)
     assert all_bits(arm_records(dirty, "full")) != all_bits(arm_records(clean, "full"))  # the poison is there
 
     one, two = train_everything(clean), train_everything(dirty)

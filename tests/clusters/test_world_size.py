@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pdetr3d.pipeline.training import Training
 from pdetr3d.tracking.runs import Tracker
-from ray_jobs.plug.fit import Stage, fit
+from ray_jobs.plug.fit import fit
 from tests.training_cases import open_world, task_of, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -42,7 +43,9 @@ def train_with(dataroot: Path, folder: Path, *overrides: str) -> Trained:
     world = open_world(dataroot, folder / "run", *OVERRIDES, *overrides)
     with Tracker.start(world.run.path, "test", "training", {}, {}, tracking_dir=folder) as tracker:
         tracking = (tracker.uri, tracker.run_id)
-        stage = Stage("student", "student", world.run.config, world.records, world.prior_size_m, STEPS, True, tracking)
+        stage = Training(
+            "student", "student", world.run.config, world.records, world.prior_size_m, STEPS, True, tracking
+        )
         files = fit(stage, world.run.path)
         assert tracker._client is not None
         history = tracker._client.get_metric_history(tracker.run_id, "loss")

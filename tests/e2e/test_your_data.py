@@ -1,4 +1,4 @@
-"""Runs the commands of docs/your-data.md on a tiny world. Ray predicts; stages are trained here (``fit_here``).
+"""Runs the commands of docs/your-data.md on a tiny world. Ray predicts; stages are trained here (``LocalRunner``).
 
 In ``tests/clusters/test_your_data.py`` Ray trains them.
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.stages import pictures, stages
-from tests.jobs import fit_here
+from pdetr3d.pipeline.runner import LocalRunner
+from ray_jobs.stages import pictures
+from ray_jobs.stages.ray_runner import RayRunner
 from tests.tutorial import follow
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 def test_the_tutorial(
     sim_world: Path, tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stages, "fit", fit_here)
+    monkeypatch.setattr(RayRunner, "fit", staticmethod(LocalRunner().fit))
     monkeypatch.setattr(pictures, "SAMPLES", 1)
     printed = follow(sim_world, tmp_path, monkeypatch, capfd, ["run.arms=[ours,full]"])
     report = json.loads(Path("runs/mine/report.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pdetr3d.config import ScalingConfig
+from pdetr3d.pipeline import labels
+from pdetr3d.pipeline.execute import execute
+from pdetr3d.pipeline.run import Run
 from pdetr3d.schema import Boxes3D
-from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.plug.context import STATS
 from ray_jobs.plug.inference import BATCH_SIZE, gpu_beside, kept_batches, predict
-from ray_jobs.stages import stages as stages_module
-from ray_jobs.stages.stages import Stages
+from ray_jobs.stages.ray_runner import RayRunner
+from ray_jobs.stages.tracked import Tracked
 from tests.training_cases import World, open_world, run_locally, world_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -71,7 +74,7 @@ def test_labels_that_were_never_finished_are_not_predicted_again(
     run = RunDir(tmp_path / "run", world_config(sim_world, *TEACHER, "label.pseudo_for=all"))
     run.finish("teacher", {"checkpoints": ["step_0000001.pt"]})
     shutil.copyfile(trained[1], run.path / "teacher" / "step_0000001.pt")
-    stages = Stages(run, Tracker("", "", None))
+    work = Run(run, RayRunner(), Tracked())
     batches = run.path / "pseudo_labels" / "batches"
     seen: list[dict[str, int]] = []
 
@@ -81,18 +84,23 @@ def test_labels_that_were_never_finished_are_not_predicted_again(
             raise RuntimeError("killed")
         return {name: {"bev_iou": 0.5} for name in ("teacher", "class_mean", "class_mean_pca")}
 
-    monkeypatch.setattr(stages, "_quality", quality)
-    monkeypatch.setattr(stages_module, "evaluated", lambda *_, **__: None)
+    monkeypatch.setattr(labels, "quality_at_clicks", quality)
+    monkeypatch.setattr(work.observer, "evaluated", lambda *_, **__: None)
+
+    def label() -> dict[str, Any]:
+        execute(["pseudo_labels"], work)
+        return work.finished("pseudo_labels")
+
     with pytest.raises(RuntimeError, match="killed"):
-        stages.pseudo_labels()
+        label()
     stats = (run.path / "pseudo_labels" / STATS).read_text()
     assert "ReadSamples" in stats and "Predictor" in stats
-    report = stages.pseudo_labels()
-    assert seen[0] == seen[1] and len(seen[0]) == 3  # 6 train samples, 4 for pictures: no file was written again
+    report = label()
+    assert seen[0] == seen[1] and len(seen[0]) == 3  # 6 train samples, 4 for pictures: nothing was written anew
     assert run.result("pseudo_labels") == report and report["teacher"] == {"bev_iou": 0.5}
     assert (run.path / "pseudo_labels" / STATS).read_text() == stats and not batches.exists()
-    batches.mkdir()  # a kill just after the end
-    assert stages.pseudo_labels() == report and len(seen) == 2 and not batches.exists()
+    batches.mkdir()  # killed just after it was finished
+    assert label() == report and len(seen) == 2 and not batches.exists()
 
 
 @pytest.mark.parametrize(

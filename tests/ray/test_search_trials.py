@@ -37,7 +37,7 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
 ) -> None:
     folder = str(tmp_path)
 
-    def trial(chosen: dict[str, Any], job: object, shared: object) -> None:  # pickled by value: imports no torch
+    def trial(chosen: dict[str, Any], job: object) -> None:  # sent by value: imports no torch
         place = Path(folder) / "trials" / tune.get_context().get_trial_id()
         place.mkdir(parents=True)
         (place / "trial.json").write_text(json.dumps({"parameters": chosen, "steps": 1, "curve": []}))  # as trials do
@@ -45,7 +45,6 @@ def test_trials_go_on_in_one_process_where_none_is_ended_early(
         tune.report({"progress": 100.0, "samples": 8, "mAP": 0.5})
 
     monkeypatch.setattr(tuning, "run_trial", trial)
-    monkeypatch.setattr(tuning, "SharedStages", type("Nothing", (), {"__init__": lambda self, folder: None}))
     one = {"optim.lr": Domain(values=(1e-3,))}
     space = SearchSpace(name="s", question="?", trains=("ours",), metric="mAP", seeds=(3, 4), space=one, asha=asha)
     job: Any = SimpleNamespace(search=SimpleNamespace(path=tmp_path, base=load("quickstart")), space=space)

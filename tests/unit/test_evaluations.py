@@ -15,12 +15,12 @@ from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
-from pdetr3d.training.run_dir import RunDir
 from ray_jobs.searches import evaluations
 from ray_jobs.searches.evaluations import check_known, measured_teacher, under_trouble, untrained
 from ray_jobs.searches.space import SearchSpace
 from tests.model_cases import tiny_config
 
+STORE: Any = None
 FILES = [Path("step_0000006.pt"), Path("step_0000294.pt")]
 
 
@@ -41,18 +41,16 @@ class Teacher:
     """Stand-in for the stages of one teacher in a real run directory: four samples, the first without clicks."""
 
     def __init__(self, folder: Path, config: Config) -> None:
-        self.run, self.config, self.prior = RunDir(folder, config), config, FALLBACK_SIZE_M
+        self.path, self.config, self.prior = folder, config, FALLBACK_SIZE_M
         clicks = {"a": [], "b": [1], "c": [1], "d": [1]}
         self.records = [SimpleNamespace(role="point", clicks=c, sample_token=n) for n, c in clicks.items()]
+        self.runner: Any = None
         self.known_records, self.known_clicks, self.told = self.records, Known, list[Any]()
-
-    def teacher(self) -> None:
-        self.told.append("trained")
 
     def checkpoints(self, stage: str) -> list[Path]:
         return FILES
 
-    def tracker(self, stage: str, tags: Any) -> Any:
+    def tracker(self) -> Any:
         logged = SimpleNamespace(log_metrics=self.told.append, history={"step_s": [1.0, 3.0, 2.0]}.get)
         return nullcontext(SimpleNamespace(log_metrics=logged.log_metrics, history=lambda key: logged.history(key, [])))
 
@@ -64,11 +62,14 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def predict(kind: str, config: Config, prior: Any, files: list[Path], records: list[Any]) -> list[float]:
         return [int(file.stem.split("_")[1]) - config.corruption.blur_px for file in files]
 
-    monkeypatch.setattr(evaluations, "predict", predict)
+    monkeypatch.setattr(evaluations, "execute", lambda goals, run, **_: run.told.append(goals))
+    monkeypatch.setattr(evaluations, "tracker_of", Teacher.tracker)
     monkeypatch.setattr(evaluations, "KnownClicks", lambda records, classes: Known(records))
     monkeypatch.setattr(evaluations, "floors", lambda known, *_: dict.fromkeys(FLOORS, known.quality(0.5)))
     monkeypatch.setattr(evaluations, "score_metrics", lambda prefix, scores: {prefix: scores["bev_iou"]})
-    return Teacher(tmp_path, tiny_config("run.seed=3"))
+    stand_in = Teacher(tmp_path, tiny_config("run.seed=3"))
+    stand_in.runner = SimpleNamespace(predict=predict)
+    return stand_in
 
 
 def space_of(**more: Any) -> SearchSpace:
@@ -84,7 +85,7 @@ def test_at_the_clicks_of_point_labeled_samples(stages: Any) -> None:
     asked = {"start": True, "floors": True, "trouble": TROUBLE}
     space = space_of(measured_on="point_labeled", samples=1, final_samples=2, evaluations=asked)
     curve: list[Any] = []
-    made = measured_teacher(stages, space, lambda *row: curve.append(row))
+    made = measured_teacher(stages, space, lambda *row: curve.append(row), STORE)
     assert curve == [("teacher", step, {"bev_iou": step, "of": ["b"]}) for step in (0, 6, 294)]
     assert made["final"]["teacher"] == {"bev_iou": 294, "of": ["b", "c"]}
     assert made["final"]["class_mean"] == made["final"]["class_mean_pca"] == {"bev_iou": 0.5, "of": ["b", "c"]}
@@ -96,12 +97,12 @@ def test_at_the_clicks_of_point_labeled_samples(stages: Any) -> None:
     parameters = build("teacher", stages.config, FALLBACK_SIZE_M).model.parameters()
     assert made["costs"]["parameters"] == sum(p.numel() for p in parameters if p.requires_grad)
     assert (made["measured_on"], made["final_samples"]) == ("point_labeled", 2)
-    assert stages.told == ["trained", {"point_labeled": 294}]
+    assert stages.told == [("teacher",), {"point_labeled": 294}]
 
 
 def test_all_of_them_without_more_evaluations(stages: Any) -> None:
     curve: list[Any] = []
-    made = measured_teacher(stages, space_of(measured_on="point_labeled"), lambda *row: curve.append(row))
+    made = measured_teacher(stages, space_of(measured_on="point_labeled"), lambda *row: curve.append(row), STORE)
     assert [step for _, step, _ in curve] == [6, 294] and made["trouble"] == {}
     assert made["final"] == {"teacher": {"bev_iou": 294, "of": ["b", "c", "d"]}}
 
@@ -114,7 +115,7 @@ def test_on_the_val_split_only_step_0_is_scored_here(stages: Any, monkeypatch: p
     monkeypatch.setattr(evaluations, "clicked_records", lambda stages, split: val)
     curve: list[Any] = []
     space = space_of(evaluations={"start": True, "floors": True, "trouble": TROUBLE}, samples=1)
-    made = measured_teacher(stages, space, lambda *row: curve.append((*row, list(stages.told))))
+    made = measured_teacher(stages, space, lambda *row: curve.append((*row, list(stages.told))), STORE)
     data = stages.config.data
     start = {"bev_iou": "step_0000000.pt", "split": data.select_split}
     assert curve == [("teacher", 0, start, [])], "before the training"
@@ -125,7 +126,7 @@ def test_on_the_val_split_only_step_0_is_scored_here(stages: Any, monkeypatch: p
 
 def test_no_trouble_is_predicted_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted: list[Any] = []
-    monkeypatch.setattr(evaluations, "predict", lambda *asked: predicted.append(asked) or [0.1])
+    monkeypatch.setattr(stages.runner, "predict", lambda *asked: predicted.append(asked) or [0.1])
     trouble = {"corruption.blur_px": (0.0, 1.0), "corruption.extrinsics_deg": (0.0, 1.0)}
     found = under_trouble(stages, trouble, FILES[-1], Known([]))
     assert len(predicted) == 3 and [list(values) for values in found.values()] == [["0", "1"], ["0", "1"]]

@@ -21,10 +21,10 @@ from pdetr3d.data.storage import files
 from pdetr3d.data.storage.files import parquet_digest, table_digest
 from pdetr3d.evaluation import pseudo_label_quality as quality
 from pdetr3d.evaluation import ranks
+from pdetr3d.pipeline import labeling
+from pdetr3d.pipeline import quality as at_clicks
 from pdetr3d.pseudo_labels import pseudo_label_rows, to_pseudo_labels, with_track_velocity
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
-from ray_jobs.stages import labeling
-from ray_jobs.stages import quality as at_clicks
 from tests.training_cases import World, open_world
 
 

@@ -12,11 +12,11 @@ from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest
+from pdetr3d.pipeline.run import Run
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training import lease
 from ray_jobs import search
-from ray_jobs.stages.stages import Stages
 from ray_jobs.start import launch as launch_module
 from ray_jobs.start.refused import refusable
 from tests.jobs import launch, parse_search
@@ -41,7 +41,7 @@ def no_ray_and_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module.Tracker, "start", lambda *_, **__: pytest.fail("an MLflow run was begun"))
 
 
-def never(stages: Stages) -> None:
+def never(run: Run) -> None:
     raise AssertionError("the job was begun")
 
 
@@ -109,9 +109,9 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
     assert "mistyped/student_ours is not trained" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
-    def trains_one(stages: Stages) -> None:
-        stages.run.finish("teacher", {"checkpoints": []})
-        stages.checkpoints("student_ours")
+    def trains_one(run: Run) -> None:
+        run.dir.finish("teacher", {"checkpoints": []})
+        run.checkpoints("student_ours")
 
     assert launch(trains_one, arguments) == 2
     assert {file.name for file in (tmp_path / "mistyped").iterdir()} >= {"run.json", "data", "teacher"}

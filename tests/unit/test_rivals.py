@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import Config, override
+from pdetr3d.pipeline.arm_records import arm_records
+from pdetr3d.pipeline.arms import ARMS
+from pdetr3d.pipeline.execute import execute
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.training import Training
 from pdetr3d.schema import Boxes3D, SampleRecord
-from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
-from pdetr3d.training.run_dir import RunDir
-from ray_jobs.plug.fit import Stage
-from ray_jobs.stages import rivals
-from ray_jobs.stages import stages as stages_module
-from ray_jobs.stages.arm_records import arm_records
 from ray_jobs.stages.report import NAMES, ratios
-from ray_jobs.stages.stages import ARMS, Stages
-from tests.training_cases import one_thread, world_config
+from tests.training_cases import begin_run, one_thread
 
 OVERRIDES = ("optim.batch_size=2", "optim.log_every=1", "optim.epochs=1", "student.mean_teacher_threshold=0.1")
 RIVALS = ("self_training", "mean_teacher")
@@ -50,23 +48,23 @@ def found(token: str) -> Boxes3D:
 
 
 @pytest.fixture
-def stages(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stages]:
+def stages(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
     """Two runs, the second with poisoned clicks; predictions are replaced by ``found``."""
 
     def predict(
         kind: str, config: Config, prior: object, files: list[Path], records: list[SampleRecord], keep: Path
     ) -> list:
-        assert kind == "student" and files == [Path("boxes_only.pt")]
+        assert kind == "student" and [file.name for file in files] == ["boxes_only.pt"]
         assert {r.role for r in records} == {"point"} and not any(len(r.clicks) for r in records)
         return [{r.sample_token: found(r.sample_token) for r in records}]
 
-    monkeypatch.setattr(rivals, "predict", predict)
-    config = world_config(sim_world, *OVERRIDES)
-    runs = {name: Stages(RunDir(tmp_path / name, config), Tracker("", "", None)) for name in ("clean", "dirty")}
+    runs = {name: begin_run(sim_world, tmp_path / name, *OVERRIDES) for name in ("clean", "dirty")}
     runs["dirty"].records = poison(runs["dirty"].records)
     assert pickle.dumps(runs["clean"].records) != pickle.dumps(runs["dirty"].records)
     for run in runs.values():
-        monkeypatch.setattr(run, "student", lambda arm: [Path("boxes_only.pt")])
+        monkeypatch.setattr(run.runner, "predict", predict)
+        run.dir.finish("student_boxes_only", {"checkpoints": ["boxes_only.pt"]})
+        execute(["self_training"], run)
     return runs
 
 
@@ -74,7 +72,7 @@ def bits(records: list[SampleRecord]) -> list[bytes]:
     return [pickle.dumps(dataclasses.asdict(record)) for record in records]
 
 
-def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
+def losses(arm: str, run: Run, folder: Path) -> list[dict[str, float]]:
     """The loss terms of four steps."""
     folder.mkdir()
     records, mean_teacher = arm_records(run, arm), arm == "mean_teacher"
@@ -87,14 +85,14 @@ def losses(arm: str, run: Stages, folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("arm", RIVALS)
-def test_poisoned_clicks_change_nothing(arm: str, stages: dict[str, Stages], tmp_path: Path) -> None:
+def test_poisoned_clicks_change_nothing(arm: str, stages: dict[str, Run], tmp_path: Path) -> None:
     clean, dirty = stages["clean"], stages["dirty"]
     records = arm_records(clean, arm)
     assert bits(records) == bits(arm_records(dirty, arm)) and {r.role for r in records} == {"box", "point"}
     assert losses(arm, clean, tmp_path / "one") == losses(arm, dirty, tmp_path / "two")
 
 
-def test_self_training_labels_are_the_sure_boxes_in_a_file_of_their_own(stages: dict[str, Stages]) -> None:
+def test_self_training_labels_are_the_sure_boxes_in_a_file_of_their_own(stages: dict[str, Run]) -> None:
     run = stages["clean"]
     records = arm_records(run, "self_training")
     assert [r.sample_token for r in records] == [r.sample_token for r in run.records]
@@ -106,19 +104,12 @@ def test_self_training_labels_are_the_sure_boxes_in_a_file_of_their_own(stages: 
         else:
             np.testing.assert_array_equal(record.boxes.rows, found(record.sample_token)[:1].rows)
     point = [r for r in records if r.role == "point"]
-    assert run.run.result("self_training") == {"boxes": len(point), "samples": len(point)}
-    files = sorted(str(f.relative_to(run.run.path)) for f in run.run.path.rglob("*labels*.parquet"))
+    assert run.result("self_training") == {"boxes": len(point), "samples": len(point)}
+    files = sorted(str(f.relative_to(run.path)) for f in run.path.rglob("*labels*.parquet"))
     assert files == ["self_training/self_labels.parquet"] and run.pseudo_file.parent.name != "self_training"
 
 
-def test_self_training_labels_are_made_once(stages: dict[str, Stages], monkeypatch: pytest.MonkeyPatch) -> None:
-    run = stages["clean"]
-    first = arm_records(run, "self_training")
-    monkeypatch.setattr(rivals, "predict", None)
-    assert bits(arm_records(run, "self_training")) == bits(first)
-
-
-def test_half_of_the_mean_teachers_records_are_box_labeled(stages: dict[str, Stages]) -> None:
+def test_half_of_the_mean_teachers_records_are_box_labeled(stages: dict[str, Run]) -> None:
     run = stages["clean"]
     records = arm_records(run, "mean_teacher")
     roles = [r.role for r in run.records]
@@ -136,21 +127,21 @@ def test_half_of_the_mean_teachers_records_are_box_labeled(stages: dict[str, Sta
     ("boxes_only", False, False), ("self_training", False, False), ("mean_teacher", True, False), ("full", False, False)
 ])  # fmt: skip
 def test_what_each_arm_trains_with(
-    arm: str, mean_teacher: bool, guided: bool, stages: dict[str, Stages], monkeypatch: pytest.MonkeyPatch
+    arm: str, mean_teacher: bool, guided: bool, stages: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Stage] = []
+    seen: list[Training] = []
 
-    def fit(stage: Stage, run_dir: Path, score: object) -> list[Path]:
+    def fit(stage: Training, run_dir: Path, score: object) -> list[Path]:
         seen.append(stage)
         weights = run_dir / stage.name / "step.pt"
-        weights.parent.mkdir(parents=True)
+        weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"trained")
         return [weights]
 
-    monkeypatch.setattr(stages_module, "fit", fit)
     run = stages["clean"]
-    monkeypatch.setattr(run, "tracker", lambda name, tags: Tracker("", "", None))
-    Stages.student(run, arm)
+    monkeypatch.setattr(run.runner, "fit", fit)
+    (run.path / "student_boxes_only" / "done.json").unlink()
+    execute([f"student_{arm}"], run)
     (stage,) = seen
     assert (stage.name, stage.steps) == (f"student_{arm}", 3)  # 6 samples, two at a time
     assert stage.choices == {"guidance": guided, "mean_teacher": mean_teacher}

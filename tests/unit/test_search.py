@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Float, Integer
 
-from pdetr3d.config import Config, ScalingConfig, override
+from pdetr3d.config import ScalingConfig
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
@@ -25,13 +25,12 @@ from ray_jobs import search
 from ray_jobs.search import check_same, was_stopped
 from ray_jobs.searches import trial, tuning
 from ray_jobs.searches.command import changed
+from ray_jobs.searches.folder import SearchFolder
 from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
-from ray_jobs.searches.shared_stages import SearchFolder, SharedStages, shared_config
 from ray_jobs.searches.space import Domain, SearchSpace
 from ray_jobs.searches.space_files import load_space, trial_config
 from ray_jobs.searches.trial import PROGRESS, TRAINED, Curve
 from ray_jobs.searches.tuning import concurrency, parameters, room, scheduler, searcher
-from ray_jobs.stages.stages import Stages
 from tests.jobs import parse_search, run_verb
 from tests.training_cases import world_arguments
 
@@ -231,8 +230,6 @@ def test_an_interrupted_search_is_none_that_ended(
     write_json(tmp_path / "trials" / "t0" / "trial.json", {"parameters": {}, "steps": 3, "curve": [row]})
     tuner = SimpleNamespace(fit=lambda: SimpleNamespace(num_errors=0))
     fake = SimpleNamespace(can_restore=lambda folder: True, restore=lambda *_, **__: tuner)
-    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda search: None))
-    monkeypatch.setattr(tuning.ray, "remote", lambda body: actor)
     for name, value in {"Tuner": fake, "with_parameters": lambda f, **_: f, "with_resources": lambda f, _: f}.items():
         monkeypatch.setattr(tuning.tune, name, value)
     with nullcontext() if whole else pytest.raises(KeyboardInterrupt):
@@ -284,92 +281,6 @@ def test_trials_that_a_spent_budget_ended_are_stopped(tmp_path: Path, budget: in
     assert was_stopped(tmp_path / "trials" / "silent") == (ended == "stopped")
 
 
-def test_what_is_shared_has_the_config_of_all_who_share_it() -> None:
-    base = load("quickstart")
-    wide, other = override(base, ["student.mask_sigma_factor=1"]), override(base, ["teacher.roi_grid=3"])
-    assert shared_config(base, wide, "pseudo_labels") == base
-    assert shared_config(base, other, "pseudo_labels") == other
-    assert shared_config(base, other, "student_boxes_only") == base
-
-
-class OneAtATime(SearchFolder):
-    """A search whose stages record their working times."""
-
-    def stages(self, folder: Path, config: object, tracker: object) -> Any:
-        return SimpleNamespace(path=folder, run=SimpleNamespace(close=lambda: None))
-
-    def tracker(self, folder: Path, config: object, name: str) -> Any:
-        return nullcontext()
-
-
-def test_a_shared_stage_is_made_by_one_trial_at_a_time(tmp_path: Path) -> None:
-    base = load("quickstart")
-    stages = SharedStages(OneAtATime(tmp_path, base, ""))
-    inside: dict[Path, int] = {}
-    seen: list[int] = []
-
-    def make(stages: Any) -> None:
-        folder = stages.path
-        inside[folder] = inside.get(folder, 0) + 1
-        for _ in range(20_000):  # long enough for other threads to come
-            pass
-        seen.append(inside[folder])
-        inside[folder] -= 1
-
-    configs = [base, override(base, ["optim.lr=1"]), override(base, ["teacher.roi_grid=3"])] * 4
-    with ThreadPoolExecutor(12) as pool:
-        folders = list(pool.map(lambda c: stages._once("pseudo_labels", c, make), configs))
-    assert len(set(folders)) == 2 and folders[0] == folders[1] != folders[2]
-    assert seen == [1] * 12
-
-
-class Noted(OneAtATime):
-    """A search whose stages record every request and its run directory."""
-
-    def stages(self, folder: Path, config: Config, tracker: object) -> Any:
-        def note(what: str) -> None:
-            (self.path / "notes").open("a").write(f"{folder.name.split('-')[0]}: {what}\n")
-
-        return SimpleNamespace(
-            config=config,
-            run=SimpleNamespace(close=lambda: None),
-            to_label=[1] if config.label.ratio < 1 else [],
-            adopt=lambda stage, run: note(f"adopt {stage} of {run.path.name.split('-')[0]}"),
-            student=lambda arm: note(f"train {arm}"),
-            teacher=lambda: note("train teacher"),
-            pseudo_labels=lambda: note("write labels"),
-        )
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], ["teacher: train teacher", "pseudo_labels: adopt teacher of teacher", "pseudo_labels: write labels"]),
-        (
-            ["teacher.lidar_init=boxes_only"],
-            ["student_boxes_only: train boxes_only", "teacher: adopt student_boxes_only of student_boxes_only"]
-            + ["teacher: train teacher", "pseudo_labels: adopt teacher of teacher", "pseudo_labels: write labels"],
-        ),
-        (["label.ratio=1"], ["pseudo_labels: write labels"]),  # no click to label: no teacher
-    ],
-)
-def test_labels_come_of_a_teacher_that_other_labels_may_need(
-    words: list[str], expected: list[str], tmp_path: Path
-) -> None:
-    base = override(load("quickstart"), words)
-    shared = SharedStages(Noted(tmp_path, base, ""))
-    shared.labels(base.to_json())
-    assert (tmp_path / "notes").read_text().splitlines() == expected
-
-
-def test_half_the_clicks_are_other_labels_of_the_same_teacher(tmp_path: Path) -> None:
-    base = load("quickstart")
-    half, other = override(base, ["label.click_share=0.5"]), override(base, ["teacher.roi_grid=3"])
-    shared = SharedStages(Noted(tmp_path, base, ""))
-    assert shared.teacher(base.to_json()) == shared.teacher(half.to_json()) != shared.teacher(other.to_json())
-    assert len({shared.labels(config.to_json()) for config in (base, half, other)}) == 3
-
-
 def test_trials_and_what_they_share_say_with_what_they_were_made(tmp_path: Path) -> None:
     base = load("quickstart")
     with SearchFolder(tmp_path, base, "").tracker(tmp_path / "trials" / "t0", base, "trial t0") as tracker:
@@ -409,63 +320,35 @@ def test_progress_is_a_table_of_running_trials_and_the_best(
 
 
 @pytest.mark.parametrize(
-    ("arms", "lidar_init", "adopted"),
+    ("arms", "shared"),
     [
-        (("ours", "boxes_only"), "none", ["pretraining student_boxes_only", "labels pseudo_labels"]),
-        (("self_training",), "none", ["pretraining student_boxes_only"]),
-        (("boxes_only",), "none", []),  # judged: scored while it trains
-        (("ours", "full"), "boxes_only", ["labels pseudo_labels"]),
-        ("teacher", "boxes_only", ["pretraining student_boxes_only"]),
-        ("teacher", "none", []),
+        (("ours", "boxes_only"), ["student_boxes_only", "teacher", "pseudo_labels"]),
+        (("boxes_only", "ours"), ["teacher", "pseudo_labels"]),  # judged: scored while it trains
     ],
 )
 def test_a_trial_takes_over_what_others_need_too(
-    arms: str | tuple[str, ...], lidar_init: str, adopted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arms: tuple[str, ...], shared: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = override(load("quickstart"), [f"teacher.lidar_init={lidar_init}"])
+    base = load("quickstart")
     space = SimpleNamespace(trains=arms, arms_of=lambda chosen: arms, own_arms=False)
     job: Any = SimpleNamespace(space=space, search=SearchFolder(tmp_path, base, ""))
-    made: list[str] = []
-    monkeypatch.setattr(trial.ray, "get", lambda name: tmp_path / name)
-    monkeypatch.setattr(trial, "measured_teacher", lambda stages, space, observe: {"final": {}})
-    monkeypatch.setattr(trial, "evaluate", lambda stages, arms: dict.fromkeys(arms, {}))
-    shared: Any = SimpleNamespace(
-        **{name: SimpleNamespace(remote=lambda config, name=name: name) for name in ("labels", "pretraining")}
-    )
-    stages: Any = SimpleNamespace(
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def note(goals: Sequence[str], run: object, store: object, shared: Sequence[str]) -> None:
+        seen.append((list(goals), list(shared)))
+
+    monkeypatch.setattr(trial, "execute", note)
+    monkeypatch.setattr(trial, "evaluate", lambda run, arms: dict.fromkeys(arms, {}))
+    run: Any = SimpleNamespace(
         config=base,
-        adopt=lambda stage, run: made.append(f"{run.path.name} {stage}"),
-        student=lambda arm: None,
-        run=SimpleNamespace(result=lambda stage: None),
+        result=lambda stage: None,
         lineage=dict,
         timing={},
         records=[],
         data=SimpleNamespace(manifest=SimpleNamespace(achieved_ratio=0.5)),
     )
     curve: Any = SimpleNamespace(add=None, chosen={})
-    trial._train(stages, job, shared, Tracker("", "", None), curve)
-    assert made == adopted
-
-
-@pytest.mark.parametrize(
-    ("finished", "clicks", "expected"),
-    [
-        ((), 3, ["teacher", "labels"]),
-        (("teacher",), 3, ["teacher", "labels"]),  # it reports that it is finished
-        (("teacher", "pseudo_labels"), 3, ["teacher", "labels"]),
-        (("pseudo_labels",), 3, ["labels"]),  # a trial's run directory: a job on it trains no teacher anew
-        ((), 0, ["labels"]),
-    ],
-)
-def test_labels_that_were_taken_over_need_no_teacher(
-    finished: tuple[str, ...], clicks: int, expected: list[str]
-) -> None:
-    done: list[str] = []
-    stages: Any = SimpleNamespace(
-        run=SimpleNamespace(result=lambda stage: {} if stage in finished else None),
-        to_label=range(clicks),
-        teacher=lambda: done.append("teacher"),
-        pseudo_labels=lambda: done.append("labels"),
-    )
-    Stages.labels(stages)
-    assert done == expected
+    figures = trial._train(run, job, Tracker("", "", None), curve)
+    assert seen == [([f"student_{arm}" for arm in arms], shared)] and list(figures["final"]) == [
+        f"student_{arm}" for arm in arms
+    ]

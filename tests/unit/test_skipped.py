@@ -16,15 +16,17 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.check import files_of
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.data.loading.skipped import FILE
+from pdetr3d.pipeline import scoring
+from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.schema import Boxes3D, CameraRecord, DataError, SampleRecord
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import Data, RunDir, prepare
-from ray_jobs.stages import scoring
+from pdetr3d.training.run_dir import Data, RunDir, prepare, share_index
 from ray_jobs.stages.report import build_report
-from ray_jobs.stages.stages import Stages
-from tests.training_cases import world_config
+from ray_jobs.stages.tracked import Tracked
+from tests.training_cases import begin_run, world_config
 from tests.unit.test_bad_input import poison, replace
 
 SPLITS = ("sim_train", "sim_select", "sim_val")
@@ -112,8 +114,9 @@ def test_what_was_decided_stays_so_when_files_are_mended_or_break(broken: Path, 
     replace(second, b"")
     assert open_run(broken, tmp_path / "run")[1].skipped == before
     # A study's other runs take the decision over with the index.
-    config, run = world_config(broken, *SKIP), RunDir(tmp_path / "run", world_config(broken, *SKIP))
-    assert prepare(RunDir(tmp_path / "other", config), like=run).skipped == before
+    config = world_config(broken, *SKIP)
+    share_index(RunDir(tmp_path / "run", config), tmp_path / "shared")
+    assert prepare(RunDir(tmp_path / "other", config), tmp_path / "shared").skipped == before
     assert [s.file for s in open_run(broken, tmp_path / "fresh")[1].skipped] == [str(second)]
 
 
@@ -133,25 +136,25 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
 ) -> None:
     index = open_run(broken, tmp_path / "whole")[1].index
     train, val = index.tokens("sim_train"), index.tokens("sim_val")
-    boxed = {r.sample_token for r in make_stages(broken, tmp_path / "all").records if r.role == "box"}
+    boxed = {r.sample_token for r in begin_run(broken, tmp_path / "all", *SKIP).records if r.role == "box"}
     lost = next(token for token in train if token not in boxed)
     for token in (lost, val[2]):
         replace(Path(index.record(token).lidar_path), b"")
     replace(Path(camera_of(index.record(val[0])).path), b"")  # an image: students do not look at it
-    stages = make_stages(broken, tmp_path / "run")
+    stages = begin_run(broken, tmp_path / "run", *SKIP)
     assert {(s.sample_token, s.image) for s in stages.data.skipped} == {(lost, False), (val[2], False), (val[0], True)}
     assert {r.sample_token for r in stages.records} == set(train) - {lost}
     assert {r.sample_token for r in stages.known_records} == set(train) - {lost}
     one = Boxes3D.build([[1, 2, 0]], [[4, 2, 1]], [0.0], [0])
     scored: list[dict[str, Boxes3D]] = []
-    monkeypatch.setattr(scoring, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
+    monkeypatch.setattr(stages.runner, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
     monkeypatch.setattr("pdetr3d.evaluation.nuscenes_eval.score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
     assert scoring._score(stages, [tmp_path / "student_x" / "step_1.pt"], "sim_val") == [{"SPNDS": 0.5}]
     assert {token: len(boxes) for token, boxes in scored[0].items()} == {t: int(t != val[2]) for t in val}
     for token in boxed:
         replace(Path(index.record(token).lidar_path), b"")
     with pytest.raises(DataError, match=r"all box-labeled samples read broken files .*skipped.json"):
-        make_stages(broken, tmp_path / "none", "data.skip_limit=1.0")
+        begin_run(broken, tmp_path / "none", *SKIP, "data.skip_limit=1.0")
 
 
 def test_report_and_mlflow_have_their_count_and_list(broken: Path, tmp_path: Path, tracking_dir: Path) -> None:
@@ -164,8 +167,9 @@ def test_report_and_mlflow_have_their_count_and_list(broken: Path, tmp_path: Pat
     for _ in range(2):
         with pytest.raises(RuntimeError, match="ends early"):
             with Tracker.start(run.path, "test", "job", {}, {}, tracking_dir=tracking_dir) as parent:
-                stages = Stages(run, parent)
-                Stages(RunDir(tmp_path / "other", run.config), parent, like=run)
+                stages = Run(run, LocalRunner(), Tracked(parent))
+                for each in (stages, Run(RunDir(tmp_path / "other", run.config), LocalRunner(), Tracked(parent))):
+                    Tracked(parent).left_out(each)
                 raise RuntimeError("ends early")
     quality = {"teacher": {}, "accepted": 0, **dict.fromkeys(FLOORS)}
     listed = build_report(stages, {}, quality, 0, 0.0)["data"]["skipped_samples"]
@@ -174,7 +178,3 @@ def test_report_and_mlflow_have_their_count_and_list(broken: Path, tmp_path: Pat
     assert [point.value for point in client.get_metric_history(parent.run_id, "skipped_samples")] == [1.0]
     artifacts = Path(client.get_run(parent.run_id).info.artifact_uri.removeprefix("file://"))
     assert json.loads((artifacts / "data" / FILE).read_text()) == listed
-
-
-def make_stages(dataroot: Path, folder: Path, *overrides: str) -> Stages:
-    return Stages(RunDir(folder, world_config(dataroot, *SKIP, *overrides)), Tracker("", "", None))

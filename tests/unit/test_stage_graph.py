@@ -6,11 +6,11 @@ import pytest
 
 from pdetr3d.config import Config, override
 from pdetr3d.config_keys import seen_by
-from pdetr3d.pipeline.graph import GRAPH, ancestors, digest_of, stage_digest
+from pdetr3d.pipeline.graph import GRAPH, ancestors, digest_of, outside, stage_digest
 from pdetr3d.presets import load
 from pdetr3d.training.stage_versions import STAGE_VERSIONS
 
-GIVEN = {"tables": "t", "labels": "l"}
+GIVEN = {"index": "i", "labels": "l"}
 BASE = override(load("quickstart"), ["teacher.lidar_init=none"])  # a teacher that starts from no student
 TAUGHT = override(BASE, ["teacher.lidar_init=boxes_only"])
 SHARED = ("student_boxes_only", "teacher", "pseudo_labels")
@@ -49,8 +49,8 @@ def test_runs_share_what_their_keys_do_not_touch(word: str, expected: set[str]) 
 
 
 def test_a_teacher_that_starts_from_a_student_depends_on_what_the_student_depends_on() -> None:
-    assert ancestors("pseudo_labels", BASE) == ("index", "crops", "teacher", "pseudo_labels")
-    assert ancestors("teacher", TAUGHT) == ("index", "student_boxes_only", "crops", "teacher")
+    assert ancestors("pseudo_labels", BASE) == ("crops", "teacher", "pseudo_labels")
+    assert ancestors("teacher", TAUGHT) == ("student_boxes_only", "crops", "teacher")
     assert differing(TAUGHT, "optim.lr=1") == {*SHARED}
     assert differing(TAUGHT, "student.mask_sigma_factor=0.1") == set()
     assert differing(TAUGHT, "teacher.roi_grid=3") == {"teacher", "pseudo_labels"}
@@ -59,7 +59,7 @@ def test_a_teacher_that_starts_from_a_student_depends_on_what_the_student_depend
 def test_the_index_depends_on_the_dataset_alone() -> None:
     same = ("teacher.roi_grid=3", "label.seed=1", "run.seed=3", "model.norm=group", "data.sensor.lidar_beams=8")
     for word, equal in [*((word, True) for word in same), ("data.num_sweeps=1", False), ("sim.seed=1", False)]:
-        assert (digest_of("index", override(BASE, [word]), GIVEN) == digest_of("index", BASE, GIVEN)) == equal, word
+        assert (outside(override(BASE, [word])) == outside(BASE)) == equal, word
 
 
 def test_other_tables_labels_and_versions_are_other_stages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +69,7 @@ def test_other_tables_labels_and_versions_are_other_stages(monkeypatch: pytest.M
     def changed(given: dict[str, str] = GIVEN) -> set[str]:
         return {name for name in GRAPH if digest_of(name, BASE, given) != before[name]}
 
-    assert changed(GIVEN | {"tables": "other"}) == {*GRAPH}
-    assert changed(GIVEN | {"labels": "other"}) == {*GRAPH} - {"index"}
+    assert changed(GIVEN | {"index": "other"}) == changed(GIVEN | {"labels": "other"}) == {*GRAPH}
     monkeypatch.setitem(STAGE_VERSIONS, "pseudo_labels", STAGE_VERSIONS["pseudo_labels"] + 1)
     assert changed() == {"pseudo_labels", "student_ours"}
 

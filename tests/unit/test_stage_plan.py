@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdetr3d.pipeline.training import Training
 from pdetr3d.presets import QUICKSTART, load
 from ray_jobs.plug.context import stop_asked, write_stop
-from ray_jobs.plug.fit import Stage, stage_uri
+from ray_jobs.plug.fit import stage_uri
 from ray_jobs.plug.resume import read_progress, write_progress
 from tests.training_cases import open_world
 
@@ -22,7 +23,7 @@ def test_box_share_mixes_what_a_student_has_to_mix(sim_world: Path, tmp_path: Pa
     assert 0 < boxed < len(records)
 
     def parts(kind: str, chosen: list, mean_teacher: bool = False) -> tuple[int, int]:
-        plan = Stage("x", kind, config, chosen, prior, 3, False, None, mean_teacher=mean_teacher).plan
+        plan = Training("x", kind, config, chosen, prior, 3, False, None, mean_teacher=mean_teacher).plan
         return plan.boxed, plan.box_slots
 
     assert parts("student", records) == (boxed, 2)

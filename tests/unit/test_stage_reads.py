@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import pytest
 import torch
 
-from pdetr3d.batch import Batch
-from pdetr3d.config import Config, override
+from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
-from pdetr3d.config_sections import BOXES_ONLY, PSEUDO_LABELS, TEACHER
-from pdetr3d.data.loading.crops import CropLoader, crops_of
-from pdetr3d.inference.detector import Detector
-from pdetr3d.pseudo_labels import pseudo_label_rows
-from pdetr3d.training.build import build
-from pdetr3d.training.context import LocalContext
-from pdetr3d.training.loop import train
-from pdetr3d.training.plan import BatchLoader, Plan
+from pdetr3d.config_sections import BOXES_ONLY, INDEX, PSEUDO_LABELS, TEACHER
+from pdetr3d.pipeline.graph import GRAPH
+from pdetr3d.pipeline.run import Run
+from pdetr3d.training.run_dir import RunDir, open_index
 from tests.config_reads import reads
-from tests.training_cases import World, one_thread, open_world, weights
+from tests.training_cases import begin_run, weights, world_config
 
-SMALL = ["optim.batch_size=2", "teacher.optim.batch_size=2", "optim.ema_decay=0.9", "student.gt_sampling_fade_out=0.1"]
-# Keys that a student without clicks and pseudo labels reads without effect, with other values.
+WORDS = [
+    *("optim.batch_size=2", "optim.epochs=0.7", "optim.ema_decay=0.9", "student.gt_sampling=[1,1,1,1,1,1,1,1,1,1]"),
+    *("teacher.lidar_init=none", "teacher.optim.batch_size=2", "teacher.optim.epochs=2"),
+    *("teacher.crop_optim.epochs=1", "teacher.crop_optim.batch_size=8"),
+]
+# What a student without clicks and pseudo labels reads, though nothing of it counts: other values of each.
 OF_NO_EFFECT = {
+    "student.box_share": "0.5",
+    "student.gt_sampling_pseudo_score": "0.5",
     "student.guidance_warmup": "0.5",
     "student.mask_sigma_factor": "0.1",
     "student.mask_sigma_floor_m": "0.1",
@@ -33,69 +32,48 @@ OF_NO_EFFECT = {
     "student.unclicked": "ignore",
     "student.unclicked_threshold": "0.01",
     "student.unclicked_radius_m": "0.1",
+    "label.pseudo_for": "all",
+    "label.click_share": "0.5",
+    "label.snap": "true",
 }
 
 
-@pytest.fixture(scope="module")
-def world(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return open_world(sim_world, tmp_path_factory.mktemp("reads"), *SMALL)
-
-
-def trained(kind: str, config: Config, world: World, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights after two steps on the box-labeled samples."""
-    task = build(kind, config, world.prior_size_m, guidance=False)
-    loader = task.loader.for_records(world.boxed)
-    if kind == "crops":
-        crops = crops_of(world.boxed, config.data, world.prior_size_m, cameras=config.teacher.has_pictures)
-        cut = CropLoader(crops, config.run.seed, config.label.redraw_clicks)
-        plan = Plan(len(crops), 4, 2, config.run.seed)
-        context = LocalContext([*range(len(crops))], plan, lambda ids, passes, _: cut(ids, passes), folder)  # type: ignore[list-item, arg-type, return-value]
-    else:
-        context = LocalContext(world.boxed, Plan(len(world.boxed), 2, 2, config.run.seed), loader, folder)
-    with one_thread():
-        train(task, context, 2, config.to_json(), folder / "scratch")
-    return weights(folder / "step_0000002" / "checkpoint.pt")
-
-
-def labeled(config: Config, world: World) -> bytes:
-    """The digest of an untrained teacher's pseudo labels."""
-    record = next(record for record in world.records if record.role == "point" and len(record.clicks))
-    state = build("teacher", config, world.prior_size_m).model.state_dict()
-    detector = Detector.of("teacher", config, state, torch.device("cpu"), world.prior_size_m)
-    arrays = BatchLoader(config, "predict", cameras=config.teacher.cameras)([record], [0])
-    with one_thread():
-        boxes = detector(Batch.from_arrays(arrays))
-    rows = pseudo_label_rows(
-        [record], boxes, world.prior_size_m, "t", config.model.range_m, snap=config.label.snap, classes=config.classes
-    )
-    return hashlib.sha256(rows.to_json().encode()).digest()
-
-
 def ignored(config: Config, kind: str, found: set[str]) -> set[str]:
-    """The keys of ``found`` that this kind of stage ignores, without the keys of a run's place and hardware."""
-    return {key for key in found & seen_by(config).keys() if key not in seen_by(config, kind)}
+    """Those of some keys that a kind of stage is marked to ignore, without those that change no number of any."""
+    return (found & seen_by(config).keys()) - seen_by(config, kind).keys()
 
 
-@pytest.mark.parametrize(("kind", "stage"), [("student", BOXES_ONLY), ("teacher", TEACHER), ("crops", TEACHER)])
-def test_trainings_ignore_what_they_are_marked_to_ignore(kind: str, stage: str, world: World, tmp_path: Path) -> None:
-    config = world.run.config
+def student(run: Run) -> dict[str, torch.Tensor]:
+    """Weights of the student of the boxes alone."""
+    return weights(run.path / BOXES_ONLY / GRAPH[BOXES_ONLY].make(run)["checkpoints"][-1])
+
+
+def test_a_student_of_the_boxes_alone(sim_world: Path, tmp_path: Path) -> None:
+    run = begin_run(sim_world, tmp_path / "plain", *WORDS)
     with reads() as found:
-        before = trained(kind, config, world, tmp_path / "before")
-    assert {"run.seed", "data.num_sweeps"} <= found
-    if stage == TEACHER:
-        assert "teacher.optim.lr" in found or "teacher.crop_optim.lr" in found
-        assert ignored(config, stage, found) == set()
-        return
-    assert "optim.lr" in found and ignored(config, stage, found) <= OF_NO_EFFECT.keys()
-    other = override(config, [f"{key}={value}" for key, value in OF_NO_EFFECT.items()])
-    after = trained(kind, other, world, tmp_path / "after")
+        before = student(run)
+    assert {"optim.lr", "data.num_sweeps", "student.gt_sampling"} <= found
+    assert ignored(run.config, BOXES_ONLY, found) <= OF_NO_EFFECT.keys()
+    words = [f"{key}={value}" for key, value in OF_NO_EFFECT.items()]
+    after = student(begin_run(sim_world, tmp_path / "other", *WORDS, *words))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_labeling_ignores_what_it_is_marked_to_ignore(world: World) -> None:
+def test_a_teacher_and_its_labels(sim_world: Path, tmp_path: Path) -> None:
+    run = begin_run(sim_world, tmp_path, *WORDS)
+    for name, key in (
+        ("crops", "teacher.crop_optim.lr"),
+        ("teacher", "teacher.optim.lr"),
+        (PSEUDO_LABELS, "label.snap"),
+    ):
+        with reads() as found:
+            run.dir.finish(name, GRAPH[name].make(run))
+        assert key in found and ignored(run.config, GRAPH[name].kind, found) == set(), name
+    assert ignored(run.config, TEACHER, found) == {"label.snap", "label.pseudo_for"}  # a wrong mark would be seen
+
+
+def test_an_index(sim_world: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path, world_config(sim_world))
     with reads() as found:
-        before = labeled(world.run.config, world)
-    assert {"label.snap", "teacher.channels"} <= found
-    assert ignored(world.run.config, PSEUDO_LABELS, found) == set()
-    assert ignored(world.run.config, BOXES_ONLY, found) >= {"label.snap", "teacher.channels"}  # a wrong mark is found
-    assert labeled(override(world.run.config, ["run.seed=3"]), world) != before
+        open_index(run, None)
+    assert {"data.num_sweeps", "data.dataroot"} <= found and ignored(run.config, INDEX, found) == set()

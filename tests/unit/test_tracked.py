@@ -15,20 +15,21 @@ from pdetr3d.config import Config
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.geometry.boxes import points_in_boxes
+from pdetr3d.pipeline.lineage import ancestors, file_digest, recall, remember, step_of, trained, trained_in
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import copy_missing
+from pdetr3d.training.run_dir import link_missing
 from ray_jobs.plug.inference import predict
 from ray_jobs.stages import tracked
 from ray_jobs.stages.pictures import clicked, clicked_pictures, confident, pictured
-from ray_jobs.stages.tracked import ancestors, file_digest, recall, remember, step_of, training_ends
+from ray_jobs.stages.tracked import Tracked
 from tests.training_cases import open_world
 
 
 def stages_in(folder: Path, lidar_init: str = "none") -> Any:
     config = Config(preset="x")
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"lidar_init": lidar_init})})
-    return SimpleNamespace(run=SimpleNamespace(path=folder, digest="r1"), config=config)
+    return SimpleNamespace(path=folder, dir=SimpleNamespace(digest="r1"), config=config)
 
 
 def test_the_same_four_samples_whatever_their_order() -> None:
@@ -133,32 +134,33 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
     file = tmp_path / "student_ours" / "step_0000300.pt"
     file.parent.mkdir()
     file.write_bytes(b"abc")
-    training_ends(stages, Tracker("", "run", None), "student_ours", file)
+    trained(stages, "student_ours", file, "run")
     assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
     taker = stages_in(tmp_path / "other")  # a run that took the stage over: nothing is stored by its own digest
-    taker.config, taker.run.digest, copy = stages.config, "r2", taker.run.path / "student_ours"
-    copy_missing(file.parent, copy, [file.name, "lineage.json"])
-    assert tracked._address(taker, "student_ours", copy / file.name) == address.format(folder=taker.run.path)
+    taker.config, taker.dir.digest, copy = stages.config, "r2", taker.path / "student_ours"
+    link_missing(file.parent, copy, [file.name, "lineage.json"])
+    assert tracked._address(taker, "student_ours", copy / file.name) == address.format(folder=taker.path)
 
 
 def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher began with a student's weights and is scored in a run that took over only the teacher."""
     first, file = stages_in(tmp_path / "first", lidar_init="boxes_only"), tmp_path / "first/teacher/step_0000001.pt"
-    remember(first.run.path / "student_boxes_only", run_id="b", run="r0", checkpoint="d")
+    remember(first.path / "student_boxes_only", run_id="b", run="r0", checkpoint="d")
     file.parent.mkdir()
     file.write_bytes(b"abc")
-    training_ends(first, Tracker("", "t", None), "teacher", file)
+    trained(first, "teacher", file, "t")
     taker = stages_in(tmp_path / "other", lidar_init="boxes_only")
-    taker.run.digest, copy = "r2", taker.run.path / "teacher"
-    copy_missing(file.parent, copy, [file.name, "lineage.json"])
-    assert tracked.trained_in(taker, "teacher") == "r1" and tracked.trained_in(taker, "student_ours") == "r2"
+    taker.dir.digest, copy = "r2", taker.path / "teacher"
+    link_missing(file.parent, copy, [file.name, "lineage.json"])
+    assert trained_in(taker, "teacher") == "r1" and trained_in(taker, "student_ours") == "r2"
     told: list[dict[str, str]] = []
     taker.lineage = lambda: {"run": "r2", "index": "i", "manifest": "m"}
     taker.data = SimpleNamespace(digest="i", manifest=SimpleNamespace(digest="m"))
-    taker.tracker = lambda name, tags: told.append(tags) or Tracker("", "", None)
+    observer = Tracked()
+    monkeypatch.setattr(observer, "tracker", lambda run, name, tags: told.append(tags) or Tracker("", "", None))
     for name in ("draw_pictures", "log_checkpoint", "log_model_metrics", "register"):
         monkeypatch.setattr(tracked, name, lambda *_: None)
-    tracked.evaluated(taker, "teacher", copy / file.name, {"bev_iou": 0.5, "n": 1}, "val", "clicks", [])
+    observer.evaluated(taker, "teacher", copy / file.name, {"bev_iou": 0.5, "n": 1}, "val", "clicks", [])
     beginning = {"initial_run_id": "b", "initial_checkpoint": "d", "trained_by": "t", "checkpoint": "ba7816bf8f01cfea"}
     expected = {**beginning, "run": "r2", "index": "i", "manifest": "m", "stage": "teacher"}
     assert told == [{**expected, "checkpoint_uri": (copy / file.name).as_uri()}]

@@ -12,7 +12,7 @@ from pdetr3d import presets
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import KIND, Tracker
 from pdetr3d.tracking.summary import NOTE, description, headline
-from ray_jobs.stages.tracked import changed, described
+from ray_jobs.stages.tracked import Tracked, changed
 
 ARMS = {
     "ours": {
@@ -83,8 +83,8 @@ def test_a_pipelines_run_is_described(tmp_path: Path, monkeypatch: pytest.Monkey
     parent = Tracker.start(tmp_path, "pdetr3d", "quickstart 1", {}, {})
     child = Tracker.start(tmp_path, "pdetr3d", "teacher", {}, {}, parent.run_id)
     config = presets.load("quickstart", ["label.ratio=0.1"])
-    stages: Any = SimpleNamespace(parent=parent, run=SimpleNamespace(path=tmp_path), config=config)
-    described(stages, ARMS, {"teacher": {"bev_iou": None}}, tmp_path / "predictions_ours.png")
+    run_dir: Any = SimpleNamespace(path=tmp_path, config=config)
+    Tracked(parent).described(run_dir, ARMS, {"teacher": {"bev_iou": None}}, tmp_path / "predictions_ours.png")
     run = connect(parent.uri).get_run(parent.run_id)
     note = run.data.tags[NOTE]
     assert f"/runs/{child.run_id})" in note and f"/runs/{parent.run_id})" not in note

@@ -25,8 +25,9 @@ def test_the_job_scores_its_teacher_once(
         return teacher_scores(0.25) | {"size_error": None}
 
     run, file = RunDir(tmp_path, config), tmp_path / "teacher" / "step_3.pt"
-    stages: Any = SimpleNamespace(run=run, config=config, teacher=lambda: file)
+    stages: Any = SimpleNamespace(dir=run, result=run.result, config=config, checkpoints=lambda stage: [file])
     monkeypatch.setattr(train_teacher, "teacher_scores", scores)
+    monkeypatch.setattr(train_teacher, "execute", lambda goals, run: None)
     for _ in range(2):
         train_teacher.body(stages)
         said = capsys.readouterr().out

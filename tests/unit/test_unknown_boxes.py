@@ -25,21 +25,19 @@ from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.doctor.diagnosis import diagnose
 from pdetr3d.finished.doctor.result import change
 from pdetr3d.finished.doctor.run import Run
+from pdetr3d.pipeline import scoring
+from pdetr3d.pipeline.arm_records import arm_records
+from pdetr3d.pipeline.arms import check_arms, possible_arms
+from pdetr3d.pipeline.execute import execute, teacher_goals
+from pdetr3d.pipeline.holdout import held_out
 from pdetr3d.pseudo_labels import class_mean_boxes
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
-from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.label_source import unknown_boxes
-from pdetr3d.training.run_dir import RunDir
-from ray_jobs.stages import holdout, scoring
-from ray_jobs.stages.arm_records import arm_records
-from ray_jobs.stages.arms import check_arms, possible_arms
-from ray_jobs.stages.holdout import held_out
 from ray_jobs.stages.report import print_arms, print_labels
-from ray_jobs.stages.stages import Stages
 from ray_jobs.stages.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
 from tests.people_cases import of_role, without_annotations, write_clicks
-from tests.training_cases import world_config
+from tests.training_cases import begin_run, world_config
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +160,7 @@ def test_stages_on_peoples_labels(
     import_clicks(cut, "sim_train", LabelConfig(), tmp_path / "clicks.csv", tmp_path / "labels")
     words = ["label.source=manifest", f"label.manifest={tmp_path / 'labels'}", "label.holdout=0.5"]
     words += ["teacher.lidar_init=boxes_only", "teacher.model=point_detr3d", "teacher.point_crop=false"]
-    config = world_config(tables, *words)
-    stages = Stages(RunDir(tmp_path / "run", config), Tracker("", "", None))
+    stages = begin_run(tables, tmp_path / "run", *words)
     assert [record.role for record in stages.records] == ["box"] * 4 + ["point", "unlabeled"]
     assert stages.labeled == 5 and [r.sample_token for r in stages.to_label] == [tokens[4]]
     assert [r.sample_token for r in arm_records(stages, "boxes_only")] == tokens[:4]
@@ -172,7 +169,7 @@ def test_stages_on_peoples_labels(
 
     trained: dict[str, list[str]] = {}
 
-    def fit(name: str, kind: str, records: Records, steps: int, **more: Any) -> list[Path]:
+    def fit(name: str, kind: str, records: Records, steps: int, **more: Any) -> dict[str, Any]:
         trained[name] = records.tokens
         sizes = (
             prior_size_m(records, classes=NUSCENES_CLASSES)[0]
@@ -181,20 +178,20 @@ def test_stages_on_peoples_labels(
         )
         assert (more.get("prior") is None) == (not name.endswith("_holdout"))
         np.testing.assert_array_equal(more.get("prior"), sizes)  # of the samples that are left alone
-        return [tmp_path / name]
+        return {"checkpoints": [name]}
 
     def predict(kind: str, config: object, prior: object, files: list[Path], records: Records) -> list[dict]:
-        assert kind == "teacher" and files == [tmp_path / "teacher_holdout"]
+        assert kind == "teacher" and [file.name for file in files] == ["teacher_holdout"]
         return [{r.sample_token: class_mean_boxes(r.clicks, FALLBACK_SIZE_M) for r in records}]
 
-    monkeypatch.setattr(stages, "fit_stage", fit)
-    monkeypatch.setattr(holdout, "predict", predict)
-    monkeypatch.setattr(holdout, "floors", lambda known, config, prior: {})
-    assert stages.teacher() == tmp_path / "teacher"
+    monkeypatch.setattr(stages, "fit", fit)
+    monkeypatch.setattr(stages.runner, "predict", predict)
+    execute(teacher_goals(stages.config), stages)
+    assert [file.name for file in stages.checkpoints("teacher")] == ["teacher"]
     half = trained["teacher_holdout"]
     assert half in (tokens[:2], tokens[2:4]) and trained["student_holdout"] == half
     assert trained["student_boxes_only"] == trained["teacher"] == tokens[:4]
-    done = stages.run.result("holdout")
+    done = stages.result("holdout")
     assert done is not None and (done["samples"], done["trained_on"]) == (2, 2)
     others = [r for r in stages.records if r.sample_token in tokens[:4] and r.sample_token not in half]
     assert done["teacher"]["n"] == sum(len(r.clicks) for r in others) > 10 and 0 < done["teacher"]["bev_iou"] < 1

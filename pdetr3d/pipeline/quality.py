@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
@@ -14,6 +13,7 @@ from pdetr3d.config import Config
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.column_files import ColumnFiles
 from pdetr3d.evaluation.pseudo_label_quality import measures, pseudo_label_quality, report_of
+from pdetr3d.pipeline.runner import Runner
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes, class_mean_pca_boxes
 from pdetr3d.schema import Boxes3D, SampleRecord
 
@@ -86,10 +86,10 @@ class KnownClicks:
         }
 
 
-def floors(clicks: KnownClicks, config: Config, prior_size_m: NDArray[np.floating]) -> dict[str, dict[str, Any]]:
+def floors(
+    clicks: KnownClicks, config: Config, prior_size_m: NDArray[np.floating], runner: Runner
+) -> dict[str, dict[str, Any]]:
     """Quality of what needs no training: the class-mean box, heading forward or along the points near the click."""
-    # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
-    task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(_pca_boxes)
 
     def plain(records: Sequence[SampleRecord]) -> dict[str, Boxes3D]:
         return {r.sample_token: class_mean_boxes(r.clicks, prior_size_m) for r in records}
@@ -97,7 +97,7 @@ def floors(clicks: KnownClicks, config: Config, prior_size_m: NDArray[np.floatin
     def turned(records: Sequence[SampleRecord]) -> dict[str, Boxes3D]:
         chunks = [records[i : i + CHUNK] for i in range(0, len(records), CHUNK)]
         found: dict[str, Boxes3D] = {}
-        for part in ray.get([task.remote(chunk, config, prior_size_m) for chunk in chunks]):
+        for part in runner.map(_pca_boxes, [(chunk, config, prior_size_m) for chunk in chunks], config):
             found |= part
         return found
 

@@ -16,112 +16,101 @@ from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.loading.skipped import without
 from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
+from pdetr3d.pipeline.quality import KnownClicks
+from pdetr3d.pipeline.run import Run, Score
+from pdetr3d.pipeline.training import Training
 from pdetr3d.schema import Boxes3D
-from pdetr3d.tracking.runs import Tracker
-from pdetr3d.tracking.scores import score_metrics
-from ray_jobs.plug.fit import CROPS, Stage
-from ray_jobs.plug.inference import predict
-from ray_jobs.stages.pictures import confident, pictured_records
-from ray_jobs.stages.quality import KnownClicks
-from ray_jobs.stages.tracked import evaluated, step_of
-from ray_jobs.terminal.console import say
-from ray_jobs.terminal.phases import PHASES
 
 if TYPE_CHECKING:
     from pdetr3d.evaluation.results_format import Poses
-    from ray_jobs.stages.stages import Stages
 
 T = TypeVar("T")
 
 
-def evaluate(stages: Stages, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+def evaluate(run: Run, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Choose each arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; arm -> M.
 
     All arms at once: a split is read once, and the actors that hold the models start once.
     """
-    done = {arm: stages.run.result(f"evaluate_{arm}") for arm in arms}
+    done = {arm: run.result(f"evaluate_{arm}") for arm in arms}
     todo = [arm for arm, result in done.items() if result is None]
     if todo:
         began = time.monotonic()
-        chosen, selection = _choose(stages, {arm: stages.checkpoints(f"student_{arm}") for arm in todo})
-        say(f"scores begin: students {', '.join(todo)}")
-        split, shown = stages.config.data.val_split, pictured_records(stages)
-        found = _predict_split(stages, chosen, split)
-        for arm, file, boxes, metrics in zip(todo, chosen, found, _devkit(stages, chosen, found, split), strict=True):
-            pictures = [(record, confident(boxes[record.sample_token])) for record in shown]
-            unseen = None if stages.config.optim.patience or stages.observe else selection[arm]
-            evaluated(stages, f"student_{arm}", file, metrics, "val", split, pictures, unseen)
+        chosen, selection = _choose(run, {arm: run.checkpoints(f"student_{arm}") for arm in todo})
+        run.observer.say(f"scores begin: students {', '.join(todo)}")
+        split, shown = run.config.data.val_split, run.observer.pictured(run)
+        found = _predict_split(run, chosen, split)
+        for arm, file, boxes, metrics in zip(todo, chosen, found, _devkit(run, chosen, found, split), strict=True):
+            pictures = [(record, boxes[record.sample_token]) for record in shown]
+            unseen = None if run.config.optim.patience or run.observer.watches(f"student_{arm}") else selection[arm]
+            run.observer.evaluated(run, f"student_{arm}", file, metrics, "val", split, pictures, unseen)
             curve = {name: report["SPNDS"] for name, report in selection[arm].items()}
             result = {**metrics, "checkpoint": file.name, "selection": curve}
-            done[arm] = stages.run.finish(f"evaluate_{arm}", result)
-        stages.timing["evaluate"] = time.monotonic() - began
+            done[arm] = run.dir.finish(f"evaluate_{arm}", result)
+        run.timing["evaluate"] = time.monotonic() - began
     return {arm: result for arm, result in done.items() if result is not None}
 
 
-def _choose(stages: Stages, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
+def _choose(run: Run, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
     """Per arm the checkpoint of the best SPNDS on the select split (the last one without choice, or without objects
     there), and the reports of all there, by file name."""
-    split, every = stages.config.data.select_split, [file for mine in files.values() for file in mine]
-    if not split or len(every) == len(files) or not annotated(stages.data.index, split).any():
+    split, every = run.config.data.select_split, [file for mine in files.values() for file in mine]
+    if not split or len(every) == len(files) or not annotated(run.data.index, split).any():
         return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
-    scores = dict(zip(every, _score(stages, every, split), strict=True))
+    scores = dict(zip(every, _score(run, every, split), strict=True))
     chosen = [max(mine, key=lambda file: scores[file]["SPNDS"]) for mine in files.values()]
     return chosen, {arm: {file.name: scores[file] for file in mine} for arm, mine in files.items()}
 
 
-def checkpoint_score(stages: Stages, stage: Stage, tracker: Tracker) -> Callable[[Path], float] | None:
+def checkpoint_score(run: Run) -> Score:
     """What a kept checkpoint is worth, where somebody asks while training goes on."""
-    if not (stage.optim.patience or stages.observe) or stage.name == CROPS:
-        return None
 
-    def score_of(file: Path) -> float:
-        split = stages.config.data.select_split
-        if stage.kind != "student":
-            scores = teacher_scores(stages, file, split, beside=True)
+    def score_of(training: Training, file: Path) -> float:
+        split, student = run.config.data.select_split, training.kind == "student"
+        if student:
+            scores = _score(run, [file], split, beside=True)[0]
         else:
-            scores = _score(stages, [file], split, beside=True)[0]
-        tracker.log_metrics(score_metrics("select", scores), step_of(file))
-        if stages.observe is not None:
-            stages.observe(stage.name, step_of(file), scores)
-        return float(scores["SPNDS" if stage.kind == "student" else "bev_iou"] or 0.0)
+            scores = teacher_scores(run, file, split, beside=True)
+        run.observer.scored(run, training.name, file, scores)
+        return float(scores["SPNDS" if student else "bev_iou"] or 0.0)
 
     return score_of
 
 
-def clicked_records(stages: Stages, split: str) -> Records:
+def clicked_records(run: Run, split: str) -> Records:
     """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
-    folder = stages.run.path / "data" / f"manifest_{split}"
+    folder = run.path / "data" / f"manifest_{split}"
     if not (folder / "manifest.json").exists():  # written last
-        label = stages.config.label.everywhere
-        build_manifest(stages.data.index, split, label, folder)
-    records = stages.kept(training_records(stages.data.index, LabelManifest.open(folder)))
+        label = run.config.label.everywhere
+        build_manifest(run.data.index, split, label, folder)
+    records = run.kept(training_records(run.data.index, LabelManifest.open(folder)))
     return records.select(records.clicked)
 
 
-def teacher_scores(stages: Stages, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
+def teacher_scores(run: Run, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
     """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
-    if not annotated(stages.data.index, split).any():  # nobody drew boxes there
-        return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=stages.config.classes)
-    records = clicked_records(stages, split)
-    known = KnownClicks(records, classes=stages.config.classes)
-    boxes = predict("teacher", stages.config, stages.prior, [file], records, beside=beside)[0]
+    if not annotated(run.data.index, split).any():  # nobody drew boxes there
+        return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=run.config.classes)
+    records = clicked_records(run, split)
+    known = KnownClicks(records, classes=run.config.classes)
+    boxes = run.runner.predict("teacher", run.config, run.prior, [file], records, beside=beside)[0]
     scores = known.quality(boxes)
-    if split == stages.config.data.val_split != stages.config.data.select_split:  # not of each checkpoint
-        shown = {record.sample_token for record in pictured_records(stages)}
+    if split == run.config.data.val_split != run.config.data.select_split:  # not of each checkpoint
+        shown = {record.sample_token for record in run.observer.pictured(run)}
         pictures = [(record, boxes[record.sample_token]) for record in records if record.sample_token in shown]
-        evaluated(stages, "teacher", file, scores, "val", f"clicks of {split}", pictures)
+        run.observer.evaluated(run, "teacher", file, scores, "val", f"clicks of {split}", pictures)
     return scores
 
 
-def _score(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
-    return _devkit(stages, files, _predict_split(stages, files, split, beside), split)
+def _score(run: Run, files: list[Path], split: str, beside: bool = False) -> list[dict[str, Any]]:
+    return _devkit(run, files, _predict_split(run, files, split, beside), split)
 
 
-def _predict_split(stages: Stages, files: list[Path], split: str, beside: bool = False) -> list[OfTokens[Boxes3D]]:
+def _predict_split(run: Run, files: list[Path], split: str, beside: bool = False) -> list[OfTokens[Boxes3D]]:
     """Per student checkpoint, the boxes of every sample of a split."""
-    records = eval_records(stages.data.index, split)
-    unread = [skipped for skipped in stages.data.skipped if not skipped.image]  # students look at LiDAR alone
-    results = predict("student", stages.config, stages.prior, files, without(records, unread), beside=beside)
+    records = eval_records(run.data.index, split)
+    unread = [skipped for skipped in run.data.skipped if not skipped.image]  # students look at LiDAR alone
+    results = run.runner.predict("student", run.config, run.prior, files, without(records, unread), beside=beside)
     # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
     tokens, nothing = TextPlaces(records.token_column), Boxes3D.empty()
     return [OfTokens(tokens, partial(_boxes_or, boxes, nothing)) for boxes in results]
@@ -152,14 +141,16 @@ class OfTokens(Mapping[str, T]):
         return token in self.tokens  # Mapping's would make the value
 
 
-@PHASES.of("score")
-def _devkit(
-    stages: Stages, files: list[Path], results: Sequence[OfTokens[Boxes3D]], split: str
-) -> list[dict[str, Any]]:
+def _devkit(run: Run, files: list[Path], results: Sequence[OfTokens[Boxes3D]], split: str) -> list[dict[str, Any]]:
+    with run.observer.phase("score"):
+        return _reports(run, files, results, split)
+
+
+def _reports(run: Run, files: list[Path], results: Sequence[OfTokens[Boxes3D]], split: str) -> list[dict[str, Any]]:
     from pdetr3d.evaluation.kitti_score import has_kitti_labels, kitti_score
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 
-    records, data = eval_records(stages.data.index, split), stages.data.index
+    records, data = eval_records(run.data.index, split), run.data.index
     nusc = load_tables(data.dataroot, data.version, data.facts.names, data.counted_points(), classes=data.classes)
     matrix = data.records.rows.matrix
 
@@ -178,9 +169,9 @@ def _devkit(
             split,
             boxes,
             poses,
-            stages.run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
+            run.path / file.parent.name.replace("student_", "evaluate_") / f"{split}_{file.stem}",
             nusc,
-            bins=split == stages.config.data.val_split,
+            bins=split == run.config.data.val_split,
             regions=regions,
             classes=data.classes,
         )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import Data
-from ray_jobs.terminal.console import warn
 
 # In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 
 
-def possible_arms(data: Data, config: Config) -> list[str]:
-    """The students of ``run.arms``, without "full" (said in a line) where not all boxes are known.
+def possible_arms(data: Data, config: Config, warn: Callable[[str], object] = print) -> list[str]:
+    """The students of ``run.arms``, without "full" (``warn`` is told) where not all boxes are known.
 
     Raises:
         DataError: when no other student is left.

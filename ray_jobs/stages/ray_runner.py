@@ -1,0 +1,28 @@
+"""Ray as what computes for a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+from pdetr3d.config import Config
+from ray_jobs.plug.fit import fit
+from ray_jobs.plug.inference import predict
+from ray_jobs.plug.lanes import run_lanes
+
+T = TypeVar("T")
+
+
+class RayRunner:
+    """A ``pdetr3d.pipeline.runner.Runner`` (see there for the methods) on the cluster that this process joined."""
+
+    fit = staticmethod(fit)
+    predict = staticmethod(predict)
+    lanes = staticmethod(run_lanes)
+
+    def map(self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], config: Config) -> list[T]:
+        # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
+        task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(function)
+        return ray.get([task.remote(*call) for call in calls])
