@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -89,6 +91,23 @@ def test_a_new_fusion(patched: Path) -> None:
     fusion = model.decoder.layers[0].fusion
     assert type(fusion.camera).__name__ == "FinestPoint" and fusion.camera.output.in_features == 24
     assert "decoder.layers.0.fusion.camera.output.weight" in changed
+
+
+def test_a_new_stage(patched: Path, tmp_path: Path) -> None:
+    file, results = tmp_path / "pseudo_labels.parquet", dict[str, Any](pseudo_labels={})
+    pd.DataFrame({"accepted": [True, False, False], "reason": ["", "far", "far"]}).to_parquet(file)
+    run = SimpleNamespace(
+        path=tmp_path,
+        config=import_module("tests.model_cases").tiny_config(),
+        pseudo_file=file,
+        to_label=[1],
+        timing={},
+        result=results.get,
+        dir=SimpleNamespace(finish=results.__setitem__),
+        runner=SimpleNamespace(lanes=lambda lanes, at_once: [lane() for lane in lanes]),
+    )
+    import_module("pdetr3d.pipeline.execute").execute(["rejected"], run)
+    assert results["rejected"] == {"reasons": {"far": 2}}
 
 
 def test_a_new_search_space(patched: Path) -> None:
