@@ -220,7 +220,7 @@ def _verdict(client: MlflowClient, name: str, own: str) -> str:
     if holder == own:
         return f"{CHAMPION} ({_figure(versions[own])})"
     tags = versions[own].tags
-    why = tags.get(NO_CHAMPION) if "score" in tags else "it has no score above 0"
+    why = tags.get(NO_CHAMPION) if "score" in tags else "its score is unknown or 0"
     if holder is None:
         return f"no {CHAMPION}: {why}"
     stays = f"{CHAMPION} stays version {holder}"

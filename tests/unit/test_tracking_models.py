@@ -87,7 +87,7 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
 
 
 def test_without_any_score_there_is_no_champion(tracking_dir: Path) -> None:
-    assert finish(tracking_dir, "a", None) == f"{NAME} version 1: no champion: it has no score above 0"
+    assert finish(tracking_dir, "a", None) == f"{NAME} version 1: no champion: its score is unknown or 0"
     assert champion(tracking_dir) is None
     finish(tracking_dir, "b", 0.01)
     assert champion(tracking_dir) == "b"
@@ -152,8 +152,8 @@ def test_both_kinds_are_registered_apart(tracking_dir: Path) -> None:
 
 def test_a_score_of_zero_makes_no_champion(tracking_dir: Path) -> None:
     """Neither a student without detections nor one with an undefined score (a split without objects) is champion."""
-    assert "no champion: it has no score above 0" in finish(tracking_dir, "nothing", 0.0)
-    assert "no champion: it has no score above 0" in finish(tracking_dir, "no objects", None)
+    assert "no champion: its score is unknown or 0" in finish(tracking_dir, "nothing", 0.0)
+    assert "no champion: its score is unknown or 0" in finish(tracking_dir, "no objects", None)
     assert champion(tracking_dir) is None
     finish(tracking_dir, "found", 0.01)
     assert champion(tracking_dir) == "found"
