@@ -173,11 +173,9 @@ def tutorial(found: dict[str, Any]) -> str:
         [what, str(part["n"]), *(number(part[key], digits) for key, digits in {"bev_iou": 3, **ERRORS}.items())]
         for what, part in [(f"held out: {LABELS[name]}", holdout[name]) for name in LABELS]
     ]
-    errors = {"bev_iou": 3, "center_error_m": 3, "size_error": 3, "yaw_error_rad": 2}
     clicks.append(
-        ["people's clicks, what the run cannot know: teacher", str(truth["known"])]
-        + [number(truth[key], digits) for key, digits in errors.items()]
-        + ["", ""]
+        ["people's clicks, accepted boxes (unknown to the run): teacher", str(truth["known"])]
+        + [number(truth[key], digits) for key, digits in {"bev_iou": 3, **ERRORS}.items()]
     )
     return "\n".join(
         [
