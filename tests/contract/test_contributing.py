@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pdetr3d", "ray_jobs", "tune_spaces")
+CASES = ("tests.model_cases", "tests.training_cases")  # import the packages
 PATCHES = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -54,7 +54,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         apply(patch, root)
 
     def ours() -> list[str]:
-        return [name for name in sys.modules if name.split(".")[0] in PACKAGES or name == "tests.model_cases"]
+        return [name for name in sys.modules if name.split(".")[0] in PACKAGES or name in CASES]
 
     before = {name: sys.modules.pop(name) for name in ours()}
     sys.path.insert(0, str(root))
@@ -93,21 +93,18 @@ def test_a_new_fusion(patched: Path) -> None:
     assert "decoder.layers.0.fusion.camera.output.weight" in changed
 
 
-def test_a_new_stage(patched: Path, tmp_path: Path) -> None:
-    file, results = tmp_path / "pseudo_labels.parquet", dict[str, Any](pseudo_labels={})
-    pd.DataFrame({"accepted": [True, False, False], "reason": ["", "far", "far"]}).to_parquet(file)
-    run = SimpleNamespace(
-        path=tmp_path,
-        config=import_module("tests.model_cases").tiny_config(),
-        pseudo_file=file,
-        to_label=[1],
-        timing={},
-        result=results.get,
-        dir=SimpleNamespace(finish=results.__setitem__),
-        runner=SimpleNamespace(lanes=lambda lanes, at_once: [lane() for lane in lanes]),
-    )
-    import_module("pdetr3d.pipeline.execute").execute(["rejected"], run)
-    assert results["rejected"] == {"reasons": {"far": 2}}
+def test_a_new_stage(patched: Path, sim_world: Path, tmp_path: Path) -> None:
+    """On planted pseudo labels; a second job finds it finished, and reads nothing."""
+    begin_run = import_module("tests.training_cases").begin_run
+    execute = import_module("pdetr3d.pipeline.execute").execute
+    run = begin_run(sim_world, tmp_path)
+    run.dir.finish("pseudo_labels", {"clicks": 3, "accepted": 1})
+    rows = pd.DataFrame({"accepted": [True, False, False], "reason": ["", "far", "far"]})
+    rows.to_parquet(run.pseudo_file)
+    execute(["rejected"], run)
+    assert run.result("rejected") == {"reasons": {"far": 2}}
+    run.pseudo_file.unlink()
+    execute(["rejected"], begin_run(sim_world, tmp_path))
 
 
 def test_a_new_search_space(patched: Path) -> None:
