@@ -39,7 +39,7 @@ OVERRIDES = [
 ]
 
 
-# A quarter of the ground for what takes long: the same layers on fewer cells. The pillar student has all of it.
+# A quarter of the ground for what takes long: the same layers on fewer cells. The voxel student has all of it.
 NEAR = "model.range_m=[-25.6,-25.6,-5,25.6,25.6,3]"
 
 
@@ -55,7 +55,7 @@ def keyframe(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sampl
 @pytest.mark.parametrize("preset", ["nuscenes-pillar", "nuscenes-voxel"])
 def test_a_step_and_an_inference(preset: str, kind: str, keyframe: SampleRecord, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    near = [] if (preset, kind) == ("nuscenes-pillar", "student") else [NEAR]
+    near = [] if (preset, kind) == ("nuscenes-voxel", "student") else [NEAR]
     task = build(kind, presets.load(preset, [*OVERRIDES, *near]), prior_size_m([keyframe], classes=NUSCENES_CLASSES)[0])
     batch = Batch.from_arrays(task.loader([keyframe], [0], 0))
     assert batch.images.shape == ((1, 6, 225, 400, 3) if kind == "teacher" else batch.images.shape)
