@@ -121,8 +121,8 @@ def test_damage_makes_another_dataset_and_a_run_is_not_continued_on_it(world: Pa
         prepare(RunDir(tmp_path / "one", config, reading=True))
     second = prepare(RunDir(tmp_path / "two", config, reading=True))
     assert second.index.digest == first.index.digest and second.digest != first.digest
-    like = prepare(RunDir(tmp_path / "three", config, reading=True), RunDir(tmp_path / "two", config, reading=True))
-    assert like.digest == second.digest
+    shared = prepare(RunDir(tmp_path / "three", config, reading=True), tmp_path / "two" / "data")
+    assert shared.digest == second.digest
 
 
 def test_files_with_the_content_of_another_are_named(world: Path) -> None:

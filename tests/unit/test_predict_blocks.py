@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pdetr3d.exits import guarded
 from pdetr3d.inference.blocks import IDENTITY, SAMPLES, Blocks, identity, open_folder
 from pdetr3d.inference.frames import Asked
 from pdetr3d.inference.student import StudentPredictor
 from pdetr3d.schema import DataError
 from ray_jobs import predict as job
+from ray_jobs.commands import main
 from tests.deploy_cases import trained_run
 
 
@@ -99,7 +99,7 @@ def test_the_job_refuses_bad_input_before_ray_starts(
         (str(run_dir), "--out", str(tmp_path / "no" / "out"), "--lidar", str(lidar)): "does not exist; make it",
     }
     for arguments, message in cases.items():
-        assert guarded(lambda arguments=arguments: job.run(list(arguments))) == 2, arguments  # type: ignore[misc]
+        assert main(["predict-blocks", *arguments]) == 2, arguments
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    assert guarded(lambda: job.run([str(run_dir), *out, "--lidar", str(lidar), "--block-samples", "0"])) == 2
+    assert main(["predict-blocks", str(run_dir), *out, "--lidar", str(lidar), "--block-samples", "0"]) == 2

@@ -80,7 +80,9 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
     assert f"champion stays version 1: {other} select, data i-m)" in finish(tracking_dir, "split", 0.9, where="select")
     assert "champion stays version 1: that was" in finish(tracking_dir, "metric", 0.9, metric="NDS")
     for nothing in (None, float("nan")):
-        assert "champion stays version 1; of this one: it has no score" in finish(tracking_dir, f"{nothing}", nothing)
+        assert "champion stays version 1; of this one: its score is unknown" in finish(
+            tracking_dir, f"{nothing}", nothing
+        )
     assert champion(tracking_dir) == "first"
     assert "version 9: champion (SPNDS 0.31 on val, data i-m)" in finish(tracking_dir, "better", 0.31)
     assert champion(tracking_dir) == "better"
