@@ -1,10 +1,11 @@
 """Measures full-size models on a GPU, rung by rung, without Ray: python -m tests.benchmarks.gpu_ladder OUT.json
 
 Rungs: the tests marked ``gpu``; then a training step of the full-size presets' teachers and students in bf16, with
-growing batches. Each runs in its own process, and its result is written to OUT.json when it ends. The command begins no
-rung that might end after ``--minutes``; it then ends with exit code 75, and the same command continues, so it fits
-machines that are lent for short times. It downloads nothing; batches are synthetic, of the size of a nuScenes keyframe
-with ten sweeps. ``--toy`` runs small steps on a CPU, which tests the ladder but not speed.
+growing batches; then preset ``headline`` with three seeds, trained and scored (``ladder_headline``). Each runs in its
+own process, and its result is written to OUT.json when it ends. The command begins no rung that might end after
+``--minutes``, and stops a headline then; it ends with exit code 75, and the same command continues, so it fits machines
+that are lent for short times. It downloads nothing; batches are synthetic, of the size of a nuScenes keyframe with ten
+sweeps; the headline's world is simulated. ``--toy`` runs small steps on a CPU, which tests the ladder but not speed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from pdetr3d.training.model_size import OBJECTS, SWEEP_POINTS
 from pdetr3d.training.model_size import measure as parts_of
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
+from tests.benchmarks import ladder_headline
 from tests.model_cases import TINY, change, make_batch, ring_cameras
 
 SELF = "tests.benchmarks.gpu_ladder"
@@ -71,11 +73,12 @@ RUNGS = [
     for batch in (1, 4, 8)
 ]
 TOY = [Rung("quickstart", stage, 1) for stage in ("student", "teacher")]
+HEADLINES = {f"headline, seed {seed}": seed for seed in (0, 1, 2)}  # rung -> seed
 
 
 def climb(
     rungs: Sequence[str],
-    run: Callable[[str], dict[str, Any]],
+    run: Callable[[str], dict[str, Any] | None],
     out: Path,
     about: dict[str, Any],
     until: float,
@@ -84,8 +87,9 @@ def climb(
     """Run the rungs that OUT.json lacks; returns whether all are done.
 
     Args:
-        run: rung -> its result, {"error": text} if it failed; such a rung is not tried again. about: the device and
-            the commit, written with the results. until: by ``clock`` [s]; no rung is begun later than RUNG_S before it.
+        run: rung -> its result, {"error": text} if it failed (such a rung is not tried again), None if time ran out.
+            about: the device and the commit, written with the results. until: by ``clock`` [s]; no rung is begun later
+            than RUNG_S before it.
 
     Raises:
         ValueError: when OUT.json is of another device or commit.
@@ -102,7 +106,10 @@ def climb(
         if clock() > until - RUNG_S:
             return False
         print(f"{name} ...", flush=True)
-        results["rungs"][name] = run(name)
+        result = run(name)
+        if result is None:
+            return False
+        results["rungs"][name] = result
         write_json(out, results)
         print(f"{name}: {headline(results['rungs'][name])}", flush=True)
     return True
@@ -114,6 +121,9 @@ def headline(result: dict[str, Any]) -> str:
         return f"failed: {result['error']}"
     if "passed" in result:
         return f"{result['passed']} passed, {result['skipped']} skipped"
+    if "arms" in result:
+        scores = ", ".join(f"{arm} {scores['SPNDS']:.3f}" for arm, scores in result["arms"].items())
+        return f"SPNDS {scores}; teacher's BEV IoU {result['teacher']['bev_iou']:.3f}"
     share = result["share_of_matmul"]
     compared = "" if share is None else f", {share:.1%} of a matrix product's FLOP/s"
     return f"{result['samples_per_s']:.2f} samples/s, {result['peak_memory_bytes'] / 2**30:.1f} GiB{compared}"
@@ -207,8 +217,17 @@ def kernel_table(step: Callable[[], None], device: torch.device) -> list[dict[st
     return [{"name": row.key, "calls": row.count, "ms": getattr(row, time_us) / 1e3} for row in rows]
 
 
-def in_a_process(name: str, toy: bool) -> dict[str, Any]:
-    """Run a rung in a process of its own, so that the memory is that of the rung."""
+def in_a_process(name: str, toy: bool, folder: Path, seconds: float) -> dict[str, Any] | None:
+    """Run a rung in a process of its own, so that the memory is that of the rung.
+
+    Args:
+        folder: where a headline's run goes on. seconds: after these a headline is stopped.
+
+    Returns:
+        See ``climb``.
+    """
+    if name in HEADLINES:
+        return headline_result(HEADLINES[name], folder, seconds)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         if name == TESTS:
@@ -222,6 +241,20 @@ def in_a_process(name: str, toy: bool) -> dict[str, Any]:
             return json.loads(out.read_text())
     lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
     return {"error": f"exit code {done.returncode}: {lines[-1]}"}
+
+
+def headline_result(seed: int, folder: Path, seconds: float, words: Sequence[str] = ()) -> dict[str, Any] | None:
+    """A seed's run, or a piece of it; ``words``: more for the command."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / f"seed-{seed}.json"
+    try:
+        command = ladder_headline.command(result, folder, seed, words)
+        done = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode == 0:
+        return json.loads(result.read_text())
+    return {"error": f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
 
 
 def counts(output: str) -> dict[str, Any]:
@@ -257,9 +290,13 @@ def main() -> None:
         print("SKIPPED: there is no GPU here (--toy runs a small step on a CPU)")
         return
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    names = [*([] if given.toy else [TESTS]), *rungs]
-    until = time.monotonic() + 60 * given.minutes
-    if not climb(names, lambda name: in_a_process(name, given.toy), given.out, about(), until):
+    names = list(rungs) if given.toy else [TESTS, *rungs, *HEADLINES]
+    until, folder = time.monotonic() + 60 * given.minutes, given.out.with_suffix("")
+
+    def run(name: str) -> dict[str, Any] | None:
+        return in_a_process(name, given.toy, folder, until - time.monotonic())
+
+    if not climb(names, run, given.out, about(), until):
         print(f"not all is measured yet: run the same command again, {given.out} goes on")
         sys.exit(MORE)
 

@@ -46,6 +46,8 @@ def test_lines() -> None:
     step = {"samples_per_s": 2.0, "share_of_matmul": 0.25, "peak_memory_bytes": 3 * 2**30}
     assert headline(step) == "2.00 samples/s, 3.0 GiB, 25.0% of a matrix product's FLOP/s"
     assert headline({"error": "x"}) == "failed: x"
+    run = {"arms": {"ours": {"SPNDS": 0.25}, "full": {"SPNDS": 0.5}}, "teacher": {"bev_iou": 0.75}}
+    assert headline(run) == "SPNDS ours 0.250, full 0.500; teacher's BEV IoU 0.750"
 
 
 def test_every_full_size_model_is_a_rung() -> None:
