@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from pdetr3d.api import load_student as load_student
     from pdetr3d.api import load_teacher as load_teacher
     from pdetr3d.api import open_index as open_index
+    from pdetr3d.api import run_pipeline as run_pipeline
 
-API = ("Picture", "decode_maps", "draw", "load_config", "load_sample", "load_student", "load_teacher", "open_index")
+API = (
+    *("Picture", "decode_maps", "draw", "load_config", "load_sample", "load_student", "load_teacher", "open_index"),
+    "run_pipeline",
+)
 
 
 def __getattr__(name: str) -> Any:

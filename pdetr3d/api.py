@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdetr3d.errors import DataError
 
@@ -39,6 +39,41 @@ def load_config(preset: str = "", overrides: list[str] | None = None, file: str 
     from pdetr3d.presets import load
 
     return load(*with_file(None if file is None else Path(file), preset or None, overrides))
+
+
+def run_pipeline(
+    config: Config, folder: str | Path, arms: Sequence[str] | None = None, device: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """Train teacher, pseudo labels and students, and score the students: in this process, without Ray and MLflow.
+
+    It is slower than the jobs, which load samples and train stages in several processes, and it ignores
+    ``optim.patience``. Use it to step through a training with a debugger, or where Ray is not installed. The run
+    directory is a job's: the same call continues an interrupted one, and the verbs that read runs take it.
+
+    Args:
+        config: from ``load_config``. Without ``data.dataroot`` the simulated world is made in the folder.
+        folder: the run directory. arms: students to train; default: those of ``run.arms``. device: PyTorch's name.
+
+    Returns:
+        Student -> its scores on the val split (``pdetr3d.evaluation.nuscenes_eval.score``).
+
+    Raises:
+        DataError: when data, labels or the run directory cannot be used.
+    """
+    from contextlib import closing
+
+    from pdetr3d.pipeline.execute import execute, pipeline_goals
+    from pdetr3d.pipeline.observer import Observer
+    from pdetr3d.pipeline.run import Run
+    from pdetr3d.pipeline.runner import LocalRunner
+    from pdetr3d.pipeline.scoring import evaluate
+    from pdetr3d.training.run_dir import RunDir
+
+    with closing(RunDir(Path(folder), config)) as place:
+        run = Run(place, LocalRunner(device), Observer())
+        chosen = config.run.arms if arms is None else arms
+        execute(pipeline_goals(run, chosen), run)
+        return evaluate(run, chosen)
 
 
 def open_index(file: str | Path) -> Index:
