@@ -1,1 +1,5 @@
-"""The index of a dataset: one row per keyframe, made from the nuScenes tables and checked."""
+"""The index: one row for each keyframe of a dataset in nuScenes format, made once from its tables."""
+
+from pdetr3d.data.index.index import Index
+
+__all__ = ["Index"]
