@@ -14,7 +14,7 @@ from pdetr3d.schema import BOXES_KNOWN, DataError, SampleRecord
 
 
 def arm_records(run: Run, arm: str) -> Sequence[SampleRecord]:
-    """What a student is trained on (``trainings.train_student`` says what arms there are).
+    """The records that a student is trained on (``trainings.train_student`` says what arms there are).
 
     Raises:
         DataError: when boxes that it needs are not known, or pseudo labels are missing.

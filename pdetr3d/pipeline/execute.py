@@ -15,7 +15,7 @@ from pdetr3d.pipeline.graph import GRAPH
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.store import Store
 
-# What runs that differ in a few keys have in common most often. Of other stages each run has its own.
+# Stages that the trials of a search share. Every run makes the other stages itself.
 SHARED = (BOXES_ONLY, "teacher", PSEUDO_LABELS)
 
 
@@ -31,7 +31,8 @@ def execute(
     """Finish the stages ``goals`` and what they need, ``lanes`` of them at once; finished ones are left as they are.
 
     Args:
-        goals: names in ``GRAPH``, the most urgent first. given: stages that are not made here, whoever needs them.
+        goals: names in ``GRAPH``, the most urgent first. given: stages that this call does not
+            make, even if one is needed.
         store: has the ``shared`` stages, which are made in it and taken over from there.
 
     Raises:

@@ -34,7 +34,7 @@ class Stage:
     Attributes:
         kind: names the config fields that it ignores (``pdetr3d.config_sections.IgnoredBy``).
         versions: entries of STAGE_VERSIONS; with another version it gives other numbers or files.
-        needs: config -> the stages whose results it reads, and what it reads from outside of the graph.
+        needs: config -> the stages whose results it reads, and the inputs from outside of the graph.
         make: makes it in a run whose stages that it needs are finished; returns what is stored as its result.
     """
 
@@ -49,7 +49,7 @@ def _on(*needs: str) -> Callable[[Config], tuple[str, ...]]:
 
 
 def _teacher(student: str, crops: str) -> Callable[[Config], tuple[str, ...]]:
-    """What a teacher starts from: a student, a crop branch."""
+    """The needs of a teacher: the student and the crop branch that it starts from."""
 
     def needs(config: Config) -> tuple[str, ...]:
         teacher = config.teacher
@@ -79,7 +79,7 @@ GRAPH: dict[str, Stage] = {
 
 
 def outside(config: Config) -> dict[str, str]:
-    """Digests of what stages read and no stage makes: the index of the dataset, and the manifest of people's labels (""
+    """Digests of the inputs that no stage makes: the index of the dataset, and the manifest of people's labels (""
     where the config determines them)."""
     tables = {"tables": tables_digest(config)}
     return {"index": _digest("index", INDEX, ("simulate", "index"), config, tables), "labels": labels_digest(config)}
@@ -104,7 +104,7 @@ def digest_of(name: str, config: Config, given: Mapping[str, str]) -> str:
 
 
 def ancestors(name: str, config: Config) -> tuple[str, ...]:
-    """The stage and all that it descends from, each after what it needs."""
+    """The stage and all stages that it depends on, each after its own needs."""
     found: dict[str, None] = {}
     for need in GRAPH[name].needs(config):
         if need in GRAPH:
@@ -113,5 +113,5 @@ def ancestors(name: str, config: Config) -> tuple[str, ...]:
 
 
 def keys_of(name: str, config: Config) -> dict[str, Any]:
-    """Dotted key -> value of all config fields that a stage or what it descends from sees."""
+    """Dotted key -> value of all config fields that a stage, or a stage that it depends on, sees."""
     return {key: value for one in ancestors(name, config) for key, value in seen_by(config, GRAPH[one].kind).items()}

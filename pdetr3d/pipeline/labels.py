@@ -1,4 +1,4 @@
-"""The labels that models make: pseudo labels at the clicks, what a first teacher's are worth, a student's own boxes."""
+"""Labels made by models: pseudo labels at clicks, their quality on held-out scenes, a student's own boxes."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ def _write_labels(run: Run, records: Records, boxes: Mapping[str, Boxes3D]) -> t
 
 
 def measure_holdout(run: Run) -> dict[str, Any]:
-    """What a teacher's boxes are worth where the true boxes of people's clicks are not known: the first teacher's boxes
-    at the simulated clicks of the scenes that it was not trained on, compared with their boxes.
+    """Measure a teacher on held-out box-labeled scenes, because the true boxes of people's clicks are not known.
+
+    The first teacher is trained without these scenes. Its boxes at their simulated clicks are compared with the true
+    boxes.
 
     Returns:
         ``{"teacher": quality, **floors, "samples": held out, "trained_on": box-labeled samples left}``.

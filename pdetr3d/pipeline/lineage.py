@@ -1,4 +1,4 @@
-"""What a stage's result descends from, kept in its folder: a run that takes over finished stages finds it there."""
+"""The runs and files that a stage's result was made from, stored in its folder for runs that take the stage over."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recall(folder: Path) -> dict[str, str]:
 
 
 def remember(folder: Path, **facts: str) -> None:
-    """Keep what other stages' runs say of this one, as tags; call before the stage is marked finished."""
+    """Store facts that MLflow runs of later stages show as tags. Call it before the stage is marked finished."""
     write_json(folder / LINEAGE, {key: value for key, value in facts.items() if value})
 
 
@@ -56,7 +56,7 @@ def ancestors(run: Run, name: str) -> dict[str, str]:
 
 
 def trained(run: Run, name: str, file: Path, run_id: str) -> None:
-    """Keep which run and checkpoint others will descend from, and what this one descends from."""
+    """Store the run and the checkpoint of a finished training, and those that it started from."""
     known = {"run_id": run_id, "run": run.dir.digest, "checkpoint": file_digest(file)}
     remember(run.path / name, **known, **ancestors(run, name))
 

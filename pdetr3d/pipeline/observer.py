@@ -1,4 +1,4 @@
-"""Who is told what a pipeline does; tells nobody itself."""
+"""The interface through which a pipeline reports what it does. The base class prints lines and records nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of the pipeline: its data, what computes for it, who is told, and how it trains one stage."""
+"""A run of the pipeline: its data, its runner and observer, and the training of one stage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Run:
     """A run directory at work.
 
     Args:
-        run_dir: the run directory. runner: computes. observer: is told. index: see ``prepare``.
+        run_dir: the run directory. runner: computes. observer: is told of progress. index: see ``prepare``.
 
     Attributes:
         path: of the run directory. config: the run's. data: index and labels.

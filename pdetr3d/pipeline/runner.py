@@ -1,4 +1,4 @@
-"""What a pipeline asks of what computes for it, and ``LocalRunner``: this process, without Ray."""
+"""The interface between a pipeline and what computes for it, and ``LocalRunner``, which needs no Ray."""
 
 from __future__ import annotations
 

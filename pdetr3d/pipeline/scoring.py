@@ -1,4 +1,4 @@
-"""What checkpoints are worth: students by the devkit's scorer on whole splits, teachers by their boxes at clicks."""
+"""Scores checkpoints: students by the devkit's scorer on whole splits, teachers by their boxes at clicks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _choose(run: Run, files: dict[str, list[Path]]) -> tuple[list[Path], dict[st
 
 
 def checkpoint_score(run: Run) -> Score:
-    """What a kept checkpoint is worth, where somebody asks while training goes on."""
+    """A function that scores a kept checkpoint on the select split while training goes on."""
 
     def score_of(training: Training, file: Path) -> float:
         split, student = run.config.data.select_split, training.kind == "student"
@@ -121,7 +121,7 @@ def _boxes_or(boxes: Mapping[str, Boxes3D], nothing: Boxes3D, token: str) -> Box
 
 
 class OfTokens(Mapping[str, T]):
-    """What a function says of each of some tokens, made when it is asked for."""
+    """Tokens and a function's values of them. A value is computed at each access."""
 
     def __init__(self, tokens: TextPlaces, of: Callable[[str], T]) -> None:
         self.tokens, self.of = tokens, of

@@ -1,4 +1,4 @@
-"""Finished stages that runs share. Each lies in a folder named by its digest; who needs it first makes it there."""
+"""Finished stages that runs share. The first run that needs one makes it, in a folder named by its digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training as the pipeline asks a runner for it: what it learns from, and what its model starts from."""
+"""A training as the pipeline gives it to a runner: samples, schedule, initial weights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Training:
 
     @property
     def choices(self) -> dict[str, bool]:
-        """What ``build`` is told beside the config."""
+        """Further arguments of ``build``."""
         return {"guidance": self.guidance, "mean_teacher": self.mean_teacher}
 
     @property
@@ -91,8 +91,8 @@ class Training:
         return loader.pasting(self.gt_database, self.steps, everywhere=not self.mean_teacher)
 
     def weights(self) -> dict[str, Any]:
-        """What its model starts from beside the draw of ``run.seed``: part -> state dict, read from the files that the
-        config and earlier stages name, in the order of ``started``."""
+        """Weights that replace those drawn by ``run.seed``: part -> state dict, read from the files that the config and
+        earlier stages name, in the order of ``started``."""
         found = {
             "start": start_weights(self.config) if self.kind in ("teacher", "crops") else None,
             "lidar": None if self.lidar_init is None else best_weights(load(self.lidar_init)),

@@ -24,7 +24,7 @@ def learned(run: Run, suffix: str = "") -> Records:
 
 
 def sizes(run: Run, suffix: str) -> dict[str, Any]:
-    """What ``Run.fit`` is told beside them: class sizes of the samples that are left, or who scores checkpoints."""
+    """Further arguments of ``Run.fit``: class sizes of the samples that are left, or the score of checkpoints."""
     if suffix:
         return {"prior": prior_size_m(learned(run, suffix), classes=run.config.classes)[0]}
     return {"score": checkpoint_score(run)}
@@ -53,7 +53,7 @@ def train_crops(run: Run, suffix: str = "", name: str = CROPS) -> dict[str, Any]
     """Train the teacher's crop branch; with ``teacher.model=crop`` this is the teacher."""
     records = learned(run, suffix)
     mine = records.select(records.boxed)
-    told = {} if name == CROPS and not suffix else sizes(run, suffix)  # nothing tells what the branch alone is worth
+    told = {} if name == CROPS and not suffix else sizes(run, suffix)  # the branch alone is not scored
     return run.fit(f"{name}{suffix}", CROPS, mine, crop_steps(run, mine), **told)
 
 
@@ -77,7 +77,7 @@ def train_teacher(run: Run, suffix: str = "") -> dict[str, Any]:
 
 
 def planned_steps(run: Run, arms: Sequence[str]) -> dict[str, int]:
-    """Stage -> its optimizer steps, of what a pipeline is to train for these arms (without a held-out part's)."""
+    """Stage -> optimizer steps of the trainings that a pipeline still has to do, without ``label.holdout``'s."""
     teacher, optim, labels = run.config.teacher, run.config.optim, run.records.select(run.records.boxed)
     wanted = [*arms, *(["boxes_only"] if teacher.lidar_init == "boxes_only" and run.to_label else [])]
     steps = {f"student_{arm}": total_steps(optim.epochs, run.labeled, optim.batch_size) for arm in wanted}
