@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pdetr3d.finished.report.markdown import search_text, table
+from pdetr3d.finished.report.markdown import FLOORS, search_text, table
 from pdetr3d.finished.report.search import Search
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
@@ -51,8 +51,7 @@ ARMS = {
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
 LABELS = {
-    "class_mean": "class-mean box at the click",
-    "class_mean_pca": "the same along nearby LiDAR points (PCA)",
+    **FLOORS,
     "teacher": "teacher",
 }
 COMMANDS = {

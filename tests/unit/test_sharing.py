@@ -100,9 +100,10 @@ def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(
 
 
 def test_who_finds_no_index_leaves_one(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_run(sim_world, tmp_path / "a", index=tmp_path / "shared")
+    first = begin_run(sim_world, tmp_path / "a", index=tmp_path / "shared")
     monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
-    begin_run(sim_world, tmp_path / "b", index=tmp_path / "shared")
+    second = begin_run(sim_world, tmp_path / "b", index=tmp_path / "shared")
+    assert second.data.digest == first.data.digest and (tmp_path / "shared" / "index.arrow").is_file()
 
 
 @pytest.mark.parametrize(("lidar_init", "expected"), [

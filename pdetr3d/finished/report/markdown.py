@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pdetr3d.finished.report.search import Row, Search
-from pdetr3d.finished.report.spread import Spread, difference
+from pdetr3d.finished.report.spread import difference
 from pdetr3d.schema import DataError
 
 TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
@@ -14,7 +14,7 @@ STUDENT = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
 
 
-def search_text(search: Search, about: Mapping[str, str]) -> str:
+def searchstr(search: Search, about: Mapping[str, str]) -> str:
     """A paragraph about the setup of a search, and its table.
 
     Args:
@@ -52,14 +52,14 @@ def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
 
 def _teacher_cells(row: Row, stage: str, bins: Sequence[str]) -> list[str]:
     parts = [("bev_iou",), *(("by_distance", name, "bev_iou") for name in bins), *((key,) for key in TEACHER)]
-    return [_text(row.spread(stage, *path)) for path in parts]
+    return [str(row.spread(stage, *path)) for path in parts]
 
 
 def _students(search: Search, about: Mapping[str, str]) -> list[str]:
     lines = []
     for row in _declared(search):
         stage = next(stage for stage in row.finished[0]["final"] if stage.startswith("student"))
-        cells = [_text(row.spread(stage, key)) for key in STUDENT]
+        cells = [str(row.spread(stage, key)) for key in STUDENT]
         lines.append([about.get(row.name, row.name), *cells, _against(search, row)])
     return table(["labels of the student", *STUDENT, f"{search.metric} to the reference"], lines)
 
@@ -77,12 +77,6 @@ def _against(search: Search, row: Row) -> str:
         return "reference"
     mean, p, _ = difference(search.figures(row), {} if reference is None else search.figures(reference)).cells()
     return f"{mean} (p = {p})"
-
-
-def _text(spread: Spread) -> str:
-    if spread.mean is None:
-        return "-"
-    return f"{spread.mean:.3f}" + ("" if spread.std is None else f" ± {spread.std:.3f}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
