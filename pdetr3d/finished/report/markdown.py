@@ -14,7 +14,7 @@ STUDENT = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
 
 
-def searchstr(search: Search, about: Mapping[str, str]) -> str:
+def search_text(search: Search, about: Mapping[str, str]) -> str:
     """A paragraph about the setup of a search, and its table.
 
     Args:
