@@ -246,14 +246,17 @@ def in_a_process(name: str, toy: bool, folder: Path, seconds: float) -> dict[str
 def headline_result(seed: int, folder: Path, seconds: float, words: Sequence[str] = ()) -> dict[str, Any] | None:
     """A seed's run, or a piece of it; ``words``: more for the command."""
     folder.mkdir(parents=True, exist_ok=True)
-    result = folder / f"seed-{seed}.json"
+    result, taken = folder / f"seed-{seed}.json", folder / f"seed-{seed}.seconds"
+    before, began = float(taken.read_text()) if taken.exists() else 0.0, time.monotonic()
     try:
         command = ladder_headline.command(result, folder, seed, words)
         done = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return None
+    finally:
+        taken.write_text(str(before + time.monotonic() - began))  # of all pieces
     if done.returncode == 0:
-        return json.loads(result.read_text())
+        return json.loads(result.read_text()) | {"seconds": float(taken.read_text())}
     return {"error": f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
 
 

@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pdetr3d
 from pdetr3d import presets
 from pdetr3d.config import Config
 from pdetr3d.data.storage.files import write_json
-from pdetr3d.pipeline.execute import execute, pipeline_goals
-from pdetr3d.pipeline.observer import Observer
-from pdetr3d.pipeline.run import Run
-from pdetr3d.pipeline.runner import LocalRunner
-from pdetr3d.pipeline.scoring import evaluate
+from pdetr3d.run_files import RunFiles
 from pdetr3d.simulator.simulate import simulate
-from pdetr3d.training.run_dir import RunDir
 
 SELF = "tests.benchmarks.ladder_headline"
 ARMS = ("boxes_only", "ours", "full")
@@ -43,20 +39,18 @@ def run_headline(folder: Path, seed: int, device: str = "cuda", words: Sequence[
 
     Returns:
         ``arms``: arm -> SCORES on the val split; ``teacher``: LABELS of its boxes at the clicks of the train split;
-        ``steps``: stage -> steps of its training; ``seconds``: stage -> seconds, of what this process did.
+        ``steps``: stage -> steps of its training.
     """
-    config = config_of(folder, seed, words)
+    config, place = config_of(folder, seed, words), folder / f"seed-{seed}"
     simulate(folder / "world", config.sim)
-    run = Run(RunDir(folder / f"seed-{seed}", config), LocalRunner(device), Observer())
-    execute(pipeline_goals(run, ARMS), run)
-    scores = evaluate(run, ARMS)
+    scores = pdetr3d.run_pipeline(config, place, ARMS, device)
+    run = RunFiles(place)
     stages = ("crops", "teacher", *(f"student_{arm}" for arm in ARMS))
-    teacher = run.finished("pseudo_labels")["teacher"]
+    teacher = run.stage("pseudo_labels")["teacher"]
     return {
         "arms": {arm: {score: scores[arm][score] for score in SCORES} for arm in ARMS},
         "teacher": {key: teacher[key] for key in LABELS},
-        "steps": {stage: done["steps"] for stage in stages if (done := run.result(stage)) is not None},
-        "seconds": run.timing,
+        "steps": {stage: run.stage(stage)["steps"] for stage in stages if stage in run.finished},
     }
 
 
