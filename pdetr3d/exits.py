@@ -159,22 +159,24 @@ def _leave() -> None:
     When the interpreter shuts down, no thread runs any more, and the shutdown may take long.
     """
     atexit._run_exitfuncs()
-    _kill(_descendants())
+    _kill(descendants())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)
 
 
 def _end_now() -> None:
-    """The timer's function: call ``last_acts``, kill the children, and end this process."""
-    acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
-    acts.start()
-    until = time.monotonic() + LAST_S
-    children = _descendants()  # finding them takes a while on a busy machine
-    acts.join(max(0.0, until - time.monotonic()))
-    _kill(children)
-    _say_interrupted()
-    os._exit(INTERRUPTED)
+    """The timer's function: call ``last_acts``, kill the children, and end this process whatever fails before."""
+    try:
+        acts = threading.Thread(target=lambda: [act() for act in last_acts], daemon=True)
+        acts.start()
+        until = time.monotonic() + LAST_S
+        children = descendants()  # finding them takes a while on a busy machine
+        acts.join(max(0.0, until - time.monotonic()))
+        _kill(children)
+        _say_interrupted()
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _say_interrupted() -> None:
@@ -182,10 +184,23 @@ def _say_interrupted() -> None:
         print(INTERRUPTED_TEXT, file=sys.stderr, flush=True)
 
 
-def _descendants() -> list[psutil.Process]:
+def descendants() -> list[psutil.Process]:
+    """The processes that this process started, and those that they started.
+
+    ``psutil.Process.children`` compares times of creation by the system's clock and leaves out children when the clock
+    is set back meanwhile, as on virtual machines.
+    """
     import psutil
 
-    return psutil.Process().children(recursive=True)
+    children: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process)
+    found, parents = [], [os.getpid()]
+    while parents:
+        started = children.pop(parents.pop(), [])
+        found += started
+        parents += [process.pid for process in started]
+    return found
 
 
 def _kill(processes: list[psutil.Process]) -> None:

@@ -118,10 +118,44 @@ def test_what_takes_long_to_take_itself_down_is_ended_within_five_seconds(more: 
     child = psutil.Process(int(process.stdout.readline()))
     began = time.monotonic()
     process.terminate()
+    process.wait(timeout=30)
+    assert not psutil.wait_procs([child], timeout=5)[1]  # the child holds the pipes open while it lives
     out, error = process.communicate(timeout=30)
     assert process.returncode == 130 and least_s <= time.monotonic() - began < 5
     assert out == "at exit\n" and error == exits.INTERRUPTED_TEXT + "\n"  # printed once for every kind of end
-    assert not psutil.wait_procs([child], timeout=5)[1]
+
+
+def test_descendants_are_found_while_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell and its child; the second reading of the time of boot, and each one after it, is a minute earlier."""
+    shell = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+    try:
+        while len(psutil.Process(shell.pid).children()) < 1:
+            time.sleep(0.01)
+        (child,) = psutil.Process(shell.pid).children()
+        times = iter(range(0, -60_000, -60))
+        booted = psutil._pslinux.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + next(times))
+        assert shell.pid not in {one.pid for one in psutil.Process().children(recursive=True)}  # why it is not used
+        assert {shell.pid, child.pid} <= {one.pid for one in exits.descendants()}
+    finally:
+        monkeypatch.undo()
+        for one in exits.descendants():
+            if one.pid == shell.pid or one.ppid() == shell.pid:
+                one.kill()
+        shell.wait()
+
+
+def test_an_interrupted_process_ends_even_when_its_children_cannot_be_found() -> None:
+    unreadable = SLOW_TO_GO.replace("def main", "exits.descendants = lambda: 1 / 0\ndef main", 1)
+    process = subprocess.Popen([sys.executable, "-c", unreadable, "slow at exit"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    process.terminate()
+    try:
+        assert process.wait(timeout=10) == exits.INTERRUPTED
+    finally:
+        child.kill()
+        process.stdout.close()
 
 
 @pytest.mark.parametrize(("number", "least_s"), [(signal.SIGTERM, GRACE_S), (signal.SIGINT, 1.0)])
