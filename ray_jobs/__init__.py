@@ -1,7 +1,7 @@
-"""The jobs of pdetr3d on Ray: ``python -m ray_jobs.NAME``."""
+"""The jobs of pdetr3d on Ray, each a command: ``python -m ray_jobs.NAME``."""
 
 import os
 
-# Read when Ray is imported. Otherwise any call of Ray after ``ray.shutdown`` starts another Ray: a job that is
-# interrupted would do so in the threads that still train, and never end.
+# Ray reads this variable when it is imported. Without it, any call of Ray after ``ray.shutdown`` starts another Ray.
+# The threads of an interrupted job that still train would do so, and the job would never end.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

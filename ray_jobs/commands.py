@@ -1,7 +1,7 @@
-"""The ``pdetr3d`` command: the verbs of ``pdetr3d.cli``, and the jobs on Ray, which are declared here.
+"""The ``pdetr3d`` command: the verbs of ``pdetr3d.cli``, and those of the jobs on Ray, which this module declares.
 
-``pdetr3d train-teacher ...`` and ``python -m ray_jobs.train_teacher ...`` are the same. Each verb imports its job
-itself, so that --help imports neither Ray nor torch.
+``pdetr3d train-teacher ...`` and ``python -m ray_jobs.train_teacher ...`` do the same. Each verb's function imports its
+job when it is called, so that --help imports neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Preset = Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESET_NAME
 
 
 def job(body: Callable[[], Callable[[Run], object]]) -> Callable[..., None]:
-    """The function of a verb that runs stages in a run directory.
+    """Make the function of a verb that runs stages in a run directory.
 
     Args:
-        body: returns the job, once its options are understood: a function of the run's stages.
+        body: imports and returns the job's function. It is called after the options are parsed.
     """
 
     def run(
@@ -53,8 +53,8 @@ def job(body: Callable[[], Callable[[Run], object]]) -> Callable[..., None]:
             typer.Option(
                 "--verbose",
                 "-v",
-                help="Show what else goes to DIR/logs alone: lines of Ray and MLflow, all progress. PDETR3D_VERBOSE=1 "
-                "does the same.",
+                help="Show on the screen what is otherwise only in DIR/logs: output of Ray and MLflow, all progress "
+                "lines. PDETR3D_VERBOSE=1 does the same.",
             ),
         ] = False,
     ) -> None:
@@ -172,7 +172,7 @@ def search(
     """Compare variants, or search a space of config keys: trials side by side, shared stages trained once, one report.
 
     The same call continues: finished trials stay, interrupted and failed ones
-    go on where they were. Writes search.json and report.html in its run
+    continue from their checkpoints. Writes search.json and report.html in its run
     directory, and results/SPACE.json.
 
     Example: pdetr3d search label_ratio --preset quickstart --seeds 0 1 2

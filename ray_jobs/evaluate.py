@@ -1,4 +1,4 @@
-"""Score the trained student arms of run.arms with the devkit's scorer: python -m ray_jobs.evaluate --preset NAME"""
+"""The job that scores the trained students of ``run.arms``: python -m ray_jobs.evaluate --preset NAME"""
 
 import sys
 
@@ -9,7 +9,11 @@ from ray_jobs.stages.report import print_arms
 
 
 def body(run: Run) -> None:
-    """The job, once Ray runs."""
+    """Score the students on the val split with the devkit's scorer, print the table. Ray must run.
+
+    Raises:
+        DataError: when a student is not trained.
+    """
     print_arms(evaluate(run, possible_arms(run.data, run.config, run.observer.warn)))
 
 

@@ -1,4 +1,4 @@
-"""Everything in one command: data, teacher, pseudo labels, student arms, scores.
+"""The job that runs everything: data, teacher, pseudo labels, student arms, scores, report.
 
 python -m ray_jobs.pipeline --preset NAME [key=value ...]
 """
@@ -35,7 +35,11 @@ from ray_jobs.terminal.phases import PHASES
 
 
 def body(run: Run) -> None:
-    """The job, once Ray runs."""
+    """Run all stages, then write ``report.json``, ``report.html`` and the parent MLflow run. Ray must run.
+
+    Raises:
+        DataError: as the stages.
+    """
     began, told = time.monotonic(), run.observer
     assert isinstance(told, Tracked)
     with PeakMemory() as memory:
@@ -65,7 +69,7 @@ def body(run: Run) -> None:
 
 @PHASES.of("pictures")
 def write_page(run: Run) -> Path:
-    """``report.html`` of the run directory."""
+    """Write ``report.html`` of the run directory, and return its path."""
     from pdetr3d.finished.report.run_page import write_run_page  # matplotlib
 
     return write_run_page(run.path)
@@ -73,7 +77,14 @@ def write_page(run: Run) -> Path:
 
 @PHASES.of("pictures")
 def draw_predictions(run: Run, arms: dict[str, dict[str, Any]]) -> Path:
-    """PNG of the first readable val sample: true boxes and the last arm-"ours" student's predictions (dashed)."""
+    """Draw the first readable val sample: its true boxes, and a student's boxes dashed.
+
+    Args:
+        arms: arm -> scores, as ``evaluate`` returns them. The student is that of "ours", or of the first arm.
+
+    Returns:
+        The PNG file, ``predictions_ARM.png`` in the run directory.
+    """
     from pdetr3d.visualize import inspect_sample  # matplotlib
 
     unread = {skipped.sample_token for skipped in run.data.skipped}
@@ -81,7 +92,7 @@ def draw_predictions(run: Run, arms: dict[str, dict[str, Any]]) -> Path:
     record = inspection_record(run.data.index, token)
     arm = "ours" if "ours" in arms else next(iter(arms))
     chosen = run.path / f"student_{arm}" / arms[arm]["checkpoint"]
-    # Here: actors and loading tasks for one sample would be several processes.
+    # The driver predicts it: Ray would start several processes for one sample.
     batch = Batch.from_arrays(BatchLoader(run.config, "predict", cameras=False)([record], [0]))
     boxes = Detector.load("student", chosen, torch.device("cpu"))(batch)[0]
     sample = load_sample(record, run.config.data, cameras=True)

@@ -1,4 +1,4 @@
-"""Predicts large sets with a trained student, one output file a block; ``pdetr3d predict-blocks --help`` says more."""
+"""The job that predicts large sets of samples with a trained student: ``pdetr3d predict-blocks``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from pdetr3d.training.lease import hold, release
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.start.launch import init_ray
 
-PROGRESS_S = 2.0
+PROGRESS_S = 2.0  # least time between two lines of progress
 
 
 @dataclass(frozen=True)
 class Actors:
-    """How many actors predict, and for each: logical CPUs, threads of torch, whether it has a GPU of its own."""
+    """The actors that predict.
+
+    Attributes:
+        number: of actors. cpus: logical CPUs of each. threads: of torch in each. gpu: whether each has its own GPU.
+    """
 
     number: int
     cpus: float
@@ -38,7 +42,12 @@ class Actors:
 
 
 class BlockPredictor:
-    """Actor: holds the student, predicts one block at a time; returns the block's ``Counts`` as a row."""
+    """An actor that holds the student and predicts one block per call. It returns the block's ``Counts`` as a row.
+
+    Args:
+        file: the student's checkpoint or export. blocks: reference of the ``Blocks``. min_score: see ``run``.
+        device: "cpu" or "cuda". threads: of torch.
+    """
 
     def __init__(self, file: Path, blocks: ray.ObjectRef, min_score: float, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -51,14 +60,15 @@ class BlockPredictor:
 
 
 def run(model: Path, arm: str, asked: Asked, out: Path, min_score: float, block_samples: int, actors: Actors) -> None:
-    """The job.
+    """Predict all blocks that have no file yet, then write and print the summary.
 
     Args:
-        model, arm: run directory, export or checkpoint; which student of a run. out: folder of the blocks' files.
-        min_score: least score of the boxes that are kept. block_samples: samples of a block.
+        model: run directory, export or checkpoint. arm: of the student, if ``model`` is a run directory.
+        asked: the input files. out: folder of the blocks' files. min_score: boxes below it are dropped.
+        block_samples: samples per block. actors: that predict.
 
     Raises:
-        DataError: for bad input, before Ray starts where it can be told by then.
+        DataError: for bad input; before Ray starts if the input files alone show it.
     """
     file = student_file(model, arm).resolve()
     num_sweeps = StudentPredictor.load(file, device=torch.device("cpu")).config.data.num_sweeps

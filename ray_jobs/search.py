@@ -1,4 +1,4 @@
-"""Compare variants, or search a space of config keys: trials side by side, shared stages trained once, one report.
+"""The job that runs a search: trials of a search space side by side, their shared stages once, one report.
 
 python -m ray_jobs.search SPACE --preset NAME [key=value ...]
 """
@@ -33,11 +33,11 @@ from ray_jobs.stages.tracked import EXPERIMENT, Tracked
 from ray_jobs.start.launch import init_ray
 from ray_jobs.start.refused import refusable
 
-ASKED = "asked.json"  # what a search was begun with
+ASKED = "asked.json"  # the space and the options that a search was begun with
 
 
 def run(args: command.Asked) -> None:
-    """The job.
+    """Run all trials, or those that an interrupted search left; write and print the results.
 
     Raises:
         DataError: for an unknown space, variant, preset, key or value, or a run directory of another search.
@@ -50,7 +50,7 @@ def run(args: command.Asked) -> None:
         overrides = command.open_world(folder, args, space.settings)
         base = check_space(space, args.preset, overrides)
         asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
-        # Tune goes on with the stopper and the searcher that it began with: other figures would be heeded by nobody.
+        # A continued search keeps its first stopper and searcher: another budget or concurrency would have no effect.
         begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
         check_same(folder / ASKED, begun)
         prepared = RunDir(folder / BASE, base)
@@ -65,13 +65,13 @@ def run(args: command.Asked) -> None:
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
         init_ray(base.scaling.use_gpu, dashboard=True)
         concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())
-        write_json(folder / ASKED, begun)  # not before: what was refused began nothing, and may be asked otherwise
+        write_json(folder / ASKED, begun)  # not earlier: a refused search may be started again with other options
         job = Job(SearchFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
         try:
             failed = run_trials(job, concurrent, args.budget)
         finally:
             for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
-                # Being ended by ASHA was an error to the trial's own process.
+                # The process of a trial that ASHA ended has marked its MLflow runs as failed.
                 end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
         made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}
         document = command.provenance(args, base) | made | collect(folder, space, base)
@@ -87,22 +87,30 @@ def run(args: command.Asked) -> None:
 
 
 def log_label_efficiency(parent: Tracker, document: dict[str, Any]) -> None:
-    """Curves ``label_efficiency/STAGE/SPNDS`` of the search's run; a step is a box-labeled keyframe."""
+    """Log the curves ``label_efficiency/STAGE/SPNDS`` to the search's MLflow run; their step is the number of
+    box-labeled keyframes.
+
+    Args:
+        parent: MLflow run of the search. document: of ``search.json``.
+    """
     for boxed, scores in label_efficiency(document):
         parent.log_metrics({"label_efficiency": scores}, boxed)
 
 
 def was_stopped(trial: Path) -> bool:
-    """Whether ASHA or a spent budget ended it."""
+    """Whether ASHA or a spent budget ended the trial in this folder."""
     file = trial / STATUS
     return file.exists() and json.loads(file.read_text())["status"] == "stopped"
 
 
 def check_same(file: Path, asked: dict[str, Any]) -> None:
-    """Go on with nothing but what was begun, if anything was.
+    """Check that a continued search is the one that was begun.
+
+    Args:
+        file: ``ASKED`` in the search's run directory; it does not exist in a new one. asked: of this call.
 
     Raises:
-        DataError: when the run directory holds another search (names what differs).
+        DataError: when the run directory holds another search; the message names the differing keys.
     """
     before = json.loads(file.read_text()) if file.exists() else asked
     differing = [f"  {k}: {before.get(k)} there, {v} now" for k, v in asked.items() if before.get(k) != v]
@@ -110,7 +118,7 @@ def check_same(file: Path, asked: dict[str, Any]) -> None:
         lines = "\n".join(differing)
         raise DataError(
             f"{file.parent} holds another search; it differs in\n{lines}\n"
-            "Give what it was begun with to go on with it, or choose another --run-dir."
+            "Give the same options as before to continue it, or choose another --run-dir."
         )
 
 

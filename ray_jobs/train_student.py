@@ -1,4 +1,4 @@
-"""Train the student arms of run.arms ("ours" needs pseudo labels).
+"""The job that trains the student arms of ``run.arms``; arm "ours" needs pseudo labels.
 
 python -m ray_jobs.train_student --preset NAME run.arms=[ours]
 """
@@ -11,7 +11,11 @@ from pdetr3d.pipeline.run import Run
 
 
 def body(run: Run) -> None:
-    """The job, once Ray runs."""
+    """Train the students, print the paths of their last checkpoints. Ray must run.
+
+    Raises:
+        DataError: as the stages; and for arm "ours" when the pseudo labels are missing.
+    """
     arms = possible_arms(run.data, run.config, run.observer.warn)
     execute([f"student_{arm}" for arm in arms], run, given=("pseudo_labels",))
     for arm in arms:

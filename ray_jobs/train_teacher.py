@@ -1,4 +1,4 @@
-"""Train the point-centric teacher on the box-labeled samples, and score its boxes at the clicks of the val split.
+"""The job that trains the point-centric teacher and scores its boxes at the clicks of the val split.
 
 python -m ray_jobs.train_teacher --preset NAME [key=value ...]
 """
@@ -10,11 +10,15 @@ from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.scoring import teacher_scores
 from ray_jobs.stages.report import QUALITY, print_holdout
 
-SCORED = "evaluate_teacher"  # stage of the scores
+SCORED = "evaluate_teacher"  # the stage whose result the scores are
 
 
 def body(run: Run) -> None:
-    """The job, once Ray runs."""
+    """Train and score the teacher, print its figures. Ray must run.
+
+    Raises:
+        DataError: as the stages.
+    """
     execute(teacher_goals(run.config), run)
     file = run.checkpoints("teacher")[-1]
     scores = run.result(SCORED)

@@ -15,38 +15,49 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Is told what a run does; nothing that it does changes a number. ``ray_jobs.stages.tracked`` has MLflow's."""
+    """The methods that a run calls. They do not change its results. ``ray_jobs.stages.tracked`` has one for MLflow."""
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Show a line of progress."""
         print(text, flush=True)
 
     def warn(self, text: str) -> None:
-        """A line that a person should read."""
+        """Show a warning."""
         print(text, flush=True)
 
     def phase(self, kind: str) -> AbstractContextManager[None]:
-        """What is done inside is of this kind ("score", "pictures"), to tell where the time goes."""
+        """A context whose time counts as this kind of work ("score", "pictures")."""
         return nullcontext()
 
     @contextmanager
     def training(self, run: Run, name: str, tags: Mapping[str, Any]) -> Iterator[tuple[str, str] | None]:
-        """A stage is trained inside. ``tags``: what it is trained on. Yields (URI, MLflow run id), None without."""
+        """A context in which the stage ``name`` is trained.
+
+        Args:
+            tags: the training's data.
+
+        Yields:
+            (tracking URI, MLflow run id), or None without MLflow.
+        """
         yield None
 
     def watches(self, name: str) -> bool:
-        """Whether it wants a stage's checkpoints scored while the stage is trained."""
+        """Whether checkpoints of the stage ``name`` must be scored during its training."""
         return False
 
     def scored(self, run: Run, name: str, file: Path, scores: Mapping[str, Any]) -> None:
-        """A checkpoint of a training that goes on was scored on ``data.select_split``."""
+        """Receive the scores of a checkpoint on ``data.select_split``, during the training of the stage ``name``."""
 
     def pictured(self, run: Run) -> list[SampleRecord]:
-        """Samples of the val split whose predictions it wants, with their true boxes."""
+        """The samples of the val split whose predicted boxes ``evaluated`` needs, with their true boxes."""
         return []
 
     def clicked(self, run: Run, records: Records) -> tuple[list[SampleRecord], list[SampleRecord]]:
-        """The same with clicks, for a teacher; and those of them that ``records``, predicted anyway, lacks."""
+        """The same samples with clicks, for a teacher; and those of them that are not in ``records``.
+
+        Args:
+            records: samples that the teacher predicts for other purposes.
+        """
         return [], []
 
     def evaluated(
@@ -61,11 +72,11 @@ class Observer:
         selection: Mapping[str, dict[str, Any]] | None = None,
         floor: float | None = None,
     ) -> None:
-        """A stage's chosen checkpoint was scored.
+        """Receive the scores of a stage's chosen checkpoint.
 
         Args:
-            name: of the stage. report: of the evaluation. prefix: of the metrics, e.g. "val". measured_on: which
-                objects; champions are compared on the same ones. pictures: predictions to draw. selection: reports on
-                the select split by name of the checkpoint file. floor: what boxes that need no training reach of the
-                figure that a champion is chosen by; None: unknown.
+            name: of the stage. file: the checkpoint. report: its scores. prefix: of the metrics, e.g. "val".
+            measured_on: name of the objects that were measured; champions are compared on the same ones. pictures:
+                samples and predicted boxes to draw. selection: name of a checkpoint file -> its scores on the select
+                split. floor: score of class-mean boxes, which a champion must exceed; None: unknown.
         """

@@ -1,1 +1,1 @@
-"""The connection to Ray: streams of samples, training, batch inference, checkpoints to continue from, supervision."""
+"""The connection to Ray: streams of samples, training, resuming, batch inference, supervision."""

@@ -26,7 +26,7 @@ from ray_jobs.plug.save_requests import SaveRequests
 from ray_jobs.plug.stream import RankBatches
 from ray_jobs.plug.watchdog import Watchdog
 
-STATS = "stream_stats.txt"  # the file of Ray Data's statistics about a stage's stream
+STATS = "stream_stats.txt"  # the file of Ray Data's statistics of a stage's stream
 
 
 class RayContext:
@@ -36,8 +36,8 @@ class RayContext:
         plan: of the stage. scratch: local folder for checkpoints before they are stored. folder: URI of the stage's
             folder in storage (checkpoints, progress.txt). logger: of MLflow, on rank 0 only. label: begins each
             progress line. load_here: (rank, world size, first step) -> batches, if this process reads them itself;
-            None: Ray Data reads them. stall_s: see ``Watchdog``. asked: when the driver began the stage [s since 1970];
-            the time to the first batch is counted from here.
+            None: Ray Data reads them. stall_s: see ``Watchdog``. asked: time at which the driver began the stage [s
+            since 1970]; the printed time to the first batch counts from it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One training stage on Ray Train: stream -> TorchTrainer workers -> checkpoint files in the run directory."""
+"""Trains one stage on Ray Train: stream -> TorchTrainer workers -> checkpoint files in the run directory."""
 
 from __future__ import annotations
 
@@ -42,37 +42,44 @@ from ray_jobs.terminal.console import current, say
 from ray_jobs.terminal.log_files import warnings_to_stdout
 from ray_jobs.terminal.phases import PHASES
 
-# Starts of the worker group that may fail for want of machines, a minute each: an hour's wait for spot machines. Where
-# Ray was started on this machine alone, none will come, and scaling.max_failures counts.
+# How often the start of the workers may fail on a cluster. A start fails after a minute without machines, so a training
+# waits up to an hour for spot machines. A Ray on this machine alone gets no more; there scaling.max_failures applies.
 STARTS_ON_A_CLUSTER = 60
-RESIZE_S = 60.0  # between looks whether an elastic worker group may grow
+RESIZE_S = 60.0  # time between two checks whether an elastic worker group can grow
 
 
 def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
-    """Train the stage (or continue it where the same run directory was interrupted).
+    """Train the stage, or continue its interrupted training in the same run directory.
 
     Args:
-        score: of a checkpoint file, higher is better; called for each kept one as it comes, in another thread while
-            training goes on. It is what ``optim.patience`` watches.
+        stage: the training. run_dir: its run directory.
+        score: gives the score of a checkpoint file; higher is better. It is called in another thread for each kept
+            checkpoint while training goes on. ``optim.patience`` refers to these scores.
 
     Returns:
-        The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop. Beside them lies what
-        Ray Data says of the stage's stream, ``STATS``.
+        The kept checkpoints ``run_dir/NAME/step_*.pt`` up to an early stop, oldest first. ``STATS`` beside them has Ray
+        Data's statistics of the stage's stream.
+
+    Raises:
+        DataError: when the stage has begun, but has no whole checkpoint to continue from.
+        FloatingPointError: when the loss or the gradients are not finite.
+        OutOfMemoryError: when a worker has too little memory; the message names config keys to change.
+        KeyboardInterrupt: also when another lane has shut down Ray.
     """
     things = f"{len(stage.records)} samples" if stage.crops is None else f"{len(stage.crops)} crops"
     say(f"{stage.name} begins: {stage.steps} steps of {stage.optim.batch_size}, {things}")
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
     records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
     loader = stage.loader
-    small = replace(stage, records=[], crops=None)  # travels with the functions below
+    small = replace(stage, records=[], crops=None)  # Ray copies it with the functions below
 
-    def source(workers: int) -> ray.data.Dataset:  # called beside the controller, again at every (re)start of workers
+    def source(workers: int) -> ray.data.Dataset:  # called in the controller's process, at every (re)start of workers
         quiet_ray_data()
         point = resume_point(folder)
         done, steps = 0 if point is None else point.step, _task_steps(small, loader, workers)
         return train_stream(ray.get(records), plan, loader, workers, done, scaling.data_cpus, steps)
 
-    resume_point(folder)  # raises here, before any worker starts, where there is nothing whole to continue from
+    resume_point(folder)  # raises before any worker starts if there is no whole checkpoint to continue from
     forget_rays_record(folder)
     trainer = (TorchTrainer if has_state_api() else LocalTrainer)(
         _worker,  # type: ignore[arg-type]  # Ray Train v2 hands on what it returns
@@ -104,12 +111,12 @@ def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = 
 
     def run() -> None:
         if isinstance(failed := trainer.fit().return_value, Exception):  # type: ignore[attr-defined]
-            raise failed  # what would fail again at every restart
+            raise failed  # an error that every restart would meet again
 
     try:
         with training(folder), PHASES.of("train"):
             if score is None:
-                run_lanes([run])  # in a thread: see there
+                run_lanes([run])  # in a thread, for the reason that ``run_lanes`` gives
                 files = [collect(step) for step in steps]
             else:
                 watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
@@ -125,14 +132,18 @@ def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = 
 
 
 def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[str, str]:
-    """Ray Train's storage path for a run, and the URI of a stage's folder in it: of a local path, a quoted one."""
-    shared = config.storage.path  # other runs write there too: Ray Train would take an equal name for a resume
+    """Ray Train's storage path of a run, and the URI of a stage's folder in it.
+
+    Args:
+        config, identity: of the run. name: of the stage. run_dir: of the run.
+    """
+    shared = config.storage.path  # other runs write there, too; Ray Train would resume a stage with an equal name
     storage = f"{shared.rstrip('/')}/{identity}" if shared else str((run_dir / "ray").resolve())
     return storage, f"{storage}/{name}" if "://" in storage else (Path(storage).absolute() / name).as_uri()
 
 
 class PlannedData(DataConfig):
-    """Gives each worker its stream of the plan, for whatever number of workers there is after a (re)start.
+    """Gives each worker its stream of the plan. The number of workers may differ after each (re)start.
 
     Args:
         source: number of workers -> the dataset. local_bytes: number of workers -> bytes of one worker's batch.
@@ -143,14 +154,16 @@ class PlannedData(DataConfig):
         self.source, self.local_bytes = source, local_bytes
 
     def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """See Ray's; ``datasets`` holds a placeholder, since it was made before the number of workers was known."""
+        """Implements Ray's method. ``datasets`` has a placeholder, made before the number of workers is known."""
         options = DataConfig(execution_options=stream_options(world_size, self.local_bytes(world_size)))
         return options.configure({"train": self.source(world_size)}, world_size, *args, **kwargs)
 
 
 class LocalTrainer(TorchTrainer):
-    """Starts no process that watches whether the controller lives, by the state API of a dashboard: where Ray is this
-    run's alone there is none to ask, and placement groups end with Ray."""
+    """A trainer without Ray's process that checks whether the controller lives. That process needs a dashboard.
+
+    It is for a Ray of this run alone, which has no dashboard, and whose placement groups end with it.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         found = super()._create_default_callbacks()  # type: ignore[misc]  # v2's, typed as v1's
@@ -158,18 +171,18 @@ class LocalTrainer(TorchTrainer):
 
 
 def has_state_api() -> bool:
-    """Whether Ray has a dashboard: on a cluster, and where ``launch.init_ray`` was asked for one."""
+    """Whether Ray has a dashboard: a cluster has one, a local Ray if ``launch.init_ray`` started one."""
     return os.environ.get("RAY_ADDRESS", "local") != "local" or "RAY_API_SERVER_ADDRESS" in os.environ
 
 
 def starts_allowed(scaling: ScalingSection) -> int:
-    """How often starting the workers may fail."""
+    """The number of times that the start of the workers may fail."""
     alone = os.environ.get("RAY_ADDRESS", "local") == "local"
     return scaling.max_failures if alone else max(scaling.max_failures, STARTS_ON_A_CLUSTER)
 
 
 def _task_steps(stage: Training, loader: BatchLoader, workers: int) -> int:
-    """``flow.steps_per_task`` on this cluster."""
+    """The number of steps that a read task loads on this cluster; see ``flow.steps_per_task``."""
     scaling = stage.config.scaling
     cpus = ray.cluster_resources().get("CPU", 0.0) - workers * scaling.cpus_per_worker
     return steps_per_task(_batch_bytes(stage, loader, workers), workers, cpus / scaling.data_cpus)
@@ -181,7 +194,11 @@ def _batch_bytes(stage: Training, loader: BatchLoader, workers: int) -> int:
 
 
 def stream_options(workers: int, local_batch_bytes: int) -> ExecutionOptions:
-    """How Ray Data runs a training stage's stream."""
+    """Ray Data's options for a training stage's stream.
+
+    Args:
+        workers: number of workers. local_batch_bytes: bytes of one worker's batch.
+    """
     limits = ExecutionResources(object_store_memory=stream_bytes(workers, local_batch_bytes))
     return ExecutionOptions(preserve_order=True, resource_limits=limits)
 
@@ -197,7 +214,7 @@ def _loop_config(stage: Training, folder: str) -> dict[str, Any]:
         "choices": stage.choices,
         "tracking": stage.tracking,
         "folder": folder,
-        # Read here: workers need no such files.
+        # The driver reads the weights, because workers may not see the files.
         "weights": {part: ray.put(state) for part, state in stage.weights().items()},
         "crops": None if stage.crops is None else ray.put(stage.crops),
         "streamed": stage.streamed,
@@ -205,13 +222,13 @@ def _loop_config(stage: Training, folder: str) -> dict[str, Any]:
 
 
 def placeholder() -> ray.data.Dataset:
-    """What Ray Train is given before it knows how many workers there are."""
+    """A dataset for Ray Train's constructor; ``PlannedData`` replaces it when the number of workers is known."""
     quiet_ray_data()
     return ray.data.range(1)
 
 
 def _worker(loop: dict[str, Any]) -> Exception | None:
-    """Body of every training worker: None, or an error that all ranks have and that a restart would meet again."""
+    """Run a training worker. It returns None, or an error that all ranks have and that every restart would meet."""
     try:
         _train(loop)
     except FloatingPointError as error:
@@ -254,7 +271,7 @@ def _train(loop: dict[str, Any]) -> None:
 
 
 def _collect(uri: str, target: Path) -> Path:
-    """Copy a file out of the run's storage, atomically."""
+    """Copy a file from the run's storage to ``target``, atomically."""
     filesystem, path = FileSystem.from_uri(uri)
     with filesystem.open_input_stream(path) as source, atomic_path(target) as temporary:
         with temporary.open("wb") as sink:

@@ -126,7 +126,7 @@ def predict(
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 min_size=1, max_size=actors, initial_size=actors
-            ),  # one actor is enough to begin beside another stage
+            ),  # one actor is enough to begin while another stage holds the CPUs
             num_cpus=0 if beside else scaling.cpus_per_worker,
             num_gpus=gpus or None,
         )

@@ -1,1 +1,1 @@
-"""Searches: spaces of variants and config keys, trials on Ray Tune, and their results."""
+"""Searches: search spaces, their trials on Ray Tune, and the results of the trials."""

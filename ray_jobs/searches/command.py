@@ -1,4 +1,4 @@
-"""The search command: its options, what they change of a space, its world, its provenance. Imports no Ray."""
+"""The options of a search, the changes that they make to its space, its dataset and provenance. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ray_jobs.start.launch import ray_address
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of a search, as ``pdetr3d search --help`` explains them; None, or nothing: not given."""
+    """The options of a search; ``pdetr3d search --help`` explains them. None or an empty value: not given."""
 
     space: str
     preset: str
@@ -44,10 +44,10 @@ class Asked:
 
 
 def seeds_and_overrides(words: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Tell apart seeds (each once) and key=value words, which may follow them on the command line.
+    """Split words of the command line into seeds (each once) and key=value words.
 
     Raises:
-        DataError: for words that are neither.
+        DataError: for a word that is neither.
     """
     wrong = [word for word in words if "=" not in word and not word.isdecimal()]
     if wrong:
@@ -56,10 +56,10 @@ def seeds_and_overrides(words: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def changed(space: SearchSpace, args: Asked) -> SearchSpace:
-    """The space with what the command line says of its trials.
+    """The space with the changes of the command line: its trials, seeds, variants and sample counts.
 
     Raises:
-        DataError: for a variant that the space does not have, or words that do not fit its kind of search.
+        DataError: for a variant that the space does not have, or an option that does not fit its kind of search.
     """
     if args.trials is not None and space.search == "grid":
         raise DataError(f"--trials {args.trials}: {space.name} is a grid, which trains all {space.size} combinations")
@@ -77,7 +77,9 @@ def changed(space: SearchSpace, args: Asked) -> SearchSpace:
 
 
 def only(space: SearchSpace, chosen: Sequence[str]) -> SearchSpace:
-    """The space of some of its variants, in its order; its name says which, so that it does not take the place of all.
+    """The space with only the chosen variants, in their old order.
+
+    Its name ends with those of the variants, so that its results do not overwrite those of the whole space.
 
     Raises:
         DataError: for a variant that the space does not have.
@@ -85,7 +87,7 @@ def only(space: SearchSpace, chosen: Sequence[str]) -> SearchSpace:
     for name in chosen:
         if name not in space.variants:
             there = ", ".join(map(repr, space.variants)) or "none"
-            raise DataError(f"--variant {name!r} is not of {space.name}: allowed {there}")
+            raise DataError(f"--variant {name!r}: {space.name} has no such variant; allowed {there}")
     variants = {name: variant for name, variant in space.variants.items() if name in chosen}
     return space.model_copy(
         update={
@@ -97,10 +99,13 @@ def only(space: SearchSpace, chosen: Sequence[str]) -> SearchSpace:
 
 
 def open_world(folder: Path, args: Asked, settings: Sequence[str]) -> list[str]:
-    """Overrides of every trial; simulates a world in the search's run directory if there is no dataroot.
+    """Return the overrides of every trial. Without ``data.dataroot``, simulate a world in the search's run directory.
 
     Args:
-        folder: the run directory. settings: overrides that come before the user's.
+        folder: the run directory. args: the options. settings: overrides of the space; the user's come after them.
+
+    Returns:
+        The user's ``key=value`` words, and that of ``data.dataroot`` if a world was simulated.
 
     Raises:
         DataError: for a preset of a real dataset without ``data.dataroot``, or an unusable RAY_ADDRESS.
@@ -115,7 +120,7 @@ def open_world(folder: Path, args: Asked, settings: Sequence[str]) -> list[str]:
 
 
 def provenance(args: Asked, config: Config) -> dict[str, Any]:
-    """With what figures were made: preset, command line, commit ("+": with changes), config, its digest, date."""
+    """The origin of results: preset, command line, commit (see ``commit``), config and its digest, date (UTC)."""
     text, program = config.to_json(), Path(sys.argv[0]).stem
     started = ["pdetr3d"] if program == "pdetr3d" else ["python", "-m", f"ray_jobs.{program}"]
     return {
@@ -129,6 +134,6 @@ def provenance(args: Asked, config: Config) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit id of the sources, "+" behind it where files differ from it; "" without git."""
+    """Commit id of the sources, followed by "+" if files differ from it; "" without git."""
     state = git_state()
     return state.get("git.commit", "") + ("+" if state.get("git.dirty") == "true" else "")

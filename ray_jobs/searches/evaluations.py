@@ -1,4 +1,4 @@
-"""What a trial's teacher is measured by: final figures, its curve from step 0, floors, under trouble, costs."""
+"""Measures a trial's teacher: final figures, learning curve, floors, figures on corrupted input, costs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,24 @@ from pdetr3d.training.build import build
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.stages.tracked import Observe, Tracked
 
-FOLDER = "untrained"  # of the teacher before its training, in a trial's run directory
+FOLDER = "untrained"  # folder, in a trial's run directory, of the checkpoint of step 0
 
 
 def measured_teacher(run: Run, space: SearchSpace, observe: Observe, store: Store) -> dict[str, Any]:
-    """Train the teacher and measure it as the space says.
+    """Train the teacher and measure it as the space describes.
 
     Args:
-        observe: told of each scored checkpoint, in the order of steps; of step 0 where the space asks for it.
+        run: of the trial. space: of the search. store: of the stages that trials share.
+        observe: called with the scores of each checkpoint, in the order of steps; also of step 0 if the space has
+            ``evaluations.start``.
 
     Returns:
-        ``final``: name -> ``pseudo_label_quality``: of "teacher", and of each floor where the space asks for floors.
-        ``trouble``: config key -> its value (as text) -> quality. ``costs``: see ``costs``. ``measured_on``,
-        ``final_samples``: of the space.
+        ``final``: name -> ``pseudo_label_quality`` of "teacher", and of each floor if the space has
+        ``evaluations.floors``. ``trouble``: see ``under_trouble``. ``costs``: see ``costs``. ``measured_on``,
+        ``final_samples``: as in the space.
+
+    Raises:
+        DataError: as the stages and ``clicked``.
     """
     config, asked = run.config, space.evaluations
     on_val = space.measured_on == "val"
@@ -68,10 +73,10 @@ def measured_teacher(run: Run, space: SearchSpace, observe: Observe, store: Stor
 
 
 def clicked(run: Run) -> list[SampleRecord]:
-    """The point-labeled samples with clicks.
+    """The point-labeled samples that have clicks.
 
     Raises:
-        DataError: when there is none.
+        DataError: when there are none.
     """
     records = [r for r in run.records if r.role == "point" and len(r.clicks)]
     if not records:
@@ -80,16 +85,16 @@ def clicked(run: Run) -> list[SampleRecord]:
 
 
 def with_boxes(run: Run, records: Sequence[SampleRecord]) -> list[SampleRecord]:
-    """The same samples with all boxes of the tables: trouble moves clicks from the true boxes."""
+    """The same samples with all boxes of the tables. ``corruption.click_noise_factor`` draws clicks from these."""
     boxed = {record.sample_token: record for record in run.known_records}
     return [boxed[record.sample_token] for record in records]
 
 
 def check_known(run: Run) -> None:
-    """Refuse a dataset on which no teacher can be measured at the clicks of point-labeled samples.
+    """Check that teachers can be measured at the clicks of point-labeled samples.
 
     Raises:
-        DataError: when no click of a point-labeled sample has a known box.
+        DataError: when no click of a point-labeled sample has a known true box.
     """
     if not run.known_clicks(clicked(run)):
         raise DataError(
@@ -99,7 +104,11 @@ def check_known(run: Run) -> None:
 
 
 def learning_curve(run: Run, files: Sequence[Path], space: SearchSpace, observe: Observe) -> None:
-    """Score a trained teacher's checkpoints on the first point-labeled samples, all of them in one reading."""
+    """Score a trained teacher's checkpoints on the first ``space.samples`` point-labeled samples, which are read once.
+
+    Args:
+        files: the checkpoints, by ascending steps. observe: as in ``measured_teacher``.
+    """
     records = clicked(run)[: space.samples]
     known, scored = run.known_clicks(records), [*([untrained(run)] if space.evaluations.start else []), *files]
     found = run.runner.predict("teacher", run.config, run.prior, scored, records)
@@ -108,9 +117,9 @@ def learning_curve(run: Run, files: Sequence[Path], space: SearchSpace, observe:
 
 
 def untrained(run: Run) -> Path:
-    """A checkpoint, of step 0, of the teacher that training begins with; made once, in the run directory.
+    """The checkpoint of step 0: the teacher before its training. It is written once, in the run directory.
 
-    A LiDAR encoder that starts from a student (``teacher.lidar_init``) is as its draw is.
+    Its LiDAR encoder has random weights, also if training starts with those of a student (``teacher.lidar_init``).
     """
     target = run.path / FOLDER / "step_0000000.pt"
     if not target.exists():
@@ -123,11 +132,18 @@ def untrained(run: Run) -> Path:
 def under_trouble(
     run: Run, trouble: dict[str, tuple[float, ...]], file: Path, known: KnownClicks
 ) -> dict[str, dict[str, Any]]:
-    """Config key -> its value (as text) -> quality of a checkpoint. ``known``: of samples with all their boxes."""
+    """Measure a checkpoint on corrupted input.
+
+    Args:
+        trouble: config key -> values. file: the checkpoint. known: clicks of samples with all their boxes.
+
+    Returns:
+        Config key -> value as text -> quality.
+    """
     done: dict[Config, dict[str, Any]] = {}
 
     def quality(config: Config) -> dict[str, Any]:
-        if config not in done:  # no trouble is no trouble, whichever key says so
+        if config not in done:  # several keys have a value that changes nothing, and then give the same config
             done[config] = known.quality(run.runner.predict("teacher", config, run.prior, [file], known.records)[0])
         return done[config]
 
@@ -138,8 +154,12 @@ def under_trouble(
 
 
 def costs(run: Run) -> dict[str, Any]:
-    """``parameters``: trainable numbers of the teacher; ``step_s``: median time of its steps [s], and
-    ``peak_memory_bytes`` of its worker, None where MLflow has no such curve."""
+    """The costs of the teacher's training.
+
+    Returns:
+        ``parameters``: number of trainable parameters. ``step_s``: median time of a step [s]. ``peak_memory_bytes``: of
+        the worker of rank 0. The last two are None if MLflow has no such curve.
+    """
     model = build("teacher", run.config, run.prior).model
     with tracker_of(run) as tracker:
         step_s, memory = tracker.history("step_s"), tracker.history("peak_memory_bytes")

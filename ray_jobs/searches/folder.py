@@ -1,4 +1,4 @@
-"""The folder of a search: runs on its dataset, and the stages and the index that they share."""
+"""The run directory of a search: opens the runs of its trials, and has the stages and the index that they share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages.ray_runner import RayRunner
 from ray_jobs.stages.tracked import EXPERIMENT, Tracked
 
-BASE = "base"  # run directory of a search's untouched config, prepared by the driver; it trains nothing
-SHARED = "shared"
-WAIT_S = 30.0
+BASE = "base"  # run directory of the config that all trials vary; the driver checks the dataset in it, trains nothing
+SHARED = "shared"  # folder of the stages that trials share
+WAIT_S = 30.0  # how long a trial waits for another process to release its run directory
 
 
 @dataclass(frozen=True)
 class SearchFolder:
-    """Where a search keeps what it makes. ``base``: config that its trials vary. ``parent``: MLflow run id, or ""."""
+    """The run directory of a search.
+
+    Attributes:
+        path: of the directory. base: config that trials vary. parent: id of the search's MLflow run, or "".
+    """
 
     path: Path
     base: Config
@@ -31,12 +35,20 @@ class SearchFolder:
 
     @property
     def store(self) -> Store:
-        """The stages that trials share."""
+        """The store of the stages that trials share."""
         return Store(self.path / SHARED, self.base, self.opened)
 
     def run(self, folder: Path, config: Config, tracker: Tracker) -> Run:
-        """A run on the search's dataset. A process of the search that was killed may live on for some seconds, or be
-        seen as dead only after a minute: it is waited for."""
+        """Open a run on the search's dataset.
+
+        It waits up to WAIT_S for the directory, because a killed process of the search may live on for some seconds.
+
+        Args:
+            folder: the run's directory. config: of the run. tracker: its MLflow run.
+
+        Raises:
+            DataError: when another process still holds the directory, or the directory has another config.
+        """
         run_dir, told = RunDir(folder, config, wait_s=WAIT_S), Tracked(tracker, self.path)
         run = Run(run_dir, RayRunner(), told, index_folder(self.path / SHARED, run_dir.config))
         told.left_out(run)
@@ -44,14 +56,18 @@ class SearchFolder:
 
     @contextmanager
     def opened(self, folder: Path, config: Config, name: str) -> Iterator[Run]:
-        """The run directory of a trial or of something shared, whose MLflow run is nested in the search's."""
+        """A context with the run of a trial or of a shared stage. Its MLflow run is nested in that of the search.
+
+        Args:
+            folder: the run's directory. config: of the run. name: of the MLflow run.
+        """
         with self.tracker(folder, config, name) as tracker:
             run = self.run(folder, config, tracker)
-            with closing(run.dir):  # this process goes on with other trials
+            with closing(run.dir):  # this process will run other trials
                 yield run
 
     def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
-        """The MLflow run of a trial or of something shared, nested in the search's."""
+        """Start or continue the MLflow run of a trial or of a shared stage, nested in that of the search."""
         tags = {"search": self.path.name}
         tracker = Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
         log_provenance(tracker, config.to_json())

@@ -1,4 +1,4 @@
-"""ASHA (asynchronous successive halving) for trials that a killed search continues and that are scored at the end."""
+"""``Halving``: Ray's ASHA (asynchronous successive halving), changed for searches that may be killed and continued."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray_jobs.searches.results import FILE
 from ray_jobs.searches.trial import PROGRESS, TRAINED
 
-REDUCTION = 2  # half of the trials go on at each rung; scores of short trainings are too noisy for fewer
+REDUCTION = 2  # half of the trials continue at each rung; scores of short trainings are too noisy for a smaller part
 
 
 class Halving(ASHAScheduler):
-    """Ends trials that are worse than half of those that came as far.
+    """Ends a trial that is worse than half of the trials that came as far in their training.
 
-    They are compared at shares of their own training: Tune's count of reports starts anew on a restore. Tune saves
-    nothing of a scheduler, so what trials had told before a restore is read from their folders; else they would be
-    compared by the late scores that they tell first. A trained trial goes on: it has still to be scored on val.
+    Trials are compared at shares of their own training, because Tune's count of reports starts anew at a restore. Tune
+    does not store the state of a scheduler. So after a restore the earlier scores are read from the folders of the
+    trials. A fully trained trial continues, because it is still to be scored on the val split.
 
     Args:
-        folder: of the search. first: percent of a training before which no trial ends.
+        folder: of the search. first: percent of its training before which no trial ends.
     """
 
     def __init__(self, folder: Path, first: float) -> None:

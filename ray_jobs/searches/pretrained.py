@@ -1,4 +1,4 @@
-"""Variants that begin with the teachers of the same search on another world. Imports no Ray."""
+"""Adds variants whose teachers start from those of the same search on another dataset. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
 
 
 def with_pretrained(space: SearchSpace, folder: Path) -> SearchSpace:
-    """Every variant twice: as it is, and as NAME-pretrained, which begins with the teacher of that variant (of its
-    lowest seed) in ``folder``, the run directory of another search.
+    """The space with a second variant NAME-pretrained for each variant NAME.
+
+    Its teacher starts from the teacher of variant NAME in another search; of several seeds, the lowest is taken.
+
+    Args:
+        space: of teachers. folder: run directory of the other search.
 
     Raises:
         DataError: for a space of students or without variants, or when a variant has no trained teacher there.
@@ -30,7 +34,7 @@ def with_pretrained(space: SearchSpace, folder: Path) -> SearchSpace:
 
 
 def _teacher(folder: Path, variant: str) -> Path:
-    """Checkpoint of the variant's teacher of the lowest seed that is trained."""
+    """The last checkpoint of the variant's trained teacher with the lowest seed."""
     seeds = {}
     for name in trial_names(folder):
         place = folder / "trials" / name

@@ -1,4 +1,4 @@
-"""What a search's driver does while trials run: notes how they end, shows the best, ends when the budget is spent."""
+"""Watches the trials of a search in the driver: writes how they ended, prints the best, ends them at the budget."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from ray_jobs.searches.results import ERROR, RESULT, STATUS, UNFINISHED, groups,
 from ray_jobs.searches.space import SEED, SearchSpace
 from ray_jobs.searches.trial import PROGRESS, TRAINED
 
-EVERY_S = 20.0  # between two tables of progress
+EVERY_S = 20.0  # least time between two tables of progress, except after the end of a trial
 
 
 class BudgetSpent(Stopper):
-    """Ends the whole search once its trials have trained on so many samples together: each at its next checkpoint, and
-    all at once as soon as none is trained that has still to be scored on val.
+    """Ends the search when its trials together have trained on a number of samples.
+
+    Then a trial in training ends at its next checkpoint, and a trained one when it is scored on the val split. When all
+    trained ones are scored, the whole search ends.
 
     Args:
-        samples: of all trials. folder: of the search.
+        samples: the budget, over all trials. folder: of the search.
     """
 
     def __init__(self, samples: int, folder: Path) -> None:
@@ -47,8 +49,13 @@ class BudgetSpent(Stopper):
 
 
 def note_stopped(folder: Path, space: SearchSpace, budget: int | None) -> bool:
-    """Whether the budget is spent. If so, write ``status.json`` of the trials that it ended: ``stop_all`` makes Tune
-    end them without a word to callbacks."""
+    """Return whether the budget is spent; if it is, write ``status.json`` of the trials that it ended.
+
+    Tune calls no callback for trials that end because of ``Stopper.stop_all``.
+
+    Args:
+        folder: of the search. space: of its trials. budget: [samples]; None: unlimited.
+    """
     rows = [read_trial(folder, name, space) for name in trial_names(folder)]
     if budget is None or sum(row["samples"] for row in rows) < budget:
         return False
@@ -60,7 +67,11 @@ def note_stopped(folder: Path, space: SearchSpace, budget: int | None) -> bool:
 
 
 def how_ended(trial: Path) -> str:
-    """Of a trial that did not fail: "finished", or "stopped" before it was."""
+    """The end of a trial that did not fail: "finished", or "stopped" before it was finished.
+
+    Args:
+        trial: folder of the trial.
+    """
     return "finished" if (trial / RESULT / "done.json").exists() else "stopped"
 
 
@@ -77,7 +88,7 @@ class Progress(Callback):
         self.shown_s = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"began_s": None, "shown_s": 0.0}  # clocks of another process say nothing
+        return vars(self) | {"began_s": None, "shown_s": 0.0}  # another process has another clock
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self.began_s is None:
@@ -96,7 +107,7 @@ class Progress(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         file = self.folder / "trials" / trial.trial_id / ERROR
-        died = "its process died; Ray's logs may say why"  # before it could say anything
+        died = "its process died; Ray's logs may show the cause"  # before it could write the error
         self._end(trial, "failed", json.loads(file.read_text())["error"] if file.exists() else died)
         self._show(trials)
 
@@ -106,18 +117,18 @@ class Progress(Callback):
         end_runs(place, "KILLED" if status == "stopped" else "FAILED")
 
     def _done(self, trials: list[Any]) -> float:
-        """Trainings' worth that are done; an ended trial has none left."""
+        """The sum of the trials' shares of their trainings (0 to 1 each); an ended trial counts as 1."""
         share = [1.0 if t.is_finished() else t.last_result.get("progress", 0.0) / 100 for t in trials]
         return sum(share)
 
     def _show(self, trials: list[Any]) -> None:
-        """Print the trials that run and the best so far, how the others ended, and the time left."""
+        """Print how trials ended and the time left; a table of the best parameters and of the trials that run."""
         self.shown_s = time.monotonic()
         rows = [read_trial(self.folder, name, self.space) for name in trial_names(self.folder)]
         ends = [row["status"] for row in rows]
         over = ", ".join(f"{ends.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in ends)
         print(
-            f"search {self.space.name}: {over or 'none over'} of {self.space.size} trials | ETA {self._left_s(trials)}"
+            f"search {self.space.name}: {over or 'none ended'} of {self.space.size} trials | ETA {self._left_s(trials)}"
         )
         best = next((g for g in groups([r for r in rows if r["score"] is not None], self.space)), None)
         keys = list(self.space.domains)

@@ -1,4 +1,4 @@
-"""From a search's folder to its figures: one row per trial, mean and standard deviation over seeds. Imports no Ray."""
+"""Reads the results of a search from its folder: a row per trial, means over seeds. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ from pdetr3d.finished.report.spread import Spread
 from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.searches.space import SEED, SearchSpace
 
-STATUS = "status.json"  # of a trial that has ended: {"status": "finished" | "stopped" | "failed", "error"}
-ERROR = "error.json"  # of a trial that failed: {"error"}
-RESULT = "trial"  # folder of the finished trial's figures in its run directory
-FILE = "trial.json"  # of every trial, from its start on: parameters, steps, curve
-UNFINISHED = "unfinished"
+# Files and a folder in the run directory of a trial.
+STATUS = "status.json"  # of an ended trial: {"status": "finished" | "stopped" | "failed", "error"}
+ERROR = "error.json"  # of a failed trial: {"error"}
+RESULT = "trial"  # the folder of a finished trial's figures
+FILE = "trial.json"  # of every started trial: parameters, steps, curve
+UNFINISHED = "unfinished"  # the status of a trial without STATUS
 
 
 def trial_names(folder: Path) -> list[str]:
-    """Names of a search's trials that have started, in order."""
+    """Names of the started trials of the search in ``folder``, sorted."""
     return sorted(file.parent.name for file in folder.glob(f"trials/*/{FILE}"))
 
 
 def read_trial(folder: Path, name: str, space: SearchSpace) -> dict[str, Any]:
-    """One trial, as far as it is.
+    """Read a trial, which may still run.
 
-    ``score``: the judged metric of its newest scored checkpoint; the final one where no checkpoint is scored.
+    Args:
+        folder: of the search. name: of the trial. space: of the search.
+
+    Returns:
+        ``name``, ``run_dir`` (relative to ``folder``); ``status``, ``error``: of STATUS; ``parameters``, ``steps``,
+        ``curve``: of FILE; ``score``: the judged metric of its newest scored checkpoint, or the final one if no
+        checkpoint is scored, or None; ``samples``: trained at that checkpoint; ``progress``: of its training [%];
+        ``final``, ``data``, ``timing_s`` and more of RESULT, None before it is finished.
     """
     place = folder / "trials" / name
     started = json.loads((place / FILE).read_text())
@@ -55,11 +63,15 @@ def read_trial(folder: Path, name: str, space: SearchSpace) -> dict[str, Any]:
 
 
 def collect(folder: Path, space: SearchSpace, base: Config) -> dict[str, Any]:
-    """``trials``, ``groups`` (trials that differ in their seed alone, best first), ``shared`` run directories, and by
-    what trials are judged: ``metric``, ``mode``, ``judged``, ``measured_on``, ``scored_on``.
+    """Collect the results of a search, which may still run.
 
     Args:
-        base: config that trials vary.
+        folder: of the search. space: of the search. base: config that trials vary.
+
+    Returns:
+        ``trials``: of ``read_trial``. ``groups``: of ``groups``. ``shared``: run directories of shared stages, relative
+        to ``folder``. ``metric``, ``mode``, ``judged``, ``measured_on``, ``scored_on``: see ``SearchSpace``; "final"
+        for ``scored_on`` means that trials are compared by their final figures.
     """
     trials = [read_trial(folder, name, space) for name in trial_names(folder)]
     return {
@@ -75,7 +87,16 @@ def collect(folder: Path, space: SearchSpace, base: Config) -> dict[str, Any]:
 
 
 def groups(trials: list[dict[str, Any]], space: SearchSpace) -> list[dict[str, Any]]:
-    """Trials by their parameters without the seed; finished groups first, best score first."""
+    """Group trials that differ only in their seed.
+
+    Args:
+        trials: of ``read_trial``. space: of the search.
+
+    Returns:
+        ``parameters`` (without the seed), ``trials`` (names), ``finished`` (their number), ``score`` and ``final``
+        (``spread`` over finished trials, or over all if none is). Groups with finished trials come first; of these,
+        the group with the best score.
+    """
     by_parameters: dict[str, list[dict[str, Any]]] = {}
     for trial in trials:
         chosen = {key: value for key, value in trial["parameters"].items() if key != SEED}
@@ -107,20 +128,27 @@ def _group(chosen: dict[str, Any], trials: list[dict[str, Any]], space: SearchSp
 
 
 def shown(stage: str) -> tuple[str, ...]:
-    """Which final figures of a stage are summarized."""
+    """The final figures of a stage that tables show."""
     return (
         ("bev_iou", "yaw_error_rad", "size_error", "center_error_m") if stage == "teacher" else ("mAP", "NDS", "SPNDS")
     )
 
 
 def spread(values: Iterable[float | None]) -> dict[str, Any]:
-    """``{"mean", "std", "n"}`` of the values that are known."""
+    """``{"mean", "std", "n"}`` of the values that are not None; see ``Spread``."""
     return asdict(Spread.of([value for value in values if value is not None]))
 
 
 def label_efficiency(document: dict[str, Any]) -> list[tuple[int, dict[str, dict[str, float | None]]]]:
-    """What boxes buy, where the space varies ``label.ratio``: box-labeled keyframes (mean over the finished seeds) and
-    mean SPNDS by stage; whatever else the space varies is part of that figure's name."""
+    """The SPNDS as a function of the number of box-labeled keyframes, for spaces that vary ``label.ratio``.
+
+    Args:
+        document: of ``search.json``.
+
+    Returns:
+        Per group with finished trials: box-labeled keyframes (mean over seeds), and ``{stage: {name: mean SPNDS}}``.
+        The name contains the group's other parameters.
+    """
     data = {trial["name"]: trial["data"] for trial in document["trials"]}
     points = []
     for group in document["groups"]:
@@ -135,7 +163,11 @@ def label_efficiency(document: dict[str, Any]) -> list[tuple[int, dict[str, dict
 
 
 def print_search(document: dict[str, Any]) -> None:
-    """Table of the groups, best first, and how the trials ended."""
+    """Print a table of the groups, best first, and how the trials ended.
+
+    Args:
+        document: of ``search.json``.
+    """
     groups, metric = document["groups"], document["metric"]
     scored, measured = SCORED[document["scored_on"]], document["measured_on"]
     keys = list(groups[0]["parameters"]) if groups else []
@@ -156,5 +188,5 @@ def print_search(document: dict[str, Any]) -> None:
 
 
 def value_text(value: Any) -> str:
-    """A parameter for people: numbers with four digits."""
+    """A parameter's value as text; numbers have four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

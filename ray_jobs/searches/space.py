@@ -1,4 +1,4 @@
-"""Search spaces (``tune_spaces/*.yaml``): the questions that searches answer. Imports no Ray."""
+"""``SearchSpace``: the model of the files ``tune_spaces/*.yaml``. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pdetr3d.config import Config, OptimConfig
 
-SEED = "seed"  # the parameter of a trial that sets run.seed and label.seed
-VARIANT = "variant"  # the parameter of a trial that names the variant it trains
+SEED = "seed"  # name of the trial's parameter that sets run.seed and label.seed
+VARIANT = "variant"  # name of the trial's parameter that is the name of its variant
 
-# What a trial may be judged by, and whether less of it is better. Teachers: boxes at the clicks of the select split;
-# students: devkit scores on it.
+# Metric by which trials may be judged -> whether less is better. Those of teachers are of boxes at the clicks of the
+# select split, those of students are devkit scores on it.
 TEACHER_METRICS = {"bev_iou": False, "iou_3d": False, "center_error_m": True, "size_error": True, "yaw_error_rad": True}
 STUDENT_METRICS = {"mAP": False, "NDS": False, "SPNDS": False, "mATE": True, "mASE": True, "mAOE": True}
 
@@ -25,11 +25,11 @@ class _Strict(BaseModel):
 
 
 class Domain(_Strict):
-    """Where a key's values come from: exactly one of these.
+    """The values of a config key in a space. Exactly one attribute is set.
 
     Attributes:
-        values: a list; a grid takes all of them, a random search one of them. uniform, loguniform: [low, high).
-        integers: [low, high], both included.
+        values: a list; a grid takes all of them, a random search draws one of them. uniform, loguniform: (low, high),
+            where high itself is never drawn. integers: (low, high), both included.
     """
 
     values: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
@@ -51,7 +51,7 @@ class Domain(_Strict):
 
     @property
     def extremes(self) -> tuple[Any, ...]:
-        """Values that are allowed if all of the domain is."""
+        """Values to check: the config allows all values of the domain if it allows these."""
         return self.values or self.uniform or self.loguniform or self.integers or ()
 
 
@@ -59,10 +59,10 @@ Arm = Literal["boxes_only", "ours", "full", "self_training", "mean_teacher"]
 
 
 class Variant(_Strict):
-    """Settings that have a name.
+    """Named settings that a space compares.
 
     Attributes:
-        trains: the student arm that this variant trains; None: what the space trains. overrides: of the preset.
+        trains: the student arm that this variant trains; None: as the space. overrides: ``key=value`` words.
     """
 
     trains: Arm | None = None
@@ -71,17 +71,17 @@ class Variant(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _of_list(cls, given: Any) -> Any:
-        """A list is a variant's overrides."""
+        """Accept a list, which is short for the overrides."""
         return {"overrides": given} if isinstance(given, list | tuple) else given
 
 
 class Evaluations(_Strict):
-    """What each teacher of a space is measured by beside its final figures.
+    """Further measurements of each teacher of a space, beside its final figures.
 
     Attributes:
         start: the learning curve begins at step 0, with the teacher before its training.
-        floors: the boxes that need no teacher (class-mean boxes) are measured at the same clicks.
-        trouble: key of ``corruption.`` -> its values; the last checkpoint predicts under each.
+        floors: boxes that need no teacher (class-mean boxes) are measured at the same clicks.
+        trouble: key of ``corruption.`` -> values; the last checkpoint is measured on input with each corruption.
     """
 
     start: bool = False
@@ -92,29 +92,29 @@ class Evaluations(_Strict):
     def _check(self) -> Evaluations:
         wrong = [key for key in self.trouble if not key.startswith("corruption.")]
         if wrong:
-            raise ValueError(f"trouble {wrong[0]}: only keys of corruption. change predictions alone")
+            raise ValueError(f"trouble {wrong[0]}: allowed are only keys that begin with corruption.")
         return self
 
 
 class SearchSpace(_Strict):
-    """One question: what trials train, in which variants or over which keys, and by what they are judged.
+    """A search space: the models that its trials train, the settings that vary, and the metric that judges trials.
 
     Attributes:
-        name: of the file, without its ending. question: in a sentence.
-        trains: "teacher", or student arms (``pdetr3d.pipeline.arms.ARMS``); the first one is judged.
-        metric: see TEACHER_METRICS and STUDENT_METRICS.
-        search: "grid": every combination; "random"; "optuna": TPE, which learns from finished trials.
-        trials: of a random or Optuna search. seeds: every combination of a grid is trained with each.
-        asha: ends trials early that lag behind others at the same share of their training (ASHA).
-        settings: overrides of the preset for every trial.
-        variants: name -> settings. space: config key -> where its values come from. Trials combine both.
-        reference: the variant that others are compared with.
-        measured_on: where final figures come from. "val": the val split (of teachers its clicks); checkpoints are
-            scored on the select split while they are trained. "point_labeled": the clicks of the point-labeled
-            samples, from which no teacher learns; checkpoints are scored after the training.
-        evaluations: of teachers.
-        samples: how many samples a learning curve on point-labeled samples, and trouble, are measured on.
-        final_samples: how many point-labeled samples final figures are measured on; 0: all.
+        name: of the file, without its ending. question: the question that the search answers.
+        trains: "teacher", or student arms (``pdetr3d.pipeline.arms.ARMS``); the first arm is judged.
+        metric: a key of TEACHER_METRICS or STUDENT_METRICS.
+        search: "grid": all combinations; "random": drawn values; "optuna": TPE, which learns from finished trials.
+        trials: number of trials of a random or Optuna search. seeds: a grid trains each combination with each seed.
+        asha: trials that are worse than others at the same share of their training end early.
+        settings: ``key=value`` words for every trial.
+        variants: name -> variant. space: config key -> domain. Trials combine both.
+        reference: name of the variant with which the report compares others.
+        measured_on: the samples of final figures. "val": the val split (of teachers its clicks); checkpoints are
+            scored on the select split during training. "point_labeled": the clicks of the point-labeled samples, from
+            which no teacher learns; checkpoints are scored after the training.
+        evaluations: further measurements of teachers.
+        samples: number of samples for learning curves on point-labeled samples, and for ``evaluations.trouble``.
+        final_samples: number of point-labeled samples for final figures; 0: all.
     """
 
     name: str
@@ -144,7 +144,9 @@ class SearchSpace(_Strict):
         self._check_variants()
         self._check_search()
         if self.trains != "teacher" and (self.measured_on != "val" or self.evaluations != Evaluations()):
-            raise ValueError("measured_on: point_labeled and evaluations: are of teachers; students are scored on val")
+            raise ValueError(
+                "measured_on: point_labeled and evaluations: need trains: teacher; students are scored on the val split"
+            )
         if self.measured_on != "val" and (self.asha or self.search != "grid"):
             raise ValueError(
                 "measured_on: point_labeled needs search: grid without asha: trials are scored at their end"
@@ -160,9 +162,9 @@ class SearchSpace(_Strict):
         if not own:
             return
         if len(own) < len(self.variants):
-            raise ValueError(f"{', '.join(own)} says what it trains: then every variant must")
+            raise ValueError(f"variant {', '.join(own)} has trains:, so every other variant must have it, too")
         if self.trains == "teacher" or len(self.trains) > 1:
-            raise ValueError("variants that train arms of their own train one each: give trains: one arm for the space")
+            raise ValueError("variants with trains: need a space whose trains: has one student arm")
 
     def _check_search(self) -> None:
         if self.search == "grid":
@@ -174,7 +176,7 @@ class SearchSpace(_Strict):
                 )
             return
         if self.trials is None:
-            raise ValueError(f"search {self.search} needs trials: how many")
+            raise ValueError(f"search {self.search} needs trials: (the number of trials)")
         if len(self.seeds) > 1:
             raise ValueError(f"search {self.search} takes one seed for all trials; several need search: grid")
         lists = [key for key, domain in self.space.items() if any(isinstance(v, list) for v in domain.values or ())]
@@ -183,27 +185,26 @@ class SearchSpace(_Strict):
 
     @property
     def domains(self) -> dict[str, Domain]:
-        """Where the parameters of trials come from: the variant's name, if there are variants, and config keys."""
+        """Parameter of trials -> domain: config keys, and VARIANT if the space has variants."""
         named = {VARIANT: Domain(values=tuple(self.variants))} if self.variants else {}
         return named | self.space
 
     @property
     def own_arms(self) -> bool:
-        """Whether every variant trains a student arm of its own."""
+        """Whether every variant has its own student arm."""
         return any(variant.trains is not None for variant in self.variants.values())
 
     @property
     def judged(self) -> str:
-        """The stage whose figures are compared: the folder in a run directory, or "student" where variants train arms
-        of their own."""
+        """The name, in results, of the stage that is judged: its folder's, or "student" if variants have own arms."""
         return "student" if self.own_arms else self.judged_stage({})
 
     def judged_stage(self, chosen: dict[str, Any]) -> str:
-        """The folder, in a trial's run directory, of the stage whose checkpoints are scored."""
+        """The name of the judged stage of the trial with the parameters ``chosen``; its folder has the same name."""
         return "teacher" if self.trains == "teacher" else f"student_{self.arms_of(chosen)[0]}"
 
     def arms_of(self, chosen: dict[str, Any]) -> tuple[str, ...]:
-        """The students that the trial of these parameters trains."""
+        """The student arms that the trial with the parameters ``chosen`` trains."""
         variant = self.variants.get(chosen.get(VARIANT, ""))
         if variant is not None and variant.trains is not None:
             return (variant.trains,)
@@ -211,34 +212,34 @@ class SearchSpace(_Strict):
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """All students that trials train."""
+        """The student arms that any trial trains."""
         return tuple(dict.fromkeys(arm for name in [*self.variants] or [""] for arm in self.arms_of({VARIANT: name})))
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """What the metric should become."""
+        """Whether the least or the greatest value of the metric is best."""
         return "min" if (TEACHER_METRICS | STUDENT_METRICS)[self.metric] else "max"
 
     def optim(self, config: Config) -> OptimConfig:
-        """The schedule of the stage that is judged."""
+        """The optimizer's section of the judged stage."""
         if self.trains != "teacher":
             return config.optim
         return config.teacher.crop_optim if config.teacher.model == "crop" else config.teacher.optim
 
     def scored_on(self, config: Config) -> str:
-        """Where checkpoints are scored: "select", "point_labeled", or "" where only final figures are known."""
+        """The samples on which checkpoints are scored: "select" or "point_labeled"; "": they are not scored."""
         if self.measured_on != "val":
             return self.measured_on
         return "select" if config.data.select_split else ""
 
     def combinations(self) -> Iterator[dict[str, Any]]:
-        """The parameters of a grid's trials, seeds innermost, in the order they are trained."""
+        """The parameters of a grid's trials in the order of training; the seed changes fastest."""
         lists = [[(key, value) for value in domain.values or ()] for key, domain in self.domains.items()]
         for chosen in itertools.product(*lists, [(SEED, seed) for seed in self.seeds]):
             yield dict(chosen)
 
     @property
     def size(self) -> int:
-        """How many trials."""
+        """The number of trials."""
         lists = [len(domain.values or ()) for domain in self.domains.values()]
         return self.trials or math.prod(lists) * len(self.seeds)

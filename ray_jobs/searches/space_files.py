@@ -1,4 +1,4 @@
-"""Search spaces as files: found by name, read, and checked against the preset they are applied to. Imports no Ray."""
+"""Reads search spaces from YAML files, and checks them with a preset. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FOLDER = Path(tune_spaces.__file__).parent
 
 
 def names() -> list[str]:
-    """The spaces in ``tune_spaces/``."""
+    """The names of the spaces in ``tune_spaces/``, sorted."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def load_space(name: str) -> SearchSpace:
-    """The space ``tune_spaces/NAME.yaml``, or that of a path to a ``.yaml`` file.
+    """Read the space ``tune_spaces/NAME.yaml``, or the file of a path that ends with ``.yaml``.
 
     Raises:
-        DataError: when there is none, or it cannot be understood (names file and key).
+        DataError: when the file does not exist or is no valid space; the message names file and key.
     """
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     if not file.is_file():
@@ -50,18 +50,21 @@ def load_space(name: str) -> SearchSpace:
 
 
 def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config:
-    """The config that all trials start from; every value that a trial may take is tried on it.
+    """Return the config that all trials vary, after all values of the space were checked with it.
+
+    Args:
+        overrides: the user's ``key=value`` words.
 
     Raises:
-        DataError: for a key that the preset does not have (names the closest), a value that it does not allow, or a
-            preset whose checkpoints cannot be scored while they are trained.
+        DataError: for an unknown key (the message names the closest one), a value that is not allowed, a key that
+            trials cannot vary, or a preset without the select split that the space needs.
     """
     base = trial_config(space, preset, overrides, {})
     known = base.flat()
     named = {_key(word) for variant in space.variants.values() for word in variant.overrides}
     fixed = {_key(word) for word in overrides} & (space.space.keys() | named)
     if fixed:
-        raise DataError(f"{', '.join(sorted(fixed))}: the space {space.name} varies this key; it cannot be set, too")
+        raise DataError(f"{', '.join(sorted(fixed))}: the space {space.name} varies this key, so it cannot be set")
     seeded_keys = {_key(word) for word in (*overrides, *space.settings)} | named
     if seeded_keys & {"run.seed", "label.seed"}:
         wrong = ", ".join(sorted(seeded_keys & {"run.seed", "label.seed"}))
@@ -77,7 +80,7 @@ def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config
             raise DataError(f"search space {space.name}: {unknown_key(key, list(known))}")
         if key.startswith(("sim.", "scaling.", "storage.", "data.dataroot", "run.", "label.seed")):
             how = "give seeds: instead" if key.endswith(".seed") else "set it for all of them"
-            raise DataError(f"search space {space.name}: {key} is the search's, not a trial's: {how}")
+            raise DataError(f"search space {space.name}: {key} is the same in all trials and cannot vary: {how}")
     for key, domain in space.domains.items():
         for value in domain.extremes:
             trial_config(space, preset, overrides, {key: value})
@@ -99,8 +102,13 @@ def _key(word: str) -> str:
 
 
 def trial_config(space: SearchSpace, preset: str, overrides: Sequence[str], chosen: dict[str, Any]) -> Config:
-    """The preset under the space's settings, the user's overrides and a trial's parameters: key -> value, SEED and
-    VARIANT."""
+    """The config of a trial.
+
+    The preset is changed by the space's settings, then by the user's overrides, then by the trial's parameters.
+
+    Args:
+        overrides: the user's ``key=value`` words. chosen: the parameters: config key, SEED or VARIANT -> value.
+    """
     variant = space.variants[chosen[VARIANT]] if VARIANT in chosen else Variant()
     words = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if key not in (SEED, VARIANT)]
     seeds = [f"run.seed={chosen[SEED]}", f"label.seed={chosen[SEED]}"] if SEED in chosen else []

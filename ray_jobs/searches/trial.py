@@ -1,4 +1,4 @@
-"""One trial of a search: a run directory of its own, scored while it trains or after, and measured at its end."""
+"""Runs one trial of a search in its own run directory: trains it, reports its scores to Tune, measures it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config
 from ray_jobs.stages.tracked import Tracked
 
-PROGRESS = "progress"  # percent of the trial's own training: what ASHA compares trials at
-TRAINED = 100.0
+PROGRESS = "progress"  # name of the reported percentage of the trial's training; ASHA compares trials at equal ones
+TRAINED = 100.0  # the PROGRESS of a trial whose training is finished
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a search are told."""
+    """The arguments that all trials of a search have in common.
+
+    Attributes:
+        search: its folder. space: its space. preset: name. overrides: the user's ``key=value`` words.
+    """
 
     search: SearchFolder
     space: SearchSpace
@@ -43,10 +47,10 @@ class Job:
 
 
 def run_trial(chosen: dict[str, Any], job: Job) -> None:
-    """Body of a Tune trial: train, tell Tune of each kept checkpoint, keep the figures in the run directory.
+    """Run a trial: train, report the score of each kept checkpoint to Tune, write the figures to the run directory.
 
     Args:
-        chosen: the trial's parameters.
+        chosen: the trial's parameters. job: of the search.
     """
     quiet_ray_data()
     name = tune.get_context().get_trial_id()
@@ -55,13 +59,16 @@ def run_trial(chosen: dict[str, Any], job: Job) -> None:
     try:
         _run(name, folder, chosen, job)
     except Exception as error:
-        # Kept here: where a search was restored, Tune does not find its own record of an error before it ends.
+        # In a restored search Tune finds its own record of an error only after the search ends.
         write_json(folder / ERROR, {"error": reason(error)})
         raise
 
 
 def reason(error: Exception) -> str:
-    """Why a trial failed: the message of bad input, or the error's last line (remote ones begin with a traceback)."""
+    """The text of a trial's error: the message of a DataError, or the last line of another error.
+
+    Errors from Ray's tasks begin with a traceback.
+    """
     known = find_data_error(error)
     if known is not None:
         return str(known)
@@ -69,7 +76,7 @@ def reason(error: Exception) -> str:
 
 
 def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job) -> None:
-    if not (folder / FILE).exists():  # one that fails as it starts is a trial of the search, too
+    if not (folder / FILE).exists():  # written first, so that results list a trial that fails at its start
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.search.opened(folder, config, f"trial {name}") as run:
@@ -80,18 +87,22 @@ def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job) -> None:
             told.observe = curve.add
         if run.result(RESULT) is None:
             run.dir.finish(RESULT, _train(run, job, told.parent, curve))
-        curve.report()  # a trial that was finished before tells its score, too
+        curve.report()  # also for a trial that was finished before
 
 
 def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
-    """Train what the space says; returns the trial's figures: ``final`` by stage, ``data``, of teachers ``trouble`` and
-    ``costs``, too."""
+    """Train and measure the models of the trial.
+
+    Returns:
+        ``final``: stage -> figures. ``data``: of the labels. ``timing_s``: of the stages [s]. Those of teachers also
+        have ``trouble`` and ``costs`` (``measured_teacher``).
+    """
     space, store = job.space, job.search.store
     if space.trains == "teacher":
         figures = measured_teacher(run, space, curve.add, store)
     else:
         arms = space.arms_of(curve.chosen)
-        # The judged student is scored while it trains, and is each trial's own.
+        # Each trial trains the judged student itself, because it is scored during training.
         shared = [stage for stage in SHARED if stage != f"student_{arms[0]}"]
         execute([f"student_{arm}" for arm in arms], run, store=store, shared=shared)
         scores = evaluate(run, arms)
@@ -117,7 +128,7 @@ def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]
 
 
 def judged_steps(run: Run, space: SearchSpace) -> int:
-    """Optimizer steps of its whole training."""
+    """The number of optimizer steps of the judged stage."""
     optim = space.optim(run.config)
     if space.trains == "teacher" and run.config.teacher.model == "crop":
         return crop_steps(run, run.records.select(run.records.boxed))
@@ -126,11 +137,11 @@ def judged_steps(run: Run, space: SearchSpace) -> int:
 
 
 class Curve:
-    """The judged stage's scores by step: kept in ``trial.json``, and told to Tune.
+    """The scores of the judged stage by step. They are stored in ``trial.json`` and reported to Tune.
 
     Args:
-        folder: of the trial; what is there of it is continued. chosen: its parameters. steps: of its whole training.
-        optim: its schedule.
+        folder: of the trial; a stored curve is continued. space: of the search. chosen: the trial's parameters.
+        steps: of the judged stage. optim: its optimizer's section.
     """
 
     def __init__(
@@ -148,13 +159,17 @@ class Curve:
         self._write()
 
     def add(self, stage: str, step: int, scores: Mapping[str, Any]) -> None:
-        """See ``Tracked.observe``."""
+        """Add and report the scores of a checkpoint; those of other stages than the judged one are ignored.
+
+        Raises:
+            DataError: when the metric is unknown, because no object there has a value of it.
+        """
         if stage != self.space.judged_stage(self.chosen):
             return
         value = scores[self.space.metric]
         if value is None:
             where = "data.select_split" if self.space.measured_on == "val" else "the point-labeled samples"
-            raise DataError(f"{self.space.metric} cannot be told from {where}: nothing there has it")
+            raise DataError(f"{self.space.metric} cannot be measured on {where}: no object there has a value of it")
         share = 100 * step / self.steps
         figures = {PROGRESS: share, "samples": step * self.batch, self.space.metric: float(value)}
         self.rows[step] = {"step": step, **figures}
@@ -162,7 +177,7 @@ class Curve:
         self.report()
 
     def report(self) -> None:
-        """Tell Tune the newest score."""
+        """Report the newest score to Tune."""
         if self.rows:
             tune.report(self.rows[max(self.rows)])
 

@@ -1,4 +1,4 @@
-"""Ray Tune, as searches use it: how many trials at once, where parameters come from, what ends trials early."""
+"""Runs the trials of a search on Ray Tune: number at once, search algorithm, early ends, continuation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from ray_jobs.searches.space import SEED, SearchSpace
 from ray_jobs.searches.trial import Job, run_trial
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory
-HEAD = "node:__internal_head__"  # a resource of the head node alone: drivers of trials stay off spot machines
+HEAD = "node:__internal_head__"  # a resource that only the head node has; it keeps trials' drivers off spot machines
 
 
 def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
-    """How many trials a cluster trains at once. More may wait for one another without end: actors that predict hold the
-    CPUs that the tasks which feed them need."""
+    """The number of trials that a cluster can run at once, at least 1.
+
+    More trials may block each other forever: actors that predict would hold the CPUs that their read tasks need.
+
+    Args:
+        scaling: of a trial. cluster: ``ray.cluster_resources()``.
+    """
     at_once = max(scaling.most_workers, scaling.inference_workers)  # a trial trains, or predicts
     fits = [cluster.get("CPU", 0.0) / (at_once * scaling.cpus_per_worker + scaling.data_cpus)]
     if scaling.use_gpu:  # one more scores checkpoints beside the training
@@ -37,11 +42,11 @@ def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
 
 
 def concurrency(asked: int | None, scaling: ScalingConfig, cluster: dict[str, float]) -> int:
-    """Trials at once: as many as there is room for, or as asked.
+    """The number of trials at once: ``asked``, or else ``room``.
 
     Raises:
-        DataError: when more are asked for than this machine has room for. Of a cluster (RAY_ADDRESS) only a warning is
-            printed: it may grow.
+        DataError: when ``asked`` is more than this machine has room for. For a cluster (RAY_ADDRESS) a warning is
+            printed instead, because a cluster may grow.
     """
     fits = room(scaling, cluster)
     if asked is not None and asked > fits:
@@ -59,21 +64,28 @@ def concurrency(asked: int | None, scaling: ScalingConfig, cluster: dict[str, fl
 
 
 def head_share(concurrent: int) -> float:
-    """What a trial takes of the head node's resource of 1, so that no more than ``concurrent`` fit (far above 50 a few
-    more): the one limit that Tune heeds on a restore. Ray counts in 1/10000; its own actors there take 1/1000 each."""
+    """The share of the head node's resource HEAD (1 in all) that a trial takes, so that ``concurrent`` trials fit.
+
+    Tune ignores other limits when it restores a search. Ray counts in units of 1/10000, and its own actors take 1/1000
+    each; so with far more than 50 trials a few more than ``concurrent`` fit.
+    """
     return int(0.99 / concurrent * 10_000) / 10_000
 
 
 def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
-    """Run the trials, or what an interrupted search left of them; returns how many failed.
+    """Run the trials, or the unfinished ones of an interrupted search; return the number of failed ones.
+
+    Args:
+        job: of the search. concurrent: trials at once. budget: training samples of all trials; None: unlimited. Both
+            must be those that the search was begun with.
 
     Raises:
-        KeyboardInterrupt: when Tune was interrupted; its state is kept.
+        KeyboardInterrupt: when Tune was interrupted; its state is stored.
     """
     folder, space = job.search.path, job.space
     bound = tune.with_parameters(run_trial, job=job)
     trainable = tune.with_resources(bound, {"CPU": 0, HEAD: head_share(concurrent)})
-    if tune.Tuner.can_restore(str(folder / TUNE)):  # with the concurrency and the budget that it began with
+    if tune.Tuner.can_restore(str(folder / TUNE)):
         tuner = tune.Tuner.restore(str(folder / TUNE), trainable, resume_errored=True)
     else:
         tuner = tune.Tuner(
@@ -86,9 +98,9 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
                 max_concurrent_trials=concurrent,
                 search_alg=searcher(space, concurrent),
                 scheduler=scheduler(job),
-                # A process that trained one trial to its end starts the next at once, its imports done. Not where
-                # trials are ended early: Tune would keep the process, in which the ended training goes on, and fail
-                # the next trial for it.
+                # A process that has finished a trial runs the next one, which saves the time of imports. This is not
+                # possible if trials may end early: the ended training goes on in the process that Tune keeps, and the
+                # next trial would fail.
                 reuse_actors=not (space.asha or budget),
             ),
             run_config=tune.RunConfig(
@@ -99,16 +111,16 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
                 callbacks=[Progress(folder, space)],
             ),
         )
-    with keeping(signal.SIGINT):  # Tune's own handler would stay: the first Ctrl-C after a search would be lost
+    with keeping(signal.SIGINT):  # Tune would leave its own handler, which ignores the first Ctrl-C after a search
         trials = tuner.fit()
     spent = note_stopped(folder, space, budget)
-    if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune says nothing of a Ctrl-C
+    if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune returns normally after Ctrl-C
         raise KeyboardInterrupt
     return trials.num_errors
 
 
 def parameters(space: SearchSpace) -> dict[str, Any]:
-    """The space as Ray Tune takes it."""
+    """The parameters of a space in Ray Tune's form."""
     grid = space.search == "grid"
     kinds: dict[str, Callable[..., Any]] = {
         "values": (lambda *v: tune.grid_search(list(v))) if grid else (lambda *v: tune.choice(list(v))),
@@ -124,15 +136,18 @@ def parameters(space: SearchSpace) -> dict[str, Any]:
 
 
 def searcher(space: SearchSpace, concurrent: int) -> Searcher | BasicVariantGenerator:
-    """Draws parameters; the same ones for the same seed. ``concurrent``: trials at once (Tune heeds its own setting
-    for searchers that learn alone)."""
+    """The search algorithm, which draws the same parameters for the same seed.
+
+    Args:
+        concurrent: trials at once. Tune's own setting has an effect only on searchers that learn.
+    """
     if space.search == "optuna":
         return OptunaSearch(seed=space.seeds[0])
     return BasicVariantGenerator(max_concurrent=concurrent, random_state=space.seeds[0])
 
 
 def scheduler(job: Job) -> TrialScheduler:
-    """What ends trials early, if the space asks for it."""
+    """The scheduler, which ends trials early if the space has ``asha``."""
     if not job.space.asha:
         return FIFOScheduler()
     return Halving(job.search.path, 100 * job.space.optim(job.search.base).checkpoints_from)

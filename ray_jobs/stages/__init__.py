@@ -1,1 +1,1 @@
-"""What a run does: its stages, each finished once, and what they say of themselves."""
+"""A run's runner on Ray, and its records: MLflow, tables on the screen, ``report.json``, pictures."""

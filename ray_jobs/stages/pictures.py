@@ -1,4 +1,4 @@
-"""Pictures of the same few val samples from every model, so that models can be compared picture by picture."""
+"""Draws each model's boxes on the same few val samples, so that models can be compared by their pictures."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from pdetr3d.pipeline.run import Run
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 from ray_jobs.terminal.phases import PHASES
 
-SAMPLES = 4
+SAMPLES = 4  # number of pictured samples
 FOLDER, FILE = "images", "bev_cameras.png"  # STAGE/images/TOKEN/bev_cameras.png, and the same in MLflow
-MIN_SCORE = 0.3
+MIN_SCORE = 0.3  # a student's boxes at or below this score are not drawn
 
 
 def pictured(tokens: Sequence[str]) -> list[str]:
-    """The samples of a split that every run draws: those whose tokens have the smallest SHA-256."""
+    """Choose the same SAMPLES tokens of a split in every run: those with the smallest SHA-256."""
     return sorted(tokens, key=lambda token: hashlib.sha256(token.encode()).digest())[:SAMPLES]
 
 
 def pictured_records(run: Run) -> list[SampleRecord]:
-    """Those of the val split that can be read, with their true boxes."""
+    """The pictured samples of the val split with their true boxes. Samples with broken files are not chosen."""
     unread = {skipped.sample_token for skipped in run.data.skipped}
     tokens = [token for token in run.data.index.tokens(run.config.data.val_split) if token not in unread]
     return [inspection_record(run.data.index, token) for token in pictured(tokens)]
 
 
 def confident(boxes: Boxes3D) -> Boxes3D:
-    """What is drawn of a student's boxes."""
+    """The boxes of a student that are drawn: those with a score above MIN_SCORE."""
     return boxes[boxes.score > MIN_SCORE]
 
 
 def clicked(record: SampleRecord) -> SampleRecord:
-    """The record with a click in each of its boxes, the same in every run."""
+    """The record with a simulated click in each of its boxes; the clicks are equal in all runs."""
     count = len(record.boxes)
     names = np.array([f"picture-{record.sample_token}-{number}" for number in range(count)], object)
     clicks = PointLabels(names, record.boxes.center_m.astype(np.float64), record.boxes.label, np.arange(count))
@@ -53,15 +53,15 @@ def clicked(record: SampleRecord) -> SampleRecord:
 
 
 def clicked_pictures(run: Run, records: Records) -> tuple[list[SampleRecord], list[SampleRecord]]:
-    """What ``pictured_records`` become for a teacher's pictures, which show its boxes at clicks.
+    """Add clicks to the pictured samples, because a teacher predicts boxes at clicks.
 
     Args:
-        records: samples that the teacher predicts anyway.
+        records: samples that the teacher predicts for other purposes. They may include pictured samples, since the val
+            split may be the train split.
 
     Returns:
-        The pictured samples with true boxes and clicks; and those of them that ``records`` lacks. A sample that it has
-        (the val split may be the train split) keeps the clicks it has there: it is predicted once, and the boxes are
-        those of these clicks.
+        The pictured samples with true boxes and clicks; and those of them that are not in ``records``. A pictured
+        sample that is in ``records`` keeps its clicks, since the teacher predicts each sample once.
     """
     places = TextPlaces(records.token_column)
     shown, others = [], []
@@ -76,10 +76,13 @@ def clicked_pictures(run: Run, records: Records) -> tuple[list[SampleRecord], li
 
 @PHASES.of("pictures")
 def draw_pictures(run: Run, stage: str, boxes: Sequence[tuple[SampleRecord, Boxes3D]]) -> Path:
-    """Draw true boxes, clicks and predictions (dashed) of each record, in tasks of the runner.
+    """Draw the true boxes, clicks and predicted boxes (dashed) of each record, in tasks of the runner.
+
+    Args:
+        stage: name of the stage that predicted. boxes: records with predicted boxes (LIDAR_TOP frame).
 
     Returns:
-        The folder, with ``TOKEN/bev_cameras.png`` of each.
+        The folder of the pictures; each is ``TOKEN/bev_cameras.png``.
     """
     folder = run.path / stage / FOLDER
     drawn = run.runner.map(_draw, [(record, run.config, found) for record, found in boxes], run.config)

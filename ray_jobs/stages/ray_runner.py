@@ -1,4 +1,4 @@
-"""Ray as what computes for a pipeline."""
+"""``RayRunner``: trains, predicts and runs functions for a pipeline, on Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class RayRunner:
-    """A ``pdetr3d.pipeline.runner.Runner`` (see there for the methods) on the cluster that this process joined."""
+    """Implements ``pdetr3d.pipeline.runner.Runner`` on the Ray cluster that this process has joined."""
 
     fit = staticmethod(fit)
     predict = staticmethod(predict)
     lanes = staticmethod(run_lanes)
 
     def map(self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], config: Config) -> list[T]:
-        # Without a strategy the tasks of a search's trial would have to fit into its own, empty, placement group.
+        # Otherwise Ray would place the tasks of a search's trial in the trial's own placement group, which is empty.
         task = ray.remote(num_cpus=config.scaling.data_cpus, scheduling_strategy="DEFAULT")(function)
         return ray.get([task.remote(*call) for call in calls])

@@ -1,4 +1,4 @@
-"""The run's report: ``report.json`` (design section 8) and the tables a person reads."""
+"""A run's report: the document ``report.json``, and the tables on the screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.stages.tracked import seen_objects
 from ray_jobs.terminal.phases import PHASES
 
-# Figure -> the heading of its column. Tables fit 80 columns.
+# Name of a figure -> heading of its column. Tables fit into 80 characters.
 KIND_FIGURES = {
     "n_gt": "objects",
     "matched": "found",
@@ -52,7 +52,12 @@ NAMES = {
 def build_report(
     run: Run, arms: dict[str, dict[str, Any]], quality: dict[str, Any], peak_bytes: int, wall_s: float
 ) -> dict[str, Any]:
-    """The document of design section 8."""
+    """Collect the document ``report.json``.
+
+    Args:
+        arms: arm -> scores on the val split. quality: of the pseudo labels, and of the boxes of each floor.
+        peak_bytes: of ``PeakMemory``. wall_s: time of all stages [s].
+    """
     return {
         "arms": arms,
         "ratios": ratios(arms),
@@ -74,7 +79,11 @@ def build_report(
 
 
 def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Ours against each other arm that was run; None where the other is zero."""
+    """Divide the mAP and SPNDS of arm "ours" by those of each other arm; None if the other score is zero.
+
+    Returns:
+        ``{"ours_to_ARM": {"mAP": ratio, "SPNDS": ratio}}`` of the arms that were run.
+    """
     result = {}
     for other in ("full", "boxes_only", "self_training", "mean_teacher"):
         name = f"ours_to_{other}"
@@ -85,7 +94,11 @@ def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]
 
 
 def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float | None]] | None = None) -> None:
-    """Table of the arms' scores on the val split, and the ratios; one line where that split has no object."""
+    """Print the arms' scores on the val split and their ratios; a single line if that split has no object.
+
+    Args:
+        arms: arm -> scores. ratio: of ``ratios``.
+    """
     if not any(seen_objects(metrics) for metrics in arms.values()):
         print(f"devkit scores of {', '.join(arms)} on the val split: unknown, since no object there is in the tables")
         return
@@ -95,10 +108,10 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
     _show(table)
-    for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has all
+    for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has those of all arms
         _show(_kinds(NAMES.get(arm, arm), arms[arm]["by_group"]))
     for arm, metrics in arms.items():
-        if "kitti" in metrics:  # of a dataset that pdetr3d import kitti wrote
+        if "kitti" in metrics:  # if pdetr3d import kitti wrote the dataset
             from pdetr3d.evaluation.kitti_score import show_kitti
 
             show_kitti(metrics["kitti"], NAMES.get(arm, arm))
@@ -107,8 +120,8 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 
 def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
-    """A student's scores by kind of object, headings taken apart."""
-    title = f"{name}, by kind of object; headings of those found [rad], share turned round"
+    """A student's scores by kind of object, with the errors of its headings."""
+    title = f"{name}, by kind of object; heading errors of found ones [rad], share reversed"
     table = _table("kind", list(KIND_FIGURES.values()), title)
     for kind, figures in groups.items():
         cells = [_number(figures.get(key)) for key in KIND_FIGURES]
@@ -119,8 +132,14 @@ def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
 def print_quality(
     quality: dict[str, Any], title: str = "pseudo labels of point-labeled train samples", unknown: str = UNKNOWN
 ) -> None:
-    """Table of boxes' quality at clicks, the teacher's by kind and distance, too (``report.json`` has the others'), and
-    the scores' calibration; where no click's true box is known, one line that says so (``unknown``)."""
+    """Print the quality of boxes at clicks, the calibration of their scores, and the IoU with true parts.
+
+    The table shows the teacher's boxes also by kind and by distance. ``report.json`` has these figures of other boxes.
+
+    Args:
+        quality: of the boxes of the teacher and of each floor. title: of the table. unknown: printed instead of the
+            table if no click's true box is known.
+    """
     known, clicks = quality["teacher"]["n"], quality.get("clicks")
     if not known:
         print(f"{title}: {f'{clicks} clicks, ' if clicks is not None else ''}quality unknown: {unknown}")
@@ -147,20 +166,24 @@ def print_quality(
 
 
 def print_labels(quality: dict[str, Any], holdout: dict[str, Any] | None) -> None:
-    """What is known of a run's pseudo labels, and of its first teacher where ``label.holdout`` asked for one."""
+    """Print the quality of a run's pseudo labels, and that of its first teacher if ``label.holdout`` is set.
+
+    Args:
+        quality: result of stage "pseudo_labels". holdout: result of stage "holdout"; None: there is none.
+    """
     print_quality(quality, unknown=UNKNOWN if holdout is None else MEASURED)
     print_holdout(holdout)
 
 
 def print_holdout(holdout: dict[str, Any] | None) -> None:
-    """The same of a first teacher at box-labeled scenes that it was not trained on, where ``label.holdout`` asks."""
+    """Print the quality of the first teacher's boxes on the held-out box-labeled scenes; None: print nothing."""
     if holdout is not None:
         title = f"boxes of a teacher of {holdout['trained_on']} box-labeled samples, on {holdout['samples']} held out"
         print_quality(holdout, title, "no held-out sample has an object")
 
 
 def _part(name: str) -> str:
-    """The row of a kind of objects ("riders_and_people") or of a distance ("0-10")."""
+    """The name of a table's row: of a kind of objects ("riders_and_people") or of a distance ("0-10")."""
     return f"  {name} m" if name[0].isdigit() else f"  {name.replace('_and_', ', ').replace('_', ' ')}"
 
 
@@ -172,7 +195,7 @@ def _table(first: str, columns: list[str], title: str) -> Table:
 
 
 def _show(table: Table) -> None:
-    """Print it; what is too wide is folded, not cut."""
+    """Print a table. Cells that are too wide are wrapped, not cut."""
     Console(width=WIDTH).print(table)
 
 

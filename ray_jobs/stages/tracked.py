@@ -1,6 +1,6 @@
-"""What MLflow and the terminal are told of a run's stages: curves, inputs, lineage, scores, models, pictures.
+"""``Tracked``: records a run in MLflow (curves, inputs, lineage, scores, models, pictures) and prints its progress.
 
-Called by the driver alone.
+Only the driver uses it.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ from ray_jobs.stages.pictures import FOLDER, clicked_pictures, confident, draw_p
 from ray_jobs.terminal.console import say, warn
 from ray_jobs.terminal.phases import PHASES
 
-EXPERIMENT = "pdetr3d"
-JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}
-LEAST_MAP = 0.01  # of a student that may become champion: below it nothing is found but by chance
+EXPERIMENT = "pdetr3d"  # name of the MLflow experiment
+JUDGED = {"teacher": "bev_iou", "student": "SPNDS"}  # the figure by which a champion is chosen
+LEAST_MAP = 0.01  # a student with a lower mAP finds objects only by chance, and does not become champion
 
-# Stage, step and scores of a checkpoint.
+# A function of a checkpoint: name of its stage, its step, its scores.
 Observe = Callable[[str, int, Mapping[str, Any]], None]
 
 
 class Tracked(Observer):
-    """Tells MLflow, the terminal, and who watches a curve.
+    """The observer of a job: records in MLflow, prints on the screen, passes scores of checkpoints to a listener.
 
     Args:
-        parent: MLflow run that the stages' runs are nested in; None: it is set later, so that no run is begun for input
-            that is refused before.
-        tracking_dir: where the MLflow store is; None: in the run directory.
+        parent: MLflow run in which the stages' runs are nested. None: it is set later, because no MLflow run is started
+            before the job's input is accepted.
+        tracking_dir: folder of the MLflow store; None: the run directory.
 
     Attributes:
-        observe: when set, told of each kept checkpoint's scores on ``data.select_split`` while its training goes on.
+        observe: the listener, or None. It is called with the scores of each kept checkpoint on ``data.select_split``
+            while the stage is trained.
     """
 
     def __init__(self, parent: Tracker | None = None, tracking_dir: Path | None = None) -> None:
         self.parent, self.tracking_dir = parent or Tracker("", "", None), tracking_dir
         self.observe: Observe | None = None
-        self.trackers: dict[str, Tracker] = {}  # of the stages in training
+        self.trackers: dict[str, Tracker] = {}  # stage in training -> its MLflow run
 
     def say(self, text: str) -> None:
         say(text)
@@ -69,7 +70,11 @@ class Tracked(Observer):
         return PHASES.of(kind)
 
     def tracker(self, run: Run, name: str, tags: Mapping[str, Any]) -> Tracker:
-        """The MLflow run of a stage: started, or continued."""
+        """Start or continue the MLflow run of a stage.
+
+        Args:
+            name: of the stage. tags: of the MLflow run.
+        """
         return Tracker.start(
             run.path,
             EXPERIMENT,
@@ -78,7 +83,7 @@ class Tracked(Observer):
             {"changed": changed(run.config), **tags},
             self.parent.run_id or None,
             tracking_dir=self.tracking_dir or run.path,
-            title=f"{name} {run.config.run.name}".strip(),  # else all are alike in a search
+            title=f"{name} {run.config.run.name}".strip(),  # with the run's name, which tells a search's trials apart
         )
 
     @contextmanager
@@ -116,7 +121,7 @@ class Tracked(Observer):
         selection: Mapping[str, dict[str, Any]] | None = None,
         floor: float | None = None,
     ) -> None:
-        """Metrics, model, registered version and pictures of the checkpoint."""
+        """Record metrics, model and pictures of the checkpoint, and register the model; see ``Observer.evaluated``."""
         kind, step = name.split("_")[0], step_of(file)
         known = recall(run.path / name)
         tags = {
@@ -144,10 +149,10 @@ class Tracked(Observer):
             print(f"MLflow: {said}", flush=True)
 
     def left_out(self, run: Run) -> None:
-        """The samples that ``data.on_error=skip`` leaves out: how many, and the list of them.
+        """Record the samples that ``data.on_error=skip`` leaves out: their number, and the file that lists them.
 
-        Told when they are known, so that a job that fails has told, too; once per MLflow run, which a search's runs
-        share and a rerun continues.
+        Call it before the stages, so that also a job that fails has recorded them. It records them once per parent
+        MLflow run, which the trials of a search share and a rerun continues.
         """
         name = "skipped_samples"
         if run.config.data.on_error == "skip" and not self.parent.history(name):
@@ -155,9 +160,14 @@ class Tracked(Observer):
             self.parent.log_metrics({name: len(run.data.skipped)})
 
     def described(self, run: Run, arms: Mapping[str, Any], quality: Mapping[str, Any], picture: Path) -> None:
-        """The parent run's headline metrics and description."""
+        """Record the headline metrics and the description of the parent MLflow run.
+
+        Args:
+            arms: arm -> scores on the val split. quality: of the pseudo labels. picture: file that the text shows.
+        """
         teacher = quality["teacher"]
-        arms = {arm: report if seen_objects(report) else {} for arm, report in arms.items()}  # else zeros of unknown
+        # Without objects, scores are zero and mean nothing.
+        arms = {arm: report if seen_objects(report) else {} for arm, report in arms.items()}
         self.parent.log_metrics(headline(arms, teacher))
         runs = {name: entry["run_id"] for name, entry in read_run_file(run.path).items()}
 
@@ -169,16 +179,16 @@ class Tracked(Observer):
 
 
 def changed(config: Config) -> str:
-    """What a config has other than its preset, as ``key=value`` words: which of a run's params are worth a look."""
+    """The config keys whose values differ from the preset's, as ``key=value`` words separated by blanks."""
     before = PRESETS.get(config.preset, Config(preset="")).flat()
     return " ".join(f"{key}={json.dumps(value)}" for key, value in config.flat().items() if value != before[key])
 
 
 def training_begins(run: Run, tracker: Tracker) -> None:
-    """Config, environment, git state and data of a training stage.
+    """Record the config, environment, git state and data of a training stage in its MLflow run.
 
-    Inputs are whole splits: MLflow keeps one entry for all runs whose dataset has the same digest. How many samples of
-    them a stage is trained on is its run's tag ``samples``.
+    The recorded datasets are whole splits, since MLflow has a single entry for datasets of the same digest. The tag
+    ``samples`` of the MLflow run is the number of samples that the stage is trained on.
     """
     config, data = run.config, run.data
     log_provenance(tracker, config.to_json())
@@ -196,10 +206,11 @@ def training_begins(run: Run, tracker: Tracker) -> None:
 
 
 def unfit(report: Mapping[str, Any], floor: float | None) -> str:
-    """Why no champion can be made of a model with this report; "" where one can.
+    """The reason why a model with these scores must not become champion; "" if there is none.
 
     Args:
-        report: of the devkit's scorer, or of boxes at clicks. floor: of the latter's BEV IoU; None: unknown.
+        report: of the devkit's scorer, or of boxes at clicks. floor: BEV IoU of class-mean boxes at the same clicks;
+            None: unknown.
     """
     if report.get("mAP") is not None and report["mAP"] < LEAST_MAP:
         return f"the mAP of {report['mAP']:.2g} is below {LEAST_MAP:g}: it finds next to nothing"
@@ -209,12 +220,12 @@ def unfit(report: Mapping[str, Any], floor: float | None) -> str:
 
 
 def seen_objects(report: dict[str, Any]) -> int:
-    """How many true objects a report was measured on: of the devkit's scorer, or of boxes at clicks."""
+    """The number of true objects behind a report of the devkit's scorer, or of boxes at clicks."""
     return int(sum(report["n_gt"].values()) if "n_gt" in report else report["n"])
 
 
 def _address(run: Run, name: str, file: Path) -> str:
-    """Where a kept checkpoint lies: in shared storage if there is one, else in the run directory."""
+    """The URI of a kept checkpoint: in shared storage if there is one, else in the run directory."""
     if not run.config.storage.path:
         return file.resolve().as_uri()
     folder = stage_uri(run.config, trained_in(run, name), name, run.path)[1]

@@ -1,1 +1,1 @@
-"""The start of a job: arguments, the run directory, Ray, and a refusal that leaves nothing behind."""
+"""The start of a job: its options, its run directory, Ray, and the cleanup after refused input."""

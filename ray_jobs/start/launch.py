@@ -1,4 +1,4 @@
-"""How every job starts: validate, prepare data, and only then Ray; exit codes as ``pdetr3d.exits`` says."""
+"""Starts a job: checks its input, prepares its data, then starts Ray. ``pdetr3d.exits`` defines the exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ray_jobs.start.refused import refusable, worked_on
 from ray_jobs.terminal.console import Console, attach, console, current
 from ray_jobs.terminal.phases import PHASES, lines
 
-# Shared memory of a local Ray: streams are capped well below it (flow.STREAM_BYTES).
+# Shared memory of a local Ray. Streams use much less (flow.STREAM_BYTES).
 OBJECT_STORE_BYTES = 1024**3
 
 
@@ -36,9 +36,10 @@ OBJECT_STORE_BYTES = 1024**3
 class Asked:
     """The options of a job that runs stages in a run directory.
 
-    preset, config: one of the two is needed (``pdetr3d.config_file.with_file``). overrides: key=value words.
-    run_dir: None: runs/PRESET. fresh: begin anew in the next free directory beside an existing one. verbose: show the
-    lines of Ray and MLflow, too.
+    Attributes:
+        preset, config: one of the two is needed (``pdetr3d.config_file.with_file``). overrides: key=value words.
+        run_dir: None: runs/PRESET. fresh: use the next free directory beside ``run_dir`` if that exists.
+        verbose: also show the output of Ray and MLflow on the screen.
     """
 
     preset: str | None
@@ -53,7 +54,8 @@ def run_job(body: Callable[[], Callable[[Run], object]], asked: Asked) -> None:
     """Run a job.
 
     Args:
-        body: returns the job, a function of the run's stages. It is called once the run directory is prepared.
+        body: imports and returns the job's function. It is called after the run directory is prepared.
+        asked: the job's options.
 
     Raises:
         DataError: for wrong input, before Ray starts.
@@ -69,7 +71,7 @@ def run_job(body: Callable[[], Callable[[Run], object]], asked: Asked) -> None:
 
 
 def _job(body: Callable[[Run], object], run: RunDir, said: Console) -> None:
-    """The job in its run directory. No MLflow run is begun before the input is accepted."""
+    """Run a job in its run directory. No MLflow run is started before the input is accepted."""
     last_acts.append(partial(end_runs, run.path))
     config = run.config
     with PHASES.of("data"):
@@ -98,11 +100,12 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     """Join the cluster of RAY_ADDRESS (set by ``ray job submit``), else start Ray on this machine for this run alone.
 
     Args:
-        dashboard: start one, too (on loopback): a dozen processes. It carries the state API, by which Ray Train learns
-            that a training's controller is gone (a trial that ASHA ends), and frees its workers' CPUs.
+        use_gpu: require a GPU. dashboard: a local Ray also starts its dashboard (a dozen processes, on loopback). The
+            dashboard has the state API. By it Ray Train notices that the controller of a training has ended, as when
+            ASHA ends a trial, and frees the CPUs of its workers.
 
     Raises:
-        DataError: when RAY_ADDRESS is of no cluster, or ``scaling.use_gpu`` is set and the cluster has no GPU.
+        DataError: when no cluster can be joined at RAY_ADDRESS, or when ``use_gpu`` and the cluster has no GPU.
     """
     import ray
 
@@ -111,24 +114,24 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: each stage ends 2-4 s sooner
-        # Two processes for each training, of a second or three of imports each. One polls for machines that are to be
-        # taken away, the other one frees a placement group whose controller died, which it asks the dashboard about:
-        # where Ray is this run's alone, machine and placement groups end with it (fit.LocalTrainer).
+        # Ray Train starts two more processes for each training, which import for 1-3 s each. One polls for machines
+        # that will be taken away. The other one asks the dashboard whether the controller lives, and else frees its
+        # placement group. A Ray of this run alone needs neither: its placement groups end with it (fit.LocalTrainer).
         if ray_address() == "local" and not dashboard:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Default 1000: with more processes than CPUs, which any training has, Ray ends a reader that rested for a
-        # second and starts it anew for the next batch: imports took half of both cores. Not much longer either: a
-        # finished stage leaves half a dozen processes of 0.4 GB.
+        # The default is 1000. A training has more processes than CPUs. Then Ray ends each reader that is idle for that
+        # long, and starts it anew for the next batch: imports took half of both cores. A much longer time would cost
+        # memory: a finished stage leaves half a dozen idle processes of 0.4 GB.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
         address, local = ray_address(), dict[str, Any]()
         if address == "local":
             local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": dashboard}
             if dashboard:
                 local["dashboard_port"] = port = free_port()
-                # Told no address, Ray Train looks for one, and finds none where another Ray runs on this machine.
+                # Without this variable Ray Train searches for the address, and fails if this machine runs another Ray.
                 os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        # Ray takes SIGTERM over before it starts, with a handler that makes a SystemExit of it: to MLflow a failure,
-        # and nothing at all where Python drops it (``exits.ending_in_time``).
+        # Ray would replace our handler of SIGTERM by one that raises SystemExit. MLflow would record that as a failure,
+        # and Python may drop the exception (``exits.ending_in_time``).
         with mock.patch.object(ray._private.utils, "set_sigterm_handler"):
             try:
                 ray.init(address=address, log_to_driver=True, **local)
@@ -146,12 +149,12 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
 
 
 def ray_address() -> str:
-    """Of the cluster that the job is to join; "local" for a Ray of its own."""
+    """The address of the cluster that the job joins, from RAY_ADDRESS; "local" for a Ray of its own."""
     return os.environ.get("RAY_ADDRESS") or "local"
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens at."""
+    """Find a free TCP port of the loopback address."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

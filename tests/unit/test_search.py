@@ -310,7 +310,7 @@ def test_progress_is_a_table_of_running_trials_and_the_best(
     progress.on_trial_result(0, [fresh, half], half, {})
     lines = capsys.readouterr().out.splitlines()
     # Half of one of three trainings took 60 s; two and a half are left.
-    assert lines[0] == "search r: none over of 3 trials | ETA 300 s"
+    assert lines[0] == "search r: none ended of 3 trials | ETA 300 s"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [
         ["best", "1", "4", "0.25", "", "", "0.5"],

@@ -93,8 +93,8 @@ WRONG = {
     "arm": ({"trains": ["theirs"]}, r"trains"),
     "unknown word": ({"budget": 3}, r"budget"),
     "nothing": ({"space": None}, r"mine\.yaml: Value error, needs variants: .* or space:"),
-    "the search's own": ({"space": {"scaling.workers": {"values": [1, 2]}}}, r"scaling.workers is the search's"),
-    "seeds": ({"space": {"label.seed": {"values": [0, 1]}}}, r"label.seed is the search's.*give seeds: instead"),
+    "the search's own": ({"space": {"scaling.workers": {"values": [1, 2]}}}, r"scaling.workers is the same"),
+    "seeds": ({"space": {"label.seed": {"values": [0, 1]}}}, r"label.seed is the same.*give seeds: instead"),
     "seeds for all": ({"settings": ["label.seed=3"]}, r"label.seed: trials are seeded by --seeds"),
     "nothing to compare": ({"asha": True, "settings": ["optim.checkpoints=1"]}, r"optim.checkpoints is 1: set it to 2"),
 }
