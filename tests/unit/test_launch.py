@@ -126,13 +126,13 @@ def test_what_takes_long_to_take_itself_down_is_ended_within_five_seconds(more: 
 
 
 def test_descendants_are_found_while_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell and its child; the second reading of the time of boot, and each one after it, is a minute earlier."""
+    """A shell and its child; the second reading of the time of boot, and each one after it, is 30 years earlier."""
     shell = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
     try:
         while len(psutil.Process(shell.pid).children()) < 1:
             time.sleep(0.01)
         (child,) = psutil.Process(shell.pid).children()
-        times = iter(range(0, -60_000, -60))
+        times = iter(range(0, -(10**12), -(10**9)))
         booted = psutil._pslinux.boot_time()
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + next(times))
         assert shell.pid not in {one.pid for one in psutil.Process().children(recursive=True)}  # why it is not used
