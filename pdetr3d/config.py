@@ -284,7 +284,7 @@ def override(config: Config, dotlist: list[str]) -> Config:
     base = config.model_dump(mode="json")
     if "data.classes" in texts and read_classes(texts["data.classes"]) != config.classes:
         base["student"] |= dict.fromkeys(BY_CLASS, [])
-    return build(base, {str(key): value for key, value in changes.items()})
+    return build(base, OmegaConf.to_container(changes))
 
 
 def _text(value: str) -> str:
@@ -311,10 +311,14 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 def build(base: dict[str, Any], changes: dict[str, Any]) -> Config:
     """Merge ``changes`` into ``base`` (nested dicts) and validate; every problem becomes one line of a DataError."""
-    from omegaconf import OmegaConf
+    return _validated(json.dumps(_merged(base, changes)))
 
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(changes)))
-    return _validated(json.dumps(merged))
+
+def _merged(base: Any, changes: Any) -> Any:
+    """``changes`` in place of ``base``, or in place of its entries where both are dicts."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
 
 
 def _validated(text: str) -> Config:
