@@ -16,7 +16,7 @@ from pdetr3d.tracking.models import CHAMPION, Score, log_checkpoint, log_model_m
 from pdetr3d.tracking.runs import Tracker
 
 pytestmark = pytest.mark.slow
-WRITERS, STEPS, ROUNDS = 8, 50, 4
+WRITERS, STEPS, ROUNDS = 8, 20, 2
 
 
 def write(folder: Path, number: int) -> None:
