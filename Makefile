@@ -26,7 +26,7 @@ real-smoke: install ## train and score on the real keyframes in $PDETR3D_REAL_DA
 	$(PY) -m ray_jobs.pipeline --preset real-smoke $(ARGS)
 
 test: lint ## lint, then all tests; tests that need a GPU, compiled operators or root are skipped without them
-	$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) -n 3 --dist loadgroup $(ARGS)
 
 test-clusters: install ## a pipeline on two nodes, killed jobs and searches, and servers and hosts for real: Ray with tokens, network namespaces, PostgreSQL (minutes)
 	$(PYTEST) tests/clusters $(ARGS)
