@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.geometry.boxes import rotate_z
+from pdetr3d.geometry.boxes import in_range, rotate_z
 from pdetr3d.geometry.crops import axes_from_points
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
@@ -165,8 +165,7 @@ def pseudo_label_rows(
     if snap:
         made, moved = snap_to_clicks(made, clicks.xyz_m)
     ratio = made.size_m / np.asarray(prior_size_m, dtype=np.float64)[clicks.label]
-    low, high = np.array(range_m, dtype=np.float32).reshape(2, 3)
-    inside_range = ((made.center_m >= low) & (made.center_m <= high)).all(axis=1)
+    inside_range = in_range(made.center_m, range_m)
     plausible = ((ratio >= 1 / SIZE_RATIO_MAX) & (ratio <= SIZE_RATIO_MAX)).all(axis=1)
     owner, held = np.repeat(np.arange(len(records)), [len(mine) for mine in boxes]), np.ones(len(made), bool)
     for number, record in enumerate(records):

@@ -19,6 +19,7 @@ from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
 from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.tables.fields import has_points
 
 MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
 Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global, each (4, 4)
@@ -167,7 +168,7 @@ def ground_truth_boxes(nusc: NuScenes, sample_token: str, poses: Poses, classes:
     for annotation_token in nusc.get("sample", sample_token)["anns"]:
         row = nusc.get("sample_annotation", annotation_token)
         name = classes.class_of(row["category_name"])
-        if name is None or row["num_lidar_pts"] + row["num_radar_pts"] == 0:
+        if name is None or not has_points(row["num_lidar_pts"], row["num_radar_pts"]):
             continue
         box2lidar = chain(rigid(row["rotation"], row["translation"]), global2lidar)
         velocity = global2lidar[:3, :3] @ nusc.box_velocity(annotation_token)

@@ -6,6 +6,8 @@ gravity center, (w, l, h), unit quaternion (w, x, y, z).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pyquaternion import Quaternion
@@ -75,6 +77,16 @@ def points_in_each_box(
         near = near[np.abs(y[near] - center[1]) <= radius]
         result.append(near[points_in_boxes(points_m[near], center, size, yaw)[0]])
     return result
+
+
+def in_range(points_m: NDArray, range_m: Sequence[float]) -> NDArray[np.bool_]:
+    """Which of P points (P, 3+) [m] lie in a range, its faces included: (P,) bool.
+
+    Args:
+        range_m: x0, y0, z0, x1, y1, z1 [m], e.g. ``model.range_m``; compared in the dtype of ``points_m``.
+    """
+    low, high = np.asarray(range_m, points_m.dtype).reshape(2, 3)
+    return ((points_m[:, :3] >= low) & (points_m[:, :3] <= high)).all(1)
 
 
 def from_nuscenes(

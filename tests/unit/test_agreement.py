@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from pdetr3d.data.index.annotations import LIDAR, RADAR
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.index.point_counts import LIDAR, RADAR, usually_empty
+from pdetr3d.data.index.point_counts import usually_empty
 from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.schema import DataError
 from tests.reference import tiny_nuscenes

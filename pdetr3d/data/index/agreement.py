@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index.point_counts import CAUSES, LIDAR, MANY, KeyframePoints
+from pdetr3d.data.index.annotations import LIDAR, flat
+from pdetr3d.data.index.point_counts import CAUSES, MANY, KeyframePoints
 from pdetr3d.data.storage.points import check_points
 from pdetr3d.schema import DataError
 
@@ -41,7 +41,7 @@ def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> No
         DataError: when the median box of a judged group has OFF times fewer or more points than the tables say.
     """
     table = table.combine_chunks()
-    told, points = pc.list_flatten(table.column(LIDAR)).to_numpy(), KeyframePoints(table, dataroot, data)
+    told, points = flat(table, LIDAR), KeyframePoints(table, dataroot, data)
     boxes = {row: at for row, at in _fullest(table, points, told).items() if len(at)}
     found = _found(points, boxes)
     many = [[row] for row in found if len(boxes[row]) >= MANY]

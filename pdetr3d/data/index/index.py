@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.config import DataConfig
+from pdetr3d.data.index.annotations import LIDAR, Annotations, flat
 from pdetr3d.data.index.facts import PLAIN, IndexFacts
-from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_SCHEMA, Annotations, RecordTable
+from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_SCHEMA, RecordTable
 from pdetr3d.data.storage.files import open_arrow, table_digest, write_arrow
 from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
@@ -160,8 +161,8 @@ class Index:
         """Annotation token -> number of LiDAR points, if the index counted points itself; else empty."""
         if not self.facts.counted:
             return {}
-        tokens, counts = (pc.list_flatten(self.table.column(name)) for name in ("ann_token", "ann_num_lidar_pts"))
-        return dict(zip(tokens.to_pylist(), counts.to_pylist(), strict=True))
+        tokens = pc.list_flatten(self.table.column("ann_token")).to_pylist()
+        return dict(zip(tokens, flat(self.table, LIDAR).tolist(), strict=True))
 
     def annotations(self, token: str) -> Annotations:
         """All annotations of a sample, for labeling and scoring. Training sees only ``training_records``."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.agreement import refuse_other_points
+from pdetr3d.data.index.annotations import kept
 from pdetr3d.data.index.dataset_files import DatasetFiles
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.facts import IndexFacts
@@ -119,10 +119,10 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
 
 
 def _refuse_no_objects(table: pa.Table, unknown: dict[str, int], data: DataConfig, folder: Path) -> None:
-    points = [pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
+    mine = kept(table)
     seen = [f"{count} annotations of category {name!r}" for name, count in unknown.items()]
-    seen += [f"{len(points[0])} objects that have a class, all without points"] if len(points[0]) else []
-    refuse_empty({"objects": int((points[0] + points[1] > 0).sum())}, data.allow_empty, str(folder), seen)
+    seen += [f"{len(mine)} objects that have a class, all without points"] if len(mine) else []
+    refuse_empty({"objects": int(mine.sum())}, data.allow_empty, str(folder), seen)
 
 
 class _Reader:

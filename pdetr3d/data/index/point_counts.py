@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.progress import track
 
 from pdetr3d.config import DataConfig
+from pdetr3d.data.index.annotations import LIDAR, RADAR, flat, kept
 from pdetr3d.data.storage.points import read_lidar
 from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.geometry.rigid import apply, chain
 from pdetr3d.schema import DataError
 
 log = logging.getLogger(__name__)
-LIDAR, RADAR = "ann_num_lidar_pts", "ann_num_radar_pts"
 CAUSES = (
     "likely causes: columns in another order than x, y, z, intensity (data.lidar_columns); points in another unit than "
     "m, or in another frame than the sensor's own (calibrated_sensor.json takes them to the car, ego_pose.json to the "
@@ -46,7 +45,7 @@ def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bo
     Raises:
         DataError: when a LiDAR file cannot be read and ``whole`` is True.
     """
-    counts = {name: pc.list_flatten(table.column(name)).to_numpy().copy() for name in (LIDAR, RADAR)}
+    counts = {name: flat(table, name).copy() for name in (LIDAR, RADAR)}
     if len(counts[LIDAR]) and max(counts[LIDAR].max(), counts[RADAR].max()) <= 0:
         counts[LIDAR][:] = -1
     unknown = counts[LIDAR] < 0
@@ -72,10 +71,9 @@ def count_points(table: pa.Table, dataroot: Path, data: DataConfig, *, whole: bo
 
 def usually_empty(table: pa.Table) -> str:
     """A warning when most boxes near the sensor hold no LiDAR or radar point, whoever counted them; else ""."""
-    box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
-    points = sum(pc.list_flatten(table.column(name)).to_numpy() for name in (LIDAR, RADAR))
+    box = flat(table, "ann_box")
     near = np.hypot(box[:, 0], box[:, 1]) < NEAR_M
-    bare = int((points[near] == 0).sum())
+    bare = int((near & ~kept(table)).sum())
     if near.sum() < NEARLY or bare <= near.sum() / 2:
         return ""
     return f"{bare} of {int(near.sum())} boxes within {NEAR_M:g} m of the sensor hold no point; {CAUSES}"
@@ -95,7 +93,7 @@ class KeyframePoints:
     def __init__(self, table: pa.Table, dataroot: Path, data: DataConfig) -> None:
         self.dataroot, self.data = dataroot, data
         self.offsets = table.column(LIDAR).chunk(0).offsets.to_numpy()
-        self.box = table.column("ann_box").chunk(0).values.flatten().to_numpy().reshape(-1, 7)
+        self.box = flat(table, "ann_box")
         names = ("lidar2ego", "ego2global")
         self._poses = [table.column(name).chunk(0).flatten().to_numpy().reshape(-1, 4, 4) for name in names]
         self.files = table.column("lidar_path").to_pylist()

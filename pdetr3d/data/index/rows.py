@@ -1,9 +1,8 @@
-"""Rows of an index: its columns, and the records and annotations that are made from them."""
+"""Rows of an index: its columns, and the records that are made from them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,36 +51,6 @@ INDEX_SCHEMA = pa.schema(
 # A dataset with regions (``regions.py``) has two more columns; both are null for a sample without regions.
 REGION_COLUMNS = ["region_valid", "region_ignore"]
 REGION_SCHEMA = pa.schema([*INDEX_SCHEMA, *((name, POLYGONS) for name in REGION_COLUMNS)])
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """The N annotations of one sample in the LIDAR_TOP frame: all classes, with or without sensor points.
-
-    Attributes:
-        token: (N,) object array of annotation tokens.
-        label: (N,) int64. box: (N, 7) x, y, z, l, w, h [m], yaw [rad]. velocity_m_s: (N, 2), NaN = unknown.
-        num_lidar_pts, num_radar_pts: (N,) int64.
-    """
-
-    token: NDArray[np.object_]
-    label: NDArray[np.int64]
-    box: NDArray[np.float64]
-    velocity_m_s: NDArray[np.float64]
-    num_lidar_pts: NDArray[np.int64]
-    num_radar_pts: NDArray[np.int64]
-
-    @property
-    def kept(self) -> NDArray[np.bool_]:
-        """(N,) bool: annotations with at least one LiDAR or radar point; only they are used (method 7.2)."""
-        return (self.num_lidar_pts + self.num_radar_pts) > 0
-
-    def boxes(self) -> Boxes3D:
-        """The kept annotations as human boxes, in order."""
-        kept, box = self.kept, self.box
-        return Boxes3D.build(
-            box[kept, :3], box[kept, 3:6], box[kept, 6], self.label[kept], velocity_m_s=self.velocity_m_s[kept]
-        )
 
 
 # The columns that a record is made from: no column of annotations.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pdetr3d.class_list import ClassList
+from pdetr3d.data.index.annotations import flat
 from pdetr3d.geometry.rigid import wrap_angle
 
 MOVING_M_S = 2.0  # an object that is faster than this moves along its heading
@@ -23,8 +23,7 @@ def sizes_askew(table: pa.Table, classes: ClassList) -> list[str]:
     Args:
         table: of INDEX_SCHEMA. classes: of its labels.
     """
-    box = pc.list_flatten(pc.list_flatten(table.column("ann_box"))).to_numpy().reshape(-1, 7)
-    label, lines = pc.list_flatten(table.column("ann_label")).to_numpy(), []
+    box, label, lines = flat(table, "ann_box"), flat(table, "ann_label"), []
     for place, (name, typical) in enumerate(zip(classes.names, classes.fallback_size_m, strict=True)):
         mine = box[label == place, 3:6]
         if len(mine) < ENOUGH:
@@ -48,10 +47,7 @@ def headings_askew(table: pa.Table) -> str:
 
     With fewer than ENOUGH moving objects there is no judgment.
     """
-    velocity, box = (
-        pc.list_flatten(pc.list_flatten(table.column(name))).to_numpy().reshape(-1, width)
-        for name, width in (("ann_velocity_m_s", 2), ("ann_box", 7))
-    )
+    velocity, box = flat(table, "ann_velocity_m_s"), flat(table, "ann_box")
     with np.errstate(invalid="ignore"):
         moving = np.hypot(velocity[:, 0], velocity[:, 1]) > MOVING_M_S  # False for unknown velocities (NaN)
     if moving.sum() < ENOUGH:

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.config import EmptyName
+from pdetr3d.data.index.annotations import flat, kept, row_of
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import LabelManifest
+from pdetr3d.geometry.boxes import in_range
 from pdetr3d.schema import CAMERAS, LATER
 
 NAMED = 5  # scenes or categories that are named
@@ -131,16 +133,10 @@ def summarize(
     table, every = index.table, np.arange(len(index))
     known = splits if splits is not None else index.splits
     rows = every if splits is None else np.unique(np.concatenate([index.rows(split) for split in splits]))
-    lengths = pc.list_value_length(table["ann_label"]).to_numpy()
-    used = np.isin(np.repeat(every, lengths), rows)
-    label = pc.list_flatten(table["ann_label"]).to_numpy()
-    points = sum(pc.list_flatten(table[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts"))
-    kept = used & (points > 0)
-    outside = None
-    if range_m is not None:
-        xyz = pc.list_flatten(pc.list_flatten(table["ann_box"])).to_numpy().reshape(-1, 7)[:, :3]
-        low, high = np.array(range_m, float).reshape(2, 3)
-        outside = int((kept & ~((xyz >= low) & (xyz <= high)).all(1)).sum())
+    of_row = row_of(table)
+    counted = np.isin(of_row, rows)
+    used = counted & kept(table)
+    outside = None if range_m is None else int((used & ~in_range(flat(table, "ann_box"), range_m)).sum())
     paths = pc.list_flatten(table["camera_path"])
     images = pc.is_valid(paths).to_numpy(zero_copy_only=False).reshape(-1, len(CAMERAS))[rows]
     sweeps = pc.list_value_length(table["sweep_path"]).to_numpy()[rows]
@@ -152,14 +148,14 @@ def summarize(
     return Summary(
         keyframes=len(rows),
         frames={split: _roles(index, split, manifest) for split in dict.fromkeys(known)},
-        objects=np.bincount(label[kept], minlength=len(index.classes)),
+        objects=np.bincount(flat(table, "ann_label")[used], minlength=len(index.classes)),
         unknown=dict(index.facts.unknown_categories),
-        no_points=int((used & ~kept).sum()),
+        no_points=int((counted & ~used).sum()),
         counted=index.facts.counted,
         regions=index.facts.outside,
         outside=outside,
         clicks=None if manifest is None else _clicks(manifest, index.classes.names),
-        boxes=int((kept & boxed[np.repeat(every, lengths)]).sum()),
+        boxes=int((used & boxed[of_row]).sum()),
         images=images.sum(0),
         sweeps=int(sweeps.sum()),
         bare=int((sweeps == 0).sum()),

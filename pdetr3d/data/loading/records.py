@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.config import DataConfig
+from pdetr3d.data.index.annotations import LIDAR, RADAR, flat, human_boxes, kept, row_of
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.regions import disks
 from pdetr3d.data.labels.click_matching import match_clicks
@@ -31,7 +32,7 @@ from pdetr3d.schema import (
 
 _UNLABELED, _BOX, _POINT, _EMPTY = (ROLES.index(name) for name in ("unlabeled", "box", "point", "empty"))
 PIECE = 512  # box-labeled samples whose labels are made at a time; this limits memory
-ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", "ann_num_lidar_pts", "ann_num_radar_pts")
+ANNOTATION_COLUMNS = ("ann_token", "ann_label", "ann_box", "ann_velocity_m_s", LIDAR, RADAR)
 
 
 def training_records(
@@ -198,20 +199,11 @@ def _annotations_of(
     """Kept annotations of n rows as human boxes; (n, 2) begin and end of each row's boxes; the annotations' tokens."""
     order = np.argsort(rows)
     ann = index.records.rows.take(rows[order], list(ANNOTATION_COLUMNS)).table
-    counts = [pc.list_flatten(ann[name]).to_numpy() for name in ("ann_num_lidar_pts", "ann_num_radar_pts")]
-    kept = counts[0] + counts[1] > 0  # as ``Annotations.kept``
-    box, velocity = (_wide(ann[name], width)[kept] for name, width in (("ann_box", 7), ("ann_velocity_m_s", 2)))
-    label = pc.list_flatten(ann["ann_label"]).to_numpy()[kept]
-    of_row = np.repeat(np.arange(len(rows)), pc.list_value_length(ann["ann_label"]).to_numpy())[kept]
+    mine = kept(ann)
+    boxes = human_boxes(*(flat(ann, name)[mine] for name in ("ann_box", "ann_label", "ann_velocity_m_s")))
     bounds = np.empty((len(rows), 2), np.int64)
-    bounds[order] = np.searchsorted(of_row, np.stack([np.arange(len(rows)), np.arange(1, len(rows) + 1)], 1))
-    boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, velocity_m_s=velocity)
-    return boxes, bounds, pc.list_flatten(ann["ann_token"]).filter(pa.array(kept))
-
-
-def _wide(column: pa.ChunkedArray, width: int) -> NDArray[np.float64]:
-    """All items (n, width) of a column whose values are lists of fixed-size lists."""
-    return pc.list_flatten(pc.list_flatten(column)).to_numpy().reshape(-1, width)
+    bounds[order] = np.searchsorted(row_of(ann)[mine], np.stack([np.arange(len(rows)), np.arange(1, len(rows) + 1)], 1))
+    return boxes, bounds, pc.list_flatten(ann["ann_token"]).filter(pa.array(mine))
 
 
 def _click_boxes(

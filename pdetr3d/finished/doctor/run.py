@@ -19,6 +19,7 @@ from pdetr3d.data.labels.pseudo_table import read_pseudo_labels
 from pdetr3d.data.loading.records import inspection_records, prior_size_m
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.doctor.clicks import ClickFacts, click_facts
+from pdetr3d.geometry.boxes import in_range
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
 from pdetr3d.run_files import DONE, TEACHER_QUALITY, RunFiles
 from pdetr3d.schema import Boxes3D, DataError
@@ -126,9 +127,8 @@ class Run:
         clicks = self.manifest.clicks.to_pandas().set_index("click_id")[["x", "y", "z"]]
         table = read_pseudo_labels(file, self.index.classes).to_pandas()
         xyz = clicks.reindex(table["click_id"]).to_numpy()
-        low, high = np.array(self.config["model.range_m"]).reshape(2, 3)
         table["distance_m"] = np.hypot(xyz[:, 0], xyz[:, 1])
-        return table[((xyz >= low) & (xyz <= high)).all(1)]
+        return table[in_range(xyz, self.config["model.range_m"])]
 
     @cached_property
     def box_labels(self) -> dict[str, int]:
