@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,6 @@ from pdetr3d.data.index.point_counts import CAUSES, MANY, KeyframePoints
 from pdetr3d.data.storage.points import check_points
 from pdetr3d.schema import DataError
 
-log = logging.getLogger(__name__)
-
 KEYFRAMES = 50  # keyframes whose points are counted, at most one per scene
 FULL = 10  # a box is counted if the tables give it at least this many points
 OFF = 20  # a file is refused when the median box differs from the tables' count by more than this factor
@@ -26,16 +23,18 @@ NEAR = 2  # a box differs when its count and the tables' differ by more than thi
 LIKE = 0.9  # a warning is given when fewer boxes than this share agree
 
 
-def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> None:
+def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> list[str]:
     """Count the points in boxes again and refuse a dataset whose counts differ greatly from those of the tables.
 
     One keyframe of each scene is read: the one with most boxes of at least FULL points; only these boxes are counted.
     A keyframe with MANY such boxes is judged by itself; the others are judged together, if they have MANY in all.
-    Files that cannot be read are skipped here: the check of files reports them. A warning is logged when more than
-    1 - LIKE of the boxes differ by a factor above NEAR.
+    Files that cannot be read are skipped here: the check of files reports them.
 
     Args:
         table: of INDEX_SCHEMA. dataroot: of its paths. data: how LiDAR files are read.
+
+    Returns:
+        A warning when more than 1 - LIKE of the boxes differ by a factor above NEAR; else [].
 
     Raises:
         DataError: when the median box of a judged group has OFF times fewer or more points than the tables say.
@@ -48,7 +47,7 @@ def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> No
     few = [row for row in found if len(boxes[row]) < MANY]
     groups = many + ([few] if sum(len(boxes[row]) for row in few) >= MANY else [])
     if not groups:
-        return
+        return []
     ratio = {row: found[row] / told[boxes[row]] for row in found}
     usual = [float(np.median(np.concatenate([ratio[row] for row in group]))) for group in groups]
     other = [group for group, median in zip(groups, usual, strict=True) if not 1 / OFF < median < OFF]
@@ -64,16 +63,14 @@ def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> No
         )
     every = np.concatenate([ratio[row] for group in groups for row in group])
     unlike = int(((every * NEAR < 1) | (every > NEAR)).sum())
-    if unlike > (1 - LIKE) * len(every):
-        log.warning(
-            "%s: %d of %d boxes that were counted again hold over %d times fewer or more LiDAR points than "
-            "num_lidar_pts says. That is right if num_lidar_pts counts several sweeps or sensors. If not, sizes may "
-            "not be in the order w, l, h, or rotations not in the order w, x, y, z",
-            dataroot / points.files[groups[0][0]],
-            unlike,
-            len(every),
-            NEAR,
-        )
+    if unlike <= (1 - LIKE) * len(every):
+        return []
+    return [
+        f"{unlike} of {len(every)} boxes that were counted again hold over {NEAR} times fewer or more LiDAR points "
+        f"than num_lidar_pts says (first in {points.files[groups[0][0]]}). That is right if num_lidar_pts counts "
+        "several sweeps or sensors. If not, sizes may not be in the order w, l, h, or rotations not in the order w, x, "
+        "y, z"
+    ]
 
 
 def _at(values: NDArray[np.int64], places: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
