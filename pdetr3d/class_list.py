@@ -6,7 +6,6 @@ list.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, DataError
+from pdetr3d.words import close_to
 
 SHIPPED = Path(__file__).parent / "class_lists"  # the lists that come with the package, by file name
 KEY = "data.classes"
@@ -227,7 +227,7 @@ def _problems(name: object, entry: object) -> list[str]:
         return [f"{name!r}: a class's name is a text, and not {', '.join(RESERVED)} (put names such as 1 in quotes)"]
     if not isinstance(entry, dict):
         return [f"{name}: {entry!r} must hold {', '.join(NEEDED)}, and may hold others of {', '.join(FIELDS)}"]
-    unknown = [f"{name}.{key}: unknown key{close_to(key, tuple(FIELDS))}" for key in entry if key not in FIELDS]
+    unknown = [f"{name}.{key}: unknown key{close_to(key, FIELDS)}" for key in entry if key not in FIELDS]
     missing = [f"{name}.{key}: is missing; it is {FIELDS[key]}" for key in NEEDED if key not in entry]
     wrong = [
         f"{name}.{key}: {value!r} is not {FIELDS[key]}"
@@ -282,12 +282,6 @@ def _shared(found: ClassList) -> list[str]:
                     f"{each.name}.categories: {category!r} is of class {owner[category]}, too; leave it to one"
                 )
     return problems
-
-
-def close_to(name: object, allowed: tuple[str, ...]) -> str:
-    """The most similar allowed name, as words for messages; "" if none is similar."""
-    found = difflib.get_close_matches(str(name), allowed, n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _nuscenes() -> ClassList:

@@ -6,7 +6,6 @@ the presets, ``config_sections.py`` and ``config_models.py`` the sections; other
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from pdetr3d.class_list import ClassList, close_to, read_classes
+from pdetr3d.class_list import ClassList, read_classes
 from pdetr3d.config_models import (
     BY_CLASS,
     ModelConfig,
@@ -41,6 +40,7 @@ from pdetr3d.config_sections import (
     StorageConfig,
 )
 from pdetr3d.schema import DataError
+from pdetr3d.words import close_to
 
 __all__ = [
     "OF_MANIFEST",
@@ -299,14 +299,10 @@ def _text(value: str) -> str:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for an unknown dotted key, with the closest known one."""
-    close = (
-        difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-    )
-    hint = (
-        f"did you mean {close[0]!r}?" if close else f"sections: {', '.join(sorted({k.split('.')[0] for k in known}))}"
-    )
-    return f"unknown config key {key!r}: {hint} (all keys: pdetr3d show-config)"
+    same = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
+    hint = close_to(key, known, cutoff=0.5) or close_to(key, same, cutoff=0)
+    sections = ", ".join(sorted({other.split(".")[0] for other in known}))
+    return f"unknown config key {key!r}{hint or f'; sections: {sections}'}; pdetr3d show-config shows all keys"
 
 
 def build(base: dict[str, Any], changes: dict[str, Any]) -> Config:

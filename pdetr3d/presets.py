@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 from pdetr3d.config import (
@@ -20,6 +19,7 @@ from pdetr3d.config import (
 )
 from pdetr3d.config_models import ONE_TASK, RARE_SAMPLING, TEN_SAMPLING
 from pdetr3d.schema import DataError
+from pdetr3d.words import close_to
 
 # The image branch of method.md 2.4 and 2.9: stem, first stage and all norms are frozen, and the learning rate is a
 # tenth. This needs weights: teacher.image_weights=FILE. Without them nothing is frozen, and the backbone needs the full
@@ -258,9 +258,7 @@ def check_preset(name: str) -> str:
         DataError: for an unknown preset (names the closest).
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DataError(f"unknown preset {name!r}: {hint}allowed: {', '.join(PRESETS)}")
+        raise DataError(f"unknown preset {name!r}{close_to(name, PRESETS)}; allowed: {', '.join(PRESETS)}")
     return name
 
 

@@ -27,6 +27,7 @@ from pdetr3d.finished.report.markdown import FLOORS, search_text, table
 from pdetr3d.finished.report.search import Search
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
+from pdetr3d.words import number
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks")
@@ -246,11 +247,6 @@ def faults(found: dict[str, Any]) -> str:
     where = f"`{found['command']}` at commit {found['commit']} on {found['cores']} CPU cores: {minutes:.0f} minutes"
     header = ["fault", "committed steps lost", "s to the next step", "equal to the undisturbed run", "note"]
     return "\n".join([f"{where}.", "", *table(header, rows)])
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """The text of a cell; "-" for a value that does not exist, such as the heading of a cone."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def put(text: str, name: str, block: str) -> str:

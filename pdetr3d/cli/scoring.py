@@ -9,6 +9,7 @@ import typer
 
 from pdetr3d.cli.app import app, say
 from pdetr3d.cli.dataset import IndexFile
+from pdetr3d.words import number
 
 HEAD = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 COLUMNS = ("AP", "ATE", "ASE", "AOE", "AVE", "AAE", "n_gt")
@@ -59,14 +60,10 @@ def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    say(**{name: _cell(report[name]) for name in HEAD}, objects=sum(report["n_gt"].values()))
+    say(**{name: number(report[name]) for name in HEAD}, objects=sum(report["n_gt"].values()))
     table = Table("class", box=None)
     for name in COLUMNS:
         table.add_column(name, justify="right")
     for name, row in report["per_class"].items():
-        table.add_row(name, *(_cell(row[column]) for column in COLUMNS))
+        table.add_row(name, *(number(row[column]) for column in COLUMNS))
     Console().print(table)
-
-
-def _cell(value: float | int | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -50,6 +50,7 @@ from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import NUSCENES, Names
+from pdetr3d.words import some
 
 MINI_SPLITS = ("mini_train", "mini_val")
 PIECE = 64  # number of samples whose boxes are in memory at a time
@@ -269,8 +270,8 @@ def _check_tokens(split: str, tokens: list[str], given: Mapping[str, Any], what:
     missing = [token for token in tokens if token not in given]
     if missing:
         raise DataError(
-            f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}; every sample needs an entry, without objects an empty one"
+            f"{what} lack {len(missing)} of the {len(tokens)} samples of split {split!r}: {some(missing)}; "
+            f"every sample needs an entry, without objects an empty one"
         )
     if len(given) > len(tokens) and what != "sensor poses":  # every sample of the split has an entry: some are foreign
         known = set(tokens)

@@ -26,6 +26,7 @@ from pdetr3d.models.pillars import DT_UNIT_S
 from pdetr3d.models.student import Student
 from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
+from pdetr3d.words import some
 
 WRAPPERS = ("state_dict", "model_state", "model")  # keys under which the frameworks store a checkpoint's weights
 HEAD_EPS = 1e-5  # epsilon of the norms in both frameworks' heads; all other norms have our epsilon
@@ -35,7 +36,6 @@ BRANCHES = {
     "mmdetection3d": {"offset": "reg", "height": "height", "size": "dim", "direction": "rot", "velocity": "vel"},
     "OpenPCDet": {"offset": "center", "height": "center_z", "size": "dim", "direction": "rot", "velocity": "vel"},
 }
-LISTED = 6  # names in a message
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def import_centerpoint(file: Path, config: Config, out: Path, partial: bool = Fa
     missing = [name for name in made.kept if ".axis." not in name]
     if missing and not partial:
         raise DataError(
-            f"{file} ({made.framework}) has nothing for {len(missing)} weights of the student: {_some(missing)}. It "
-            f"has {len(made.unused)} others: {_some(made.unused)}. Choose keys that describe its model, or take what "
+            f"{file} ({made.framework}) has nothing for {len(missing)} weights of the student: {some(missing)}. It "
+            f"has {len(made.unused)} others: {some(made.unused)}. Choose keys that describe its model, or take what "
             "fits with --partial and train the student"
         )
     student.load_state_dict(made.state)
@@ -126,7 +126,7 @@ def framework_of(found: Mapping[str, Tensor], file: Path) -> str:
             return name
     raise DataError(
         f"{file} is no CenterPoint of mmdetection3d or OpenPCDet: no weight begins with {' or '.join(FRAMEWORKS)}; it "
-        f"has {_some(sorted(found))}"
+        f"has {some(sorted(found))}"
     )
 
 
@@ -149,14 +149,10 @@ def convert(found: Mapping[str, Tensor], student: Student, config: Config, file:
     converter.run()
     if converter.wrong:
         raise DataError(
-            f"{file}: {len(converter.wrong)} weights have another shape: {_some(converter.wrong)}. Set the model.* and "
+            f"{file}: {len(converter.wrong)} weights have another shape: {some(converter.wrong)}. Set the model.* and "
             "student.* keys (channels, layers, strides, tasks) to those of its own config"
         )
     return converter.made
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (" ..." if len(names) > LISTED else "") if names else "none"
 
 
 class _Converter:
@@ -344,6 +340,6 @@ def summary(made: Converted) -> dict[str, Any]:
     return {
         "of": made.framework,
         "mapped": f"{len(made.mapped)} weights (import.json lists them)",
-        "not in the file": _some(made.kept),
-        "not used": _some(made.unused),
+        "not in the file": some(made.kept),
+        "not used": some(made.unused),
     }

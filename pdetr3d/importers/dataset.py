@@ -26,9 +26,9 @@ from pdetr3d.importers.frame import Camera, Frame
 from pdetr3d.importers.rows import TableRows, sample_token
 from pdetr3d.schema import CameraRecord, DataError
 from pdetr3d.tables.times import LEAST_US
+from pdetr3d.words import listed
 
 MAP_FILE = "maps/none.png"
-LISTED = 20  # number of problems in a message
 
 
 def write_dataset(
@@ -52,7 +52,7 @@ def write_dataset(
         extra: is called with the folder of the tables, to write further files.
 
     Raises:
-        DataError: when files cannot be used (the message names up to LISTED, and nothing is left), or ``out`` exists.
+        DataError: when files cannot be used (the message names the first ones, and nothing is left), or ``out`` exists.
     """
     ordered = sorted(frames, key=lambda frame: (frame.scene, frame.timestamp_us))
     refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own, in whole microseconds")
@@ -145,12 +145,10 @@ def refuse(problems: Sequence[str], fix: str) -> None:
         problems: a line for each. fix: advice, for the first line of the message.
 
     Raises:
-        DataError: lists up to LISTED problems.
+        DataError: lists the first problems.
     """
     if problems:
-        more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-        lines = [f"  {problem}" for problem in problems[:LISTED]]
-        raise DataError("\n".join([f"{len(problems)} problems, nothing was written; {fix}:", *lines, *more]))
+        raise DataError(f"{len(problems)} problems, nothing was written; {fix}:{listed(problems)}")
 
 
 def _write_json(path: Path, content: Any) -> None:

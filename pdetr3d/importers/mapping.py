@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from pdetr3d.class_list import ClassList, close_to
+from pdetr3d.class_list import ClassList
 from pdetr3d.schema import DataError
+from pdetr3d.words import close_to
 
 EXAMPLE = "it holds lines such as `Car: car` (null: no class)"
 
@@ -86,9 +86,8 @@ class ClassMapping:
         """The message about an unknown name; "" for a known one."""
         if name in self.targets:
             return ""
-        close = difflib.get_close_matches(name, self.targets, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"class {name!r} is not in {self.source}: {hint}known are {', '.join(self.targets)}"
+        known = ", ".join(self.targets)
+        return f"class {name!r}{close_to(name, self.targets)} is not in {self.source}; known are {known}"
 
     def without_class(self, names: Iterable[str]) -> dict[str, int]:
         """The names without class, and how often each occurs."""

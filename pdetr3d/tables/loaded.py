@@ -13,13 +13,13 @@ from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
 from pdetr3d.tables.plausible import implausible, unlikely
+from pdetr3d.words import listed
 
 # visibility and map may be missing: neither indexing nor the devkit's scoring reads them.
 TABLES = (
     "category attribute visibility instance sensor calibrated_sensor ego_pose "
     "log scene sample sample_data sample_annotation map"
 ).split()
-LISTED = 20  # problems named in a message
 LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tables such as v1.0-trainval/"
 
 
@@ -96,9 +96,7 @@ def _read(file: Path) -> Any:
 
 def _refuse(folder: Path, problems: list[str]) -> None:
     if problems:
-        more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        lines = "".join(f"\n  {problem}" for problem in problems[:LISTED])
         raise DataError(
-            f"{folder}: these tables cannot be used:{lines}{more}\nMend the converter that wrote them, or unpack the "
-            "metadata archive again; rows are counted from 0"
+            f"{folder}: these tables cannot be used:{listed(problems)}\nMend the converter that wrote them, or unpack "
+            "the metadata archive again; rows are counted from 0"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.words import close_to
 
 # Class -> the nuScenes category that stands for it.
 CATEGORY = {name: NUSCENES_CLASSES.category_of(name) for name in NUSCENES_CLASSES.names}
@@ -99,7 +99,7 @@ def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
         raise DataError(f"{key} {file}: these names stand there twice: {', '.join(twice)}; remove one of each")
     wrong = {name: target for name, target in value.items() if target is not None and target not in allowed}
     if wrong:
-        lines = "".join(f"\n  {name}: {target!r}{_close(target, allowed)}" for name, target in wrong.items())
+        lines = "".join(f"\n  {name}: {target!r}{close_to(target, allowed)}" for name, target in wrong.items())
         raise DataError(f"{key} {file}: allowed are {', '.join(allowed)} and null, but not{lines}")
     return tuple(sorted(value.items()))
 
@@ -110,14 +110,9 @@ def _rename(
     wanted, names = dict(pairs), [row[field] for row in rows]
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        lines = "".join(f"\n  {name!r}{_close(name, tuple(names))}" for name in unknown)
+        lines = "".join(f"\n  {name!r}{close_to(name, names)}" for name in unknown)
         raise DataError(f"{words[0]}: names that are in no row of {words[1]} (it has {', '.join(names)}):{lines}")
     for row in rows:
         if row[field] in wanted:
             new = wanted[row[field]]
             row[field] = f"{IGNORED}.{row[field]}" if new is None else target[new]
-
-
-def _close(name: object, allowed: tuple[str, ...]) -> str:
-    found = difflib.get_close_matches(str(name), allowed, n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pdetr3d.words import number
+
 HEADLINE = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's description, in Markdown
 
@@ -39,17 +41,13 @@ def description(
         children: name of a stage -> id of its run.
         experiment_id: of all these runs.
     """
-    rows = [f"| {arm} | {' | '.join(_figure(report.get(name)) for name in HEADLINE)} |" for arm, report in arms.items()]
+    rows = [f"| {arm} | {' | '.join(number(report.get(name)) for name in HEADLINE)} |" for arm, report in arms.items()]
     links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]
     parts = [
         f"Changed from the preset: `{changed}`" if changed else "The preset as it is.",
         "\n".join([f"| student | {' | '.join(HEADLINE)} |", "|---" * (len(HEADLINE) + 1) + "|", *rows]),
-        f"The teacher's boxes at the clicks: mean BEV IoU {_figure(teacher.get('bev_iou'))}.",
+        f"The teacher's boxes at the clicks: mean BEV IoU {number(teacher.get('bev_iou'))}.",
         f"![True boxes (solid) and the student's (dashed)](get-artifact?path={picture}&run_uuid={run_id})",
         f"Stages: {', '.join(links)}",
     ]
     return "\n\n".join(parts)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from pdetr3d.schema import DataError
 from pdetr3d.training.checkpoint import read_weights_only
+from pdetr3d.words import some
 
 WRAPPERS = ("state_dict", "model")  # keys under which training frameworks store the weights in a checkpoint
 PREFIXES = ("img_backbone.", "backbone.")  # of a detector's image backbone; the detector's other parts are ignored
 CLASSIFIER = ("fc.",)  # the last layer of a classification network, which a backbone does not need
-LISTED = 5  # names per kind of problem in an error message
 
 
 def read_image_weights(file: Path, backbone: nn.Module) -> dict[str, Tensor]:
@@ -40,11 +40,7 @@ def read_image_weights(file: Path, backbone: nn.Module) -> dict[str, Tensor]:
     ]
     if missing or unexpected or shapes:
         problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        text = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:LISTED])}{' ...' if len(keys) > LISTED else ''}"
-            for what, keys in problems
-            if keys
-        )
+        text = "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in problems if keys)
         raise DataError(
             f"teacher.image_weights {file}: {len(expected) - len(missing)} of {len(expected)} weights match; {text}; "
             "the file must hold the weights of teacher.image_backbone (ResNet without deformable convolutions)"

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from pdetr3d.config import Config
 from pdetr3d.schema import DataError
 from pdetr3d.training import checkpoint
+from pdetr3d.words import some
 
 KEY = "teacher.start_from"
 OWN = "prior_size_m"  # the classes' mean sizes always come from the data of the new training
-LISTED = 5  # names of weights in an error message
 
 
 def start_weights(config: Config) -> dict[str, Tensor] | None:
@@ -52,7 +52,7 @@ def initialize_start(model: nn.Module, weights: dict[str, Tensor], kind: str, co
     if wrong:
         raise DataError(
             f"{KEY} {config.teacher.start_from}: {len(wrong)} of the {len(own)} weights of this run's {kind} are "
-            f"missing in it or have another shape: {', '.join(wrong[:LISTED])}{' ...' if len(wrong) > LISTED else ''}; "
+            f"missing in it or have another shape: {some(wrong)}; "
             "it must have been trained with the same model.* and teacher.* keys"
         )
     model.load_state_dict({**model.state_dict(), **{name: weights[name] for name in own}})

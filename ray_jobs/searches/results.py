@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.config import Config
-from pdetr3d.finished.report.search import SCORED
+from pdetr3d.finished.report.search import SCORED, value_text
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.pseudo_labels import FLOORS
 from ray_jobs.searches.space import SEED, SearchSpace
@@ -185,8 +185,3 @@ def print_search(document: dict[str, Any]) -> None:
     for trial in document["trials"]:
         if trial["error"]:
             print(f"{trial['name']} failed: {trial['error']}")
-
-
-def value_text(value: Any) -> str:
-    """A parameter's value as text; numbers have four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pdetr3d.config import Config, override, unknown_key
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import fixed_by_manifest
+from pdetr3d.words import close_to
 from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
 
 FOLDER = Path(tune_spaces.__file__).parent
@@ -34,9 +34,8 @@ def load_space(name: str) -> SearchSpace:
     """
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     if not file.is_file():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise DataError(f"no search space {name!r}: {hint}there are {', '.join(names())}, or name a .yaml file")
+        hint = close_to(name, names())
+        raise DataError(f"no search space {name!r}{hint}: there are {', '.join(names())}, or name a .yaml file")
     try:
         document = yaml.safe_load(file.read_text())
         if not isinstance(document, dict):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS
+from pdetr3d.words import number
 from ray_jobs.stages.tracked import seen_objects
 from ray_jobs.terminal.phases import PHASES
 
@@ -106,7 +107,7 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
     table = _table("labels of the student", [*HEADLINE, f"{first} AP"], "the devkit's scores on the val split")
     for arm, metrics in arms.items():
         cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
-        table.add_row(NAMES.get(arm, arm), *(_number(c) for c in cells))
+        table.add_row(NAMES.get(arm, arm), *(number(c) for c in cells))
     _show(table)
     for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has those of all arms
         _show(_kinds(NAMES.get(arm, arm), arms[arm]["by_group"]))
@@ -116,7 +117,7 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
             show_kitti(metrics["kitti"], NAMES.get(arm, arm))
     for name, values in (ratio or {}).items():
-        print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {_number(v)}" for m, v in values.items()))
+        print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {number(v)}" for m, v in values.items()))
 
 
 def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
@@ -124,7 +125,7 @@ def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
     title = f"{name}, by kind of object; heading errors of found ones [rad], share reversed"
     table = _table("kind", list(KIND_FIGURES.values()), title)
     for kind, figures in groups.items():
-        cells = [_number(figures.get(key)) for key in KIND_FIGURES]
+        cells = [number(figures.get(key)) for key in KIND_FIGURES]
         table.add_row(escape(kind.replace("_", ", ")), *cells)
     return table
 
@@ -151,17 +152,17 @@ def print_quality(
         parts = {**quality[name]["by_group"], **quality[name]["by_distance"]} if name == "teacher" else {}
         rows = {shown: quality[name], **{_part(part): values for part, values in parts.items()}}
         for row, values in rows.items():
-            table.add_row(escape(row), *(_number(values[q]) for q in QUALITY))
+            table.add_row(escape(row), *(number(values[q]) for q in QUALITY))
     _show(table)
     oracles = ", ".join(
-        f"{name.removeprefix('true_').replace('_', ' ')} {_number(value)}"
+        f"{name.removeprefix('true_').replace('_', ' ')} {number(value)}"
         for name, value in quality["teacher"]["oracles"].items()
     )
     print(f"the teacher's BEV IoU if parts of its boxes were true:\n  {oracles}")
     calibration = quality["teacher"]["calibration"]
     print(
-        f"scores: expected calibration error {_number(calibration['ece'])}, "
-        f"rank correlation with the BEV IoU {_number(calibration['rank_correlation'])}"
+        f"scores: expected calibration error {number(calibration['ece'])}, "
+        f"rank correlation with the BEV IoU {number(calibration['rank_correlation'])}"
     )
 
 
@@ -197,9 +198,3 @@ def _table(first: str, columns: list[str], title: str) -> Table:
 def _show(table: Table) -> None:
     """Print a table. Cells that are too wide are wrapped, not cut."""
     Console(width=WIDTH).print(table)
-
-
-def _number(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"

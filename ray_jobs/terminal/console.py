@@ -18,6 +18,7 @@ from typing import Any
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
 from ray._private.worker import filter_autoscaler_events
 
+from pdetr3d.words import LISTED, listed
 from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
 from ray_jobs.terminal.phases import PHASES, clock
 
@@ -41,7 +42,6 @@ STARVED = re.compile(r"Cluster resources are not enough", re.I)
 STANDS_STILL = re.compile(r"no step for|stands still")
 # Messages of our own code that are repeated at the end.
 WARNINGS = re.compile(r"warning|is skipped:|is broken|no step for|stands still|taken away|left out", re.I)
-MOST_WARNINGS = 10
 
 
 class Console:
@@ -152,10 +152,9 @@ class Console:
     def end(self) -> None:
         """Print the warnings again."""
         if self.warnings:
-            told = [f"  {text}" + (f" ({count} times)" if count > 1 else "") for text, count in self.warnings.items()]
-            more = [f"  ... and {len(told) - MOST_WARNINGS} more in {self.log.baseFilename}"]
-            told = told if len(told) <= MOST_WARNINGS else told[:MOST_WARNINGS] + more
-            print("\n".join(["warnings:", *told]), flush=True)
+            told = [text + (f" ({count} times)" if count > 1 else "") for text, count in self.warnings.items()]
+            all_of = f" (all are in {self.log.baseFilename})" if len(told) > LISTED else ""
+            print(f"warnings{all_of}:{listed(told)}", flush=True)
 
 
 def warn(text: str) -> None:

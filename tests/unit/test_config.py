@@ -10,7 +10,7 @@ from pdetr3d import presets
 from pdetr3d.config import Config, DataError, StudentConfig, override, sigma_m
 
 BAD = [
-    (["optim.lrr=1"], "unknown config key 'optim.lrr': did you mean 'optim.lr'?"),
+    (["optim.lrr=1"], "unknown config key 'optim.lrr' (did you mean 'optim.lr'?)"),
     (["lr=1"], "optim.lr'?"),
     (["zzzzzz=1"], "sections: corruption, data, label, model"),
     (["optim=1"], "unknown config key 'optim'"),

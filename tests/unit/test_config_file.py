@@ -81,8 +81,8 @@ def test_what_is_wrong_together_may_be_mended_on_the_command_line(tmp_path: Path
 
 
 BAD = {
-    "preset: quickstart\noptim:\n  lrr: 1\n": "mine.yaml:3: unknown config key 'optim.lrr': did you mean 'optim.lr'?",
-    "preset: quickstart\nopt:\n  lr: 1\n": "mine.yaml:2: unknown config key 'opt': did you mean",
+    "preset: quickstart\noptim:\n  lrr: 1\n": "mine.yaml:3: unknown config key 'optim.lrr' (did you mean 'optim.lr'?)",
+    "preset: quickstart\nopt:\n  lr: 1\n": "mine.yaml:2: unknown config key 'opt' (did you mean",
     "preset: quickstart\n\noptim:\n  lr: fast\n": 'mine.yaml:4: optim.lr = "fast": Input should be a valid number; '
     "allowed: number > 0. Change it there, or remove the line: the preset has 0.008",
     "preset: quickstart\nmodel:\n  range_m: [0, 1]\n": "mine.yaml:3: model.range_m = [0, 1]: ",

@@ -65,20 +65,20 @@ def test_figures_stand_side_by_side(runs: list[Path]) -> None:
         ["Student full", "Student ours", "Teacher", "Pseudo labels", "Time and memory (0"],
     ]
     ours = table(made, "Student ours")
-    assert ours["SPNDS"] == ["0.300", "0.400", "–"] and ours["mATE"] == ["0.500", "0.500", "–"]
-    assert ours["mAP at 0-10 m"] == ["0.300", "0.400", "–"] and ours["mAP at 40-52 m"] == ["0.100", "0.200", "–"]
-    assert table(made, "Student full")["NDS"] == ["–", "0.490", "–"]
+    assert ours["SPNDS"] == ["0.300", "0.400", "-"] and ours["mATE"] == ["0.500", "0.500", "-"]
+    assert ours["mAP at 0-10 m"] == ["0.300", "0.400", "-"] and ours["mAP at 40-52 m"] == ["0.100", "0.200", "-"]
+    assert table(made, "Student full")["NDS"] == ["-", "0.490", "-"]
     teacher = table(made, "Teacher")
-    assert teacher["yaw_error_rad"] == ["–", "–", "0.250"] and teacher["yaw_error_rad at 10-20 m"] == [
-        "–",
-        "–",
+    assert teacher["yaw_error_rad"] == ["-", "-", "0.250"] and teacher["yaw_error_rad at 10-20 m"] == [
+        "-",
+        "-",
         "0.350",
     ]
     labels = table(made, "Pseudo labels")
-    assert labels["accepted"] == ["77", "–", "–"] and labels["yaw_error_rad"] == ["0.500", "–", "–"]
+    assert labels["accepted"] == ["77", "-", "-"] and labels["yaw_error_rad"] == ["0.500", "-", "-"]
     costs = table(made, "Time")
-    assert costs["wall [s]"] == ["12.3", "–", "–"] and costs["student_ours [s]"] == ["5.0", "–", "71.4"]
-    assert costs["peak memory [MiB]"] == ["300", "–", "–"]
+    assert costs["wall [s]"] == ["12.3", "-", "-"] and costs["student_ours [s]"] == ["5.0", "-", "71.4"]
+    assert costs["peak memory [MiB]"] == ["300", "-", "-"]
 
 
 def test_the_students_of_one_run_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_the_students_of_one_run_stand_side_by_side(tmp_path: Path, capsys: pyte
     assert table(made, "Students: devkit")["SPNDS"] == ["0.200", "0.400"]
     assert table(made, "Students: devkit")["mAP at 10-20 m"] == ["0.150", "0.350"]
     assert table(made, "Students: AP by class") == {"car": ["0.200", "0.400"], "pedestrian": ["0.300", "0.500"]}
-    assert table(made, "Time (0") == {"training [s]": ["–", "5.0"]}
+    assert table(made, "Time (0") == {"training [s]": ["-", "5.0"]}
     assert main(["compare", str(run), "--html", str(tmp_path / "page.html")]) == 0
     said, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
     assert "boxes_only" in said and "What the runs differ in" not in said and "same config" not in said
@@ -152,7 +152,7 @@ def test_the_command_prints_and_writes_the_same(
     assert main(["compare", *map(str, runs), "--html", str(page)]) == 0
     said = capsys.readouterr().out
     text = page.read_text()
-    for row in (["SPNDS", "0.300", "0.400", "–"], ["label.ratio", "0.05", "0.1", "0.05"]):
+    for row in (["SPNDS", "0.300", "0.400", "-"], ["label.ratio", "0.05", "0.1", "0.05"]):
         assert row in cells(text)
         assert any([cell.strip() for cell in line.strip("│").split("│")] == row for line in said.splitlines()), row
     assert "optim.lr_multipliers" in said and '[["x",0.5]]' in said, "brackets are no styles"

@@ -75,7 +75,7 @@ def test_the_table_compares_every_row_with_the_baseline(page: str) -> None:
     assert rows[0] == [*head, "boxes_only SPNDS", "boxes_only mAP", "boxes_only NDS", "finished"]
     assert rows[1][:6] == ["0.1", "0.360 ± 0.110", "0.340 ± 0.110", "+0.030", "0.035", "paired, 3 seeds"]
     assert rows[1][8] == "0.170 ± 0.055" and rows[1][-1] == "3/3"
-    assert rows[2][:6] == ["0.05", "0.330 ± 0.105", "0.310 ± 0.105", "–", "–", "baseline"]
+    assert rows[2][:6] == ["0.05", "0.330 ± 0.105", "0.310 ± 0.105", "-", "-", "baseline"]
     assert rows[3][2:4] == ["0.150 ± 0.071", "-0.160"] and rows[3][5] == "Welch, 2 and 3 seeds" and rows[3][-1] == "2/3"
     assert page.count('<tr class="marked">') == 1 and "not corrected for the 2 comparisons" in page
 
@@ -84,8 +84,8 @@ def test_distance_classes_trials_and_shared_stages_are_there(page: str) -> None:
     rows = cells(page)
     assert ["ratio=0.1", "0.340 ± 0.110", "0.290 ± 0.110", "0.240 ± 0.110", "0.190 ± 0.110", "0.140 ± 0.110"] in rows
     assert ["", "car", "pedestrian"] in rows and ["ratio=0.1", "0.340 ± 0.110", "0.440 ± 0.110"] in rows
-    done = ["t0.1_2", "0.1", "2", "finished", "100", "200", "0.470", "71", "2", "6", "64", "111", "–", "trials/t0.1_2"]
-    failed = ["t0.02_2", "0.02", "2", "failed", "50", "100", "0.100", "–", "–", "–", "–", "–", "–", "trials/t0.02_2"]
+    done = ["t0.1_2", "0.1", "2", "finished", "100", "200", "0.470", "71", "2", "6", "64", "111", "-", "trials/t0.1_2"]
+    failed = ["t0.02_2", "0.02", "2", "failed", "50", "100", "0.100", "-", "-", "-", "-", "-", "-", "trials/t0.02_2"]
     assert done in rows and failed in rows and ["t0.02_2", f"bad {EVIL}"] in rows
     stages = "pseudo_labels, teacher"
     assert ["shared/labels-abc", stages, "26199", "0.625", "0.775", "0.319", "0.253"] in rows
@@ -151,7 +151,7 @@ def test_how_soon_teachers_converge(metric: str, target: float, samples: dict[st
     assert f"first is {target:.3g} (0.9 of" in page and 'alt="training samples until a score is reached"' in page
     rows = cells(page)
     table = rows[rows.index(["", "samples", "reached"]) + 1 :][:2]
-    assert table == [[f"query_init={n}", str(s[0]) if s else "–", f"{len(s)}/1"] for n, s in samples.items()]
+    assert table == [[f"query_init={n}", str(s[0]) if s else "-", f"{len(s)}/1"] for n, s in samples.items()]
     drawn = charts.convergence(
         search, [Spread.of(samples[row.parameters["teacher.query_init"]]) for row in search.rows]
     )
@@ -170,9 +170,9 @@ def test_classes_without_boxes_stand_beside_the_others(tmp_path: Path) -> None:
     rows = cells((tmp_path / "report.html").read_text())
     table = rows[rows.index(["", "classes without boxes", "the others"]) + 1 :][:3]
     assert table == [
-        ["no_boxes_of=[]", "–", "0.650"],
+        ["no_boxes_of=[]", "-", "0.650"],
         ['no_boxes_of=["pedestrian"]', "0.500 ± 0.141", "0.400 ± 0.141"],
-        ['no_boxes_of=["car","pedestrian"]', "0.250", "–"],
+        ['no_boxes_of=["car","pedestrian"]', "0.250", "-"],
     ]
 
 
@@ -248,7 +248,7 @@ def test_a_teachers_search_shows_its_metric_first(tmp_path: Path) -> None:
     rows = cells(page)
     assert rows[0][:3] == ["roi_grid", "yaw_error_rad (select)", "yaw_error_rad (val)"]
     assert [row[0] for row in rows[1:3]] == ["3", "5"], "less is better"
-    assert rows[1][5] == "baseline" and rows[2][3:6] == ["+0.200", "–", "the same difference for every seed"]
+    assert rows[1][5] == "baseline" and rows[2][3:6] == ["+0.200", "-", "the same difference for every seed"]
     assert "(less is better)" in page and "named by --baseline" in page
     assert page.index("yaw_error_rad by distance") < page.index("bev_iou by distance")
     assert "python -m ray_jobs.train_teacher" in page and f"git checkout {'b' * 40}<" in page
@@ -323,7 +323,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 def test_columns_of_numbers_are_told_from_words() -> None:
     table = Table(
         ["name", "a", "b", "c", "d"],
-        [["1", "0.1 ± 0.2", "656ae_0", "–", "< 0.001"], ["2", "-1.0e-05", "3", "50%", "2/3"]],
+        [["1", "0.1 ± 0.2", "656ae_0", "-", "< 0.001"], ["2", "-1.0e-05", "3", "50%", "2/3"]],
     )
     assert [table.numeric(column) for column in range(5)] == [False, True, False, True, False]
 

@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from pdetr3d.finished.report.spread import Spread, difference, number
+from pdetr3d.finished.report.spread import Spread, difference
 
 
 def test_spread_uses_n_minus_1_and_knows_too_few() -> None:
     assert Spread.of([1.0, 2.0, 4.5]) == Spread(2.5, pytest.approx(math.sqrt((2.25 + 0.25 + 4) / 2)), 3)
     assert Spread.of([0.25]) == Spread(0.25, None, 1)
     assert Spread.of([]) == Spread(None, None, 0)
-    assert [str(Spread.of(values)) for values in ([0.1, 0.3], [0.25], [])] == ["0.200 ± 0.141", "0.250", "–"]
+    assert [str(Spread.of(values)) for values in ([0.1, 0.3], [0.25], [])] == ["0.200 ± 0.141", "0.250", "-"]
 
 
 def test_the_same_seeds_are_paired() -> None:
@@ -48,12 +48,12 @@ def test_welch_does_not_pool_variances() -> None:
 @pytest.mark.parametrize(
     ("values", "baseline", "expected"),
     [
-        ({0: 0.5}, {0: 0.4}, ("+0.100", "–", "needs ≥ 2 seeds")),
-        ({0: 0.5, 1: 0.6}, {0: 0.4}, ("+0.150", "–", "needs ≥ 2 seeds")),
-        ({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3}, ("+0.100", "–", "the same difference for every seed")),
-        ({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, ("+0.100", "–", "seeds do not differ")),
-        ({}, {0: 0.2}, ("–", "–", "no figure")),
-        ({0: 0.2}, {}, ("–", "–", "no figure")),
+        ({0: 0.5}, {0: 0.4}, ("+0.100", "-", "needs ≥ 2 seeds")),
+        ({0: 0.5, 1: 0.6}, {0: 0.4}, ("+0.150", "-", "needs ≥ 2 seeds")),
+        ({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3}, ("+0.100", "-", "the same difference for every seed")),
+        ({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, ("+0.100", "-", "seeds do not differ")),
+        ({}, {0: 0.2}, ("-", "-", "no figure")),
+        ({0: 0.2}, {}, ("-", "-", "no figure")),
         ({0: 10.0, 1: 11.0}, {0: 1.0, 1: 2.001}, ("+8.999", "< 0.001", "paired, 2 seeds")),
     ],
 )
@@ -61,8 +61,3 @@ def test_what_cannot_be_computed_says_why(
     values: dict[int, float], baseline: dict[int, float], expected: tuple[str, str, str]
 ) -> None:
     assert difference(values, baseline).cells() == expected
-
-
-def test_numbers() -> None:
-    assert [number(v) for v in (None, 7, 0.12349, 2.0)] == ["–", "7", "0.123", "2.000"]
-    assert number(71.4, 0) == "71"

@@ -61,7 +61,7 @@ def test_teachers_stand_beside_floors_under_trouble_and_with_their_costs(tmp_pat
         "size_error": "0.300 ± 0.000", "yaw_error_rad": "0.500 ± 0.000", "ECE": "0.040 ± 0.000",
         "rank correlation": "0.550 ± 0.071", "step [s]": "0.500 ± 0.000", "peak [MiB]": "3", "parameters": "1,234,567",
     }  # fmt: skip
-    assert floor[:3] == ["floor: class mean", "0.600 ± 0.000", "0.250 ± 0.000"] and floor[-1] == "–"
+    assert floor[:3] == ["floor: class mean", "0.600 ± 0.000", "0.250 ± 0.000"] and floor[-1] == "-"
     table = rows[rows.index(["", "0", "2"]) + 1]
     assert table == ["explicit", "0.600 ± 0.000", "0.450 ± 0.071"]  # of 0.4 and 0.5
     assert ["implicit", "", "teacher.query_init=implicit teacher.matching=direct"] in rows

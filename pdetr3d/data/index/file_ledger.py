@@ -20,6 +20,7 @@ from rich.progress import track
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.storage.files import open_arrow, write_arrow
 from pdetr3d.schema import DataError
+from pdetr3d.words import listed
 
 FILE = "files.arrow"
 SCHEMA = pa.schema(
@@ -33,7 +34,6 @@ SCHEMA = pa.schema(
 CONTENT_BYTES = 4 * 1024**3  # all files are read up to this total; of a larger dataset only a sample of the files is
 THREADS = 16  # the work is waiting for the disk, or hashing, which releases the GIL
 CHUNK = 1000  # files per task when sizes are looked up
-LISTED = 5  # changed files named in a message
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -128,12 +128,10 @@ def refuse_changed(ledger: FileLedger, index: Index, allowed: bool = False) -> N
     if changed and allowed:
         print(f"{len(changed)} files under {index.dataroot} have changed since this run was begun, e.g. {changed[0]}")
     elif changed:
-        lines = "".join(f"\n  {line}" for line in changed[:LISTED])
-        more = f"\n  ... and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
         raise DataError(
             f"{len(changed)} files under {index.dataroot} have changed since {index.path.parent.parent} was begun:"
-            f"{lines}{more}\nA run is not continued on other data: bring the files back, or choose another --run-dir "
-            "(--fresh: the next free one)"
+            f"{listed(changed)}\nA run is not continued on other data: bring the files back, or choose another "
+            "--run-dir (--fresh: the next free one)"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_SCHEMA, RecordTable
 from pdetr3d.data.storage.files import open_arrow, table_digest, write_arrow
 from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.words import close_to
 
 FILE = "index.arrow"  # in a run directory
 LAYOUT = "2"  # the version of the file's columns; raise it when INDEX_SCHEMA changes
@@ -117,10 +117,8 @@ class Index:
         """
         if split not in self._split_rows:
             available = {name: len(rows) for name, rows in sorted(self._split_rows.items())}
-            close = difflib.get_close_matches(split, available, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
             raise DataError(
-                f"split {split!r} has no samples in {self.path} ({self.version}): {hint}"
+                f"split {split!r} has no samples in {self.path}, {self.version}{close_to(split, available)}; "
                 f"available (samples): {available}; {self.dataroot / self.version / 'splits.json'} may name the scenes "
                 'of more ({"split name": ["scene name", ...]}): write it, then run pdetr3d index again'
             )

@@ -15,12 +15,12 @@ import pyarrow as pa
 from pdetr3d.data.storage.files import read_parquet, write_parquet
 from pdetr3d.geometry.regions import Polygon, Regions, disk, polygon_problem
 from pdetr3d.schema import DataError
+from pdetr3d.words import listed
 
 FILE = "regions.parquet"  # in the folder of the tables
 POLYGONS = pa.list_(pa.list_(pa.list_(pa.float64(), 2)))
 # valid: null = everywhere, [] = nowhere. ignore: [] = nothing.
 REGIONS_SCHEMA = pa.schema([("sample_token", pa.string()), ("valid", POLYGONS), ("ignore", POLYGONS)])
-LISTED = 20  # problems named in a message
 
 
 def write_regions(folder: Path, regions: Mapping[str, Regions]) -> None:
@@ -60,14 +60,11 @@ def read_regions(folder: Path, known: Collection[str] | None = None) -> dict[str
             wrong.append("has a row already; a sample has one row")
         if known is not None and token not in known:
             wrong.append("is no sample of this dataset")
-        problems += [f"  row {number}, sample_token {token!r}: {reason}" for reason in wrong]
+        problems += [f"row {number}, sample_token {token!r}: {reason}" for reason in wrong]
         if not wrong:
             found[token] = regions_of(row["valid"], row["ignore"])
     if problems:
-        more = [f"  ... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-        raise DataError(
-            "\n".join([f"{path}: regions that cannot be used; write the file again:", *problems[:LISTED], *more])
-        )
+        raise DataError(f"{path}: regions that cannot be used; write the file again:{listed(problems)}")
     return found
 
 

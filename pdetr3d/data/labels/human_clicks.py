@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pdetr3d.class_list import close_to
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import CLICK_DIGITS, click_id
 from pdetr3d.data.storage.csv_rows import FORM, not_parted
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
+from pdetr3d.words import close_to
 
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")

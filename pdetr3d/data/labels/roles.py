@@ -16,8 +16,7 @@ from pdetr3d.config import LabelConfig
 from pdetr3d.data.draws import keyed_rng
 from pdetr3d.data.index.index import Index
 from pdetr3d.schema import DataError
-
-SHOWN = 10  # problems listed in a message
+from pdetr3d.words import listed
 
 
 def annotated(index: Index, split: str) -> NDArray[np.bool_]:
@@ -117,22 +116,17 @@ def _refuse_contradictions(tokens: Sequence[str], clicked: set[str], boxed: set[
     problems = []
     for token in tokens:
         if (where := people.empty.get(token)) is not None:
-            problems += [f"  sample {token}: {where} says that it holds no object, but it has clicks"] * (
+            problems += [f"sample {token}: {where} says that it holds no object, but it has clicks"] * (
                 token in clicked
             )
-            problems += [f"  sample {token}: {where} says that it holds no object, but it has boxes"] * (token in boxed)
+            problems += [f"sample {token}: {where} says that it holds no object, but it has boxes"] * (token in boxed)
         if (where := people.unclicked.get(token)) is not None and token not in boxed:
-            problems.append(f"  sample {token}: {where} says that all its objects are clicked, but it has no click")
+            problems.append(f"sample {token}: {where} says that all its objects are clicked, but it has no click")
     if problems:
         raise DataError(
-            "\n".join(
-                [
-                    "these statements contradict each other, and nothing was written. Remove each sample from the file "
-                    "that is wrong (on the page of pdetr3d click: mark the frame as not done), or correct its labels:",
-                    *problems[:SHOWN],
-                    *([f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []),
-                ]
-            )
+            "these statements contradict each other, and nothing was written. Remove each sample from the file that is "
+            "wrong (on the page of pdetr3d click: mark the frame as not done), or correct its labels:"
+            + listed(problems)
         )
 
 
@@ -170,17 +164,11 @@ def read_samples(index: Index, split: str, source: str, option: str) -> frozense
         lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{option} {file}: not readable as text ({error})") from error
-    unknown = [f"  line {i}: {line!r}" for i, line in enumerate(lines, start=1) if line and line not in groups]
+    unknown = [f"line {i}: {line!r}" for i, line in enumerate(lines, start=1) if line and line not in groups]
     if unknown:
         raise DataError(
-            "\n".join(
-                [
-                    f"{option} {file}: {len(unknown)} lines name no sample token, scene token or scene name of split "
-                    f"{split!r}; nothing was written:",
-                    *unknown[:SHOWN],
-                    *([f"  ... and {len(unknown) - SHOWN} more"] if len(unknown) > SHOWN else []),
-                ]
-            )
+            f"{option} {file}: {len(unknown)} lines name no sample token, scene token or scene name of split "
+            f"{split!r}; nothing was written:{listed(unknown)}"
         )
     if not any(lines):
         raise DataError(f"{option} {file}: names no sample; write a sample token or a scene name a line")

@@ -18,8 +18,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.geometry.boxes import in_range
 from pdetr3d.schema import CAMERAS, LATER
-
-NAMED = 5  # scenes or categories that are named
+from pdetr3d.words import NAMED, first, some
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,8 @@ class Summary:
         if self.outside is not None and twice > 0:  # only for a run's splits: the splits of nuScenes itself overlap
             rows.append(("in two splits", f"{twice} frames: a score on frames that were trained on says little"))
         if self.stray:
-            names = ", ".join(self.stray[:NAMED]) + (", ..." if len(self.stray) > NAMED else "")
-            text = f"{len(self.stray)} ({self.stray_frames} frames): {names}; splits.json beside the tables names more"
-            rows.append(("scenes in no split", text))
+            text = f"{len(self.stray)} ({self.stray_frames} frames): {some(self.stray)}"
+            rows.append(("scenes in no split", f"{text}; splits.json beside the tables names more"))
         rows.append(("objects kept", _by_class(self.objects, self.classes)))
         unknown = ": " + _counts(self.unknown) if self.unknown else ""
         rows.append(("left out, category", f"{sum(self.unknown.values())}{unknown}"))
@@ -97,8 +95,7 @@ class Summary:
 
     def left_out(self) -> list[str]:
         """Lines about data that was found but left out, for messages about missing objects."""
-        lines = [f"{n} annotations of category {name!r}" for name, n in list(self.unknown.items())[:NAMED]]
-        lines += [f"{len(self.unknown) - NAMED} more categories"] if len(self.unknown) > NAMED else []
+        lines = first([f"{n} annotations of category {name!r}" for name, n in self.unknown.items()], NAMED)
         lines += [f"{self.no_points} objects without LiDAR and radar points"] if self.no_points else []
         far = (
             f"{self.outside} objects outside model.range_m (the tables hold boxes and poses in the global frame, in m)"

@@ -25,9 +25,9 @@ from pdetr3d.data.loading.load import check_header, decode_image
 from pdetr3d.data.storage.files import atomic_path, read_json
 from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
+from pdetr3d.words import listed
 
 MEMORY = "files_checked.json"  # beside the index: the arguments of a check without problems; a rerun skips it
-LISTED = 20  # problems listed in a message
 SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are checked
 IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are checked
 THREADS = 16  # the threads mostly wait for the disk, or run libraries that release the GIL
@@ -63,7 +63,7 @@ def check_files(index: Index, splits: list[str], num_sweeps: int, cameras: bool)
         index: names the files. splits: of the run. num_sweeps: ``data.num_sweeps``. cameras: whether to check images.
 
     Raises:
-        DataError: lists up to LISTED broken files with their problems; also when a split has no samples.
+        DataError: lists the first broken files with their problems; also when a split has no samples.
     """
     asked = {
         "index": index.digest,
@@ -121,12 +121,6 @@ def say_points_left_out(checked: Checked) -> None:
             f"{sum(lost.values())} points in {len(lost)} LiDAR files have a number that is not finite (NaN, inf) and "
             f"are left out; most of them, {max(lost.values())}, in {max(lost, key=lambda path: lost[path])}"
         )
-
-
-def listed(problems: Sequence[str]) -> str:
-    """Up to LISTED problems, one per line, and the number of further ones."""
-    more = f"\n  ... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    return "".join(f"\n  {problem}" for problem in problems[:LISTED]) + more
 
 
 def check_image(camera: CameraRecord, decode: bool) -> None:

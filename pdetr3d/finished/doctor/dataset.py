@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pdetr3d.data.index.file_ledger import LISTED, FileLedger
+from pdetr3d.data.index.file_ledger import FileLedger
 from pdetr3d.data.labels.summary import summarize
 from pdetr3d.finished.doctor.result import Result, setting
 from pdetr3d.finished.doctor.run import Run
 from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.words import NAMED, first
 
 LEFT_OUT = 0.5  # allowed share of the classes' objects without a point; nuScenes has 0.05 to 0.1
 STRAY = 0.1  # allowed share of the keyframes that belong to no split
@@ -59,9 +60,8 @@ def files(run: Run, other: Run | None, deep: bool = False) -> Result:
     if not changed:
         how = f"the content of {known} read again" if deep else "by size and time; --deep reads them again"
         return Result("ok", f"{what} are unchanged ({how})")
-    more = (f"and {len(changed) - LISTED} more",) if len(changed) > LISTED else ()
     advice = (
         "bring the files back (copy or unpack them again), then continue",
         "or begin anew on the files as they are: the same command with --fresh",
     )
-    return Result("problem", f"{len(changed)} of {what} have changed.", (*changed[:LISTED], *more), advice)
+    return Result("problem", f"{len(changed)} of {what} have changed.", tuple(first(changed, NAMED)), advice)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.finished.labels.budget import KINDS
+from pdetr3d.words import number
 
 COLORS = {"ours": "tab:blue", "boxes_only": "tab:orange", "boxes + clicks": "tab:blue", "boxes only": "tab:orange"}
 ARM_COLUMNS = ("ours", "boxes_only", "full")
@@ -27,7 +28,7 @@ def print_budget(document: dict[str, Any]) -> None:
         "label ratio", "seed", "boxed keyframes", "boxes", "clicks", "cost", *ARM_COLUMNS, title="SPNDS of runs"
     )
     for run in document["runs"]:
-        scores = [_number(run["spnds"].get(arm), 3) for arm in ARM_COLUMNS]
+        scores = [number(run["spnds"].get(arm), 3) for arm in ARM_COLUMNS]
         counts = [f"{run[key]:,}" for key in ("boxed", "boxes", "clicks")]
         runs.add_row(f"{run['ratio']:.4g}", str(run["seed"]), *counts, f"{run['cost']:,.2f}", *scores)
     console.print(runs)
@@ -95,7 +96,3 @@ def draw_budget(document: dict[str, Any], path: Path) -> None:
 def _band(axes: Axes, x: Any, y: Any, low: Any, high: Any, label: str) -> None:
     axes.plot(x, y, color=COLORS[label], label=label)
     axes.fill_between(x, low, high, color=COLORS[label], alpha=0.15)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

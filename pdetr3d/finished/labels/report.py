@@ -18,6 +18,7 @@ from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.pictures import picture
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import SampleRecord
+from pdetr3d.words import number
 
 # Key of a row in the report -> heading of the column, number of decimal places.
 COLUMNS = {
@@ -120,8 +121,8 @@ def _page(report: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     parts = [
         f"<h1>Pseudo labels of {html.escape(report['run'])}</h1>",
         f"<p>{whole['clicks']} clicks, {whole['accepted']} accepted ({share:.1%}). {known}"
-        f"Does the score tell the BEV IoU? Expected calibration error {_number(ece, 3)}, "
-        f"rank correlation {_number(rank, 2)}.</p>",
+        f"Does the score tell the BEV IoU? Expected calibration error {number(ece, 3)}, "
+        f"rank correlation {number(rank, 2)}.</p>",
     ]
     for key, (title, of) in TABLES.items():
         rows = {"all": whole, **report[key]} if key == "by_class" else report[key]
@@ -144,13 +145,9 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
         "<tr{}><td>{}</td>{}</tr>".format(
             ' class="all"' if name == "all" else "",
             html.escape(name.replace("_", " ").replace("-inf", " and more")),
-            "".join(f"<td>{_number(row[key], digits)}</td>" for key, (_, digits) in shown.items()),
+            "".join(f"<td>{number(row[key], digits)}</td>" for key, (_, digits) in shown.items()),
         )
         for name, row in rows.items()
     ]
     headings = "".join(f"<th>{heading}</th>" for heading, _ in shown.values())
     return f"<table><thead><tr><th></th>{headings}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

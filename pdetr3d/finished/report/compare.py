@@ -17,9 +17,9 @@ from pdetr3d.finished.report.pictures import galleries
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import DATA, Run, differing
 from pdetr3d.finished.report.search import compact, value_at
-from pdetr3d.finished.report.spread import number
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.history import Curve, read_histories
+from pdetr3d.words import NONE, number
 
 SCORES = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
@@ -57,7 +57,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         ),
         _costs(names, [run.timing_s for run in runs], [run.peak_bytes for run in runs]),
     ]
-    return [table for table in made if any(cell != "–" for row in table.rows for cell in row[1:])]
+    return [table for table in made if any(cell != NONE for row in table.rows for cell in row[1:])]
 
 
 def _students(run: Run) -> list[Table]:

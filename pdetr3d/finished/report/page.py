@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pdetr3d.data.storage.files import atomic_path
 
 # "0.12", "-3", "1.0e-05", "0.123 ± 0.004", "50%", and the dash of an unknown value.
-_NUMBER = re.compile(r"–|(< )?[-+]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?")
+_NUMBER = re.compile(r"-|(< )?[-+]?\d[\d.,]*(e[-+]?\d+)?%?( ± [\d.]+)?")
 
 
 @dataclass(frozen=True)

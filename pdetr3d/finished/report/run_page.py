@@ -22,10 +22,10 @@ from pdetr3d.finished.report.pictures import PLACES, SAMPLES, embed
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import Run, open_run
 from pdetr3d.finished.report.search import value_at
-from pdetr3d.finished.report.spread import number
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import read_histories
+from pdetr3d.words import number
 
 FILE = "report.html"
 EXAMPLES = 3  # number of good examples, and of bad examples

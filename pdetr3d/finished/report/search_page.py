@@ -12,9 +12,10 @@ from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, w
 from pdetr3d.finished.report.pictures import PLACES, RUNS, galleries
 from pdetr3d.finished.report.reproduce import command
 from pdetr3d.finished.report.search import SCORED, SEED, VARIANT, Row, Search, short_keys, value_at, value_text
-from pdetr3d.finished.report.spread import Spread, difference, number
+from pdetr3d.finished.report.spread import Spread, difference
 from pdetr3d.finished.report.teacher_sections import convergence, quality, troubles, under_trouble
 from pdetr3d.run_files import RunFiles
+from pdetr3d.words import NONE, number
 
 # Final figures of a stage that tables show, and figures of a student in a distance bin.
 TEACHER = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
@@ -173,7 +174,7 @@ def _also(search: Search, stage: str) -> list[str]:
 
 def _against(search: Search, row: Row, baseline: Row | None) -> tuple[str, str, str]:
     if row is baseline:
-        return "–", "–", "baseline"
+        return NONE, NONE, "baseline"
     return difference(search.figures(row), {} if baseline is None else search.figures(baseline)).cells()
 
 

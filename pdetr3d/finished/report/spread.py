@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pdetr3d.words import NONE, number
+
 NEEDS_TWO = "needs ≥ 2 seeds"
 
 
@@ -49,7 +51,7 @@ class Difference:
     def cells(self) -> tuple[str, str, str]:
         """Difference, p and test as text for a table."""
         p = "< 0.001" if self.p is not None and self.p < 0.001 else number(self.p)
-        return "–" if self.mean is None else f"{self.mean:+.3f}", p, self.how
+        return NONE if self.mean is None else f"{self.mean:+.3f}", p, self.how
 
 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
@@ -75,13 +77,6 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # one side may have equal values
         p = stats.ttest_ind(mine, theirs, equal_var=False).pvalue
     return Difference(mean, float(p), f"Welch, {len(mine)} and {len(theirs)} seeds")
-
-
-def number(value: float | int | None, digits: int = 3) -> str:
-    """A number as text; an en dash for None."""
-    if value is None:
-        return "–"
-    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _same(values: list[float]) -> bool:

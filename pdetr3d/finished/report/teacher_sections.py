@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Block, Table, Text
 from pdetr3d.finished.report.search import Row, Search
-from pdetr3d.finished.report.spread import Spread, number
+from pdetr3d.finished.report.spread import Spread
+from pdetr3d.words import NONE, number
 
 NEAR = 0.9  # a row counts as converged at this share of the best score
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
@@ -29,7 +30,7 @@ def quality(search: Search) -> Iterator[Block]:
     for floor in search.floors:
         found = next(row for row in rows if row.spread(floor, "bev_iou").n)
         figures = [str(found.spread(floor, *path[1:])) for path in paths.values()]
-        cells.append([FLOOR_NAMES.get(floor, floor), *figures, "–", "–", "–"])
+        cells.append([FLOOR_NAMES.get(floor, floor), *figures, NONE, NONE, NONE])
     yield Table(["", *paths, "step [s]", "peak [MiB]", "parameters"], cells)
     bins = list(dict.fromkeys(b for r in rows for t in r.finished for b in t["final"]["teacher"]["by_distance"]))
     for floor in search.floors:
@@ -43,7 +44,7 @@ def _costs(row: Row) -> list[str]:
         Spread.of(row.values("costs", key).values()) for key in ("step_s", "peak_memory_bytes", "parameters")
     )
     mebibytes = None if memory.mean is None else memory.mean / 2**20
-    return [str(step), number(mebibytes, 0), "–" if parameters.mean is None else f"{parameters.mean:,.0f}"]
+    return [str(step), number(mebibytes, 0), NONE if parameters.mean is None else f"{parameters.mean:,.0f}"]
 
 
 def convergence(search: Search) -> Iterator[Block]:
