@@ -30,13 +30,6 @@ QUALITIES = (
     "axis_error_rad",
     "reversed",
 )
-# Groups of nuScenes' ten classes, which a mean over all would mix: people and two-wheelers are small, barriers and
-# cones stand still. Lists of own classes define their groups.
-GROUPS = {
-    "vehicles": ("car", "truck", "construction_vehicle", "bus", "trailer"),
-    "riders_and_people": ("motorcycle", "bicycle", "pedestrian"),
-    "barriers_and_cones": ("barrier", "traffic_cone"),
-}
 
 
 def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:
@@ -131,9 +124,9 @@ def pseudo_label_quality(
 
     Returns:
         JSON-safe dict with the number of rows "n" and the means of QUALITIES ("center_error_m" is in BEV). "per_class"
-        -> class, "by_group" -> group and "by_distance" -> bin ("0-10", ...) hold the same figures of those rows, for
-        all classes, groups and bins. "oracles": the means of ``oracle_ious``. "calibration": ``score_calibration`` of
-        ``pred.score``. Means are None if there is nothing to average.
+        -> class, "by_group" -> group (``ClassList.groups``) and "by_distance" -> bin ("0-10", ...) hold the same
+        figures of those rows, for all classes, groups and bins. "oracles": the means of ``oracle_ious``. "calibration":
+        ``score_calibration`` of ``pred.score``. Means are None if there is nothing to average.
 
     Raises:
         ValueError: when the lengths differ.
@@ -182,8 +175,7 @@ def report_of(
     of_class = {name: label == i for i, name in enumerate(classes.names)}
     report = _means(means, np.ones(len(label), bool))
     report["per_class"] = {name: _means(means, rows) for name, rows in of_class.items()}
-    groups = classes.groups if classes.own else GROUPS
-    of_group = {name: [of_class[each] for each in members] for name, members in groups.items()}
+    of_group = {name: [of_class[each] for each in members] for name, members in classes.groups.items()}
     report["by_group"] = {name: _means(means, np.logical_or.reduce(rows)) for name, rows in of_group.items()}
     report["by_distance"] = {f"{lo:g}-{hi:g}": _means(means, (lo <= distance) & (distance < hi)) for lo, hi in bins_m}
     oracles = {name: columns[name] for name in columns if name.startswith("true_")}

@@ -184,8 +184,8 @@ def print_holdout(holdout: dict[str, Any] | None) -> None:
 
 
 def _part(name: str) -> str:
-    """The name of a table's row: of a kind of objects ("riders_and_people") or of a distance ("0-10")."""
-    return f"  {name} m" if name[0].isdigit() else f"  {name.replace('_and_', ', ').replace('_', ' ')}"
+    """The name of a table's row: of a group of classes ("vehicles") or of a distance ("0-10")."""
+    return f"  {name} m" if name[0].isdigit() else f"  {name.replace('_', ' ')}"
 
 
 def _table(first: str, columns: list[str], title: str) -> Table:

@@ -117,8 +117,9 @@ def test_a_heading_error_is_that_of_the_axis_and_whether_it_is_reversed():
     np.testing.assert_array_equal(errors["reversed"], [0, 1, np.nan, np.nan])
     report = pseudo_label_quality(pred, truth, np.zeros(4), classes=NUSCENES_CLASSES)
     assert report["reversed"] == 0.5 and report["by_group"]["vehicles"]["n"] == 2
-    assert report["by_group"]["barriers_and_cones"]["axis_error_rad"] == pytest.approx(0.2)
-    assert report["by_group"]["riders_and_people"]["bev_iou"] is None
+    assert list(report["by_group"]) == ["vehicles", "barriers", "cycles", "people", "cones"]
+    assert report["by_group"]["barriers"]["axis_error_rad"] == pytest.approx(0.2)
+    assert report["by_group"]["cones"]["n"] == 1 and report["by_group"]["cycles"]["bev_iou"] is None
 
 
 def test_oracles_say_what_each_error_costs():
