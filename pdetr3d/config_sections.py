@@ -65,12 +65,30 @@ class SimConfig(Section):
 class SensorConfig(Section):
     """Sensors poorer than the dataset's, for studies (``data/loading/sensor.py``), in training and in prediction."""
 
-    lidar_beams: Literal[32, 16, 8, 4] = 32  # Rings that are kept of nuScenes' 32.
+    # Rings of the LiDAR that are kept, evenly spaced; the same number as lidar_rings keeps all.
+    lidar_beams: Annotated[int, Field(ge=1, le=256)] = 32
+    # Rings that the LiDAR has, a multiple of lidar_beams; files number them from 0. It is not used if all are kept.
+    lidar_rings: Annotated[int, Field(ge=1, le=256)] = 32
     point_keep: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of a sample's LiDAR points that is kept, at random.
     # Images are made smaller by this factor, then stretched back to data.image_size_px.
     image_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     image_blur_px: Annotated[float, Field(ge=0)] = 0.0  # Sigma of a Gaussian blur, in pixels of the smaller image.
     jpeg_quality: Annotated[int, Field(ge=0, le=95)] = 0  # JPEG quality of the smaller image; 0: no compression.
+
+    @model_validator(mode="after")
+    def _check_beams(self) -> SensorConfig:
+        if self.lidar_rings % self.lidar_beams:
+            fitting = ", ".join(str(n) for n in range(1, self.lidar_rings + 1) if self.lidar_rings % n == 0)
+            raise ValueError(
+                f"data.sensor.lidar_beams {self.lidar_beams}: rings are kept evenly spaced, so that it must divide "
+                f"data.sensor.lidar_rings {self.lidar_rings} (the rings that the LiDAR has): {fitting}"
+            )
+        return self
+
+    @property
+    def fewer_beams(self) -> bool:
+        """Whether rings are left out."""
+        return self.lidar_beams < self.lidar_rings
 
     @property
     def worse_images(self) -> bool:
@@ -130,12 +148,12 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check_rings(self) -> DataConfig:
-        if not self.has_rings and self.sensor.lidar_beams < 32:
+        if not self.has_rings and self.sensor.fewer_beams:
             raise ValueError(
                 f"data.sensor.lidar_beams {self.sensor.lidar_beams} with data.lidar_columns {self.lidar_columns} and "
                 f"data.lidar_ring {self.lidar_ring}: points have no ring to thin by; use data.sensor.point_keep"
             )
-        if self.packed and self.sensor.lidar_beams < 32:
+        if self.packed and self.sensor.fewer_beams:
             raise ValueError(
                 f"data.sensor.lidar_beams {self.sensor.lidar_beams} with data.packed {self.packed}: packs do not keep "
                 "the points' rings; read the dataset's files (data.packed empty), or thin by data.sensor.point_keep"

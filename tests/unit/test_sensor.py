@@ -13,7 +13,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.loading.load import load_sample, read_lidar
 from pdetr3d.data.loading.sensor import keep_beams, keep_points, worsen_image
-from pdetr3d.schema import SampleRecord
+from pdetr3d.schema import DataError, SampleRecord
 
 SIZE = (160, 90)
 
@@ -31,9 +31,29 @@ def data(**sensor: object) -> DataConfig:
 def test_fewer_beams_are_every_second_fourth_eighth_ring() -> None:
     raw = np.zeros((64, 5), np.float32)
     raw[:, 0], raw[:, 4] = np.arange(64), np.repeat(np.arange(32), 2)
-    assert keep_beams(raw, 32) is raw
-    assert keep_beams(raw, 8)[:, 0].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 32, 33, 40, 41, 48, 49, 56, 57]
-    assert len(keep_beams(raw, 16)) == 32 and len(keep_beams(raw, 4)) == 8
+
+    def kept(beams: int) -> np.ndarray:
+        return keep_beams(raw, SensorConfig(lidar_beams=beams), Path("x.bin"))
+
+    assert kept(32) is raw
+    assert kept(8)[:, 0].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 32, 33, 40, 41, 48, 49, 56, 57]
+    assert len(kept(16)) == 32 and len(kept(4)) == 8
+
+
+def test_a_lidar_has_as_many_rings_as_the_key_says() -> None:
+    raw = np.zeros((64, 5), np.float32)
+    raw[:, 4] = np.arange(64)
+    of_64 = SensorConfig(lidar_beams=16, lidar_rings=64)
+    assert keep_beams(raw, of_64, Path("x.bin"))[:, 4].tolist() == list(range(0, 64, 4))
+    assert keep_beams(raw, SensorConfig(), Path("x.bin")) is raw  # all rings are kept: their number is not asked
+    with pytest.raises(DataError, match=r"x\.bin: has ring 63, but data\.sensor\.lidar_rings=32 allows 0 to 31 with "):
+        keep_beams(raw, SensorConfig(lidar_beams=16), Path("x.bin"))
+    raw[:, 4] = 0  # as importers write where the ring is unknown
+    with pytest.raises(DataError, match=r"x\.bin: .*lidar_beams=16 leaves out rings, but all points are of ring 0"):
+        keep_beams(raw, of_64, Path("x.bin"))
+    assert len(keep_beams(raw[:0], of_64, Path("x.bin"))) == 0
+    with pytest.raises(ValueError, match=r"must divide data\.sensor\.lidar_rings 40 \(.*\): 1, 2, 4, 5, 8, 10, 20, 40"):
+        SensorConfig(lidar_beams=16, lidar_rings=40)
 
 
 def test_a_sample_of_fewer_beams_has_the_keyframes_and_the_sweeps_thinned(record: SampleRecord) -> None:

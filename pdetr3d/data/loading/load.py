@@ -93,7 +93,7 @@ def read_sweeps(record: SampleRecord, data: DataConfig) -> list[NDArray[np.float
 def _read_sweep(
     path: Path, sweep2lidar: NDArray[np.float64] | None, dt_s: float, data: DataConfig
 ) -> NDArray[np.float32]:
-    return place_sweep(keep_beams(read_lidar(path, data), data.sensor.lidar_beams), sweep2lidar, dt_s)
+    return place_sweep(keep_beams(read_lidar(path, data), data.sensor, path), sweep2lidar, dt_s)
 
 
 def place_sweep(

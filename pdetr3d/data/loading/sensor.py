@@ -5,18 +5,42 @@ Models are trained and evaluated with such data. ``data/augmentation/corruption.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import SensorConfig
 from pdetr3d.data.draws import keyed_rng
+from pdetr3d.schema import DataError
 
-BEAMS = 32  # beams of nuScenes' LiDAR
 
+def keep_beams(raw: NDArray[np.float32], sensor: SensorConfig, path: Path) -> NDArray[np.float32]:
+    """Keep every (lidar_rings / lidar_beams)-th ring of a LiDAR's points.
 
-def keep_beams(raw: NDArray[np.float32], beams: int) -> NDArray[np.float32]:
-    """Keep every (32 / beams)-th ring of the points (P, 5) of a .pcd.bin; the ring is the last column, 0 to 31."""
-    return raw if beams == BEAMS else raw[raw[:, 4].astype(np.int64) % (BEAMS // beams) == 0]
+    Args:
+        raw: (P, 5); the last column is the ring, from 0 on. path: the points' file, for messages.
+
+    Raises:
+        DataError: when rings are left out, but the file's rings are unknown (all of one number), or are not below
+            ``lidar_rings``.
+    """
+    if not sensor.fewer_beams or not len(raw):
+        return raw
+    ring = raw[:, 4].astype(np.int64)
+    low, high = int(ring.min()), int(ring.max())
+    key = f"data.sensor.lidar_beams={sensor.lidar_beams}"
+    if low == high:
+        raise DataError(
+            f"{path}: {key} leaves out rings, but all points are of ring {low}: the rings are not known. Set "
+            "data.lidar_ring=false, and thin points by data.sensor.point_keep"
+        )
+    if high >= sensor.lidar_rings:
+        raise DataError(
+            f"{path}: has ring {high}, but data.sensor.lidar_rings={sensor.lidar_rings} allows 0 to "
+            f"{sensor.lidar_rings - 1} with {key}: set it to the number of rings that the LiDAR has"
+        )
+    return raw[ring % (sensor.lidar_rings // sensor.lidar_beams) == 0]
 
 
 def keep_points(points: NDArray[np.float32], share: float, token: str) -> NDArray[np.float32]:
