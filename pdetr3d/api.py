@@ -105,7 +105,7 @@ def load_sample(
     Returns:
         A Sample with ``points`` (P, 5) float32 x, y, z [m], intensity [0..255], age [s]; ``images`` (6, H, W, 3) uint8,
         RGB; ``lidar2img`` (6, 4, 4) float64; ``boxes``, the boxes that people drew and that contain sensor points;
-        no ``clicks``.
+        ``classes``, the names of their labels; no ``clicks``.
 
     Raises:
         DataError: for an unknown sample or split, or a missing or broken file.
@@ -122,7 +122,7 @@ def load_sample(
     if like is not None:
         mine = like.config.data
         data = data.model_copy(update={"num_sweeps": mine.num_sweeps, "image_size_px": mine.image_size_px})
-    return read(record, data, cameras=bool(sizes))
+    return dataclasses.replace(read(record, data, cameras=bool(sizes)), classes=opened.classes)
 
 
 def token_of(index: Index, sample: str | int, split: str = "") -> str:
@@ -210,7 +210,8 @@ def draw(
     Args:
         sample: from ``load_sample``. predictions: boxes of a student or a teacher, in the sample's frame.
         clicks: (K, 3) x, y, z [m], drawn instead of the sample's own.
-        classes: names of the labels (``student.config.classes``); default: nuScenes' ten.
+        classes: names of the labels, e.g. of ``predictions`` (``student.config.classes``); default: the sample's own,
+            and nuScenes' ten for a sample that was made otherwise.
     """
     from pdetr3d.class_list import NUSCENES_CLASSES
     from pdetr3d.inference.teacher import point_labels
@@ -218,4 +219,4 @@ def draw(
 
     if clicks is not None:
         sample = dataclasses.replace(sample, clicks=point_labels(clicks, [0] * len(clicks)))
-    return Picture(draw_sample(sample, predictions, RANGE_M, classes=classes or NUSCENES_CLASSES))
+    return Picture(draw_sample(sample, predictions, RANGE_M, classes=classes or sample.classes or NUSCENES_CLASSES))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # importing shapely is slow
+if TYPE_CHECKING:  # importing shapely is slow, and the class list stands above this module
+    from pdetr3d.class_list import ClassList
     from pdetr3d.geometry.regions import Regions
 
 from pdetr3d.errors import DataError as DataError  # all modules import it from here
@@ -266,6 +267,7 @@ class Sample:
         camera_valid: (6,) bool, False where the sample lacks that camera (its pixels are 0).
         boxes, clicks, regions: labels and where they hold (None: everywhere), moved with the points by augmentation.
         augmentation: (4, 4) float64, ``lidar2augmented``: identity before ``augment``. May scale and mirror.
+        classes: the names of labels, of a sample that ``pdetr3d.load_sample`` read; None: whoever reads it knows them.
     """
 
     record: SampleRecord
@@ -277,3 +279,4 @@ class Sample:
     clicks: PointLabels
     augmentation: NDArray[np.float64]
     regions: Regions | None = None
+    classes: ClassList | None = None

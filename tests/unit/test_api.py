@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pdetr3d
-from pdetr3d.class_list import NUSCENES_CLASSES
+from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.errors import DataError
@@ -81,6 +81,15 @@ def test_a_picture_is_that_of_inspect_with_the_clicks_given(index: Index, tmp_pa
     )
     assert picture.save(tmp_path / "b.png").read_bytes() == picture.png
     assert pdetr3d.draw(sample, sample.boxes[:1], clicks=np.array([[1.0, 20, 0]])).png != picture.png
+
+
+def test_a_picture_has_the_names_of_the_samples_own_classes(index: Index, tmp_path: Path) -> None:
+    sample = pdetr3d.load_sample(index, 0)
+    assert sample.classes == index.classes
+    own = ClassList(tuple(dataclasses.replace(each, name=f"my {each.name}") for each in NUSCENES_CLASSES.classes))
+    sample = dataclasses.replace(sample, images=sample.images[:0], points=sample.points[:500], classes=own)
+    drawn = inspect_sample(sample, tmp_path / "a.png", classes=own).read_bytes()
+    assert pdetr3d.draw(sample).png == drawn != pdetr3d.draw(sample, classes=NUSCENES_CLASSES).png
 
 
 def test_clicks_of_named_classes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
