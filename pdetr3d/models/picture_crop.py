@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdetr3d.batch import Batch, hashed_uniform
+from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.geometry.crops import SIDE_FACTOR
+from pdetr3d.geometry.tensors import homogeneous, inside, pixel_of, project
 from pdetr3d.models.box_code import viewing_direction
 from pdetr3d.models.image_backbone import RGB_MEAN, RGB_STD
 
 PICTURE_PX = 32  # width and height of a picture
 FEATURES = 4 * 64  # four quarters of a picture, 64 channels
 LEVELS = 4  # of the image pyramid that pictures are sampled from: pixels averaged over 1, 2, 4, 8
-NEAREST_M = 0.1  # points with less depth count as invisible
 JITTER = 0.3  # training noise: of the contrast, and of each color's brightness in standard deviations of pixels
 DROPOUT = 0.3  # dropout of the network's features, against overfitting to few clicks
 UNSEEN = 0.1  # share of pictures that training leaves out, as if a camera had failed
@@ -85,10 +86,9 @@ def best_view(lidar2img: Tensor, valid: Tensor, click: Tensor, size_px: tuple[in
     Returns:
         (B, K) int64 numbers of views, and (B, K) bool: whether any view sees the click.
     """
-    spot = _project(lidar2img[:, :, None], click[:, None])  # (B, V, K, 3)
-    uv, size = spot[..., :2] / spot[..., 2:].clamp(min=NEAREST_M), click.new_tensor(size_px)
-    inside = (spot[..., 2] >= NEAREST_M) & (uv >= 0).all(-1) & (uv < size).all(-1) & valid[:, :, None]
-    off = torch.where(inside, (uv[..., 0] / size[0] - 0.5).abs(), torch.inf)
+    (uv, depth), size = project(lidar2img, click), click.new_tensor(size_px)
+    visible = (depth >= MIN_DEPTH_M) & inside(uv, size) & valid[:, :, None]
+    off = torch.where(visible, (uv[..., 0] / size[0] - 0.5).abs(), torch.inf)
     nearest, view = off.min(1)
     return view, nearest.isfinite()
 
@@ -118,8 +118,7 @@ def take_pictures(
         click[..., None, None, :] + (side_m[..., None] * step)[..., None, :, None] * right[..., None, None, :]
     ).repeat(1, 1, PICTURE_PX, 1, 1)
     place[..., 2] -= (side_m[..., None] * step)[..., :, None]
-    spot = _project(matrix[:, :, None, None], place)  # (B, K, S, S, 3)
-    uv = spot[..., :2] / spot[..., 2:].clamp(min=NEAREST_M)
+    uv = pixel_of(homogeneous(matrix[:, :, None, None], place))  # (B, K, S, S, 2)
     across = (uv[:, :, PICTURE_PX // 2, -1] - uv[:, :, PICTURE_PX // 2, 0]).norm(dim=-1) / (PICTURE_PX - 1)
     level = across.clamp(min=1.0).log2().round().clamp(max=LEVELS - 1).long()
     xy = 2 * uv / uv.new_tensor((width, height)) - 1
@@ -137,11 +136,6 @@ def take_pictures(
         if n < LEVELS - 1:
             pyramid = F.avg_pool2d(pyramid, 2, ceil_mode=True)
     return pictures, seen
-
-
-def _project(lidar2img: Tensor, place: Tensor) -> Tensor:
-    """(..., 4, 4) and (..., 3) [m] -> (..., 3) u d, v d, d. Autocast would round a matrix product to bfloat16."""
-    return (lidar2img[..., :3, :3] * place[..., None, :]).sum(-1) + lidar2img[..., :3, 3]
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:

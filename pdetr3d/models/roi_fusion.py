@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pdetr3d.geometry.camera import MIN_DEPTH_M
+from pdetr3d.geometry.tensors import box_corners, inside, project
 from pdetr3d.models.deformable import deformable_sample, grid_offsets
 
 MIN_ROI_M = 2.0  # the smallest side of the sampled area: a cone's footprint is smaller than a BEV cell
@@ -36,40 +37,10 @@ class Views:
     covered: Tensor
 
 
-def box_corners(box: Tensor) -> Tensor:
-    """(..., 7) boxes -> (..., 8, 3) corners [m]."""
-    signs = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)], device=box.device)
-    local = signs.to(box.dtype) * box[..., None, 3:6]
-    cos, sin = box[..., 6].cos()[..., None], box[..., 6].sin()[..., None]
-    x, y = local[..., 0] * cos - local[..., 1] * sin, local[..., 0] * sin + local[..., 1] * cos
-    return torch.stack([x, y, local[..., 2]], -1) + box[..., None, :3]
-
-
-def project(lidar2img: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Project (B, ..., 3) points into all views: pixels (B, V, ..., 2) and depth (B, V, ...) [m].
-
-    The divisor is at least MIN_DEPTH_M, so that pixels are finite; the caller must mask points by depth.
-    """
-    b, v = lidar2img.shape[:2]
-    x, y, z = points.reshape(b, 1, -1, 3, 1).unbind(-2)  # (B, 1, N, 1)
-    rows = lidar2img[:, :, None, :3]  # (B, V, 1, 3, 4)
-    # This is no matrix product, because autocast would round the coordinates to bfloat16: up to 0.12 m at 50 m.
-    homogeneous = x * rows[..., 0] + y * rows[..., 1] + z * rows[..., 2] + rows[..., 3]
-    depth = homogeneous[..., 2]
-    pixel = homogeneous[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None]
-    shape = points.shape[1:-1]
-    return pixel.view(b, v, *shape, 2), depth.view(b, v, *shape)
-
-
 def project_visible(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
     """Project (B, K, 3) points into ``views``: pixels (B, V, K, 2), and whether each is in view."""
     pixel, depth = project(views.lidar2img, points)
     return pixel, inside(pixel, views.size) & (depth > MIN_DEPTH_M) & views.valid[:, :, None]
-
-
-def inside(place: Tensor, size: Tensor | float) -> Tensor:
-    """(..., 2) -> (...) bool: whether x and y are at least 0 and below ``size``."""
-    return ((place >= 0) & (place < size)).all(-1)
 
 
 def mean_over_views(seen_by: Tensor, visible: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from pdetr3d.batch import Batch, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.geometry.camera import project as project_numpy
+from pdetr3d.geometry.tensors import box_corners, project
 from pdetr3d.models.box_code import backwards, direction_of, turn
-from pdetr3d.models.roi_fusion import CameraRoI, Views, box_corners, project
+from pdetr3d.models.roi_fusion import CameraRoI, Views
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.presets import load
 from pdetr3d.schema import CAMERAS, CLASSES, FALLBACK_SIZE_M

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch
+from pdetr3d.geometry.tensors import box_corners, project
 from pdetr3d.models.fusion import CameraPoint
-from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, SampleWeights, Views, box_corners, project
+from pdetr3d.models.roi_fusion import CameraRoI, LidarRoI, SampleWeights, Views
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
