@@ -163,7 +163,8 @@ def search(
         int | None, typer.Option(min=1, metavar="SAMPLES", help="Training samples after which the search ends.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Samples behind curves at clicks, and behind trouble.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Samples behind curves at clicks, and behind corrupted input."),
     ] = None,
     final_samples: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Point-labeled samples behind final figures. 0: all.")

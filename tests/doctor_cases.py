@@ -101,9 +101,9 @@ class PlantedRun:
         report = {"teacher": self.quality(boxes), "class_mean": floor, "class_mean_pca": floor}
         self.run.finish("pseudo_labels", {**report, "accepted": int(table["accepted"].sum())})
 
-    def write_trial(self, final: Boxes3D, trouble: Mapping[str, Any]) -> None:
+    def write_trial(self, final: Boxes3D, corruption: Mapping[str, Any]) -> None:
         """Write the result of a search's trial, measured at the clicks of point-labeled samples, without floors."""
-        figures = {"final": {"teacher": self.quality(final)}, "trouble": dict(trouble), "data": {}}
+        figures = {"final": {"teacher": self.quality(final)}, "corruption": dict(corruption), "data": {}}
         self.run.finish("trial", {**figures, "measured_on": "point_labeled", "final_samples": 0})
 
     def write_curves(self, stage: str, store: Path, status: str = "FINISHED", **curves: Sequence[float]) -> None:

@@ -38,7 +38,7 @@ def measured_teacher(run: Run, space: SearchSpace, observe: Observe, store: Stor
 
     Returns:
         ``final``: name -> ``pseudo_label_quality`` of "teacher", and of each floor if the space has
-        ``evaluations.floors``. ``trouble``: see ``under_trouble``. ``costs``: see ``costs``. ``measured_on``,
+        ``evaluations.floors``. ``corruption``: see ``on_corrupted_input``. ``costs``: see ``costs``. ``measured_on``,
         ``final_samples``: as in the space.
 
     Raises:
@@ -65,7 +65,7 @@ def measured_teacher(run: Run, space: SearchSpace, observe: Observe, store: Stor
             tracker.log_metrics(score_metrics(space.measured_on, final))
     return {
         "final": {"teacher": final, **(floors(known, config, run.prior, run.runner) if asked.floors else {})},
-        "trouble": under_trouble(run, asked.trouble, files[-1], few),
+        "corruption": on_corrupted_input(run, asked.corruption, files[-1], few),
         "costs": costs(run),
         "measured_on": space.measured_on,
         "final_samples": space.final_samples,
@@ -129,13 +129,13 @@ def untrained(run: Run) -> Path:
     return target
 
 
-def under_trouble(
-    run: Run, trouble: dict[str, tuple[float, ...]], file: Path, known: KnownClicks
+def on_corrupted_input(
+    run: Run, corruption: dict[str, tuple[float, ...]], file: Path, known: KnownClicks
 ) -> dict[str, dict[str, Any]]:
     """Measure a checkpoint on corrupted input.
 
     Args:
-        trouble: config key -> values. file: the checkpoint. known: clicks of samples with all their boxes.
+        corruption: config key -> values. file: the checkpoint. known: clicks of samples with all their boxes.
 
     Returns:
         Config key -> value as text -> quality.
@@ -149,7 +149,7 @@ def under_trouble(
 
     return {
         key: {f"{value:g}": quality(override(run.config, [f"{key}={value:g}"])) for value in values}
-        for key, values in trouble.items()
+        for key, values in corruption.items()
     }
 
 

@@ -81,18 +81,18 @@ class Evaluations(_Strict):
     Attributes:
         start: the learning curve begins at step 0, with the teacher before its training.
         floors: boxes that need no teacher (class-mean boxes) are measured at the same clicks.
-        trouble: key of ``corruption.`` -> values; the last checkpoint is measured on input with each corruption.
+        corruption: key of ``corruption.`` -> values; the last checkpoint is measured on input with each corruption.
     """
 
     start: bool = False
     floors: bool = False
-    trouble: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
+    corruption: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Evaluations:
-        wrong = [key for key in self.trouble if not key.startswith("corruption.")]
+        wrong = [key for key in self.corruption if not key.startswith("corruption.")]
         if wrong:
-            raise ValueError(f"trouble {wrong[0]}: allowed are only keys that begin with corruption.")
+            raise ValueError(f"corruption {wrong[0]}: allowed are only keys that begin with corruption.")
         return self
 
 
@@ -113,7 +113,7 @@ class SearchSpace(_Strict):
             scored on the select split during training. "point_labeled": the clicks of the point-labeled samples, from
             which no teacher learns; checkpoints are scored after the training.
         evaluations: further measurements of teachers.
-        samples: number of samples for learning curves on point-labeled samples, and for ``evaluations.trouble``.
+        samples: number of samples for learning curves on point-labeled samples, and for ``evaluations.corruption``.
         final_samples: number of point-labeled samples for final figures; 0: all.
     """
 

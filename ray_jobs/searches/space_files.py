@@ -85,7 +85,7 @@ def check_space(space: SearchSpace, preset: str, overrides: list[str]) -> Config
             trial_config(space, preset, overrides, {key: value})
     for chosen in space.combinations() if space.search == "grid" else ():
         trial_config(space, preset, overrides, chosen)
-    for key, values in space.evaluations.trouble.items():
+    for key, values in space.evaluations.corruption.items():
         for number in values:
             override(base, [f"{key}={number:g}"])
     if not space.scored_on(base) and (space.asha or space.search != "grid"):

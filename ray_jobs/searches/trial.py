@@ -95,7 +95,7 @@ def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]
 
     Returns:
         ``final``: stage -> figures. ``data``: of the labels. ``timing_s``: of the stages [s]. Those of teachers also
-        have ``trouble`` and ``costs`` (``measured_teacher``).
+        have ``corruption`` and ``costs`` (``measured_teacher``).
     """
     space, store = job.space, job.search.store
     if space.trains == "teacher":

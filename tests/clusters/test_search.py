@@ -196,7 +196,7 @@ metric: bev_iou
 seeds: [0, 1]
 settings: [teacher.lidar_init=none, teacher.point_crop=false, teacher.heading_start=forward]
 measured_on: point_labeled
-evaluations: {start: true, floors: true, trouble: {corruption.blur_px: [0, 2]}}
+evaluations: {start: true, floors: true, corruption: {corruption.blur_px: [0, 2]}}
 reference: plain
 samples: 2
 variants:
@@ -223,7 +223,7 @@ def test_named_variants_are_measured_and_a_rerun_tries_those_that_failed(sim_wor
         assert set(trial["final"]) == {"teacher", "class_mean", "class_mean_pca"}
         assert trial["final"]["teacher"]["n"] == trial["final"]["class_mean"]["n"] == trial["data"]["clicks"] > 0
         # All samples have more clicks than the curve's two; without blur the figures are those of the curve's end.
-        clean = trial["trouble"]["corruption.blur_px"]["0"]
+        clean = trial["corruption"]["corruption.blur_px"]["0"]
         assert clean["bev_iou"] == pytest.approx(trial["score"]) and clean["n"] < trial["final"]["teacher"]["n"]
         assert trial["costs"]["parameters"] > 0 and trial["costs"]["step_s"] > 0
     assert [group["parameters"]["variant"] for group in document["groups"]] == ["plain", "broken"]

@@ -98,9 +98,9 @@ def test_blur_spreads_an_edge_and_keeps_the_mean() -> None:
 
 
 def test_only_prediction_sees_it(sim_world: Path, tmp_path: Path) -> None:
-    trouble = ["corruption.missing_cameras=6", "corruption.click_noise_factor=0", "label.redraw_clicks=false"]
+    changes = ["corruption.missing_cameras=6", "corruption.click_noise_factor=0", "label.redraw_clicks=false"]
     still = ["teacher.augment_rotation_rad=0", "teacher.augment_scale=[1,1]"]
-    world = open_world(sim_world, tmp_path, *trouble, *still)
+    world = open_world(sim_world, tmp_path, *changes, *still)
     config, records = world.run.config, [r for r in world.boxed if len(r.clicks)][:1]
     trained = BatchLoader(config, "teacher", cameras=True)(records, [0])
     predicted = BatchLoader(config, "predict", cameras=True)(records, [0])

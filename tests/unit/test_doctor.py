@@ -184,8 +184,8 @@ def test_how_much_fusion_must_add(
 def test_a_search_with_missing_cameras_needs_no_other_run(sick: PlantedRun, without_rad: float, verdict: str) -> None:
     shutil.rmtree(sick.path / "pseudo_labels")
     found = {"0": sick.quality(sick.good_boxes(0.1)), "6": sick.quality(sick.good_boxes(without_rad))}
-    trouble = {"corruption.blur_px": {"0": found["0"]}, "corruption.missing_cameras": found}
-    sick.write_trial(sick.good_boxes(), trouble)
+    corruption = {"corruption.blur_px": {"0": found["0"]}, "corruption.missing_cameras": found}
+    sick.write_trial(sick.good_boxes(), corruption)
     result = diagnose(Run(sick.path))["fusion"]
     assert result.verdict == verdict and "without its cameras" in " ".join((result.text, *result.evidence))
 

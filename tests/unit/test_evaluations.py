@@ -16,7 +16,7 @@ from pdetr3d.schema import FALLBACK_SIZE_M, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from ray_jobs.searches import evaluations
-from ray_jobs.searches.evaluations import check_known, measured_teacher, under_trouble, untrained
+from ray_jobs.searches.evaluations import check_known, measured_teacher, on_corrupted_input, untrained
 from ray_jobs.searches.space import SearchSpace
 from tests.model_cases import tiny_config
 
@@ -77,19 +77,19 @@ def space_of(**more: Any) -> SearchSpace:
     return SearchSpace(**base | more)
 
 
-TROUBLE = {"corruption.blur_px": (0, 2.5)}
+CORRUPTION = {"corruption.blur_px": (0, 2.5)}
 
 
 def test_at_the_clicks_of_point_labeled_samples(stages: Any) -> None:
     """Curve and corrupted input use the first sample with clicks; final figures and floors use the first two."""
-    asked = {"start": True, "floors": True, "trouble": TROUBLE}
+    asked = {"start": True, "floors": True, "corruption": CORRUPTION}
     space = space_of(measured_on="point_labeled", samples=1, final_samples=2, evaluations=asked)
     curve: list[Any] = []
     made = measured_teacher(stages, space, lambda *row: curve.append(row), STORE)
     assert curve == [("teacher", step, {"bev_iou": step, "of": ["b"]}) for step in (0, 6, 294)]
     assert made["final"]["teacher"] == {"bev_iou": 294, "of": ["b", "c"]}
     assert made["final"]["class_mean"] == made["final"]["class_mean_pca"] == {"bev_iou": 0.5, "of": ["b", "c"]}
-    assert made["trouble"]["corruption.blur_px"] == {
+    assert made["corruption"]["corruption.blur_px"] == {
         "0": {"bev_iou": 294, "of": ["b"]},
         "2.5": {"bev_iou": 291.5, "of": ["b"]},
     }
@@ -103,7 +103,7 @@ def test_at_the_clicks_of_point_labeled_samples(stages: Any) -> None:
 def test_all_of_them_without_more_evaluations(stages: Any) -> None:
     curve: list[Any] = []
     made = measured_teacher(stages, space_of(measured_on="point_labeled"), lambda *row: curve.append(row), STORE)
-    assert [step for _, step, _ in curve] == [6, 294] and made["trouble"] == {}
+    assert [step for _, step, _ in curve] == [6, 294] and made["corruption"] == {}
     assert made["final"] == {"teacher": {"bev_iou": 294, "of": ["b", "c", "d"]}}
 
 
@@ -114,21 +114,21 @@ def test_on_the_val_split_only_step_0_is_scored_here(stages: Any, monkeypatch: p
     monkeypatch.setattr(evaluations, "teacher_scores", scored)
     monkeypatch.setattr(evaluations, "clicked_records", lambda stages, split: val)
     curve: list[Any] = []
-    space = space_of(evaluations={"start": True, "floors": True, "trouble": TROUBLE}, samples=1)
+    space = space_of(evaluations={"start": True, "floors": True, "corruption": CORRUPTION}, samples=1)
     made = measured_teacher(stages, space, lambda *row: curve.append((*row, list(stages.told))), STORE)
     data = stages.config.data
     start = {"bev_iou": "step_0000000.pt", "split": data.select_split}
     assert curve == [("teacher", 0, start, [])], "before the training"
     assert made["final"]["teacher"] == {"bev_iou": FILES[-1].name, "split": data.val_split}
     assert made["final"]["class_mean"]["of"] == ["c", "d"]
-    assert made["trouble"]["corruption.blur_px"]["2.5"] == {"bev_iou": 291.5, "of": ["c"]}
+    assert made["corruption"]["corruption.blur_px"]["2.5"] == {"bev_iou": 291.5, "of": ["c"]}
 
 
-def test_no_trouble_is_predicted_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clean_input_is_predicted_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     predicted: list[Any] = []
     monkeypatch.setattr(stages.runner, "predict", lambda *asked: predicted.append(asked) or [0.1])
-    trouble = {"corruption.blur_px": (0.0, 1.0), "corruption.extrinsics_deg": (0.0, 1.0)}
-    found = under_trouble(stages, trouble, FILES[-1], Known([]))
+    corruption = {"corruption.blur_px": (0.0, 1.0), "corruption.extrinsics_deg": (0.0, 1.0)}
+    found = on_corrupted_input(stages, corruption, FILES[-1], Known([]))
     assert len(predicted) == 3 and [list(values) for values in found.values()] == [["0", "1"], ["0", "1"]]
 
 

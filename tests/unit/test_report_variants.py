@@ -41,13 +41,13 @@ def plant_teachers(folder: Path) -> SearchSpace:
             result = json.loads(file.read_text())
             quality = {**teacher_scores(0.5), "calibration": {"ece": 0.04, "rank_correlation": 0.5 + seed / 10}}
             result["final"] = {"teacher": quality, "class_mean": quality | {"iou_3d": 0.25}}
-            result["trouble"] = {"corruption.blur_px": {"0": quality, "2": quality | {"bev_iou": 0.4 + seed / 10}}}
+            result["corruption"] = {"corruption.blur_px": {"0": quality, "2": quality | {"bev_iou": 0.4 + seed / 10}}}
             result["costs"] = {"parameters": 1234567, "step_s": 0.5, "peak_memory_bytes": 3 * 2**20}
             file.write_text(json.dumps(result))
     return space
 
 
-def test_teachers_stand_beside_floors_under_trouble_and_with_their_costs(tmp_path: Path) -> None:
+def test_teachers_stand_beside_floors_on_corrupted_input_and_with_their_costs(tmp_path: Path) -> None:
     write_search(tmp_path, plant_teachers(tmp_path))
     said = write_report(tmp_path)
     assert said["baseline"] == "explicit (the space's reference)"
@@ -68,12 +68,12 @@ def test_teachers_stand_beside_floors_under_trouble_and_with_their_costs(tmp_pat
     assert "the clicks of the point-labeled samples" in page and "the val split" not in page.split("Every row again")[0]
 
 
-def test_trouble_is_drawn_by_its_values(tmp_path: Path) -> None:
+def test_corruption_is_drawn_by_its_values(tmp_path: Path) -> None:
     from pdetr3d.finished.report import charts
 
     write_search(tmp_path, plant_teachers(tmp_path))
     search = Search.open(tmp_path)
-    drawn = charts.trouble_panels(search, ("bev_iou",), search.rows, {"corruption.blur_px": ["0", "2"]})
+    drawn = charts.corruption_panels(search, ("bev_iou",), search.rows, {"corruption.blur_px": ["0", "2"]})
     assert {"corruption.blur_px", "bev_iou", "explicit", "implicit"} <= set(svg_texts(drawn.uri))
 
 

@@ -76,8 +76,8 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "student at clicks": (STUDENTS, {"measured_on": "point_labeled"}, "need trains: teacher"),
     "students' floors": (STUDENTS, {"evaluations": {"floors": True}}, "need trains: teacher"),
     "asha at clicks": (TEACHERS, {"measured_on": "point_labeled", "asha": True}, "without asha"),
-    "trouble": (TEACHERS, {"evaluations": {"trouble": {"optim.lr": [1]}}}, "optim.lr: allowed are only keys"),
-    "an unknown trouble": (TEACHERS, {"evaluations": {"trouble": {"corruption.blurr": [1]}}}, "did you mean"),
+    "corruption": (TEACHERS, {"evaluations": {"corruption": {"optim.lr": [1]}}}, "optim.lr: allowed are only keys"),
+    "an unknown corruption": (TEACHERS, {"evaluations": {"corruption": {"corruption.blurr": [1]}}}, "did you mean"),
     "an unknown key": (TEACHERS, {"variants": {"a": ["teacher.roi_grit=3"]}}, "teacher.roi_grit.*did you mean"),
     "a value": (TEACHERS, {"variants": {"a": ["teacher.roi_grid=-3"]}}, "teacher.roi_grid"),
     "a seed": (TEACHERS, {"variants": {"a": ["run.seed=3"]}}, "run.seed: trials are seeded by"),
@@ -135,10 +135,10 @@ def test_a_name_means_the_same_teacher_in_every_space() -> None:
     assert len(configs) < 8 + 3 + 1 + 3
 
 
-def test_trouble_changes_the_corruption_alone_and_begins_with_none() -> None:
-    base, trouble = load("quickstart"), load_space("robustness").evaluations.trouble
-    assert len(trouble) == 4
-    for key, values in trouble.items():
+def test_evaluations_change_the_corruption_alone_and_begins_with_none() -> None:
+    base, corruption = load("quickstart"), load_space("robustness").evaluations.corruption
+    assert len(corruption) == 4
+    for key, values in corruption.items():
         settings = [override(base, [f"{key}={value:g}"]) for value in values]
         assert len(set(settings)) == len(values) >= 4 and base in settings
         assert {config.model_copy(update={"corruption": base.corruption}) for config in settings} == {base}

@@ -114,7 +114,7 @@ class Run:
     @cached_property
     def by_cameras(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Quality with no camera and with all of them missing, where a search of robustness measured both."""
-        found = self.measured.get("trouble", {}).get("corruption.missing_cameras", {})
+        found = self.measured.get("corruption", {}).get("corruption.missing_cameras", {})
         return (found["0"], found["6"]) if {"0", "6"} <= set(found) else None
 
     @cached_property

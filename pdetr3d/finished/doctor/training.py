@@ -25,7 +25,7 @@ def losses(run: Run, other: Run | None) -> Result:
     judged = {s: h for s, h in run.histories.items() if "loss" in h.curves or h.status == "FAILED"}
     if not judged:
         raise DataError("no stage logged a loss: none was trained here, or it was ended before its first log")
-    bad = {stage: trouble for stage, history in judged.items() if (trouble := _trouble(history))}
+    bad = {stage: problem for stage, history in judged.items() if (problem := _problem(history))}
     if not bad:
         return Result("ok", f"no loss rose above {SPIKE} times its least before ({', '.join(judged)})")
     advice = []
@@ -33,7 +33,7 @@ def losses(run: Run, other: Run | None) -> Result:
         lower = ", ".join(change(run, "lower", f"{section}.{key}") for key in ("lr", "clip_norm"))
         advice.append(f"{lower}, {change(run, 'raise', f'{section}.warmup_share')}")
         advice.append(f"compute exactly: {setting(run, f'{section}.amp', 'fp32')}")
-    evidence = tuple(f"{stage}: {trouble}" for stage, trouble in bad.items())
+    evidence = tuple(f"{stage}: {problem}" for stage, problem in bad.items())
     return Result("problem", f"Training is unstable: {', '.join(bad)}.", evidence, tuple(advice))
 
 
@@ -100,7 +100,7 @@ def waiting(run: Run, other: Run | None) -> Result:
     return Result("problem", f"Training waits for data: {', '.join(bad)}.", tuple(seen), advice)
 
 
-def _trouble(history: History) -> str:
+def _problem(history: History) -> str:
     """The fault of a stage's loss, in words; "" if there is none."""
     curve = history.curves.get("loss")
     steps, values = (curve.steps, np.array(curve.values)) if curve else ((0,), np.zeros(1))

@@ -196,20 +196,22 @@ def distance_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], bi
     return chart(f"{', '.join(keys)} by distance", (11, 6 + height), draw)
 
 
-def trouble_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], trouble: Mapping[str, list[str]]) -> Chart:
+def corruption_panels(
+    search: Search, keys: Sequence[str], rows: Sequence[Row], corruptions: Mapping[str, list[str]]
+) -> Chart:
     """Panels of teachers under corrupted input: a column per corruption, a row per figure, a line per search row.
 
     Args:
-        keys: the figures. rows: of the search. trouble: config key of the corruption -> its values as text.
+        keys: the figures. rows: of the search. corruptions: config key of the corruption -> its values as text.
     """
     columns, height = _legend_size([row.name for row in rows])
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(len(keys), len(trouble), sharey="row", squeeze=False)
+        panels = figure.subplots(len(keys), len(corruptions), sharey="row", squeeze=False)
         for line, key in zip(panels, keys, strict=True):
-            for axes, (name, values) in zip(line, trouble.items(), strict=True):
+            for axes, (name, values) in zip(line, corruptions.items(), strict=True):
                 for row in rows:
-                    spreads = [Spread.of(row.values("trouble", name, value, key).values()) for value in values]
+                    spreads = [Spread.of(row.values("corruption", name, value, key).values()) for value in values]
                     known = [(float(value), spread) for value, spread in zip(values, spreads, strict=True) if spread.n]
                     at, found = [x for x, _ in known], [spread for _, spread in known]
                     _errors(axes, at, found, color=_color(search.rows.index(row)), label=row.name)
@@ -217,8 +219,8 @@ def trouble_panels(search: Search, keys: Sequence[str], rows: Sequence[Row], tro
             line[0].set_ylabel(key)
         _legend(figure, panels[0][0], columns)
 
-    size = (max(6.0, 3.2 * len(trouble)), 2.6 * len(keys) + height)
-    return chart(f"{', '.join(keys)} under trouble", size, draw)
+    size = (max(6.0, 3.2 * len(corruptions)), 2.6 * len(keys) + height)
+    return chart(f"{', '.join(keys)} on corrupted input", size, draw)
 
 
 def _errors(axes: Axes, at: Sequence[float], spreads: Sequence[Spread], **style: Any) -> None:

@@ -69,7 +69,7 @@ class Row:
         return self.values("final", *path)
 
     def values(self, *path: str) -> dict[int, float]:
-        """Like ``by_seed`` for any number in the trials; ``path`` begins with "final", "trouble", "costs" or "data"."""
+        """As ``by_seed``, for any figure of trials: ``path`` begins with "final", "corruption", "costs" or "data"."""
         return _by_seed(self.finished, path)
 
     def spread(self, *path: str) -> Spread:

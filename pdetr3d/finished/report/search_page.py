@@ -13,7 +13,7 @@ from pdetr3d.finished.report.pictures import PLACES, RUNS, galleries
 from pdetr3d.finished.report.reproduce import command
 from pdetr3d.finished.report.search import SCORED, SEED, VARIANT, Row, Search, short_keys, value_at, value_text
 from pdetr3d.finished.report.spread import Spread, difference
-from pdetr3d.finished.report.teacher_sections import convergence, quality, troubles, under_trouble
+from pdetr3d.finished.report.teacher_sections import convergence, corruptions, on_corrupted_input, quality
 from pdetr3d.run_files import RunFiles
 from pdetr3d.words import NONE, number
 
@@ -97,7 +97,7 @@ def sections(search: Search, baseline: Row | None, why: str) -> list[Section]:
         *([Section("Boxes at the clicks", list(quality(search)))] if of_teachers else []),
         Section("Parameters", list(_parameters(search))),
         Section("Learning curves", list(_curves(search))),
-        *([Section("Under trouble", list(under_trouble(search)))] if troubles(search) else []),
+        *([Section("Corrupted input", list(on_corrupted_input(search)))] if corruptions(search) else []),
         Section("By distance", list(_distance(search, baseline))),
         Section("By class", [*_classes(search), *_unseen(search)]),
         Section("Pictures", list(_pictures(search, baseline))),

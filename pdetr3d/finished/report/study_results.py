@@ -69,7 +69,7 @@ def _trial(
         "samples": curve[-1]["samples"] if curve else 0,
         "progress": 100.0,
         "final": final,
-        "trouble": run.get("troubles", {}),
+        "corruption": run.get("troubles", {}),
         "costs": {"parameters": variant.get("parameters"), **{k: run.get(k) for k in ("step_s", "peak_memory_bytes")}},
         "data": {"label_bev_iou": (run.get("pseudo_labels") or {}).get("bev_iou")},
         "timing_s": None,

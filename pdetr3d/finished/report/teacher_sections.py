@@ -71,25 +71,25 @@ def samples_to(search: Search, row: Row, target: float) -> list[int]:
     return [samples[0] for samples in good if samples]
 
 
-def troubles(search: Search) -> dict[str, list[str]]:
+def corruptions(search: Search) -> dict[str, list[str]]:
     """Config key of each corruption under which last checkpoints were measured -> its values as text."""
     found: dict[str, list[str]] = {}
     for trial in (trial for row in search.rows for trial in row.finished):
-        found |= {key: list(by_value) for key, by_value in (trial.get("trouble") or {}).items()}
+        found |= {key: list(by_value) for key, by_value in (trial.get("corruption") or {}).items()}
     return found
 
 
-def under_trouble(search: Search) -> Iterator[Block]:
+def on_corrupted_input(search: Search) -> Iterator[Block]:
     """Charts and tables of the last checkpoints' quality under each corruption."""
-    found, rows = troubles(search), list(search.lines(charts.SHOWN))
+    found, rows = corruptions(search), list(search.lines(charts.SHOWN))
     if not found:
         return
-    yield Text("Last checkpoints, which were trained without trouble, on the first samples of those that are measured.")
-    yield charts.trouble_panels(search, SHOWN, rows, found)
+    yield Text("Last checkpoints, which were trained on clean input, on the first samples of those that are measured.")
+    yield charts.corruption_panels(search, SHOWN, rows, found)
     for key, values in found.items():
         for figure in SHOWN:
             cells = [
-                [row.name, *(str(Spread.of(row.values("trouble", key, v, figure).values())) for v in values)]
+                [row.name, *(str(Spread.of(row.values("corruption", key, v, figure).values())) for v in values)]
                 for row in rows
             ]
             yield Table(["", *values], cells, f"{figure} by {key}", folded=figure != SHOWN[0])
