@@ -21,6 +21,7 @@ from pdetr3d.config_models import (
     TeacherConfig,
     sigma_m,
 )
+from pdetr3d.config_removed import REMOVED, without_removed
 from pdetr3d.config_sections import (
     NO_NUMBERS,
     NOT_INDEXED,
@@ -231,12 +232,12 @@ class Config(Section):
 
     @staticmethod
     def from_json(text: str) -> Config:
-        """Parse the text of ``to_json``.
+        """Parse the text of ``to_json``, also of older code (``config_removed.py``).
 
         Raises:
             DataError: names each key with an error.
         """
-        return _validated(text)
+        return _validated(without_removed(text))
 
     def flat(self) -> dict[str, Any]:
         """Dotted key -> value (lists for tuples), as in MLflow's params and in overrides."""
@@ -298,7 +299,9 @@ def _text(value: str) -> str:
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """The message for an unknown dotted key, with the closest known one."""
+    """The message for an unknown dotted key: what became of a removed one, else the closest known one."""
+    if key in REMOVED:
+        return f"unknown config key {key!r}: {REMOVED[key][1]}; pdetr3d show-config shows all keys"
     same = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
     hint = close_to(key, known, cutoff=0.5) or close_to(key, same, cutoff=0)
     sections = ", ".join(sorted({other.split(".")[0] for other in known}))

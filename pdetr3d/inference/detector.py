@@ -63,11 +63,11 @@ class Detector:
         """Load the model of a checkpoint file, weights-only.
 
         Raises:
-            DataError: when the file is no checkpoint, or holds another kind of model.
+            DataError: when the file is no checkpoint, holds another kind of model, or was written by other code.
         """
         state = checkpoint.load(file)
         try:
-            return Detector.of(kind, Config.from_json(state["config"]), checkpoint.best_weights(state), device)
+            return Detector.of(kind, checkpoint.config_of(state, file), checkpoint.best_weights(state), device)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"checkpoint {file} does not hold a {kind} of its own config ({reason})") from error

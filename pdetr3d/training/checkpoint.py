@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pdetr3d.config import Config
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.schema import DataError
 
@@ -63,6 +64,18 @@ def load(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "step", "config"} <= state.keys():
         raise DataError(f"checkpoint {file} lacks the keys model, step, config: it was not written by pdetr3d")
     return state
+
+
+def config_of(state: dict[str, Any], file: Path) -> Config:
+    """The config in a checkpoint. Args: state: from ``load`` of ``file``.
+
+    Raises:
+        DataError: when other code wrote it, whose keys or values this version does not know.
+    """
+    try:
+        return Config.from_json(state["config"])
+    except DataError as error:
+        raise DataError(f"checkpoint {file}: {error}") from error
 
 
 def best_weights(state: dict[str, Any]) -> dict[str, Tensor]:

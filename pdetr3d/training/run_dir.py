@@ -16,6 +16,7 @@ from typing import Any
 
 from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
+from pdetr3d.config_removed import changed_nothing
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.file_ledger import FILE as FILES
 from pdetr3d.data.index.file_ledger import FileLedger, refuse_changed
@@ -109,6 +110,7 @@ class RunDir:
             before = self._begun(file)
             unset = Config(preset="").flat()  # defaults for keys that were added to pdetr3d after the run began
             keys = sorted((before.keys() | now.keys()) - {FRESH})
+            keys = [key for key in keys if not changed_nothing(key, before.get(key))]
             differing = [k for k in keys if before.get(k, unset.get(k)) != now.get(k)]
             if differing:
                 lines = "\n".join(f"  {k}: {before.get(k)} there, {now.get(k)} now" for k in differing)

@@ -27,7 +27,7 @@ def start_weights(config: Config) -> dict[str, Tensor] | None:
     if not file.is_file():
         raise DataError(f"{KEY} {file}: no such file; name a teacher's checkpoint (RUN_DIR/teacher/step_*.pt)")
     state = checkpoint.load(file)
-    theirs = Config.from_json(state["config"]).classes.names
+    theirs = checkpoint.config_of(state, file).classes.names
     if theirs != config.classes.names:
         raise DataError(
             f"{KEY} {file} was trained on the classes {', '.join(theirs)}, but data.classes has "

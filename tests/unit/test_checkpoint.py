@@ -44,6 +44,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [f.name for f in file.parent.iterdir()] == ["checkpoint.pt"]
 
 
+def test_a_checkpoint_of_other_code_is_named(tmp_path: Path) -> None:
+    model, _ = model_and_optimizer()
+    for config, words in (
+        ('{"preset": "", "student": {"drift": true}}', "config key student.drift = true: it was removed"),
+        ('{"preset": "", "student": {"drfit": 1}}', "unknown config key 'student.drfit'"),
+    ):
+        file = checkpoint.save(tmp_path, model, None, 1, config)
+        with pytest.raises(DataError, match=f"checkpoint {file}: {words}"):
+            checkpoint.config_of(checkpoint.load(file), file)
+
+
 def test_without_optimizer(tmp_path: Path) -> None:
     model, _ = model_and_optimizer()
     assert "optimizer" not in checkpoint.load(checkpoint.save(tmp_path, model, None, 1, "{}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -162,6 +164,20 @@ def test_json_refuses_what_it_does_not_know() -> None:
     text = presets.QUICKSTART.to_json().replace('"weight_decay"', '"wieght_decay"', 1)
     with pytest.raises(DataError, match="did you mean '.*weight_decay'"):
         Config.from_json(text)
+
+
+def test_removed_keys_are_read_where_they_changed_nothing() -> None:
+    """Files of older code hold them."""
+    tree = json.loads(presets.QUICKSTART.to_json())
+    tree["student"]["drift"] = tree["model"]["pillar_padding"] = False
+    assert Config.from_json(json.dumps(tree)) == presets.QUICKSTART
+    tree["student"]["drift"] = True
+    with pytest.raises(DataError, match=r"student\.drift = true: it was removed, .*Code before version 0\.1\.0 wrote"):
+        Config.from_json(json.dumps(tree))
+    with pytest.raises(DataError, match="'model.pillar_padding': its name is model.pad_pillars now"):
+        override(presets.QUICKSTART, ["model.pillar_padding=true"])
+    with pytest.raises(DataError, match="Invalid JSON"):
+        Config.from_json("{")
 
 
 def test_sections_are_frozen() -> None:

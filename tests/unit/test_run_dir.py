@@ -102,6 +102,16 @@ def test_a_key_that_came_later_counts_only_when_it_is_set(tmp_path: Path) -> Non
         RunDir(tmp_path, tiny_config("optim.weight_decay=0.5"))
 
 
+def test_a_key_that_was_removed_counts_only_if_it_was_on(tmp_path: Path) -> None:
+    begin(tmp_path, tiny_config())
+    before = json.loads((tmp_path / "run.json").read_text())
+    write_json(tmp_path / "run.json", before | {"student.drift": False})
+    RunDir(tmp_path, tiny_config()).close()
+    write_json(tmp_path / "run.json", before | {"student.drift": True})
+    with pytest.raises(DataError, match="differs in\n  student.drift: True there, None now"):
+        RunDir(tmp_path, tiny_config())
+
+
 def test_fresh_begins_anew_beside_and_overwrites_nothing(tmp_path: Path) -> None:
     first = begin(tmp_path / "run", tiny_config())
     (tmp_path / "run-2").mkdir()  # another run's directory

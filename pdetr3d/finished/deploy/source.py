@@ -32,7 +32,7 @@ class TrainedStudent:
             DataError: for a file that is no checkpoint, or is a teacher's.
         """
         state = checkpoint.load(file)
-        config = Config.from_json(state["config"])
+        config = checkpoint.config_of(state, file)
         model = Student(config)  # without training/build.py, which imports the teacher's parts and with them mmcv
         try:
             model.load_state_dict(checkpoint.best_weights(state))
