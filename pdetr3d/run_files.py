@@ -10,7 +10,7 @@ from typing import Any
 from pdetr3d.errors import DataError
 
 CONFIG, REPORT, DONE = "run.json", "report.json", "done.json"
-FRESH = "fresh"  # the entry of run.json that only distinguishes runs that were begun anew
+FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
 # Stage that measures the teacher's boxes -> the keys of the quality in its result. The stages are those of a pipeline,
 # of the first teacher of label.holdout, of a search's trial, and of train_teacher.
 TEACHER_QUALITY: dict[str, tuple[str, ...]] = {

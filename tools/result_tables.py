@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.finished.report.markdown import FLOORS, search_text, table
 from pdetr3d.finished.report.search import Search
 from pdetr3d.run_files import RunFiles
@@ -61,7 +62,6 @@ COMMANDS = {
     "your-data": "python -m tests.benchmarks.bench_your_data runs/results/your-data",
     "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
 }
-SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
 PARTS = {

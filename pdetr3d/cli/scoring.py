@@ -9,9 +9,10 @@ import typer
 
 from pdetr3d.cli.app import app, say
 from pdetr3d.cli.dataset import IndexFile
+from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.words import number
 
-HEAD = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+HEAD = (*SCORES, "mAVE", "mAAE")
 COLUMNS = ("AP", "ATE", "ASE", "AOE", "AVE", "AAE", "n_gt")
 
 

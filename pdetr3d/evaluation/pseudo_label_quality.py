@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.evaluation.column_files import slices
+from pdetr3d.evaluation.figures import QUALITIES
 from pdetr3d.evaluation.ranks import rank_correlation
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.schema import Boxes3D
@@ -21,15 +22,6 @@ from pdetr3d.schema import Boxes3D
 BINS_M = ((0, 10), (10, 20), (20, 30), (30, 40), (40, 52))  # method.md 6.1
 Bins = tuple[tuple[float, float], ...]
 PART = 1 << 18  # number of a column's rows in memory at a time
-QUALITIES = (
-    "bev_iou",
-    "iou_3d",
-    "center_error_m",
-    "size_error",
-    "yaw_error_rad",
-    "axis_error_rad",
-    "reversed",
-)
 
 
 def bev_iou(a: Boxes3D, b: Boxes3D) -> NDArray[np.float64]:

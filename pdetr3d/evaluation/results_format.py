@@ -18,7 +18,7 @@ from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
-from pdetr3d.schema import Boxes3D, DataError
+from pdetr3d.schema import LIDAR_TOP, Boxes3D, DataError
 from pdetr3d.tables.fields import has_points
 
 MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
@@ -150,7 +150,7 @@ def read_poses(nusc: NuScenes, sample_tokens: list[str]) -> dict[str, Poses]:
     """Sample token -> (lidar2ego, ego2global), (4, 4) each, of its LIDAR_TOP keyframe, from the nuScenes tables."""
     poses = {}
     for token in sample_tokens:
-        data = nusc.get("sample_data", nusc.get("sample", token)["data"]["LIDAR_TOP"])
+        data = nusc.get("sample_data", nusc.get("sample", token)["data"][LIDAR_TOP])
         sensor = nusc.get("calibrated_sensor", data["calibrated_sensor_token"])
         ego = nusc.get("ego_pose", data["ego_pose_token"])
         poses[token] = (rigid(sensor["rotation"], sensor["translation"]), rigid(ego["rotation"], ego["translation"]))

@@ -13,11 +13,10 @@ from pdetr3d.class_list import ATTRIBUTES
 from pdetr3d.geometry.boxes import to_nuscenes
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.importers.frame import Frame
-from pdetr3d.schema import CAMERAS
+from pdetr3d.schema import CAMERAS, LIDAR_TOP
 from pdetr3d.tables.tokens import token
 
 Row = dict[str, Any]
-LIDAR = "LIDAR_TOP"
 # The ego frame (x forward, y left, z up, on the ground) is placed below the LiDAR. Only distances depend on it.
 LIDAR_HEIGHT_M = 1.73
 LIDAR2EGO = rigid([math.cos(math.pi / 4), 0.0, 0.0, -math.sin(math.pi / 4)], [0.0, 0.0, LIDAR_HEIGHT_M])
@@ -63,7 +62,7 @@ class TableRows:
         known = frame.lidar2global is not None
         lidar2global = frame.lidar2global if frame.lidar2global is not None else LIDAR2EGO
         pose = self._pose(frame, chain(inverse(LIDAR2EGO), lidar2global))
-        self._data(frame, LIDAR, sample, pose, self._calibration(LIDAR, LIDAR2EGO, []), known)
+        self._data(frame, LIDAR_TOP, sample, pose, self._calibration(LIDAR_TOP, LIDAR2EGO, []), known)
         for camera in frame.cameras:
             intrinsic = np.asarray(camera.intrinsic, np.float64).tolist()
             calibrated = self._calibration(camera.channel, chain(camera.camera2lidar, LIDAR2EGO), intrinsic)
@@ -78,13 +77,13 @@ class TableRows:
         """All thirteen tables; call it after the last frame."""
         self._end()
         logs = [row["token"] for row in self._tables["log"]]
-        sensors = (LIDAR, *CAMERAS)
+        sensors = (LIDAR_TOP, *CAMERAS)
         return {
             **self._tables,
             "instance": list(self._instances.values()),
             "sensor": [
                 {"token": self.token("sensor", name), "channel": name,
-                 "modality": "lidar" if name == LIDAR else "camera"}
+                 "modality": "lidar" if name == LIDAR_TOP else "camera"}
                 for name in sensors
             ],
             "attribute": [{"token": self.token("attribute", n), "name": n, "description": n} for n in ATTRIBUTES],

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from pdetr3d.config import SimConfig
 from pdetr3d.geometry.rigid import chain, inverse, rigid
-from pdetr3d.schema import LATER, DataError
+from pdetr3d.schema import LATER, LIDAR_TOP, DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.camera import render
 from pdetr3d.simulator.layout import lay_out
@@ -24,7 +24,6 @@ from pdetr3d.simulator.objects import CLUTTER, build_shape
 from pdetr3d.simulator.shapes import pack_parts
 from pdetr3d.simulator.subtypes import Sizes
 from pdetr3d.simulator.tables import (
-    LIDAR,
     SCENE_TABLES,
     Row,
     calibration,
@@ -171,8 +170,8 @@ class _SceneWriter:
 
     def _scan(self, k: int, j: int, timestamp_us: int, key: bool) -> Row:
         """Write one sweep, number ``j`` of keyframe ``k``; returns its sample_data row."""
-        row = self._record(LIDAR, timestamp_us, k, key)
-        lidar2global = chain(self.sensor2ego[LIDAR], self._ego2global(timestamp_us))
+        row = self._record(LIDAR_TOP, timestamp_us, k, key)
+        lidar2global = chain(self.sensor2ego[LIDAR_TOP], self._ego2global(timestamp_us))
         steps, rng = self.config.lidar_azimuth_steps, self._generator(1, k, j)
         points = scan(self.world, lidar2global, self._seconds(timestamp_us), steps, rng)
         points.tofile(self.root / row["filename"])

@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from pdetr3d.config import SimConfig
-from pdetr3d.schema import DataError
+from pdetr3d.schema import LIDAR_TOP, DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.scene import SceneJob, simulate_scene
-from pdetr3d.simulator.tables import LIDAR, MAP_FILE, SCENE_TABLES, Row, world_tables
+from pdetr3d.simulator.tables import MAP_FILE, SCENE_TABLES, Row, world_tables
 from pdetr3d.tables.tokens import token
 
 STAMP = "simulated_world.json"  # the file under the dataroot that identifies the world
@@ -137,7 +137,7 @@ def _jobs(config: SimConfig) -> dict[str, list[SceneJob]]:
 
 
 def _write_world(root: Path, config: SimConfig, version: str) -> None:
-    for folder in ("maps", version, *(f"samples/{c}" for c in (LIDAR, *const.CAMERA_RIG)), f"sweeps/{LIDAR}"):
+    for folder in ("maps", version, *(f"samples/{c}" for c in (LIDAR_TOP, *const.CAMERA_RIG)), f"sweeps/{LIDAR_TOP}"):
         (root / folder).mkdir(parents=True)
     # The devkit requires a map, which nothing reads: this one is drivable everywhere.
     cv2.imwrite(str(root / MAP_FILE), np.full((64, 64), 255, np.uint8))

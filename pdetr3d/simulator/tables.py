@@ -11,11 +11,11 @@ from pyquaternion import Quaternion
 from pdetr3d.class_list import ATTRIBUTES
 from pdetr3d.config import SimConfig
 from pdetr3d.geometry.rigid import rigid
+from pdetr3d.schema import LIDAR_TOP
 from pdetr3d.simulator import constants as const
 from pdetr3d.tables.tokens import token
 
 Row = dict[str, Any]
-LIDAR = "LIDAR_TOP"
 SCENE_TABLES = ("scene", "sample", "sample_data", "ego_pose", "instance", "sample_annotation")
 VISIBILITY = (("1", "v0-40", 0.0), ("2", "v40-60", 0.4), ("3", "v60-80", 0.6), ("4", "v80-100", 0.8))
 MAP_FILE = "maps/simulated.png"
@@ -47,7 +47,11 @@ def calibration(size_px: tuple[int, int]) -> dict[str, Row]:
         * Quaternion(axis=[1, 0, 0], angle=roll)
     )
     rows: dict[str, Row] = {
-        LIDAR: {"translation": list(const.LIDAR_POSITION_M), "rotation": list(turn.elements), "camera_intrinsic": []}
+        LIDAR_TOP: {
+            "translation": list(const.LIDAR_POSITION_M),
+            "rotation": list(turn.elements),
+            "camera_intrinsic": [],
+        }
     }
     # Camera axes (x right, y down, z forward) of a camera that looks along ego +x.
     forward = Quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
@@ -83,7 +87,8 @@ def world_tables(config: SimConfig) -> dict[str, list[Row]]:
         "category": [{"token": token("category", n), "name": n, "description": n} for n in const.CATEGORY.values()],
         "visibility": [{"token": t, "level": v, "description": f"visible: {v[1:]} %"} for t, v, _ in VISIBILITY],
         "sensor": [
-            {"token": token("sensor", c), "channel": c, "modality": "lidar" if c == LIDAR else "camera"} for c in rig
+            {"token": token("sensor", name), "channel": name, "modality": "lidar" if name == LIDAR_TOP else "camera"}
+            for name in rig
         ],
         "calibrated_sensor": [
             {"token": token(seed, "calibrated_sensor", c), "sensor_token": token("sensor", c), **row}
@@ -115,7 +120,7 @@ def data_row(
     Args:
         scene: its name. sample: token. key: whether it is a keyframe. size_px: (width, height) of the images.
     """
-    lidar = channel == LIDAR
+    lidar = channel == LIDAR_TOP
     folder, suffix = ("samples" if key else "sweeps"), ("pcd.bin" if lidar else "jpg")
     name = token(seed, scene, channel, timestamp_us)
     return {

@@ -10,13 +10,12 @@ from typing import Any
 import yaml
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
-from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.schema import CAMERAS, LIDAR_TOP, DataError
 from pdetr3d.words import close_to
 
 # Class -> the nuScenes category that stands for it.
 CATEGORY = {name: NUSCENES_CLASSES.category_of(name) for name in NUSCENES_CLASSES.names}
-LIDAR = "LIDAR_TOP"
-SENSORS = (*CAMERAS, LIDAR)  # the names to which ``data.cameras`` may map a channel
+SENSORS = (*CAMERAS, LIDAR_TOP)  # the names to which ``data.cameras`` may map a channel
 IGNORED = "ignored"  # prefix of names that are mapped to null, so that no class or camera has them
 
 Pairs = tuple[tuple[str, str | None], ...]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pdetr3d.schema import LIDAR_TOP
 from pdetr3d.tables.fields import Rows, at_row
 
 LEAST_US = 1000  # least time between two keyframes of a scene; below it, times are in ms or s
 TOGETHER_US = 1_000_000  # largest time between a sensor's keyframe and its sample
 FASTEST_M_S = 100.0  # largest speed of the car between two keyframes
-MOVING_M_S = 2.0  # a car that is faster than this moves along its heading
+MOVING_M_S = 2.0  # what is faster than this moves along its heading
 ENOUGH = 10  # pairs of keyframes with a moving car that are needed for a judgment
 ASKEW_DEG = 45.0  # a warning is given when the median angle between motion and heading is larger
 UNITS = "timestamps are whole microseconds"
@@ -32,7 +33,7 @@ def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
 def _ways(tables: Mapping[str, Rows]) -> list[str]:
     """Warnings about a car that is faster than FASTEST_M_S, or does not move along its heading."""
     place_of = {row["token"]: place for place, row in enumerate(tables["ego_pose"])}
-    sensors = {row["token"] for row in tables["sensor"] if row["channel"] == "LIDAR_TOP"}
+    sensors = {row["token"] for row in tables["sensor"] if row["channel"] == LIDAR_TOP}
     mine = {row["token"] for row in tables["calibrated_sensor"] if row["sensor_token"] in sensors}
     pose_of = {
         row["sample_token"]: place_of[row["ego_pose_token"]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.words import number
 
-HEADLINE = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's description, in Markdown
 
 
@@ -18,7 +18,7 @@ def headline(arms: Mapping[str, Mapping[str, Any]], teacher: Mapping[str, Any]) 
         arms: name -> an evaluation's report.
         teacher: the quality of the teacher's boxes at the clicks (``pseudo_label_quality``).
     """
-    scores = {arm: {name: report.get(name) for name in HEADLINE} for arm, report in arms.items()}
+    scores = {arm: {name: report.get(name) for name in SCORES} for arm, report in arms.items()}
     return {**scores, "teacher": {"bev_iou": teacher.get("bev_iou")}}
 
 
@@ -41,11 +41,11 @@ def description(
         children: name of a stage -> id of its run.
         experiment_id: of all these runs.
     """
-    rows = [f"| {arm} | {' | '.join(number(report.get(name)) for name in HEADLINE)} |" for arm, report in arms.items()]
+    rows = [f"| {arm} | {' | '.join(number(report.get(name)) for name in SCORES)} |" for arm, report in arms.items()]
     links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]
     parts = [
         f"Changed from the preset: `{changed}`" if changed else "The preset as it is.",
-        "\n".join([f"| student | {' | '.join(HEADLINE)} |", "|---" * (len(HEADLINE) + 1) + "|", *rows]),
+        "\n".join([f"| student | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|", *rows]),
         f"The teacher's boxes at the clicks: mean BEV IoU {number(teacher.get('bev_iou'))}.",
         f"![True boxes (solid) and the student's (dashed)](get-artifact?path={picture}&run_uuid={run_id})",
         f"Stages: {', '.join(links)}",

@@ -30,13 +30,13 @@ from pdetr3d.data.loading.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import Skipped, find_skipped
 from pdetr3d.data.storage.files import atomic_path, read_json, write_json
+from pdetr3d.run_files import FRESH
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
 from pdetr3d.training.label_source import labels_digest, take_manifest, with_manifest
 from pdetr3d.training.stage_versions import code_version
 
-FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
 ANEW = "Choose another --run-dir; with --fresh a job begins anew in the next free directory beside this one."
 
 SHARED = (MEMORY, SKIPPED, FILES, INDEX)  # what runs on one dataset share; the index, put last, says it is all there

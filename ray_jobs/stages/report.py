@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.words import number
@@ -26,7 +27,6 @@ KIND_FIGURES = {
     "axis_error_rad": "axis",
     "reversed": "turned",
 }
-HEADLINE = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 QUALITY = {
     "n": "clicks",
     "bev_iou": "BEV IoU",
@@ -104,9 +104,9 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
         print(f"devkit scores of {', '.join(arms)} on the val split: unknown, since no object there is in the tables")
         return
     first = next((name for metrics in arms.values() for name in metrics["per_class"]), "car")
-    table = _table("labels of the student", [*HEADLINE, f"{first} AP"], "the devkit's scores on the val split")
+    table = _table("labels of the student", [*SCORES, f"{first} AP"], "the devkit's scores on the val split")
     for arm, metrics in arms.items():
-        cells = [metrics[m] for m in HEADLINE] + [metrics["per_class"][first]["AP"]]
+        cells = [metrics[m] for m in SCORES] + [metrics["per_class"][first]["AP"]]
         table.add_row(NAMES.get(arm, arm), *(number(c) for c in cells))
     _show(table)
     for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has those of all arms

@@ -23,7 +23,7 @@ from pdetr3d.data.index.splits import scene_splits
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
-from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.schema import CAMERAS, LIDAR_TOP, DataError
 from pdetr3d.tables.fields import not_counted
 from pdetr3d.tables.loaded import Tables
 
@@ -75,13 +75,13 @@ class RowReader:
 
     def row(self, sample: dict[str, Any]) -> dict[str, Any]:
         """One row of INDEX_SCHEMA."""
-        if "LIDAR_TOP" not in sample["data"]:
+        if LIDAR_TOP not in sample["data"]:
             raise DataError(
                 f"sample {sample['token']}: has no LIDAR_TOP keyframe in sample_data.json; every sample needs one (has "
                 f"{', '.join(sample['data']) or 'no keyframe at all'}; data.cameras maps own channel names, also that "
                 "of the LiDAR)"
             )
-        lidar = self.nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+        lidar = self.nusc.get("sample_data", sample["data"][LIDAR_TOP])
         lidar2ego, ego2global = self._lidar2ego(lidar), self._pose("ego_pose", lidar["ego_pose_token"])
         lidar2global = chain(lidar2ego, ego2global)
         scene = self.nusc.get("scene", sample["scene_token"])

@@ -8,10 +8,9 @@ import pyarrow as pa
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.index.annotations import flat
 from pdetr3d.geometry.rigid import wrap_angle
+from pdetr3d.tables.times import ASKEW_DEG, MOVING_M_S
 
-MOVING_M_S = 2.0  # an object that is faster than this moves along its heading
 ENOUGH = 20  # objects that are needed for a judgment
-ASKEW_DEG = 45.0  # a warning is given when the median angle between motion and heading is larger
 OTHER_SIZE = 4.0  # a side this many times longer or shorter than typical is in another unit
 LONG = 1.5  # a class is long when its typical length / width is above this
 WIDE = 0.8  # boxes of a long class whose length / width is below this have their sides in another order

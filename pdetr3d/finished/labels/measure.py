@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.labels.pseudo_table import to_boxes
 from pdetr3d.data.loading.records import inspection_records
+from pdetr3d.evaluation.figures import QUALITIES
 from pdetr3d.evaluation.pseudo_label_quality import (
     BINS_M,
     bev_iou,
@@ -22,7 +23,6 @@ from pdetr3d.evaluation.pseudo_label_quality import (
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
 
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
 
 
@@ -30,7 +30,7 @@ class MeasuredLabels:
     """All pseudo labels of a run with their distances and, where the true box is known, their errors.
 
     Attributes:
-        table: the rows, index 0, 1, 2 ..., and the columns ``distance_m`` (of the click), ``known`` (bool) and QUALITY
+        table: the rows, index 0, 1, 2 ..., and the columns ``distance_m`` (of the click), ``known`` (bool), QUALITIES
             (see ``heading_errors`` for headings), NaN where the true box is unknown.
         boxes: N boxes of the table.
         truth: N true boxes; where the true box is unknown, it equals the pseudo label.
@@ -113,7 +113,7 @@ def _row(group: pd.DataFrame, of_all: bool = False) -> dict[str, float | None]:
     """Counts of a group of rows, and means over its accepted ones (or all)."""
     accepted = group["accepted"].astype(bool)
     measured = group if of_all else group[accepted]
-    means = {name: measured[name].mean() for name in ("score", *QUALITY)}
+    means = {name: measured[name].mean() for name in ("score", *QUALITIES)}
     return {
         "clicks": len(group),
         "accepted": int(accepted.sum()),

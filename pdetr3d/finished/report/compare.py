@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table as Terminal
 from rich.text import Text as Plain
 
+from pdetr3d.evaluation.figures import QUALITY
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, write_page
 from pdetr3d.finished.report.pictures import galleries
@@ -22,7 +23,6 @@ from pdetr3d.tracking.history import Curve, read_histories
 from pdetr3d.words import NONE, number
 
 SCORES = ("mAP", "mAP_present", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 BY_DISTANCE = ("bev_iou", "yaw_error_rad")  # figures of boxes at clicks that are also shown by distance
 ABSENT = "absent"
 CURVES = ("loss", "select/SPNDS", "select/bev_iou")  # MLflow metrics

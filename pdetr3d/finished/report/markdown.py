@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.schema import DataError
 
 TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 TEACHER_NAMES = ("center [m]", "size", "yaw [rad]", "axis [rad]", "turned")
-STUDENT = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
 
 
@@ -59,9 +59,9 @@ def _students(search: Search, about: Mapping[str, str]) -> list[str]:
     lines = []
     for row in _declared(search):
         stage = next(stage for stage in row.finished[0]["final"] if stage.startswith("student"))
-        cells = [str(row.spread(stage, key)) for key in STUDENT]
+        cells = [str(row.spread(stage, key)) for key in SCORES]
         lines.append([about.get(row.name, row.name), *cells, _against(search, row)])
-    return table(["labels of the student", *STUDENT, f"{search.metric} to the reference"], lines)
+    return table(["labels of the student", *SCORES, f"{search.metric} to the reference"], lines)
 
 
 def _declared(search: Search) -> list[Row]:

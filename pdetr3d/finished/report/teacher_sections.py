@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pdetr3d.evaluation.figures import QUALITY
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Block, Table, Text
 from pdetr3d.finished.report.search import Row, Search
@@ -11,7 +12,6 @@ from pdetr3d.finished.report.spread import Spread
 from pdetr3d.words import NONE, number
 
 NEAR = 0.9  # a row counts as converged at this share of the best score
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")
 CALIBRATION = {"ECE": ("calibration", "ece"), "rank correlation": ("calibration", "rank_correlation")}
 SHOWN = ("bev_iou", "yaw_error_rad")  # the figures in charts of corrupted input
 FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}

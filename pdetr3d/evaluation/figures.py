@@ -1,0 +1,7 @@
+"""Names of the figures that tables show: scores of students on a split, qualities of boxes at clicks."""
+
+from __future__ import annotations
+
+SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")  # of ``nuscenes_eval.score``
+QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # of ``pseudo_label_quality``
+QUALITIES = (*QUALITY, "axis_error_rad", "reversed")  # with the two kinds of wrong headings
