@@ -92,8 +92,8 @@ def take_manifest(index: Index, config: Config, target: Path) -> LabelManifest:
         given.samples["role"].to_pylist(),
         given.clicks,
         target,
-        given.ignore,
-        given.facts,
+        ignore=given.ignore,
+        facts=given.facts,
     )
 
 

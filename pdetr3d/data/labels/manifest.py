@@ -236,6 +236,7 @@ def write_manifest(
     roles: Sequence[str],
     clicks: pa.Table,
     out_dir: Path,
+    *,
     ignore: pa.Table | None = None,
     facts: dict | None = None,
 ) -> LabelManifest:

@@ -82,7 +82,7 @@ def import_clicks(
     (Path(out_dir) / STRAYS).unlink(missing_ok=True)
     if strays:
         _write_strays(Path(out_dir) / STRAYS, strays)
-    return write_manifest(index, split, config, roles, clicks, out_dir, ignore, facts)
+    return write_manifest(index, split, config, roles, clicks, out_dir, ignore=ignore, facts=facts)
 
 
 def _match(index: Index, found: PeoplesClicks, boxed: set[str]) -> tuple[set[str], list[dict[str, Any]]]:
