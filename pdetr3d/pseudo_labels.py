@@ -15,7 +15,7 @@ from pdetr3d.class_list import ClassList
 from pdetr3d.geometry.boxes import in_range, rotate_z
 from pdetr3d.geometry.crops import axes_from_points
 from pdetr3d.geometry.rigid import apply, chain
-from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import BOX_COLUMNS, SOURCE_PSEUDO, Boxes3D, PointLabels, SampleRecord
 
 RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)  # method.md 1.5
 CLICK_TOLERANCE_M = 0.1  # a box contains its click if the box grown by this much on every side does
@@ -29,7 +29,7 @@ FLOORS = ("class_mean", "class_mean_pca")  # boxes without training, which repor
 COLUMNS = {
     "click_id": "string",
     "sample_token": "string",
-    **dict.fromkeys(("x", "y", "z", "l", "w", "h", "yaw"), "float32"),
+    **dict.fromkeys(BOX_COLUMNS, "float32"),
     **dict.fromkeys(("vx", "vy"), "Float32"),
     "class": "string",
     "score": "float32",
@@ -181,7 +181,7 @@ def pseudo_label_rows(
         {
             "click_id": clicks.click_id,
             "sample_token": np.repeat([r.sample_token for r in records], [len(r.clicks) for r in records]),
-            **dict(zip("x y z l w h yaw".split(), geometry.T, strict=True)),
+            **dict(zip(BOX_COLUMNS, geometry.T, strict=True)),
             "vx": pd.NA,
             "vy": pd.NA,
             "class": np.array(classes.names, dtype=object)[clicks.label],

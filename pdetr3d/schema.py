@@ -40,6 +40,8 @@ ROLES = ("unlabeled", "box", "point", "empty")
 BOXES_KNOWN = ("box", "empty")  # roles of the samples whose boxes are all known
 # The order of cameras in every array (method.md 1.5).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+# Columns of tables of boxes: gravity center [m], sides along, across and upright [m], heading [rad].
+BOX_COLUMNS = ("x", "y", "z", "l", "w", "h", "yaw")
 LIDAR_TOP = "LIDAR_TOP"  # the LiDAR's channel
 # Ends the name of a simulated scene that gives velocities to another scene, and that is in no split.
 LATER = "-later"

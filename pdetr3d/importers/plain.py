@@ -37,7 +37,7 @@ from pdetr3d.importers.plain_tables import (
 )
 from pdetr3d.importers.scenes import SceneRow, splits_of
 from pdetr3d.inference.clouds import CloudReader
-from pdetr3d.schema import CAMERAS, DataError
+from pdetr3d.schema import BOX_COLUMNS, CAMERAS, DataError
 from pdetr3d.tables.names import CATEGORY
 from pdetr3d.tables.plausible import FOCAL
 
@@ -250,7 +250,7 @@ def _frame(
 ) -> Frame:  # fmt: skip
     row = folder.frames[name]
     boxes = [box for _, box in folder.boxes.get(name, ())]
-    values = np.array([[box[key] for key in (*"xyzlwh", "yaw")] for box in boxes], np.float64).reshape(-1, 7)
+    values = np.array([[box[key] for key in BOX_COLUMNS] for box in boxes], np.float64).reshape(-1, 7)
     turn = np.arctan2(axes[1, 0], axes[0, 0])
     cameras = []
     for _, camera in folder.cameras.get(name, ()):

@@ -22,7 +22,7 @@ from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels
-from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import BOX_COLUMNS, Boxes3D, PointLabels, SampleRecord
 
 ROW = "row"  # of the click in its file, from 1
 MEANING = {
@@ -118,7 +118,7 @@ def _labels(clicks: list[dict[str, Any]], classes: ClassList) -> PointLabels:
 def _result(record: SampleRecord, rows: pd.DataFrame, classes: ClassList) -> list[dict[str, Any]]:
     """The accepted boxes of a sample as entries of a results file."""
     good = rows[rows["accepted"]]
-    box = good[["x", "y", "z", "l", "w", "h", "yaw"]].to_numpy(np.float32)
+    box = good[list(BOX_COLUMNS)].to_numpy(np.float32)
     label = [classes.label_of[name] for name in good["class"]]
     boxes = Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], np.array(label, np.int64), score=good["score"].to_numpy())
     return nuscenes_boxes(record.sample_token, boxes, (record.lidar2ego, record.ego2global), classes)

@@ -21,12 +21,12 @@ from pdetr3d.config import Config
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.geometry.boxes import bev_overlaps, points_in_each_box, rotate_z
-from pdetr3d.schema import SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, Sample, SampleRecord
+from pdetr3d.schema import BOX_COLUMNS, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, DataError, Sample, SampleRecord
 
 MIN_POINTS = 5  # points of all sweeps that an object needs (method.md 2.9)
 THREADS = 4  # threads that read samples while the database is built
 
-_NUMBERS = ("x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score")  # as in Boxes3D; velocity NaN = unknown
+_NUMBERS = (*BOX_COLUMNS, "vx", "vy", "score")  # as in Boxes3D; velocity NaN = unknown
 # points: the bytes of (P, 5) float32 x, y, z [m] in the box frame (origin at the center, x along the heading),
 # intensity, dt [s], in the order of the cloud.
 DATABASE_SCHEMA = pa.schema(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.storage.files import CHUNK_ROWS, atomic_path, read_parquet
 from pdetr3d.data.storage.row_table import RowTable, give_back
-from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, DataError
+from pdetr3d.schema import BOX_COLUMNS, SOURCE_PSEUDO, Boxes3D, DataError
 
 # Boxes as in Boxes3D, in the keyframe's LIDAR_TOP frame. vx, vy: null = unknown. reason: why the box is not accepted;
 # "snapped" for an accepted box that was moved onto its click; else "".
@@ -24,7 +24,7 @@ PSEUDO_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
         ("sample_token", pa.string()),
-        *((name, pa.float64()) for name in ("x", "y", "z", "l", "w", "h", "yaw")),
+        *((name, pa.float64()) for name in BOX_COLUMNS),
         ("vx", pa.float64()),
         ("vy", pa.float64()),
         ("class", pa.string()),
@@ -34,7 +34,7 @@ PSEUDO_SCHEMA = pa.schema(
         ("teacher_digest", pa.string()),
     ]
 )
-_NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
+_NUMBERS = [*BOX_COLUMNS, "score"]
 
 
 def write_pseudo_labels(
@@ -155,7 +155,7 @@ def read_pseudo_labels(path: Path, classes: ClassList) -> pa.Table:
 
 def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
     """Convert rows, whose numbers must be finite, to pseudo boxes in the same order; null velocities become NaN."""
-    numbers = rows[["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "score"]].to_numpy(float)
+    numbers = rows[[*BOX_COLUMNS, "vx", "vy", "score"]].to_numpy(float)
     return Boxes3D.build(
         numbers[:, :3],
         numbers[:, 3:6],

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.storage.files import read_parquet, write_parquet
-from pdetr3d.schema import BOXES_KNOWN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
+from pdetr3d.schema import BOX_COLUMNS, BOXES_KNOWN, SOURCE_PSEUDO, Boxes3D, DataError, PointLabels, SampleRecord
 
-_NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
+_NUMBERS = [*BOX_COLUMNS, "score"]
 # Boxes as in Boxes3D, in the keyframe's LIDAR_TOP frame. They belong to no click.
 SELF_SCHEMA = pa.schema(
     [("sample_token", pa.string()), *((name, pa.float64()) for name in _NUMBERS), ("class", pa.string())]

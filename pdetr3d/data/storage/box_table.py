@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.storage.files import CHUNK_ROWS
 from pdetr3d.data.storage.row_table import TextPlaces
-from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D
+from pdetr3d.schema import BOX_COLUMNS, SOURCE_PSEUDO, Boxes3D
 
-COLUMNS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy", "label", "score"]
+COLUMNS = [*BOX_COLUMNS, "vx", "vy", "label", "score"]
 BOX_SCHEMA = pa.schema([(name, pa.int64() if name == "label" else pa.float64()) for name in COLUMNS])
 # A row is a box; rows of one sample and checkpoint are neighbors, in the order of its boxes.
 SCHEMA = pa.schema([*BOX_SCHEMA, ("sample_token", pa.string()), ("checkpoint", pa.int64())])

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.schema import Boxes3D
+from pdetr3d.schema import BOX_COLUMNS, Boxes3D
 
-NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "vx", "vy"]
+NUMBERS = [*BOX_COLUMNS, "vx", "vy"]
 COLUMNS = ["sample", *NUMBERS, "class", "score"]
 DTYPES = dict.fromkeys(COLUMNS, "float64") | {"sample": "object", "class": "object"}
 
 
 def to_frame(boxes: Boxes3D, name: str, classes: ClassList) -> pd.DataFrame:
     """Boxes of the sample ``name`` as rows of COLUMNS: x .. h [m], yaw [rad], vx and vy [m/s] (NaN: unknown)."""
-    frame = pd.DataFrame(boxes.rows, columns=NUMBERS[:7]).assign(sample=name, score=boxes.score)
+    frame = pd.DataFrame(boxes.rows, columns=list(BOX_COLUMNS)).assign(sample=name, score=boxes.score)
     frame["vx"], frame["vy"] = boxes.velocity_m_s.T
     frame["class"] = [classes.names[label] for label in boxes.label]
     return frame[COLUMNS].astype(DTYPES)

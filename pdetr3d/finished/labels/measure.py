@@ -21,9 +21,9 @@ from pdetr3d.evaluation.pseudo_label_quality import (
     size_error,
 )
 from pdetr3d.finished.labels.run_labels import RunLabels
-from pdetr3d.schema import Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import BOX_COLUMNS, Boxes3D, PointLabels, SampleRecord
 
-NUMBERS = ["x", "y", "z", "l", "w", "h", "yaw", "score"]
+NUMBERS = [*BOX_COLUMNS, "score"]
 
 
 class MeasuredLabels:
