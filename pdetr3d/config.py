@@ -285,7 +285,8 @@ def override(config: Config, dotlist: list[str]) -> Config:
     base = config.model_dump(mode="json")
     if "data.classes" in texts and read_classes(texts["data.classes"]) != config.classes:
         base["student"] |= dict.fromkeys(BY_CLASS, [])
-    return build(base, OmegaConf.to_container(changes))
+    changed: Any = OmegaConf.to_container(changes)
+    return build(base, changed)
 
 
 def _text(value: str) -> str:
