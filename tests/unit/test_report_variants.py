@@ -12,6 +12,7 @@ from pdetr3d.cli import main
 from pdetr3d.finished.report.reproduce import command
 from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.search_page import write_report
+from pdetr3d.finished.report.teacher_sections import corruptions
 from pdetr3d.schema import DataError
 from ray_jobs.searches.space import SearchSpace
 from tests.report_cases import cells, plant_trial, space_of, svg_texts, teacher_scores, write_search
@@ -75,6 +76,16 @@ def test_corruption_is_drawn_by_its_values(tmp_path: Path) -> None:
     search = Search.open(tmp_path)
     drawn = charts.corruption_panels(search, ("bev_iou",), search.rows, {"corruption.blur_px": ["0", "2"]})
     assert {"corruption.blur_px", "bev_iou", "explicit", "implicit"} <= set(svg_texts(drawn.uri))
+
+
+def test_an_older_document_names_corruption_otherwise(tmp_path: Path) -> None:
+    write_search(tmp_path, plant_teachers(tmp_path))
+    file = tmp_path / "search.json"
+    now = corruptions(Search.open(file))
+    older = file.read_text().replace('"corruption":', '"trouble":')
+    assert older != file.read_text()
+    file.write_text(older)
+    assert corruptions(Search.open(file)) == now == {"corruption.blur_px": ["0", "2"]}
 
 
 def test_arms_of_their_own_are_compared_and_trained_again(tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ class Search:
     def __init__(self, folder: Path, document: dict[str, Any]) -> None:
         self.folder, self.document = folder, document
         self.metric, self.mode, self.judged = (str(document[key]) for key in ("metric", "mode", "judged"))
-        self.trials: list[dict[str, Any]] = document["trials"]
+        # In older documents "corruption" is named "trouble".
+        self.trials: list[dict[str, Any]] = [
+            {"corruption" if key == "trouble" else key: value for key, value in trial.items()}
+            for trial in document["trials"]
+        ]
         # Older documents lack these keys; their values were always the defaults.
         self.measured_on, self.scored_on = document.get("measured_on", "val"), document.get("scored_on", "select")
         self.variants: dict[str, dict[str, Any]] = document["space"].get("variants") or {}
