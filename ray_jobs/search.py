@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from pdetr3d.finished.report.search_page import write_report
 from pdetr3d.pipeline.arms import check_arms
 from pdetr3d.pipeline.run import Run
@@ -63,8 +61,8 @@ def run(args: command.Asked) -> None:
     with Tracker.start(folder, EXPERIMENT, f"search {space.name}", base.flat(), tags) as parent:
         log_provenance(parent, base.to_json())
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
-        init_ray(base.scaling.use_gpu, dashboard=True)
-        concurrent = concurrency(args.concurrent, base.scaling, ray.cluster_resources())
+        cluster = init_ray(base.scaling.use_gpu, dashboard=True)
+        concurrent = concurrency(args.concurrent, base.scaling, cluster)
         write_json(folder / ASKED, begun)  # not earlier: a refused search may be started again with other options
         job = Job(SearchFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
         try:

@@ -56,7 +56,7 @@ def quality_at_clicks(run: Run, records: Records, boxes: Mapping[str, Boxes3D]) 
 
 def _write_labels(run: Run, records: Records, boxes: Mapping[str, Boxes3D]) -> tuple[int, int]:
     """``pseudo_file`` of boxes at the records' clicks; how many rows, and how many accepted."""
-    config, teacher = run.config, trained_in(run, "teacher")
+    config, teacher = run.config, trained_in(run.path, "teacher", run.dir.digest)
 
     def rows_of(some: list[SampleRecord], theirs: list[Boxes3D]) -> pd.DataFrame:
         return pseudo_label_rows(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pdetr3d.config import Config
 from pdetr3d.pipeline.training import CROPS
 from pdetr3d.training.run_dir import write_json
-
-if TYPE_CHECKING:
-    from pdetr3d.pipeline.run import Run
 
 LINEAGE = "lineage.json"
 
@@ -28,7 +25,7 @@ def file_digest(file: Path) -> str:
 
 
 def recall(folder: Path) -> dict[str, str]:
-    """What ``remember`` kept in a stage's folder."""
+    """The facts that ``remember`` stored in a stage's folder; empty if there are none."""
     file = folder / LINEAGE
     return json.loads(file.read_text()) if file.exists() else {}
 
@@ -38,29 +35,38 @@ def remember(folder: Path, **facts: str) -> None:
     write_json(folder / LINEAGE, {key: value for key, value in facts.items() if value})
 
 
-def ancestors(run: Run, name: str) -> dict[str, str]:
-    """Tags that lead from a stage's run to what it learned from: run ids and digests."""
+def origins(folder: Path, config: Config, name: str) -> dict[str, str]:
+    """The run ids and digests of the stages that a training learns from or starts from, as tags of its MLflow run.
+
+    Args:
+        folder: the run directory. config: of the run. name: of the stage.
+    """
     if name == "student_ours":  # teacher_run_id, teacher_checkpoint, pseudo_labels
-        return recall(run.path / "pseudo_labels")
-    known = recall(run.path / "student_boxes_only")
-    crops = recall(run.path / CROPS)
+        return recall(folder / "pseudo_labels")
+    known = recall(folder / "student_boxes_only")
+    crops = recall(folder / CROPS)
     first = {key: known[key] for key in ("run_id", "checkpoint") if key in known}
     if name == "student_self_training":
         return {f"labels_{key}": value for key, value in first.items()}
     if name != "teacher":
         return {}
     tags = {f"crops_{key}": crops[key] for key in ("run_id", "checkpoint") if key in crops}
-    if run.config.teacher.lidar_init != "none":
+    if config.teacher.lidar_init != "none":
         tags |= {f"initial_{key}": value for key, value in first.items()}
     return tags
 
 
-def trained(run: Run, name: str, file: Path, run_id: str) -> None:
-    """Store the run and the checkpoint of a finished training, and those that it started from."""
-    known = {"run_id": run_id, "run": run.dir.digest, "checkpoint": file_digest(file)}
-    remember(run.path / name, **known, **ancestors(run, name))
+def trained(folder: Path, config: Config, name: str, file: Path, *, digest: str, run_id: str) -> None:
+    """Store the origin of a finished training: its run, its checkpoint, and ``origins``.
+
+    Args:
+        folder: the run directory. config: of the run. name: of the stage. file: the last checkpoint. digest: of the
+            run. run_id: of the MLflow run, or "".
+    """
+    known = {"run_id": run_id, "run": digest, "checkpoint": file_digest(file)}
+    remember(folder / name, **known, **origins(folder, config, name))
 
 
-def trained_in(run: Run, name: str) -> str:
-    """Digest of the run that trained a stage: another one where the stage was taken over."""
-    return recall(run.path / name).get("run", run.dir.digest)
+def trained_in(folder: Path, name: str, digest: str) -> str:
+    """The digest of the run that trained a stage. It is another run's if this run, ``digest``, took the stage over."""
+    return recall(folder / name).get("run", digest)

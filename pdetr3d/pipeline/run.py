@@ -20,7 +20,7 @@ from pdetr3d.data.loading.record_list import Records, boxed, pick
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import without
 from pdetr3d.pipeline.holdout import held_out
-from pdetr3d.pipeline.lineage import ancestors, trained
+from pdetr3d.pipeline.lineage import origins, trained
 from pdetr3d.pipeline.observer import Observer
 from pdetr3d.pipeline.quality import KnownClicks
 from pdetr3d.pipeline.runner import Runner
@@ -166,7 +166,7 @@ class Run:
             "stage": name,
             "label_ratio": self.data.manifest.achieved_ratio,
             "samples": len(records),
-            **ancestors(self, name),
+            **origins(self.path, config, name),
         }
         with self.observer.training(self, name, tags) as tracking:
             work = Training(
@@ -187,5 +187,6 @@ class Run:
             )
             asked = score is not None and (work.optim.patience or self.observer.watches(name))
             files = self.runner.fit(work, self.path, (lambda file: score(work, file)) if asked and score else None)
-            trained(self, name, files[-1], tracking[1] if tracking else "")
+            run_id = tracking[1] if tracking else ""
+            trained(self.path, config, name, files[-1], digest=self.dir.digest, run_id=run_id)
         return {"checkpoints": [file.name for file in files], "steps": steps, "samples": len(records)}

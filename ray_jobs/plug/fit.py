@@ -69,42 +69,9 @@ def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = 
     things = f"{len(stage.records)} samples" if stage.crops is None else f"{len(stage.crops)} crops"
     say(f"{stage.name} begins: {stage.steps} steps of {stage.optim.batch_size}, {things}")
     storage, folder = stage_uri(stage.config, stage.identity, stage.name, run_dir)
-    records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
-    loader = stage.loader
-    small = replace(stage, records=[], crops=None)  # Ray copies it with the functions below
-
-    def source(workers: int) -> ray.data.Dataset:  # called in the controller's process, at every (re)start of workers
-        quiet_ray_data()
-        point = resume_point(folder)
-        done, steps = 0 if point is None else point.step, _task_steps(small, loader, workers)
-        return train_stream(ray.get(records), plan, loader, workers, done, scaling.data_cpus, steps)
-
     resume_point(folder)  # raises before any worker starts if there is no whole checkpoint to continue from
     forget_rays_record(folder)
-    trainer = (TorchTrainer if has_state_api() else LocalTrainer)(
-        _worker,  # type: ignore[arg-type]  # Ray Train v2 hands on what it returns
-        torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
-        train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},
-        scaling_config=ScalingConfig(
-            num_workers=scaling.workers,  # type: ignore[arg-type]  # Ray Train v2's, typed as v1's
-            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
-            use_gpu=scaling.use_gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker}
-            | ({"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=stage.name,
-            storage_path=storage,
-            failure_config=FailureConfig(
-                max_failures=scaling.max_failures,
-                controller_failure_limit=starts_allowed(scaling),  # type: ignore[call-arg]  # v2's, typed as v1's
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=None),
-        ),
-        datasets={"train": placeholder} if stage.streamed else None,
-        dataset_config=PlannedData(source, partial(_batch_bytes, small, loader)),
-    )
-    steps = milestones(stage.optim, stage.steps)
+    trainer, steps = _trainer(stage, storage, folder), milestones(stage.optim, stage.steps)
 
     def collect(step: int) -> Path:
         return _collect(f"{checkpoint_uri(folder, step)}/{FILE}", run_dir / stage.name / f"step_{step:07d}.pt")
@@ -129,6 +96,43 @@ def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = 
     if stage.streamed:
         _collect(f"{folder}/{STATS}", run_dir / stage.name / STATS)
     return files
+
+
+def _trainer(stage: Training, storage: str, folder: str) -> TorchTrainer:
+    """Ray Train's trainer of the stage. ``storage``, ``folder``: of ``stage_uri``."""
+    records, plan, scaling = ray.put(stage.records), stage.plan, stage.config.scaling
+    loader = stage.loader
+    small = replace(stage, records=[], crops=None)  # Ray copies it with the functions below
+
+    def source(workers: int) -> ray.data.Dataset:  # called in the controller's process, at every (re)start of workers
+        quiet_ray_data()
+        point = resume_point(folder)
+        done, steps = 0 if point is None else point.step, _task_steps(small, loader, workers)
+        return train_stream(ray.get(records), plan, loader, workers, done, scaling.data_cpus, steps)
+
+    return (TorchTrainer if has_state_api() else LocalTrainer)(
+        _worker,  # type: ignore[arg-type]  # Ray Train v2 hands on what it returns
+        torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_s)),
+        train_loop_config=_loop_config(stage, folder) | {"records": records, "loader": loader},
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers,  # type: ignore[arg-type]  # Ray Train v2's, typed as v1's
+            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
+            use_gpu=scaling.use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker}
+            | ({"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=stage.name,
+            storage_path=storage,
+            failure_config=FailureConfig(
+                max_failures=scaling.max_failures,
+                controller_failure_limit=starts_allowed(scaling),  # type: ignore[call-arg]  # v2's, typed as v1's
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+        ),
+        datasets={"train": placeholder} if stage.streamed else None,
+        dataset_config=PlannedData(source, partial(_batch_bytes, small, loader)),
+    )
 
 
 def stage_uri(config: Config, identity: str, name: str, run_dir: Path) -> tuple[str, str]:

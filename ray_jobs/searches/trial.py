@@ -1,14 +1,12 @@
-"""Runs one trial of a search in its own run directory: trains it, reports its scores to Tune, measures it."""
+"""Runs one trial of a search in its own run directory: trains it, reports its scores, measures it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ray import tune
 
 from pdetr3d.config import OptimConfig
 from pdetr3d.exits import find_data_error
@@ -20,7 +18,6 @@ from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
 from pdetr3d.training.run_dir import write_json
-from ray_jobs.plug.stream import quiet_ray_data
 from ray_jobs.searches.evaluations import measured_teacher
 from ray_jobs.searches.folder import SearchFolder
 from ray_jobs.searches.results import ERROR, FILE, RESULT
@@ -30,6 +27,9 @@ from ray_jobs.stages.tracked import Tracked
 
 PROGRESS = "progress"  # name of the reported percentage of the trial's training; ASHA compares trials at equal ones
 TRAINED = 100.0  # the PROGRESS of a trial whose training is finished
+
+# A function that receives the newest row of a trial's curve (``Curve``).
+Report = Callable[[dict[str, float]], object]
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,16 @@ class Job:
     overrides: tuple[str, ...]
 
 
-def run_trial(chosen: dict[str, Any], job: Job) -> None:
-    """Run a trial: train, report the score of each kept checkpoint to Tune, write the figures to the run directory.
+def run(name: str, chosen: dict[str, Any], job: Job, report: Report) -> None:
+    """Run a trial: train, report the score of each kept checkpoint, write the figures to the run directory.
 
     Args:
-        chosen: the trial's parameters. job: of the search.
+        name: of the trial. chosen: its parameters. job: of the search. report: called with each score.
     """
-    quiet_ray_data()
-    name = tune.get_context().get_trial_id()
     folder = job.search.path / "trials" / name
     (folder / ERROR).unlink(missing_ok=True)
     try:
-        _run(name, folder, chosen, job)
+        _run(name, folder, chosen, job, report)
     except Exception as error:
         # In a restored search Tune finds its own record of an error only after the search ends.
         write_json(folder / ERROR, {"error": reason(error)})
@@ -75,12 +73,12 @@ def reason(error: Exception) -> str:
     return (f"{type(error).__name__}: {error}".strip().splitlines() or ["unknown"])[-1]
 
 
-def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job) -> None:
+def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, report: Report) -> None:
     if not (folder / FILE).exists():  # written first, so that results list a trial that fails at its start
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
     with job.search.opened(folder, config, f"trial {name}") as run:
-        curve = Curve(folder, job.space, chosen, judged_steps(run, job.space), job.space.optim(config))
+        curve = Curve(folder, job.space, chosen, judged_steps(run, job.space), job.space.optim(config), report)
         told = run.observer
         assert isinstance(told, Tracked)
         if job.space.scored_on(config) == "select":
@@ -137,23 +135,24 @@ def judged_steps(run: Run, space: SearchSpace) -> int:
 
 
 class Curve:
-    """The scores of the judged stage by step. They are stored in ``trial.json`` and reported to Tune.
+    """The scores of the judged stage by step. They are stored in ``trial.json`` and reported.
 
     Args:
         folder: of the trial; a stored curve is continued. space: of the search. chosen: the trial's parameters.
-        steps: of the judged stage. optim: its optimizer's section.
+        steps: of the judged stage. optim: its optimizer's section. report: called with the newest row.
     """
 
     def __init__(
-        self, folder: Path, space: SearchSpace, chosen: dict[str, Any], steps: int, optim: OptimConfig
+        self,
+        folder: Path,
+        space: SearchSpace,
+        chosen: dict[str, Any],
+        steps: int,
+        optim: OptimConfig,
+        report: Report,
     ) -> None:
-        self.file, self.space, self.chosen, self.steps, self.batch = (
-            folder / FILE,
-            space,
-            chosen,
-            steps,
-            optim.batch_size,
-        )
+        self.file, self.space, self.chosen, self.steps = folder / FILE, space, chosen, steps
+        self.batch, self._report = optim.batch_size, report
         before = json.loads(self.file.read_text())["curve"] if self.file.exists() else []
         self.rows: dict[int, dict[str, float]] = {row["step"]: row for row in before}
         self._write()
@@ -177,9 +176,9 @@ class Curve:
         self.report()
 
     def report(self) -> None:
-        """Report the newest score to Tune."""
+        """Report the newest score, if there is one."""
         if self.rows:
-            tune.report(self.rows[max(self.rows)])
+            self._report(self.rows[max(self.rows)])
 
     def _write(self) -> None:
         rows = [self.rows[step] for step in sorted(self.rows)]

@@ -16,11 +16,13 @@ from ray.tune.search.optuna import OptunaSearch
 from pdetr3d.config import ScalingConfig
 from pdetr3d.exits import keeping
 from pdetr3d.schema import DataError
+from ray_jobs.plug.stream import quiet_ray_data
+from ray_jobs.searches import trial
 from ray_jobs.searches.halving import Halving
 from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.searches.results import STATUS
 from ray_jobs.searches.space import SEED, SearchSpace
-from ray_jobs.searches.trial import Job, run_trial
+from ray_jobs.searches.trial import Job
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory
 HEAD = "node:__internal_head__"  # a resource that only the head node has; it keeps trials' drivers off spot machines
@@ -32,7 +34,7 @@ def room(scaling: ScalingConfig, cluster: dict[str, float]) -> int:
     More trials may block each other forever: actors that predict would hold the CPUs that their read tasks need.
 
     Args:
-        scaling: of a trial. cluster: ``ray.cluster_resources()``.
+        scaling: of a trial. cluster: resource -> amount, of ``init_ray``.
     """
     at_once = max(scaling.most_workers, scaling.inference_workers)  # a trial trains, or predicts
     fits = [cluster.get("CPU", 0.0) / (at_once * scaling.cpus_per_worker + scaling.data_cpus)]
@@ -70,6 +72,12 @@ def head_share(concurrent: int) -> float:
     each; so with far more than 50 trials a few more than ``concurrent`` fit.
     """
     return int(0.99 / concurrent * 10_000) / 10_000
+
+
+def run_trial(chosen: dict[str, Any], job: Job) -> None:
+    """The body of a Tune trial; see ``trial.run``."""
+    quiet_ray_data()
+    trial.run(tune.get_context().get_trial_id(), chosen, job, tune.report)
 
 
 def run_trials(job: Job, concurrent: int, budget: int | None) -> int:

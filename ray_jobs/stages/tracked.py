@@ -228,7 +228,8 @@ def _address(run: Run, name: str, file: Path) -> str:
     """The URI of a kept checkpoint: in shared storage if there is one, else in the run directory."""
     if not run.config.storage.path:
         return file.resolve().as_uri()
-    folder = stage_uri(run.config, trained_in(run, name), name, run.path)[1]
+    digest = trained_in(run.path, name, run.dir.digest)
+    folder = stage_uri(run.config, digest, name, run.path)[1]
     return f"{checkpoint_uri(folder, step_of(file))}/{FILE}"
 
 

@@ -25,7 +25,7 @@ from ray_jobs.stages.ray_runner import RayRunner
 from ray_jobs.stages.tracked import EXPERIMENT, Tracked, changed
 from ray_jobs.start.address import check_address
 from ray_jobs.start.refused import refusable, worked_on
-from ray_jobs.terminal.console import Console, attach, console, current
+from ray_jobs.terminal.console import Console, console, current
 from ray_jobs.terminal.phases import PHASES, lines
 
 # Shared memory of a local Ray. Streams use much less (flow.STREAM_BYTES).
@@ -96,7 +96,7 @@ def _job(body: Callable[[Run], object], run: RunDir, said: Console) -> None:
         print("\n".join(summary), flush=True)
 
 
-def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
+def init_ray(use_gpu: bool, dashboard: bool = False) -> dict[str, float]:
     """Join the cluster of RAY_ADDRESS (set by ``ray job submit``), else start Ray on this machine for this run alone.
 
     Args:
@@ -104,12 +104,16 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
             dashboard has the state API. By it Ray Train notices that the controller of a training has ended, as when
             ASHA ends a trial, and frees the CPUs of its workers.
 
+    Returns:
+        Resource of the cluster ("CPU", "GPU", ...) -> amount.
+
     Raises:
         DataError: when no cluster can be joined at RAY_ADDRESS, or when ``use_gpu`` and the cluster has no GPU.
     """
     import ray
 
     from ray_jobs.plug.stream import quiet_ray_data
+    from ray_jobs.plug.worker_output import attach
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every progress line appears twice
@@ -139,13 +143,15 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> None:
                 if address == "local":
                     raise
                 raise DataError(f"RAY_ADDRESS={address}: {error}") from error
-    if use_gpu and not ray.cluster_resources().get("GPU"):
+    resources = ray.cluster_resources()
+    if use_gpu and not resources.get("GPU"):
         raise DataError(
             "scaling.use_gpu=true, but the Ray cluster has no GPU: add GPU nodes or set scaling.use_gpu=false"
         )
     quiet_ray_data()
     if (mine := current()) is not None:
         attach(mine)
+    return resources
 
 
 def ray_address() -> str:

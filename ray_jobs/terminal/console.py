@@ -10,20 +10,15 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
-from ray._private.worker import filter_autoscaler_events
 
 from pdetr3d.words import LISTED, listed
 from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
 from ray_jobs.terminal.phases import PHASES, clock
 
 FOLDER = "logs"
-HANDLER = "ray_print_logs"  # Ray's name of the handler that prints workers' lines on the driver
 # A progress line of ``RayContext.log``.
 PROGRESS = re.compile(
     r"^(?P<stage>\S+) step (?P<step>\d+)/(?P<steps>\d+) .*?\bloss (?P<loss>\S+).* \| (?P<rate>\S+) samples/s "
@@ -45,7 +40,7 @@ WARNINGS = re.compile(r"warning|is skipped:|is broken|no step for|stands still|t
 
 
 class Console:
-    """Replaces Ray's handler of workers' output.
+    """The screen of a job, and its log file. ``plug.worker_output`` passes it the output of other processes.
 
     Args:
         folder: run directory; the output is written to its ``logs/job.log``.
@@ -65,23 +60,21 @@ class Console:
         self.left_s: dict[str, float] = {}  # stage -> its last ETA
         self.step_s: dict[str, float] = {}  # stage -> its last time per step
         self.first_batch_s: dict[str, float] = {}  # stage -> how long it waited for its first batch
-        self.rays: Callable[[Mapping[str, Any]], object] | None = None  # the handler that this one replaces
+        self.attached = False  # True once it receives the output of other processes
 
-    def __call__(self, data: Mapping[str, Any]) -> None:
-        """Handle lines of one process. Ray passes ``lines``, ``is_err``, ``pid``, ``actor_name`` or ``task_name``."""
-        who = f"{data.get('actor_name') or data.get('task_name') or ''} pid={data.get('pid')}, {data.get('ip')}".strip()
-        lines = data.get("lines", ())
-        if data.get("pid") == "autoscaler":  # it also prints a table every five seconds, which is dropped
-            lines = filter_autoscaler_events(lines)
+    def hear(self, who: str, lines: Iterable[str], ours: bool) -> None:
+        """Write the lines of the process ``who`` to the log file, and ``tell`` each of them."""
         for line in lines:
             self.log.line(who, line)
             if not self.over:
-                self.tell(line, ours=not data.get("is_err") and data.get("pid") not in ("raylet", "autoscaler"))
-        if self.verbose and self.rays is not None and not self.over:
-            self.rays(data)
+                self.tell(line, ours)
 
     def tell(self, line: str, ours: bool) -> None:
-        """Show a line of another process, shorten it, or drop it; with ``verbose`` Ray's handler shows all lines."""
+        """Show a line of another process, shorten it, or drop it; with ``verbose`` Ray's handler shows all lines.
+
+        Args:
+            ours: whether our own code printed it.
+        """
         if not ours:
             if LOSSES.search(line):
                 self.warn(line, shown=self.verbose)
@@ -195,7 +188,7 @@ def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
     try:
         yield mine
     except Exception:
-        if mine.rays is not None:
+        if mine.attached:
             print(f"what Ray and the workers said: {mine.log.baseFilename}", file=sys.stderr, flush=True)
         raise
     finally:
@@ -204,16 +197,3 @@ def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
         CONSOLE.remove(mine)
         mine.libraries.release()
         mine.log.close()  # a later line opens it again
-
-
-def attach(mine: Console) -> None:
-    """Replace Ray's handler by this console until Ray ends. Call it when Ray runs."""
-    mine.libraries.take()
-    printing = [handler for name, handler in worker_output.handlers if name == HANDLER]
-    if printing:  # there is none after ray.init(log_to_driver=False)
-        before = printing[0]
-        if isinstance(before, Console):
-            before.log.close()
-        mine.rays = before.rays if isinstance(before, Console) else before
-        worker_output.remove_handler(HANDLER)
-        worker_output.add_handler(HANDLER, mine)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_output
 
+from ray_jobs.plug.worker_output import HANDLER, WorkerOutput, attach, worker_output
 from ray_jobs.terminal import console as module
 from ray_jobs.terminal import log_files
-from ray_jobs.terminal.console import HANDLER, WARNINGS, Console, attach, console, warn
+from ray_jobs.terminal.console import WARNINGS, Console, console, warn
 from ray_jobs.terminal.log_files import warnings_to_stdout
 from ray_jobs.terminal.phases import Phases, clock, lines, shares
 
@@ -42,7 +42,7 @@ NOISE = [
 def test_noise_goes_to_the_log_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with console(tmp_path) as mine:
         for data in NOISE:
-            mine(data)
+            WorkerOutput(mine)(data)
     assert capsys.readouterr().out == "" and mine.first_batch_s == {"student_ours": 3.2}
     log = (tmp_path / "logs" / "job.log").read_text()
     assert all(data["lines"][0] in log for data in NOISE) and len(log.splitlines()) == len(NOISE)
@@ -52,8 +52,9 @@ def test_noise_goes_to_the_log_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_of_the_autoscaler_only_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.autoscaler.v2.utils.cached_is_autoscaler_v2", False)  # there is no server to ask
     with console(tmp_path) as mine:
-        mine(said("0.0/2.0 CPU", pid="autoscaler"))
-        mine(said(":event_summary:Error: No available node types can fulfill the request", pid="autoscaler"))
+        WorkerOutput(mine)(said("0.0/2.0 CPU", pid="autoscaler"))
+        no_node = ":event_summary:Error: No available node types can fulfill the request"
+        WorkerOutput(mine)(said(no_node, pid="autoscaler"))
         assert list(mine.warnings) == ["Error: No available node types can fulfill the request"]
     log = (tmp_path / "logs" / "job.log").read_text()
     assert "No available node types" in log and "CPU" not in log
@@ -64,11 +65,11 @@ def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
 ) -> None:
     lost = "(raylet) 1 Workers (tasks / actors) killed due to memory pressure (OOM)"
     with console(tmp_path) as mine:
-        mine(said(lost, is_err=True, pid="raylet"))
-        mine(said("step 7 is skipped: loss is nan; put on record: x"))
-        mine(said("step 7 is skipped: loss is nan; put on record: x"))
+        WorkerOutput(mine)(said(lost, is_err=True, pid="raylet"))
+        WorkerOutput(mine)(said("step 7 is skipped: loss is nan; put on record: x"))
+        WorkerOutput(mine)(said("step 7 is skipped: loss is nan; put on record: x"))
         warn("arm full is left out")
-        mine(said("a plain line of ours"))
+        WorkerOutput(mine)(said("a plain line of ours"))
     out = capsys.readouterr().out.splitlines()
     assert [line.split("] ", 1)[1] for line in out[:4]] == [
         lost,
@@ -83,10 +84,10 @@ def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
 def test_what_ray_waits_for_is_told_where_a_training_stands_still(tmp_path: Path) -> None:
     starved = "Cluster resources are not enough to run any task from ReadSamples. The job may hang forever"
     with console(tmp_path) as mine:
-        mine(said("no step for 300 s (scaling.stall_s):"))
-        mine(said(starved, is_err=True))
+        WorkerOutput(mine)(said("no step for 300 s (scaling.stall_s):"))
+        WorkerOutput(mine)(said(starved, is_err=True))
         assert list(mine.warnings) == ["no step for 300 s (scaling.stall_s):"]
-        mine(said("no step for 305 s (scaling.stall_s):"))
+        WorkerOutput(mine)(said("no step for 305 s (scaling.stall_s):"))
     assert list(mine.warnings)[1:] == ["no step for 305 s (scaling.stall_s):", f"Ray says: {starved}"]
 
 
@@ -98,10 +99,10 @@ def test_a_stage_has_its_last_line_and_one_every_three_minutes(
     with console(tmp_path) as mine:
         for step in range(10, 101, 10):
             now = step * 2.5  # 250 s in all: one line 180 s after its first, and the last
-            mine(progress("student_full", step, 100 - step))
+            WorkerOutput(mine)(progress("student_full", step, 100 - step))
         for minute in range(10):
             now = minute * 60.0  # 50 minutes to go: a line every five
-            mine(progress("teacher", 10 + minute, 3000))
+            WorkerOutput(mine)(progress("teacher", 10 + minute, 3000))
     shown = [line.split("] ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert shown == [
         "student_full step 90/100 loss 5.56 | 2.3 samples/s ETA 0:10",
@@ -115,9 +116,9 @@ def test_the_time_that_all_training_takes_yet(tmp_path: Path) -> None:
     mine = Console(tmp_path)
     assert mine.outlook() == ""
     mine.planned({"student_full": 100, "student_ours": 100, "teacher": 40}, at_once=2)
-    mine(progress("student_full", 40, 30, step_s=0.5))
+    WorkerOutput(mine)(progress("student_full", 40, 30, step_s=0.5))
     assert mine.outlook() == "; all training 0:40 and teacher"
-    mine(progress("teacher", 10, 60, step_s=2.0))
+    WorkerOutput(mine)(progress("teacher", 10, 60, step_s=2.0))
     assert mine.outlook() == "; all training 1:10"
     mine.ended("student_full")
     mine.ended("teacher")
@@ -186,8 +187,8 @@ def test_verbose_repeats_warnings_without_showing_them_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with console(tmp_path, verbose=True) as mine:
-        mine(said("step 7 is skipped: loss is nan"))  # Ray prints it
-        mine(progress("teacher", 100, 0))
+        WorkerOutput(mine)(said("step 7 is skipped: loss is nan"))  # Ray prints it
+        WorkerOutput(mine)(progress("teacher", 100, 0))
         assert capsys.readouterr().out == ""
     assert capsys.readouterr().out == "warnings:\n  step 7 is skipped: loss is nan\n"
 
@@ -200,8 +201,8 @@ def test_an_error_is_told_last_after_where_the_log_is(tmp_path: Path, capsys: py
         mine.rays = print
         raise ValueError("bad")
     assert capsys.readouterr().err == f"what Ray and the workers said: {tmp_path}/logs/job.log\n"
-    mine(said("killed", is_err=True))
-    mine(said("a line of ours"))
+    WorkerOutput(mine)(said("killed", is_err=True))
+    WorkerOutput(mine)(said("a line of ours"))
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "")  # the error stays the last on the screen
     assert "a line of ours" in (tmp_path / "logs" / "job.log").read_text()
@@ -213,7 +214,7 @@ def test_logs_are_bounded_and_closed_and_a_full_disk_stops_no_job(
     monkeypatch.setattr(log_files, "LOG_BYTES", 1000)
     with console(tmp_path) as mine:
         for number in range(100):
-            mine(said(f"line {number} " + "x" * 50, is_err=True))
+            WorkerOutput(mine)(said(f"line {number} " + "x" * 50, is_err=True))
         sizes = {file.name: file.stat().st_size for file in (tmp_path / "logs").iterdir()}
         assert sizes.keys() == {"job.log", "job.log.1"} and max(sizes.values()) <= 1000
         assert "line 99" in (tmp_path / "logs" / "job.log").read_text()
@@ -223,8 +224,8 @@ def test_logs_are_bounded_and_closed_and_a_full_disk_stops_no_job(
 
         monkeypatch.setattr(mine.log, "_open", full)
         mine.log.close()
-        mine(said("one"))
-        mine(said("two"))
+        WorkerOutput(mine)(said("one"))
+        WorkerOutput(mine)(said("two"))
     out = capsys.readouterr().out
     assert out.count("cannot be written, its lines are lost: [Errno 28] No space left on device") == 1
     assert mine.log.stream is None  # closed

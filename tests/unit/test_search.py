@@ -95,8 +95,7 @@ def test_a_rerun_that_tune_would_not_heed_is_refused(
 ) -> None:
     """Tune continues with its first budget and concurrency, so a rerun with others is refused."""
     calls: list[object] = []
-    monkeypatch.setattr(search, "init_ray", lambda *_, **__: calls.append("Ray"))
-    monkeypatch.setattr(search.ray, "cluster_resources", dict)
+    monkeypatch.setattr(search, "init_ray", lambda *_, **__: calls.append("Ray") or {})
     monkeypatch.setattr(search, "run_trials", lambda job, concurrent, budget: calls.append((concurrent, budget)) or 0)
     monkeypatch.setattr(search.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     words = ["mask_sigma", "--preset", "quickstart", "--run-dir", str(tmp_path / "run"), "--out", str(tmp_path)]
@@ -163,12 +162,11 @@ def test_what_tune_is_told() -> None:
 class Asha:
     """ASHA on the yaw error, fed by ``Curve`` like Tune; a second one on the same folder acts as a restored search."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.job = job_of(RANDOM, folder)
         self.scheduler: Any = scheduler(self.job)
         assert self.scheduler.set_search_properties(RANDOM.metric, "min")
         self.reports: list[dict[str, Any]] = []
-        monkeypatch.setattr("ray_jobs.searches.trial.tune.report", self.reports.append)
 
     def add(self, name: str) -> None:
         self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
@@ -176,7 +174,7 @@ class Asha:
     def decisions(self, name: str, errors: dict[int, float]) -> list[str]:
         """ASHA's decision at each step of 100."""
         folder = self.job.search.path / "trials" / name
-        curve = Curve(folder, RANDOM, {}, 100, self.job.search.base.teacher.optim)
+        curve = Curve(folder, RANDOM, {}, 100, self.job.search.base.teacher.optim, self.reports.append)
         made = []
         for step, error in errors.items():
             curve.add("teacher", step, {RANDOM.metric: error})
@@ -187,10 +185,8 @@ class Asha:
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 
 
-def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asha = Asha(tmp_path, monkeypatch)
+def test_trials_that_lag_behind_end_early_but_none_that_is_trained(tmp_path: Path) -> None:
+    asha = Asha(tmp_path)
     for name in ("good", "as good until its end", "worse at first", "worse half-way", "trained at once"):
         asha.add(name)
     assert asha.decisions("good", {25: 1.0, 50: 0.8, 75: 0.7, 100: 0.6}) == [GO] * 4
@@ -200,18 +196,16 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(
     assert asha.decisions("trained at once", {100: 2.0}) == [GO]
 
 
-def test_a_restored_search_compares_trials_at_what_they_told_at_the_same_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restored_search_compares_trials_at_what_they_told_at_the_same_share(tmp_path: Path) -> None:
     """Two trials had reached 75 % before the restore; after it both repeat their newest score per kept checkpoint.
 
     A new trial is compared with their scores at 25 % (1.0), not with their newest scores (0.5).
     """
-    before = Asha(tmp_path, monkeypatch)
+    before = Asha(tmp_path)
     for name in ("a", "b"):
         before.add(name)
         assert before.decisions(name, {25: 1.0, 50: 0.8, 75: 0.5}) == [GO] * 3
-    after = Asha(tmp_path, monkeypatch)
+    after = Asha(tmp_path)
     for name in ("a", "b", "new"):
         after.add(name)
     for name in ("a", "b", "a", "b"):

@@ -15,7 +15,7 @@ from pdetr3d.config import Config
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.geometry.boxes import points_in_boxes
-from pdetr3d.pipeline.lineage import ancestors, file_digest, recall, remember, step_of, trained, trained_in
+from pdetr3d.pipeline.lineage import file_digest, origins, recall, remember, step_of, trained, trained_in
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import link_missing
@@ -103,12 +103,14 @@ def test_what_each_stage_descends_from(tmp_path: Path) -> None:
     remember(tmp_path / "pseudo_labels", **labels)
     remember(tmp_path / "student_boxes_only", run_id="b", checkpoint="d")
     stages = stages_in(tmp_path)
-    assert ancestors(stages, "student_ours") == labels
-    assert ancestors(stages, "student_self_training") == {"labels_run_id": "b", "labels_checkpoint": "d"}
+    assert origins(tmp_path, stages.config, "student_ours") == labels
+    self_taught = origins(tmp_path, stages.config, "student_self_training")
+    assert self_taught == {"labels_run_id": "b", "labels_checkpoint": "d"}
     for name in ("student_full", "student_boxes_only", "student_mean_teacher", "teacher"):
-        assert ancestors(stages, name) == {}
+        assert origins(tmp_path, stages.config, name) == {}
     started = stages_in(tmp_path, lidar_init="boxes_only")
-    assert ancestors(started, "teacher") == {"initial_run_id": "b", "initial_checkpoint": "d"}
+    begun = origins(tmp_path, started.config, "teacher")
+    assert begun == {"initial_run_id": "b", "initial_checkpoint": "d"}
 
 
 def test_corrupted_input_is_another_measurement() -> None:
@@ -134,7 +136,7 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
     file = tmp_path / "student_ours" / "step_0000300.pt"
     file.parent.mkdir()
     file.write_bytes(b"abc")
-    trained(stages, "student_ours", file, "run")
+    trained(tmp_path, stages.config, "student_ours", file, digest="r1", run_id="run")
     assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
     taker = stages_in(tmp_path / "other")  # a run that took the stage over: nothing is stored by its own digest
     taker.config, taker.dir.digest, copy = stages.config, "r2", taker.path / "student_ours"
@@ -148,11 +150,11 @@ def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: py
     remember(first.path / "student_boxes_only", run_id="b", run="r0", checkpoint="d")
     file.parent.mkdir()
     file.write_bytes(b"abc")
-    trained(first, "teacher", file, "t")
+    trained(first.path, first.config, "teacher", file, digest="r1", run_id="t")
     taker = stages_in(tmp_path / "other", lidar_init="boxes_only")
     taker.dir.digest, copy = "r2", taker.path / "teacher"
     link_missing(file.parent, copy, [file.name, "lineage.json"])
-    assert trained_in(taker, "teacher") == "r1" and trained_in(taker, "student_ours") == "r2"
+    assert trained_in(taker.path, "teacher", "r2") == "r1" and trained_in(taker.path, "student_ours", "r2") == "r2"
     told: list[dict[str, str]] = []
     taker.lineage = lambda: {"run": "r2", "index": "i", "manifest": "m"}
     taker.data = SimpleNamespace(digest="i", manifest=SimpleNamespace(digest="m"))

@@ -34,15 +34,14 @@ def test_a_failed_trial_says_why_and_a_new_try_forgets_it(tmp_path: Path, monkey
     folder = tmp_path / "trials" / "t0"
     folder.mkdir(parents=True)
     (folder / FILE).write_text(json.dumps({"parameters": {"optim.lr": 0.01, "seed": 0}, "steps": 3, "curve": []}))
-    monkeypatch.setattr(trial.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t0"))
     monkeypatch.setattr(trial, "_run", lambda *_: (_ for _ in ()).throw(DataError("label.ratio: too low")))
     told = SimpleNamespace(trial_id="t0", last_result={}, is_finished=lambda: True)
     with pytest.raises(DataError):
-        trial.run_trial({}, job)  # type: ignore[arg-type]
+        trial.run("t0", {}, job, dict)  # type: ignore[arg-type]
     Progress(tmp_path, space).on_trial_error(0, [told], told)
     assert json.loads((folder / STATUS).read_text()) == {"status": "failed", "error": "label.ratio: too low"}
     monkeypatch.setattr(trial, "_run", lambda *_: None)
-    trial.run_trial({}, job)  # type: ignore[arg-type]
+    trial.run("t0", {}, job, dict)  # type: ignore[arg-type]
     assert not (folder / ERROR).exists()
     Progress(tmp_path, space).on_trial_error(0, [told], told)
     assert "its process died" in json.loads((folder / STATUS).read_text())["error"]
