@@ -11,6 +11,8 @@ from pdetr3d.errors import DataError
 
 CONFIG, REPORT, DONE = "run.json", "report.json", "done.json"
 FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
+SEED = "seed"  # the parameter of a search's trial that sets run.seed and label.seed
+VARIANT = "variant"  # the parameter of a search's trial that is the name of its variant
 # Stage that measures the teacher's boxes -> the keys of the quality in its result. The stages are those of a pipeline,
 # of the first teacher of label.holdout, of a search's trial, and of train_teacher.
 TEACHER_QUALITY: dict[str, tuple[str, ...]] = {

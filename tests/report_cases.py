@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.run_files import SEED
 from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.results import FILE, RESULT, STATUS, collect
-from ray_jobs.searches.space import SEED, SearchSpace
+from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config
 
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")

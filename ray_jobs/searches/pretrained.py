@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pdetr3d.run_files import RunFiles
+from pdetr3d.run_files import SEED, VARIANT, RunFiles
 from pdetr3d.schema import DataError
 from ray_jobs.searches.results import FILE, trial_names
-from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
+from ray_jobs.searches.space import SearchSpace, Variant
 
 
 def with_pretrained(space: SearchSpace, folder: Path) -> SearchSpace:

@@ -15,7 +15,8 @@ from pdetr3d.config import Config
 from pdetr3d.finished.report.search import SCORED, value_text
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.pseudo_labels import FLOORS
-from ray_jobs.searches.space import SEED, SearchSpace
+from pdetr3d.run_files import SEED
+from ray_jobs.searches.space import SearchSpace
 
 # Files and a folder in the run directory of a trial.
 STATUS = "status.json"  # of an ended trial: {"status": "finished" | "stopped" | "failed", "error"}

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pdetr3d.config import Config, OptimConfig
-
-SEED = "seed"  # name of the trial's parameter that sets run.seed and label.seed
-VARIANT = "variant"  # name of the trial's parameter that is the name of its variant
+from pdetr3d.run_files import SEED, VARIANT
 
 # Metric by which trials may be judged -> whether less is better. Those of teachers are of boxes at the clicks of the
 # select split, those of students are devkit scores on it.

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 import tune_spaces
 from pdetr3d.config import Config, override, unknown_key
 from pdetr3d.presets import load
+from pdetr3d.run_files import SEED, VARIANT
 from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import fixed_by_manifest
 from pdetr3d.words import close_to
-from ray_jobs.searches.space import SEED, VARIANT, SearchSpace, Variant
+from ray_jobs.searches.space import SearchSpace, Variant
 
 FOLDER = Path(tune_spaces.__file__).parent
 

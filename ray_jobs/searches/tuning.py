@@ -15,13 +15,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pdetr3d.config import ScalingConfig
 from pdetr3d.exits import keeping
+from pdetr3d.run_files import SEED
 from pdetr3d.schema import DataError
 from ray_jobs.plug.stream import quiet_ray_data
 from ray_jobs.searches import trial
 from ray_jobs.searches.halving import Halving
 from ray_jobs.searches.progress import BudgetSpent, Progress, note_stopped
 from ray_jobs.searches.results import STATUS
-from ray_jobs.searches.space import SEED, SearchSpace
+from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.trial import Job
 
 TUNE = "tune"  # Ray Tune's own folder in the run directory

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.presets import load
+from pdetr3d.run_files import SEED
 from pdetr3d.simulator.simulate import simulate
-from ray_jobs.searches.space import SEED
 from ray_jobs.searches.space_files import load_space
 
 TRIALS, EPOCHS = int(os.environ.get("PDETR3D_TRIALS", 8)), float(os.environ.get("PDETR3D_EPOCHS", 4))

@@ -6,8 +6,9 @@ import json
 import shlex
 
 from pdetr3d.finished.report.runs import Run
-from pdetr3d.finished.report.search import SEED, VARIANT, Row, Search
+from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.presets import load
+from pdetr3d.run_files import SEED, VARIANT
 
 
 def command(search: Search, row: Row) -> str:

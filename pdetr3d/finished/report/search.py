@@ -22,11 +22,11 @@ from pdetr3d.finished.labels.measured_runs import SEARCHES
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.finished.report.study_results import from_study
 from pdetr3d.pseudo_labels import FLOORS
+from pdetr3d.run_files import SEED, VARIANT
 from pdetr3d.schema import DataError
 
-SEED = "seed"  # the parameter of a trial that is its seed
+QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # figures of boxes at clicks
 SCORED = {"select": "select", "point_labeled": "curve", "final": "final"}  # ``scored_on`` -> the score's name
-VARIANT = "variant"  # the parameter of a trial that names its settings
 NEEDED = (
     "space",
     "preset",

@@ -11,10 +11,10 @@ from pdetr3d.finished.report.importance import importances
 from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, write_page
 from pdetr3d.finished.report.pictures import PLACES, RUNS, galleries
 from pdetr3d.finished.report.reproduce import command
-from pdetr3d.finished.report.search import SCORED, SEED, VARIANT, Row, Search, short_keys, value_at, value_text
+from pdetr3d.finished.report.search import SCORED, Row, Search, short_keys, value_at, value_text
 from pdetr3d.finished.report.spread import Spread, difference
 from pdetr3d.finished.report.teacher_sections import convergence, corruptions, on_corrupted_input, quality
-from pdetr3d.run_files import RunFiles
+from pdetr3d.run_files import SEED, VARIANT, RunFiles
 from pdetr3d.words import NONE, number
 
 # Final figures of a stage that tables show, and figures of a student in a distance bin.
