@@ -1,1 +1,1 @@
-"""What a run does, without Ray: the graph of its stages, their bodies, and the walk over it (``execute``)."""
+"""The pipeline, without Ray: the graph of a run's stages, their functions, and ``execute``, which runs them."""

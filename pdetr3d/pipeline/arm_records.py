@@ -34,17 +34,19 @@ def arm_records(run: Run, arm: str) -> Sequence[SampleRecord]:
     records = run.kept(
         training_records(run.data.index, run.data.manifest, run.pseudo_file, pseudo_everywhere=everywhere)
     )
-    return records.select(records.labeled)  # what nobody looked at is no background
+    return records.select(records.labeled)  # unlabeled samples may show objects, so they are no background
 
 
 def self_labels_file(run: Run) -> Path:
-    """The table of the boxes-only student's own labels."""
+    """The path of the table of the boxes-only student's own labels."""
     return run.path / "self_training" / "self_labels.parquet"
 
 
 def mean_teacher_records(run: Run) -> list[SampleRecord]:
-    """As many samples with all their boxes as others (unlabeled ones, too), some repeated, without clicks;
-    ``student.cbgs`` for the former."""
+    """The records of arm "mean_teacher", without clicks: half of them have all their boxes, the others have none.
+
+    Records of the smaller half are repeated. ``student.cbgs`` balances the classes of the half with boxes.
+    """
     records = without_clicks(run.records)
     labeled: Sequence[SampleRecord] = [r for r in records if r.role in BOXES_KNOWN]
     if run.config.student.cbgs:

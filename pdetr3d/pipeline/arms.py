@@ -1,4 +1,4 @@
-"""The students of a run: which of them its labels allow."""
+"""The student arms of a run, and the check whether its labels allow them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pdetr3d.schema import DataError
 from pdetr3d.training.label_source import unknown_boxes
 from pdetr3d.training.run_dir import Data
 
-# In the order in which lanes start them: the teacher may train boxes_only itself, and self_training waits for it.
+# The order in which lanes start the students. The teacher may need boxes_only, and self_training waits for it.
 ARMS = ("full", "mean_teacher", "boxes_only", "self_training", "ours")
 
 
 def possible_arms(data: Data, config: Config, warn: Callable[[str], object] = print) -> list[str]:
-    """The students of ``run.arms``, without "full" (``warn`` is told) where not all boxes are known.
+    """The students of ``run.arms``; without "full", if not all boxes of the train split are known.
+
+    Args:
+        warn: called with a message if "full" is left out.
 
     Raises:
-        DataError: when no other student is left.
+        DataError: when "full" is the only student and not all boxes are known.
     """
     asked: list[str] = list(config.run.arms)
     if asked == ["full"]:
@@ -30,10 +33,10 @@ def possible_arms(data: Data, config: Config, warn: Callable[[str], object] = pr
 
 
 def check_arms(arms: Sequence[str], data: Data, config: Config) -> None:
-    """Refuse the student on boxes everywhere where some are not known.
+    """Check that arm "full" can be trained.
 
     Raises:
-        DataError: in that case.
+        DataError: when ``arms`` has "full" and not all boxes of the train split are known.
     """
     if "full" in arms and (unknown := unknown_boxes(data.index, data.manifest, config)):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Walks the stage graph: what is asked for and what that needs, each stage once per run directory."""
+"""``execute``: runs stages and the stages that these need, each once per run directory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def execute(
     """Finish the stages ``goals`` and what they need, ``lanes`` of them at once; finished ones are left as they are.
 
     Args:
-        goals: names in ``GRAPH``, the most urgent first. given: stages that this call does not
-            make, even if one is needed.
-        store: has the ``shared`` stages, which are made in it and taken over from there.
+        goals: names in ``GRAPH``, the most urgent first. run: the run that the stages are of. lanes: number of stages
+            that are made at once. given: stages that this call does not make, even if one is needed.
+        store: of the ``shared`` stages. They are made in it, and copied from it to this run.
 
     Raises:
         DataError: as the stages; and when a given stage that is needed is not finished.
@@ -43,7 +43,7 @@ def execute(
 
 
 def teacher_goals(config: Config) -> tuple[str, ...]:
-    """The stages that make a teacher, and what is known of it."""
+    """The stage "teacher"; before it "holdout", which measures a first teacher, if ``label.holdout`` is set."""
     return ("holdout", "teacher") if config.label.holdout else ("teacher",)
 
 
@@ -56,19 +56,19 @@ def pipeline_goals(run: Run, arms: Collection[str]) -> list[str]:
 
 
 class Walk:
-    """The stages that are left to make. Lanes, threads, take them as what they need is finished."""
+    """The stages of one call of ``execute``. Each lane, a thread, takes the first stage whose needs are finished."""
 
     def __init__(
         self, goals: Sequence[str], run: Run, given: Collection[str], store: Store | None, shared: Collection[str]
     ) -> None:
         self.run, self.given, self.store, self.shared = run, given, store, shared
-        self.todo: dict[str, tuple[str, ...]] = {}  # stage -> what it waits for; in the order of ``goals``
+        self.todo: dict[str, tuple[str, ...]] = {}  # stage to make -> stages that it waits for; in the order of goals
         self.changed, self.failed = Condition(), False
         for goal in goals:
             self._plan(goal)
 
     def _plan(self, name: str) -> None:
-        """Add a stage, after what it needs."""
+        """Add a stage to ``todo``, after the stages that it needs."""
         run = self.run
         if name in self.todo:
             return
@@ -88,7 +88,7 @@ class Walk:
         self.todo[name] = needs
 
     def _needs(self, name: str) -> Iterator[str]:
-        """The stages of the graph that a stage reads; of pseudo labels none, where there is no click to label."""
+        """The stages of the graph that a stage reads. Pseudo labels read none if there is no click to label."""
         taken = self.store is not None and name in self.shared
         if not taken and (name != "pseudo_labels" or self.run.to_label):
             yield from (need for need in GRAPH[name].needs(self.run.config) if need in GRAPH)
@@ -105,8 +105,10 @@ class Walk:
                 raise
 
     def _next(self) -> str | None:
-        """The first stage whose needs are finished, waiting for one; None where none is left, or another lane failed.
-        A stage that is being made is no longer in ``todo``, and not finished."""
+        """Wait for a stage whose needs are finished, take it out of ``todo``, and return it.
+
+        None: there is no stage left, or another lane failed.
+        """
         with self.changed:
             while self.todo and not self.failed:
                 for name, needs in self.todo.items():
@@ -123,10 +125,10 @@ class Walk:
         else:
             run.dir.finish(name, GRAPH[name].make(run))
         run.timing[name] = time.monotonic() - began
-        shutil.rmtree(run.path / name / "batches", ignore_errors=True)  # now no job predicts them again
+        shutil.rmtree(run.path / name / "batches", ignore_errors=True)  # the finished stage needs them no more
         with self.changed:
             self.changed.notify_all()
 
     def _share(self, name: str, other: Run) -> None:
-        """Make a shared stage in its own run; the others that it needs come from the store, too."""
+        """Make a shared stage in its own run ``other``; other shared stages that it needs come from the store."""
         execute([name], other, store=self.store, shared=[stage for stage in SHARED if stage != name])

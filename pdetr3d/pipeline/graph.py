@@ -33,9 +33,9 @@ class Stage:
 
     Attributes:
         kind: names the config fields that it ignores (``pdetr3d.config_sections.IgnoredBy``).
-        versions: entries of STAGE_VERSIONS; with another version it gives other numbers or files.
+        versions: entries of STAGE_VERSIONS; a stage with another version gives other numbers or files.
         needs: config -> the stages whose results it reads, and the inputs from outside of the graph.
-        make: makes it in a run whose stages that it needs are finished; returns what is stored as its result.
+        make: runs the stage in a run in which its needs are finished, and returns the result to store.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""``label.holdout``: which box-labeled scenes a first teacher is measured on, which was trained without them."""
+"""``label.holdout``: draws the box-labeled scenes on which a first teacher, trained without them, is measured."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pdetr3d.schema import DataError
 
 
 def held_out(records: Records, label: LabelConfig) -> NDArray[np.bool_]:
-    """(N,): which samples are held out: all of ``label.holdout`` of the box-labeled scenes (at least one), drawn by
-    ``label.seed``; none with ``label.holdout=0``.
+    """Choose the samples to hold out: those of a share ``label.holdout`` of the box-labeled scenes, at least one.
+
+    Returns:
+        (N,) bool, drawn by ``label.seed``; all False with ``label.holdout=0``.
 
     Raises:
-        DataError: when no other box-labeled scene is left.
+        DataError: when no other box-labeled scene would be left.
     """
     if not label.holdout:
         return np.zeros(len(records), bool)

@@ -1,4 +1,4 @@
-"""A teacher's boxes at the clicks of a split become the file of pseudo labels, some scenes at a time."""
+"""Writes the file of pseudo labels from a teacher's boxes at clicks, some scenes at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pdetr3d.data.loading.record_list import Records
 from pdetr3d.pseudo_labels import with_track_velocity
 from pdetr3d.schema import Boxes3D, SampleRecord
 
-PIECE = 1024  # samples whose rows are held at a time, and the rest of the last one's scene
+PIECE = 1024  # least number of samples in memory; the rest of the last scene is added
 
 
 def write_labels(
@@ -26,11 +26,11 @@ def write_labels(
     track_of: Mapping[str, str],
     classes: ClassList,
 ) -> tuple[int, int]:
-    """Write pseudo_labels.parquet, velocities of people's tracks included.
+    """Write pseudo_labels.parquet. Clicks of a track get the velocity of their boxes.
 
     Args:
-        records: samples with clicks. boxes: sample token -> one per click. rows_of: ``pseudo_label_rows`` of some
-            samples. track_of: click_id -> track_id. classes: that labels are of.
+        file: the path. records: samples with clicks. boxes: sample token -> one box per click. rows_of: samples and
+            their boxes -> rows (``pseudo_label_rows``). track_of: click_id -> track_id. classes: of the labels.
 
     Returns:
         Numbers of rows and of accepted rows.
@@ -43,7 +43,7 @@ def write_labels(
 
 
 def scenes(records: Records) -> Iterator[list[SampleRecord]]:
-    """All records, whole scenes in each part: a track is one within its scene."""
+    """Split the records into parts of whole scenes, since a track lies within a scene."""
     tokens = records.table.rows.table["scene_token"].take(records.row)
     scene = pc.rank(tokens, tiebreaker="dense").to_numpy()
     order = np.argsort(scene, kind="stable")

@@ -1,4 +1,4 @@
-"""Boxes at clicks against the true boxes of those clicks: nothing of it reaches training."""
+"""Measures boxes at clicks against the true boxes of those clicks. Training uses no result of this module."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ Predicted = Callable[[Sequence[SampleRecord]], Mapping[str, Boxes3D]]
 
 
 class KnownClicks:
-    """Those clicks of ``records`` whose true box is known. True boxes are read again for each measurement, a piece at a
-    time: a split of any size is measured in the same memory.
+    """The clicks of ``records`` whose true box is known.
+
+    Each measurement reads the true boxes again, piece by piece, so that a split of any size needs the same memory.
 
     Args:
-        records: samples whose clicks were turned into boxes.
-        known: some of the records -> for each the record that has every box (role "box"), its clicks with
-            ``box_index``; None: the records themselves are such.
-        classes: that labels are of.
+        records: samples with clicks.
+        known: some of the records -> the same samples with all boxes (role "box") and ``box_index`` of their clicks.
+            None: the records have these.
+        classes: of the labels.
     """
 
     def __init__(
@@ -46,18 +47,18 @@ class KnownClicks:
         self.classes = classes
 
     def __bool__(self) -> bool:
-        """Whether there is any such click."""
+        """Whether the true box of any click is known."""
         return next(self.pieces(), None) is not None
 
     def pieces(self) -> Iterator[tuple[list[SampleRecord], list[NDArray[np.int64]], Boxes3D]]:
-        """Records, which of their clicks are known, and the true boxes of all these clicks, joined."""
+        """Yield pieces: records, the places of their known clicks (K_i,), and the true boxes of all known clicks."""
         for start in range(0, len(self.records), PIECE):
             piece = list(self.records[start : start + PIECE])
             kept, rows, truth = [], [], []
             for record, true in zip(piece, self.known(piece), strict=True):
                 box_of = {c: i for c, i in zip(true.clicks.click_id, true.clicks.box_index, strict=True) if i >= 0}
                 mine = np.array([i for i, c in enumerate(record.clicks.click_id) if c in box_of], np.int64)
-                if len(mine):  # on a really point-labeled dataset: never
+                if len(mine):  # 0 if the tables have no boxes of point-labeled samples
                     truth.append(true.boxes[np.array([box_of[c] for c in record.clicks.click_id[mine]], np.int64)])
                     kept.append(record)
                     rows.append(mine)
@@ -65,11 +66,15 @@ class KnownClicks:
                 yield kept, rows, Boxes3D.concatenate(truth)
 
     def quality(self, boxes: Mapping[str, Boxes3D]) -> dict[str, Any]:
-        """``pseudo_label_quality`` of sample_token -> boxes, one per click of the record and in their order."""
+        """Measure boxes; see ``pseudo_label_quality``.
+
+        Args:
+            boxes: sample_token -> one box per click of the record, in the order of the clicks.
+        """
         return self.qualities({"": lambda piece: boxes})[""]
 
     def qualities(self, sources: Mapping[str, Predicted]) -> dict[str, dict[str, Any]]:
-        """The same of several predictions, each made for some records at a time."""
+        """Measure several predictions by name; each is a function that predicts some records."""
         columns = {name: ColumnFiles() for name in sources}
         for records, rows, truth in self.pieces():
             distance = np.linalg.norm(truth.center_m[:, :2], axis=1)
@@ -89,7 +94,14 @@ class KnownClicks:
 def floors(
     clicks: KnownClicks, config: Config, prior_size_m: NDArray[np.floating], runner: Runner
 ) -> dict[str, dict[str, Any]]:
-    """Quality of what needs no training: the class-mean box, heading forward or along the points near the click."""
+    """Measure boxes that need no training: class-mean boxes, heading forward or along the points near the click.
+
+    Args:
+        clicks: with known boxes. config: of the run. prior_size_m: (C, 3) class sizes. runner: reads the points.
+
+    Returns:
+        Name in FLOORS -> quality.
+    """
 
     def plain(records: Sequence[SampleRecord]) -> dict[str, Boxes3D]:
         return {r.sample_token: class_mean_boxes(r.clicks, prior_size_m) for r in records}

@@ -34,15 +34,16 @@ Score = Callable[[Training, Path], float]
 
 
 class Run:
-    """A run directory at work.
+    """A run directory with its data, runner and observer.
 
     Args:
-        run_dir: the run directory. runner: computes. observer: is told of progress. index: see ``prepare``.
+        run_dir: the run directory. runner: trains and predicts. observer: receives progress and results. index: folder
+            of an index that runs share, see ``prepare``.
 
     Attributes:
-        path: of the run directory. config: the run's. data: index and labels.
-        records: the train samples that can be read. prior: class sizes (10, 3) [m] of the box-labeled ones.
-        absent_classes: whose sizes are typical ones. timing: stage -> seconds, of what this process did.
+        path: of the run directory. config: of the run. data: index and labels.
+        records: the train samples that can be read. prior: class sizes (C, 3) [m] of the box-labeled ones.
+        absent_classes: classes without a box, which get typical sizes. timing: stage -> seconds in this process.
     """
 
     def __init__(self, run_dir: RunDir, runner: Runner, observer: Observer, index: Path | None = None) -> None:
@@ -55,7 +56,7 @@ class Run:
                 f"{self.path}: all box-labeled samples read broken files (see data/{SKIPPED} there) and are left "
                 "out by data.on_error=skip; copy the files again, or choose others with label.seed or label.ratio"
             )
-        held_out(self.records, self.config.label)  # refused now, if it cannot be
+        held_out(self.records, self.config.label)  # raises before any work if too few scenes have boxes
         self.prior, self.absent_classes = prior_size_m(self.records, self.config.data, classes=self.config.classes)
         check_models(self.config, self.prior)
         if index is None and (told := typical_sizes(self.data.manifest, self.absent_classes, self.config.classes)):
@@ -64,13 +65,13 @@ class Run:
         self.locks: dict[str, Lock] = defaultdict(Lock)
 
     def lineage(self) -> dict[str, str]:
-        """Digests of what every stage depends on."""
+        """The digests of the run, its index and its label manifest."""
         data = self.data
         return {"run": self.dir.digest, "index": data.digest, "manifest": data.manifest.digest}
 
     @property
     def labeled(self) -> int:
-        """How many samples people labeled, boxes, clicks or "empty": students' epochs count these."""
+        """The number of samples that people labeled by boxes, clicks or as empty; an epoch of a student has so many."""
         return int(self.records.labeled.sum())
 
     @property
@@ -86,11 +87,11 @@ class Run:
 
     @cached_property
     def known_records(self) -> Records:
-        """Every train sample with all the boxes in the tables: for reports, and the arm that is trained on them."""
+        """All train samples with all boxes of the tables, for reports and arm "full"."""
         return self.kept(training_records(self.data.index, self.data.manifest, boxes_everywhere=True))
 
     def kept(self, records: Records) -> Records:
-        """Without what is left out for its broken files."""
+        """The records without the samples that are left out because of broken files."""
         return without(records, self.data.skipped)
 
     def known_clicks(self, records: Sequence[SampleRecord]) -> KnownClicks:
@@ -103,14 +104,14 @@ class Run:
         return KnownClicks(records, known, classes=self.config.classes)
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage stored; None while it is not finished."""
+        """The stored result of a stage; None while it is not finished."""
         return self.dir.result(stage)
 
     def finished(self, stage: str) -> dict[str, Any]:
-        """The same of a stage that is.
+        """The stored result of a finished stage.
 
         Raises:
-            DataError: when it is not.
+            DataError: when the stage is not finished.
         """
         done = self.result(stage)
         if done is None:
@@ -118,10 +119,10 @@ class Run:
         return done
 
     def checkpoints(self, name: str) -> list[Path]:
-        """Kept checkpoints of a finished training stage, oldest first.
+        """The kept checkpoints of a finished training stage, oldest first.
 
         Raises:
-            DataError: when it is not trained.
+            DataError: when the stage is not trained.
         """
         done = self.result(name)
         if done is None or "checkpoints" not in done:
@@ -129,7 +130,7 @@ class Run:
         return [self.path / name / file for file in done["checkpoints"]]
 
     def gt_database(self, records: Sequence[SampleRecord], folder: str = "gt_database") -> Path:
-        """File of the objects that GT sampling may paste into these records, made when missing."""
+        """The file of the objects that GT sampling may paste into these records. It is made if it is missing."""
         with self.locks[folder]:
             return database_of(self.path / folder, records, self.config)
 
@@ -150,9 +151,10 @@ class Run:
         """Train a stage; returns its result: names of its kept ``checkpoints``, oldest first, ``steps``, ``samples``.
 
         Args:
-            name: folder in the run directory. kind: "teacher", "crops" or "student". prior: class sizes (10, 3) [m] of
-                another set of box-labeled samples than the run's. score: of its checkpoints on ``data.select_split``,
-                where somebody asks while training goes on.
+            name: of the stage. kind: "teacher", "crops" or "student". records: its samples. steps: optimizer steps.
+            guidance, lidar_init, crop_init, mean_teacher: see ``Training``. prior: class sizes (C, 3) [m]; None: those
+                of the run. score: scores a checkpoint on ``data.select_split`` during the training; it is called only
+                if ``optim.patience`` or the observer needs the scores.
         """
         config = self.config
         if kind == "student" and config.student.box_share:

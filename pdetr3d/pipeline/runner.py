@@ -1,4 +1,4 @@
-"""The interface between a pipeline and what computes for it, and ``LocalRunner``, which needs no Ray."""
+"""``Runner``, the interface by which a pipeline trains and predicts, and ``LocalRunner``, which needs no Ray."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ T = TypeVar("T")
 
 
 class Runner(Protocol):
-    """Computes for a pipeline. ``ray_jobs.stages.ray_runner`` has Ray's."""
+    """Trains, predicts and runs functions for a pipeline. ``ray_jobs.stages.ray_runner`` has the one on Ray."""
 
     def fit(self, training: Training, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
-        """Train, or continue a training of the same run directory.
+        """Train, or continue an interrupted training of the same run directory.
 
         Args:
-            score: of a checkpoint file, higher is better; called for each kept one. ``optim.patience`` watches it.
+            training: the training. run_dir: its run directory. score: gives the score of a checkpoint file; higher is
+                better. It is called for each kept checkpoint. ``optim.patience`` refers to these scores.
 
         Returns:
-            The kept checkpoints ``run_dir/NAME/step_*.pt``, oldest first; those up to an early stop.
+            The kept checkpoints ``run_dir/NAME/step_*.pt`` up to an early stop, oldest first.
         """
 
     def predict(
@@ -49,23 +50,29 @@ class Runner(Protocol):
         keep: Path | None = None,
         beside: bool = False,
     ) -> Sequence[Mapping[str, Boxes3D]]:
-        """Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record. The teacher's boxes are in the order
-        of ``record.clicks``.
+        """Predict all records with all checkpoints.
 
         Args:
-            keep: folder of finished batches, from which a killed job continues. beside: a training goes on.
+            kind: "teacher" or "student". config: of the models. prior_size_m: (C, 3) class sizes. checkpoints: files.
+            records: samples. keep: folder of finished batches, from which a killed job continues. beside: True while
+                the run trains, so that prediction must take few resources.
+
+        Returns:
+            Per checkpoint: sample_token -> boxes (LIDAR_TOP frame) of every record. A teacher's boxes are in the order
+            of ``record.clicks``.
         """
 
     def map(self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], config: Config) -> list[T]:
-        """``function(*call)`` of each call, in order."""
+        """Return ``function(*call)`` of each call, in order. ``config``: its ``scaling`` section applies."""
 
     def lanes(self, lanes: Sequence[Callable[[], object]], at_once: int) -> object:
-        """Call each lane in a thread, ``at_once`` at a time. The first that fails ends the others; raises its error."""
+        """Call each lane, ``at_once`` at a time. A lane that fails ends the others, and its error is raised."""
 
 
 class LocalRunner:
-    """A ``Runner`` (see there for the methods) of one process, for tests, debugging and machines without Ray. It scores
-    checkpoints after the training, so that ``optim.patience`` ends none.
+    """Implements ``Runner`` in this process, for tests, debugging and machines without Ray.
+
+    It scores checkpoints after the training, so that ``optim.patience`` has no effect.
 
     Args:
         device: name of the torch device.
@@ -115,14 +122,14 @@ class LocalRunner:
         return [function(*call) for call in calls]
 
     def lanes(self, lanes: Sequence[Callable[[], object]], at_once: int) -> object:
-        for lane in lanes:  # one after the other: PyTorch's random numbers are the process's, not a thread's
+        for lane in lanes:  # one after the other, since all threads of a process share PyTorch's random numbers
             lane()
         return None
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """PyTorch computes with so many threads inside."""
+    """A context in which PyTorch uses ``count`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -132,7 +139,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 class _Context(LocalContext):
-    """``LocalContext`` of a training, whose crops are no samples."""
+    """The ``LocalContext`` of a training, which may be one on crops."""
 
     def __init__(self, training: Training, folder: Path, device: str) -> None:
         super().__init__(training.records, training.plan, training.loader, folder, device)

@@ -28,9 +28,16 @@ T = TypeVar("T")
 
 
 def evaluate(run: Run, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Choose each arm's checkpoint on ``data.select_split``, score it on ``data.val_split``; arm -> M.
+    """Choose each arm's checkpoint on ``data.select_split``, and score it on ``data.val_split``.
 
-    All arms at once: a split is read once, and the actors that hold the models start once.
+    All arms are predicted at once, so that a split is read once and actors start once.
+
+    Returns:
+        Arm -> scores of the devkit's scorer, ``checkpoint``: name of the chosen file, ``selection``: SPNDS of each
+        checkpoint on the select split.
+
+    Raises:
+        DataError: when an arm is not trained.
     """
     done = {arm: run.result(f"evaluate_{arm}") for arm in arms}
     todo = [arm for arm, result in done.items() if result is None]
@@ -52,8 +59,13 @@ def evaluate(run: Run, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _choose(run: Run, files: dict[str, list[Path]]) -> tuple[list[Path], dict[str, dict[str, dict[str, Any]]]]:
-    """Per arm the checkpoint of the best SPNDS on the select split (the last one without choice, or without objects
-    there), and the reports of all there, by file name."""
+    """Choose each arm's checkpoint: that of the best SPNDS on the select split.
+
+    The last checkpoint is chosen if there is only one, or if there is no select split with objects.
+
+    Returns:
+        The chosen checkpoints; and arm -> file name -> scores on the select split, empty where none was scored.
+    """
     split, every = run.config.data.select_split, [file for mine in files.values() for file in mine]
     if not split or len(every) == len(files) or not annotated(run.data.index, split).any():
         return [mine[-1] for mine in files.values()], {arm: {} for arm in files}
@@ -78,7 +90,10 @@ def checkpoint_score(run: Run) -> Score:
 
 
 def clicked_records(run: Run, split: str) -> Records:
-    """Samples of a split that is not trained on, with all boxes, and clicks drawn as the train split's are."""
+    """The samples with clicks of a split that is not trained on. Their clicks are drawn like those of the train split.
+
+    They also have all boxes.
+    """
     folder = run.path / "data" / f"manifest_{split}"
     if not (folder / "manifest.json").exists():  # written last
         label = run.config.label.everywhere
@@ -88,7 +103,11 @@ def clicked_records(run: Run, split: str) -> Records:
 
 
 def teacher_scores(run: Run, file: Path, split: str, beside: bool = False) -> dict[str, Any]:
-    """Quality of a teacher's boxes at the clicks of a split that is not trained on; ``beside``: see ``predict``."""
+    """Measure a teacher's boxes at the clicks of a split that is not trained on; see ``pseudo_label_quality``.
+
+    Args:
+        file: the checkpoint. split: name. beside: see ``Runner.predict``.
+    """
     if not annotated(run.data.index, split).any():  # nobody drew boxes there
         return pseudo_label_quality(Boxes3D.empty(), Boxes3D.empty(), np.zeros(0), classes=run.config.classes)
     records = clicked_records(run, split)
@@ -107,11 +126,11 @@ def _score(run: Run, files: list[Path], split: str, beside: bool = False) -> lis
 
 
 def _predict_split(run: Run, files: list[Path], split: str, beside: bool = False) -> list[OfTokens[Boxes3D]]:
-    """Per student checkpoint, the boxes of every sample of a split."""
+    """Predict a split: per student checkpoint, the boxes of every sample."""
     records = eval_records(run.data.index, split)
     unread = [skipped for skipped in run.data.skipped if not skipped.image]  # students look at LiDAR alone
     results = run.runner.predict("student", run.config, run.prior, files, without(records, unread), beside=beside)
-    # The devkit scores whole splits: what cannot be read counts as seen, with nothing found in it.
+    # The devkit scores whole splits. A sample that cannot be read counts as one without detections.
     tokens, nothing = TextPlaces(records.token_column), Boxes3D.empty()
     return [OfTokens(tokens, partial(_boxes_or, boxes, nothing)) for boxes in results]
 

@@ -21,10 +21,10 @@ Begin = Callable[[Path, Config, str], AbstractContextManager[Run]]
 
 
 class Store:
-    """Shared stages under one folder. One process at a time makes a stage (``lease``), others wait for it.
+    """The stages that runs share, in one folder. While a process makes a stage (``lease``), others wait for it.
 
     Args:
-        path: the folder. base: the config that the sharing runs vary. begin: opens the run directory of a shared stage.
+        path: the folder. base: the config that the sharing runs vary. begin: opens the run of a shared stage.
     """
 
     def __init__(self, path: Path, base: Config, begin: Begin) -> None:
@@ -32,16 +32,20 @@ class Store:
         self.locks: dict[str, Lock] = defaultdict(Lock)  # a lease is a process's, not a thread's
 
     def config_of(self, stage: str, config: Config) -> Config:
-        """``base`` with what the stage depends on: equal for all runs that may share it, whatever else they vary."""
+        """The config of a shared stage: ``base`` with the run's values of the keys that the stage depends on.
+
+        It is equal for all runs that may share the stage.
+        """
         known = self.base.flat()
         words = [f"{key}={json.dumps(value)}" for key, value in keys_of(stage, config).items() if value != known[key]]
         return override(self.base, words)
 
     def take(self, stage: str, run: Run, make: Callable[[Run], object]) -> None:
-        """Put a stage into a run directory, by links where the storage has them, else by copies.
+        """Put a finished stage into a run directory, by hard links, or by copies if the storage has none.
 
         Args:
-            make: finishes the stage in the run that it is given; called where no run has made the stage before.
+            stage: its name. run: gets the stage. make: finishes the stage in a run; it is called if the store does not
+                have the stage.
         """
         name = f"{stage}-{digest_of(stage, run.config, outside(run.config))}"
         folder = self.path / name

@@ -24,18 +24,18 @@ CROPS = "crops"  # name and kind of the stage that trains the teacher's crop bra
 
 @dataclass(frozen=True)
 class Training:
-    """A training.
+    """The description of a training.
 
     Attributes:
         name: of its stage and folder ("teacher", "student_ours", ...). kind: "teacher", "crops" or "student", see
             ``build``.
-        config: the run's. records: its samples. prior_size_m: (10, 3). steps: optimizer steps. guidance: see ``build``.
-        tracking: (URI, MLflow run id), or None.
-        identity: of the run; names its folder in a shared ``storage.path``. mean_teacher: see ``build``.
+        config: of the run. records: its samples. prior_size_m: (C, 3) class sizes [m]. steps: optimizer steps.
+        guidance, mean_teacher: see ``build``. tracking: (URI, MLflow run id), or None.
+        identity: digest of the run; the name of its folder in a shared ``storage.path``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
         crop_init: checkpoint of the crop branch that a teacher starts from, or None.
-        crops: what a training of kind "crops" learns from; its workers hold them, nothing is streamed.
-        gt_database: file of objects to paste (GT sampling of a student), or None; loading tasks on every node read it.
+        crops: the samples of a training of kind "crops", or None. Its workers hold them; there is no stream.
+        gt_database: file of objects to paste (GT sampling of a student), or None. Loading tasks on all nodes read it.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Training:
 
     @property
     def optim(self) -> OptimConfig:
-        """Its schedule."""
+        """The optimizer's section of its kind."""
         teacher = self.config.teacher
         return {"teacher": teacher.optim, "crops": teacher.crop_optim, "student": self.config.optim}[self.kind]
 
@@ -83,7 +83,7 @@ class Training:
 
     @property
     def loader(self) -> BatchLoader:
-        """Reads its batches."""
+        """The function that reads its batches."""
         loader = build(self.kind, self.config, self.prior_size_m, **self.choices).loader.for_records(self.records)
         if self.gt_database is None:
             return loader
@@ -109,7 +109,11 @@ def started(
     choices: Mapping[str, bool],
     weights: Mapping[str, Any],
 ) -> Task:
-    """The task of a training whose model has its first weights. ``weights``: of ``Training.weights``."""
+    """Build the task of a training, and give its model the first weights.
+
+    Args:
+        kind, config, prior_size_m, choices: of the ``Training``. weights: of ``Training.weights``.
+    """
     task = build(kind, config, prior_size_m, **choices)
     if "start" in weights:
         initialize_start(task.model, weights["start"], kind, config)
@@ -125,7 +129,7 @@ def started(
 def crop_batches(
     crops: Crops, plan: Plan, config: Config, rank: int, world_size: int, first: int
 ) -> Iterator[dict[str, NDArray]]:
-    """This rank's batches of crops from step ``first`` on."""
+    """The batches of crops of a rank, from step ``first`` on."""
     load = CropLoader(crops, config.run.seed, config.label.redraw_clicks)
     shares = (plan.at(step, rank, world_size) for step in range(first, plan.steps))
     return (load([i for i, _ in share], [number for _, number in share]) for share in shares)

@@ -1,4 +1,4 @@
-"""The trainings of a run: the student a teacher starts from, its crop branch, the teacher, the student arms."""
+"""The trainings of a run: the student that a teacher starts from, the crop branch, the teacher, the student arms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIX = "_holdout"  # of the names of the stages that make the first teacher of
 
 
 def learned(run: Run, suffix: str = "") -> Records:
-    """The samples of the trainings that make a teacher: all, or without what is held out."""
+    """The samples of the trainings of a teacher: all, or those that are not held out (with ``suffix``)."""
     return run.records.select(~held_out(run.records, run.config.label)) if suffix else run.records
 
 
@@ -31,12 +31,19 @@ def sizes(run: Run, suffix: str) -> dict[str, Any]:
 
 
 def train_student(run: Run, arm: str) -> dict[str, Any]:
-    """Train an arm: "boxes_only", "ours" (boxes + pseudo labels, guided by clicks), "full" (all boxes), or a rival
-    without clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average)."""
+    """Train a student.
+
+    Args:
+        arm: "boxes_only"; "ours" (boxes and pseudo labels, guided by clicks); "full" (all boxes); or a rival without
+            clicks: "self_training" (on its own labels), "mean_teacher" (on those of its moving average).
+
+    Returns:
+        As ``Run.fit``.
+    """
     optim, student, mean_teacher = run.config.optim, run.config.student, arm == "mean_teacher"
     steps = total_steps(optim.epochs, run.labeled, optim.batch_size)
     records: Sequence = arm_records(run, arm)
-    if student.cbgs and not mean_teacher:  # that one's records are balanced already
+    if student.cbgs and not mean_teacher:  # the records of mean_teacher are balanced already
         records = class_balanced(records, run.config.run.seed, run.config.classes)
     clicks, score = arm == "ours", checkpoint_score(run)
     return run.fit(f"student_{arm}", "student", records, steps, guidance=clicks, mean_teacher=mean_teacher, score=score)
@@ -89,7 +96,7 @@ def planned_steps(run: Run, arms: Sequence[str]) -> dict[str, int]:
 
 
 def crop_steps(run: Run, records: Records) -> int:
-    """Optimizer steps of a crop branch's whole training on these records; a sample of it is a click."""
+    """The number of optimizer steps of a crop branch's training on these records. Its samples are clicks."""
     optim = run.config.teacher.crop_optim
     clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
     return total_steps(optim.epochs, clicks, optim.batch_size)
