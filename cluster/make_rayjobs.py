@@ -1,4 +1,4 @@
-"""Writes kuberay/rayjob-*.yaml from kuberay/raycluster.yaml: KubeRay wants the cluster's spec inside each job.
+"""Writes kuberay/rayjob-*.yaml from kuberay/raycluster.yaml, because each RayJob contains the spec of its cluster.
 
 python cluster/make_rayjobs.py     # after every change of raycluster.yaml; a test compares
 """
@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parent / "kuberay"
 PRESET = "nuscenes-voxel"
 DATA = "data.dataroot=/data/nuscenes storage.path=/runs/ray"
 WORDS = f"--preset {PRESET} --run-dir /runs/{PRESET} {DATA}"
-# name -> entrypoint. One run directory: each job finds what the one before it finished, as a job that is retried does.
-# A search has its own; nuScenes has no split for choosing among its trials (tune_spaces/README.md).
+# Name -> entrypoint. The jobs have the same run directory, in which each one finds the stages that earlier jobs have
+# finished. A search has its own. Its select split is set here, because nuScenes has none (tune_spaces/README.md).
 JOBS = {
     "pipeline": f"python -m ray_jobs.pipeline {WORDS}",
     "teacher": f"python -m ray_jobs.train_teacher {WORDS}",
@@ -54,7 +54,7 @@ def render() -> dict[str, str]:
 
 def _dump(document: dict[str, Any]) -> str:
     class Plain(yaml.SafeDumper):
-        """No anchors: people read these."""
+        """A dumper that writes no anchors, so that people can read the files."""
 
         def ignore_aliases(self, data: object) -> bool:
             return True

@@ -1,6 +1,6 @@
-"""Writes secrets/*.env, random and readable to you alone: of compose.yaml, and to make kubernetes.yaml's Secrets from.
+"""Writes random secrets/*.env, which only you can read, for compose.yaml and for the Secrets of kubernetes.yaml.
 
-python cluster/mlflow/make_secrets.py     # once; what is there stays
+python cluster/mlflow/make_secrets.py     # once; existing files stay
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "secrets"
 
 
 def make() -> dict[str, dict[str, str]]:
-    """Service -> its variables. What two services must agree on is equal in both; all else is drawn anew."""
+    """Service -> its variables, drawn anew in each call. Variables that two services share have equal values."""
     database, access, key = secrets.token_hex(32), f"GK{secrets.token_hex(16)}", secrets.token_hex(32)
     return {
         "mlflow": {
