@@ -130,7 +130,9 @@ def test_verbose_shows_all_as_ray_does(tmp_path: Path) -> None:
     worker_output.add_handler(HANDLER, printed.append)
     try:
         with console(tmp_path, verbose=True) as mine:
+            assert not mine.attached
             attach(mine)
+            assert mine.attached
             worker_output.emit(NOISE[0])
             assert printed == [NOISE[0]]
         with console(tmp_path, verbose=True) as second:  # of a job after it, in the same process
@@ -198,7 +200,7 @@ def test_an_error_is_told_last_after_where_the_log_is(tmp_path: Path, capsys: py
         raise ValueError("bad")
     assert capsys.readouterr().err == ""  # no Ray yet
     with pytest.raises(ValueError, match="bad"), console(tmp_path) as mine:
-        mine.rays = print
+        mine.attached = True
         raise ValueError("bad")
     assert capsys.readouterr().err == f"what Ray and the workers said: {tmp_path}/logs/job.log\n"
     WorkerOutput(mine)(said("killed", is_err=True))
