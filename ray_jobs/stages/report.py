@@ -12,7 +12,6 @@ from rich.table import Table
 from pdetr3d.evaluation.figures import SCORES
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS
-from pdetr3d.tracking.summary import HEADLINE
 from pdetr3d.words import number
 from ray_jobs.stages.tracked import seen_objects
 from ray_jobs.terminal.phases import PHASES

@@ -17,7 +17,7 @@ from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, w
 from pdetr3d.finished.report.pictures import galleries
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import DATA, Run, differing
-from pdetr3d.finished.report.search import QUALITY, compact, value_at
+from pdetr3d.finished.report.search import compact, value_at
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.history import Curve, read_histories
 from pdetr3d.words import NONE, number

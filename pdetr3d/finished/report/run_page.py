@@ -16,12 +16,12 @@ from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.report import draw_label
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.finished.report import charts
-from pdetr3d.finished.report.compare import CURVES, SCORES
+from pdetr3d.finished.report.compare import CURVES, QUALITY, SCORES
 from pdetr3d.finished.report.page import Block, Chart, Command, Gallery, Section, Table, Text, write_page
 from pdetr3d.finished.report.pictures import PLACES, SAMPLES, embed
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import Run, open_run
-from pdetr3d.finished.report.search import QUALITY, value_at
+from pdetr3d.finished.report.search import value_at
 from pdetr3d.pseudo_labels import FLOORS, class_mean_boxes
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.tracking.history import read_histories

@@ -25,7 +25,6 @@ from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.run_files import SEED, VARIANT
 from pdetr3d.schema import DataError
 
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # figures of boxes at clicks
 SCORED = {"select": "select", "point_labeled": "curve", "final": "final"}  # ``scored_on`` -> the score's name
 NEEDED = (
     "space",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pdetr3d.evaluation.figures import QUALITY
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Block, Table, Text
-from pdetr3d.finished.report.search import QUALITY, Row, Search
+from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.words import NONE, number
 
