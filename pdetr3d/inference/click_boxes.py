@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.human_clicks import read_clicks
-from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path, file_digest
 from pdetr3d.evaluation.results_format import nuscenes_boxes, write_results
 from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import COLUMNS, to_pseudo_labels
@@ -54,7 +53,7 @@ class ClickBoxes:
         self.clicks: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for click in found.clicks:
             self.clicks[click["sample_token"]].append(click)
-        self.digest = hashlib.sha256(teacher.file.read_bytes()).hexdigest()[:16]
+        self.digest = file_digest(teacher.file)
         self.parts: list[pd.DataFrame] = []
         self.results: dict[str, list[dict[str, Any]]] = {}
 

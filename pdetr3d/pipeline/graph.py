@@ -5,7 +5,6 @@ The index of the dataset and people's labels are made with the run directory, ou
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
 from pdetr3d.config_sections import BOXES_ONLY, EVERY, INDEX, PSEUDO_LABELS, TEACHER
+from pdetr3d.data.storage.files import text_digest
 from pdetr3d.pipeline.labels import make_pseudo_labels, make_self_labels, measure_holdout
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.trainings import SUFFIX, train_crops, train_first_student, train_student, train_teacher
@@ -94,7 +94,7 @@ def stage_digest(name: str, config: Config, needs: Mapping[str, str]) -> str:
 def _digest(name: str, kind: str, versions: tuple[str, ...], config: Config, needs: Mapping[str, str]) -> str:
     formats = {version: STAGE_VERSIONS[version] for version in versions}
     identity: list[Any] = [name, formats, seen_by(config, kind), dict(needs)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return text_digest(json.dumps(identity, sort_keys=True))
 
 
 def digest_of(name: str, config: Config, given: Mapping[str, str]) -> str:

@@ -10,11 +10,11 @@ import pandas as pd
 from pdetr3d.data.labels.self_labels import without_clicks, write_self_labels
 from pdetr3d.data.loading.record_list import Joined, Records
 from pdetr3d.data.loading.records import prior_size_m
-from pdetr3d.data.storage.files import parquet_digest
+from pdetr3d.data.storage.files import file_digest, parquet_digest
 from pdetr3d.pipeline.arm_records import self_labels_file
 from pdetr3d.pipeline.holdout import held_out
 from pdetr3d.pipeline.labeling import write_labels
-from pdetr3d.pipeline.lineage import file_digest, recall, remember, trained_in
+from pdetr3d.pipeline.lineage import recall, remember, trained_in
 from pdetr3d.pipeline.quality import KnownClicks, floors
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS, pseudo_label_rows

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from pdetr3d.config import Config
+from pdetr3d.data.storage.files import file_digest
 from pdetr3d.pipeline.training import CROPS
 from pdetr3d.training.run_dir import write_json
 
@@ -16,12 +16,6 @@ LINEAGE = "lineage.json"
 def step_of(file: Path) -> int:
     """Optimizer steps behind a kept checkpoint, from its name."""
     return int(file.stem.removeprefix("step_"))
-
-
-def file_digest(file: Path) -> str:
-    """16 hex digits of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def recall(folder: Path) -> dict[str, str]:

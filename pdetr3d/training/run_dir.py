@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from pdetr3d.data.loading.check import MEMORY, check_files
 from pdetr3d.data.loading.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import Skipped, find_skipped
-from pdetr3d.data.storage.files import atomic_path, read_json, write_json
+from pdetr3d.data.storage.files import atomic_path, read_json, text_digest, write_json
 from pdetr3d.run_files import FRESH
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
@@ -115,7 +114,7 @@ class RunDir:
             if differing:
                 lines = "\n".join(f"  {k}: {before.get(k)} there, {now.get(k)} now" for k in differing)
                 raise DataError(f"{self.path} holds another run; it differs in\n{lines}\n{ANEW}")
-        return hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+        return text_digest(json.dumps(before, sort_keys=True))
 
     def _begun(self, file: Path) -> dict[str, Any]:
         """The identity in the directory\'s ``run.json``."""
@@ -179,7 +178,7 @@ class Data:
     @property
     def digest(self) -> str:
         """16 hex digits of the dataset: its index and its files."""
-        return hashlib.sha256(f"{self.index.digest} {self.files}".encode()).hexdigest()[:16]
+        return text_digest(f"{self.index.digest} {self.files}")
 
 
 def prepare(run: RunDir, shared: Path | None = None) -> Data:
@@ -289,7 +288,7 @@ def _files_digest(index: Index, config: Config, taken_over: bool) -> str:
     """
     if config.data.packed:
         shards = [shard["sha256"] for shard in open_pack(config.data.packed).info["shards"]]
-        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+        return text_digest(json.dumps(shards))
     times = bool(config.data.dataroot)  # every run rewrites its simulated world, so its files' times do not count
     ledger = FileLedger.open(index, times)
     if ledger is None:
@@ -328,4 +327,4 @@ def tables_digest(config: Config) -> str:
     stats: list[Any] = [(t.name, t.stat().st_size, t.stat().st_mtime_ns) for t in tables]
     if config.data.categories or config.data.cameras:
         stats.append(Names.read(config.data.categories, config.data.cameras, config.classes).as_dict())
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
+    return text_digest(json.dumps(stats))

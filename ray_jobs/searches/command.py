@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import shlex
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config
+from pdetr3d.data.storage.files import text_digest
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.simulator.simulate import simulate
@@ -128,7 +128,7 @@ def provenance(args: Asked, config: Config) -> dict[str, Any]:
         "command": shlex.join([*started, *sys.argv[1:]]),
         "commit": commit(),
         "config": json.loads(text),
-        "config_digest": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "config_digest": text_digest(text),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -14,7 +14,8 @@ from typing import Any
 from pdetr3d.config import Config, CorruptionConfig
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
-from pdetr3d.pipeline.lineage import file_digest, recall, step_of, trained_in
+from pdetr3d.data.storage.files import file_digest
+from pdetr3d.pipeline.lineage import recall, step_of, trained_in
 from pdetr3d.pipeline.observer import Observer
 from pdetr3d.pipeline.run import Run
 from pdetr3d.presets import PRESETS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.data.storage.files import atomic_path, file_digest, text_digest
 
 
 def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
@@ -28,3 +28,8 @@ def test_what_failed_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError) as caught, atomic_path(tmp_path / "index.arrow") as temporary:
         raise OSError(errno.EROFS, "first", str(temporary))
     assert caught.value.strerror == "first"
+
+
+def test_digests_of_texts_and_files_are_the_first_digits_of_sha_256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert text_digest("abc") == file_digest(tmp_path / "file") == "ba7816bf8f01cfea"  # FIPS 180-2, B.1

@@ -14,8 +14,9 @@ import pytest
 from pdetr3d.config import Config
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.label_manifest import inspection_record
+from pdetr3d.data.storage.files import file_digest
 from pdetr3d.geometry.boxes import points_in_boxes
-from pdetr3d.pipeline.lineage import file_digest, origins, recall, remember, step_of, trained, trained_in
+from pdetr3d.pipeline.lineage import origins, recall, remember, step_of, trained, trained_in
 from pdetr3d.schema import Boxes3D
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.run_dir import link_missing

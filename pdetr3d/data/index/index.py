@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.index.annotations import LIDAR, Annotations, flat
 from pdetr3d.data.index.facts import PLAIN, IndexFacts
 from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_SCHEMA, RecordTable
-from pdetr3d.data.storage.files import open_arrow, table_digest, write_arrow
+from pdetr3d.data.storage.files import open_arrow, table_digest, text_digest, write_arrow
 from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
 from pdetr3d.words import close_to
@@ -33,7 +32,7 @@ def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts
     """
     digest = table_digest(table)
     if facts.identity != PLAIN.identity:
-        digest = hashlib.sha256(f"{digest} {facts.identity}".encode()).hexdigest()[:16]
+        digest = text_digest(f"{digest} {facts.identity}")
     metadata = {"dataroot": str(dataroot), "version": version, "layout": LAYOUT, "digest": digest}
     write_arrow(path, table.replace_schema_metadata(metadata | {"facts": facts.to_json()}))
 

@@ -6,7 +6,6 @@ written last: without it the folder is no manifest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +21,7 @@ from pdetr3d.data.draws import keyed_rng
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.clicks import place_clicks
 from pdetr3d.data.labels.roles import People, annotated, drawn_roles, peoples_roles
-from pdetr3d.data.storage.files import atomic_path, open_arrow, table_digest, write_arrow
+from pdetr3d.data.storage.files import atomic_path, open_arrow, table_digest, text_digest, write_arrow
 from pdetr3d.data.storage.row_table import TextPlaces, places, text_column
 from pdetr3d.schema import ROLES, DataError
 
@@ -226,7 +225,7 @@ def simulated_clicks(index: Index, tokens: Sequence[str], seed: int, but: frozen
 
 def click_id(source: str, *key: str | int | float) -> str:
     """A click's join key: ``source`` and 16 hex digits. The digits hash ``key`` and do not reveal the object."""
-    return f"{source}-{hashlib.sha256(chr(31).join(str(part) for part in key).encode()).hexdigest()[:16]}"
+    return f"{source}-{text_digest(chr(31).join(str(part) for part in key))}"
 
 
 def write_manifest(

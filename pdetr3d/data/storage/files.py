@@ -180,6 +180,17 @@ class _HashSink:
         self.closed = True
 
 
+def text_digest(text: str) -> str:
+    """16 hex digits of a text (SHA-256)."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(file: Path) -> str:
+    """16 hex digits of a file's content (SHA-256), which is not held in memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 def table_digest(*tables: pa.Table) -> str:
     """Hex digest (16 digits) of schema and values of the tables, independent of file paths and schema metadata."""
     return _digest([(table.schema, _chunks(table)) for table in tables])
