@@ -10,6 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,15 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return {key: _at(tree, key) for key in places}, places
 
 
-def _at(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree[part]
-    return tree
+def _at(tree: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key, which may be written in sections or as one name (``label.ratio: 0.3``)."""
+    if key in tree:
+        return tree[key]
+    for name, inner in tree.items():
+        if isinstance(inner, dict) and key.startswith(f"{name}."):
+            with suppress(KeyError):
+                return _at(inner, key.removeprefix(f"{name}."))
+    raise KeyError(key)
 
 
 def _places(file: Path, root: yaml.MappingNode) -> dict[str, str]:

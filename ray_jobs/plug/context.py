@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
-from ray_jobs.plug.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
+from ray_jobs.plug.resume import RESUME, checkpoint_name, forget, resume_point, whole_file, write_progress
 from ray_jobs.plug.resume import read_progress as read_progress  # callers outside import both from here
 from ray_jobs.plug.save_requests import SaveRequests
 from ray_jobs.plug.stream import RankBatches
@@ -122,10 +122,8 @@ class RayContext:
 
     def save(self, file: Path, step: int) -> None:
         filesystem, path = FileSystem.from_uri(f"{self.folder}/{RESUME}{step:07d}.pt")
-        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with file.open("rb") as source, filesystem.open_output_stream(f"{path}.tmp") as sink:
+        with file.open("rb") as source, whole_file(filesystem, path) as sink:
             shutil.copyfileobj(source, sink)
-        filesystem.move(f"{path}.tmp", path)
         write_progress(self.folder, step)
         shutil.rmtree(file.parent)
         self._stored()

@@ -8,18 +8,25 @@ checks the files.
 from __future__ import annotations
 
 import contextlib
+import uuid
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow import NativeFile
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from pdetr3d.data.storage.files import sync
 from pdetr3d.schema import DataError
 from pdetr3d.training.checkpoint import FILE
 
 RESUME = "resume_"  # beginning of the names of checkpoints that are only there to continue from
 KEPT = "step_"  # beginning of the names of folders of kept checkpoints
 PROGRESS = "progress.txt"
+TEMPORARY = ".tmp"  # end of the names of files that are not complete
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
+READ_BYTES = 16 * 2**20  # read at a time
 SPARE = 2  # the number of newest checkpoints (kept ones count) that stay, so that one may be broken
 
 
@@ -56,12 +63,19 @@ def points(filesystem: FileSystem, path: str) -> list[Point]:
 
 
 def broken(filesystem: FileSystem, path: str) -> str:
-    """The problem of a checkpoint file, or "" for a whole one. It reads the whole file."""
+    """The problem of a checkpoint file, or "" for a whole one. It reads the whole file.
+
+    Raises:
+        OSError: when the file cannot be read (permissions, disk, network), so that nothing is known of its content.
+    """
     try:
         with filesystem.open_input_file(path) as stream, zipfile.ZipFile(stream) as archive:
             part = archive.testzip()
             return f"its part {part} does not match its checksum" if part else ""
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        with filesystem.open_input_stream(path) as stream:  # a wrong offset in a broken file is an OSError, too
+            while stream.read(READ_BYTES):
+                pass
         return str(error) or type(error).__name__
 
 
@@ -75,6 +89,7 @@ def resume_point(folder: str, say: bool = False) -> Point | None:
     Raises:
         DataError: when checkpoints exist, or ``progress.txt`` names one, but none is whole: a stage that had begun must
             not silently begin again.
+        OSError: when a checkpoint cannot be read. It is kept, and no older one is used in its place.
     """
     filesystem, path = FileSystem.from_uri(folder)
     there, written = points(filesystem, path), read_progress(folder)
@@ -100,11 +115,38 @@ def resume_point(folder: str, say: bool = False) -> Point | None:
 
 
 def forget(folder: str) -> None:
-    """Delete the RESUME files that are not among the SPARE newest checkpoints."""
+    """Delete the RESUME files that are not among the SPARE newest checkpoints, and what killed processes left."""
     filesystem, path = FileSystem.from_uri(folder)
     for point in points(filesystem, path)[SPARE:]:
         if point.path.rsplit("/", 1)[-1].startswith(RESUME):
             filesystem.delete_file(point.path)
+    for info in filesystem.get_file_info(FileSelector(path)):
+        if info.base_name.startswith(".") and info.base_name.endswith(TEMPORARY):
+            filesystem.delete_file(info.path)
+
+
+@contextlib.contextmanager
+def whole_file(filesystem: FileSystem, path: str) -> Iterator[NativeFile]:
+    """Yield a stream to a temporary file, which becomes ``path`` when the body has ended without an error.
+
+    No other process, on this host or another one, uses the temporary name. On a local file system the content is on
+    the disk before the file gets its name.
+    """
+    folder, name = path.rsplit("/", 1)
+    filesystem.create_dir(folder, recursive=True)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
+    try:
+        with filesystem.open_output_stream(temporary) as stream:
+            yield stream
+        if isinstance(filesystem, LocalFileSystem):
+            sync(Path(temporary))
+        filesystem.move(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # an earlier error must not be hidden by this one
+            filesystem.delete_file(temporary)
+        raise
+    if isinstance(filesystem, LocalFileSystem):
+        sync(Path(folder))
 
 
 def forget_rays_record(folder: str) -> None:
@@ -121,10 +163,8 @@ def forget_rays_record(folder: str) -> None:
 def write_progress(folder: str, step: int) -> None:
     """Write the step of the newest complete checkpoint to ``progress.txt``."""
     filesystem, path = FileSystem.from_uri(f"{folder}/{PROGRESS}")
-    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    with filesystem.open_output_stream(f"{path}.tmp") as stream:
+    with whole_file(filesystem, path) as stream:
         stream.write(str(step).encode())
-    filesystem.move(f"{path}.tmp", path)
 
 
 def read_progress(folder: str) -> int:

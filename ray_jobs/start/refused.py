@@ -11,11 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pdetr3d.exits import explain
+from pdetr3d.run_files import CONFIG
 from pdetr3d.training import lease
 from pdetr3d.training.run_dir import free_path
 from ray_jobs.terminal.console import FOLDER as LOGS
 
 PREPARED = {"data", "artifacts", LOGS}  # folders of a run directory that exist before its first stage
+# All that jobs make in the run directory before their first stage, or before a search's first trial.
+MADE = PREPARED | {CONFIG, lease.FILE, "world", "mlflow.db", "mlflow_run.json", "asked.json"}
+MADE |= {"base", "shared", "trials", "tune"}
 
 
 def worked_on(folder: Path) -> bool:
@@ -27,9 +31,9 @@ def worked_on(folder: Path) -> bool:
 def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """Yield the run directory, which need not exist, and undo the body's additions to it if the input is refused.
 
-    This happens if the body raises a DataError, or an OSError that a user can mend (a full disk). Then all new entries
-    of the directory and all newly created folders are removed. Entries that existed before stay, with all files that
-    the body added to them. Nothing is removed if another process has a lease on the directory or on a run in it, since
+    This happens if the body raises a DataError, or an OSError that a user can mend (a full disk). Then the new entries
+    of the directory that are named as in MADE are removed, and newly created folders that are empty then. Entries that
+    existed before stay, with all files that the body added to them, as do entries of other programs. Nothing is removed if another process has a lease on the directory or on a run in it, since
     new entries may belong to that process.
 
     Args:
@@ -47,7 +51,7 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
     except Exception as error:
         if explain(error) is not None and folder.is_dir() and not unless(folder) and not _shared(folder):
             for entry in folder.iterdir():
-                if entry.name not in before:
+                if entry.name in MADE - before:
                     _remove(entry)
             with suppress(OSError):  # another process has added an entry
                 for place in missing:

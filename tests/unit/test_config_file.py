@@ -50,6 +50,11 @@ def test_the_run_is_the_same_one(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "c", loaded(file, None, "optim.lr=0.002")).digest != RunDir(tmp_path / "b", config).digest
 
 
+@pytest.mark.parametrize("text", ["label.ratio: 0.3", "label: {ratio: 0.3}", "label: {seed: 7}\nlabel.ratio: 0.3"])
+def test_keys_may_be_written_with_dots(text: str, tmp_path: Path) -> None:
+    assert loaded(written(tmp_path, f"preset: quickstart\n{text}")).label.ratio == 0.3
+
+
 def test_every_key_has_its_meaning_and_unit(tmp_path: Path) -> None:
     lines = [line.strip() for line in to_yaml(presets.QUICKSTART).splitlines()]
     place = next(number for number, line in enumerate(lines) if line.startswith("stall_s:"))

@@ -109,6 +109,32 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
     assert sorted(f.name for f in stage.iterdir()) == ["progress.txt", "resume_0000500.pt", "resume_0001500.pt"]
 
 
+def test_a_checkpoint_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
+    """A disk or a network that fails for a while says nothing of the file: no older one is used in its place."""
+    stage, scratch = tmp_path / "stage", tmp_path / "scratch"
+    context = new_context(stage, scratch)
+    for step in (500, 1000):
+        context.save(written(scratch, step), step)
+    file = stage / "resume_0001000.pt"
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()  # for every user, root too: opening a folder is an OSError
+    with pytest.raises(OSError, match="resume_0001000"):
+        resumed_step(stage, scratch)
+    file.rmdir()
+    file.write_bytes(content)
+    assert resumed_step(stage, scratch) == 1000
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_save(tmp_path: Path) -> None:
+    stage, scratch = tmp_path / "stage", tmp_path / "scratch"
+    context = new_context(stage, scratch)
+    context.save(written(scratch, 500), 500)
+    (stage / ".resume_0001000.pt.0123456789ab.tmp").write_bytes(b"half")
+    context.save(written(scratch, 1000), 1000)
+    assert sorted(f.name for f in stage.iterdir()) == ["progress.txt", "resume_0000500.pt", "resume_0001000.pt"]
+
+
 @pytest.mark.parametrize("content", ["", "7x", "99999", None])
 def test_progress_that_tells_nothing_or_wrong_is_put_right(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

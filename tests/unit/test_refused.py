@@ -129,7 +129,16 @@ def test_what_another_process_makes_meanwhile_stays(place: str, tmp_path: Path) 
 
 def test_leases_of_this_process_are_no_reason_to_leave_anything(tmp_path: Path) -> None:
     with pytest.raises(DataError), refusable(tmp_path / "runs"):
-        (tmp_path / "runs" / "d_roi" / "seed0").mkdir(parents=True)
-        lease.hold(tmp_path / "runs" / "d_roi" / "seed0")
+        (tmp_path / "runs" / "trials" / "seed0").mkdir(parents=True)
+        lease.hold(tmp_path / "runs" / "trials" / "seed0")
         raise DataError("refused")
     assert not (tmp_path / "runs").exists()
+
+
+def test_files_of_other_programs_stay(tmp_path: Path) -> None:
+    """An editor, or a download, writes into the directory while the job's input is checked."""
+    with pytest.raises(DataError), refusable(tmp_path / "runs"):
+        (tmp_path / "runs" / "data").mkdir(parents=True)
+        (tmp_path / "runs" / "thesis.tex").write_text("theirs")
+        raise DataError("refused")
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["thesis.tex"]
