@@ -89,6 +89,21 @@ def test_index_goes_to_runs_by_default_and_tells_what_it_found(
     assert "scenes 6" in lines and "keyframes 12" in lines and "split sim_train 6 keyframes" in lines
 
 
+def test_index_and_label_replace_no_other_files(
+    sim_world: Path, index_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sensor.json").write_text("[]")
+    build = ["index", "--dataroot", str(sim_world), "--version", "v1.0-sim", "--out"]
+    for place, said in ((tmp_path / "sensor.json", "exists and is no index"), (tmp_path, "is a folder; name a file")):
+        assert main([*build, str(place)]) == 2
+        assert f"{place} {said}" in capsys.readouterr().err
+    assert main(["label", "--index", str(index_file), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds other files (sensor.json) and no manifest" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("sensor.json", "[]")]
+    for _ in range(2):  # earlier output is replaced
+        assert main(["label", "--index", str(index_file), "--out", str(tmp_path / "labels")]) == 0
+
+
 def test_index_counts_lidar_files_that_cannot_be_used(
     sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -203,6 +203,8 @@ def test_frames_in_two_splits_are_said(world: Path) -> None:
     count = len(data.index.tokens("sim_val"))
     both = summarize(data.index, ["sim_train", "sim_val"], data.manifest, (-50, -50, -5, 50, 50, 3))
     assert count > 0 and table(both)["in two splits"].startswith(f"{count} frames: ")
+    same = summarize(data.index, ["sim_train", "sim_train"], data.manifest, (-50, -50, -5, 50, 50, 3))
+    assert table(same)["in two splits"].startswith(f"{len(data.index.tokens('sim_train'))} frames: ")
     assert "in two splits" not in table(summarize(data.index, ["sim_train"], data.manifest, (-50, -50, -5, 50, 50, 3)))
 
 

@@ -16,6 +16,7 @@ from pdetr3d.data.index.index import write_index
 from pdetr3d.data.index.oddities import odd_boxes, odd_files, odd_tables
 from pdetr3d.data.index.point_counts import count_points
 from pdetr3d.data.index.row_reader import RowReader
+from pdetr3d.data.storage.files import refuse_other_file
 from pdetr3d.data.storage.points import NUSCENES
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import Names
@@ -41,6 +42,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     Raises:
         DataError: names the file or token, the value, the allowed values and the fix.
     """
+    refuse_other_file(out, "index")
     dataroot = Path(dataroot).absolute()
     folder = dataroot / version
     names = Names.read(data.categories, data.cameras, data.class_list)

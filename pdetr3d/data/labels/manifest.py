@@ -27,6 +27,7 @@ from pdetr3d.schema import ROLES, DataError
 
 # role: one of ROLES. clicks: their number. The table of clicks has the order of the samples; a sample's clicks are
 # sorted by class and place, so that their order does not depend on the order of the input.
+FILES = ("manifest.json", "samples.arrow", "clicks.arrow", "ignore.arrow", "clicks_without_box.csv")
 SAMPLES_SCHEMA = pa.schema(
     [
         ("sample_token", pa.string()),
@@ -244,8 +245,14 @@ def write_manifest(
     Args:
         roles: the roles of the split's samples, in index order. clicks: rows of CLICKS_SCHEMA in any order. ignore:
             rows of IGNORE_SCHEMA. facts: values that JSON can hold.
+
+    Raises:
+        DataError: when ``out_dir`` holds other files and no manifest.
     """
     out_dir = Path(out_dir)
+    there = {entry.name for entry in out_dir.iterdir() if entry.is_file()} if out_dir.is_dir() else set()
+    if FILES[0] not in there and (others := sorted(name for name in there.difference(FILES) if name[0] != ".")):
+        raise DataError(f"{out_dir} holds other files ({others[0]}) and no manifest; name another folder by --out")
     tokens = index.tokens(split)
     sample = places(clicks["sample_token"], text_column(tokens))
     label = pc.index_in(clicks["class"], value_set=pa.array(index.classes.names)).to_numpy()

@@ -26,11 +26,12 @@ class Summary:
     """Counts over the keyframes of some splits of an index.
 
     Attributes:
-        keyframes: number of different keyframes. frames: split -> role -> keyframes. objects: (C,) kept objects by
-            class. unknown: category without a class -> annotations, of the whole dataset. no_points: objects without
-            LiDAR and radar points. counted: objects of the whole dataset whose points the index counted. regions:
-            annotations of the whole dataset outside valid regions or in regions to ignore. outside: kept objects
-            outside ``model.range_m``; None if no range was given.
+        keyframes: number of different keyframes. twice: keyframes that more than one of the splits names, a split that
+            is named twice included. frames: split -> role -> keyframes. objects: (C,) kept objects by class. unknown:
+            category without a class -> annotations, of the whole dataset. no_points: objects without LiDAR and radar
+            points. counted: objects of the whole dataset whose points the index counted. regions: annotations of the
+            whole dataset outside valid regions or in regions to ignore. outside: kept objects outside
+            ``model.range_m``; None if no range was given.
         clicks: (C,) clicks by class; None without a manifest. boxes: objects of box-labeled samples. images: (6,) by
             camera. sweeps: earlier sweeps found. bare: keyframes without one. missing: missing sweep files. links:
             files that link to a place outside the dataroot. short: LiDAR files with far fewer points than the median.
@@ -39,6 +40,7 @@ class Summary:
     """
 
     keyframes: int
+    twice: int
     frames: dict[str, dict[str, int]]
     objects: NDArray[np.int64]
     unknown: dict[str, int]
@@ -62,9 +64,8 @@ class Summary:
         """Rows of the table: (title, text)."""
         frames = self.keyframes
         rows = [(f"frames, {split}", _counts(roles)) for split, roles in self.frames.items()]
-        twice = sum(sum(roles.values()) for roles in self.frames.values()) - self.keyframes
-        if self.outside is not None and twice > 0:  # only for a run's splits: the splits of nuScenes itself overlap
-            rows.append(("in two splits", f"{twice} frames: a score on frames that were trained on says little"))
+        if self.outside is not None and self.twice:  # only for a run's splits: the splits of nuScenes itself overlap
+            rows.append(("in two splits", f"{self.twice} frames: a score on frames that were trained on says little"))
         if self.stray:
             text = f"{len(self.stray)} ({self.stray_frames} frames): {some(self.stray)}"
             rows.append(("scenes in no split", f"{text}; splits.json beside the tables names more"))
@@ -144,6 +145,7 @@ def summarize(
         boxed[found[found >= 0]] = True
     return Summary(
         keyframes=len(rows),
+        twice=sum(len(index.rows(split)) for split in known) - len(rows),
         frames={split: _roles(index, split, manifest) for split in dict.fromkeys(known)},
         objects=np.bincount(flat(table, "ann_label")[used], minlength=len(index.classes)),
         unknown=dict(index.facts.unknown_categories),

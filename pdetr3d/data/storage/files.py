@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pdetr3d.schema import DataError
 
+ARROW = b"ARROW1"  # what an Arrow file begins with
 CHUNK_ROWS = 16_384  # rows per chunk of an Arrow file: the texts of a chunk must stay below 2 GiB
 
 
@@ -93,6 +94,20 @@ def refuse_existing(path: Path) -> None:
     """Raise DataError when ``path`` exists: earlier output is never overwritten."""
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} exists and is not overwritten; name another place with --out, or remove it")
+
+
+def refuse_other_file(path: Path, kind: str) -> None:
+    """Raise DataError when ``path`` exists and is no Arrow file: only earlier output of the same kind is replaced.
+
+    Args:
+        kind: of output, e.g. "index".
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file for the {kind}, e.g. --out {path / kind}.arrow")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(ARROW)) != ARROW:
+                raise DataError(f"{path} exists and is no {kind}, so it is not overwritten; name another place by --out")
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
