@@ -141,7 +141,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return {key: _at(tree, key) for key in places}, places
 
 
-def _at(tree: dict[str, Any], key: str) -> Any:
+def _at(tree: Any, key: str) -> Any:
     """The value of a dotted key, which may be written in sections or as one name (``label.ratio: 0.3``)."""
     if key in tree:
         return tree[key]

@@ -33,8 +33,8 @@ def refusable(folder: Path, fresh: bool = False, unless: Callable[[Path], bool] 
 
     This happens if the body raises a DataError, or an OSError that a user can mend (a full disk). Then the new entries
     of the directory that are named as in MADE are removed, and newly created folders that are empty then. Entries that
-    existed before stay, with all files that the body added to them, as do entries of other programs. Nothing is removed if another process has a lease on the directory or on a run in it, since
-    new entries may belong to that process.
+    existed before stay, with all files that the body added to them, as do entries of other programs. Nothing is removed
+    if another process has a lease on the directory or on a run in it, since new entries may belong to that process.
 
     Args:
         folder: the run directory.

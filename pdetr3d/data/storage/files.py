@@ -107,7 +107,9 @@ def refuse_other_file(path: Path, kind: str) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(ARROW)) != ARROW:
-                raise DataError(f"{path} exists and is no {kind}, so it is not overwritten; name another place by --out")
+                raise DataError(
+                    f"{path} exists and is no {kind}, so it is not overwritten; name another place by --out"
+                )
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
