@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
 from pdetr3d.data.storage.formats import format_of
-from pdetr3d.data.storage.points import misfit, read_file, too_far, unit_of
+from pdetr3d.data.storage.points import STRANGE, misfit, read_file, too_far, unit_of
 from pdetr3d.finished.deploy.contract import refuse_no_ages
 from pdetr3d.schema import DataError
 
@@ -22,6 +22,7 @@ NEEDED = ("x", "y", "z", "intensity")
 UNUSED = "-"
 COLUMNS = (*NEEDED, "age", "ring", UNUSED)  # allowed names of columns; ring and "-" are not read
 NUSCENES = ("x", "y", "z", "intensity", "ring")  # the columns of a .pcd.bin file unless --columns names others
+MOST_AGES = 64  # ages are of sweeps, so a file has few different ones
 FULL_SCALE = 255.0  # the highest intensity in the students' training data
 
 
@@ -83,7 +84,8 @@ class CloudReader:
         """Read the points of a file.
 
         Raises:
-            DataError: when the file cannot be read, has other columns or implausible values, or has no finite point.
+            DataError: when the file cannot be read, has other columns or implausible values, or has no point that is
+                finite and not (0, 0, 0).
         """
         table, names = self._table(file)
         values = [table[:, names.index(name)] for name in NEEDED]
@@ -91,15 +93,28 @@ class CloudReader:
         age = table[:, names.index("age")] if aged else np.zeros(len(table))
         points = np.stack([*values, age], 1).astype(np.float32)
         finite = np.isfinite(points).all(1)
-        if len(points) and not finite.any():
+        if not len(points):
+            raise DataError(f"{file}: holds no point; a scan has thousands: export the file again, or leave it out")
+        if not finite.any():
             raise DataError(f"{file}: none of its {len(points)} points is finite; export the file again")
         points = points[finite]
+        if not points[:, :3].any():
+            raise DataError(
+                f"{file}: all of its {len(points)} points lie at (0, 0, 0), in the sensor itself; export the file again"
+            )
         if reason := too_far(points):
             raise DataError(
                 f"{file}: these are not points in meters: {reason}; "
                 + (f"they fit {unit}: write x, y, z in meters" if (unit := unit_of(points)) else "see --columns")
             )
         _refuse_implausible(file, points, names)
+        bright = points[:, 3] > 1.001 * self.intensity_max  # 1.001: rounding
+        if bright.sum() > STRANGE * len(points):
+            raise DataError(
+                f"{file}: {bright.mean():.0%} of the intensities are above {self.intensity_max:g}, the largest is "
+                f"{points[:, 3].max():g}; --intensity-max {self.intensity_max:g} says that {self.intensity_max:g} is "
+                "their full scale: name the files' own (1, 255, 65535, say)"
+            )
         points[:, 3] *= np.float32(FULL_SCALE / self.intensity_max)
         return Cloud(points, int((~finite).sum()), aged)
 
@@ -197,3 +212,10 @@ def _refuse_implausible(file: Path, points: NDArray[np.float32], names: Sequence
             f"{file}: age goes from {least:g} to {most:g}; allowed are 0 to 10 s (keyframe time - sweep time), not "
             f"whole numbers alone; {order}: if it is the ring, call the column ring, which is not read"
         ) from error
+    ages = len(np.unique(points[:, 4]))
+    if ages > MOST_AGES:
+        raise DataError(
+            f"{file}: the points have {ages} different ages; allowed are {MOST_AGES}, because all points of a sweep "
+            f"have one age (keyframe time - sweep time); {order}: if it is a point's time within the scan, call the column "
+            f"{UNUSED}, which is not read (in a .pcd: rename the field)"
+        )

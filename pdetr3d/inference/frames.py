@@ -13,6 +13,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.load import load_sample, place_sweep
 from pdetr3d.data.loading.records import eval_records
 from pdetr3d.finished.deploy.sweeps import to_sample
+from pdetr3d.geometry.boxes import in_range
 from pdetr3d.inference.clouds import FULL_SCALE, SUFFIXES, CloudReader, suffix_of
 from pdetr3d.inference.poses import earlier_sweeps, read_poses
 from pdetr3d.inference.student import unpacked
@@ -27,11 +28,13 @@ class Loaded:
         sample: the decoded frame.
         dropped: number of its files' points that were left out because a value was not finite.
         intensity: the largest intensity [0..255] of the other points.
+        near: number of points in the student's range.
     """
 
     sample: Sample
     dropped: int
     intensity: float
+    near: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class FileFrame:
             config: the student's.
 
         Raises:
-            DataError: for a broken file, or when a file with ages has earlier sweeps or is one.
+            DataError: for a broken file, when a file with ages has earlier sweeps or is one, or when no point lies in
+                the student's range.
         """
         own = self.reader.read(self.file)
         parts, dropped = [own.points if own.aged else place_sweep(own.points, None, 0.0)], own.dropped
@@ -72,8 +76,17 @@ class FileFrame:
             parts.append(place_sweep(cloud.points, sweep.sweep2lidar, sweep.dt_s))
             dropped += cloud.dropped
         points = np.concatenate(parts)
+        near = int(in_range(points, config.model.range_m).sum())
+        if not near:
+            low, high = config.model.range_m[:3], config.model.range_m[3:]
+            middle = np.median(own.points[:, :3], 0).tolist()
+            raise DataError(
+                f"{self.file}: none of its {len(own.points)} points lies in the student's range, x, y, z from "
+                f"{_place(low)} to {_place(high)} m; their median is {_place(middle)} m: write them in the frame of "
+                "the LiDAR itself (x right, y forward, z up), not of a map or the world; see --columns for their order"
+            )
         sample = to_sample({"points": points}, self.name, config.data)
-        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)))
+        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)), near)
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,8 @@ class RecordFrame:
             DataError: as ``load_sample``.
         """
         sample = load_sample(self.record, unpacked(config), cameras=False)
-        return Loaded(sample, 0, float(sample.points[:, 3].max(initial=0)))
+        near = int(in_range(sample.points, config.model.range_m).sum())
+        return Loaded(sample, 0, float(sample.points[:, 3].max(initial=0)), near)
 
 
 Frame = FileFrame | RecordFrame
@@ -148,6 +162,10 @@ def file_frames(lidar: Sequence[Path], reader: CloudReader, poses: Path | None, 
     if poses is not None:
         sweeps = earlier_sweeps(read_poses(poses), num_sweeps, found, poses)
     return [FileFrame(n, f.absolute(), tuple(s), reader) for n, f, s in zip(names, found, sweeps, strict=True)]
+
+
+def _place(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"
 
 
 def _stat(file: Path) -> tuple[str, int, int]:

@@ -17,6 +17,7 @@ from pdetr3d.training.flow import PREDICT_BATCH
 
 THREADS = 2  # number of threads that read files
 AHEAD = 2 * PREDICT_BATCH  # number of frames that are read ahead
+FEW = 100  # a sample with fewer points in the student's range is counted
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Counts:
         samples: predicted samples. empty: those without a box. boxes: all boxes.
         dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
         intensity: the largest intensity [0..255] of any point.
+        sparse: samples with fewer than FEW points in the student's range.
     """
 
     samples: int = 0
@@ -35,6 +37,7 @@ class Counts:
     dropped_points: int = 0
     dropped_in: int = 0
     intensity: float = 0.0
+    sparse: int = 0
 
     def add(self, loaded: Loaded, boxes: Boxes3D) -> None:
         """Count one sample."""
@@ -44,6 +47,7 @@ class Counts:
         self.dropped_points += loaded.dropped
         self.dropped_in += loaded.dropped > 0
         self.intensity = max(self.intensity, loaded.intensity)
+        self.sparse += loaded.near < FEW
 
     def merge(self, other: Counts) -> None:
         """Add the counts of another prediction."""
@@ -62,6 +66,11 @@ class Counts:
             )
         if self.dropped_points:
             rows["left out"] = f"{self.dropped_points} points of {self.dropped_in} samples, as they are not finite"
+        if self.sparse:
+            rows["few points"] = (
+                f"{self.sparse} samples hold fewer than {FEW} points in the student's range: are the files whole, and "
+                "in the LiDAR's own frame?"
+            )
         if asked.lidar and 0 < self.intensity <= 1:
             rows["warning"] = (
                 f"no intensity is above {self.intensity:.3g}, the student was trained on 0..255: if the files' full "

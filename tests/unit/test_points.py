@@ -86,6 +86,22 @@ def test_a_fifth_column_that_is_no_ring(tmp_path: Path) -> None:
         DataConfig(lidar_ring=False, sensor=SensorConfig(lidar_beams=16))
 
 
+def test_a_ring_in_the_place_of_the_intensity(tmp_path: Path) -> None:
+    """32 beams of fixed elevation: the ring is the column by which elevations are sorted, also among whole numbers."""
+    rng, file = np.random.default_rng(0), tmp_path / "x.pcd.bin"
+    ring, angle, distance = np.arange(4096) % 32, rng.uniform(0, 6.28, 4096), rng.uniform(5, 50, 4096)
+    place = distance * np.cos(angle), distance * np.sin(angle), distance * np.tan(np.radians(ring - 25.0))
+    gray = rng.integers(0, 90, 4096)
+    np.stack([*place, gray, ring], 1).astype(np.float32).tofile(file)
+    assert check_points(file) == 0
+    np.stack([*place, ring, gray], 1).astype(np.float32).tofile(file)
+    with pytest.raises(DataError, match=r"the fourth is the ring, and not the fifth; write the columns in the order x"):
+        check_points(file)
+    np.stack([*place, ring * 0, rng.integers(0, 256, 4096)], 1).astype(np.float32).tofile(file)
+    with pytest.raises(DataError, match=r"the rings .* have 256 different values, but LiDARs have up to 128"):
+        check_points(file)
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [

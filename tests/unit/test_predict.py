@@ -234,6 +234,10 @@ def test_bad_input_is_named_and_nothing_is_written(
     scan = np.fromfile(records[0].lidar_path, np.float32).reshape(-1, 5)[:, :4]
     (scan * np.float32([100, 100, 100, 1])).tofile(tmp_path / "cm.bin")
     np.save(tmp_path / "mm.npy", scan * np.float32([1000, 1000, 1000, 1]))
+    np.save(tmp_path / "none.npy", scan[:0])
+    np.save(tmp_path / "map.npy", scan + np.float32([900, 0, 0, 0]))
+    np.save(tmp_path / "bright.npy", scan * np.float32([1, 1, 1, 0]) + np.float32([0, 0, 0, 200]))
+    np.save(tmp_path / "ages.npy", np.c_[scan, np.linspace(0, 0.1, len(scan), dtype=np.float32)])
     (tmp_path / "text.bin").write_text("1.5 2.5 0.1 17\n" * 8)
     (tmp_path / "there.csv").write_text("mine")
     for name, rows in {
@@ -269,6 +273,15 @@ def test_bad_input_is_named_and_nothing_is_written(
         (["--lidar", tmp_path / "b.npy", "--columns", "x,y,z,intensity"], ["no .npy file of numbers"]),
         (["--lidar", tmp_path / "cm.bin", "--columns", "x,y,z,intensity"], ["they fit centimeters: write x, y, z in"]),
         (["--lidar", tmp_path / "mm.npy", "--columns", "x,y,z,intensity"], ["they fit millimeters: write x, y, z in"]),
+        (["--lidar", tmp_path / "none.npy", "--columns", "x,y,z,intensity"], ["none.npy: holds no point; a scan has"]),
+        (["--lidar", tmp_path / "plain.bin", "--columns", "x,y,z,intensity"],
+            ["plain.bin: all of its 2 points lie at (0, 0, 0)", "export the file again"]),
+        (["--lidar", tmp_path / "map.npy", "--columns", "x,y,z,intensity"],
+            [f"none of its {len(scan)} points lies in the student's range, x, y, z from (", "not of a map or the"]),
+        (["--lidar", tmp_path / "bright.npy", "--columns", "x,y,z,intensity", "--intensity-max", "1"],
+            ["bright.npy: 100% of the intensities are above 1, the largest is 200; --intensity-max 1 says that 1 is"]),
+        (["--lidar", tmp_path / "ages.npy", "--columns", "x,y,z,intensity,age"],
+            [f"ages.npy: the points have {len(scan)} different ages; allowed are 64", "call the column -"]),
         (["--lidar", tmp_path / "text.bin", "--columns", "x,y,z,intensity"], ["this is a text, '1.5 2.5", "float32"]),
         ([*everything, "--columns", "x,y,y,reflectance"], ["unknown ['reflectance'], twice ['y'], missing ['z', 'i"]),
         ([*everything, "--columns", "x,y,z,intensity,age"], ["age goes from 0 to 31; allowed are 0 to 10 s"]),
@@ -301,9 +314,12 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "there.csv").read_text() == "mine"
 
 
-def test_no_box_is_a_table_without_rows(world: World, lidar: Path, tmp_path: Path) -> None:
+def test_no_box_is_a_table_without_rows(
+    world: World, lidar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert predict(world.run.path, "--lidar", lidar, "--min-score", "1", "--out", tmp_path / "out.parquet") == 0
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert len(table) == 0 and list(table.columns) == COLUMNS
+    assert "2 samples hold fewer than 100 points in the student's range" in " ".join(capsys.readouterr().out.split())
     assert predict(world.run.path, "--lidar", lidar, "--min-score", "1", "--out", tmp_path / "out.json") == 0
     assert json.loads((tmp_path / "out.json").read_text())["samples"] == {"a.pcd.bin": [], "b.pcd.bin": []}

@@ -16,6 +16,10 @@ NUSCENES = DataConfig()  # 5 float32 a point: x, y, z, intensity, ring
 COLUMNS = ("x", "y", "z", "intensity", "ring")
 FAR_M = 1000.0  # no LiDAR sees so far: larger numbers are in another unit, or are no coordinates
 LARGEST_RING = 255
+MOST_RINGS = 128  # the most beams of a LiDAR
+SPREAD = 0.25  # points of a ring lie at one elevation: less of the elevations' variance than this is left within rings
+CLEARLY = 3  # a column is the ring rather than another one if this many times less is left
+ENOUGH = 512  # points that are needed to find the ring by elevations
 STRANGE = 0.01  # a file may have this share of points beyond FAR_M, or with an impossible ring
 BRIGHTEST = 65_535.0  # the largest intensity: sensors give 8 or 16 bits, or shares of 1
 UNITS = ((100.0, "centimeters"), (1000.0, "millimeters"))  # units tried for coordinates beyond FAR_M
@@ -179,6 +183,8 @@ def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
                 return (
                     f"{strange.mean():.0%} of the rings are no whole numbers from 0 to {LARGEST_RING}, e.g. {value:g}"
                 )
+            if reason := _no_ring(points):
+                return reason
         if len(points) < FEWEST:
             return ""
         unlike = {period: _unlike(values, period) for period in {*PERIODS, columns}}
@@ -186,6 +192,32 @@ def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
     if unlike[columns] > UNLIKE * unlike[best]:
         return f"the numbers repeat every {best}, not every {columns}"
     return ""
+
+
+def _no_ring(points: NDArray[np.floating]) -> str:
+    """Why the whole numbers in the fifth column of points are no rings, but intensities, say; "" if they can be."""
+    count = len(np.unique(points[:, 4]))
+    if count > MOST_RINGS:
+        return f"the rings (fifth number of a point) have {count} different values, but LiDARs have up to {MOST_RINGS}"
+    if len(points) < ENOUGH or count == 1:  # 1: the ring is unknown
+        return ""
+    left = _spread(points, 3)
+    if left > SPREAD or left * CLEARLY > _spread(points, 4):
+        return ""
+    return (
+        "points with the same fourth number lie at the same elevation, and those with the same fifth number do not: "
+        "the fourth is the ring, and not the fifth"
+    )
+
+
+def _spread(points: NDArray[np.floating], column: int) -> float:
+    """The share of the elevations' variance that is left among points with the same number in a column."""
+    elevation = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])).astype(np.float64)
+    group = np.unique(points[:, column], return_inverse=True)[1]
+    if group.max(initial=0) >= MOST_RINGS:
+        return 1.0
+    mean = np.bincount(group, elevation) / np.bincount(group)
+    return float(((elevation - mean[group]) ** 2).mean() / max(elevation.var(), 1e-12))
 
 
 def _unlike(values: NDArray[np.floating], period: int) -> float:
@@ -215,7 +247,10 @@ def _advice(raw: bytes, data: DataConfig) -> str:
     if unit := _unit(raw, data):
         return f"they fit {unit}: write x, y, z in meters"
     if data.has_rings and not misfit(raw, data.lidar_columns, data.lidar_dtype, False):
-        return "if the fifth column is something else (a time, say), set data.lidar_ring=false"
+        return (
+            "write the columns in the order x, y, z, intensity, ring, or, if the fifth column is something else (a "
+            "time, say), set data.lidar_ring=false"
+        )
     fitting = _fitting(raw, data)
     return f"they fit {fitting}" if fitting else "say what they are by data.lidar_columns and data.lidar_dtype"
 

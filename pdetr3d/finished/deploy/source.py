@@ -55,5 +55,8 @@ def chosen_checkpoint(run_dir: Path, arm: str) -> Path:
     files = run.checkpoints(folder.name)
     if not files:
         has = f"trained students there: {', '.join(run.trained)}" if run.trained else "no student is trained there"
-        raise DataError(f"{folder} holds no trained student: {has}; name one with --arm, or a file with --checkpoint")
+        raise DataError(
+            f"{folder} holds no trained student: {has}; name one with --arm, or a checkpoint file (.pt) instead of the "
+            "run (pdetr3d export: with --checkpoint)"
+        )
     return folder / str(run.scores(arm).get("checkpoint", files[-1].name))
