@@ -216,6 +216,6 @@ def _refuse_implausible(file: Path, points: NDArray[np.float32], names: Sequence
     if ages > MOST_AGES:
         raise DataError(
             f"{file}: the points have {ages} different ages; allowed are {MOST_AGES}, because all points of a sweep "
-            f"have one age (keyframe time - sweep time); {order}: if it is a point's time within the scan, call the column "
-            f"{UNUSED}, which is not read (in a .pcd: rename the field)"
+            f"have one age (keyframe time - sweep time); {order}: if it is a point's time within the scan, call the "
+            f"column {UNUSED}, which is not read (in a .pcd: rename the field)"
         )

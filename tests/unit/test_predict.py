@@ -281,7 +281,7 @@ def test_bad_input_is_named_and_nothing_is_written(
         (["--lidar", tmp_path / "bright.npy", "--columns", "x,y,z,intensity", "--intensity-max", "1"],
             ["bright.npy: 100% of the intensities are above 1, the largest is 200; --intensity-max 1 says that 1 is"]),
         (["--lidar", tmp_path / "ages.npy", "--columns", "x,y,z,intensity,age"],
-            [f"ages.npy: the points have {len(scan)} different ages; allowed are 64", "call the column -"]),
+            [f"ages.npy: the points have {len(scan)} different ages; allowed are 64", "column -, which"]),
         (["--lidar", tmp_path / "text.bin", "--columns", "x,y,z,intensity"], ["this is a text, '1.5 2.5", "float32"]),
         ([*everything, "--columns", "x,y,y,reflectance"], ["unknown ['reflectance'], twice ['y'], missing ['z', 'i"]),
         ([*everything, "--columns", "x,y,z,intensity,age"], ["age goes from 0 to 31; allowed are 0 to 10 s"]),
@@ -296,7 +296,7 @@ def test_bad_input_is_named_and_nothing_is_written(
             "row 2: could not convert", "row 3: qw, qx, qy, qz [2.0, 0.0, 0.0, 0.0] has not length 1"]),
         ([*everything, "--poses", tmp_path / "twice.csv"], ["row 2: timestamp_us 1 as in row 1"]),
         ([*everything, "--poses", tmp_path / "gone.csv"], ["z.bin; put them in place"]),
-        ([*everything, "--arm", "full"], ["trained students there: ours"]),
+        ([*everything, "--arm", "full"], ["there: ours; name one with --arm, or a checkpoint file (.pt)"]),
     ]  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     for arguments, messages in cases:
