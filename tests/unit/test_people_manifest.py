@@ -245,6 +245,64 @@ def test_clicks_in_a_wrong_frame_are_seen(
     assert "would be turned by 270 degrees. The clicks may be in another frame" in said
 
 
-def test_few_clicks_are_not_judged(index: Index, tmp_path: Path) -> None:
-    rows = [(index.tokens("sim_train")[2], x, 40, -1, "car") for x in range(29)]
-    assert misplaced(index, import_clicks(index, "sim_train", CONFIG, _file(tmp_path, rows), tmp_path / "few")) == ""
+def _centers(index: Index, count: int, change: tuple[tuple[int, int], tuple[int, int]] = ((1, 0), (0, 1))) -> list:
+    """Rows of clicks at the first ``count`` kept objects of the train split, x and y changed by a matrix."""
+    rows = []
+    for token in index.tokens("sim_train"):
+        boxes = index.annotations(token).boxes()
+        for center, label in zip(boxes.center_m.astype(float), boxes.label, strict=True):
+            rows.append((token, *(np.array(change) @ center[:2]).tolist(), float(center[2]), CLASSES[label]))
+    assert len(rows) >= count
+    return rows[:count]
+
+
+def _complaint(index: Index, rows: list, folder: Path) -> str:
+    return misplaced(index, import_clicks(index, "sim_train", CONFIG, _file(folder, rows), folder / "labels"))
+
+
+def test_clicks_at_nothing_are_seen_and_very_few_are_not_judged(whole: Index, tmp_path: Path) -> None:
+    token = whole.tokens("sim_train")[2]
+    nowhere = [(token, 99, 3 * place, -1, "car") for place in range(40)]
+    assert _complaint(whole, nowhere, tmp_path).startswith("0% of 40 clicks have an object's LiDAR points within 1 m")
+    assert _complaint(whole, nowhere[:10], tmp_path).startswith("0% of 10 clicks")
+    assert _complaint(whole, nowhere[:9], tmp_path) == ""
+
+
+def test_wrong_axes_are_seen_in_twenty_five_clicks(whole: Index, tmp_path: Path) -> None:
+    assert _complaint(whole, _centers(whole, 25), tmp_path) == ""
+    turned = _complaint(whole, _centers(whole, 25, ((0, 1), (-1, 0))), tmp_path)
+    assert "would be turned by 90 degrees" in turned and " of 25 clicks have an object's" in turned
+
+
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [(50.0, "0% of "), (-40.0, "0% of "), (0.0, "100% of 40 clicks have z = 0 in frame lidar, as a 2D tool writes")],
+)
+def test_heights_of_clicks_are_judged(z: float, said: str, whole: Index, tmp_path: Path) -> None:
+    rows = [(token, x, y, z, name) for token, x, y, _, name in _centers(whole, 40)]
+    found = _complaint(whole, rows, tmp_path)
+    assert found.startswith(said) and "z is the height of the object's center [m]" in found
+
+
+def test_two_clicks_on_one_object_are_seen(whole: Index, tmp_path: Path) -> None:
+    """Cars are 1.97 m wide: clicks 0.9 m apart are on one car, and 1.1 m apart may be on two."""
+    token, other = whole.tokens("sim_train")[2:4]
+    far = [
+        (token, 10, 5, -1, "car"),
+        (token, 11.1, 5, -1, "car"),
+        (token, 10, 5.9, -1, "bus"),
+        (other, 10, 5, -1, "car"),
+    ]
+    assert _complaint(whole, far, tmp_path) == ""
+    found = _complaint(whole, [*far, (token, 10, 4.1, -1, "car")], tmp_path)
+    assert found.startswith("1 pairs of clicks of one class are nearer than half")
+    assert f"car at (10.0, 4.1) and (10.0, 5.0) m from the LiDAR in sample {token}" in found
+
+
+def test_clicks_whose_lidar_files_are_gone_are_said_to_be_unchecked(whole: Index, tmp_path: Path) -> None:
+    moved = Index.open(whole.path)
+    moved.dataroot = tmp_path / "moved"
+    found = _complaint(moved, _centers(whole, 3), tmp_path)
+    assert found.startswith(
+        "no LiDAR file of the samples with clicks can be read, so the places of the clicks were not"
+    )
