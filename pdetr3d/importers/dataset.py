@@ -6,6 +6,7 @@ Everything is written under a temporary name first, so that the dataset appears 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,10 @@ from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.importers.frame import Camera, Frame
 from pdetr3d.importers.rows import TableRows, sample_token
 from pdetr3d.schema import CameraRecord, DataError
-from pdetr3d.tables.times import LEAST_US
+from pdetr3d.tables.times import LEAST_US, same_places
 from pdetr3d.words import listed
 
+log = logging.getLogger(__name__)
 MAP_FILE = "maps/none.png"
 
 
@@ -56,6 +58,7 @@ def write_dataset(
     """
     ordered = sorted(frames, key=lambda frame: (frame.scene, frame.timestamp_us))
     refuse(_problems_of_times(ordered), "frames of one scene need timestamps of their own, in whole microseconds")
+    _warn_of_doubles(ordered)
     with new_folder(Path(out)) as root:
         tables = root / version
         for folder in ("maps", version, *sorted({Path(name).parent.as_posix() for name in _files_of(ordered)})):
@@ -76,6 +79,23 @@ def write_dataset(
             write_regions(tables, regions)
         if extra is not None:
             extra(tables)
+
+
+def _warn_of_doubles(frames: Sequence[Frame]) -> None:
+    key = [(frame, same_places(frame.objects.category, frame.objects.center_m)) for frame in frames if frame.keyframe]
+    found = [(frame, pairs[0]) for frame, pairs in key if pairs]
+    if found:
+        frame, (one, other) = found[0]
+        log.warning(
+            "frame %r: objects %d and %d (counted from 0) are both of category %s at %s m in LIDAR_TOP, and %d objects "
+            "in all are such doubles: are boxes written twice? Each of them becomes an object",
+            frame.name,
+            one,
+            other,
+            frame.objects.category[one],
+            np.round(frame.objects.center_m[one], 2).tolist(),
+            sum(len(pairs) for _, pairs in key),
+        )
 
 
 def lidar_file(frame: Frame) -> str:

@@ -145,6 +145,11 @@ def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list
         frames = set(file.read_text(encoding="utf-8").split())
         if frames & known:
             sets[file.stem] = frames & known
+        elif written := sorted(name for name in frames if Path(name).stem in known):
+            raise DataError(
+                f"{file}: {written[0]!r} is a file's name ({len(written)} lines alike); write the frame's, "
+                f"{Path(written[0]).stem!r}"
+            )
         else:
             unused.append(file.stem)
     return sets, unused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.storage.points import check_points
+from pdetr3d.data.storage.points import STRANGE, check_points
 from pdetr3d.geometry.boxes import footprints
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.geometry.rigid import move_points
@@ -21,6 +22,7 @@ from pdetr3d.importers.frame import Camera, Frame, Objects, cut_out, field_of_vi
 from pdetr3d.importers.kitti_files import DONT_CARE, Calibration, Labels
 from pdetr3d.importers.mapping import ClassMapping
 from pdetr3d.importers.scenes import SceneRow
+from pdetr3d.schema import DataError
 
 VELODYNE = DataConfig(lidar_columns=4)  # x, y, z, reflectance in [0, 1]
 FULL_INTENSITY = 255.0
@@ -88,8 +90,20 @@ def velodyne_points(file: Path, calibration: Calibration) -> NDArray[np.float32]
     Raises:
         DataError: when the file is truncated or holds something else.
     """
-    check_points(file, VELODYNE)
+    try:
+        check_points(file, VELODYNE)
+    except DataError as error:  # its advice is for datasets that are indexed as they are
+        found = re.sub(r": set data\.lidar.*|; say what they are by data\.lidar.*", "", str(error))
+        raise DataError(
+            f"{found}; KITTI's files hold 4 float32 a point (x, y, z, reflectance): write these alone"
+        ) from error
     points = np.pad(np.fromfile(file, "<f4").reshape(-1, 4), ((0, 0), (0, 1)))
+    bright = points[:, 3] > 1
+    if bright.sum() > STRANGE * len(points):
+        raise DataError(
+            f"{file}: {bright.mean():.0%} of the reflectances are above 1, the largest is {points[:, 3].max():g}; "
+            "KITTI's are 0 to 1: divide them by their full scale (255, say)"
+        )
     move_points(calibration.velo2lidar, points)
     points[:, 3] *= FULL_INTENSITY
     return points

@@ -30,6 +30,7 @@ from pdetr3d.importers.plain_tables import (
     PATH,
     POLYGONS,
     POSITIVE,
+    SIDE,
     TEXT,
     TIME,
     Row,
@@ -48,7 +49,7 @@ BOXES = {
     "frame": NAME,
     "category": TEXT,
     **dict.fromkeys("xyz", NUMBER),
-    **dict.fromkeys("lwh", POSITIVE),
+    **dict.fromkeys("lwh", SIDE),
     "yaw": ANGLE,
 }
 CAMERA = {
@@ -85,6 +86,7 @@ class _Folder:
                 f"--root {root}: no frames.parquet or frames.csv; it has a row per LiDAR file: {', '.join(FRAMES)}"
             )
         self.root, self.problems = root, problems
+        self._all_rows = not problems  # a frame may be missing only because its row has a fault, which is told
         self.frames: dict[str, Row] = {}
         for number, row in rows:
             if row["frame"] in self.frames:
@@ -103,6 +105,8 @@ class _Folder:
         for number, row in rows:
             frame = self.frames.get(row["frame"])
             where = f"{file}, row {number}"
+            if frame is None and not self._all_rows:
+                continue
             if frame is None:
                 self.problems.append(f"{where}: frame {row['frame']!r} is in no row of {self.file}")
             elif not frame["keyframe"]:

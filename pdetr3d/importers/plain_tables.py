@@ -16,6 +16,7 @@ from pdetr3d.geometry.regions import polygon_problem
 from pdetr3d.schema import DataError
 
 Row = dict[str, Any]
+LONGEST_M = 100.0  # a longer side of a box is in centimeters or millimeters
 # A kind of value: the allowed values in words; a function that converts a value, or raises ValueError, TypeError or
 # KeyError.
 Kind = tuple[str, Callable[[Any], Any]]
@@ -54,6 +55,12 @@ def _positive(value: Any) -> float:
     return number
 
 
+def _side(value: Any) -> float:
+    if (number := _positive(value)) > LONGEST_M:
+        raise ValueError
+    return number
+
+
 def _angle(value: Any) -> float:
     if abs(number := _number(value)) > 2 * math.pi + 1e-6:
         raise ValueError
@@ -84,6 +91,7 @@ NAME: Kind = ("a name without / and not beginning with a dot", _name)
 PATH: Kind = ("a path relative to the root, without '..'", _path)
 NUMBER: Kind = ("a finite number", _number)
 ANGLE: Kind = ("an angle in radians, -2 pi to 2 pi", _angle)
+SIDE: Kind = (f"meters, above 0 and up to {LONGEST_M:g}", _side)
 POSITIVE: Kind = ("a number above 0", _positive)
 TIME: Kind = ("a whole number of microseconds, 0 or more", _microseconds)
 FLAG: Kind = ("true or false", _flag)

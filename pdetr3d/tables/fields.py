@@ -30,14 +30,20 @@ def _typed(words: str, types: set[type], good: Callable[[Any], bool]) -> Kind:
 
 
 def _numbers(count: int) -> Kind:
-    words = f"a list of {count} numbers"
+    words = f"a list of {count} numbers up to 1e308"
 
     def fine(column: Sequence[Any]) -> bool:
-        return (
+        if not (
             set(map(type, column)) <= {list}
             and set(map(len, column)) <= {count}
             and set(map(type, chain.from_iterable(column))) <= {int, float}
-        )
+        ):
+            return False
+        try:
+            sum(chain.from_iterable(column), 0.0)
+        except OverflowError:  # a whole number that no float can hold
+            return False
+        return True
 
     return words, fine, lambda value: fine([value])
 

@@ -19,6 +19,7 @@ CENTRAL = (0.3, 0.7)  # the principal point of an image that was not cropped lie
 # given.
 AHEAD = dict(zip(CAMERAS, (0.0, -55.0, 55.0, 180.0, 110.0, -110.0), strict=True))
 ASKEW = 60.0
+BESIDE_M = 50.0  # a sensor farther than this from the car's origin has its place in another unit than m
 ORDER = "rotations are quaternions w, x, y, z, the scalar first: were they written as x, y, z, w?"
 
 
@@ -59,6 +60,13 @@ def unlikely(tables: Mapping[str, Rows]) -> list[str]:
         lines.append(
             f"{where}: {row['rotation']} is of a camera whose images are upside down "
             f"({len(turned)} calibrations alike): {ORDER}"
+        )
+    distant = [place for place, row in enumerate(rows) if np.abs(row["translation"]).max() > BESIDE_M]
+    if distant:
+        where = at_row("calibrated_sensor", distant[0], rows, "translation")
+        lines.append(
+            f"{where}: {rows[distant[0]]['translation']} is over {BESIDE_M:g} m from the car's origin "
+            f"({len(distant)} calibrations alike): is it in m?"
         )
     lines += _one_file_for_several(tables["sample_data"])
     channel_of = {row["token"]: row["channel"] for row in tables["sensor"]}

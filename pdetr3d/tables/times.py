@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pdetr3d.schema import LIDAR_TOP
 from pdetr3d.tables.fields import Rows, at_row
@@ -27,7 +28,7 @@ def impossible_times(tables: Mapping[str, Rows]) -> list[str]:
 
 def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
     """Warnings: motions and annotations that few datasets have, one line each."""
-    return [*_ways(tables), *_twice_in_a_sample(tables["sample_annotation"])]
+    return [*_ways(tables), *_twice_in_a_sample(tables["sample_annotation"]), *_twice_at_a_place(tables)]
 
 
 def _ways(tables: Mapping[str, Rows]) -> list[str]:
@@ -83,6 +84,31 @@ def _twice_in_a_sample(rows: Rows) -> list[str]:
         f"{row['sample_token']} in row {first[row['sample_token'], row['instance_token']]}, too ({len(again)} rows "
         "alike): an instance is one object; are objects written twice?"
     ]
+
+
+def _twice_at_a_place(tables: Mapping[str, Rows]) -> list[str]:
+    rows = tables["sample_annotation"]
+    category = {row["token"]: row["category_token"] for row in tables["instance"]}
+    names = [(row["sample_token"], category[row["instance_token"]]) for row in rows]
+    pairs = [
+        (one, other)
+        for one, other in same_places(names, np.array([row["translation"] for row in rows]).reshape(-1, 3))
+        if rows[one]["instance_token"] != rows[other]["instance_token"]  # equal ones are told above
+    ]
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    return [
+        f"{at_row('sample_annotation', other, rows, 'translation')}: {rows[other]['translation']} is also that of row "
+        f"{one}, of the same category and sample ({len(pairs)} rows alike): are objects written twice?"
+    ]
+
+
+def same_places(names: Sequence[Hashable], center_m: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs (first, later) of N objects with equal names whose centers (N, 3) are equal when rounded to centimeters."""
+    first: dict[Hashable, int] = {}
+    keys = zip(names, map(tuple, np.round(center_m, 2).tolist()), strict=True)
+    return [(one, place) for place, key in enumerate(keys) if (one := first.setdefault(key, place)) != place]
 
 
 def _neighbors(samples: Rows) -> Iterator[tuple[int, int]]:

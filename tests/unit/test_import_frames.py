@@ -166,7 +166,8 @@ def drop(table: str, row: int, *keys: str) -> Callable[[dict], None]:
 
 CASES: dict[str, tuple[Callable[[dict], None], str]] = {
     "no number": (edit("boxes", 1, x=math.nan), r"boxes.parquet, row 2: x nan must be a finite number"),
-    "flat": (edit("boxes", 0, h=0.0), r"boxes.parquet, row 1: h 0.0 must be a number above 0"),
+    "flat": (edit("boxes", 0, h=0.0), r"boxes.parquet, row 1: h 0.0 must be meters, above 0"),
+    "millimeters": (edit("boxes", 0, l=4000.0), r"boxes.parquet, row 1: l 4000.0 must be meters, above 0 and up to 10"),
     "class": (edit("boxes", 0, category="cra"), r"boxes.parquet, row 1: class 'cra' \(did you mean 'car'\?\) is not"),
     "frame": (edit("boxes", 0, frame="z"), r"boxes.parquet, row 1: frame 'z' is in no row of .*frames.parquet"),
     "sweep": (edit("boxes", 0, frame="a1"), r"boxes.parquet, row 1: frame 'a1' is no keyframe"),
@@ -204,6 +205,26 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case: str, tmp_path: Path
     with pytest.raises(DataError, match=expected):
         run(tmp_path / "root", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_boxes_of_a_frame_whose_row_is_bad_are_no_further_faults(tmp_path: Path) -> None:
+    tables = write(tmp_path / "root")
+    tables["frames"][0]["timestamp_us"] = -5
+    save(tmp_path / "root", tables)
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "root", tmp_path / "out")
+    assert "timestamp_us -5" in str(caught.value) and "is in no row of" not in str(caught.value)
+
+
+def test_boxes_that_are_written_twice_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tables = write(tmp_path / "root")
+    run(tmp_path / "root", tmp_path / "right")
+    assert not caplog.text
+    tables["boxes"] += [box | {"track": f"{box['track']}2"} for box in tables["boxes"]]
+    save(tmp_path / "root", tables)
+    run(tmp_path / "root", tmp_path / "out")
+    assert "objects 0 and 2 (counted from 0) are both of category vehicle.car" in caplog.text
+    assert "and 4 objects in all are such doubles" in caplog.text
 
 
 def test_point_files_need_their_columns(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def scenes(text: str) -> Callable[[Path], object]:
     return lambda root: (root / "scenes.csv").write_text(text)
 
 
+def velodyne(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], object]:
+    def act(root: Path) -> None:
+        file = part(root, "velodyne")
+        change(np.fromfile(file, np.float32).reshape(-1, 4)).astype(np.float32).tofile(file)
+
+    return act
+
+
+def file_names(root: Path) -> None:
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("000000.png\n000001.png\n")
+
+
 HEAD = "sample,scene,timestamp_us\n"
 CASES = {
     "no calib": (lambda root: part(root, "calib").unlink(), r"calib/000001.txt: calibration cannot be read \(No such"),
@@ -77,6 +90,12 @@ CASES = {
     "no image at all": (cut("image_2", 0.0), r"image_2/000001.png: missing or broken PNG"),
     "cut velodyne": (cut("velodyne", 0.501), r"velodyne/000001.bin: truncated LiDAR file \(\d+ bytes, not a mul"),
     "empty velodyne": (cut("velodyne", 0.0), r"velodyne/000001.bin: truncated LiDAR file \(empty\)"),
+    "five columns": (
+        velodyne(lambda p: np.c_[p, p[:, :1]]),
+        r"velodyne/000001.bin: these are not points .*[^=]; KITTI's files hold 4 float32 a point \(x, y, z, refl",
+    ),
+    "reflectance": (velodyne(lambda p: p * [1, 1, 1, 255]), r"000001.bin: \d+% of the reflectances are above 1, the"),
+    "image set": (file_names, r"ImageSets/train.txt: '000000.png' is a file's name \(2 lines alike\); write the"),
     "larger image": (larger, r"image_2/000001.png: 900 x 300 px, but P2 has .* about 296 x 92 px"),
     "smaller image": (smaller, r"label_2/000001.txt:1: right, bottom 299 60 is out of 000001.png, 270 x 90 px"),
     "no P2": (calib("P2:.*", ""), r"calib/000001.txt: P2 missing"),

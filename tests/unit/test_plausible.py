@@ -158,9 +158,39 @@ def test_a_car_that_goes_where_it_is_not_headed_is_said(turn: float, words: str)
         "sensor": [{"token": "l", "channel": "LIDAR_TOP"}],
         "calibrated_sensor": [{"token": "c", "sensor_token": "l"}],
         "sample_annotation": [],
+        "instance": [],
     }
     found = unlikely_times(tables)
     assert found == [] if not words else len(found) == 1 and f"between 11 keyframes the car {words} to" in found[0]
+
+
+def test_objects_that_are_written_twice_are_said(root: Path) -> None:
+    """The last annotation again with another token and instance, within a centimeter; and then 3 cm beside."""
+    file = root / VERSION / "instance.json"
+    instances = json.loads(file.read_text())
+
+    def again(shift_m: float) -> Callable[[Rows], object]:
+        def change(rows: Rows) -> None:
+            one = next(each for each in instances if each["token"] == rows[-1]["instance_token"])
+            instances.append(one | {"token": f"again{shift_m}"})
+            x, y, z = (round(value, 2) for value in rows[-1]["translation"])
+            rows[-1]["translation"] = [x, y, z]
+            new = {"token": f"new{shift_m}", "instance_token": f"again{shift_m}", "prev": "", "next": ""}
+            rows.append(rows[-1] | new | {"translation": [x + shift_m, y, z]})
+
+        return change
+
+    for shift_m in (0.03, 0.004):
+        edit(root, "sample_annotation", again(shift_m))
+        file.write_text(json.dumps(instances))
+        assert ("of the same category and sample (1 rows alike): are objects written" in said(root)) == (shift_m < 0.01)
+
+
+def test_calibrations_in_millimeters_are_said(root: Path) -> None:
+    edit(root, "calibrated_sensor", lambda rows: [row.update(translation=[1700.0, 0, 1500]) for row in cameras(rows)])
+    assert "translation: [1700.0, 0, 1500] is over 50 m from the car's origin (6 calibrations alike)" in said(
+        root
+    )
 
 
 def test_one_file_for_several_rows_is_said(root: Path) -> None:

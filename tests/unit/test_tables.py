@@ -70,6 +70,7 @@ BAD: list[tuple[str, Callable[[Rows], object], str]] = [
     ("ego_pose", put("rotation", [1, 0, 0]), r"ego_pose.json, row 3 .* rotation is \[1, 0, 0\], but must be a"),
     ("ego_pose", put("translation", ["0", 0, 0]), r"translation is \['0', 0, 0\], but must be a list of 3 numbers"),
     ("ego_pose", put("translation", None), "translation is None, but must be a list of 3 numbers"),
+    ("ego_pose", put("translation", [10**400, 0, 0]), r"is \[10{400}, 0, 0\], but must be a list of 3 numbers up to"),
     ("log", drop("location"), r"log\.json, row 0 .* field location is missing"),
     ("sample_annotation", drop("num_radar_pts"), r"num_radar_pts is missing, .* \(\d+ rows alike"),
     ("sample_annotation", put("num_lidar_pts", 3.0), "num_lidar_pts is 3.0, but must be a whole number"),

@@ -238,14 +238,23 @@ def read_json(file: Path, fix: str) -> Any:
         fix: advice for a file that cannot be read; it ends the error message.
 
     Raises:
-        DataError: when the file is missing, is not JSON, or is nested too deeply.
+        DataError: when the file is missing, is not JSON, is nested too deeply, or holds an object with a key twice.
     """
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(file.read_bytes(), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{file}: cannot be read as JSON ({getattr(error, 'strerror', None) or error}); {fix}"
         ) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):  # JSON's readers would silently use the last one
+        names = [name for name, _ in pairs]
+        twice = sorted(name for name in made if names.count(name) > 1)
+        raise ValueError(f"these keys stand there twice: {', '.join(twice)}; keep one of each")
+    return made
 
 
 def write_json(file: Path, value: Any) -> None:
