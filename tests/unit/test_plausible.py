@@ -188,9 +188,7 @@ def test_objects_that_are_written_twice_are_said(root: Path) -> None:
 
 def test_calibrations_in_millimeters_are_said(root: Path) -> None:
     edit(root, "calibrated_sensor", lambda rows: [row.update(translation=[1700.0, 0, 1500]) for row in cameras(rows)])
-    assert "translation: [1700.0, 0, 1500] is over 50 m from the car's origin (6 calibrations alike)" in said(
-        root
-    )
+    assert "translation: [1700.0, 0, 1500] is over 50 m from the car's origin (6 calibrations alike)" in said(root)
 
 
 def test_one_file_for_several_rows_is_said(root: Path) -> None:
