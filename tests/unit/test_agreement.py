@@ -110,6 +110,21 @@ def test_other_counts_are_said_not_refused(
         build_index(world, VERSION, tmp_path / "index.arrow")
 
 
+def test_boxes_whose_z_is_at_the_bottom_are_said(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build_index(world, VERSION, tmp_path / "right.arrow")
+    assert "moved up" not in caplog.text
+
+    def sink(rows: list[dict]) -> None:
+        for row in rows:
+            row["translation"][2] -= row["size"][2] / 2
+
+    edit(world, "sample_annotation", sink)
+    build_index(world, VERSION, tmp_path / "index.arrow")
+    assert (
+        "hold more LiDAR points when they are moved up by half their height: is z that of their bottom?" in caplog.text
+    )
+
+
 def tiny(root: Path, told: int, inside: int, boxes: int) -> Path:
     """A keyframe of boxes of 2 m at x = 10, 20, ... (global frame), each with ``inside`` points at its center."""
     objects = [tiny_nuscenes.annotation("car", (10.0 * i + 10, 0, 1.8), (2, 2, 2), 0.0, told) for i in range(boxes)]

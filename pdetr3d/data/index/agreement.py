@@ -21,6 +21,9 @@ FULL = 10  # a box is counted if the tables give it at least this many points
 OFF = 20  # a file is refused when the median box differs from the tables' count by more than this factor
 NEAR = 2  # a box differs when its count and the tables' differ by more than this factor
 LIKE = 0.9  # a warning is given when fewer boxes than this share agree
+LIFTED = 10  # keyframes whose boxes are also counted half their height higher
+SEEN = 5  # boxes with at least this many points, here or there, are compared
+HIGHER = 0.7  # a warning is given when more boxes than this share hold more points there
 
 
 def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> list[str]:
@@ -73,6 +76,27 @@ def refuse_other_points(table: pa.Table, dataroot: Path, data: DataConfig) -> li
     ]
 
 
+def boxes_too_low(table: pa.Table, dataroot: Path, data: DataConfig) -> list[str]:
+    """A warning when most boxes hold more LiDAR points half their height higher; else [].
+
+    Args:
+        table: of INDEX_SCHEMA, with counted points. dataroot: of its paths. data: how LiDAR files are read.
+    """
+    table = table.combine_chunks()
+    points = KeyframePoints(table, dataroot, data)
+    rows = list(_fullest(table, points, flat(table, LIDAR)))[:LIFTED]
+    boxes = {row: np.arange(*points.offsets[row : row + 2]) for row in rows}
+    found = [np.concatenate([*_found(points, boxes, lift).values(), []]) for lift in (0.0, 0.5)]
+    seen = np.maximum(*found) >= SEEN
+    more = int((found[1] > found[0])[seen].sum())
+    if seen.sum() < MANY or more <= HIGHER * seen.sum():
+        return []
+    return [
+        f"{more} of {int(seen.sum())} boxes that were counted again hold more LiDAR points when they are moved up by "
+        "half their height: is z that of their bottom? In sample_annotation.json translation is the center of a box"
+    ]
+
+
 def _at(values: NDArray[np.int64], places: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
     return {row: values[at] for row, at in places.items()}
 
@@ -91,13 +115,15 @@ def _fullest(table: pa.Table, points: KeyframePoints, told: NDArray[np.int64]) -
     return {row: begin + np.flatnonzero(full[begin:end]) for row, (begin, end) in bounds.items()}
 
 
-def _found(points: KeyframePoints, boxes: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+def _found(
+    points: KeyframePoints, boxes: dict[int, NDArray[np.int64]], lift: float = 0.0
+) -> dict[int, NDArray[np.int64]]:
     """Row -> counted points of each of its boxes; rows whose file cannot be read are left out."""
 
     def found(row: int) -> NDArray[np.int64] | None:
         try:
             check_points(points.dataroot / points.files[row], points.data)
-            return points.count(row, boxes[row])
+            return points.count(row, boxes[row], lift)
         except DataError:
             return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index.agreement import refuse_other_points
+from pdetr3d.data.index.agreement import boxes_too_low, refuse_other_points
 from pdetr3d.data.index.annotations import kept
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.facts import IndexFacts
@@ -52,7 +52,7 @@ def build_index(dataroot: Path, version: str, out: Path, data: DataConfig = NUSC
     _warn(folder, [*odd_tables(nusc), *odd_files(reader)])  # said even if the dataset is refused below
     _warn(folder, refuse_other_points(table, dataroot, data))
     table, counted = count_points(table, dataroot, data, whole=whole)
-    _warn(folder, odd_boxes(table, data.class_list))
+    _warn(folder, [*odd_boxes(table, data.class_list), *boxes_too_low(table, dataroot, data)])
     unknown = dict(reader.unknown.most_common())
     if nusc.sample_annotation:  # a dataset without annotations may get people's clicks later
         _refuse_no_objects(table, unknown, data, folder)

@@ -98,8 +98,11 @@ class KeyframePoints:
         self._poses = [table.column(name).chunk(0).flatten().to_numpy().reshape(-1, 4, 4) for name in names]
         self.files = table.column("lidar_path").to_pylist()
 
-    def count(self, row: int, mine: NDArray[np.int64]) -> NDArray[np.int64]:
+    def count(self, row: int, mine: NDArray[np.int64], lift: float = 0.0) -> NDArray[np.int64]:
         """The number of points of a row's file in each of its boxes ``mine`` (indices among all annotations), (n,).
+
+        Args:
+            lift: the boxes are moved up by this share of their height.
 
         Raises:
             DataError: as ``read_lidar``.
@@ -107,6 +110,7 @@ class KeyframePoints:
         points = read_lidar(self.dataroot / self.files[row], self.data)
         lidar2global = chain(self._poses[0][row], self._poses[1][row])
         upright = _upright(self.box[mine], lidar2global)
+        upright[:, 2] += lift * upright[:, 5]
         inside = points_in_each_box(apply(lidar2global, points[:, :3]), upright[:, :3], upright[:, 3:6], upright[:, 6])
         return np.array([len(found) for found in inside], np.int64)
 
