@@ -56,7 +56,7 @@ chaos: install ## inject faults into real jobs and print their cost (ARGS="disk 
 	$(PY) -m tests.chaos.suite $(ARGS)
 
 bench: install ## run the benchmarks (minutes; use an idle machine)
-	$(PYTEST) tests/benchmarks -o "python_files=bench_*.py" -s $(ARGS)
+	$(PYTEST) benchmarks -o "python_files=bench_*.py" -s $(ARGS)
 
 results: install ## measure the documents' tables again where the code changed (hours; ARGS=--list shows which; --quick)
 	PYTHONPATH=. $(PY) tools/make_results.py $(ARGS)

@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).resolve().parent
 MAY_SKIP = {"gpu", "compiled_ops", "hosts", "postgres", "browser", "root_only"}
 OPTIONAL_INPUTS = ("PDETR3D_REAL_DATA", "PDETR3D_KITTI_DATA", "PDETR3D_KUBERAY_SCHEMAS")
-HOLD_NO_TESTS = {
-    "reference",
-    "golden",
-    "benchmarks",
-    "chaos",
-    "clusters",
-}  # oracles, files, and the tests of `make bench`, `make chaos` and `make test-clusters`
+# Oracles, files, and the tests of `make chaos` and `make test-clusters`.
+HOLD_NO_TESTS = {"reference", "golden", "chaos", "clusters"}
 
 # Child processes (Ray workers, jobs under test) inherit these, so they are set before anything is imported.
 os.environ["MPLBACKEND"] = "Agg"

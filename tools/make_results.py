@@ -81,7 +81,7 @@ RESULTS = (
     ),
     Result(
         "your-data",
-        (("-m", "tests.benchmarks.bench_your_data", folder("your-data")),),
+        (("-m", "benchmarks.bench_your_data", folder("your-data")),),
         ("your-data", f"{folder('your-data')}/your-data.json"),
     ),
     Result(

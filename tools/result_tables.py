@@ -7,7 +7,7 @@ With arguments, the program first writes ``results/NAME.json``:
 - quickstart RUN [NOTE], kitti-small RUN [NOTE]: from RUN, a run directory of that preset (its code must be committed),
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
-- your-data FILE: a copy of the file that ``python -m tests.benchmarks.bench_your_data`` writes;
+- your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
 - kitti-clicks FILE: a copy of a search's ``search.json``.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
@@ -59,7 +59,7 @@ LABELS = {
 COMMANDS = {
     "quickstart": "make quickstart",
     "kitti-small": "python -m ray_jobs.pipeline --preset kitti-small data.dataroot=dataset",
-    "your-data": "python -m tests.benchmarks.bench_your_data runs/results/your-data",
+    "your-data": "python -m benchmarks.bench_your_data runs/results/your-data",
     "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
 }
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")

@@ -10,12 +10,12 @@ PREFETCH = 2
 # next scheduling step, up to 0.2 s later: enough other tasks must be running by then to keep the workers busy.
 STREAM_BATCHES, STREAM_BYTES, MAX_STREAM_BYTES = 64, 256 * 1024**2, 2 * 1024**3
 # Ray Data 2.60 reserves the size of about this many batches for every running task when the stream's limit is eight
-# batches, and less when the limit is higher (tests/benchmarks/bench_stream.py measures it). It always runs one task.
+# batches, and less when the limit is higher (benchmarks/bench_stream.py measures it). It always runs one task.
 TASK_BATCHES = 3.0
 PREDICT_BATCH = 4  # samples per batch in inference
 PREDICT_STEPS = 4  # batches per loading task in inference
 
-MAX_STEPS_PER_TASK = 8  # with more steps, the cost of starting a task hardly falls: tests/benchmarks/bench_loaders.py
+MAX_STEPS_PER_TASK = 8  # with more steps, the cost of starting a task hardly falls: benchmarks/bench_loaders.py
 SWEEP_POINTS = 34_720  # points of one nuScenes LiDAR sweep: 32 beams, 1085 directions
 POINT_BYTES = 20  # five float32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.benchmarks.gpu_ladder import headline_result
+from benchmarks.gpu_ladder import headline_result
 from tests.model_cases import TINY
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import gpu_ladder
-from tests.benchmarks.gpu_ladder import RUNG_S, RUNGS, TESTS, climb, counts, headline, synthetic_batch
+from benchmarks import gpu_ladder
+from benchmarks.gpu_ladder import RUNG_S, RUNGS, TESTS, climb, counts, headline, synthetic_batch
 from tests.model_cases import tiny_config
 
 ABOUT = {"device": "a", "commit": "1"}

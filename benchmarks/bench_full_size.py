@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.bench_steps import realistic_batch
 from pdetr3d import presets
 from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES
@@ -37,9 +38,8 @@ from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import autocast, peak_memory_bytes, train_step
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
-from tests.benchmarks.bench_steps import realistic_batch
 
-SELF = "tests.benchmarks.bench_full_size"
+SELF = "benchmarks.bench_full_size"
 # Like tests/unit/test_full_size.py, with the presets' full image size.
 KEYFRAME = ["student.gt_sampling=[]", "label.ratio=1.0", "data.train_split=mini_train"]
 # The activations of six full images take 20 GB; with recomputation a teacher fits into a small memory.

@@ -18,16 +18,16 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bench_loaders import BATCH, RUN, ray_batches, run_data
+from benchmarks.bench_million import write
 from pdetr3d.data.index.index import FILE, Index
 from pdetr3d.data.label_manifest import training_records
 from pdetr3d.data.labels.manifest import LabelManifest
 from pdetr3d.training.plan import BatchLoader, Plan
 from ray_jobs.plug.memory import PeakMemory
 from ray_jobs.start.launch import init_ray
-from tests.benchmarks.bench_loaders import BATCH, RUN, ray_batches, run_data
-from tests.benchmarks.bench_million import write
 
-SELF = "tests.benchmarks.bench_memory"
+SELF = "benchmarks.bench_memory"
 COPIES, STEPS = (1, 10, 100), 1_000
 
 

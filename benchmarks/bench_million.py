@@ -32,7 +32,7 @@ from pdetr3d.data.loading.records import prior_size_m
 from pdetr3d.data.storage.files import open_arrow, table_digest
 from pdetr3d.training.plan import permutation
 
-SELF = "tests.benchmarks.bench_million"
+SELF = "benchmarks.bench_million"
 KEYFRAMES, RATIO, RANDOM = int(os.environ.get("PDETR3D_KEYFRAMES", 1_000_000)), 0.05, 1_000
 COPIES = 2_000  # of the template, in a chunk of the file
 

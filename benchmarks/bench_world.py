@@ -4,7 +4,7 @@
 2. A model of pictures alone has a smaller yaw error than that one beyond 30 m.
 3. Boxes everywhere are far above boxes of 5 and 10 % of the keyframes (students; an hour, so with WORLD_STUDENTS=1).
 
-``python -m tests.benchmarks.bench_world DATAROOT`` measures a world that is there (1 and 2), and prints more.
+``python -m benchmarks.bench_world DATAROOT`` measures a world that is there (1 and 2), and prints more.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.bench_steps import median_s
 from pdetr3d import presets
 from pdetr3d.batch import StudentOutput
 from pdetr3d.config import Config
@@ -20,7 +21,6 @@ from pdetr3d.data.loading.load import load_sample
 from pdetr3d.models.student import CenterDecoder, Student
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
-from tests.benchmarks.bench_steps import median_s
 from tests.model_cases import change, make_batch
 
 # An untrained student has peaks of every class near the threshold of 0.1 all over the map, so all six tasks decode

@@ -9,9 +9,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bench_loaders import run_data
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.evaluation.visibility import visibility
-from tests.benchmarks.bench_loaders import run_data
 
 
 def test_print_visibility() -> None:

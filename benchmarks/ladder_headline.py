@@ -1,6 +1,6 @@
 """The headline on a GPU, without Ray: preset ``headline`` trained and scored in this process, for the GPU ladder.
 
-``python -m tests.benchmarks.ladder_headline RESULT.json FOLDER SEED [DEVICE] [key=value ...]`` makes the simulated
+``python -m benchmarks.ladder_headline RESULT.json FOLDER SEED [DEVICE] [key=value ...]`` makes the simulated
 world in FOLDER, trains teacher and students in FOLDER/seed-SEED, and writes the figures. Stopped at any time, the same
 command continues: a stage from its last saved step, the run from its last finished stage.
 """
@@ -19,7 +19,7 @@ from pdetr3d.data.storage.files import write_json
 from pdetr3d.run_files import RunFiles
 from pdetr3d.simulator.simulate import simulate
 
-SELF = "tests.benchmarks.ladder_headline"
+SELF = "benchmarks.ladder_headline"
 ARMS = ("boxes_only", "ours", "full")
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")
 LABELS = ("n", "bev_iou", "center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")

@@ -46,7 +46,7 @@ def seconds(folder: Path, words: Sequence[str]) -> float:
 @pytest.mark.timeout(7200)
 def test_print_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Print the table."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     base = load("quickstart")
     simulate(tmp_path / "world", base.sim, base.data.version)
     file = tmp_path / "eight.yaml"

@@ -24,6 +24,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bench_million import write
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.data.index.index import FILE, Index
 from pdetr3d.data.label_manifest import inspection_records, training_records
@@ -34,9 +35,8 @@ from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.evaluation import nuscenes_eval, pseudo_label_quality
 from pdetr3d.pseudo_labels import class_mean_boxes, pseudo_label_rows
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D
-from tests.benchmarks.bench_million import write
 
-SELF = "tests.benchmarks.bench_driver_memory"
+SELF = "benchmarks.bench_driver_memory"
 SMALL, LARGE = (int(word) for word in os.environ.get("PDETR3D_DRIVER_KEYFRAMES", "10000 100000").split())
 HOLDERS = ("boxes", "read tasks", "pseudo labels", "quality at clicks", "scoring")
 

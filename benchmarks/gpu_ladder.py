@@ -1,4 +1,4 @@
-"""Measures full-size models on a GPU, rung by rung, without Ray: python -m tests.benchmarks.gpu_ladder OUT.json
+"""Measures full-size models on a GPU, rung by rung, without Ray: python -m benchmarks.gpu_ladder OUT.json
 
 Rungs: the tests marked ``gpu``; then a training step of the full-size presets' teachers and students in bf16, with
 growing batches; then preset ``headline`` with three seeds, trained and scored (``ladder_headline``). Each runs in its
@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import ladder_headline
 from pdetr3d import presets
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config
@@ -41,10 +42,9 @@ from pdetr3d.training.model_size import OBJECTS, SWEEP_POINTS
 from pdetr3d.training.model_size import measure as parts_of
 from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
-from tests.benchmarks import ladder_headline
 from tests.model_cases import TINY, change, make_batch, ring_cameras
 
-SELF = "tests.benchmarks.gpu_ladder"
+SELF = "benchmarks.gpu_ladder"
 TESTS = "tests marked gpu"
 RUNG_S = 150.0  # a rung begins only if this much time remains
 MORE = 75  # exit code: the same command must be run again (EX_TEMPFAIL)

@@ -1,6 +1,6 @@
 """Runs docs/your-data.md at the quickstart's size, on a world without the annotations that people would not have.
 
-``python -m tests.benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or uses a world of
+``python -m benchmarks.bench_your_data FOLDER [DATAROOT] [key=value ...]`` makes the world (or uses a world of
 ``pdetr3d simulate`` in DATAROOT). It removes the annotations of all frames that have clicks in the quickstart from the
 tables, and runs the page's commands in order; the pipeline also gets the given keys. An interrupted benchmark continues
 with the same command. It writes FOLDER/your-data.json for ``tools/result_tables.py your-data FOLDER``: the run's report
@@ -29,7 +29,7 @@ from pdetr3d.simulator.simulate import simulate
 from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.tutorial import SPLITS, page_commands
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # Keys of the pipeline without a GPU, from the page.
 KEYS = [*(key for key in SPLITS if "select" not in key), "data.select_split=sim_select"]
 

@@ -15,18 +15,18 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.bench_steps import CONFIG, median_s, realistic_batch, step_s
 from pdetr3d import presets
 from pdetr3d.config import TeacherConfig
 from pdetr3d.models.deformable import deformable_sample
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
-from tests.benchmarks.bench_steps import CONFIG, median_s, realistic_batch, step_s
 from tests.model_cases import same_on_all_ranks
 from tests.reference.mmcv_deformable import flatten_maps, mmcv_deformable
 
 CLICKS = (1, 100, 150, 200, 250, 300)
 FULL = presets.NUSCENES_PILLAR.teacher  # 65 samples, 256 channels, 4 levels
-SELF = "tests.benchmarks.bench_fusion"
+SELF = "benchmarks.bench_fusion"
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
