@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
-from pdetr3d.data.storage.formats import LOOKED_AT, format_of
+from pdetr3d.formats import LOOKED_AT, format_of
 from pdetr3d.geometry.regions import EVERYWHERE, Regions
 from pdetr3d.geometry.rigid import chain, inverse, move_points, rigid
 from pdetr3d.importers.dataset import refuse, write_dataset

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from pypcd4 import PointCloud
 
-from pdetr3d.data.storage.formats import format_of
 from pdetr3d.data.storage.points import STRANGE, misfit, read_file, too_far, unit_of
 from pdetr3d.finished.deploy.contract import refuse_no_ages
+from pdetr3d.formats import format_of
 from pdetr3d.schema import DataError
 
 SUFFIXES = (".pcd.bin", ".bin", ".npy", ".pcd")

@@ -9,6 +9,7 @@ from typing import Any
 from nuscenes import NuScenes
 
 from pdetr3d.class_list import ClassList
+from pdetr3d.formats import why_no_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
@@ -84,14 +85,16 @@ def _folder(dataroot: Path, version: str) -> Path:
 
 
 def _read(file: Path) -> Any:
+    raw = b""
     try:
-        return json.loads(file.read_bytes())
+        raw = file.read_bytes()
+        return json.loads(raw)
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
         ) from error
     except (ValueError, RecursionError) as error:  # RecursionError: the value is nested too deeply
-        raise DataError(f"{file}: not JSON ({error}); unpack the metadata archive again") from error
+        raise DataError(f"{file}: not JSON ({why_no_json(raw, error)}); unpack the metadata archive again") from error
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:

@@ -93,6 +93,23 @@ def test_bad_tables(table: str, change: Callable[[Rows], object], message: str, 
         Tables(world, VERSION, classes=NUSCENES_CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "it is empty"),
+        (b"\x1f\x8b\x08\x08 packed", "it is compressed by gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"it is a pointer of Git LFS \(git lfs pull"),
+        (b'{"token": "a"}\n{"token": "b"}\n', "several values follow each other, as in JSON lines; write one value"),
+        (b"[{", "Expecting"),
+    ],
+    ids=["empty", "gzip", "lfs", "lines", "cut"],
+)
+def test_a_table_that_is_no_json(raw: bytes, words: str, world: Path) -> None:
+    (world / VERSION / "log.json").write_bytes(raw)
+    with pytest.raises(DataError, match=rf"log\.json: not JSON \({words}.*\); unpack the metadata"):
+        Tables(world, VERSION, classes=NUSCENES_CLASSES)
+
+
 def test_a_table_that_is_no_list(world: Path) -> None:
     (world / VERSION / "log.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match=r"log\.json: must be a list of objects"):

@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 from pdetr3d.config import DataConfig
 from pdetr3d.data.loading.packed import open_pack
 from pdetr3d.data.loading.sensor import keep_beams, keep_points, worsen_image
-from pdetr3d.data.storage.formats import format_of
 from pdetr3d.data.storage.points import read_file, read_lidar
+from pdetr3d.formats import format_of
 from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord

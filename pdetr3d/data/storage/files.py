@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pdetr3d.formats import why_no_json
 from pdetr3d.schema import DataError
 
 ARROW = b"ARROW1"  # what an Arrow file begins with
@@ -240,12 +241,13 @@ def read_json(file: Path, fix: str) -> Any:
     Raises:
         DataError: when the file is missing, is not JSON, is nested too deeply, or holds an object with a key twice.
     """
+    raw = b""
     try:
-        return json.loads(file.read_bytes(), object_pairs_hook=_object)
+        raw = file.read_bytes()
+        return json.loads(raw, object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file}: cannot be read as JSON ({getattr(error, 'strerror', None) or error}); {fix}"
-        ) from error
+        reason = getattr(error, "strerror", None) or why_no_json(raw, error)
+        raise DataError(f"{file}: cannot be read as JSON ({reason}); {fix}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

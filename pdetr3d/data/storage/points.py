@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.storage.formats import format_of
+from pdetr3d.formats import format_of
 from pdetr3d.schema import DataError
 
 NUSCENES = DataConfig()  # 5 float32 a point: x, y, z, intensity, ring

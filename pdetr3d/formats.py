@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 # First bytes of a file, and the name of the format that they mean.
 BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS (git lfs pull brings the file)"),
@@ -49,3 +51,15 @@ def format_of(raw: bytes, numbers: bool = False) -> str:
     if len(head) >= SHORT and not head.translate(None, TEXT):
         return f"a text, {head[:24].decode()!r} ..."
     return ""
+
+
+def why_no_json(raw: bytes, error: Exception) -> str:
+    """The reason in words for which a file's content ``raw`` is not JSON. Args: error: of ``json.loads``."""
+    other = format_of(raw)
+    if not raw.strip():
+        return "it is empty"
+    if other and not other.startswith("a text"):
+        return f"it is {other}"
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        return f"several values follow each other, as in JSON lines; write one value, e.g. a list of them: {error}"
+    return str(error)
