@@ -29,12 +29,14 @@ class Loaded:
         dropped: number of its files' points that were left out because a value was not finite.
         intensity: the largest intensity [0..255] of the other points.
         near: number of points in the student's range.
+        steep: whether a file's points extend further along z than along x or y, as those of no scan of a street do.
     """
 
     sample: Sample
     dropped: int
     intensity: float
     near: int
+    steep: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class FileFrame:
                 "the LiDAR itself (x right, y forward, z up), not of a map or the world; see --columns for their order"
             )
         sample = to_sample({"points": points}, self.name, config.data)
-        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)), near)
+        low, high = np.percentile(own.points[:, :3], (5, 95), axis=0)
+        x, y, z = (high - low).tolist()
+        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)), near, z > min(x, y))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Counts:
         samples: predicted samples. empty: those without a box. boxes: all boxes.
         dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
         intensity: the largest intensity [0..255] of any point.
-        sparse: samples with fewer than FEW points in the student's range.
+        steep: samples whose points extend further along z than along x or y. sparse: samples with fewer than FEW points in the student's range.
     """
 
     samples: int = 0
@@ -37,6 +37,7 @@ class Counts:
     dropped_points: int = 0
     dropped_in: int = 0
     intensity: float = 0.0
+    steep: int = 0
     sparse: int = 0
 
     def add(self, loaded: Loaded, boxes: Boxes3D) -> None:
@@ -47,6 +48,7 @@ class Counts:
         self.dropped_points += loaded.dropped
         self.dropped_in += loaded.dropped > 0
         self.intensity = max(self.intensity, loaded.intensity)
+        self.steep += loaded.steep
         self.sparse += loaded.near < FEW
 
     def merge(self, other: Counts) -> None:
@@ -66,6 +68,11 @@ class Counts:
             )
         if self.dropped_points:
             rows["left out"] = f"{self.dropped_points} points of {self.dropped_in} samples, as they are not finite"
+        if self.steep:
+            rows["axes"] = (
+                f"the points of {self.steep} samples extend further along z than along x or y: x points to the right, y "
+                "forward, z up; are the columns in another order (--columns)?"
+            )
         if self.sparse:
             rows["few points"] = (
                 f"{self.sparse} samples hold fewer than {FEW} points in the student's range: are the files whole, and "

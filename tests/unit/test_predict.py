@@ -197,6 +197,11 @@ def test_points_that_are_not_finite_are_left_out_and_counted(
     assert predict(world.run.path, "--lidar", tmp_path, "--out", tmp_path / "out.csv") == 0
     said = capsys.readouterr().out
     assert "7 points of 1 samples" in said and "trained on up to 2" in said and "intensity-max" not in said
+    assert "further along z" not in said
+    np.save(tmp_path / "turned.npy", points[:, [2, 1, 0, 3]])
+    words = ["--lidar", tmp_path / "turned.npy", "--columns", "x,y,z,intensity", "--out", tmp_path / "turned.csv"]
+    assert predict(world.run.path, *words) == 0
+    assert "the points of 1 samples extend further along z than along" in " ".join(capsys.readouterr().out.split())
     boxes = {name: rows.drop(columns="sample").reset_index(drop=True)
              for name, rows in pd.read_csv(tmp_path / "out.csv").groupby("sample")}  # fmt: skip
     assert_alike(boxes["broken.pcd.bin"], boxes["whole.pcd.bin"])
