@@ -28,7 +28,8 @@ class Counts:
         samples: predicted samples. empty: those without a box. boxes: all boxes.
         dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
         intensity: the largest intensity [0..255] of any point.
-        steep: samples whose points extend further along z than along x or y. sparse: samples with fewer than FEW points in the student's range.
+        steep: samples whose points extend further along z than along x or y.
+        sparse: samples with fewer than FEW points in the student's range.
     """
 
     samples: int = 0
@@ -70,8 +71,8 @@ class Counts:
             rows["left out"] = f"{self.dropped_points} points of {self.dropped_in} samples, as they are not finite"
         if self.steep:
             rows["axes"] = (
-                f"the points of {self.steep} samples extend further along z than along x or y: x points to the right, y "
-                "forward, z up; are the columns in another order (--columns)?"
+                f"the points of {self.steep} samples extend further along z than along x or y: x points to the right, "
+                "y forward, z up; are the columns in another order (--columns)?"
             )
         if self.sparse:
             rows["few points"] = (
