@@ -155,6 +155,17 @@ def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: li
             r"its header is one column, .* with ';' between names; write it as",
         ),
         ("a.csv", "", r"missing, has \[\]"),
+        (
+            "a.csv",
+            "sample_token,x,y,z,class,frame,x\n",
+            r"\['x'\] are in its header more than once, .*keep one of each",
+        ),
+        ("a.csv", "sample_token, x, y, z, class, frame\n", r"blanks around them, \[' x', ' y', .*remove the blanks"),
+        (
+            "a.csv",
+            "t1,1,2,3,car,lidar\n",
+            r"its first line, 't1, 1, 2, 3, car, lidar', names no column of clicks; put a",
+        ),
     ],
 )
 def test_unreadable_files(index: Index, tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -175,3 +186,53 @@ def test_missing_file_surplus_values_and_no_clicks(index: Index, tmp_path: Path)
     with pytest.raises(DataError, match=r"b\.json: holds no click; nothing was written"):
         import_clicks(index, "sim_train", CONFIG, tmp_path / "b.json", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_values_that_stand_for_something_else(index: Index, tmp_path: Path) -> None:
+    """Empty rows of Excel, missing tracks of pandas, numbers that only Python reads: one sentence for each."""
+    token = index.tokens("sim_train")[0]
+    lines = [
+        "sample_token,x,y,z,class,frame,track_id",
+        f"{token},1_0.5,2,3,car,lidar,",
+        f"{token},1,\uff12,3,car,lidar,",
+    ]
+    lines += [",,,,,,", f"{token},1,2,3,car,lidar,nan"]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
+    assert str(caught.value).splitlines()[1:] == [
+        "  row 1: x '1_0.5' is not a finite number [m]",
+        "  row 2: y '\uff12' is not a finite number [m]",
+        "  row 3: all its values are empty; remove the row",
+        "  row 4: track_id 'nan' stands for a missing value; leave the value empty",
+    ]
+    huge = {"sample_token": token, "x": 10**400, "y": 2, "z": 3, "class": "car", "frame": "lidar"}
+    (tmp_path / "a.json").write_text(json.dumps([huge]))
+    with pytest.raises(DataError, match=r"row 1: x 10+ is not a finite number"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "a.json", tmp_path / "out")
+
+
+def test_a_file_in_utf_16(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sample_token,x,y,z,class,frame\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"not readable as CSV \(it is in UTF-16, .* write it as text in UTF-8"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"Done": []}', r"has key\(s\) \['Done'\]\); correct or remove it"),
+        ('{"done": {"a": 1}}', r"its values are lists"),
+        (
+            '{"done": ["a", "b"]}',
+            r"none of its 2 samples is in the index, e\.g\. 'a'; it is of another dataset: correct",
+        ),
+    ],
+)
+def test_a_file_of_finished_frames_that_is_not_of_these(
+    index: Index, rows: list[dict], tmp_path: Path, content: str, message: str
+) -> None:
+    file = _write(rows, tmp_path / "a.csv")
+    (tmp_path / "a.csv.done.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import CLICK_DIGITS, click_id
-from pdetr3d.data.storage.csv_rows import FORM, not_parted
+from pdetr3d.data.storage.csv_rows import FORM, header_problem, open_text
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 from pdetr3d.words import close_to
@@ -27,6 +27,7 @@ COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
 FRAMES = ("global", "ego", "lidar")
 IGNORE = "ignore"  # instead of a class: the annotator could not identify the object
+NO_TRACK = ("nan", "none", "null", "<na>")  # texts that tools write for a missing track_id
 IGNORE_RADIUS_M = 2.0  # the radius of a region whose row has no radius_m
 SURPLUS = "\0surplus"  # the key under which csv.DictReader keeps values beyond the header
 MAX_DISTANCE_M = 200.0  # annotations are never so far from the LiDAR; the frame of a click beyond is wrong
@@ -95,7 +96,7 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
         raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
     if not clicks:
         raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
-    return PeoplesClicks(clicks, ignore, seen, *_done(Path(file), tokens))
+    return PeoplesClicks(clicks, ignore, seen, *_done(Path(file), tokens, index))
 
 
 def done_file(file: Path) -> Path:
@@ -103,21 +104,31 @@ def done_file(file: Path) -> Path:
     return file.with_name(file.name + DONE)
 
 
-def _done(file: Path, tokens: set[str]) -> tuple[frozenset[str] | None, frozenset[str]]:
+def _done(file: Path, tokens: set[str], index: Index) -> tuple[frozenset[str] | None, frozenset[str]]:
     """Read ``PeoplesClicks.done`` and ``.empty`` from FILE.done.json; only samples of ``tokens`` are kept."""
     beside = done_file(file)
     if not beside.is_file():
         return None, frozenset()
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-        done, empty = (list(found.get(key, [])) for key in ("done", "empty"))
+        if unknown := sorted(set(found) - {"done", "empty"}):
+            raise ValueError(f"has key(s) {unknown}")
+        done, empty = (found.get(key, []) for key in ("done", "empty"))
+        if not (isinstance(done, list) and isinstance(empty, list)):
+            raise ValueError("its values are lists")
         if not all(isinstance(token, str) for token in (*done, *empty)):
             raise ValueError("tokens are texts")
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
         ) from error
-    return frozenset((*done, *empty)) & tokens, frozenset(empty) & tokens  # the file may also list other splits
+    named = dict.fromkeys((*done, *empty))
+    if named and not any(token in index for token in named):
+        raise DataError(
+            f"{beside}: none of its {len(named)} samples is in the index, e.g. {next(iter(named))!r}; it is of another "
+            "dataset: correct or remove it"
+        )
+    return frozenset(named) & tokens, frozenset(empty) & tokens  # the file may also list other splits
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -138,9 +149,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     except (ValueError, OSError, csv.Error, pa.ArrowException, RecursionError) as error:
         fix = FORM if kind == ".csv" else "write it again"
         raise DataError(f"{file}: not readable as {kind[1:].upper()} ({error}); {fix}") from error
-    if kind == ".csv" and (problem := not_parted(sorted(columns))):
+    if kind == ".csv" and (problem := header_problem(columns)):
         raise DataError(f"{file}: {problem}")
     missing = [name for name in COLUMNS if name not in columns]
+    if kind == ".csv" and columns and len(missing) == len(COLUMNS):
+        raise DataError(
+            f"{file}: its first line, {', '.join(columns)!r}, names no column of clicks; put a header above it: "
+            f"{','.join(COLUMNS)}"
+        )
     if missing:
         raise DataError(
             f"{file}: column(s) {missing} missing, has {sorted(columns)}; needed: {list(COLUMNS)}, "
@@ -149,23 +165,25 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], set[str]]:
+def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
     if kind == ".csv":
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with open_text(file) as stream:
             reader = csv.DictReader(stream, restkey=SURPLUS)
-            return list(reader), set(reader.fieldnames or ())
+            return list(reader), list(reader.fieldnames or ())
     if kind == ".parquet":
         table = pq.read_table(file)
-        return table.to_pylist(), set(table.column_names)
+        return table.to_pylist(), table.column_names
     rows = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("must be a list of objects")
     # An empty list is readable, and ``read_clicks`` refuses it; a key missing from some rows is reported per row.
-    return rows, set(COLUMNS) if not rows else set().union(*rows)
+    return rows, list(COLUMNS) if not rows else list(dict.fromkeys(key for row in rows for key in row))
 
 
 def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | None) -> list[str]:
     """The problems of a row, one sentence per bad value."""
+    if all(value in (None, "") for value in row.values()):
+        return ["all its values are empty; remove the row"]
     reasons = []
     token = str(row.get("sample_token"))
     if token not in tokens:
@@ -183,6 +201,8 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | N
         reasons.append(f"class {name!r} is no class here{hint}: {index.classes.allowed}, or {IGNORE}")
     if row.get("frame") not in FRAMES:
         reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
+    if (track := row.get("track_id")) is not None and str(track).lower() in NO_TRACK:
+        reasons.append(f"track_id {track!r} stands for a missing value; leave the value empty")
     if SURPLUS in row:
         reasons.append(f"{len(row[SURPLUS])} values more than the header has columns")
     return reasons
@@ -208,9 +228,11 @@ def _track_problems(clicks: list[dict[str, Any]], number_of: dict[str, int], ind
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # float() reads 1_0 and full-width digits
+        return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if np.isfinite(number) else None
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from pdetr3d.schema import DataError
 
 FORM = "write it as text in UTF-8, with commas between columns and points in numbers"
 
 
-def not_parted(columns: Sequence[str]) -> str:
-    """A complaint when the whole header was read as one column (another separator than a comma); else ""."""
-    if len(columns) != 1 or not (marks := [mark for mark in ";\t|" if mark in columns[0]]):
-        return ""
-    return f"its header is one column, {columns[0]!r}, with {marks[0]!r} between names; {FORM}"
+def header_problem(columns: Sequence[str]) -> str:
+    """A complaint about a header: another separator than a comma, a name twice, or blanks around names; else ""."""
+    if len(columns) == 1 and (marks := [mark for mark in ";\t|" if mark in columns[0]]):
+        return f"its header is one column, {columns[0]!r}, with {marks[0]!r} between names; {FORM}"
+    if twice := [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]:
+        return f"column(s) {twice} are in its header more than once, has {list(columns)}; keep one of each"
+    if blank := [name for name in columns if name != name.strip()]:
+        return f"names in its header have blanks around them, {blank}; remove the blanks"
+    return ""
+
+
+def open_text(file: Path) -> TextIO:
+    """Open a file for ``csv``. A byte order mark is skipped.
+
+    Raises:
+        ValueError: when the file begins as UTF-16 does.
+    """
+    with file.open("rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError('it is in UTF-16, as Excel\'s "Unicode text"')
+    return file.open(newline="", encoding="utf-8-sig")
 
 
 def read_csv(file: Path, name: str, needed: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
@@ -28,12 +46,12 @@ def read_csv(file: Path, name: str, needed: Sequence[str] = ()) -> tuple[list[di
         DataError: when the file cannot be read as CSV, or lacks a needed column.
     """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with open_text(file) as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), list(reader.fieldnames or ())
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{name}: cannot be read as CSV ({error}); {FORM}") from error
-    if problem := not_parted(columns):
+    if problem := header_problem(columns):
         raise DataError(f"{name}: {problem}")
     if missing := [column for column in needed if column not in columns]:
         raise DataError(f"{name}: column(s) {missing} missing, has {columns}; needed: {', '.join(needed)}")
