@@ -17,6 +17,7 @@ from pdetr3d.data.label_manifest import LabelManifest, build_manifest, import_cl
 from pdetr3d.data.labels.click_places import misplaced
 from pdetr3d.data.labels.people_manifest import STRAYS
 from pdetr3d.data.labels.roles import People, read_samples
+from pdetr3d.data.labels.summary import summarize
 from pdetr3d.schema import CLASSES, DataError
 from tests.people_cases import of_role, without_annotations, write_clicks
 
@@ -266,6 +267,10 @@ def test_clicks_at_nothing_are_seen_and_very_few_are_not_judged(whole: Index, tm
     assert _complaint(whole, nowhere, tmp_path).startswith("0% of 40 clicks have an object's LiDAR points within 1 m")
     assert _complaint(whole, nowhere[:10], tmp_path).startswith("0% of 10 clicks")
     assert _complaint(whole, nowhere[:9], tmp_path) == ""
+    manifest = import_clicks(whole, "sim_train", CONFIG, _file(tmp_path, nowhere), tmp_path / "labels")
+    table = dict(summarize(whole, ["sim_train"], manifest, (-100, -54, -5, 100, 54, 3)).rows())
+    assert table["clicks outside range"].startswith("21 of people's clicks")  # y = 57, 60, ..., 117
+    assert "clicks outside range" not in dict(summarize(whole, ["sim_train"], manifest).rows())
 
 
 def test_wrong_axes_are_seen_in_twenty_five_clicks(whole: Index, tmp_path: Path) -> None:

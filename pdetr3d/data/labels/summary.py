@@ -32,7 +32,7 @@ class Summary:
             points. counted: objects of the whole dataset whose points the index counted. regions: annotations of the
             whole dataset outside valid regions or in regions to ignore. outside: kept objects outside
             ``model.range_m``; None if no range was given.
-        clicks: (C,) clicks by class; None without a manifest. boxes: objects of box-labeled samples. images: (6,) by
+        clicks: (C,) clicks by class; None without a manifest. far: people's clicks outside ``model.range_m``. boxes: objects of box-labeled samples. images: (6,) by
             camera. sweeps: earlier sweeps found. bare: keyframes without one. missing: missing sweep files. links:
             files that link to a place outside the dataroot. short: LiDAR files with far fewer points than the median.
         stray: scenes in no split, without those that the simulator adds for velocities. stray_frames: their keyframes.
@@ -49,6 +49,7 @@ class Summary:
     regions: int
     outside: int | None
     clicks: NDArray[np.int64] | None
+    far: int
     boxes: int
     images: NDArray[np.int64]
     sweeps: int
@@ -77,6 +78,8 @@ class Summary:
             rows.append(("left out, regions", f"{self.regions} outside the valid region or in one to ignore"))
         if self.outside is not None:
             rows.append(("outside range", f"{self.outside} of the kept (model.range_m)"))
+        if self.far:
+            rows.append(("clicks outside range", f"{self.far} of people's clicks (model.range_m)"))
         if self.counted:
             rows.append(("points counted", f"of {self.counted} objects by the index: the tables do not count them"))
         if self.clicks is not None:
@@ -154,6 +157,7 @@ def summarize(
         regions=index.facts.outside,
         outside=outside,
         clicks=None if manifest is None else _clicks(manifest, index.classes.names),
+        far=0 if manifest is None or range_m is None else _far(manifest, range_m),
         boxes=int((used & boxed[of_row]).sum()),
         images=images.sum(0),
         sweeps=int(sweeps.sum()),
@@ -205,6 +209,12 @@ def _roles(index: Index, split: str, manifest: LabelManifest | None) -> dict[str
 def _clicks(manifest: LabelManifest, classes: tuple[str, ...]) -> NDArray[np.int64]:
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest.clicks["class"]).to_pylist()}
     return np.array([counts.get(name, 0) for name in classes], np.int64)
+
+
+def _far(manifest: LabelManifest, range_m: Sequence[float]) -> int:
+    """The number of people's clicks outside a range; simulated ones lie in boxes, which are counted."""
+    human = manifest.clicks.filter(pc.equal(manifest.clicks["source"], "human"))
+    return int((~in_range(np.stack([human[axis].to_numpy() for axis in "xyz"], axis=1), range_m)).sum())
 
 
 def _counts(counts: dict[str, int]) -> str:
