@@ -32,9 +32,10 @@ class Summary:
             points. counted: objects of the whole dataset whose points the index counted. regions: annotations of the
             whole dataset outside valid regions or in regions to ignore. outside: kept objects outside
             ``model.range_m``; None if no range was given.
-        clicks: (C,) clicks by class; None without a manifest. far: people's clicks outside ``model.range_m``. boxes: objects of box-labeled samples. images: (6,) by
-            camera. sweeps: earlier sweeps found. bare: keyframes without one. missing: missing sweep files. links:
-            files that link to a place outside the dataroot. short: LiDAR files with far fewer points than the median.
+        clicks: (C,) clicks by class; None without a manifest. far: people's clicks outside ``model.range_m``. boxes:
+            objects of box-labeled samples. images: (6,) by camera. sweeps: earlier sweeps found. bare: keyframes
+            without one. missing: missing sweep files. links: files that link to a place outside the dataroot. short:
+            LiDAR files with far fewer points than the median.
         stray: scenes in no split, without those that the simulator adds for velocities. stray_frames: their keyframes.
         classes: the C names.
     """
