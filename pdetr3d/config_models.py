@@ -18,6 +18,7 @@ ONE_TASK = (tuple(range(10)),)  # one head for all ten classes
 TEN_SAMPLING = (2, 3, 7, 4, 6, 2, 6, 6, 2, 2)
 RARE_SAMPLING = (0, 4, 3, 4, 4, 4, 5, 5, 0, 4)
 BY_CLASS = ("tasks", "gt_sampling", "circle_radius_m")  # the fields of StudentConfig that have values per class
+MOST_CELLS = 16_384  # pillars or voxels along a side of the range: a map of the next power of two fits no GPU
 SMALL_CHANNELS = (16, 32, 64)  # the default channels of image_backbone=small
 
 
@@ -90,6 +91,12 @@ class ModelConfig(Section):
         if not (x1 > x0 and y1 > y0 and z1 > z0):
             raise ValueError(
                 f"model.range_m {self.range_m}: every maximum must exceed its minimum (x0, y0, z0, x1, y1, z1)"
+            )
+        side = self.pillar_m if self.lidar == "pillar" else self.voxel_m[0]
+        if (cells := max(x1 - x0, y1 - y0) / side) > MOST_CELLS:
+            raise ValueError(
+                f"model.{self.lidar}_m {side}: the range spans {cells:.3g} {self.lidar}s along a side, allowed are "
+                f"{MOST_CELLS}: make them larger, or model.range_m smaller"
             )
         if not (len(self.backbone_channels) == len(self.backbone_layers) == len(self.backbone_strides)):
             raise ValueError("model.backbone_channels, backbone_layers and backbone_strides must have equal lengths")

@@ -71,7 +71,10 @@ def _cut_tracks(rows: list[dict[str, Any]]) -> int:
 
 def _folder(dataroot: Path, version: str) -> Path:
     if not dataroot.is_dir():
-        raise DataError(f"data.dataroot {dataroot}: no such folder; {LOOKS}")
+        home = "~ stands for no folder here, write the whole path; " if "~" in dataroot.parts else ""
+        raise DataError(f"data.dataroot {dataroot}: no such folder; {home}{LOOKS}")
+    if version != Path(version).name:
+        raise DataError(f"data.version {version!r}: write the folder's name alone, {Path(version).name!r}")
     folder = dataroot / version
     if not folder.is_dir():
         found = sorted(path.parent.name for path in dataroot.glob("*/sample.json"))

@@ -73,14 +73,18 @@ class RunDir:
 
     Raises:
         DataError: when there is no dataset (``check_dataroot``), when ``label.manifest`` holds no manifest, when the
-            directory holds a run of another config, dataset, manifest or version of a stage (the message names the
-            keys that differ), or when another process holds it.
+            directory holds a dataset, or a run of another config, dataset, manifest or version of a stage (the message
+            names the keys that differ), or when another process holds it.
     """
 
     def __init__(
         self, path: Path, config: Config, *, reading: bool = False, wait_s: float = 0.0, fresh: bool = False
     ) -> None:
         check_dataroot(config)
+        if any(path.glob("sample.json")) or any(path.glob("*/sample.json")):
+            raise DataError(
+                f"{path} holds the tables of a dataset, so no run is written there; choose another --run-dir"
+            )
         config = with_manifest(config)
         self.path, self.config = path.resolve(), config
         self.path.mkdir(parents=True, exist_ok=True)

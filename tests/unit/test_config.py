@@ -75,6 +75,7 @@ BAD = [
     (["student.gt_sampling_fade_out=1.5"], "config key student.gt_sampling_fade_out = 1.5"),
     (["student.pseudo_weight=-1"], "config key student.pseudo_weight = -1"),
     (["student.nms_iou=1"], "config key student.nms_iou = 1"),
+    (["model.pillar_m=1e-9"], "pillar_m 1e-09: the range spans 1.02e+11 pillars along a side, allowed are 16384"),
     (["model.pillar_m=0.7"], "whole multiple of the backbone's total stride 8"),
     (["model.range_m=[-51.2,-51.2,3.0,51.2,51.2,-5.0]"], "every maximum must exceed its minimum"),
     (["model.range_m=[-51.2,-25.7,-5.0,51.2,25.7,3.0]"], "spans 100.391 pillars along y, which must be a whole"),

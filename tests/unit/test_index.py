@@ -261,8 +261,15 @@ def test_folders_of_the_dataroot_may_be_links(sim_world: Path, tmp_path: Path) -
 def test_wrong_folder_or_version(sim_world: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder; a nuScenes dataroot holds"):
         build_index(tmp_path / "nowhere", "v1.0-sim", tmp_path / "i.arrow")
+    with pytest.raises(DataError, match="~/world: no such folder; ~ stands for no folder here, write the whole path"):
+        build_index(Path("~/world"), "v1.0-sim", tmp_path / "i.arrow")
     with pytest.raises(DataError, match="data.version 'v1.0-mini'.*available: v1.0-sim"):
         build_index(sim_world, "v1.0-mini", tmp_path / "i.arrow")
+    with pytest.raises(DataError, match="data.version 'v1.0-sim/': write the folder's name alone, 'v1.0-sim'"):
+        build_index(sim_world, "v1.0-sim/", tmp_path / "i.arrow")
+    made = build_index(sim_world, "v1.0-sim", tmp_path / "i.arrow")
+    with pytest.raises(DataError, match="is a folder; name a file in it: i.arrow"):
+        Index.open(made.parent)
 
 
 def test_missing_sweep_and_camera_are_left_out(

@@ -39,6 +39,15 @@ def test_the_same_config_continues(tmp_path: Path) -> None:
     assert second.result("student_ours") is None
 
 
+@pytest.mark.parametrize("tables", [".", "v1.0-mini"])
+def test_a_run_is_not_written_among_tables(tables: str, tmp_path: Path) -> None:
+    (tmp_path / tables).mkdir(exist_ok=True)
+    (tmp_path / tables / "sample.json").write_text("[]")
+    with pytest.raises(DataError, match="holds the tables of a dataset.*choose another --run-dir"):
+        RunDir(tmp_path, tiny_config())
+    assert {entry.name for entry in tmp_path.rglob("*") if entry.is_file()} == {"sample.json"}
+
+
 def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
     begin(tmp_path, tiny_config("optim.lr=0.5"))
     before = (tmp_path / "run.json").read_bytes()

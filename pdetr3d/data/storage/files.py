@@ -156,6 +156,9 @@ def open_arrow(path: Path, *schemas: pa.Schema) -> pa.Table:
     Raises:
         DataError: when the file is missing, is no Arrow file, or has other columns.
     """
+    if path.is_dir():
+        inner = sorted(entry.name for entry in path.glob("*.arrow"))
+        raise DataError(f"{path} is a folder; name a file" + (f" in it: {', '.join(inner)}" if inner else ""))
     if not path.is_file():
         raise DataError(f"{path}: no such file; it is written by pdetr3d index or pdetr3d label")
     try:
