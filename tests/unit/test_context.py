@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 from pdetr3d.schema import DataError
 from ray_jobs.plug import context as module
 from ray_jobs.plug.context import RayContext
-from ray_jobs.plug.resume import forget_rays_record, read_progress, resume_point
+from ray_jobs.plug.resume import broken, forget_rays_record, read_progress, resume_point
 
 
 def new_context(folder: Path, scratch: Path) -> RayContext:
@@ -124,6 +126,18 @@ def test_a_checkpoint_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
     file.rmdir()
     file.write_bytes(content)
     assert resumed_step(stage, scratch) == 1000
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_read() -> None:
+    """The file opens; the first read and every later one fail."""
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    disk = SimpleNamespace(open_input_file=lambda path: Failing(b"PK"), open_input_stream=lambda path: Failing(b"PK"))
+    with pytest.raises(OSError, match="Input/output error"):
+        broken(disk, "resume_0001000.pt")  # type: ignore[arg-type]
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_save(tmp_path: Path) -> None:
