@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,17 +158,24 @@ def measure(preset: str, stage: str, amp: str, steps: int, special: str) -> None
     print(f"PEAK\t{peak_memory_bytes()}")
 
 
+def measured(preset: str, stage: str, amp: str, steps: int, special: str = "") -> dict[str, Any]:
+    """A case, measured in a process of its own: its name, "batch", "parts_s" (part -> s), and "peak_bytes"."""
+    command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps), special]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    parts = {name: float(s) for name, s in (line.split("\t")[1:] for line in lines if line.startswith("PART\t"))}
+    batch, peak = int(lines[-2].removeprefix("BATCH\t")), float(lines[-1].removeprefix("PEAK\t"))
+    return {"preset": preset, "stage": stage, "amp": amp, "batch": batch, "parts_s": parts, "peak_bytes": peak}
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("preset", "stage", "amp", "steps", "special"), CASES)
 def test_print_step_by_part(preset: str, stage: str, amp: str, steps: int, special: str) -> None:
     """Print a table per case."""
     if preset != "quickstart" and not os.environ.get("PDETR3D_REAL_DATA"):
         pytest.skip("PDETR3D_REAL_DATA is not set: name a nuScenes v1.0-mini folder to run this benchmark")
-    command = [sys.executable, "-m", SELF, preset, stage, amp, str(steps), special]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    parts = {name: float(s) for name, s in (line.split("\t")[1:] for line in lines if line.startswith("PART\t"))}
-    batch, peak = lines[-2].removeprefix("BATCH\t"), float(lines[-1].removeprefix("PEAK\t"))
-    what = f"{preset} {stage}, {amp}{f', {special}' if special else ''}, batch {batch}"
+    found = measured(preset, stage, amp, steps, special)
+    parts, peak = found["parts_s"], found["peak_bytes"]
+    what = f"{preset} {stage}, {amp}{f', {special}' if special else ''}, batch {found['batch']}"
     table = Table("part", "ms", "share", title=f"{what}: peak {peak / 2**30:.1f} GiB")
     for name, seconds in parts.items():
         table.add_row(name, f"{1000 * seconds:.0f}", f"{seconds / list(parts.values())[-1]:.2f}")

@@ -94,6 +94,12 @@ RESULTS = (
         ("kitti-clicks", f"{folder('kitti-clicks')}/search.json"),
         needs="PDETR3D_KITTI_DATA",
     ),
+    Result(
+        "costs",
+        (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),
+        ("costs", f"{folder('costs')}/costs.json"),
+        needs="PDETR3D_REAL_DATA",
+    ),
 )
 
 

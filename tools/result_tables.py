@@ -8,9 +8,11 @@ With arguments, the program first writes ``results/NAME.json``:
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
-- kitti-clicks FILE: a copy of a search's ``search.json``.
+- kitti-clicks FILE: a copy of a search's ``search.json``;
+- costs FILE: a copy of the file that ``python -m benchmarks.costs`` writes.
 
-Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents.
+Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
+is named there as not measured.
 ``tests/contract/test_result_tables.py`` checks that documents and JSON files agree.
 """
 
@@ -24,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.evaluation.figures import SCORES
+from pdetr3d.finished.capacity.costs import Measurement
+from pdetr3d.finished.capacity.model import Estimate, Resource, Work
+from pdetr3d.finished.capacity.table import measured_line, plan_table
 from pdetr3d.finished.report.markdown import FLOORS, search_text, table
 from pdetr3d.finished.report.search import Search
 from pdetr3d.run_files import RunFiles
@@ -31,7 +36,7 @@ from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks")
+NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks", "costs")
 FILES = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
@@ -40,6 +45,9 @@ DOCUMENTS = {
     "chaos": ROOT / "docs" / "clusters.md",
     "your-data": ROOT / "docs" / "results.md",
     "kitti-clicks": ROOT / "docs" / "results.md",
+    "costs-steps": ROOT / "docs" / "results.md",
+    "costs-loaders": ROOT / "docs" / "results.md",
+    "costs-plan": ROOT / "docs" / "nuscenes.md",
 }
 TEACHERS = {
     "crop": "crop baseline (LiDAR points around the click alone)",
@@ -52,23 +60,17 @@ ARMS = {
     "full": "(c) boxes everywhere",
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
-LABELS = {
-    **FLOORS,
-    "teacher": "teacher",
-}
+LABELS = {**FLOORS, "teacher": "teacher"}
 COMMANDS = {
     "quickstart": "make quickstart",
     "kitti-small": "python -m ray_jobs.pipeline --preset kitti-small data.dataroot=dataset",
     "your-data": "python -m benchmarks.bench_your_data runs/results/your-data",
     "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
+    "costs": "python -m benchmarks.costs costs.json",
 }
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
-PARTS = {
-    "true_yaw": "the true yaw",
-    "true_center": "the true center",
-    "true_size": "the true size",
-}
+PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_size": "the true size"}
 
 
 def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
@@ -249,6 +251,55 @@ def faults(found: dict[str, Any]) -> str:
     return "\n".join([f"{where}.", "", *table(header, rows)])
 
 
+def measured(found: dict[str, Any]) -> str:
+    """The start of a sentence: command, commit and machine of the costs."""
+    machine = found["plan"]["measured"]
+    return f"`{found['command']}` at commit {found['commit'][:7]} on {machine['cores']} CPU cores ({machine['cpu']})"
+
+
+def training_steps(found: dict[str, Any]) -> str:
+    """The time of training steps by part, and their memory."""
+    cases = [[part for part in case["parts_s"] if not part.startswith(" ")] for case in found["steps"]]
+    names = dict.fromkeys(
+        part for cut in (slice(-2), slice(-2, None)) for case in cases for part in case[cut]
+    )  # sums last
+    rows = []
+    for case in found["steps"]:
+        parts = [case["parts_s"].get(name) for name in names]
+        cells = ["-" if seconds is None else f"{1000 * seconds:.0f}" for seconds in parts]
+        what = f"`{case['preset']}` {case['stage']}, {case['amp']}, batch {case['batch']}"
+        rows.append([what, *cells, f"{case['peak_bytes'] / 2**30:.1f}"])
+    return "\n".join([f"{measured(found)}:", "", *table(["ms", *names, "peak [GiB]"], rows)])
+
+
+def loading(found: dict[str, Any]) -> str:
+    """The samples/s of Ray Data, torch's DataLoader and plain reading."""
+    ways = list(found["loaders"]["teacher"])
+    names = {"bare": "files read and decoded, nothing else", "ray": "Ray Data"}
+    rows = []
+    for kind, rate in found["loaders"].items():
+        best = max(rate[way] for way in ways if way.startswith("torch"))
+        cells = [f"{rate[way]:.1f}" for way in ways]
+        rows.append([kind, *cells, f"{rate['ray'] / best:.2f}", f"{rate['ray'] / rate['bare']:.2f}"])
+    header = [names.get(way, f"{way} processes") for way in ways]
+    compared = ["Ray Data / best torch", "Ray Data / reading alone"]
+    return "\n".join([f"{measured(found)}:", "", *table(["samples/s", *header, *compared], rows)])
+
+
+def capacity(found: dict[str, Any]) -> str:
+    """The plan of a training on 8 GPUs, as ``pdetr3d plan`` prints it."""
+    plan = {}
+    for stage, one in found["plan"]["stages"].items():
+        one["resources"] = {name: Resource(**values) for name, values in one["resources"].items()}
+        one["work"] = Work(**one["work"])
+        plan[stage] = Estimate(**{name: value for name, value in one.items() if name != "load"})
+    columns = plan_table("", 8, plan).columns
+    rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+    machine = measured_line(Measurement.model_validate(found["plan"]["measured"]))
+    lines = table([str(column.header) for column in columns], rows)
+    return "\n".join([f"{measured(found)}; {machine}.", "", *lines])
+
+
 def put(text: str, name: str, block: str) -> str:
     """Put ``block`` between the marks ``<!-- NAME: begin ... -->`` and ``<!-- NAME: end -->`` of a document."""
     pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
@@ -268,11 +319,15 @@ def documents() -> dict[Path, str]:
         "chaos": faults,
         "your-data": tutorial,
         "kitti-clicks": lambda document: search_text(Search(ROOT, document), TEACHERS),
+        "costs-steps": training_steps,
+        "costs-loaders": loading,
+        "costs-plan": capacity,
     }
     texts: dict[Path, str] = {}
     for name, path in DOCUMENTS.items():
-        if (measured := name.removesuffix("-details")) in found:
-            texts[path] = put(texts.get(path, path.read_text()), name, made[name](found[measured]))
+        result = next(one for one in NAMES if name.startswith(one))
+        block = made[name](found[result]) if result in found else f"Not measured: `make results ARGS={result}` does it."
+        texts[path] = put(texts.get(path, path.read_text()), name, block)
     return texts
 
 
@@ -281,7 +336,7 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case ["chaos" | "your-data" | "kitti-clicks" as name, file]:
+        case ["chaos" | "your-data" | "kitti-clicks" | "costs" as name, file]:
             found = {"code": code_version()} | json.loads(Path(file).read_text())
             FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:

@@ -88,4 +88,5 @@ def test_the_list_names_every_result() -> None:
         "chaos",
         "your-data",
         "kitti-clicks",
+        "costs",
     ]
