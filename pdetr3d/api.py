@@ -215,8 +215,8 @@ def draw(
     """
     from pdetr3d.class_list import NUSCENES_CLASSES
     from pdetr3d.inference.teacher import point_labels
-    from pdetr3d.visualize import RANGE_M, draw_sample
+    from pdetr3d.visualize import SHOWN_M, draw_sample
 
     if clicks is not None:
         sample = dataclasses.replace(sample, clicks=point_labels(clicks, [0] * len(clicks)))
-    return Picture(draw_sample(sample, predictions, RANGE_M, classes=classes or sample.classes or NUSCENES_CLASSES))
+    return Picture(draw_sample(sample, predictions, SHOWN_M, classes=classes or sample.classes or NUSCENES_CLASSES))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pdetr3d.errors import DataError
+from pdetr3d.json_files import read_json
 
 CONFIG, REPORT, DONE = "run.json", "report.json", "done.json"
 FRESH = "fresh"  # entry of run.json, a random text: it makes the digest of a run with --fresh unique
@@ -53,16 +53,16 @@ class RunFiles:
     def identity(self) -> dict[str, Any]:
         """The content of ``run.json``: the flat config keys that change a run's results, the versions of the stages
         ("code"), and the digest of the dataset's tables ("tables")."""
-        return {key: value for key, value in read_json(self.path / CONFIG).items() if key != FRESH}
+        return {key: value for key, value in read_object(self.path / CONFIG).items() if key != FRESH}
 
     @cached_property
     def report(self) -> dict[str, Any]:
         """A pipeline's ``report.json``; empty if no pipeline has ended."""
-        return read_json(self.path / REPORT)
+        return read_object(self.path / REPORT)
 
     def stage(self, name: str) -> dict[str, Any]:
         """The stored result of a finished stage; empty if the stage is not finished."""
-        return read_json(self.path / name / DONE)
+        return read_object(self.path / name / DONE)
 
     def checkpoints(self, stage: str) -> list[Path]:
         """Kept checkpoints of a training stage, oldest first; empty if the stage is not finished."""
@@ -112,16 +112,13 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON object of a run directory; a missing file gives an empty one.
 
     Raises:
         DataError: when the file cannot be read as a JSON object.
     """
-    try:
-        value = json.loads(file.read_text()) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable as JSON ({error}); remove it and run its job again") from error
+    value = read_json(file, "remove it and run its job again") if file.is_file() else {}
     if not isinstance(value, dict):
         raise DataError(f"{file}: holds {type(value).__name__}, not a JSON object")
     return value

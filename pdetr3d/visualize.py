@@ -20,7 +20,7 @@ from pdetr3d.geometry.boxes import EDGES, corners, rotate_z
 from pdetr3d.geometry.camera import in_image, project, project_segments
 from pdetr3d.schema import CAMERAS, SOURCE_HUMAN, Boxes3D, Sample
 
-RANGE_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows ...
+SHOWN_M = (-51.2, -51.2, 51.2, 51.2)  # x0, y0, x1, y1 that the bird's-eye view shows ...
 MARGIN_M = 0.8  # ... with this margin around it
 RINGS_M = (10, 20, 30, 40, 50)
 # The top row has the cameras to the front, the bottom row those to the back.
@@ -43,7 +43,7 @@ def inspect_sample(
     sample: Sample,
     out: Path,
     predictions: Boxes3D | None = None,
-    range_m: tuple[float, float, float, float] = RANGE_M,
+    range_m: tuple[float, float, float, float] = SHOWN_M,
     *,
     classes: ClassList,
 ) -> Path:
@@ -57,7 +57,7 @@ def inspect_sample(
 def draw_sample(
     sample: Sample,
     predictions: Boxes3D | None = None,
-    range_m: tuple[float, float, float, float] = RANGE_M,
+    range_m: tuple[float, float, float, float] = SHOWN_M,
     *,
     classes: ClassList,
 ) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from pdetr3d.batch import Batch
 from pdetr3d.data.label_manifest import inspection_record
 from pdetr3d.data.loading.load import load_sample
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.inference.detector import Detector
 from pdetr3d.pipeline.arms import possible_arms
 from pdetr3d.pipeline.execute import execute, pipeline_goals
@@ -25,7 +26,6 @@ from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.plan import BatchLoader
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.plug.memory import PeakMemory
 from ray_jobs.stages.pictures import confident
 from ray_jobs.stages.report import build_report, print_arms, print_labels

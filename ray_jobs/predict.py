@@ -15,13 +15,13 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.inference.blocks import SUMMARY, Blocks, identity, open_folder
 from pdetr3d.inference.frames import Asked
 from pdetr3d.inference.predict import Counts
 from pdetr3d.inference.student import StudentPredictor, student_file
 from pdetr3d.schema import DataError
 from pdetr3d.training.lease import hold, release
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.start.launch import init_ray
 
 PROGRESS_S = 2.0  # least time between two lines of progress

@@ -14,7 +14,8 @@ from pdetr3d.cli import main
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.label_manifest import build_manifest, import_clicks
+from pdetr3d.data.label_manifest import build_manifest
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.data.loading.records import inspection_records
 from pdetr3d.schema import CLASSES
 from tests.model_cases import tiny_config

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.run_files import SEED
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.results import FILE, RESULT, STATUS, collect
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import trial_config

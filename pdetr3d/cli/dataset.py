@@ -14,8 +14,10 @@ from pdetr3d.errors import DataError
 
 if TYPE_CHECKING:
     from pdetr3d.class_list import ClassList
+    from pdetr3d.config import LabelConfig
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import LabelManifest
+    from pdetr3d.data.labels.roles import People
 
 IndexFile = Annotated[Path, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")]
 Dataroot = Annotated[Path, typer.Option(help="Folder in nuScenes format (samples/, sweeps/, maps/, VERSION/).")]
@@ -134,40 +136,49 @@ def label(
     from pdetr3d.config_file import with_file
     from pdetr3d.data.index.empty import refuse_empty
     from pdetr3d.data.index.index import Index
-    from pdetr3d.data.label_manifest import build_manifest, import_clicks
+    from pdetr3d.data.label_manifest import build_manifest
     from pdetr3d.data.labels.click_places import misplaced
-    from pdetr3d.data.labels.roles import People, read_samples
+    from pdetr3d.data.labels.people_manifest import import_clicks
     from pdetr3d.data.labels.summary import summarize
 
-    opened = Index.open(index_file)
+    opened, words = Index.open(index_file), [*(overrides or []), *shortcuts]
     # The config needs the index's classes, because keys such as label.no_boxes_of name them.
-    whole = load_config(preset, [*(overrides or []), *shortcuts, f"data.classes={opened.classes.text}"], config_file)
-    config = whole.label
+    config = load_config(preset, [*words, f"data.classes={opened.classes.text}"], config_file)
     split = split or _train_split(opened)
-    words = [*(overrides or []), *shortcuts]
     drawn = drawn_keys(words if config_file is None else with_file(config_file, preset, words)[1])
-    if boxes_of is not None and drawn:
-        raise DataError(f"--boxes-of {boxes_of} says who is box-labeled, {', '.join(drawn)} draws it: give one of them")
     if empty is not None and import_file is None and boxes_of is None:
         raise DataError(f"--empty {empty} needs --import or --boxes-of: a simulation knows what is empty")
-    named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
-    nothing = read_samples(opened, split, str(empty), "--empty") if empty else ()
-    people = People(named, dict.fromkeys(nothing, f"--empty {empty}"))
-    asked = f"fold-of-{config.folds}" if config.folds else f"{config.split_by}-{config.ratio:g}"
-    how = asked if drawn or not (import_file or named) else "people"
-    name = f"{split}-{'human' if import_file else 'sim'}-{how}-seed{config.seed}"
-    folder = out or index_file.parent / "labels" / name
+    people = _looked_at(opened, split, boxes_of, empty, drawn)
+    by_draw = bool(drawn) or not (import_file or people.boxes_of)
+    name = f"{split}-{'human' if import_file else 'sim'}-{_draw(config.label) if by_draw else 'people'}"
+    folder = out or index_file.parent / "labels" / f"{name}-seed{config.label.seed}"
     if import_file:
-        manifest = import_clicks(opened, split, config, import_file, folder, people, drawn=bool(drawn))
+        manifest = import_clicks(opened, split, config.label, import_file, folder, people, drawn=bool(drawn))
     else:
         found = summarize(opened, [split])
-        clicks = int(found.objects.sum())
-        refuse_empty({"clicks": clicks}, whole.data.allow_empty, f"split {split!r} of {index_file}", found.left_out())
-        manifest = build_manifest(opened, split, config, folder, None if named is None else people)
-    summarize(opened, [split], manifest, whole.model.range_m).show()
+        clicks, where = int(found.objects.sum()), f"split {split!r} of {index_file}"
+        refuse_empty({"clicks": clicks}, config.data.allow_empty, where, found.left_out())
+        manifest = build_manifest(opened, split, config.label, folder, None if people.boxes_of is None else people)
+    summarize(opened, [split], manifest, config.model.range_m).show()
     describe_manifest(manifest, opened.classes)
     if import_file and (warning := misplaced(opened, manifest)):
         say(warning=warning)
+
+
+def _looked_at(opened: Index, split: str, boxes_of: str | None, empty: Path | None, drawn: list[str]) -> People:
+    """What people said of the samples by --boxes-of and --empty; ``drawn``: keys of a draw, which forbid the first."""
+    from pdetr3d.data.labels.roles import People, read_samples
+
+    if boxes_of is not None and drawn:
+        raise DataError(f"--boxes-of {boxes_of} says who is box-labeled, {', '.join(drawn)} draws it: give one of them")
+    named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
+    nothing = read_samples(opened, split, str(empty), "--empty") if empty else ()
+    return People(named, dict.fromkeys(nothing, f"--empty {empty}"))
+
+
+def _draw(config: LabelConfig) -> str:
+    """How box-labeled samples are drawn, for the name of a folder."""
+    return f"fold-of-{config.folds}" if config.folds else f"{config.split_by}-{config.ratio:g}"
 
 
 DRAWING = tuple(f"label.{name}" for name in ("ratio", "split_by", "folds", "balance", "no_boxes_of"))

@@ -134,10 +134,10 @@ def budget(
 
     Example: pdetr3d budget runs/search-label_ratio --box-cost 0.5 --click-cost 0.03 --budget 20000
     """
+    from pdetr3d.data.storage.files import write_json
     from pdetr3d.finished.labels.budget import Prices, plan_budget
     from pdetr3d.finished.labels.budget_report import draw_budget, print_budget
     from pdetr3d.finished.labels.measured_runs import read_runs
-    from pdetr3d.training.run_dir import write_json
 
     prices = Prices(box_cost, click_cost, budget)
     answer = plan_budget(read_runs(runs), prices)

@@ -13,7 +13,7 @@ from pdetr3d.class_list import ClassList
 from pdetr3d.click import marks
 from pdetr3d.click.click_file import Click
 from pdetr3d.click.desk import Frame
-from pdetr3d.click.sheet import RANGE_M, Tile
+from pdetr3d.click.sheet import HALF_SIDE_M, Tile
 from pdetr3d.click.views import View
 from pdetr3d.data.labels.human_clicks import IGNORE
 from pdetr3d.schema import Boxes3D
@@ -52,7 +52,7 @@ class Drawing:
             node.remove()
         self._images, self.tiles = [], frame.tiles if frame is not None else []
         points = frame.points if frame is not None else np.zeros((0, 3), np.float32)
-        points = points[np.abs(points[:, :2]).max(1, initial=0) < RANGE_M]
+        points = points[np.abs(points[:, :2]).max(1, initial=0) < HALF_SIDE_M]
         colors = (255 * height_colors(points[:, 2])[:, :3]).astype(np.uint8)
         self._cloud = self.scene.add_point_cloud(
             "/points", points, colors, point_size=point_m, precision="float32", point_shading="flat"
@@ -122,8 +122,8 @@ class Drawing:
     def _crosses(
         self, name: str, places: NDArray, colors: NDArray[np.uint8], arm_m: float = marks.ARM_M, thickness: float = 3.0
     ) -> None:
-        """Draw crosses at places (K, 3) within RANGE_M; farther ones would cover the images."""
-        shown = np.abs(places[:, :2]).max(1, initial=0) < RANGE_M
+        """Draw crosses at places (K, 3) within HALF_SIDE_M; farther ones would cover the images."""
+        shown = np.abs(places[:, :2]).max(1, initial=0) < HALF_SIDE_M
         self._lines(name, marks.crosses(places[shown], arm_m), np.repeat(colors[shown], 3, 0), thickness)
 
     def _lines(self, name: str, segments: NDArray, colors: NDArray[np.uint8], thickness: float = 3.0) -> None:

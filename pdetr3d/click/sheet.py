@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pdetr3d.click.rays import Ray, pixel_ray
 from pdetr3d.schema import CAMERAS, CameraRecord
 
-RANGE_M = 52.0  # half side of the square of LiDAR points between the images
+HALF_SIDE_M = 52.0  # half side of the square of LiDAR points between the images
 GAP_M = 1.0
 SHEET_Z_M = -2.0
 # The left column has the cameras to the front, the right column those to the back.
@@ -45,21 +45,21 @@ class Tile:
 
 def tiles(cameras: Sequence[CameraRecord | None]) -> list[Tile]:
     """The images of a sample's cameras (order of CAMERAS); a missing camera leaves its place empty."""
-    height = (2 * RANGE_M - 2 * GAP_M) / 3
+    height = (2 * HALF_SIDE_M - 2 * GAP_M) / 3
     found = []
     for side, column in zip((-1, 1), COLUMNS, strict=True):
         for row, name in enumerate(column):
             camera = cameras[CAMERAS.index(name)]
             if camera is not None:
                 width = height * camera.width_px / camera.height_px
-                middle = (side * (RANGE_M + GAP_M + width / 2), (1 - row) * (height + GAP_M))
+                middle = (side * (HALF_SIDE_M + GAP_M + width / 2), (1 - row) * (height + GAP_M))
                 found.append(Tile(name, camera, middle, (width, height)))
     return found
 
 
 def width_m(found: Sequence[Tile]) -> float:
     """The width of the whole sheet [m]."""
-    return 2 * max((abs(tile.middle_m[0]) + tile.size_m[0] / 2 for tile in found), default=RANGE_M)
+    return 2 * max((abs(tile.middle_m[0]) + tile.size_m[0] / 2 for tile in found), default=HALF_SIDE_M)
 
 
 def through(ray: Ray, found: Sequence[Tile]) -> tuple[Ray, Tile | None]:

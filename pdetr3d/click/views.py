@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pdetr3d.click.sheet import RANGE_M, SHEET_Z_M, Tile, width_m
+from pdetr3d.click.sheet import HALF_SIDE_M, SHEET_Z_M, Tile, width_m
 
 NARROW_RAD = float(np.radians(20))  # field of view from above: rays are nearly parallel
 WIDE_RAD = float(np.radians(55))  # field of view in 3D
@@ -27,7 +27,7 @@ class View:
 
 def above(tiles: Sequence[Tile], aspect: float) -> View:
     """The whole sheet from above, +y up, on a canvas of ``aspect`` = width / height."""
-    return _down(0.0, 0.0, max(2 * RANGE_M, width_m(tiles) / aspect))
+    return _down(0.0, 0.0, max(2 * HALF_SIDE_M, width_m(tiles) / aspect))
 
 
 def over(tile: Tile, aspect: float) -> View:

@@ -1,8 +1,7 @@
-"""Public names of the label code in one module: the manifest, clicks, their import, pseudo labels, and records."""
+"""Public names of the label code in one module: the manifest, clicks, pseudo labels, and records."""
 
 from pdetr3d.data.labels.clicks import draw_click, redraw_clicks
 from pdetr3d.data.labels.manifest import LabelManifest, build_manifest
-from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.data.labels.pseudo_table import read_pseudo_labels, write_pseudo_labels
 from pdetr3d.data.loading.records import (
     eval_records,
@@ -17,7 +16,6 @@ __all__ = [
     "build_manifest",
     "draw_click",
     "eval_records",
-    "import_clicks",
     "inspection_record",
     "inspection_records",
     "prior_size_m",

@@ -21,7 +21,7 @@ from pdetr3d.schema import Boxes3D, CameraRecord, DataError
 
 LABELS = "kitti_labels.parquet"  # KITTI's labels, which the import writes to the folder of the tables
 FACTS = "import.json"  # the import's settings, in the same folder
-DONT_CARE = "DontCare"
+DONT_CARE = "DontCare"  # KITTI's type of a region without labels
 
 
 def has_kitti_labels(folder: Path) -> bool:

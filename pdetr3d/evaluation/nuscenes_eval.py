@@ -47,7 +47,7 @@ from pdetr3d.evaluation.results_format import (
 )
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.schema import Boxes3D, DataError
-from pdetr3d.tables.fields import not_counted
+from pdetr3d.tables.counts import not_counted
 from pdetr3d.tables.loaded import Tables
 from pdetr3d.tables.names import NUSCENES, Names
 from pdetr3d.words import some

@@ -19,7 +19,7 @@ from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
 from pdetr3d.schema import LIDAR_TOP, Boxes3D, DataError
-from pdetr3d.tables.fields import has_points
+from pdetr3d.tables.counts import has_points
 
 MAX_BOXES_PER_SAMPLE = 500  # the devkit refuses more
 Poses = tuple[NDArray[np.float64], NDArray[np.float64]]  # lidar2ego, ego2global, each (4, 4)

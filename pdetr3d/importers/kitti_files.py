@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.evaluation.kitti_score import DONT_CARE
 from pdetr3d.geometry.rigid import apply, wrap_angle
 from pdetr3d.schema import DataError
 
 # Rows of a 3x3 rotation: LIDAR_TOP x, y, z of a rect vector.
 RECT2LIDAR_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-DONT_CARE = "DontCare"
 COLUMNS = "type truncated occluded alpha left top right bottom height width length x y z rotation_y"
 WIDTH = len(COLUMNS.split())  # a detection has one more column, the score
 UNKNOWN = 3  # KITTI's number for an unknown occlusion

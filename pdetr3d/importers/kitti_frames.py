@@ -15,11 +15,12 @@ from PIL import Image
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.storage.points import STRANGE, check_points
+from pdetr3d.evaluation.kitti_score import DONT_CARE
 from pdetr3d.geometry.boxes import footprints
 from pdetr3d.geometry.regions import Regions
 from pdetr3d.geometry.rigid import move_points
 from pdetr3d.importers.frame import Camera, Frame, Objects, cut_out, field_of_view, image_sector
-from pdetr3d.importers.kitti_files import DONT_CARE, Calibration, Labels
+from pdetr3d.importers.kitti_files import Calibration, Labels
 from pdetr3d.importers.mapping import ClassMapping
 from pdetr3d.importers.scenes import SceneRow
 from pdetr3d.schema import DataError

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 from pdetr3d.config import Config
-from pdetr3d.data.storage.files import file_digest
+from pdetr3d.data.storage.files import file_digest, write_json
 from pdetr3d.pipeline.training import CROPS
-from pdetr3d.training.run_dir import write_json
 
 LINEAGE = "lineage.json"
 

@@ -28,7 +28,8 @@ from pdetr3d.data.loading.check import MEMORY, check_files
 from pdetr3d.data.loading.packed import check_pack, index_of_pack, open_pack
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import Skipped, find_skipped
-from pdetr3d.data.storage.files import atomic_path, read_json, text_digest, write_json
+from pdetr3d.data.storage.files import atomic_path, text_digest, write_json
+from pdetr3d.json_files import read_json
 from pdetr3d.run_files import FRESH
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names

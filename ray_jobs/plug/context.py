@@ -17,10 +17,11 @@ from pyarrow.fs import FileSystem, FileType
 from ray.train import Checkpoint
 from torch import Tensor, nn
 
+from pdetr3d.data.storage.whole_file import whole_file
 from pdetr3d.tracking.runs import MetricLogger
 from pdetr3d.training.checkpoint import FILE
 from pdetr3d.training.plan import Plan
-from ray_jobs.plug.resume import RESUME, checkpoint_name, forget, resume_point, whole_file, write_progress
+from ray_jobs.plug.resume import RESUME, checkpoint_name, forget, resume_point, write_progress
 from ray_jobs.plug.resume import read_progress as read_progress  # callers outside import both from here
 from ray_jobs.plug.save_requests import SaveRequests
 from ray_jobs.plug.stream import RankBatches

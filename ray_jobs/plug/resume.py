@@ -8,23 +8,18 @@ checks the files.
 from __future__ import annotations
 
 import contextlib
-import uuid
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from pyarrow import NativeFile
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from pdetr3d.data.storage.files import sync
+from pdetr3d.data.storage.whole_file import remove_unfinished, whole_file
 from pdetr3d.schema import DataError
 from pdetr3d.training.checkpoint import FILE
 
 RESUME = "resume_"  # beginning of the names of checkpoints that are only there to continue from
 KEPT = "step_"  # beginning of the names of folders of kept checkpoints
 PROGRESS = "progress.txt"
-TEMPORARY = ".tmp"  # end of the names of files that are not complete
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
 READ_BYTES = 16 * 2**20  # read at a time
 SPARE = 2  # the number of newest checkpoints (kept ones count) that stay, so that one may be broken
@@ -120,33 +115,7 @@ def forget(folder: str) -> None:
     for point in points(filesystem, path)[SPARE:]:
         if point.path.rsplit("/", 1)[-1].startswith(RESUME):
             filesystem.delete_file(point.path)
-    for info in filesystem.get_file_info(FileSelector(path)):
-        if info.base_name.startswith(".") and info.base_name.endswith(TEMPORARY):
-            filesystem.delete_file(info.path)
-
-
-@contextlib.contextmanager
-def whole_file(filesystem: FileSystem, path: str) -> Iterator[NativeFile]:
-    """Yield a stream to a temporary file, which becomes ``path`` when the body has ended without an error.
-
-    No other process, on this host or another one, uses the temporary name. On a local file system the content is on
-    the disk before the file gets its name.
-    """
-    folder, name = path.rsplit("/", 1)
-    filesystem.create_dir(folder, recursive=True)
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
-    try:
-        with filesystem.open_output_stream(temporary) as stream:
-            yield stream
-        if isinstance(filesystem, LocalFileSystem):
-            sync(Path(temporary))
-        filesystem.move(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # an earlier error must not be hidden by this one
-            filesystem.delete_file(temporary)
-        raise
-    if isinstance(filesystem, LocalFileSystem):
-        sync(Path(folder))
+    remove_unfinished(filesystem, path)
 
 
 def forget_rays_record(folder: str) -> None:

@@ -12,10 +12,10 @@ from ray.tune import Callback, Stopper
 from rich.console import Console
 from rich.table import Table
 
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.report.search import value_text
 from pdetr3d.run_files import SEED
 from pdetr3d.tracking.runs import end_runs
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.results import ERROR, RESULT, STATUS, UNFINISHED, groups, read_trial, trial_names
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.trial import PROGRESS, TRAINED

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import OptimConfig
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.exits import find_data_error
 from pdetr3d.pipeline.execute import SHARED, execute
 from pdetr3d.pipeline.run import Run
@@ -17,7 +18,6 @@ from pdetr3d.pipeline.trainings import crop_steps
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
 from pdetr3d.training.plan import total_steps
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.evaluations import measured_teacher
 from ray_jobs.searches.folder import SearchFolder
 from ray_jobs.searches.results import ERROR, FILE, RESULT

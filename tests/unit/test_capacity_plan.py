@@ -12,11 +12,11 @@ import yaml
 
 from pdetr3d import presets
 from pdetr3d.cli import app, main
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.capacity import measure
 from pdetr3d.finished.capacity.costs import depends_on
 from pdetr3d.finished.capacity.table import duration
 from pdetr3d.training import model_size
-from pdetr3d.training.run_dir import write_json
 from tests.training_cases import SMALL_DATA, TINY, one_thread
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,13 +14,12 @@ from PIL import Image
 
 from pdetr3d.cli import main
 from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, SAMPLES_SCHEMA
-from pdetr3d.data.storage.files import table_digest, write_arrow
+from pdetr3d.data.storage.files import table_digest, write_arrow, write_json
 from pdetr3d.finished.labels import efficiency
 from pdetr3d.finished.labels.budget import Dataset, Planner, Prices, plan_budget, predict
 from pdetr3d.finished.labels.efficiency import Curve, fit_curves, points, resampled_curves
 from pdetr3d.finished.labels.measured_runs import MeasuredRun, read_runs
 from pdetr3d.schema import DataError
-from pdetr3d.training.run_dir import write_json
 
 N, OBJECTS = 100, 4  # keyframes, objects on each
 RATIOS = (10, 20, 50)
@@ -344,7 +343,7 @@ def _half_clicked(folder: Path) -> None:
         (_no_scores, "is not finished: no SPNDS of ours, boxes_only"),
         (_one_arm, "is not finished: no SPNDS of boxes_only"),
         (_no_spnds, "hold no number SPNDS"),
-        (_broken, "report.json: not readable as JSON"),
+        (_broken, "report.json: cannot be read as JSON"),
         (_no_run, "not a run directory"),
         (_edited, "differ from manifest.json"),
         (_half_clicked, "label.click_share is 0.5 there, but plans assume that every object of a keyframe is clicked"),

@@ -15,8 +15,10 @@ from pdetr3d.click.panel import status_html
 from pdetr3d.click.session import Session
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
+from pdetr3d.data.label_manifest import training_records, write_pseudo_labels
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.data.loading.records import eval_records, inspection_records
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.nuscenes_eval import score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.deploy.contract import describe
@@ -26,7 +28,6 @@ from pdetr3d.inference.teacher import TeacherPredictor
 from pdetr3d.pseudo_labels import to_pseudo_labels
 from pdetr3d.schema import Boxes3D, DataError
 from pdetr3d.training import checkpoint
-from pdetr3d.training.run_dir import write_json
 from tests.own_cases import Own
 from tests.training_cases import one_thread, open_world, run_locally
 

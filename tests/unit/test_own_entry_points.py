@@ -25,6 +25,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, inspection_records
 from pdetr3d.data.labels.pseudo_table import write_pseudo_labels
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.capacity.measure import measure
@@ -35,7 +36,6 @@ from pdetr3d.pseudo_labels import class_mean_boxes, to_pseudo_labels
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.space_files import check_space, load_space, trial_config
 from ray_jobs.stages.report import print_arms, print_quality
 from tests.model_cases import shaken

@@ -106,8 +106,10 @@ def test_an_interrupted_pack_continues(sim_world: Path, whole: Pack, tmp_path: P
     with pytest.raises(DataError, match=r"num_sweeps: 3 there, 2 now"):
         pack(file, SPLITS, uri, **{**ONE, "num_sweeps": 2})
     replace(path, content)
+    (Path(uri) / ".shard-00001.parquet.0123456789ab.tmp").write_bytes(b"of a process that was killed")
     made = pack(file, SPLITS, uri, **ONE)
     assert done.stat().st_mtime_ns == before
+    assert {f.name for f in Path(uri).iterdir()} == {f.name for f in Path(whole.uri).iterdir()}
     assert [s["sha256"] for s in made.info["shards"]] == [s["sha256"] for s in whole.info["shards"]]
 
 

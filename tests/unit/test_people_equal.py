@@ -16,7 +16,8 @@ from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import Config
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.label_manifest import import_clicks, training_records, write_pseudo_labels
+from pdetr3d.data.label_manifest import training_records, write_pseudo_labels
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.data.loading.crops import CropLoader, Crops, crops_of
 from pdetr3d.pseudo_labels import to_pseudo_labels
 from pdetr3d.schema import SampleRecord

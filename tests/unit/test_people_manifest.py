@@ -13,9 +13,9 @@ from pdetr3d.cli import main
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
-from pdetr3d.data.label_manifest import LabelManifest, build_manifest, import_clicks, training_records
+from pdetr3d.data.label_manifest import LabelManifest, build_manifest, training_records
 from pdetr3d.data.labels.click_places import misplaced
-from pdetr3d.data.labels.people_manifest import STRAYS
+from pdetr3d.data.labels.people_manifest import STRAYS, import_clicks
 from pdetr3d.data.labels.roles import People, read_samples
 from pdetr3d.data.labels.summary import summarize
 from pdetr3d.schema import CLASSES, DataError

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pdetr3d.cli import main
 from pdetr3d.config_keys import seen_by
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.report.compare import _curves, config_table, notes, tables, warning, write_comparison
 from pdetr3d.finished.report.page import Chart, Table, Text
 from pdetr3d.finished.report.reproduce import run_command
@@ -19,7 +20,6 @@ from pdetr3d.finished.report.runs import differing, open_runs, short_names
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import write_json
 from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, teacher_scores
 
 
@@ -225,5 +225,5 @@ def test_a_broken_file_is_named(runs: list[Path], tmp_path: Path) -> None:
     broken = plant_run(tmp_path / "x", [], {})
     (broken / "pseudo_labels").mkdir()
     (broken / "pseudo_labels" / "done.json").write_text(json.dumps({"teacher": 1})[:5])
-    with pytest.raises(DataError, match="done.json: not readable as JSON"):
+    with pytest.raises(DataError, match="done.json: cannot be read as JSON"):
         tables(open_runs([broken, runs[0]]))

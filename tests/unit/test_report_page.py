@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Chart, Section, Table, Text, write_page
 from pdetr3d.finished.report.pictures import galleries
@@ -22,7 +23,6 @@ from pdetr3d.finished.report.search_page import write_report
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.finished.report.teacher_sections import samples_to
 from pdetr3d.schema import DataError
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.searches.space import SearchSpace
 from tests.report_cases import BINS, cells, plant_trial, space_of, svg_of, svg_texts, write_search
 

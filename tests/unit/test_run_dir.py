@@ -9,8 +9,9 @@ import pytest
 
 from pdetr3d.config import Config
 from pdetr3d.config_keys import seen_by
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.schema import DataError
-from pdetr3d.training.run_dir import RunDir, free_path, prepare, write_json
+from pdetr3d.training.run_dir import RunDir, free_path, prepare
 from pdetr3d.training.stage_versions import STAGE_VERSIONS, code_version
 from tests.jobs import launch
 from tests.model_cases import tiny_config

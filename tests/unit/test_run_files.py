@@ -72,7 +72,9 @@ def test_what_is_no_run_is_refused_with_those_in_it(tmp_path: Path) -> None:
     assert RunFiles.open(tmp_path / "trials" / "t0").identity == {"preset": "quickstart"}
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not readable as JSON"), ("[]", "holds list, not a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "holds list, not a JSON object")]
+)
 def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / "done.json").write_text(text)

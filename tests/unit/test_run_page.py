@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pdetr3d.cli import main
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou
 from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.finished.report.run_page import _floor, _histogram
-from pdetr3d.training.run_dir import write_json
 from tests.doctor_cases import PlantedRun
 from tests.report_cases import student_scores, svg_texts
 

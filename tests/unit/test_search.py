@@ -16,11 +16,11 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Float, Integer
 
 from pdetr3d.config import ScalingConfig
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import write_json
 from ray_jobs import search
 from ray_jobs.search import check_same, was_stopped
 from ray_jobs.searches import trial, tuning

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pdetr3d.data.storage.files import write_json
 from pdetr3d.presets import load
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
-from pdetr3d.training.run_dir import write_json
 from ray_jobs.search import log_label_efficiency
 from ray_jobs.searches.results import collect, label_efficiency, print_search, read_trial, trial_names
 from ray_jobs.searches.space import Domain, SearchSpace

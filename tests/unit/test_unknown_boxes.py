@@ -15,11 +15,11 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import (
     build_manifest,
-    import_clicks,
     prior_size_m,
     training_records,
     write_pseudo_labels,
 )
+from pdetr3d.data.labels.people_manifest import import_clicks
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.doctor.diagnosis import diagnose

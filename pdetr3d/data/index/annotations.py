@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pdetr3d.schema import Boxes3D
-from pdetr3d.tables.fields import has_points
+from pdetr3d.tables.counts import has_points
 
 LIDAR, RADAR = "ann_num_lidar_pts", "ann_num_radar_pts"  # columns of INDEX_SCHEMA
 

@@ -24,7 +24,7 @@ from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.camera import compose_lidar2img
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid
 from pdetr3d.schema import CAMERAS, LIDAR_TOP, DataError
-from pdetr3d.tables.fields import not_counted
+from pdetr3d.tables.counts import not_counted
 from pdetr3d.tables.loaded import Tables
 
 CHUNK = 1000  # keyframes converted to Arrow at a time; this limits the memory for Python objects

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nuscenes.utils.splits import create_splits_scenes
 
-from pdetr3d.data.storage.files import read_json
+from pdetr3d.json_files import read_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.loaded import Tables
 

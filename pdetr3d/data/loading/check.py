@@ -22,8 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.load import check_header, decode_image
-from pdetr3d.data.storage.files import atomic_path, read_json
+from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
+from pdetr3d.json_files import read_json
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 from pdetr3d.words import listed
 

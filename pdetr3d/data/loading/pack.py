@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem, FileType, copy_files
+from pyarrow.fs import FileSystem, FileType
 from rich.progress import track
 
 from pdetr3d.data.index.index import Index
@@ -27,9 +28,11 @@ from pdetr3d.data.loading.check import check_image_data
 from pdetr3d.data.loading.load import read_sweeps
 from pdetr3d.data.loading.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
 from pdetr3d.data.storage.points import read_file
+from pdetr3d.data.storage.whole_file import remove_unfinished, whole_file
 from pdetr3d.schema import CameraRecord, DataError
 
 PLAN = "plan.json"  # the arguments of the pack; a call with other arguments is refused
+COPY_BYTES = 16 * 2**20  # copied at a time
 
 
 def pack(
@@ -69,6 +72,7 @@ def pack(
     filesystem, path = resolve(uri)
     filesystem.create_dir(path, recursive=True)
     _claim(filesystem, path, uri, plan)
+    remove_unfinished(filesystem, path)
     chunks = [tokens[i : i + shard_samples] for i in range(0, len(tokens), shard_samples)]
     jobs = [
         (number, chunk) for number, chunk in enumerate(chunks) if not _exists(filesystem, f"{path}/{_note(number)}")
@@ -87,7 +91,7 @@ def _put_index(index: Index, filesystem: FileSystem, path: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / INDEX
         pq.write_table(index.table, local)
-        copy_files(str(local), f"{path}/{INDEX}", destination_filesystem=filesystem)
+        _copy(local, filesystem, f"{path}/{INDEX}")
 
 
 def verify(uri: str) -> Pack:
@@ -141,8 +145,7 @@ def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: 
                 writer.write_table(_row(index, token, num_sweeps, points))  # a row group of its own
         with local.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        copy_files(str(local), f"{path}/{name}.tmp", destination_filesystem=filesystem)
-        filesystem.move(f"{path}/{name}.tmp", f"{path}/{name}")
+        _copy(local, filesystem, f"{path}/{name}")
         note = {"file": name, "bytes": local.stat().st_size, "sha256": digest, "samples": tokens}
     _write(filesystem, f"{path}/{_note(number)}", json.dumps(note).encode())
 
@@ -187,6 +190,10 @@ def _read(filesystem: FileSystem, file: str) -> bytes:
 
 
 def _write(filesystem: FileSystem, file: str, content: bytes) -> None:
-    with filesystem.open_output_stream(f"{file}.tmp") as stream:
+    with whole_file(filesystem, file) as stream:
         stream.write(content)
-    filesystem.move(f"{file}.tmp", file)
+
+
+def _copy(local: Path, filesystem: FileSystem, file: str) -> None:
+    with local.open("rb") as source, whole_file(filesystem, file) as sink:
+        shutil.copyfileobj(source, sink, COPY_BYTES)

@@ -16,7 +16,8 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.check import broken_files, files_of, listed, say_points_left_out
 from pdetr3d.data.loading.record_list import Records
-from pdetr3d.data.storage.files import atomic_path, read_json
+from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.json_files import read_json
 from pdetr3d.schema import DataError
 
 FILE = "skipped.json"  # beside the index

@@ -20,7 +20,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.formats import why_no_json
 from pdetr3d.schema import DataError
 
 ARROW = b"ARROW1"  # what an Arrow file begins with
@@ -233,33 +232,6 @@ def _digest(tables: Sequence[tuple[pa.Schema, Iterable[pa.Table]]]) -> str:
                 writer.write_table(bare.take(pa.array(range(len(bare)))))
         sink.closed = False
     return sink.hash.hexdigest()[:16]
-
-
-def read_json(file: Path, fix: str) -> Any:
-    """Read a JSON file and return its value.
-
-    Args:
-        fix: advice for a file that cannot be read; it ends the error message.
-
-    Raises:
-        DataError: when the file is missing, is not JSON, is nested too deeply, or holds an object with a key twice.
-    """
-    raw = b""
-    try:
-        raw = file.read_bytes()
-        return json.loads(raw, object_pairs_hook=_object)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or why_no_json(raw, error)
-        raise DataError(f"{file}: cannot be read as JSON ({reason}); {fix}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):  # JSON's readers would silently use the last one
-        names = [name for name, _ in pairs]
-        twice = sorted(name for name in made if names.count(name) > 1)
-        raise ValueError(f"these keys stand there twice: {', '.join(twice)}; keep one of each")
-    return made
 
 
 def write_json(file: Path, value: Any) -> None:

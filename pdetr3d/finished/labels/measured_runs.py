@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.data.labels.manifest import LabelManifest
-from pdetr3d.run_files import RunFiles, read_json
+from pdetr3d.run_files import RunFiles, read_object
 from pdetr3d.schema import DataError
 
 SEARCHES = ("search.json", "sweep.json")  # a search's file in its run directory; the second name is that of older code
@@ -71,7 +71,7 @@ def _run_folders(path: Path) -> list[Path]:
     if file is None:
         return [path]
     try:
-        trials = read_json(file)["trials"]
+        trials = read_object(file)["trials"]
         found = [path / str(trial["run_dir"]) for trial in trials if trial["status"] == "finished"]
     except (KeyError, TypeError) as error:
         raise DataError(
