@@ -1,4 +1,4 @@
-"""Describes config keys (default, allowed values, unit, meaning, readers); writes docs/configuration.md from them."""
+"""Describes config keys (default, allowed values, unit, meaning); writes docs/configuration.md from them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from pdetr3d.config import Config
-from pdetr3d.config_sections import EVERY, IgnoredBy, Section
+from pdetr3d.config_sections import Section
 
 UNITS = {"_m": "m", "_rad": "rad", "_deg": "degrees", "_s": "s", "_us": "µs", "_px": "px"}  # ending of a key -> unit
 
@@ -82,29 +81,6 @@ def keys() -> dict[str, Key]:
         for name, schema in owner.model_json_schema()["properties"].items()
         if "$ref" not in schema
     }
-
-
-def seen_by(config: Config, kind: str = EVERY) -> dict[str, Any]:
-    """Dotted key -> value (as ``Config.flat``) of all keys that a kind of stage depends on; of EVERY: all keys on which
-    any stage depends. The marks at the fields (``IgnoredBy``) say which these are."""
-    ignored = _ignored(kind)
-    return {key: value for key, value in config.flat().items() if key not in ignored}
-
-
-@cache
-def _ignored(kind: str) -> frozenset[str]:
-    """Dotted keys that a kind of stage ignores."""
-
-    def marked(owner: type[Section], prefix: str = "", above: bool = False) -> Iterator[str]:
-        for name, field in owner.model_fields.items():
-            marks = [mark for mark in field.metadata if isinstance(mark, IgnoredBy)]
-            here = above or any({kind, EVERY} & {*mark.kinds} for mark in marks)
-            if inspect.isclass(field.annotation) and issubclass(field.annotation, Section):
-                yield from marked(field.annotation, f"{prefix}{name}.", here)
-            elif here:
-                yield prefix + name
-
-    return frozenset(marked(Config))
 
 
 def comments(owner: type) -> dict[str, str]:

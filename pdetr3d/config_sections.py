@@ -17,7 +17,7 @@ Meters = Annotated[float, Field(gt=0)]
 class IgnoredBy:
     """Mark of a field, or of a whole section: stages that never read it. Unmarked fields count for every stage.
 
-    ``pdetr3d.config_keys.seen_by`` reads the marks. tests/unit/test_stage_reads.py fails if a stage reads a field
+    ``pdetr3d.config_seen.seen_by`` reads the marks. tests/unit/test_stage_reads.py fails if a stage reads a field
     that it ignores by its mark. A stage depends on the results of earlier stages by their digests.
 
     Attributes:

@@ -133,6 +133,11 @@ def svg_of(uri: str) -> str:
     return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
 
 
+def svg_uris(page: str) -> list[str]:
+    """The charts of a page."""
+    return re.findall(r'"(data:image/svg[^"]*)"', page)
+
+
 def svg_texts(uri: str) -> list[str]:
     """The texts of a chart."""
     return re.findall(r"<!-- (.*?) -->", svg_of(uri))

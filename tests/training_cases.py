@@ -65,9 +65,11 @@ def open_world(dataroot: Path, folder: Path, *overrides: str) -> World:
     return World(run, data, records, prior_size_m(records, classes=data.index.classes)[0])
 
 
-def begin_run(dataroot: Path, folder: Path, *overrides: str, index: Path | None = None) -> Run:
+def begin_run(
+    dataroot: Path, folder: Path, *overrides: str, index: Path | None = None, runner: LocalRunner | None = None
+) -> Run:
     """A run of the pipeline on ``dataroot``, in this process."""
-    return Run(RunDir(folder, world_config(dataroot, *overrides)), LocalRunner(), Observer(), index)
+    return Run(RunDir(folder, world_config(dataroot, *overrides)), runner or LocalRunner(), Observer(), index)
 
 
 def run_locally(

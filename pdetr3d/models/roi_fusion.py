@@ -143,7 +143,7 @@ class CameraRoI(nn.Module):
         """
         center, visible = project_visible(views, roi[..., :3])
         cells = torch.tensor([[m.shape[-1], m.shape[-2]] for m in levels], device=query.device, dtype=query.dtype)
-        place = self._roi_places(views, roi, center)[:, :, :, None, None]  # (B, V, K, 1, 1, n*n, 2)
+        place = self.roi_places(views, roi, center)[:, :, :, None, None]  # (B, V, K, 1, 1, n*n, 2)
         offset = self.roi_offset(query).unflatten(-1, (self.heads, self.levels, self.roi_samples, 2)) / cells[:, None]
         location = place + offset[:, None]
         valid = inside(location, views.size / views.covered)  # samples outside the image or in its padding are invalid
@@ -157,7 +157,7 @@ class CameraRoI(nn.Module):
         seen_by = deformable_sample(values, location.flatten(0, 1), weight.flatten(0, 1)).unflatten(0, (b, v))
         return self.output(mean_over_views(seen_by, visible)) * visible.any(1)[..., None]
 
-    def _roi_places(self, views: Views, roi: Tensor, center: Tensor) -> Tensor:
+    def roi_places(self, views: Views, roi: Tensor, center: Tensor) -> Tensor:
         """The places (B, V, K, n*n, 2) in [0, 1] of a grid over a rectangle around ``center`` (B, V, K, 2) [px].
 
         The rectangle has the size of the bounding rectangle of the corners in front of the camera, and is clipped to

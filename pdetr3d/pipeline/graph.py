@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from pdetr3d.config import Config
-from pdetr3d.config_keys import seen_by
 from pdetr3d.config_sections import BOXES_ONLY, EVERY, INDEX, PSEUDO_LABELS, TEACHER
+from pdetr3d.config_seen import seen_by
 from pdetr3d.data.storage.files import text_digest
 from pdetr3d.pipeline.labels import make_pseudo_labels, make_self_labels, measure_holdout
 from pdetr3d.pipeline.run import Run

@@ -171,13 +171,13 @@ class BatchLoader:
         if self.gt_database is not None and step < self.gt_until and (self.paste_everywhere or record.role == "box"):
             rng = keyed_rng(seed, number, record.sample_token, "gt_sampling")
             sample = paste(sample, open_database(self.gt_database), self.config.student.gt_sampling, rng)
-        moved = augment(sample, self._range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
+        moved = augment(sample, self.augment_range().draw(keyed_rng(seed, number, record.sample_token, "augment")))
         if self.stage == "teacher" and self.cameras and self.config.teacher.grid_mask:
             rng = keyed_rng(seed, number, record.sample_token, "grid_mask")
             moved = replace(moved, images=grid_mask(moved.images, self.config.teacher.grid_mask, rng))
         return sample, moved
 
-    def _range(self) -> AugmentRange:
+    def augment_range(self) -> AugmentRange:
         """The stage's ranges of augmentation. A cloud is mirrored only along axes that the range is symmetric in."""
         x0, y0, x1, y1 = self.config.model.bev_range_m
         axes = math.isclose(-x0, x1), math.isclose(-y0, y1)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.config import Config
-from pdetr3d.config_keys import seen_by
 from pdetr3d.config_removed import changed_nothing
+from pdetr3d.config_seen import seen_by
 from pdetr3d.data.index.empty import refuse_empty
 from pdetr3d.data.index.file_ledger import FILE as FILES
 from pdetr3d.data.index.file_ledger import FileLedger, refuse_changed

@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import Config, ScalingConfig
-from pdetr3d.config_keys import seen_by
+from pdetr3d.config_seen import seen_by
 from pdetr3d.data.loading.record_list import tokens_of
 from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
 from pdetr3d.data.storage.files import atomic_path, read_parquet, table_digest, write_json, write_parquet

@@ -136,13 +136,14 @@ def test_done_frames_and_the_way_between_frames(index: Index, tmp_path: Path) ->
 def test_the_view_is_fitted_again_when_the_canvas_has_another_shape(index: Index, tmp_path: Path) -> None:
     world = World(index, tmp_path)
     camera = world.client.camera
+    (changed,), _ = camera.on_update.call_args
     first = camera.position
     camera.image_width, camera.image_height = 600, 400  # fewer pixels, the same shape
     camera.position = (1.0, 2.0, 3.0)  # the annotator zoomed
-    asyncio.run(world.page._canvas_changed(camera))
+    asyncio.run(changed(camera))
     assert camera.position == (1.0, 2.0, 3.0)
     camera.image_width = 500
-    asyncio.run(world.page._canvas_changed(camera))
+    asyncio.run(changed(camera))
     assert camera.position[2] > first[2]  # narrower: seen from farther
     names = []
     for _ in range(7):

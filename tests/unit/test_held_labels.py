@@ -177,7 +177,7 @@ def test_masks_move_with_the_points(half_world: tuple[Path, Index], tmp_path: Pa
     arrays = loader.for_records(opened.records)(records, [1, 1])
     assert arrays["known"].shape == (2, 32, 32) and arrays["known"].dtype == bool
     for b, record in enumerate(records):
-        matrix = loader._range().draw(keyed_rng(config.run.seed, 1, record.sample_token, "augment"))
+        matrix = loader.augment_range().draw(keyed_rng(config.run.seed, 1, record.sample_token, "augment"))
         for row in range(32):
             for column in range(32):
                 center = np.array([(column + 0.5) * 0.8 - 12.8, (row + 0.5) * 0.8 - 12.8, 0, 1])

@@ -25,9 +25,9 @@ SECOND = HOLD + "print('held')"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_held() -> Iterator[None]:
+def _nothing_is_held(tmp_path: Path) -> Iterator[None]:
     yield
-    for folder in list(lease._held):
+    for folder in (tmp_path, *filter(Path.is_dir, tmp_path.iterdir())):
         lease.release(folder)
 
 
@@ -86,7 +86,10 @@ def test_a_killed_owners_lease_is_taken_over(
 
 
 def test_a_process_id_that_is_used_again_is_not_the_owner(tmp_path: Path) -> None:
-    foreign(tmp_path, machine=lease._machine(), pid=os.getppid(), process_start=1.0, folder=str(tmp_path))
+    lease.hold(tmp_path)
+    mine = json.loads((tmp_path / lease.FILE).read_text())
+    lease.release(tmp_path)
+    foreign(tmp_path, **mine | {"pid": os.getppid(), "process_start": 1.0, "token": "a"})
     lease.hold(tmp_path)
     assert owner_of(tmp_path) == os.getpid()
 
@@ -121,20 +124,12 @@ def test_a_lease_of_another_host_is_watched(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(lease, "POLL_S", 0.01)
     monkeypatch.setattr(lease, "EXPIRES_S", 30.0)
     foreign(tmp_path)
-    looks: list[int] = []
-    version = lease._version
-
-    def renewed_at_the_third_look(folder: Path) -> tuple[int, str] | None:
-        looks.append(1)
-        if len(looks) == 3:
-            os.utime(folder / lease.FILE, ns=(1, 1))
-        return version(folder)
-
-    monkeypatch.setattr(lease, "_version", renewed_at_the_third_look)
+    renewal = threading.Timer(0.2, lambda: os.utime(tmp_path / lease.FILE, ns=(1, 1)))
+    renewal.start()
+    began = time.monotonic()
     with pytest.raises(DataError, match="process 7 of ann on host far"):
         lease.hold(tmp_path)
-    assert len(looks) == 3
-    monkeypatch.setattr(lease, "_version", version)
+    assert 0.15 < time.monotonic() - began < 20
     monkeypatch.setattr(lease, "EXPIRES_S", 0.05)
     lease.hold(tmp_path)  # it was not renewed
 

@@ -18,7 +18,7 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.loading.check import check_image
-from pdetr3d.data.loading.load import _reduction, check_header, decode_image, load_sample, read_lidar
+from pdetr3d.data.loading.load import check_header, decode_image, decode_scale, load_sample, read_lidar
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.rigid import yaw_of
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, SampleRecord
@@ -166,10 +166,10 @@ def test_the_decode_scale_is_the_largest_that_stays_above_the_target(size: tuple
                 decoded = (size[0] / scale, size[1] / scale)
                 if decoded[0] % 1 == decoded[1] % 1 == 0 and decoded[0] >= width and decoded[1] >= height:
                     expected = scale
-            assert _reduction(size, (width, height)) == expected, (width, height)
+            assert decode_scale(size, (width, height)) == expected, (width, height)
             found.add(expected)
     assert found == {(1600, 900): {1, 2, 4}, (1600, 896): {1, 2, 4, 8}, (160, 90): {1, 2}, (161, 91): {1}}[size]
-    assert _reduction((1600, 896), (200, 112)) == 8 and _reduction((1600, 896), (201, 112)) == 4
+    assert decode_scale((1600, 896), (200, 112)) == 8 and decode_scale((1600, 896), (201, 112)) == 4
 
 
 def _broken_lidar(path: Path, value: float) -> None:

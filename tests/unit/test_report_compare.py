@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from pdetr3d.cli import main
-from pdetr3d.config_keys import seen_by
+from pdetr3d.config_seen import seen_by
 from pdetr3d.data.storage.files import write_json
-from pdetr3d.finished.report.compare import _curves, config_table, notes, tables, warning, write_comparison
-from pdetr3d.finished.report.page import Chart, Table, Text
+from pdetr3d.finished.report.compare import config_table, notes, tables, warning, write_comparison
+from pdetr3d.finished.report.page import Table
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import differing, open_runs, short_names
 from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
-from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, teacher_scores
+from tests.report_cases import cells, plant_trial, space_of, student_scores, svg_texts, svg_uris, teacher_scores
 
 
 def plant_run(folder: Path, overrides: list[str], stages: dict[str, Any], **identity: Any) -> Path:
@@ -196,12 +196,12 @@ def test_curves_of_runs_lie_in_one_chart(tmp_path: Path) -> None:
         with Tracker.start(folder, "e", "teacher", {}, {}, tracking_dir=tmp_path) as tracker:
             for step in (1, 2):
                 tracker.log_metrics({"loss": step + place}, step)
-    made = _curves(open_runs(folders))
-    assert [block.alt for block in made if isinstance(block, Chart)] == ["loss by step"]
-    assert {"a teacher", "b teacher", "loss", "optimizer step"} <= set(svg_texts(made[0].uri))  # type: ignore[union-attr]
+    page = write_comparison(open_runs(folders), tmp_path / "page.html").read_text()
+    (chart,) = [texts for texts in map(set, map(svg_texts, svg_uris(page))) if "optimizer step" in texts]
+    assert {"a teacher", "b teacher", "loss"} <= chart
     (tmp_path / "mlflow.db").unlink()
-    lost = _curves(open_runs(folders))
-    assert [type(block) for block in lost] == [Text] * 3 and "no run logged any" in lost[0].text  # type: ignore[union-attr]
+    lost = write_comparison(open_runs(folders), tmp_path / "page.html").read_text()
+    assert "no run logged any" in lost and not svg_uris(lost) and "a: " in lost and "b: " in lost
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pdetr3d.pipeline.arm_records import arm_records
 from pdetr3d.pipeline.arms import ARMS
 from pdetr3d.pipeline.execute import execute
 from pdetr3d.pipeline.run import Run
+from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.pipeline.training import Training
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training.build import build
@@ -47,22 +49,42 @@ def found(token: str) -> Boxes3D:
     return Boxes3D.build(center, size, np.zeros(2), np.full(2, 8), score=np.array([0.6, 0.2]))
 
 
-@pytest.fixture
-def stages(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
-    """Two runs, the second with poisoned clicks; predictions are replaced by ``found``."""
+class Finder(LocalRunner):
+    """Trains nothing, but notes what it should train; predicts ``found``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trainings: list[Training] = []
+
+    def fit(self, training: Training, run_dir: Path, score: object = None) -> list[Path]:
+        self.trainings.append(training)
+        weights = run_dir / training.name / "step.pt"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(b"trained")
+        return [weights]
 
     def predict(
-        kind: str, config: Config, prior: object, files: list[Path], records: list[SampleRecord], keep: Path
-    ) -> list:
-        assert kind == "student" and [file.name for file in files] == ["boxes_only.pt"]
+        self,
+        kind: str,
+        config: Config,
+        prior_size_m: object,
+        checkpoints: Sequence[Path],
+        records: Sequence[SampleRecord],
+        keep: Path | None = None,
+        beside: bool = False,
+    ) -> list[dict[str, Boxes3D]]:
+        assert kind == "student" and [file.name for file in checkpoints] == ["boxes_only.pt"]
         assert {r.role for r in records} == {"point"} and not any(len(r.clicks) for r in records)
         return [{r.sample_token: found(r.sample_token) for r in records}]
 
-    runs = {name: begin_run(sim_world, tmp_path / name, *OVERRIDES) for name in ("clean", "dirty")}
+
+@pytest.fixture
+def stages(sim_world: Path, tmp_path: Path) -> dict[str, Run]:
+    """Two runs, the second with poisoned clicks."""
+    runs = {name: begin_run(sim_world, tmp_path / name, *OVERRIDES, runner=Finder()) for name in ("clean", "dirty")}
     runs["dirty"].records = poison(runs["dirty"].records)
     assert pickle.dumps(runs["clean"].records) != pickle.dumps(runs["dirty"].records)
     for run in runs.values():
-        monkeypatch.setattr(run.runner, "predict", predict)
         run.dir.finish("student_boxes_only", {"checkpoints": ["boxes_only.pt"]})
         execute(["self_training"], run)
     return runs
@@ -126,23 +148,12 @@ def test_half_of_the_mean_teachers_records_are_box_labeled(stages: dict[str, Run
 @pytest.mark.parametrize(("arm", "mean_teacher", "guided"), [
     ("boxes_only", False, False), ("self_training", False, False), ("mean_teacher", True, False), ("full", False, False)
 ])  # fmt: skip
-def test_what_each_arm_trains_with(
-    arm: str, mean_teacher: bool, guided: bool, stages: dict[str, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Training] = []
-
-    def fit(stage: Training, run_dir: Path, score: object) -> list[Path]:
-        seen.append(stage)
-        weights = run_dir / stage.name / "step.pt"
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_bytes(b"trained")
-        return [weights]
-
+def test_what_each_arm_trains_with(arm: str, mean_teacher: bool, guided: bool, stages: dict[str, Run]) -> None:
     run = stages["clean"]
-    monkeypatch.setattr(run.runner, "fit", fit)
     (run.path / "student_boxes_only" / "done.json").unlink()
     execute([f"student_{arm}"], run)
-    (stage,) = seen
+    assert isinstance(run.runner, Finder)
+    (stage,) = run.runner.trainings
     assert (stage.name, stage.steps) == (f"student_{arm}", 3)  # 6 samples, two at a time
     assert stage.choices == {"guidance": guided, "mean_teacher": mean_teacher}
     assert stage.plan.repeats == mean_teacher

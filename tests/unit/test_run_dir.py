@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdetr3d.config import Config
-from pdetr3d.config_keys import seen_by
+from pdetr3d.config_seen import seen_by
 from pdetr3d.data.storage.files import write_json
 from pdetr3d.schema import DataError
 from pdetr3d.training.run_dir import RunDir, free_path, prepare
@@ -170,19 +170,14 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_prepared_data_is_opened_not_made_again(
-    tmp_path: Path, sim_world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepared_data_is_opened_not_made_again(tmp_path: Path, sim_world: Path) -> None:
     run = RunDir(tmp_path, world_config(sim_world))
     first = prepare(run)
     assert set(first.manifest.roles.values()) == {"box", "point"}
     # Killed while the manifest was written: manifest.json comes last, without it the folder is made again.
     (tmp_path / "data" / "manifest" / "manifest.json").unlink()
     (tmp_path / "data" / "manifest" / "clicks.arrow").write_bytes(b"half")
-
-    def not_again(*arguments: object) -> None:
-        raise AssertionError("the index exists")
-
-    monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", not_again)
+    before = (tmp_path / "data" / "index.arrow").stat()
     second = prepare(run)
+    assert (tmp_path / "data" / "index.arrow").stat().st_ino == before.st_ino
     assert (second.index.digest, second.manifest.digest) == (first.index.digest, first.manifest.digest)

@@ -150,9 +150,7 @@ def test_what_tune_is_told() -> None:
     grid = parameters(load_space("label_ratio"))
     assert grid["label.ratio"] == {"grid_search": [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]}
     assert grid["seed"] == {"grid_search": [0, 1, 2]}
-    asha = scheduler(job_of(RANDOM, Path("nowhere")))
-    assert isinstance(asha, ASHAScheduler) and (asha._time_attr, asha._max_t) == ("progress", 100)
-    assert [milestone for milestone, _ in asha._brackets[0]._rungs] == [100, 50, 25]
+    assert isinstance(scheduler(job_of(RANDOM, Path("nowhere"))), ASHAScheduler)
     assert isinstance(scheduler(job_of(RANDOM.model_copy(update={"asha": False}), Path("nowhere"))), FIFOScheduler)
     drawing = searcher(RANDOM, 2)
     assert isinstance(drawing, BasicVariantGenerator) and drawing.max_concurrent == 2
@@ -191,8 +189,8 @@ def test_trials_that_lag_behind_end_early_but_none_that_is_trained(tmp_path: Pat
         asha.add(name)
     assert asha.decisions("good", {25: 1.0, 50: 0.8, 75: 0.7, 100: 0.6}) == [GO] * 4
     assert asha.decisions("as good until its end", {25: 1.0, 50: 0.8, 75: 0.7, 100: 0.9}) == [GO] * 4
-    assert asha.decisions("worse at first", {25: 1.5}) == [STOP]
-    assert asha.decisions("worse half-way", {25: 0.9, 50: 1.2}) == [GO, STOP]
+    assert asha.decisions("worse at first", {24: 1.5, 25: 1.5}) == [GO, STOP]  # 25 %: checkpoints_from
+    assert asha.decisions("worse half-way", {25: 0.9, 49: 1.2, 50: 1.2}) == [GO, GO, STOP]
     assert asha.decisions("trained at once", {100: 2.0}) == [GO]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,10 +24,11 @@ from pdetr3d.pipeline.observer import Observer
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.pipeline.store import Store, index_folder
-from pdetr3d.schema import SOURCE_HUMAN
+from pdetr3d.schema import SOURCE_HUMAN, DataError
 from pdetr3d.training.run_dir import RunDir, share_index
 from ray_jobs.stages.report import print_quality
 from tests.training_cases import begin_run, world_config
+from tests.unit.test_bad_input import replace
 
 
 @pytest.fixture
@@ -79,31 +82,32 @@ def test_boxes_everywhere_need_no_teacher(sim_world: Path, tmp_path: Path) -> No
         assert (record.boxes.source == SOURCE_HUMAN).all()
 
 
-def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(
-    sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, store = begin_run(sim_world, tmp_path / "a"), tmp_path / "shared"
+def test_a_run_like_another_neither_indexes_nor_checks_the_dataset_again(sim_world: Path, tmp_path: Path) -> None:
+    """A file that breaks after the first run's check is noticed by none but the run that takes nothing over."""
+    world = tmp_path / "world"
+    shutil.copytree(sim_world, world, copy_function=os.link)
+    first, store = begin_run(world, tmp_path / "a"), tmp_path / "shared"
     share_index(first.dir, index_folder(store, first.config))
-    monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
-    monkeypatch.setattr("pdetr3d.data.loading.check._run", lambda jobs: pytest.fail("checked again"))
+    replace(Path(first.records[0].lidar_path), b"")
 
     def like(name: str, *words: str) -> Run:
-        config = world_config(sim_world, *words)
-        return begin_run(sim_world, tmp_path / name, *words, index=index_folder(store, config))
+        config = world_config(world, *words)
+        return begin_run(world, tmp_path / name, *words, index=index_folder(store, config))
 
     second = like("b", "label.seed=1")
     assert second.data.index.digest == first.data.index.digest
     assert second.data.manifest.digest != first.data.manifest.digest
     like("poorer", "data.sensor.lidar_beams=8")  # the same files
-    with pytest.raises(pytest.fail.Exception, match="indexed again"):  # another dataset section: nothing is taken over
+    with pytest.raises(DataError, match="empty"):  # another dataset section: nothing is taken over
         like("c", "data.num_sweeps=1")
 
 
-def test_who_finds_no_index_leaves_one(sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_finds_no_index_leaves_one(sim_world: Path, tmp_path: Path) -> None:
     first = begin_run(sim_world, tmp_path / "a", index=tmp_path / "shared")
-    monkeypatch.setattr("pdetr3d.data.index.nuscenes.build_index", lambda *args, **_: pytest.fail("indexed again"))
     second = begin_run(sim_world, tmp_path / "b", index=tmp_path / "shared")
-    assert second.data.digest == first.data.digest and (tmp_path / "shared" / "index.arrow").is_file()
+    made, left, taken = (tmp_path / folder / "index.arrow" for folder in ("a/data", "shared", "b/data"))
+    assert made.samefile(left) and left.samefile(taken)  # links
+    assert second.data.digest == first.data.digest
 
 
 @pytest.mark.parametrize(("lidar_init", "expected"), [

@@ -7,6 +7,8 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +143,7 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
     for token in (lost, val[2]):
         replace(Path(index.record(token).lidar_path), b"")
     replace(Path(camera_of(index.record(val[0])).path), b"")  # an image: students do not look at it
-    stages = begin_run(broken, tmp_path / "run", *SKIP)
+    stages = begin_run(broken, tmp_path / "run", *SKIP, "data.select_split=sim_val")
     assert {(s.sample_token, s.image) for s in stages.data.skipped} == {(lost, False), (val[2], False), (val[0], True)}
     assert {r.sample_token for r in stages.records} == set(train) - {lost}
     assert {r.sample_token for r in stages.known_records} == set(train) - {lost}
@@ -149,7 +151,8 @@ def test_a_run_trains_without_them_and_scores_them_with_no_boxes(
     scored: list[dict[str, Boxes3D]] = []
     monkeypatch.setattr(stages.runner, "predict", lambda *a, **_: [{r.sample_token: one for r in a[4]}])
     monkeypatch.setattr("pdetr3d.evaluation.nuscenes_eval.score", lambda *a, **_: scored.append(a[3]) or {"SPNDS": 0.5})
-    assert scoring._score(stages, [tmp_path / "student_x" / "step_1.pt"], "sim_val") == [{"SPNDS": 0.5}]
+    student: Any = SimpleNamespace(name="student_x", kind="student")
+    assert scoring.checkpoint_score(stages)(student, tmp_path / "student_x" / "step_1.pt") == 0.5
     assert {token: len(boxes) for token, boxes in scored[0].items()} == {t: int(t != val[2]) for t in val}
     for token in boxed:
         replace(Path(index.record(token).lidar_path), b"")

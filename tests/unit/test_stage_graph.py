@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdetr3d.config import Config, override
-from pdetr3d.config_keys import seen_by
+from pdetr3d.config_seen import seen_by
 from pdetr3d.pipeline.graph import GRAPH, ancestors, digest_of, outside, stage_digest
 from pdetr3d.presets import load
 from pdetr3d.training.stage_versions import STAGE_VERSIONS

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from pdetr3d.config import Config
-from pdetr3d.config_keys import seen_by
 from pdetr3d.config_sections import BOXES_ONLY, INDEX, PSEUDO_LABELS, TEACHER
+from pdetr3d.config_seen import seen_by
 from pdetr3d.pipeline.graph import GRAPH
 from pdetr3d.pipeline.run import Run
 from pdetr3d.training.run_dir import RunDir, open_index

@@ -258,7 +258,7 @@ def test_roi_grid_center_is_the_devkits_projection_of_the_click(real_data) -> No
                 continue
             roi = torch.tensor([[[*click[box.token], *FALLBACK_SIZE_M[CLASSES.index(label)], 0.0]]], dtype=torch.double)
             center, _ = project(views.lidar2img, roi[..., :3])
-            place = (fusion._roi_places(views, roi, center) * size)[0, 0, 0, 0].numpy()
+            place = (fusion.roi_places(views, roi, center) * size)[0, 0, 0, 0].numpy()
             pixel, depth = project_numpy(camera.lidar2img, box_corners(roi)[0, 0].numpy())
             pixel = np.where((depth > MIN_DEPTH_M)[:, None], pixel, expected)
             half = (pixel.max(0) - pixel.min(0)) / 2

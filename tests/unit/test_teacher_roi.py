@@ -69,7 +69,7 @@ def test_the_roi_is_clipped_to_the_image_and_normalized_by_what_the_maps_cover()
     module = CameraRoI(2, 1, 1, roi_grid=2, free_points=0)
     roi = torch.tensor([[[10.0, -2, 0, 1e-6, 4, 2, 0]]])
     center, _ = project(PADDED.lidar2img, roi[..., :3])
-    place = module._roi_places(PADDED, roi, center)[0, 0, 0]
+    place = module.roi_places(PADDED, roi, center)[0, 0, 0]
     left, right = 32.0, 50.0  # the board's right edge is at 32 + 55.4 * 4 / 10 = 54.2
     columns = [left + (right - left) / 4, left + (right - left) * 3 / 4]
     rows = [16 - FOCAL / 10 / 2, 16 + FOCAL / 10 / 2]  # half of the upper half, of the lower
@@ -83,7 +83,7 @@ def test_the_grid_of_a_near_box_is_centered_on_its_click() -> None:
     lidar2img = ring_cameras(640, 320)[None]
     roi = torch.tensor([[[8.0, -1.0, -0.5, 4.6, 1.9, 1.7, 0.8]]])
     center, _ = project(lidar2img, roi[..., :3])
-    place = module._roi_places(Views(lidar2img, FRONT[None], size, size), roi, center)[0, 0, 0, 0] * size
+    place = module.roi_places(Views(lidar2img, FRONT[None], size, size), roi, center)[0, 0, 0, 0] * size
     click = torch.tensor([320 + 10 * FOCAL * 1 / 8, 160 + 10 * FOCAL * 0.5 / 8])
     torch.testing.assert_close(place, click, atol=1e-3, rtol=0)
     corners = project(lidar2img, box_corners(roi))[0][0, 0, 0]

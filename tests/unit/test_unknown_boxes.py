@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,22 +20,24 @@ from pdetr3d.data.label_manifest import (
     write_pseudo_labels,
 )
 from pdetr3d.data.labels.people_manifest import import_clicks
-from pdetr3d.data.loading.record_list import Records
 from pdetr3d.evaluation.pseudo_label_quality import pseudo_label_quality
 from pdetr3d.finished.doctor.diagnosis import diagnose
 from pdetr3d.finished.doctor.result import change
 from pdetr3d.finished.doctor.run import Run
-from pdetr3d.pipeline import scoring
 from pdetr3d.pipeline.arm_records import arm_records
 from pdetr3d.pipeline.arms import check_arms, possible_arms
 from pdetr3d.pipeline.execute import execute, teacher_goals
 from pdetr3d.pipeline.holdout import held_out
+from pdetr3d.pipeline.runner import LocalRunner
+from pdetr3d.pipeline.scoring import evaluate
+from pdetr3d.pipeline.training import Training
 from pdetr3d.pseudo_labels import class_mean_boxes
-from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError
+from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError, SampleRecord
 from pdetr3d.training.label_source import unknown_boxes
 from ray_jobs.stages.report import print_arms, print_labels
 from ray_jobs.stages.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
+from tests.known_runner import KnownRunner
 from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.training_cases import begin_run, world_config
 
@@ -107,18 +109,16 @@ def test_scores_on_a_split_without_objects_are_no_zeros(capsys: pytest.CaptureFi
     assert said == "devkit scores of ours on the val split: unknown, since no object there is in the tables\n"
 
 
-def test_a_split_without_objects_chooses_no_checkpoint(
-    index: Index, sim_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last checkpoint is used, not the first of those that all score 0."""
-    tables = without_annotations(sim_world, tmp_path / "world", index.tokens("sim_select"))
-    cut = Index.open(build_index(tables, "v1.0-sim", tmp_path / "index.arrow"))
-    files = {"ours": [Path("step_1.pt"), Path("step_2.pt")]}
-    monkeypatch.setattr(scoring, "_score", lambda *_: [{"SPNDS": 0.3}, {"SPNDS": 0.2}])
-    config = SimpleNamespace(data=SimpleNamespace(select_split="sim_select"))
-    for data, chosen in ((cut, "step_2.pt"), (index, "step_1.pt")):
-        stages = SimpleNamespace(config=config, data=SimpleNamespace(index=data))
-        assert scoring._choose(stages, files)[0] == [Path(chosen)]  # type: ignore[arg-type]
+def test_a_split_without_objects_chooses_no_checkpoint(index: Index, sim_world: Path, tmp_path: Path) -> None:
+    """The last checkpoint is used, not the first of those that all score 0. The first one is the better one."""
+    cut = without_annotations(sim_world, tmp_path / "world", index.tokens("sim_select"))
+    files = ["step_0000001.pt", "step_0000002.pt"]
+    for tables, chosen in ((cut, files[1]), (sim_world, files[0])):
+        runner = KnownRunner({1: 0.1, 2: 0.9})
+        run = runner.run = begin_run(tables, tmp_path / chosen, runner=runner)
+        run.dir.finish("student_ours", {"checkpoints": files})
+        found = evaluate(run, ["ours"])["ours"]
+        assert found["checkpoint"] == chosen and (list(found["selection"]) == files) == (tables == sim_world)
 
 
 def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) -> None:
@@ -145,9 +145,35 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
     )
 
 
-def test_stages_on_peoples_labels(
-    sim_world: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Teacher(LocalRunner):
+    """Stand-in for trainings, which it notes; a teacher predicts class-mean boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: dict[str, Training] = {}
+
+    def fit(self, training: Training, run_dir: Path, score: object = None) -> list[Path]:
+        self.trained[training.name] = training
+        file = run_dir / training.name / "step_0000001.pt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(training.name)
+        return [file]
+
+    def predict(
+        self,
+        kind: str,
+        config: object,
+        prior_size_m: object,
+        checkpoints: Sequence[Path],
+        records: Sequence[SampleRecord],
+        keep: Path | None = None,
+        beside: bool = False,
+    ) -> list[dict[str, Boxes3D]]:
+        assert kind == "teacher" and [file.read_text() for file in checkpoints] == ["teacher_holdout"]
+        return [{r.sample_token: class_mean_boxes(r.clicks, FALLBACK_SIZE_M) for r in records}]
+
+
+def test_stages_on_peoples_labels(sim_world: Path, index: Index, tmp_path: Path) -> None:
     """Two scenes have boxes, one sample has a click, and one was never annotated.
 
     The test checks the training samples of every arm and of the holdout's teacher, with stand-ins for trainings and
@@ -160,34 +186,20 @@ def test_stages_on_peoples_labels(
     import_clicks(cut, "sim_train", LabelConfig(), tmp_path / "clicks.csv", tmp_path / "labels")
     words = ["label.source=manifest", f"label.manifest={tmp_path / 'labels'}", "label.holdout=0.5"]
     words += ["teacher.lidar_init=boxes_only", "teacher.model=point_detr3d", "teacher.point_crop=false"]
-    stages = begin_run(tables, tmp_path / "run", *words)
+    runner = Teacher()
+    stages = begin_run(tables, tmp_path / "run", *words, runner=runner)
     assert [record.role for record in stages.records] == ["box"] * 4 + ["point", "unlabeled"]
     assert stages.labeled == 5 and [r.sample_token for r in stages.to_label] == [tokens[4]]
     assert [r.sample_token for r in arm_records(stages, "boxes_only")] == tokens[:4]
     write_pseudo_labels(stages.pseudo_file, [], classes=NUSCENES_CLASSES)
     assert [r.sample_token for r in arm_records(stages, "ours")] == tokens[:5]  # the last one is no background
 
-    trained: dict[str, list[str]] = {}
-
-    def fit(name: str, kind: str, records: Records, steps: int, **more: Any) -> dict[str, Any]:
-        trained[name] = records.tokens
-        sizes = (
-            prior_size_m(records, classes=NUSCENES_CLASSES)[0]
-            if name.endswith("_holdout") and kind == "teacher"
-            else more.get("prior")
-        )
-        assert (more.get("prior") is None) == (not name.endswith("_holdout"))
-        np.testing.assert_array_equal(more.get("prior"), sizes)  # of the samples that are left alone
-        return {"checkpoints": [name]}
-
-    def predict(kind: str, config: object, prior: object, files: list[Path], records: Records) -> list[dict]:
-        assert kind == "teacher" and [file.name for file in files] == ["teacher_holdout"]
-        return [{r.sample_token: class_mean_boxes(r.clicks, FALLBACK_SIZE_M) for r in records}]
-
-    monkeypatch.setattr(stages, "fit", fit)
-    monkeypatch.setattr(stages.runner, "predict", predict)
     execute(teacher_goals(stages.config), stages)
-    assert [file.name for file in stages.checkpoints("teacher")] == ["teacher"]
+    assert [file.read_text() for file in stages.checkpoints("teacher")] == ["teacher"]
+    trained = {name: training.records.tokens for name, training in runner.trained.items()}
+    for name, training in runner.trained.items():  # the holdout's class sizes are those of the samples left alone
+        alone = prior_size_m(runner.trained["teacher_holdout"].records, classes=NUSCENES_CLASSES)[0]
+        np.testing.assert_array_equal(training.prior_size_m, alone if name.endswith("_holdout") else stages.prior)
     half = trained["teacher_holdout"]
     assert half in (tokens[:2], tokens[2:4]) and trained["student_holdout"] == half
     assert trained["student_boxes_only"] == trained["teacher"] == tokens[:4]

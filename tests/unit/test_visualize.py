@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from pdetr3d import visualize
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
@@ -94,10 +94,8 @@ def test_the_view_follows_the_range_and_shows_the_regions(sample: Sample, tmp_pa
 def test_predictions_have_their_scores_and_the_legend_says_which_lines_are_whose(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures, legend = [], visualize._draw_legend
-    monkeypatch.setattr(
-        visualize, "_draw_legend", lambda figure, *rest: (figures.append(figure), legend(figure, *rest))
-    )
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
     boxes = replaced(sample.boxes, np.linspace(0.9, 0.1, len(sample.boxes)))
     draw_sample(_bare(sample, sample.boxes), boxes, classes=NUSCENES_CLASSES)
     written = [text.get_text() for text in figures[0].axes[0].texts]

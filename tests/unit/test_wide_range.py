@@ -57,7 +57,7 @@ def test_presets_of_kitti_by_hand() -> None:
 def test_a_cloud_is_not_mirrored_out_of_its_range() -> None:
     """The range is symmetric only in y, so y is mirrored in about half of the draws, and x never."""
     config = wide("student.augment_flip=true", "student.augment_rotation_rad=0", "student.augment_translation_m=0")
-    draw = BatchLoader(config, "student", cameras=False)._range().draw
+    draw = BatchLoader(config, "student", cameras=False).augment_range().draw
     signs = np.array([np.sign(np.diag(draw(np.random.default_rng(i)))[:2]) for i in range(60)])
     assert (signs[:, 0] == 1).all() and 15 < (signs[:, 1] == -1).sum() < 45
 

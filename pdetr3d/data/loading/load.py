@@ -158,7 +158,7 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     try:
         found = simplejpeg.decode_jpeg_header(jpeg)[1::-1]
         _check_image_size(camera, found)
-        scale = _reduction(whole, (width, height))
+        scale = decode_scale(whole, (width, height))
         least = {"min_width": whole[0] // scale, "min_height": whole[1] // scale, "min_factor": 1}
         place = image if (width * scale, height * scale) == whole else None
         try:
@@ -238,7 +238,9 @@ def _shrink(pixels: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
     cv2.resize(pixels, (width, height), dst=image, interpolation=cv2.INTER_LINEAR if halves else cv2.INTER_AREA)
 
 
-def _reduction(size_px: tuple[int, int], target_px: tuple[int, int]) -> int:
+def decode_scale(size_px: tuple[int, int], target_px: tuple[int, int]) -> int:
+    """The largest factor 1, 2, 4 or 8 by which a JPEG's decoder may shrink an image: it divides both sides, and the
+    result is not smaller than the target. ``size_px``, ``target_px``: width, height [px]."""
     for scale in (8, 4, 2):
         divides = size_px[0] % scale == 0 and size_px[1] % scale == 0
         if divides and size_px[0] >= scale * target_px[0] and size_px[1] >= scale * target_px[1]:
