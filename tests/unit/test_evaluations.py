@@ -106,7 +106,8 @@ def test_at_the_clicks_of_point_labeled_samples(run: Run, store: Store) -> None:
     assert (made["measured_on"], made["final_samples"]) == ("point_labeled", 2)
     assert isinstance(run.observer, Told) and isinstance(run.runner, KnownRunner)
     (logged,) = run.observer.logged
-    assert logged["point_labeled"]["n"] == two and run.runner.fitted[-1] == "teacher"
+    assert logged["point_labeled/center_error_m"] == pytest.approx(0.25, abs=1e-4)
+    assert run.runner.fitted[-1] == "teacher"
 
 
 def test_all_of_them_without_more_evaluations(run: Run, store: Store) -> None:
@@ -155,6 +156,8 @@ def test_what_cannot_be_measured_is_refused(run: Run) -> None:
     unknown: Any = SimpleNamespace(path=run.path, records=run.records, known_clicks=lambda records: [])
     with pytest.raises(DataError, match="the true box of no click is in the tables"):
         check_known(unknown)
-    boxed: Any = SimpleNamespace(path=run.path, records=run.records.select(run.records.boxed))
+    boxed: Any = SimpleNamespace(
+        path=run.path, records=run.records.select(run.records.boxed), known_clicks=run.known_clicks
+    )
     with pytest.raises(DataError, match="no point-labeled sample has clicks; label.ratio must leave some"):
         check_known(boxed)
