@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Annotated, Any
 
 import yaml
@@ -41,7 +42,7 @@ from pdetr3d.config_sections import (
     StorageConfig,
 )
 from pdetr3d.schema import DataError
-from pdetr3d.words import close_to
+from pdetr3d.words import close_to, misread
 
 __all__ = [
     "OF_MANIFEST",
@@ -274,6 +275,8 @@ def override(config: Config, dotlist: list[str]) -> Config:
             raise DataError(unknown_key(key, list(known)))
         if isinstance(known[key], str):
             texts[key] = _text(value)
+        elif odd := misread(re.split(r"[\s\[\],]+", value)):
+            raise DataError(f"override {item!r}: {odd}")
     try:
         changes = OmegaConf.from_dotlist([item for item in dotlist if item.partition("=")[0] not in texts])
     except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:

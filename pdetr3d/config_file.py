@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pdetr3d.config import Config, build, override, unknown_key
 from pdetr3d.presets import PRESETS, check_preset, load
 from pdetr3d.schema import DataError
+from pdetr3d.words import misread
 
 WIDTH = 110  # of a comment [characters]
 BEGIN = "begin with what `pdetr3d show-config` prints"
@@ -163,8 +164,19 @@ def _places(file: Path, root: yaml.MappingNode) -> dict[str, str]:
             raise DataError(f"{place}: {key} is a key, not a section: write its value behind the colon")
         if key in found:
             raise DataError(f"{place}: {key} stands at {found[key]}, too: remove one of them")
+        if not isinstance(known[key], str) and (odd := misread(_plain(node))):
+            raise DataError(f"{place}: {key}: {odd}")
         found[key] = place
     return found
+
+
+def _plain(node: yaml.Node) -> Iterator[str]:
+    """The texts of a value, or of a list's, that have no quotes."""
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        yield node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            yield from _plain(one)
 
 
 def _leaves(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import locale
 import os
 import re
 import signal
@@ -224,6 +225,8 @@ def explain(error: BaseException) -> str | None:
     for seen in reversed(list(_chain(error))):  # the innermost error is closest to the cause
         if isinstance(seen, OSError) and (message := _of_system(seen)):
             return message
+        if isinstance(seen, UnicodeError) and (message := _of_encoding(seen)):
+            return message
         if isinstance(seen, ValidationError):
             return _of_pydantic(seen)
         if isinstance(seen, (AssertionError, LookupError)) and (message := _of_devkit(seen)):
@@ -250,6 +253,8 @@ def _of_system(error: OSError) -> str | None:
     advice, reason = ADVICE.get(error.errno or 0), str(error.strerror or "")
     if advice is None:
         return None
+    if error.errno == errno.ENOENT and error.filename is None and _nowhere():
+        return "the current folder was removed; go to another one (cd) and run it again"
     names = [str(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
     if not names:  # an error of Arrow, which has the path in its text
         return f"{reason}; {advice}" if "/" in reason or error.errno in DISK_FULL else None
@@ -257,6 +262,26 @@ def _of_system(error: OSError) -> str | None:
     tried = next((TRIED[name] for name in reversed(steps) if name in TRIED), "open this file")
     where = " -> ".join(dict.fromkeys(_TEMPORARY.sub(r"\1\2", name) for name in names))
     return f"{where}: cannot {tried} ({reason}); {advice}"
+
+
+def _nowhere() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _of_encoding(error: UnicodeError) -> str | None:
+    """The message about text that the system's encoding cannot hold; None where that is UTF-8."""
+    used = locale.getencoding()
+    if sys.flags.utf8_mode or used.upper() == "UTF-8" or getattr(error, "encoding", "") in ("utf-8", "utf_8"):
+        return None
+    return (
+        f"this system's encoding, {used}, cannot hold a name or text ({error}); set PYTHONUTF8=1 (or LC_ALL=C.UTF-8) "
+        "and run it again"
+    )
 
 
 def _of_pydantic(error: ValidationError) -> str:

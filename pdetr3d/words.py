@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 LISTED = 20  # lines of a message
 NAMED = 5  # names in a line
 NONE = "-"  # a number that is not known
+# Numbers that YAML reads otherwise than people do: 010 is 8, 0x10 is 16, 1:30 is 90, 1_0 is 10.
+_MISREAD = re.compile(
+    r"[-+]?(0x[\da-f_]+|0b[01_]+|0[\d_]+|\d[\d_]*(:[0-5]?\d)+(\.\d*)?|[\d.]*\d_[\d_.]*(e[-+]?\d+)?)", re.IGNORECASE
+)
 
 
 def close_to(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str:
@@ -18,6 +23,12 @@ def close_to(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     """
     found = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=cutoff)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def misread(values: Iterable[str]) -> str:
+    """A complaint about the first of the texts that is a number which YAML reads otherwise than people do; else ""."""
+    found = next((value for value in values if _MISREAD.fullmatch(value)), None)
+    return f"{found} is not read as people read it; write a number in decimal digits, such as 10" if found else ""
 
 
 def first(lines: Sequence[str], most: int) -> list[str]:

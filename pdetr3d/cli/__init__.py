@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pdetr3d.cli import clicking, dataset, importing, model, predict, runs, scoring  # noqa: F401  # their verbs join the app
 from pdetr3d.cli.app import app
+from pdetr3d.cli.once import Once
 from pdetr3d.exits import guarded
 
 __all__ = ["app", "main"]
@@ -14,4 +15,6 @@ __all__ = ["app", "main"]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code (``pdetr3d.exits``)."""
+    for command in (*app.registered_commands, *importing.importers.registered_commands):
+        command.cls = Once
     return guarded(lambda: app(arguments, prog_name="pdetr3d"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 from pdetr3d.schema import DataError
 
 WAIT_S = 15.0  # time limit for the answer of a cluster's head
+PLACE = re.compile(r"([^\s/:@\[\]]+|\[[\da-fA-F:.%]+\]):\d{1,5}")  # HOST:PORT; an IPv6 address stands in brackets
 
 
 def check_address(address: str, wait_s: float | None = None) -> None:
@@ -26,10 +28,11 @@ def check_address(address: str, wait_s: float | None = None) -> None:
             f"unset RAY_ADDRESS, and run ray job submit --address {address} --working-dir . -- python -m ray_jobs.JOB "
             "... (cluster/README.md)"
         )
-    if kind not in ("", "ray"):
+    place = address.removeprefix("ray://")
+    if kind not in ("", "ray") or not (place in ("local", "auto") or PLACE.fullmatch(place)):
         raise DataError(
-            f"RAY_ADDRESS={address}: jobs join a cluster by HOST:PORT of its head (port 6379 by default), or by ray:// "
-            "(Ray Client); correct it, or unset RAY_ADDRESS to run on this machine alone"
+            f"RAY_ADDRESS={address}: jobs join a cluster by HOST:PORT of its head (port 6379 by default), or by "
+            "ray://HOST:PORT (Ray Client, port 10001); correct it, or unset RAY_ADDRESS to run on this machine alone"
         )
     if kind or address in ("local", "auto") or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # Ray itself notices these within seconds, and only Ray has the TLS keys

@@ -50,6 +50,9 @@ def test_show_config_defaults_to_quickstart(capsys: pytest.CaptureFixture[str]) 
         (["index", "--dataroot", "nowhere", "--version", "v1.0-mini"], "nowhere"),
         (["simulate", "--dataroot", "unused", "sim.scenes=0"], "config key sim.scenes = 0"),
         (["label"], "--index"),
+        (["show-config", "--preset", "kitti", "--preset=quickstart"], "--preset is given 2 times: kitti, quickstart;"),
+        (["show-config", "--config", "a.yaml", "--config", "b.yaml"], "--config is given 2 times: a.yaml, b.yaml; give"),
+        (["import", "kitti", "a", "--out", "b", "--out", "c"], "--out is given 2 times: b, c; give it once"),
         (["labbel"], "labbel"),
     ],
 )
@@ -65,6 +68,14 @@ def test_bad_input_is_exit_code_2_and_a_message_without_traceback(
     captured = capsys.readouterr()
     assert message in captured.err and "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_of_two_values_of_a_config_key_the_last_counts_and_this_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "kitti", "--preset", "kitti", "optim.lr=0.5", "run.name=--config=a", "optim.lr=0.25"]
+    assert main(["show-config", "--json", *words]) == 0
+    said = capsys.readouterr()
+    assert said.err == "optim.lr is given 2 times: 0.5, 0.25; 0.25 counts\n"
+    assert json.loads(said.out)["optim"]["lr"] == 0.25
 
 
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,12 @@ BAD = [
     (["scaling.workers=[1,3]", "optim.batch_size=4"], "[1,3], but is none of 3: a multiple of 6 is one of all"),
     (["scaling.workers=[4,2]"], "scaling.workers [4, 2]: the first number is the smaller one"),
     (["run.seed=-1"], "config key run.seed = -1"),
+    (["label.seed=010"], "override 'label.seed=010': 010 is not read as people read it; write a number in decimal"),
+    (["label.seed=1_0"], "1_0 is not read"),
+    (["label.seed=0x10"], "0x10 is not read"),
+    (["label.seed=1:30"], "1:30 is not read"),
+    (["optim.lr=1_0.5e-1"], "1_0.5e-1 is not read"),
+    (["sim.image_size_px=[320, 0100]"], "0100 is not read"),
 ]
 
 

@@ -101,6 +101,8 @@ BAD = {
     "preset: quickstart\nrun: {name: &a x}\nstorage: {path: *a}\n": "mine.yaml:3: *a: aliases are not read",
     "preset: quickstart\nrun: {name: '${a'}\n": "mine.yaml: ",
     "preset: quickstart\nrun: {name: 'a\x01'}\n": "mine.yaml:2: this is no YAML: unacceptable character #x0001",
+    "preset: quickstart\nlabel:\n  seed: 010\n": "mine.yaml:3: label.seed: 010 is not read as people read it; write",
+    "preset: quickstart\nsim:\n  image_size_px: [320, 1_80]  # 0:30\n": "mine.yaml:3: sim.image_size_px: 1_80 is",
     "- optim\n": "mine.yaml holds no sections with keys, such as optim: {lr: 0.001}; begin with what `pdetr3d show-con",
     "": "mine.yaml holds no sections with keys",
     "optim: {lr: 1}\n": "mine.yaml names no preset: add the line preset: NAME (one of quickstart, ",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import locale
 import os
 import pickle
 from collections.abc import Callable
@@ -76,6 +77,36 @@ def test_what_the_system_refuses_is_a_message(
     (tmp_path / "file").touch()
     assert guarded(lambda: act(tmp_path)) == 2
     assert capsys.readouterr().err.startswith("error: " + said.format(d=tmp_path))
+
+
+@pytest.mark.parametrize("act", [lambda: Path("a").absolute(), os.getcwd])
+def test_a_current_folder_that_was_removed_is_said(
+    act: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert guarded(act) == 2
+    assert capsys.readouterr().err == "error: the current folder was removed; go to another one (cd) and run it again\n"
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (lambda: "ä".encode("ascii"), 2),
+        (lambda: "ä".encode().decode("latin-1").encode("ascii"), 2),
+        (lambda: b"\xff".decode("utf-8"), 1),  # a file is broken, which no encoding of the system mends
+    ],
+)
+def test_a_system_whose_encoding_cannot_hold_a_text(
+    act: Callable[[], object], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locale, "getencoding", lambda: "ANSI_X3.4-1968")  # with LC_ALL=C
+    assert guarded(act) == code
+    said = capsys.readouterr().err
+    assert ("set PYTHONUTF8=1" in said) == (code == 2) == ("Traceback" not in said)
+    monkeypatch.setattr(locale, "getencoding", lambda: "UTF-8")
+    assert guarded(act) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

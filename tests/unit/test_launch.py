@@ -207,9 +207,17 @@ def test_ray_looks_itself_where_it_is_quick(address: str) -> None:
     check_address(address, 0.1)
 
 
-def test_an_address_of_another_kind_is_told() -> None:
-    with pytest.raises(DataError, match=r"RAY_ADDRESS=ftp://head: jobs join a cluster by HOST:PORT .* or by ray://"):
-        check_address("ftp://head", 0.1)
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://head", "ray:/head:10001", "ray://", "ray://head", "head", "head:port", "head:6379:1", "::1:6379", " head:1"],
+)
+def test_an_address_of_another_form_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_module, "_answers", lambda name, wait_s: True)  # nobody is asked
+    with pytest.raises(DataError) as caught:
+        check_address(address, 0.1)
+    assert str(caught.value).startswith(f"RAY_ADDRESS={address}: jobs join a cluster by HOST:PORT of its head (port")
+    for good in ("head:6379", "10.0.0.1:6379", "[::1]:6379", "ray://head.example:10001"):
+        check_address(good, 0.1)
 
 
 def test_a_preset_of_a_real_dataset_asks_for_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
