@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 # First bytes of a file, and the name of the format that they mean.
 BEGINNINGS = (
@@ -51,6 +52,16 @@ def format_of(raw: bytes, numbers: bool = False) -> str:
     if len(head) >= SHORT and not head.translate(None, TEXT):
         return f"a text, {head[:24].decode()!r} ..."
     return ""
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON (``object_pairs_hook``); ValueError when a key stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted(name for name in made if names.count(name) > 1)
+        raise ValueError(f"these keys stand there twice: {', '.join(twice)}; keep one of each")
+    return made
 
 
 def why_no_json(raw: bytes, error: Exception) -> str:

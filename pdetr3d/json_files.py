@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pdetr3d.errors import DataError
-from pdetr3d.formats import why_no_json
+from pdetr3d.formats import no_key_twice, why_no_json
 
 
 def read_json(file: Path, fix: str) -> Any:
@@ -22,16 +22,7 @@ def read_json(file: Path, fix: str) -> Any:
     raw = b""
     try:
         raw = file.read_bytes()
-        return json.loads(raw, object_pairs_hook=_object)
+        return json.loads(raw, object_pairs_hook=no_key_twice)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or why_no_json(raw, error)
         raise DataError(f"{file}: cannot be read as JSON ({reason}); {fix}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):  # JSON's readers would silently use the last one
-        names = [name for name, _ in pairs]
-        twice = sorted(name for name in made if names.count(name) > 1)
-        raise ValueError(f"these keys stand there twice: {', '.join(twice)}; keep one of each")
-    return made

@@ -46,7 +46,10 @@ def index(
     dataroot: Dataroot,
     version: Annotated[str, typer.Option(help="Table folder under the dataroot, e.g. v1.0-trainval.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/index/VERSION/index.arrow, here.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read all files for the digest: data.deep_digest=true.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read all files for the digest (data.deep_digest=true), and decode all images."),
+    ] = False,
     preset: Preset = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -60,7 +63,7 @@ def index(
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.index.nuscenes import build_index
     from pdetr3d.data.labels.summary import summarize
-    from pdetr3d.data.loading.check import broken_lidar, say_points_left_out
+    from pdetr3d.data.loading.check import broken_images, broken_lidar, say_points_left_out
 
     # The index is not written beside the tables, because datasets are often read-only and shared.
     path = build_index(dataroot, version, out or Path("runs") / "index" / version / "index.arrow", config.data)
@@ -72,11 +75,13 @@ def index(
     say_points_left_out(checked)
     if twins := ledger.twins():
         say(warning=f"{len(twins)} files have the content of another one, e.g. {twins[0][0]} that of {twins[0][1]}")
-    if checked.problems:
-        say(
-            warning=f"{len(checked.problems)} of {checked.files} LiDAR files that were read cannot be used: jobs "
-            f"refuse them, or leave out what reads them (data.on_error=skip); {min(checked.problems.values())}"
-        )
+    images = broken_images(made, deep)
+    for kind, seen in (("LiDAR files that were read", checked), ("images that were looked at", images)):
+        if seen.problems:
+            say(
+                warning=f"{len(seen.problems)} of {seen.files} {kind} cannot be used: jobs refuse them, or leave out "
+                f"what reads them (data.on_error=skip); {min(seen.problems.values())}"
+            )
     say(
         index=path,
         digest=made.digest,
@@ -84,6 +89,7 @@ def index(
         scenes=len(set(rows["scene_token"])),
         keyframes=len(made),
         objects=sum(len(labels) for labels in rows["ann_label"]),
+        images=f"{images.files} looked at{'' if deep else ' (--deep: all)'}",
         **{f"split {name}": f"{len(made.tokens(name))} keyframes" for name in made.splits},
         next=f"pdetr3d label --index {shlex.quote(str(path))}",
     )
@@ -161,7 +167,7 @@ def label(
         manifest = build_manifest(opened, split, config.label, folder, None if people.boxes_of is None else people)
     summarize(opened, [split], manifest, config.model.range_m).show()
     describe_manifest(manifest, opened.classes)
-    if import_file and (warning := misplaced(opened, manifest)):
+    if import_file and (warning := misplaced(opened, manifest, import_file)):
         say(warning=warning)
 
 

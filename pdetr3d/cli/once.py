@@ -16,7 +16,8 @@ class Once(TyperCommand):
         once = {
             name: parameter.opts[0]
             for parameter in self.get_params(ctx)
-            if parameter.param_type_name == "option" and not (parameter.multiple or getattr(parameter, "is_flag", False))
+            if parameter.param_type_name == "option"
+            and not (parameter.multiple or getattr(parameter, "is_flag", False))
             for name in parameter.opts
         }
         given: dict[str, list[str]] = {}

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.human_clicks import FRAMES, IGNORE, IGNORE_RADIUS_M, done_file, read_rows
 from pdetr3d.data.storage.files import atomic_path
+from pdetr3d.formats import no_key_twice
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 
@@ -117,7 +118,7 @@ def read_done(file: Path, index: Index) -> list[str]:
     if not beside.exists():
         return []
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = json.loads(beside.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
         tokens = [*found["done"], *found["empty"]]
         unknown = [token for token in tokens if token not in index]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pdetr3d.data.storage.csv_rows import plain_float
 from pdetr3d.evaluation.kitti_score import DONT_CARE
 from pdetr3d.geometry.rigid import apply, wrap_angle
 from pdetr3d.schema import DataError
@@ -125,7 +126,7 @@ def read_calibration(file: Path, imu: bool = False) -> Calibration:
         if name is None:
             continue
         try:
-            values = np.array([float(word) for word in words])
+            values = np.array([plain_float(word) for word in words])
             found[name] = values.reshape(SHAPES[name])
         except ValueError as error:
             raise DataError(
@@ -224,7 +225,7 @@ def _line(words: list[str]) -> tuple[str, list[float]]:
     values = []
     for name, word in zip(COLUMNS.split()[1:], words[1:], strict=True):
         try:
-            values.append(float(word))
+            values.append(plain_float(word))
         except ValueError:
             return f"{name} {word!r} is not a number", []
         if not np.isfinite(values[-1]):

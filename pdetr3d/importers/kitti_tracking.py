@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from pdetr3d.data.storage.csv_rows import plain_float
 from pdetr3d.geometry.rigid import chain, inverse
 from pdetr3d.importers.dataset import refuse
 from pdetr3d.importers.kitti_files import Calibration, read_calibration, read_track_labels
@@ -124,7 +125,7 @@ def imu_poses(file: Path) -> list[NDArray[np.float64]]:
     values = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = [float(word) for word in line.split()[:OXTS]]
+            row = [plain_float(word) for word in line.split()[:OXTS]]
         except ValueError:
             row = []
         if len(row) < OXTS or not np.isfinite(row).all():

@@ -33,6 +33,7 @@ from pdetr3d.importers.plain_tables import (
     SIDE,
     TEXT,
     TIME,
+    TRACK,
     Row,
     read_rows,
 )
@@ -93,7 +94,7 @@ class _Folder:
                 problems.append(f"{self.file}, row {number}: frame {row['frame']!r} is in an earlier row, too")
             self._check_frame(number, row)
             self.frames[row["frame"]] = {"keyframe": True, "split": ""} | row
-        self.boxes = self._by_frame("boxes", BOXES, {"track": TEXT})
+        self.boxes = self._by_frame("boxes", BOXES, {"track": TRACK})
         self.cameras = self._by_frame("cameras", CAMERA, {})
         self.regions = self._by_frame("regions", {"frame": NAME}, {"valid": POLYGONS, "ignore": POLYGONS})
         self._check_scenes()

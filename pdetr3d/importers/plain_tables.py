@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pdetr3d.data.storage.csv_rows import read_csv
+from pdetr3d.data.storage.csv_rows import NO_VALUE, plain_float, read_csv
 from pdetr3d.geometry.regions import polygon_problem
 from pdetr3d.schema import DataError
 
@@ -26,6 +26,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool) or str(value) == "":
         raise ValueError
     return str(value)
+
+
+def _track(value: Any) -> str:
+    if (text := _text(value)).lower() in NO_VALUE:
+        raise ValueError
+    return text
 
 
 def _name(value: Any) -> str:
@@ -43,7 +49,7 @@ def _path(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    number = float(value)
+    number = plain_float(value)
     if isinstance(value, bool) or not math.isfinite(number):
         raise ValueError
     return number
@@ -68,7 +74,7 @@ def _angle(value: Any) -> float:
 
 
 def _microseconds(value: Any) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.isascii() and value.strip().isdecimal():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError
@@ -87,6 +93,7 @@ def _polygons(value: Any) -> list:
 
 
 TEXT: Kind = ("a text", _text)
+TRACK: Kind = (f"the name of an object, or empty where it is unknown, not one of {', '.join(NO_VALUE)}", _track)
 NAME: Kind = ("a name without / and not beginning with a dot", _name)
 PATH: Kind = ("a path relative to the root, without '..'", _path)
 NUMBER: Kind = ("a finite number", _number)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.data.storage.csv_rows import read_csv
+from pdetr3d.data.storage.csv_rows import plain_float, read_csv
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import DataError, SweepRecord
 
@@ -64,8 +64,9 @@ def read_poses(file: Path) -> list[Posed]:
 
 def _posed(row: dict[str, str], folder: Path) -> Posed:
     """Parse a row; raises ValueError or TypeError with the reason when it is bad."""
-    numbers = [float(row[name]) for name in COLUMNS[2:]]
-    if not str(row["timestamp_us"]).strip().isdecimal():
+    numbers = [plain_float(row[name]) for name in COLUMNS[2:]]
+    time = str(row["timestamp_us"])
+    if not (time.isascii() and time.strip().isdecimal()):
         raise ValueError(f"timestamp_us {row['timestamp_us']!r} is not a whole number of microseconds")
     rotation = np.array(numbers[3:])
     if not 0.99 < np.linalg.norm(rotation) < 1.01:

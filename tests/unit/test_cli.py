@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pdetr3d.cli import main
 from pdetr3d.data.index.index import Index
@@ -51,7 +52,10 @@ def test_show_config_defaults_to_quickstart(capsys: pytest.CaptureFixture[str]) 
         (["simulate", "--dataroot", "unused", "sim.scenes=0"], "config key sim.scenes = 0"),
         (["label"], "--index"),
         (["show-config", "--preset", "kitti", "--preset=quickstart"], "--preset is given 2 times: kitti, quickstart;"),
-        (["show-config", "--config", "a.yaml", "--config", "b.yaml"], "--config is given 2 times: a.yaml, b.yaml; give"),
+        (
+            ["show-config", "--config", "a.yaml", "--config", "b.yaml"],
+            "--config is given 2 times: a.yaml, b.yaml; give",
+        ),
         (["import", "kitti", "a", "--out", "b", "--out", "c"], "--out is given 2 times: b, c; give it once"),
         (["labbel"], "labbel"),
     ],
@@ -115,10 +119,13 @@ def test_index_and_label_replace_no_other_files(
         assert main(["label", "--index", str(index_file), "--out", str(tmp_path / "labels")]) == 0
 
 
-def test_index_counts_lidar_files_that_cannot_be_used(
+def test_index_counts_files_that_cannot_be_used(
     sim_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One file holds zeros and one mostly NaN. Both come later than the file from which the layout is detected."""
+    """One LiDAR file holds zeros and one mostly NaN. Both come later than the file from which the layout is detected.
+
+    One image is cut, and one is of another size.
+    """
     world = shutil.copytree(sim_world, tmp_path / "world", copy_function=os.link)
     zeros, nan = sorted((world / "samples/LIDAR_TOP").iterdir())[1:4:2]  # the second keyframes of two scenes
     points = np.fromfile(nan, np.float32).reshape(-1, 5)
@@ -126,10 +133,18 @@ def test_index_counts_lidar_files_that_cannot_be_used(
     for file, content in ((zeros, bytes(zeros.stat().st_size)), (nan, points.tobytes())):
         file.unlink()
         file.write_bytes(content)
+    cut, small = sorted((world / "samples/CAM_BACK").iterdir())[3:5]
+    content = cut.read_bytes()[:-100]
+    cut.unlink()
+    cut.write_bytes(content)
+    small.unlink()
+    Image.new("RGB", (32, 18)).save(small)
     assert main(["index", "--dataroot", str(world), "--version", "v1.0-sim", "--out", str(tmp_path / "i.arrow")]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert re.search(r"warning 2 of \d+ LiDAR files that were read cannot be used: jobs refuse them", said), said
     assert zeros.name in said or nan.name in said
+    assert "warning 2 of 72 images that were looked at cannot be used: jobs refuse them" in said  # of 12 keyframes
+    assert f"{cut}: truncated JPEG (no end marker)" in said and "images 72 looked at (--deep: all)" in said
 
 
 def test_label_takes_the_train_split_and_the_shortcuts(index_file: Path, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: li
         ("a.txt", "x", r"a\.txt: click files are \.csv, \.json or \.parquet"),
         ("a.json", "[{", r"a\.json: not readable as JSON"),
         ("a.json", '{"x": 1}', "must be a list of objects"),
+        ("a.json", '[{"x": 1, "y": 2, "x": 3}]', r"not readable as JSON \(these keys stand there twice: x; keep one"),
         ("a.parquet", "no", r"a\.parquet: not readable as PARQUET"),
         ("a.csv", "sample_token,x,y,z\nt,1,2,3\n", r"column\(s\) \['class', 'frame'\] missing"),
         (
@@ -223,6 +224,7 @@ def test_a_file_in_utf_16(index: Index, tmp_path: Path) -> None:
     [
         ('{"Done": []}', r"has key\(s\) \['Done'\]\); correct or remove it"),
         ('{"done": {"a": 1}}', r"its values are lists"),
+        ('{"done": ["a"], "done": []}', r"these keys stand there twice: done"),
         (
             '{"done": ["a", "b"]}',
             r"none of its 2 samples is in the index, e\.g\. 'a'; it is of another dataset: correct",

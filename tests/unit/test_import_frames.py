@@ -177,6 +177,7 @@ CASES: dict[str, tuple[Callable[[dict], None], str]] = {
     "milliseconds": (edit("frames", 1, timestamp_us=500), r"have timestamps 0 and 500 us, less than 1000 us apart"),
     "degrees": (edit("boxes", 0, yaw=90.0), r"boxes.parquet, row 1: yaw 90.0 must be an angle in radians, -2 pi to"),
     "track twice": (edit("boxes", 1, track="c"), r"boxes.parquet, row 2: frame 'a0' has a box of track 'c' already"),
+    "no track": (edit("boxes", 0, track="NaN"), r"boxes.parquet, row 1: track 'NaN' must be the name of an object, or"),
     "focal length": (edit("cameras", 0, fx=0.01), r"cameras.parquet, row 1: fx 0.01 is no focal length in pixels"),
     "file": (edit("frames", 0, lidar="x.bin"), r"frames.parquet, row 1: lidar 'x.bin': no such file"),
     "escape": (edit("frames", 0, lidar="../a0.bin"), r"frames.parquet, row 1: lidar '../a0.bin' must be a path rel"),
@@ -205,6 +206,21 @@ def test_what_is_wrong_is_named_and_nothing_is_written(case: str, tmp_path: Path
     with pytest.raises(DataError, match=expected):
         run(tmp_path / "root", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("1_0.5", "x '1_0.5' must be a finite number"), ("\uff11", "x '\uff11' must be a finite number")],
+)
+def test_numbers_that_only_python_reads(value: str, said: str, tmp_path: Path) -> None:
+    tables = write(tmp_path / "root")
+    tables["boxes"][0]["x"] = value
+    columns = [name for name in tables["boxes"][0] if name != "polygon"]
+    lines = [",".join(str(row.get(name, "")) for name in columns) for row in tables["boxes"]]
+    (tmp_path / "root" / "boxes.parquet").unlink(missing_ok=True)
+    (tmp_path / "root" / "boxes.csv").write_text("\n".join([",".join(columns), *lines]), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"boxes\.csv, row 1: {said}"):
+        run(tmp_path / "root", tmp_path / "out")
 
 
 def test_boxes_of_a_frame_whose_row_is_bad_are_no_further_faults(tmp_path: Path) -> None:

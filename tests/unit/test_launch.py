@@ -209,7 +209,17 @@ def test_ray_looks_itself_where_it_is_quick(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["ftp://head", "ray:/head:10001", "ray://", "ray://head", "head", "head:port", "head:6379:1", "::1:6379", " head:1"],
+    [
+        "ftp://head",
+        "ray:/head:10001",
+        "ray://",
+        "ray://head",
+        "head",
+        "head:port",
+        "head:6379:1",
+        "::1:6379",
+        " head:1",
+    ],
 )
 def test_an_address_of_another_form_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address_module, "_answers", lambda name, wait_s: True)  # nobody is asked

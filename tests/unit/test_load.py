@@ -268,6 +268,29 @@ def test_images_of_another_format(name: str, tmp_path: Path, record: SampleRecor
             act()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_images_that_others_turn(kind: str, tmp_path: Path, record: SampleRecord) -> None:
+    """OpenCV turns an image of orientation 3 by 180 degrees, and reads one of orientation 1 as it is stored."""
+    camera, exif = record.cameras[0], Image.Exif()
+    assert camera is not None
+    for orientation in (1, 3):
+        exif[0x0112] = orientation
+        file = tmp_path / f"image{orientation}.{kind.lower()}"
+        Image.open(camera.path).save(file, format=kind, exif=exif)
+        mine = dataclasses.replace(camera, path=str(file))
+        pixels = np.empty((camera.height_px, camera.width_px, 3), np.uint8)
+        decode_image(mine, file.read_bytes(), pixels)
+        theirs = cv2.imread(str(file))[..., ::-1].astype(int)
+        if kind == "JPEG":  # whether OpenCV looks at the EXIF of a PNG depends on its version
+            assert np.abs((theirs[::-1, ::-1] if orientation == 3 else theirs) - pixels).mean() < 2
+        for act in (lambda c: check_image(c, decode=True), check_header):
+            if orientation == 1:
+                act(mine)
+                continue
+            with pytest.raises(DataError, match=r"image3\..* is to be turned \(orientation 3; allowed is 1\)\. Here"):
+                act(mine)
+
+
 def test_broken_images(tmp_path: Path, record: SampleRecord) -> None:
     camera = record.cameras[0]
     assert camera is not None

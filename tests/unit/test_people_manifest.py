@@ -239,7 +239,7 @@ def test_clicks_in_a_wrong_frame_are_seen(
     right = write_clicks(whole, drawn, tmp_path / "right.csv", "lidar")
     wrong = tmp_path / "wrong.csv"
     wrong.write_text(right.read_text().replace(",lidar", ",ego"))
-    assert misplaced(index, import_clicks(index, "sim_train", CONFIG, right, tmp_path / "good")) == ""
+    assert misplaced(index, import_clicks(index, "sim_train", CONFIG, right, tmp_path / "good"), right) == ""
     words = ["label", "--index", str(index.path), "--split", "sim_train", "--out", str(tmp_path / "bad")]
     assert main([*words, "--import", str(wrong)]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -258,13 +258,16 @@ def _centers(index: Index, count: int, change: tuple[tuple[int, int], tuple[int,
 
 
 def _complaint(index: Index, rows: list, folder: Path) -> str:
-    return misplaced(index, import_clicks(index, "sim_train", CONFIG, _file(folder, rows), folder / "labels"))
+    file = _file(folder, rows)
+    return misplaced(index, import_clicks(index, "sim_train", CONFIG, file, folder / "labels"), file)
 
 
 def test_clicks_at_nothing_are_seen_and_very_few_are_not_judged(whole: Index, tmp_path: Path) -> None:
     token = whole.tokens("sim_train")[2]
     nowhere = [(token, 99, 3 * place, -1, "car") for place in range(40)]
-    assert _complaint(whole, nowhere, tmp_path).startswith("0% of 40 clicks have an object's LiDAR points within 1 m")
+    found = _complaint(whole, nowhere, tmp_path)
+    assert found.startswith("0% of 40 clicks have an object's LiDAR points within 1 m")
+    assert found.endswith(f"with pdetr3d inspect ({tmp_path / 'clicks.csv'}, row 1, 2, 3, 4, 5, ... and 35 more)")
     assert _complaint(whole, nowhere[:10], tmp_path).startswith("0% of 10 clicks")
     assert _complaint(whole, nowhere[:9], tmp_path) == ""
     manifest = import_clicks(whole, "sim_train", CONFIG, _file(tmp_path, nowhere), tmp_path / "labels")
@@ -287,6 +290,7 @@ def test_heights_of_clicks_are_judged(z: float, said: str, whole: Index, tmp_pat
     rows = [(token, x, y, z, name) for token, x, y, _, name in _centers(whole, 40)]
     found = _complaint(whole, rows, tmp_path)
     assert found.startswith(said) and "z is the height of the object's center [m]" in found
+    assert f"({tmp_path / 'clicks.csv'}, row 1, 2, 3, 4, 5, ... and " in found
 
 
 def test_two_clicks_on_one_object_are_seen(whole: Index, tmp_path: Path) -> None:
@@ -302,6 +306,7 @@ def test_two_clicks_on_one_object_are_seen(whole: Index, tmp_path: Path) -> None
     found = _complaint(whole, [*far, (token, 10, 4.1, -1, "car")], tmp_path)
     assert found.startswith("1 pairs of clicks of one class are nearer than half")
     assert f"car at (10.0, 4.1) and (10.0, 5.0) m from the LiDAR in sample {token}" in found
+    assert found.endswith(f" ({tmp_path / 'clicks.csv'}, row 1, 5)")
 
 
 def test_clicks_whose_lidar_files_are_gone_are_said_to_be_unchecked(whole: Index, tmp_path: Path) -> None:

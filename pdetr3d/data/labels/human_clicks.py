@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.manifest import CLICK_DIGITS, click_id
-from pdetr3d.data.storage.csv_rows import FORM, header_problem, open_text
+from pdetr3d.data.storage.csv_rows import FORM, NO_VALUE, header_problem, open_text, plain_float
+from pdetr3d.formats import no_key_twice
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 from pdetr3d.words import close_to
@@ -27,7 +28,6 @@ COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
 FRAMES = ("global", "ego", "lidar")
 IGNORE = "ignore"  # instead of a class: the annotator could not identify the object
-NO_TRACK = ("nan", "none", "null", "<na>")  # texts that tools write for a missing track_id
 IGNORE_RADIUS_M = 2.0  # the radius of a region whose row has no radius_m
 SURPLUS = "\0surplus"  # the key under which csv.DictReader keeps values beyond the header
 MAX_DISTANCE_M = 200.0  # annotations are never so far from the LiDAR; the frame of a click beyond is wrong
@@ -110,7 +110,7 @@ def _done(file: Path, tokens: set[str], index: Index) -> tuple[frozenset[str] | 
     if not beside.is_file():
         return None, frozenset()
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = json.loads(beside.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
         if unknown := sorted(set(found) - {"done", "empty"}):
             raise ValueError(f"has key(s) {unknown}")
         done, empty = (found.get(key, []) for key in ("done", "empty"))
@@ -173,7 +173,7 @@ def _read(file: Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
     if kind == ".parquet":
         table = pq.read_table(file)
         return table.to_pylist(), table.column_names
-    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("must be a list of objects")
     # An empty list is readable, and ``read_clicks`` refuses it; a key missing from some rows is reported per row.
@@ -201,7 +201,7 @@ def _reasons(row: dict[str, Any], index: Index, tokens: set[str], split: str | N
         reasons.append(f"class {name!r} is no class here{hint}: {index.classes.allowed}, or {IGNORE}")
     if row.get("frame") not in FRAMES:
         reasons.append(f"frame {row.get('frame')!r} is not allowed: {', '.join(FRAMES)}")
-    if (track := row.get("track_id")) is not None and str(track).lower() in NO_TRACK:
+    if (track := row.get("track_id")) is not None and str(track).lower() in NO_VALUE:
         reasons.append(f"track_id {track!r} stands for a missing value; leave the value empty")
     if SURPLUS in row:
         reasons.append(f"{len(row[SURPLUS])} values more than the header has columns")
@@ -228,10 +228,8 @@ def _track_problems(clicks: list[dict[str, Any]], number_of: dict[str, int], ind
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, str) and ("_" in value or not value.isascii()):  # float() reads 1_0 and full-width digits
-        return None
     try:
-        number = float(value)
+        number = plain_float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return number if np.isfinite(number) else None

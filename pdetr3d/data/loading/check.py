@@ -30,6 +30,7 @@ from pdetr3d.words import listed
 
 MEMORY = "files_checked.json"  # beside the index: the arguments of a check without problems; a rerun skips it
 SWEEPS_READ = 20_000  # up to so many sweep files are read whole; of more, only the sizes are checked
+SEEN = 50  # keyframes, spread over the dataset, whose images are looked at when it is indexed
 IMAGES_DECODED = 5_000  # up to so many images are decoded; of more, only header and end marker are checked
 THREADS = 16  # the threads mostly wait for the disk, or run libraries that release the GIL
 CHUNK = 64  # files per task
@@ -112,6 +113,15 @@ def broken_lidar(index: Index, most_bytes: int) -> Checked:
             break
         jobs.append((str(path), partial(check_points, data=index.reading), path))
     return _run(jobs)
+
+
+def broken_images(index: Index, whole: bool = False) -> Checked:
+    """Check header, size and end marker of the images of up to SEEN keyframes; with ``whole`` decode those of all."""
+    step = 1 if whole else max(1, len(index) // SEEN)
+    tokens = index.table["sample_token"].to_pylist()[::step][: None if whole else SEEN]
+    found = [camera for token in tokens for camera in index.record(token).cameras if camera is not None]
+    images = {camera.path: camera for camera in found}
+    return _run([(path, partial(check_image, decode=whole), camera) for path, camera in images.items()])
 
 
 def say_points_left_out(checked: Checked) -> None:

@@ -24,9 +24,11 @@ from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecor
 
 CLOSE_M = 1.0  # points in the square of this half side around the sensor lie on the car itself (devkit: min_distance)
 JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
+HEAD_BYTES = 2**17  # EXIF is in the first 64 KiB of a JPEG
 TAIL_BYTES = 64  # the end marker is searched in this many last bytes: some writers pad after it
 PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning about padding before the end
 PNG_START = b"\x89PNG\r\n\x1a\n"
+ORIENTATION = 0x0112  # the tag of EXIF that says how an image is to be turned; 1: it is as it is stored
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 
 
@@ -144,7 +146,8 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
 
     Args:
         camera: the image's record. jpeg: the file's content. image: receives the pixels. strict: refuse a complete file
-            with damaged data. By default such a file decodes to wrong pixels after the damage, as in other libraries.
+            with damaged data, or one that EXIF says is to be turned. By default a damaged file decodes to wrong pixels
+            after the damage, as in other libraries, and no image is turned.
 
     Raises:
         DataError: when the file is no JPEG or PNG, is cut, or has another size than the tables say.
@@ -152,6 +155,8 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
     _refuse_format(camera, jpeg)
+    if strict:
+        _refuse_turned(camera, jpeg)
     if jpeg.startswith(PNG_START):
         _shrink(_decode_png(camera, jpeg), image)
         return
@@ -185,7 +190,9 @@ def check_header(camera: CameraRecord) -> None:
     path = Path(camera.path)
     try:
         with path.open("rb") as file:
-            _refuse_format(camera, file.read(TAIL_BYTES))
+            head = file.read(HEAD_BYTES)
+        _refuse_format(camera, head)
+        _refuse_turned(camera, head)
         with Image.open(path, formats=["JPEG", "PNG"]) as image:
             _check_image_size(camera, image.size)
             end = JPEG_END if image.format == "JPEG" else PNG_END
@@ -203,6 +210,29 @@ def _refuse_format(camera: CameraRecord, raw: bytes) -> None:
     other = format_of(raw)
     if other and other not in ("a JPEG", "a PNG"):
         raise DataError(f"{camera.path}: no JPEG or PNG, but {other}; write the images as PNG or JPEG")
+
+
+def _refuse_turned(camera: CameraRecord, raw: bytes) -> None:
+    """Refuse an image that other programs turn before they show it, or calibrate with it.
+
+    Args:
+        raw: the file's content, or its first HEAD_BYTES.
+    """
+    if b"Exif" not in raw and b"eXIf" not in raw:
+        return
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(raw), formats=["JPEG", "PNG"]) as image:
+            turned = image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError):  # a broken image, which decoding tells
+        return
+    if turned in range(2, 9):
+        raise DataError(
+            f"{camera.path}: EXIF says that it is to be turned (orientation {turned}; allowed is 1). Here pixels are "
+            "read as they are stored, but OpenCV and other programs turn them, so the calibration may be for either; write "
+            "the image turned (mogrify -auto-orient), or remove the tag (exiftool -Orientation=)"
+        )
 
 
 def _check_image_size(camera: CameraRecord, found: tuple[int, int]) -> None:

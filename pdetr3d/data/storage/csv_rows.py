@@ -6,11 +6,20 @@ import codecs
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pdetr3d.schema import DataError
 
 FORM = "write it as text in UTF-8, with commas between columns and points in numbers"
+
+NO_VALUE = ("nan", "none", "null", "<na>")  # texts that tools write for a missing value, in small letters
+
+
+def plain_float(value: Any) -> float:
+    """``float(value)``, but a ValueError for texts that only Python reads as numbers: 1_0 and full-width digits."""
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
 
 
 def header_problem(columns: Sequence[str]) -> str:
