@@ -266,22 +266,25 @@ def _of_system(error: OSError) -> str | None:
 
 def _nowhere() -> bool:
     """Whether the current folder was removed."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return True
-    return False
+    with suppress(FileNotFoundError):
+        return not os.getcwd()
+    return True
 
 
 def _of_encoding(error: UnicodeError) -> str | None:
-    """The message about text that the system's encoding cannot hold; None where that is UTF-8."""
-    used = locale.getencoding()
-    if sys.flags.utf8_mode or used.upper() == "UTF-8" or getattr(error, "encoding", "") in ("utf-8", "utf_8"):
+    """The message about text that the system's encoding cannot hold; None where that is UTF-8, or a file is broken."""
+    if not (used := odd_encoding()) or (isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8"):
         return None
     return (
         f"this system's encoding, {used}, cannot hold a name or text ({error}); set PYTHONUTF8=1 (or LC_ALL=C.UTF-8) "
         "and run it again"
     )
+
+
+def odd_encoding() -> str:
+    """The encoding of file names and texts, if it is not UTF-8; else empty."""
+    used = "UTF-8" if sys.flags.utf8_mode else locale.getencoding()
+    return "" if used.upper() == "UTF-8" else used
 
 
 def _of_pydantic(error: ValidationError) -> str:

@@ -7,12 +7,16 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from pdetr3d.exits import odd_encoding
+
 
 class Once(TyperCommand):
     """A verb that refuses two values of an option that has one, and says which of two values of a config key counts."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check the words of the command line, then parse them as Typer does."""
+        if odd_encoding():
+            " ".join(args).encode()  # an error where the system's encoding cannot hold them (``exits.explain``)
         once = {
             name: parameter.opts[0]
             for parameter in self.get_params(ctx)

@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pdetr3d.batch import Batch
 from pdetr3d.data.loading.collate import collate
 from pdetr3d.inference.frames import Asked, Frame, Loaded
@@ -18,6 +21,10 @@ from pdetr3d.training.flow import PREDICT_BATCH
 THREADS = 2  # number of threads that read files
 AHEAD = 2 * PREDICT_BATCH  # number of frames that are read ahead
 FEW = 100  # a sample with fewer points in the student's range is counted
+LEAST = 0.1  # or with a smaller share of its points there
+BEST = 10  # boxes of a sample that are compared with the ground
+AROUND_M = 3.0  # half of the side of the square around a box whose lowest points are the ground
+OFF_M = 1.0  # a sample is counted whose boxes stand higher above the ground than this, or lower
 
 
 @dataclass
@@ -29,7 +36,9 @@ class Counts:
         dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
         intensity: the largest intensity [0..255] of any point.
         steep: samples whose points extend further along z than along x or y.
-        sparse: samples with fewer than FEW points in the student's range.
+        sparse: samples with fewer than FEW points, or less than LEAST of them, in the student's range.
+        grounded: samples whose boxes were compared with the ground. floating: those whose best boxes stand over OFF_M
+            above or below it (``above_ground``). offset_m: the sum of their heights.
     """
 
     samples: int = 0
@@ -40,6 +49,9 @@ class Counts:
     intensity: float = 0.0
     steep: int = 0
     sparse: int = 0
+    grounded: int = 0
+    floating: int = 0
+    offset_m: float = 0.0
 
     def add(self, loaded: Loaded, boxes: Boxes3D) -> None:
         """Count one sample."""
@@ -50,7 +62,12 @@ class Counts:
         self.dropped_in += loaded.dropped > 0
         self.intensity = max(self.intensity, loaded.intensity)
         self.steep += loaded.steep
-        self.sparse += loaded.near < FEW
+        self.sparse += loaded.near < max(FEW, LEAST * len(loaded.sample.points))
+        height = above_ground(loaded.sample.points, boxes)
+        self.grounded += height is not None
+        if height is not None and abs(height) > OFF_M:
+            self.floating += 1
+            self.offset_m += height
 
     def merge(self, other: Counts) -> None:
         """Add the counts of another prediction."""
@@ -76,8 +93,15 @@ class Counts:
             )
         if self.sparse:
             rows["few points"] = (
-                f"{self.sparse} samples hold fewer than {FEW} points in the student's range: are the files whole, and "
-                "in the LiDAR's own frame?"
+                f"{self.sparse} samples hold fewer than {FEW} points in the student's range, or less than "
+                f"{LEAST:.0%} of their points: are the files whole, and in the LiDAR's own frame?"
+            )
+        if self.floating > 0.5 * self.grounded:
+            height = self.offset_m / self.floating
+            rows["ground"] = (
+                f"in {self.floating} of {self.grounded} samples the boxes stand {abs(height):.1f} m "
+                f"{'above' if height > 0 else 'below'} the ground of the points: z = 0 must be at the height where it "
+                "was in the student's training (nuScenes, KITTI: the LiDAR's, about 1.8 m above the ground); move the points up or down"
             )
         if asked.lidar and 0 < self.intensity <= 1:
             rows["warning"] = (
@@ -85,6 +109,23 @@ class Counts:
                 "scale is 1, use --intensity-max 1"
             )
         return rows
+
+
+def above_ground(points: NDArray[np.float32], boxes: Boxes3D) -> float | None:
+    """How high boxes stand above the ground [m]: the median of their undersides less the lowest points around them.
+
+    Args:
+        points: (P, 3+). boxes: by falling score, in the same frame; BEST of them are compared.
+
+    Returns:
+        None, if fewer than half of BEST have points around them.
+    """
+    heights = []
+    for center, size in zip(boxes.center_m[:BEST], boxes.size_m[:BEST], strict=True):
+        around = points[(np.abs(points[:, :2] - center[:2]) < AROUND_M).all(1), 2]
+        if len(around) >= BEST:
+            heights.append(float(center[2] - size[2] / 2 - np.quantile(around, 0.05)))
+    return float(np.median(heights)) if 2 * len(heights) >= BEST else None
 
 
 def predict_frames(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import re
 import shutil
@@ -80,6 +81,16 @@ def test_of_two_values_of_a_config_key_the_last_counts_and_this_is_said(capsys: 
     said = capsys.readouterr()
     assert said.err == "optim.lr is given 2 times: 0.5, 0.25; 0.25 counts\n"
     assert json.loads(said.out)["optim"]["lr"] == 0.25
+
+
+def test_words_that_the_system_s_encoding_cannot_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With LC_ALL=C an argument "ü" is two surrogates."""
+    monkeypatch.setattr(locale, "getencoding", lambda: "ANSI_X3.4-1968")
+    assert main(["show-config", "run.name=" + "ü".encode().decode("ascii", "surrogateescape")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: this system's encoding, ANSI_X3.4-1968, cannot hold") and "PYTHONUTF8=1" in said
 
 
 def test_help_exits_0(capsys: pytest.CaptureFixture[str]) -> None:

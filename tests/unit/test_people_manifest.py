@@ -290,7 +290,8 @@ def test_heights_of_clicks_are_judged(z: float, said: str, whole: Index, tmp_pat
     rows = [(token, x, y, z, name) for token, x, y, _, name in _centers(whole, 40)]
     found = _complaint(whole, rows, tmp_path)
     assert found.startswith(said) and "z is the height of the object's center [m]" in found
-    assert f"({tmp_path / 'clicks.csv'}, row 1, 2, 3, 4, 5, ... and " in found
+    rows = "row 1, 2, 3, 4, 5, ... and 35 more" if z == 0 else "row 2, 3, 4, 5, 6, ... and 25 more"  # 10 see no point
+    assert found.endswith(f"({tmp_path / 'clicks.csv'}, {rows})")
 
 
 def test_two_clicks_on_one_object_are_seen(whole: Index, tmp_path: Path) -> None:

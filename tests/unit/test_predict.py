@@ -14,14 +14,17 @@ from scipy.spatial.transform import Rotation
 
 from pdetr3d.class_list import NUSCENES_CLASSES
 from pdetr3d.cli import main
+from pdetr3d.config import DataConfig
 from pdetr3d.data.loading.records import eval_records
 from pdetr3d.evaluation.results_format import nuscenes_boxes
 from pdetr3d.finished.deploy.box_rows import COLUMNS, DTYPES, to_frame
+from pdetr3d.finished.deploy.sweeps import to_sample
 from pdetr3d.geometry.rigid import chain
 from pdetr3d.inference.clouds import CloudReader
-from pdetr3d.inference.frames import file_frames
+from pdetr3d.inference.frames import Asked, Loaded, file_frames
+from pdetr3d.inference.predict import Counts, above_ground
 from pdetr3d.inference.student import StudentPredictor
-from pdetr3d.schema import SampleRecord
+from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from tests.alike import places_of
@@ -205,6 +208,29 @@ def test_points_that_are_not_finite_are_left_out_and_counted(
     boxes = {name: rows.drop(columns="sample").reset_index(drop=True)
              for name, rows in pd.read_csv(tmp_path / "out.csv").groupby("sample")}  # fmt: skip
     assert_alike(boxes["broken.pcd.bin"], boxes["whole.pcd.bin"])
+
+
+@pytest.mark.parametrize(("moved", "said"), [(0.0, ""), (0.5, ""), (1.84, "1.8 m below"), (-1.5, "1.5 m above")])
+def test_points_that_are_too_high_or_low_are_said(moved: float, said: str) -> None:
+    """Ten cars stand on a plain 1.8 m below the LiDAR of the training; the points of another LiDAR are moved."""
+    xy = np.stack(np.meshgrid(np.arange(-40, 40, 0.5), np.arange(-40, 40, 0.5)), -1).reshape(-1, 2)
+    points = np.c_[xy, np.full(len(xy), moved - 1.8), np.zeros((len(xy), 2))].astype(np.float32)
+    place = np.linspace(-30, 30, 10)
+    center = np.c_[place, place, np.full(10, -1.8 + 0.75)]
+    boxes = Boxes3D.build(center, np.tile([4.0, 2.0, 1.5], (10, 1)), np.zeros(10), np.zeros(10))
+    assert above_ground(points, boxes) == pytest.approx(-moved, abs=1e-6)
+    assert above_ground(points, boxes[:4]) is None and above_ground(points[:0], boxes) is None
+    counts = Counts()
+    counts.add(Loaded(to_sample({"points": points}, "a", DataConfig()), 0, 0.0, len(points)), boxes)
+    counts.merge(counts)
+    asked = Asked([Path("a.bin")], None, 255.0, None, None, None)
+    words = str(counts.summary(asked, 1).get("ground", ""))
+    assert words.startswith(
+        f"in 2 of 2 samples the boxes stand {said} the ground of the points: z = 0 must" if said else ""
+    )
+    assert bool(words) == bool(said) and "few points" not in counts.summary(asked, 1)
+    counts.add(Loaded(to_sample({"points": points}, "a", DataConfig()), 0, 0.0, len(points) // 11), boxes)
+    assert counts.summary(asked, 1)["few points"].startswith("1 samples hold fewer than 100 points in the student's")  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -45,7 +44,7 @@ class DatasetFiles:
             )
         path = self.dataroot / filename
         try:
-            impossible = b"\0" in os.fsencode(filename)
+            impossible = b"\0" in filename.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             impossible = True
         if impossible:

@@ -230,8 +230,8 @@ def _refuse_turned(camera: CameraRecord, raw: bytes) -> None:
     if turned in range(2, 9):
         raise DataError(
             f"{camera.path}: EXIF says that it is to be turned (orientation {turned}; allowed is 1). Here pixels are "
-            "read as they are stored, but OpenCV and other programs turn them, so the calibration may be for either; write "
-            "the image turned (mogrify -auto-orient), or remove the tag (exiftool -Orientation=)"
+            "read as they are stored, but OpenCV and other programs turn them, so the calibration may be for either; "
+            "write the image turned (mogrify -auto-orient), or remove the tag (exiftool -Orientation=)"
         )
 
 
