@@ -80,11 +80,12 @@ def import_kitti(
         problems: list[str] = []
         found = [each for name in names if name in rows and (each := _read(root, name, kinds, problems))]
         refuse(problems, "mend these, or leave their frames out of scenes.csv")
-        sets, unused = _image_sets(root, names)
+        sets, unused, missing = _image_sets(root, names)
         facts = {
             "frames_in_no_scene": len(names) - len(rows),
             "frames_without_velodyne": len({path.stem for path in root.glob("training/label_2/*.txt")} - set(names)),
             "image_sets_not_used": unused,
+            "frames_of_image_sets_without_files": len(missing),
         }
     key = [each for each in found if each.keyframe]
     splits = splits_of("kitti", {each.name: rows[each.name] for each in key}, sets)
@@ -138,13 +139,15 @@ def _scenes(root: Path, file: Path | None, names: list[str]) -> dict[str, SceneR
     return {name: SceneRow(f"kitti_{name}", 0) for name in names}
 
 
-def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list[str]]:
-    """The sets of ImageSets/NAME.txt: NAME -> frames; and the names of sets without any frame (of testing/)."""
-    sets, unused, known = {}, [], set(names)
+def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list[str], set[str]]:
+    """The sets of ImageSets/NAME.txt: NAME -> frames; the names of sets without any frame (of testing/); the frames of
+    the other sets that have no file."""
+    sets, unused, missing, known = {}, list[str](), set[str](), set(names)
     for file in sorted((root / "ImageSets").glob("*.txt")):
         frames = set(file.read_text(encoding="utf-8").split())
         if frames & known:
             sets[file.stem] = frames & known
+            missing |= frames - known
         elif written := sorted(name for name in frames if Path(name).stem in known):
             raise DataError(
                 f"{file}: {written[0]!r} is a file's name ({len(written)} lines alike); write the frame's, "
@@ -152,7 +155,7 @@ def _image_sets(root: Path, names: list[str]) -> tuple[dict[str, set[str]], list
             )
         else:
             unused.append(file.stem)
-    return sets, unused
+    return sets, unused, missing
 
 
 def _read(root: Path, name: str, classes: ClassMapping, problems: list[str]) -> KittiFrame | None:

@@ -30,6 +30,7 @@ class Loaded:
         intensity: the largest intensity [0..255] of the other points.
         near: number of points in the student's range.
         steep: whether a file's points extend further along z than along x or y, as those of no scan of a street do.
+        ages: number of different ages of a file's points, i.e. of sweeps in it.
     """
 
     sample: Sample
@@ -37,6 +38,7 @@ class Loaded:
     intensity: float
     near: int
     steep: bool = False
+    ages: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class FileFrame:
         sample = to_sample({"points": points}, self.name, config.data)
         low, high = np.percentile(own.points[:, :3], (5, 95), axis=0)
         x, y, z = (high - low).tolist()
-        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)), near, z > min(x, y))
+        ages = len(np.unique(own.points[:, 4]))
+        return Loaded(sample, dropped, float(points[:, 3].max(initial=0)), near, z > min(x, y), ages)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Counts:
     Attributes:
         samples: predicted samples. empty: those without a box. boxes: all boxes.
         dropped_points: points that were left out because a value was not finite. dropped_in: samples with such points.
-        intensity: the largest intensity [0..255] of any point.
+        intensity: the largest intensity [0..255] of any point. ages: the most different ages of a file's points.
         steep: samples whose points extend further along z than along x or y.
         sparse: samples with fewer than FEW points, or less than LEAST of them, in the student's range.
         grounded: samples whose boxes were compared with the ground. floating: those whose best boxes stand over OFF_M
@@ -47,6 +47,7 @@ class Counts:
     dropped_points: int = 0
     dropped_in: int = 0
     intensity: float = 0.0
+    ages: int = 1
     steep: int = 0
     sparse: int = 0
     grounded: int = 0
@@ -60,7 +61,7 @@ class Counts:
         self.boxes += len(boxes)
         self.dropped_points += loaded.dropped
         self.dropped_in += loaded.dropped > 0
-        self.intensity = max(self.intensity, loaded.intensity)
+        self.intensity, self.ages = max(self.intensity, loaded.intensity), max(self.ages, loaded.ages)
         self.steep += loaded.steep
         self.sparse += loaded.near < max(FEW, LEAST * len(loaded.sample.points))
         height = above_ground(loaded.sample.points, boxes)
@@ -71,10 +72,10 @@ class Counts:
 
     def merge(self, other: Counts) -> None:
         """Add the counts of another prediction."""
-        largest = max(self.intensity, other.intensity)
+        largest = max(self.intensity, other.intensity), max(self.ages, other.ages)
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-        self.intensity = largest
+        self.intensity, self.ages = largest
 
     def summary(self, asked: Asked, num_sweeps: int) -> dict[str, object]:
         """The rows of the command's final message: name -> value. ``num_sweeps``: those of the student's training."""
@@ -83,6 +84,10 @@ class Counts:
             rows["sweeps"] = (
                 f"one per file, of age 0, unless it has ages; the student was trained on up to {num_sweeps}: with "
                 "--poses the earlier files are accumulated"
+            )
+        if self.ages > num_sweeps:
+            rows["sweeps"] = (
+                f"up to {self.ages} in a file; the student was trained on up to {num_sweeps}: give it as many"
             )
         if self.dropped_points:
             rows["left out"] = f"{self.dropped_points} points of {self.dropped_in} samples, as they are not finite"
@@ -101,7 +106,8 @@ class Counts:
             rows["ground"] = (
                 f"in {self.floating} of {self.grounded} samples the boxes stand {abs(height):.1f} m "
                 f"{'above' if height > 0 else 'below'} the ground of the points: z = 0 must be at the height where it "
-                "was in the student's training (nuScenes, KITTI: the LiDAR's, about 1.8 m above the ground); move the points up or down"
+                "was in the student's training (nuScenes, KITTI: the LiDAR's, about 1.8 m above the ground); move the "
+                "points up or down"
             )
         if asked.lidar and 0 < self.intensity <= 1:
             rows["warning"] = (

@@ -221,11 +221,11 @@ def test_image_sets_make_splits(tmp_path: Path) -> None:
     root = tmp_path / "root"
     tiny_kitti.write(root, LABELS)
     (root / "ImageSets").mkdir()
-    for name, frames in {"train": "000000\n000002\n", "val": "000001\n000003\n", "test": "000900\n"}.items():
+    for name, frames in {"train": "000000\n000002\n", "val": "000001\n000003\n000901\n", "test": "000900\n"}.items():
         (root / "ImageSets" / f"{name}.txt").write_text(frames)
     facts = import_kitti(root, tmp_path / "out")
     assert facts["splits"] == {"kitti_all": 5, "kitti_train": 2, "kitti_val": 2}
-    assert facts["image_sets_not_used"] == ["test"]
+    assert facts["image_sets_not_used"] == ["test"] and facts["frames_of_image_sets_without_files"] == 1
 
 
 def test_a_mapping_of_one_s_own(tmp_path: Path) -> None:
