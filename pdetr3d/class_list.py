@@ -18,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, DataError
+from pdetr3d.strict_yaml import read_yaml
 from pdetr3d.words import close_to
 
 SHIPPED = Path(__file__).parent / "class_lists"  # the lists that come with the package, by file name
@@ -193,7 +194,7 @@ def read_classes(value: str, key: str = KEY) -> ClassList:
 @lru_cache(maxsize=64)
 def _parse(text: str, source: str) -> ClassList:
     try:
-        entries = _Loader(text).get_single_data()
+        entries = read_yaml(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{source}: is no YAML ({' '.join(str(error).split())}); {EXAMPLE}") from error
     if not isinstance(entries, dict) or not entries:
@@ -205,21 +206,6 @@ def _parse(text: str, source: str) -> ClassList:
     if problems:
         raise DataError("".join([f"{source}: these classes cannot be used:", *(f"\n  {line}" for line in problems)]))
     return NUSCENES_CLASSES if found == NUSCENES_CLASSES else found
-
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses repeated keys; the standard one silently takes the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{name!r} stands twice; each may stand once", key.start_mark
-                )
-            seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
 def _problems(name: object, entry: object) -> list[str]:

@@ -10,6 +10,7 @@ import yaml
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.schema import DataError
+from pdetr3d.strict_yaml import read_yaml
 from pdetr3d.words import close_to
 
 EXAMPLE = "it holds lines such as `Car: car` (null: no class)"
@@ -48,7 +49,7 @@ class ClassMapping:
             DataError: when the file cannot be read, is no such mapping, or names a class that is not in own classes.
         """
         try:
-            value = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            value = read_yaml(Path(file).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"--mapping {file}: cannot be read as YAML ({reason}); {EXAMPLE}") from error

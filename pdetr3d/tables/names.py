@@ -11,6 +11,7 @@ import yaml
 
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.schema import CAMERAS, LIDAR_TOP, DataError
+from pdetr3d.strict_yaml import read_yaml
 from pdetr3d.words import close_to
 
 # Class -> the nuScenes category that stands for it.
@@ -86,16 +87,12 @@ def _read(key: str, file: str, allowed: tuple[str, ...]) -> Pairs:
     example = f"it holds lines such as `own_name: {allowed[0]}` (null: left out)"
     try:
         text = Path(file).read_text(encoding="utf-8")
-        value, root = yaml.safe_load(text), yaml.compose(text)
+        value = read_yaml(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{key} {file}: cannot be read as YAML ({reason}); {example}") from error
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value):
         raise DataError(f"{key} {file}: must be a mapping of names, but is {value!r}; {example}")
-    written = [name.value for name, _ in root.value]
-    twice = sorted({name for name in written if written.count(name) > 1})
-    if twice:  # YAML would silently use the last one
-        raise DataError(f"{key} {file}: these names stand there twice: {', '.join(twice)}; remove one of each")
     wrong = {name: target for name, target in value.items() if target is not None and target not in allowed}
     if wrong:
         lines = "".join(f"\n  {name}: {target!r}{close_to(target, allowed)}" for name, target in wrong.items())

@@ -15,6 +15,7 @@ from pdetr3d.config import Config, override, unknown_key
 from pdetr3d.presets import load
 from pdetr3d.run_files import SEED, VARIANT
 from pdetr3d.schema import DataError
+from pdetr3d.strict_yaml import read_yaml
 from pdetr3d.training.label_source import fixed_by_manifest
 from pdetr3d.words import close_to
 from ray_jobs.searches.space import SearchSpace, Variant
@@ -38,7 +39,7 @@ def load_space(name: str) -> SearchSpace:
         hint = close_to(name, names())
         raise DataError(f"no search space {name!r}{hint}: there are {', '.join(names())}, or name a .yaml file")
     try:
-        document = yaml.safe_load(file.read_text())
+        document = read_yaml(file.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise DataError(f"{file}: a search space is a mapping (question, trains, metric, space); see its README")
         return SearchSpace(**document, name=file.stem)

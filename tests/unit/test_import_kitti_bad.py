@@ -149,6 +149,7 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("[Car]", "must be a mapping of names"),
+        ("Car: car\nVan: car\nCar: truck\n", "'Car' stands twice; each may stand once"),
         ("Car: [car]", r"'Car': \['car'\]"),
         ("Car: {", "cannot be read as YAML"),
         ("Van: car\n", "class 'Car' is not in --mapping .*did you mean 'Van'|known are Van"),

@@ -121,6 +121,13 @@ def test_refused_words(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a")
     (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "object.yaml").write_text("!!python/object/apply:os.system ['true']")  # YAML is loaded safely
+    for name, text, said in (
+        ("twice", "trains: teacher\nmetric: a\ntrains: [ours]\n", r"twice\.yaml is not YAML: 'trains' stands twice"),
+        ("octal", "trains: teacher\nseeds: [1, 010]\n", r"octal\.yaml is not YAML: 010 is not read as people read it"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        with pytest.raises(DataError, match=said):
+            load_space(str(tmp_path / f"{name}.yaml"))
     with pytest.raises(DataError, match="list.yaml: a search space is a mapping"):
         load_space(str(tmp_path / "list.yaml"))
     for name in ("broken", "object"):

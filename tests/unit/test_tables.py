@@ -192,7 +192,7 @@ def test_mapping_files_make_own_names_fit(world: Path, sim_world: Path, tmp_path
         ("{", r"m\.yaml: cannot be read as YAML"),
         ("- car", "must be a mapping of names, but is .*own_name: car"),
         ("3: car", "must be a mapping of names"),
-        ("vehicle.car: car\nvehicle.car: truck", r"these names stand there twice: vehicle\.car; remove one"),
+        ("vehicle.car: car\nvehicle.car: truck", r"'vehicle\.car' stands twice; each may stand once"),
         ("vehicle.car: cra", r"allowed are car, .*vehicle\.car: 'cra' \(did you mean 'car'\?\)"),
         ("vehicle.cra: car", r"names that are in no row of .*category\.json .*'vehicle\.cra' \(did you mean"),
     ],
