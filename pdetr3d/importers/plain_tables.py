@@ -137,6 +137,9 @@ def read_rows(
     for number, row in enumerate(rows, start=1):
         made: Row = {}
         bad = False
+        if all(value in (None, "") for value in row.values()):
+            problems.append(f"{files[0]}, row {number}: all its values are empty; remove the row")
+            continue
         for name, (words, convert) in {**needed, **optional}.items():
             value = row.get(name)
             if name in optional and (value is None or value == ""):

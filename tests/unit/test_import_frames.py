@@ -218,9 +218,12 @@ def test_numbers_that_only_python_reads(value: str, said: str, tmp_path: Path) -
     columns = [name for name in tables["boxes"][0] if name != "polygon"]
     lines = [",".join(str(row.get(name, "")) for name in columns) for row in tables["boxes"]]
     (tmp_path / "root" / "boxes.parquet").unlink(missing_ok=True)
+    lines.append("," * (len(columns) - 1))
     (tmp_path / "root" / "boxes.csv").write_text("\n".join([",".join(columns), *lines]), encoding="utf-8")
-    with pytest.raises(DataError, match=rf"boxes\.csv, row 1: {said}"):
+    with pytest.raises(DataError, match=rf"boxes\.csv, row 1: {said}") as caught:
         run(tmp_path / "root", tmp_path / "out")
+    assert str(caught.value).count(f"row {len(lines)}: ") == 1
+    assert f"boxes.csv, row {len(lines)}: all its values are empty; remove the row" in str(caught.value)
 
 
 def test_boxes_of_a_frame_whose_row_is_bad_are_no_further_faults(tmp_path: Path) -> None:
