@@ -24,7 +24,9 @@ FEW = 100  # a sample with fewer points in the student's range is counted
 LEAST = 0.1  # or with a smaller share of its points there
 BEST = 10  # boxes of a sample that are compared with the ground
 AROUND_M = 3.0  # half of the side of the square around a box whose lowest points are the ground
-OFF_M = 1.0  # a sample is counted whose boxes stand higher above the ground than this, or lower
+ENOUGH = 10  # points that are needed there
+OFF_M = 0.8  # a box is counted that stands higher above the ground than this, or lower
+JUDGED = 5  # boxes that must be compared with the ground for a judgment
 
 
 @dataclass
@@ -37,8 +39,8 @@ class Counts:
         intensity: the largest intensity [0..255] of any point. ages: the most different ages of a file's points.
         steep: samples whose points extend further along z than along x or y.
         sparse: samples with fewer than FEW points, or less than LEAST of them, in the student's range.
-        grounded: samples whose boxes were compared with the ground. floating: those whose best boxes stand over OFF_M
-            above or below it (``above_ground``). offset_m: the sum of their heights.
+        grounded: boxes that were compared with the ground (``above_ground``). floating: those that stand over OFF_M
+            above or below it. offset_m: the sum of the heights of the latter.
     """
 
     samples: int = 0
@@ -64,11 +66,11 @@ class Counts:
         self.intensity, self.ages = max(self.intensity, loaded.intensity), max(self.ages, loaded.ages)
         self.steep += loaded.steep
         self.sparse += loaded.near < max(FEW, LEAST * len(loaded.sample.points))
-        height = above_ground(loaded.sample.points, boxes)
-        self.grounded += height is not None
-        if height is not None and abs(height) > OFF_M:
-            self.floating += 1
-            self.offset_m += height
+        heights = above_ground(loaded.sample.points, boxes)
+        off = heights[np.abs(heights) > OFF_M]
+        self.grounded += len(heights)
+        self.floating += len(off)
+        self.offset_m += float(off.sum())
 
     def merge(self, other: Counts) -> None:
         """Add the counts of another prediction."""
@@ -101,10 +103,10 @@ class Counts:
                 f"{self.sparse} samples hold fewer than {FEW} points in the student's range, or less than "
                 f"{LEAST:.0%} of their points: are the files whole, and in the LiDAR's own frame?"
             )
-        if self.floating > 0.5 * self.grounded:
-            height = self.offset_m / self.floating
+        height = self.offset_m / max(1, self.floating)
+        if self.floating > 0.5 * self.grounded >= 0.5 * JUDGED and abs(height) > OFF_M:
             rows["ground"] = (
-                f"in {self.floating} of {self.grounded} samples the boxes stand {abs(height):.1f} m "
+                f"{self.floating} of the {self.grounded} best boxes stand about {abs(height):.1f} m "
                 f"{'above' if height > 0 else 'below'} the ground of the points: z = 0 must be at the height where it "
                 "was in the student's training (nuScenes, KITTI: the LiDAR's, about 1.8 m above the ground); move the "
                 "points up or down"
@@ -117,21 +119,18 @@ class Counts:
         return rows
 
 
-def above_ground(points: NDArray[np.float32], boxes: Boxes3D) -> float | None:
-    """How high boxes stand above the ground [m]: the median of their undersides less the lowest points around them.
+def above_ground(points: NDArray[np.float32], boxes: Boxes3D) -> NDArray[np.float64]:
+    """How high boxes stand above the ground [m], i.e. the lowest points around them: (n,) of those with points there.
 
     Args:
         points: (P, 3+). boxes: by falling score, in the same frame; BEST of them are compared.
-
-    Returns:
-        None, if fewer than half of BEST have points around them.
     """
     heights = []
     for center, size in zip(boxes.center_m[:BEST], boxes.size_m[:BEST], strict=True):
         around = points[(np.abs(points[:, :2] - center[:2]) < AROUND_M).all(1), 2]
-        if len(around) >= BEST:
+        if len(around) >= ENOUGH:
             heights.append(float(center[2] - size[2] / 2 - np.quantile(around, 0.05)))
-    return float(np.median(heights)) if 2 * len(heights) >= BEST else None
+    return np.array(heights, np.float64)
 
 
 def predict_frames(
