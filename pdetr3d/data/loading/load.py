@@ -6,7 +6,9 @@ import functools
 import io
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
@@ -22,9 +24,11 @@ from pdetr3d.geometry.camera import resize_lidar2img
 from pdetr3d.geometry.rigid import move_points
 from pdetr3d.schema import CAMERAS, CameraRecord, DataError, Sample, SampleRecord
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CLOSE_M = 1.0  # points in the square of this half side around the sensor lie on the car itself (devkit: min_distance)
 JPEG_END = b"\xff\xd9"  # cannot occur inside JPEG data: there 0xff is followed by 0x00 or a restart marker
-HEAD_BYTES = 2**17  # EXIF is in the first 64 KiB of a JPEG
 TAIL_BYTES = 64  # the end marker is searched in this many last bytes: some writers pad after it
 PADDED = re.compile(r"\b1?\d extraneous bytes before marker 0xd9")  # libjpeg's warning about padding before the end
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -155,8 +159,11 @@ def decode_image(camera: CameraRecord, jpeg: bytes, image: NDArray[np.uint8], *,
     height, width = image.shape[:2]
     whole = (camera.width_px, camera.height_px)
     _refuse_format(camera, jpeg)
-    if strict:
-        _refuse_turned(camera, jpeg)
+    if strict and (b"Exif" in jpeg or b"eXIf" in jpeg):
+        from PIL import Image
+
+        with suppress(OSError, SyntaxError), Image.open(io.BytesIO(jpeg), formats=["JPEG", "PNG"]) as opened:
+            _refuse_turned(camera, opened)
     if jpeg.startswith(PNG_START):
         _shrink(_decode_png(camera, jpeg), image)
         return
@@ -190,10 +197,9 @@ def check_header(camera: CameraRecord) -> None:
     path = Path(camera.path)
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        _refuse_format(camera, head)
-        _refuse_turned(camera, head)
+            _refuse_format(camera, file.read(TAIL_BYTES))
         with Image.open(path, formats=["JPEG", "PNG"]) as image:
+            _refuse_turned(camera, image)
             _check_image_size(camera, image.size)
             end = JPEG_END if image.format == "JPEG" else PNG_END
         with path.open("rb") as file:
@@ -212,21 +218,9 @@ def _refuse_format(camera: CameraRecord, raw: bytes) -> None:
         raise DataError(f"{camera.path}: no JPEG or PNG, but {other}; write the images as PNG or JPEG")
 
 
-def _refuse_turned(camera: CameraRecord, raw: bytes) -> None:
-    """Refuse an image that other programs turn before they show it, or calibrate with it.
-
-    Args:
-        raw: the file's content, or its first HEAD_BYTES.
-    """
-    if b"Exif" not in raw and b"eXIf" not in raw:
-        return
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(raw), formats=["JPEG", "PNG"]) as image:
-            turned = image.getexif().get(ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError):  # a broken image, which decoding tells
-        return
+def _refuse_turned(camera: CameraRecord, image: Image.Image) -> None:
+    """Refuse an image that other programs turn before they show it, or calibrate with it."""
+    turned = image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
     if turned in range(2, 9):
         raise DataError(
             f"{camera.path}: EXIF says that it is to be turned (orientation {turned}; allowed is 1). Here pixels are "
