@@ -138,6 +138,9 @@ def label(
     """
     given = {"ratio": ratio, "seed": seed, "split_by": split_by}
     shortcuts = [f"label.{key}={value}" for key, value in given.items() if value is not None]
+    for word in overrides or ():
+        if word.partition("=")[0] in {short.partition("=")[0] for short in shortcuts} and word not in shortcuts:
+            raise DataError(f"{word} is also an option of this verb, with another value: give one of them")
     load_config(preset, shortcuts, config_file)  # refuses wrong values before an index is read
     from pdetr3d.config_file import with_file
     from pdetr3d.data.index.empty import refuse_empty

@@ -48,6 +48,7 @@ def test_show_config_defaults_to_quickstart(capsys: pytest.CaptureFixture[str]) 
         (["label", "--index", "missing.parquet"], "missing.parquet"),
         (["label", "--index", "missing.parquet", "--ratio", "0"], "config key label.ratio = 0.0"),
         (["label", "--index", "missing.parquet", "--split-by", "town"], "'scene', 'keyframe' or 'prefix'"),
+        (["label", "--index", "a", "--ratio", "0.1", "label.ratio=0.2"], "label.ratio=0.2 is also an option of this"),
         (["inspect", "3", "--index", "missing.parquet"], "missing.parquet"),
         (["index", "--dataroot", "nowhere", "--version", "v1.0-mini"], "nowhere"),
         (["simulate", "--dataroot", "unused", "sim.scenes=0"], "config key sim.scenes = 0"),
