@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ TABLES = (
     "category attribute visibility instance sensor calibrated_sensor ego_pose "
     "log scene sample sample_data sample_annotation map"
 ).split()
-HEAD_BYTES = (
     2**20
 )  # of a table, whose objects are checked for keys that stand there twice: a converter writes all alike
 LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tables such as v1.0-trainval/"
@@ -95,11 +93,7 @@ def _read(file: Path) -> Any:
     raw = b""
     try:
         raw = file.read_bytes()
-        if len(raw) <= HEAD_BYTES:
-            return json.loads(raw, object_pairs_hook=no_key_twice)
-        with suppress(json.JSONDecodeError):  # the head of a table may end within a row
-            json.loads(raw[: raw.rfind(b"}", 0, HEAD_BYTES) + 1] + b"]", object_pairs_hook=no_key_twice)
-        return json.loads(raw)
+        return json.loads(raw, object_pairs_hook=no_key_twice)
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
