@@ -21,8 +21,6 @@ TABLES = (
     "category attribute visibility instance sensor calibrated_sensor ego_pose "
     "log scene sample sample_data sample_annotation map"
 ).split()
-    2**20
-)  # of a table, whose objects are checked for keys that stand there twice: a converter writes all alike
 LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tables such as v1.0-trainval/"
 
 
