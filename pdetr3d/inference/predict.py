@@ -25,6 +25,7 @@ LEAST = 0.1  # or with a smaller share of its points there
 BEST = 5  # boxes of a sample that are compared with the ground
 AROUND_M = 3.0  # half of the side of the square around a box whose lowest points are the ground
 ENOUGH = 10  # points that are needed there
+SAMPLED = 30_000  # points that are looked at: accumulated sweeps have ten times as many
 OFF_M = 0.8  # a box is counted that stands higher above the ground than this, or lower
 JUDGED = 5  # boxes that must be compared with the ground for a judgment
 
@@ -125,7 +126,7 @@ def above_ground(points: NDArray[np.float32], boxes: Boxes3D) -> NDArray[np.floa
     Args:
         points: (P, 3+). boxes: by falling score, in the same frame; BEST of them are compared.
     """
-    heights = []
+    heights, points = [], points[:: max(1, len(points) // SAMPLED), :3]
     for center, size in zip(boxes.center_m[:BEST], boxes.size_m[:BEST], strict=True):
         around = points[(np.abs(points[:, :2] - center[:2]) < AROUND_M).all(1), 2]
         if len(around) >= ENOUGH:
