@@ -57,7 +57,7 @@ def body(run: Run) -> None:
         told.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
     for file in (run.path / "report.json", picture):
         told.parent.log_artifact(file)
-    told.described(run, arms, quality, picture)
+    told.described(run, arms, quality, run.result("holdout"), picture)
     page = write_page(run)
     told.parent.log_artifact(page)
     print_labels(quality, run.result("holdout"))
@@ -65,6 +65,8 @@ def body(run: Run) -> None:
     if run.data.skipped:
         print(f"{len(run.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
     print(f"report: {page}\nfigures: {run.path / 'report.json'}\nMLflow: {ui_command(told.parent.uri)}")
+    if address := told.parent.address():
+        print(f"compare runs: {address}")
 
 
 @PHASES.of("pictures")

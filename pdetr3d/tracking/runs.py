@@ -24,7 +24,7 @@ from pdetr3d.tracking.client import (
     write_params_and_tags,
 )
 from pdetr3d.tracking.metric_logger import MetricLogger
-from pdetr3d.tracking.summary import NOTE
+from pdetr3d.tracking.summary import NOTE, VIEW, saved_view
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,6 +33,7 @@ __all__ = ["MetricLogger", "Tracker", "end_runs", "ui_command"]
 RUN_FILE = "mlflow_run.json"
 # This tag makes MLflow's UI open the view with curves and models, not the one with traces of language models.
 KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+TAGS = {KIND: TRAINING, f"mlflow.sharedViewState.{VIEW}": saved_view()}  # of the experiment
 _run_file_lock = threading.Lock()
 
 
@@ -128,6 +129,14 @@ class Tracker:
 
         self.quietly(act)
 
+    def address(self) -> str:
+        """The address of the run list with the columns of the saved view, for a browser; "" without tracking."""
+        server = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"  # of ``ui_command``
+        places: list[str] = []
+        self.quietly(lambda c: places.append(c.get_run(self.run_id).info.experiment_id))
+        query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"  # else MLflow may open its view for LLMs
+        return "".join(f"{server}/#/experiments/{place}/runs?{query}" for place in places)
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         self.quietly(lambda c: c.set_terminated(self.run_id, status))
@@ -179,15 +188,15 @@ def _experiment_id(client: MlflowClient, name: str, folder: Path, uri: str) -> s
         # A server has its own place for artifacts. With SQLite, MLflow would write them to the working directory.
         artifacts = (folder.resolve() / "artifacts").as_uri() if uri.startswith("sqlite") else None
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts, tags={KIND: TRAINING}))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=TAGS))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another job has created it meanwhile
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    if KIND not in experiment.tags:  # a user may have chosen another view
-        client.set_experiment_tag(experiment.experiment_id, KIND, TRAINING)
+    for key in TAGS.keys() - experiment.tags.keys():  # a user may have changed the others
+        client.set_experiment_tag(experiment.experiment_id, key, TAGS[key])
     return str(experiment.experiment_id)
 
 

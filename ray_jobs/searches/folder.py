@@ -55,20 +55,21 @@ class SearchFolder:
         return run
 
     @contextmanager
-    def opened(self, folder: Path, config: Config, name: str) -> Iterator[Run]:
+    def opened(self, folder: Path, config: Config, name: str, title: str = "") -> Iterator[Run]:
         """A context with the run of a trial or of a shared stage. Its MLflow run is nested in that of the search.
 
         Args:
-            folder: the run's directory. config: of the run. name: of the MLflow run.
+            folder: the run's directory. config: of the run. name: of the MLflow run. title: its name in the UI, default
+                ``name``.
         """
-        with self.tracker(folder, config, name) as tracker:
+        with self.tracker(folder, config, name, title) as tracker:
             run = self.run(folder, config, tracker)
             with closing(run.dir):  # this process will run other trials
                 yield run
 
-    def tracker(self, folder: Path, config: Config, name: str) -> Tracker:
+    def tracker(self, folder: Path, config: Config, name: str, title: str = "") -> Tracker:
         """Start or continue the MLflow run of a trial or of a shared stage, nested in that of the search."""
         tags = {"search": self.path.name}
-        tracker = Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path)
+        tracker = Tracker.start(folder, EXPERIMENT, name, config.flat(), tags, self.parent or None, self.path, title)
         log_provenance(tracker, config.to_json())
         return tracker

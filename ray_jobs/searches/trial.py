@@ -11,12 +11,15 @@ from typing import Any
 from pdetr3d.config import OptimConfig
 from pdetr3d.data.storage.files import write_json
 from pdetr3d.exits import find_data_error
+from pdetr3d.finished.report.search import row_names
 from pdetr3d.pipeline.execute import SHARED, execute
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.scoring import evaluate
 from pdetr3d.pipeline.trainings import crop_steps
+from pdetr3d.run_files import SEED
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.tracking.summary import headline
 from pdetr3d.training.plan import total_steps
 from ray_jobs.searches.evaluations import measured_teacher
 from ray_jobs.searches.folder import SearchFolder
@@ -77,7 +80,7 @@ def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, report: Repo
     if not (folder / FILE).exists():  # written first, so that results list a trial that fails at its start
         write_json(folder / FILE, {"parameters": chosen, "steps": None, "curve": []})
     config = trial_config(job.space, job.preset, [*job.overrides, f"run.name={json.dumps(name)}"], chosen)
-    with job.search.opened(folder, config, f"trial {name}") as run:
+    with job.search.opened(folder, config, f"trial {name}", title(name, chosen)) as run:
         curve = Curve(folder, job.space, chosen, judged_steps(run, job.space), job.space.optim(config), report)
         told = run.observer
         assert isinstance(told, Tracked)
@@ -86,6 +89,12 @@ def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, report: Repo
         if run.result(RESULT) is None:
             run.dir.finish(RESULT, _train(run, job, told.parent, curve))
         curve.report()  # also for a trial that was finished before
+
+
+def title(name: str, chosen: Mapping[str, Any]) -> str:
+    """The name of a trial's MLflow run: its parameters, then the name by which Tune knows the trial."""
+    (row,) = row_names([{key: value for key, value in chosen.items() if key != SEED}])
+    return f"{row}, seed {chosen[SEED]} ({name})".removeprefix(", ")
 
 
 def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
@@ -98,6 +107,7 @@ def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]
     space, store = job.space, job.search.store
     if space.trains == "teacher":
         figures = measured_teacher(run, space, curve.add, store)
+        shown = headline({}, figures["final"]["teacher"])
     else:
         arms = space.arms_of(curve.chosen)
         # Each trial trains the judged student itself, because it is scored during training.
@@ -106,7 +116,8 @@ def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]
         scores = evaluate(run, arms)
         own = {"student": scores[arms[0]]} if space.own_arms else {f"student_{arm}": s for arm, s in scores.items()}
         figures = {"final": own}
-    tracker.log_metrics({"final": figures["final"]})
+        shown = headline(scores, (run.result("pseudo_labels") or {}).get("teacher", {}))
+    tracker.log_metrics({"final": figures["final"], **shown})
     manifest = run.data.manifest
     boxed = [record for record in run.records if record.role == "box"]
     labels = run.result("pseudo_labels")

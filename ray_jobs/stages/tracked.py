@@ -160,21 +160,30 @@ class Tracked(Observer):
             self.parent.log_artifact(run.path / "data" / SKIPPED, "data")
             self.parent.log_metrics({name: len(run.data.skipped)})
 
-    def described(self, run: Run, arms: Mapping[str, Any], quality: Mapping[str, Any], picture: Path) -> None:
+    def described(
+        self,
+        run: Run,
+        arms: Mapping[str, Any],
+        quality: Mapping[str, Any],
+        holdout: Mapping[str, Any] | None,
+        picture: Path,
+    ) -> None:
         """Record the headline metrics and the description of the parent MLflow run.
 
         Args:
-            arms: arm -> scores on the val split. quality: of the pseudo labels. picture: file that the text shows.
+            arms: arm -> scores on the val split. quality: of the pseudo labels. holdout: result of the stage "holdout",
+                or None. picture: file that the text shows.
         """
-        teacher = quality["teacher"]
+        teacher, held_out = quality["teacher"], holdout["teacher"] if holdout else None
         # Without objects, scores are zero and mean nothing.
         arms = {arm: report if seen_objects(report) else {} for arm, report in arms.items()}
-        self.parent.log_metrics(headline(arms, teacher))
+        self.parent.log_metrics(headline(arms, teacher, held_out))
         runs = {name: entry["run_id"] for name, entry in read_run_file(run.path).items()}
 
         def markdown(run_id: str, experiment_id: str) -> str:
             children = {name: child for name, child in runs.items() if child != run_id}
-            return description(arms, teacher, changed(run.config), picture.name, run_id, children, experiment_id)
+            told = changed(run.config)
+            return description(arms, teacher, held_out, told, picture.name, run_id, children, experiment_id)
 
         self.parent.describe(markdown)
 

@@ -81,7 +81,8 @@ def _job(body: Callable[[Run], object], run: RunDir, said: Console) -> None:
         check_arms(config.run.arms, work.data, config)
     name = f"{config.run.name or config.preset} {run.digest}"
     tags = {"run": run.digest, "changed": changed(config)}
-    with Tracker.start(run.path, EXPERIMENT, name, config.flat(), tags) as parent:
+    title = " ".join(dict.fromkeys((config.run.name or config.preset, run.path.resolve().name)))
+    with Tracker.start(run.path, EXPERIMENT, name, config.flat(), tags, title=title) as parent:
         log_provenance(parent, config.to_json())
         told.parent = parent
         told.left_out(work)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pdetr3d.tracking.client import connect
+from ray_jobs.searches.trial import title
 from tests.training_cases import world_arguments
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -142,11 +143,8 @@ def test_no_run_is_left_running(searched: tuple[Path, dict[str, Any], str]) -> N
             "student_boxes_only",
             *(Path(name).name for name in document["shared"]),
         ]
-        + [
-            f"{what} {t['name']}"
-            for t in document["trials"]
-            for what in ("trial", "student_ours", "student_boxes_only")
-        ],
+        + [f"{what} {t['name']}" for t in document["trials"] for what in ("student_ours", "student_boxes_only")]
+        + [title(t["name"], t["parameters"]) for t in document["trials"]],
         key=str.lower,
     )
     teachers = [one for one in runs if one.info.run_name == "teacher"]
@@ -185,7 +183,8 @@ def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path)
     runs = client.search_runs([client.get_run(entry["run_id"]).info.experiment_id])
     status = {one.info.run_name: one.info.status for one in runs}
     as_ended = {"failed": "FAILED", "stopped": "KILLED", "finished": "FINISHED"}
-    assert {name: status[f"trial {name}"] for name in ends} == {name: as_ended[end] for name, end in ends.items()}
+    titles = {trial["name"]: title(trial["name"], trial["parameters"]) for trial in document["trials"]}
+    assert {name: status[titles[name]] for name in ends} == {name: as_ended[end] for name, end in ends.items()}
     assert set(status.values()) == {"FINISHED", "KILLED", "FAILED"} and status["search mine"] == "FINISHED"
 
 
