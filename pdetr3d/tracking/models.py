@@ -227,11 +227,13 @@ def _verdict(client: MlflowClient, name: str, own: str) -> str:
     if why is not None:
         return f"{stays}; of this one: {why}"
     if _data(versions[own]) != _data(versions[holder]):
-        return f"{stays}: that was measured on other data ({_figure(versions[holder])}, here {_figure(versions[own])})"
+        figures = f"{_figure(versions[holder])}, here {_figure(versions[own])}"
+        return f"{stays}: that was measured on other data or labels ({figures})"
     return f"{stays}: {_figure(versions[holder])}, here {float(versions[own].tags['score']):.4g}"
 
 
 def _figure(version: ModelVersion) -> str:
     metric, digest, measured_on = _data(version)
     score = version.tags.get("score")
-    return f"{metric} {score if score is None else f'{float(score):.4g}'} on {measured_on}, data {str(digest)[:8]}"
+    data = "-".join(part[:8] for part in str(digest).split("-"))  # of the index, of the labels
+    return f"{metric} {score if score is None else f'{float(score):.4g}'} on {measured_on}, data {data}"

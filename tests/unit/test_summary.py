@@ -56,6 +56,7 @@ def test_every_count_against_a_slow_one(world: Path, capsys: pytest.CaptureFixtu
     data = prepare(run(world, "model.range_m=[-20.48,-20.48,-5,20.48,20.48,3]", "student.guidance=none"))
     index, manifest = data.index, data.manifest
     printed = capsys.readouterr().out
+    assert printed == "".join(f"{line.rstrip()}\n" for line in printed.splitlines())  # a row is a line, not padded
     found = summarize(index, ["sim_train"], manifest, (-20.48, -20.48, -5, 20.48, 20.48, 3))
     kept, without, outside, boxes, images, sweeps = [0] * 10, 0, 0, 0, 0, 0
     for token in index.tokens("sim_train"):

@@ -75,7 +75,7 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
     finish(tracking_dir, "first", 0.3)
     assert "champion stays version 1: SPNDS 0.3 on val, data i-m, here 0.2" in finish(tracking_dir, "worse", 0.2)
     assert "champion stays version 1" in finish(tracking_dir, "equal", 0.3)
-    other = "that was measured on other data (SPNDS 0.3 on val, data i-m, here SPNDS 0.9 on"
+    other = "that was measured on other data or labels (SPNDS 0.3 on val, data i-m, here SPNDS 0.9 on"
     assert f"champion stays version 1: {other} val, data i-n)" in finish(tracking_dir, "other clicks", 0.9, "i-n")
     assert f"champion stays version 1: {other} select, data i-m)" in finish(tracking_dir, "split", 0.9, where="select")
     assert "champion stays version 1: that was" in finish(tracking_dir, "metric", 0.9, metric="NDS")
@@ -84,7 +84,9 @@ def test_only_a_better_one_on_the_same_data_takes_the_alias(tracking_dir: Path) 
             tracking_dir, f"{nothing}", nothing
         )
     assert champion(tracking_dir) == "first"
-    assert "version 9: champion (SPNDS 0.31 on val, data i-m)" in finish(tracking_dir, "better", 0.31)
+    long = finish(tracking_dir, "other labels", 0.2, "0123456789-abcdefghij")  # both digests are told, shortened
+    assert long.endswith("data i-m, here SPNDS 0.2 on val, data 01234567-abcdefgh)")
+    assert "version 10: champion (SPNDS 0.31 on val, data i-m)" in finish(tracking_dir, "better", 0.31)
     assert champion(tracking_dir) == "better"
 
 

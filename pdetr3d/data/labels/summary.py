@@ -109,13 +109,15 @@ class Summary:
 
     def show(self) -> None:
         """Print the table. Outside a terminal each row is one line."""
-        console = Console(highlight=False)
+        console, rows = Console(highlight=False), self.rows()
         if not console.is_terminal:
-            console.width = 400
+            width = max(len(title) for title, _ in rows)
+            print("\n".join(f"{title:>{width}}  {text}" for title, text in rows), flush=True)
+            return
         table = Table(show_header=False, box=None, padding=(0, 1))
         table.add_column(justify="right", style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for row in self.rows():
+        for row in rows:
             table.add_row(*row)
         console.print(table)
 
