@@ -1,8 +1,9 @@
 """The screen output of a job: stages with the time they began, a few progress lines of each, and warnings.
 
 All output of the job's processes on the cluster, and the logs of Ray and MLflow, go to ``logs/`` in the run directory.
-The screen shows only: output of our own code (on stdout; Ray's libraries log to stderr), with fewer progress lines;
-errors; and messages of Ray about lost work (``LOSSES``). Warnings are repeated at the end of the job.
+The screen shows only: output of our own code (on stdout; Ray's libraries log to stderr); errors; and messages of Ray
+about lost work (``LOSSES``). On a terminal a live table shows the stages in training; elsewhere a few of their progress
+lines are printed. Warnings are repeated at the end of the job.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pdetr3d.exits import last_acts
 from pdetr3d.words import LISTED, listed
+from ray_jobs.terminal.live import LiveStages
 from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
 from ray_jobs.terminal.phases import PHASES, clock
 
@@ -51,6 +54,7 @@ class Console:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
         self.libraries = Libraries(self.log, self.of_library, verbose)
+        self.live = LiveStages()
         self.starved = ""  # Ray's last line that matched STARVED
         self.over = False  # True after the job's end: further output goes only to the file
         self.warnings: dict[str, int] = {}  # text -> how often it came
@@ -92,15 +96,22 @@ class Console:
             say(line)
 
     def progress(self, line: re.Match[str]) -> None:
-        """Show a stage's last progress line, and others at intervals of at least LINE_S, which grow with its ETA."""
+        """Show a stage's progress: in the live table; or its last line, and others at intervals of at least LINE_S.
+
+        These intervals grow with the ETA.
+        """
         stage, step, steps = line["stage"], int(line["step"]), int(line["steps"])
         self.left_s[stage], self.step_s[stage] = float(line["eta"]), float(line["step_s"])
         now, left_s = time.monotonic(), self.left_s[stage]
+        left = clock(left_s)
+        if not self.verbose and self.live.show(
+            stage, f"{step}/{steps}", line["loss"], line["rate"], left, outlook=self.outlook().removeprefix("; ")
+        ):
+            return
         early = step < steps and now - self.shown.setdefault(stage, now) < max(LINE_S, left_s / LINES)
         if early or self.verbose:
             return
         self.shown[stage] = now
-        left = clock(left_s)
         say(f"{stage} step {step}/{steps} loss {line['loss']} | {line['rate']} samples/s ETA {left}{self.outlook()}")
 
     def planned(self, steps: Mapping[str, int], at_once: int) -> None:
@@ -110,6 +121,7 @@ class Console:
     def ended(self, stage: str) -> None:
         """Record that a stage is finished, now or in an earlier job."""
         self.left_s[stage] = 0.0
+        self.live.ended(stage)
 
     def outlook(self) -> str:
         """The remaining training time of all planned stages, in words; "" if none is planned.
@@ -184,6 +196,7 @@ def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
     """
     mine = Console(folder, verbose)
     mine.libraries.take()
+    last_acts.append(mine.live.stop)  # a killed job, too, gives the cursor back
     CONSOLE.append(mine)
     try:
         yield mine
@@ -193,6 +206,7 @@ def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
         raise
     finally:
         mine.over = True
+        mine.live.stop()
         mine.end()
         CONSOLE.remove(mine)
         mine.libraries.release()

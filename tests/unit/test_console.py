@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console as RichConsole
 
 from ray_jobs.plug.worker_output import HANDLER, WorkerOutput, attach, worker_output
 from ray_jobs.terminal import console as module
 from ray_jobs.terminal import log_files
 from ray_jobs.terminal.console import WARNINGS, Console, console, warn
+from ray_jobs.terminal.live import LiveStages
 from ray_jobs.terminal.log_files import warnings_to_stdout
 from ray_jobs.terminal.phases import Phases, clock, lines, shares
 
@@ -253,3 +257,36 @@ def test_phases_time_what_is_done_inside() -> None:
     phases.restart()
     assert phases.spans == [] and phases.elapsed() < 60
     assert (clock(59.6), clock(125), clock(3725)) == ("1:00", "2:05", "1:02:05")
+
+
+def test_a_terminal_shows_a_live_table_of_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = RichConsole(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(module, "LiveStages", lambda: LiveStages(screen))
+    assert isinstance(screen.file, io.StringIO)
+    with console(tmp_path) as mine:
+        mine.planned({"student_ours": 100, "student_full": 100}, 1)
+        for stage, step, eta in (("student_ours", 10, 125), ("student_full", 20, 40), ("student_ours", 30, 60)):
+            WorkerOutput(mine)(progress(stage, step, eta))
+        print("a line above")
+        drawn = screen.file.getvalue()
+        last = drawn[drawn.rindex("stage") :]
+        assert "30/100" in last and "1:00" in last and "5.56" in last and "2.3" in last  # the newest row of each stage
+        assert "20/100" in last and "all training 1:40" in last and "10/100" not in last
+        assert "a line above" in drawn and max(len(line) for line in last.splitlines()) <= 80
+        assert "student_ours step" not in drawn
+        mine.ended("student_full")
+        mine.ended("student_ours")
+        assert mine.live.live is None
+        assert screen.file.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.file.getvalue()[-40:]
+    log = (tmp_path / "logs" / "job.log").read_text()
+    assert "student_ours step 30/100" in log  # the log file has all lines
+
+
+def test_an_interrupted_job_gives_the_cursor_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = RichConsole(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(module, "LiveStages", lambda: LiveStages(screen))
+    with pytest.raises(KeyboardInterrupt), console(tmp_path) as mine:
+        WorkerOutput(mine)(progress("teacher", 10, 125))
+        assert sys.stdout is not sys.__stdout__ and mine.live.live is not None
+        raise KeyboardInterrupt
+    assert mine.live.live is None and "\x1b[?25h" in screen.file.getvalue()
