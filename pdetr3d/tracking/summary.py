@@ -62,10 +62,11 @@ def description(
     """
     rows = [f"| {arm} | {' | '.join(number(report.get(name)) for name in SCORES)} |" for arm, report in arms.items()]
     links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]
+    known = teacher.get("bev_iou")
     parts = [
         f"Changed from the preset: `{changed}`" if changed else "The preset as it is.",
         "\n".join([f"| student | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|", *rows]),
-        f"The teacher's boxes at the clicks: mean BEV IoU {number(teacher.get('bev_iou'))}."
+        f"The teacher's boxes at the clicks: mean BEV IoU {number(known) if known is not None else 'unknown'}."
         + (f" On held-out scenes: {number(held_out.get('bev_iou'))} (a first teacher)." if held_out else ""),
         f"![True boxes (solid) and the student's (dashed)](get-artifact?path={picture}&run_uuid={run_id})",
         f"Stages: {', '.join(links)}",

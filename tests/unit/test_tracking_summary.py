@@ -101,7 +101,7 @@ def test_a_pipelines_run_is_described(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f"/runs/{child.run_id})" in note and f"/runs/{parent.run_id})" not in note
     assert (
         "`label.ratio=0.1`" in note
-        and "IoU -. On held-out scenes: 0.500" in note
+        and "IoU unknown. On held-out scenes: 0.500" in note
         and "path=predictions_ours.png" in note
     )
     assert run.data.metrics["full/SPNDS"] == 0.64 and "teacher/bev_iou" not in run.data.metrics
