@@ -1,11 +1,12 @@
-"""A live table of the stages in training, below the printed lines; only on a terminal."""
+"""A live table of the stages in training, below the printed lines; only on a terminal. Rich is imported by jobs alone."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
 
 COLUMNS = ("stage", "step", "loss", "samples/s", "ETA")
 
@@ -18,7 +19,9 @@ class LiveStages:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        from rich import get_console
+
+        self.console = console or get_console()
         self.rows: dict[str, tuple[str, ...]] = {}  # stage -> cells
         self.live: Live | None = None
 
@@ -30,6 +33,10 @@ class LiveStages:
         """
         if not self.console.is_terminal:
             return False
+        from rich.live import Live
+        from rich.table import Table
+        from rich.text import Text
+
         self.rows[stage] = (stage, *cells)
         if self.live is None:
             # Rich prints other lines above the table, because it takes the place of sys.stdout until ``stop``.
