@@ -1,4 +1,4 @@
-"""A live table of the stages in training, below the printed lines; only on a terminal. It imports Rich when it starts."""
+"""A live table of the stages in training, below the printed lines; only on a terminal. Rich is imported late."""
 
 from __future__ import annotations
 
