@@ -131,6 +131,14 @@ def due(results: Sequence[Result], quick: bool) -> list[Result]:
     return found
 
 
+def announced(wanted: Sequence[Result]) -> str:
+    """The line that names the results to measure, and the hours that they took the last time."""
+    seconds = {result.name: state(result)[1] for result in wanted}
+    unknown = [name for name, value in seconds.items() if value is None]
+    hours = f"{sum(value or 0.0 for value in seconds.values()) / 3600:.1f} hours the last time"
+    return f"to measure: {', '.join(seconds)}; {hours}" + (f", without {', '.join(unknown)}" if unknown else "")
+
+
 def make(result: Result, run: Callable[[list[str]], object]) -> None:
     """Run the commands of a result that have not ended yet, then write its tables.
 
@@ -173,7 +181,7 @@ def main(arguments: list[str]) -> int:
     wanted = due(chosen, given.quick)
     if given.list or not wanted:
         return 0
-    print(f"to measure: {', '.join(result.name for result in wanted)}", flush=True)
+    print(announced(wanted), flush=True)
     for result in wanted:
         try:
             make(result, python)

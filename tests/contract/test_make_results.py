@@ -50,6 +50,8 @@ def test_what_is_due(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tool.due(everything, quick=False) == [old, slow, missing, data]
     assert tool.due(everything, quick=True) == [old, data]  # half an hour is too long; a result that never ran may be
     assert tool.said(slow) == "c            of other code, took 30 minutes"
+    assert tool.announced([old, slow]) == "to measure: b, c; 0.5 hours the last time"  # 60 s + 1801 s
+    assert tool.announced([slow, missing]) == "to measure: c, d; 0.5 hours the last time, without d"
     assert tool.said(missing) == "d            missing, time unknown"
     assert tool.said(no_data) == "f            missing, time unknown; left out: NO_DATA is not set"
 
