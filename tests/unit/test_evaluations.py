@@ -148,7 +148,8 @@ def test_a_curve_begins_with_the_teacher_before_training(run: Run) -> None:
     expected = build("teacher", run.config, run.prior).model.state_dict()
     assert file.name == "step_0000000.pt" and weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
-    assert untrained(run).stat().st_mtime_ns == file.stat().st_mtime_ns, "made again"
+    made_at = file.stat().st_mtime_ns
+    assert untrained(run).stat().st_mtime_ns == made_at, "made again"
 
 
 def test_what_cannot_be_measured_is_refused(run: Run) -> None:
