@@ -12,11 +12,12 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from tests.own_cases import Own
@@ -78,11 +79,10 @@ def _optional_input(name: str, what: str) -> Path:
 
 @pytest.fixture(scope="session")
 def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dataroot of a tiny simulated world (version v1.0-sim), made once per session; do not write into it."""
+    """Dataroot of a tiny simulated world (version v1.0-sim), made once for all test processes; do not write into it."""
     from pdetr3d.config import SimConfig
     from pdetr3d.simulator.simulate import simulate
 
-    path = tmp_path_factory.mktemp("sim") / "world"
     config = SimConfig(
         scenes=3,
         select_scenes=1,
@@ -93,8 +93,7 @@ def sim_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lidar_azimuth_steps=360,
         processes=2,
     )
-    simulate(path, config)
-    return path
+    return _made_once(tmp_path_factory, "world", lambda folder: simulate(folder, config))
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +109,23 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow SQLite store without runs, which tests copy, since creating one takes seconds."""
     from pdetr3d.tracking.client import connect
 
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(f"sqlite:///{file}").search_experiments()
-    return file
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        connect(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+    return _made_once(tmp_path_factory, "mlflow", make) / "mlflow.db"
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder ``name``, which the first of the test processes makes and the others wait for."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        made = folder.with_name(f"{name}.made")
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture

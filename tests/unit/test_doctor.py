@@ -25,6 +25,8 @@ from pdetr3d.geometry.boxes import rotate_z
 from pdetr3d.schema import CLASSES, Boxes3D, DataError
 from tests.doctor_cases import CURVES, PlantedRun, scored
 
+pytestmark = pytest.mark.xdist_group("doctor")  # the fixtures of this file take seconds
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:

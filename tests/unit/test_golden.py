@@ -12,6 +12,8 @@ from tests import golden_cases
 from tests.golden_cases import STAGES, differences, golden_world, plain, verdict, write
 from tests.training_cases import World
 
+pytestmark = pytest.mark.xdist_group("golden")  # the fixtures of this file take seconds
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:

@@ -27,6 +27,8 @@ from pdetr3d.importers.rows import sample_token
 from tests.reference import tiny_kitti
 from tests.score_cases import ground_truth_predictions
 
+pytestmark = pytest.mark.xdist_group("import_kitti")  # the fixtures of this file take seconds
+
 DATA = DataConfig(lidar_ring=False, num_sweeps=1, image_size_px=(tiny_kitti.WIDTH, tiny_kitti.HEIGHT))
 DONT_CARE = "DontCare -1 -1 -10 200.00 40.00 240.00 60.00 -1 -1 -1 -1000 -1000 -1000 -10"
 TRAM = "Tram 0 0 0 0 0 9 9 3 3 15 -9 2 40 1"

@@ -30,6 +30,8 @@ from tests.reference import tiny_kitti
 from tests.score_cases import ground_truth_predictions
 from tests.training_cases import one_thread, run_locally
 
+pytestmark = pytest.mark.xdist_group("kitti_preset")  # the fixtures of this file take seconds
+
 WALKER = "Pedestrian 0.00 0 0.2 200 40 210 79 1.80 0.60 0.80 3.00 1.60 12.00 0.30"
 STRAY = "DontCare -1 -1 -10 20.00 40.00 60.00 60.00 -1 -1 -1 -1000 -1000 -1000 -10"
 

@@ -31,6 +31,8 @@ from pdetr3d.training import checkpoint
 from tests.own_cases import Own
 from tests.training_cases import one_thread, open_world, run_locally
 
+pytestmark = pytest.mark.xdist_group("own")  # the fixtures of this file take seconds
+
 
 def test_labels_are_places_in_the_own_list(own: Own) -> None:
     """The index has the CSV's boxes under their own names; a bus is a lorry, as defined in the list."""

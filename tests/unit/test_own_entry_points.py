@@ -43,6 +43,8 @@ from tests.own_cases import Own
 from tests.report_cases import cells, plant_trial, space_of, write_search
 from tests.score_cases import ground_truth_predictions
 
+pytestmark = pytest.mark.xdist_group("own")  # the fixtures of this file take seconds
+
 TEN = re.compile(rf"\b({'|'.join(CLASSES)})\b")
 
 

@@ -27,6 +27,8 @@ from pdetr3d.training.run_dir import RunDir, prepare
 from tests.training_cases import world_config
 from tests.unit.test_bad_input import replace
 
+pytestmark = pytest.mark.xdist_group("pack")  # the fixtures of this file take seconds
+
 SPLITS = ["sim_train", "sim_select", "sim_val"]
 DATA = DataConfig(num_sweeps=3, image_size_px=(80, 45))
 ONE = {"num_sweeps": 3, "shard_samples": 5, "processes": 1}

@@ -26,6 +26,8 @@ from pdetr3d.training.plan import Plan
 from ray_jobs.stages.report import NAMES, ratios
 from tests.training_cases import begin_run, one_thread
 
+pytestmark = pytest.mark.xdist_group("rivals")  # the fixtures of this file take seconds
+
 OVERRIDES = ("optim.batch_size=2", "optim.log_every=1", "optim.epochs=1", "student.mean_teacher_threshold=0.1")
 RIVALS = ("self_training", "mean_teacher")
 

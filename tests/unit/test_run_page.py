@@ -15,6 +15,8 @@ from pdetr3d.finished.report.run_page import write_run_page
 from tests.doctor_cases import PlantedRun
 from tests.report_cases import student_scores, svg_texts, svg_uris
 
+pytestmark = pytest.mark.xdist_group("run_page")  # the fixtures of this file take seconds
+
 
 @pytest.fixture(scope="module")
 def run(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> PlantedRun:

@@ -18,6 +18,8 @@ from pdetr3d.evaluation.nuscenes_eval import load_tables, score
 from tests.score_cases import ground_truth_predictions
 from tests.unit.test_nuscenes_eval import SPLIT, VERSION, noisy
 
+pytestmark = pytest.mark.xdist_group("score_verb")  # the fixtures of this file take seconds
+
 
 @pytest.fixture(scope="module")
 def ours(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:

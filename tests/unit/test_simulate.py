@@ -31,6 +31,8 @@ from pdetr3d.simulator.subtypes import SUBTYPES, Sizes
 from pdetr3d.simulator.tables import calibration
 from pdetr3d.simulator.world import World
 
+pytestmark = pytest.mark.xdist_group("simulate")  # the fixtures of this file take seconds
+
 CONFIG = SimConfig(
     scenes=3,
     select_scenes=1,
