@@ -58,6 +58,7 @@ def import_kitti(dataset: str) -> tuple[str, ...]:
     return ("-m", "ray_jobs.commands", "import", "kitti", *source, "--out", dataset)
 
 
+UNCLICKED = ("teacher.fusion=none", "teacher.optim.epochs=7", "optim.epochs=1.05", "optim.checkpoints=1")
 KITTI, KITTI_CLICKS = folder("kitti-small-dataset"), folder("kitti-clicks-dataset")
 RESULTS = (
     Result(
@@ -99,6 +100,14 @@ RESULTS = (
         (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),
         ("costs", f"{folder('costs')}/costs.json"),
         needs="PDETR3D_REAL_DATA",
+    ),
+    Result(
+        "unclicked",
+        (
+            ("-m", "ray_jobs.search", "unclicked", "--preset", "quickstart", "--out", folder("unclicked"))
+            + ("--run-dir", folder("unclicked"), *UNCLICKED),
+        ),
+        ("unclicked", f"{folder('unclicked')}/search.json"),
     ),
 )
 

@@ -8,7 +8,7 @@ With arguments, the program first writes ``results/NAME.json``:
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
-- kitti-clicks FILE: a copy of a search's ``search.json``;
+- kitti-clicks FILE, unclicked FILE: a copy of a search's ``search.json``;
 - costs FILE: a copy of the file that ``python -m benchmarks.costs`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
@@ -31,12 +31,13 @@ from pdetr3d.finished.capacity.model import Estimate, Resource, Work
 from pdetr3d.finished.capacity.table import measured_line, plan_table
 from pdetr3d.finished.report.markdown import FLOORS, search_text, table
 from pdetr3d.finished.report.search import Search
+from pdetr3d.finished.report.spread import difference
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks", "costs")
+NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks", "costs", "unclicked")
 FILES = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
@@ -48,6 +49,7 @@ DOCUMENTS = {
     "costs-steps": ROOT / "docs" / "results.md",
     "costs-loaders": ROOT / "docs" / "results.md",
     "costs-plan": ROOT / "docs" / "nuscenes.md",
+    "unclicked": ROOT / "docs" / "results.md",
 }
 TEACHERS = {
     "crop": "crop baseline (LiDAR points around the click alone)",
@@ -67,6 +69,8 @@ COMMANDS = {
     "your-data": "python -m benchmarks.bench_your_data runs/results/your-data",
     "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
     "costs": "python -m benchmarks.costs costs.json",
+    "unclicked": "python -m ray_jobs.search unclicked --preset quickstart teacher.fusion=none teacher.optim.epochs=7 "
+    "optim.epochs=1.05 optim.checkpoints=1",
 }
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
@@ -99,8 +103,9 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """A copied result with a command that works on any machine, and without paths of the machine that measured it."""
     if name == "your-data":
         found["report"].pop("config", None)
-    if name == "kitti-clicks":
-        found["config"]["data"]["dataroot"] = "dataset"
+    if name in ("kitti-clicks", "unclicked"):
+        if name == "kitti-clicks":
+            found["config"]["data"]["dataroot"] = "dataset"
         found["space"].pop("overrides", None)
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
     return found | ({"command": COMMANDS[name]} if name in COMMANDS else {})
@@ -239,6 +244,22 @@ def details(found: dict[str, Any]) -> str:
     )
 
 
+def unclicked(found: dict[str, Any]) -> str:
+    """The section of docs/results.md about objects that nobody clicked."""
+    search = Search(ROOT, found)
+    lines = []
+    for share in search.domains["label.click_share"]["values"]:
+        one, other = (
+            next(
+                row for row in search.rows if row.parameters == {"label.click_share": share, "student.unclicked": what}
+            )
+            for what in ("ignore", "background")
+        )
+        mean, p, _ = difference(search.figures(one), search.figures(other)).cells()
+        lines.append(f"With {share:.0%} of the objects clicked, `ignore` changes {search.metric} by {mean} (p = {p}).")
+    return "\n".join([search_text(search, {}), "", *lines])
+
+
 def faults(found: dict[str, Any]) -> str:
     """The table of docs/clusters.md: the cost of faults."""
     rows = []
@@ -318,6 +339,7 @@ def documents() -> dict[Path, str]:
         "kitti-small": kitti,
         "chaos": faults,
         "your-data": tutorial,
+        "unclicked": unclicked,
         "kitti-clicks": lambda document: search_text(Search(ROOT, document), TEACHERS),
         "costs-steps": training_steps,
         "costs-loaders": loading,
@@ -336,7 +358,7 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case ["chaos" | "your-data" | "kitti-clicks" | "costs" as name, file]:
+        case ["chaos" | "your-data" | "kitti-clicks" | "costs" | "unclicked" as name, file]:
             found = {"code": code_version()} | json.loads(Path(file).read_text())
             FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:

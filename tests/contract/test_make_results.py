@@ -91,4 +91,5 @@ def test_the_list_names_every_result() -> None:
         "your-data",
         "kitti-clicks",
         "costs",
+        "unclicked",
     ]
