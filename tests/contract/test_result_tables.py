@@ -45,7 +45,7 @@ def test_typed_measurements_are_seen() -> None:
 
 @pytest.mark.parametrize("path", sorted(set(TOOL["DOCUMENTS"].values())), ids=lambda path: path.name)
 def test_a_document_says_what_the_json_says(path: Path) -> None:
-    assert path.read_text() == TOOL["documents"]()[path], "run python tools/result_tables.py"
+    assert path.read_text() == TOOL["documents"]()[path], "run python -m tools.result_tables"
 
 
 def test_a_score_that_somebody_types_is_seen() -> None:
