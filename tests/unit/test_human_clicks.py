@@ -14,8 +14,9 @@ from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import LabelManifest, training_records
+from pdetr3d.data.labels.human_clicks import read_clicks
 from pdetr3d.data.labels.people_manifest import import_clicks
-from pdetr3d.geometry.rigid import apply, chain
+from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import CLASSES, DataError
 
 CONFIG = LabelConfig()
@@ -141,6 +142,19 @@ def test_all_bad_rows_are_reported_and_nothing_is_written(index: Index, rows: li
     assert "row 1:" not in message and not (tmp_path / "out").exists()
 
 
+def test_a_file_in_another_frame_than_it_says(index: Index, rows: list[dict], tmp_path: Path) -> None:
+    row = next(row for row in rows if row["frame"] == "global")
+    record = index.record(row["sample_token"])
+    inside = apply(inverse(chain(record.lidar2ego, record.ego2global)), [[row[axis] for axis in "xyz"]])
+    claimed = [row | {"frame": "lidar", "y": row["y"] + 1e-3 * i} for i in range(110)]  # 550 m from its origin
+    with pytest.raises(DataError) as caught:
+        read_clicks(index, "sim_train", _write(claimed, tmp_path / "clicks.csv"))
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("110 of 110 rows are bad, nothing was written:")
+    assert lines[1].endswith(f"over 200 m; in frame 'global' it would be {np.linalg.norm(inside):.1f} m from it")
+    assert len(lines) == 102 and lines[-1] == "... and 10 more"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -226,8 +240,8 @@ def test_a_file_in_utf_16(index: Index, tmp_path: Path) -> None:
         ('{"done": {"a": 1}}', r"its values are lists"),
         ('{"done": ["a"], "done": []}', r"these keys stand there twice: done"),
         (
-            '{"done": ["a", "b"]}',
-            r"none of its 2 samples is in the index, e\.g\. 'a'; it is of another dataset: correct",
+            '{"done": ["a", "TOKEN"], "empty": ["b"]}',
+            r"2 of its 3 samples are not in the index, e\.g\. 'a'; correct them, or remove the file if it is of",
         ),
     ],
 )
@@ -235,6 +249,6 @@ def test_a_file_of_finished_frames_that_is_not_of_these(
     index: Index, rows: list[dict], tmp_path: Path, content: str, message: str
 ) -> None:
     file = _write(rows, tmp_path / "a.csv")
-    (tmp_path / "a.csv.done.json").write_text(content)
+    (tmp_path / "a.csv.done.json").write_text(content.replace("TOKEN", rows[0]["sample_token"]))
     with pytest.raises(DataError, match=message):
         import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")

@@ -22,7 +22,7 @@ from pdetr3d.data.storage.csv_rows import FORM, NO_VALUE, header_problem, open_t
 from pdetr3d.formats import no_key_twice
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
-from pdetr3d.words import close_to
+from pdetr3d.words import close_to, first
 
 COLUMNS = ("sample_token", "x", "y", "z", "class", "frame")
 OPTIONAL = ("track_id", "radius_m")
@@ -31,6 +31,7 @@ IGNORE = "ignore"  # instead of a class: the annotator could not identify the ob
 IGNORE_RADIUS_M = 2.0  # the radius of a region whose row has no radius_m
 SURPLUS = "\0surplus"  # the key under which csv.DictReader keeps values beyond the header
 MAX_DISTANCE_M = 200.0  # annotations are never so far from the LiDAR; the frame of a click beyond is wrong
+MOST_LINES = 100  # about bad rows, in one message
 DONE = ".done.json"  # the file beside the clicks that lists finished frames has this ending
 
 
@@ -64,7 +65,8 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
     A track_id names one object of a scene: it has one class, and at most one click per sample.
 
     Raises:
-        DataError: lists every bad row (number from 1, value, reason) in one message; also for a file without clicks.
+        DataError: lists the bad rows (number from 1, value, reason) in one message of at most MOST_LINES lines; also
+            for a file without clicks.
     """
     rows = read_rows(Path(file))
     tokens = set(index.table.column("sample_token").to_pylist() if split is None else index.tokens(split))
@@ -80,6 +82,7 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
                 where = ", ".join(f"{click[axis]:.1f}" for axis in "xyz")
                 reasons = [
                     f"frame {row['frame']!r}: the click is at ({where}) m from the LiDAR, over {MAX_DISTANCE_M:g} m"
+                    + (_nearer(row, index) if len(problems) < MOST_LINES else "")
                 ]
             elif click["click_id"] in seen:
                 reasons = [f"same click as row {seen[click['click_id']]}"]
@@ -93,7 +96,8 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
     problems += _track_problems(clicks, seen, index)
     if problems:
         count = len({problem.split(":")[0] for problem in problems})
-        raise DataError("\n".join([f"{file}: {count} of {len(rows)} rows are bad, nothing was written:", *problems]))
+        heading = f"{file}: {count} of {len(rows)} rows are bad, nothing was written:"
+        raise DataError("\n".join([heading, *first(problems, MOST_LINES)]))
     if not clicks:
         raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
     return PeoplesClicks(clicks, ignore, seen, *_done(Path(file), tokens, index))
@@ -123,10 +127,10 @@ def _done(file: Path, tokens: set[str], index: Index) -> tuple[frozenset[str] | 
             f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error}); correct or remove it'
         ) from error
     named = dict.fromkeys((*done, *empty))
-    if named and not any(token in index for token in named):
+    if strange := [token for token in named if token not in index]:
         raise DataError(
-            f"{beside}: none of its {len(named)} samples is in the index, e.g. {next(iter(named))!r}; it is of another "
-            "dataset: correct or remove it"
+            f"{beside}: {len(strange)} of its {len(named)} samples are not in the index, e.g. {strange[0]!r}; correct "
+            "them, or remove the file if it is of another dataset"
         )
     return frozenset(named) & tokens, frozenset(empty) & tokens  # the file may also list other splits
 
@@ -237,12 +241,12 @@ def _number(value: Any) -> float | None:
 
 def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
     """Convert a checked row to a row of CLICKS_SCHEMA, in the LIDAR_TOP frame."""
-    given = np.array([float(row[axis]) for axis in "xyz"])
+    given = [float(row[axis]) for axis in "xyz"]
     # + 0.0: no -0.0, which would be another digest
-    xyz = apply(_to_lidar(row["sample_token"], row["frame"], index), given).round(CLICK_DIGITS) + 0.0
+    xyz = _place(row, row["frame"], index).round(CLICK_DIGITS) + 0.0
     track = row.get("track_id")
     return {
-        "click_id": click_id("human", row["sample_token"], row["class"], row["frame"], *given.tolist()),
+        "click_id": click_id("human", row["sample_token"], row["class"], row["frame"], *given),
         "sample_token": row["sample_token"],
         "class": row["class"],
         "x": xyz[0],
@@ -254,8 +258,21 @@ def _click(row: dict[str, Any], index: Index) -> dict[str, Any]:
     }
 
 
+def _nearer(row: dict[str, Any], index: Index) -> str:
+    """The frame in which the place of a row would be nearest to the LiDAR, as words; "" if it is beyond the limit."""
+    far = {frame: float(np.linalg.norm(_place(row, frame, index))) for frame in FRAMES}
+    best = min(far, key=lambda frame: far[frame])
+    return f"; in frame {best!r} it would be {far[best]:.1f} m from it" if far[best] <= MAX_DISTANCE_M else ""
+
+
 def _radius(row: dict[str, Any]) -> float:
     return IGNORE_RADIUS_M if row.get("radius_m") in (None, "") else float(row["radius_m"])
+
+
+def _place(row: dict[str, Any], frame: str, index: Index) -> NDArray[np.float64]:
+    """(3,) the x, y, z of a row in the LIDAR_TOP frame [m], if they are in ``frame``."""
+    given = np.array([float(row[axis]) for axis in "xyz"])
+    return apply(_to_lidar(row["sample_token"], frame, index), given)
 
 
 def _to_lidar(token: str, frame: str, index: Index) -> NDArray[np.float64]:
