@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pdetr3d.data.storage.csv_rows import plain_float, read_csv
 from pdetr3d.geometry.rigid import chain, inverse, rigid
 from pdetr3d.schema import DataError, SweepRecord
+from pdetr3d.tables.times import FASTEST_M_S, LEAST_US
 
 COLUMNS = ("file", "timestamp_us", "x", "y", "z", "qw", "qx", "qy", "qz")  # the column sequence is optional
 MAX_GAP_S = 1.0  # a longer time between two sweeps begins a new recording
@@ -84,7 +86,7 @@ def earlier_sweeps(posed: list[Posed], num_sweeps: int, files: list[Path], sourc
         posed: from ``read_poses``. files: of the frames. source: the file of poses, for messages.
 
     Raises:
-        DataError: names a file without a row, or a sweep that does not exist.
+        DataError: names a file without a row, or a sweep that does not exist; for times and motions of other units.
     """
     recordings: dict[str, list[Posed]] = defaultdict(list)
     for pose in sorted(posed, key=lambda pose: pose.timestamp_us):
@@ -104,7 +106,38 @@ def earlier_sweeps(posed: list[Posed], num_sweeps: int, files: list[Path], sourc
             f"--poses {source}: {len(gone)} files that are earlier sweeps do not exist, e.g. {gone[0]}; put them in "
             "place, or remove their rows"
         )
+    if num_sweeps > 1:
+        _refuse_other_units(list(recordings.values()), source)
     return sweeps
+
+
+def _refuse_other_units(recordings: list[list[Posed]], source: Path) -> None:
+    """Raise DataError for times and places of ``recordings``, each sorted by time, that no scanner on a car has."""
+    pairs = [pair for poses in recordings for pair in pairwise(poses)]
+    if not pairs:
+        return
+    gap_us = np.array([after.timestamp_us - before.timestamp_us for before, after in pairs])
+    way_m = np.array([np.linalg.norm((b.lidar2world - a.lidar2world)[:3, 3]) for a, b in pairs])
+    number = int(gap_us.argmin())
+    least, files = int(gap_us[number]), " and ".join(pose.file.name for pose in pairs[number])
+    if least < LEAST_US:
+        raise DataError(
+            f"--poses {source}: {files} are {least} us apart in time, but scans of a LiDAR are {LEAST_US} us apart or "
+            "more: write timestamp_us in microseconds, and name each recording in the column sequence"
+        )
+    if least > MAX_GAP_S * 1e6:
+        raise DataError(
+            f"--poses {source}: no two files of a recording are within {MAX_GAP_S:g} s, the nearest, {files}, are "
+            f"{least * 1e-6:g} s apart, so that no earlier file would be accumulated: write timestamp_us in "
+            "microseconds (are these nanoseconds?), or leave out --poses"
+        )
+    near = gap_us <= MAX_GAP_S * 1e6
+    speed_m_s = float(np.median(way_m[near] / (1e-6 * gap_us[near])))
+    if speed_m_s > FASTEST_M_S:
+        raise DataError(
+            f"--poses {source}: the LiDAR moves at {speed_m_s:.0f} m/s (median), over {FASTEST_M_S:g} m/s: write x, y, "
+            "z in meters and timestamp_us in microseconds, and name each recording in the column sequence"
+        )
 
 
 def _before(poses: list[Posed], number: int, num_sweeps: int) -> list[SweepRecord]:

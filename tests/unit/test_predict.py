@@ -171,25 +171,6 @@ def test_the_same_points_in_every_format(world: World, records: list[SampleRecor
         assert_alike(pd.DataFrame(rows), first, name)
 
 
-def test_earlier_files_count_to_a_gap_or_another_sequence(tmp_path: Path) -> None:
-    """Of five files the third has an earlier sweep, the fourth follows a gap, the fifth is of another sequence."""
-    rows = ["file,timestamp_us,x,y,z,qw,qx,qy,qz,sequence"]
-    times, sequences = (100, 200, 300, 1301, 1400), "aaaab"
-    for number, (time, sequence) in enumerate(zip(times, sequences, strict=True)):
-        (tmp_path / f"{number}.bin").write_bytes(b"\0" * 16)
-        rows.append(f"{number}.bin,{time * 1000},{number},0,0,1,0,0,0,{sequence}")
-    (tmp_path / "poses.csv").write_text("\n".join(rows))
-    frames = file_frames([tmp_path], CloudReader.of("x,y,z,intensity", 255), tmp_path / "poses.csv", 2)
-    assert [frame.name for frame in frames] == [f"{number}.bin" for number in range(5)]
-    assert [[Path(s.path).name for s in f.sweeps] for f in frames] == [[], ["0.bin"], ["1.bin"], [], []]
-    sweep = frames[2].sweeps[0]
-    assert sweep.dt_s == pytest.approx(0.1)
-    # The car drives 1 m along +x between them, so a point at the origin is then a meter behind.
-    np.testing.assert_allclose(sweep.sweep2lidar[:3, 3], [-1, 0, 0])
-    three = file_frames([tmp_path], frames[0].reader, tmp_path / "poses.csv", 3)
-    assert [len(frame.sweeps) for frame in three] == [0, 1, 2, 0, 0]
-
-
 def test_points_that_are_not_finite_are_left_out_and_counted(
     world: World, records: list[SampleRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
