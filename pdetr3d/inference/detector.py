@@ -69,8 +69,11 @@ class Detector:
         try:
             return Detector.of(kind, checkpoint.config_of(state, file), checkpoint.best_weights(state), device)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"checkpoint {file} does not hold a {kind} of its own config ({reason})") from error
+            folder = "teacher" if kind == "teacher" else "student_ours"
+            raise DataError(
+                f"checkpoint {file} does not hold a {kind}, or another version wrote it: name the run directory, or a "
+                f"{kind}'s file, RUN_DIR/{folder}/step_....pt"
+            ) from error
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> list[Boxes3D]:

@@ -117,14 +117,14 @@ def test_what_is_no_model_is_refused(world: World, tmp_path: Path) -> None:
         tmp_path / "empty": "no student is trained there",
         tmp_path / "mlflow": "is an MLflow model",
         tmp_path / "broken.pt": "cannot be read as weights only",
-        teacher: "does not hold a student",
+        teacher: "does not hold a student, .* or a student's file, RUN_DIR/student_ours/",
     }.items():
         with pytest.raises(DataError, match=message):
             StudentPredictor.load(place)
     for place, message in {
         tmp_path / "nowhere": "no such file or folder; allowed are a run directory",
         tmp_path / "empty": "no teacher is trained there",
-        student: "does not hold a teacher",
+        student: "does not hold a teacher, .* or a teacher's file, RUN_DIR/teacher/",
     }.items():
         with pytest.raises(DataError, match=message):
             TeacherPredictor.load(place)
