@@ -149,6 +149,7 @@ def label(
     from pdetr3d.data.labels.click_places import misplaced
     from pdetr3d.data.labels.people_manifest import import_clicks
     from pdetr3d.data.labels.summary import summarize
+    from pdetr3d.words import some
 
     opened, words = Index.open(index_file), [*(overrides or []), *shortcuts]
     # The config needs the index's classes, because keys such as label.no_boxes_of name them.
@@ -172,6 +173,11 @@ def label(
     describe_manifest(manifest, opened.classes)
     if import_file and (warning := misplaced(opened, manifest, import_file)):
         say(warning=warning)
+    if bare := [token for token, role in manifest.roles.items() if role == "empty" and token in (named or ())]:
+        say(
+            warning=f"{len(bare)} samples that --boxes-of names have no box in the tables, so they count as empty, as "
+            f"background: {some(bare)}"
+        )
 
 
 def _looked_at(opened: Index, split: str, boxes_of: str | None, empty: Path | None, drawn: list[str]) -> People:

@@ -113,9 +113,9 @@ def _check_same_data(given: LabelManifest, name: str, index: Index, split: str) 
     if given.index_digest != index.digest:
         raise DataError(
             f"{name} was made with index {given.index_digest}, data.dataroot {index.dataroot} has index "
-            f"{index.digest}: the tables, or files that they name, have changed since, or pdetr3d index was given other "
-            "keys than this job (data.categories, data.cameras, data.classes, data.lidar_...). Run pdetr3d index with "
-            "this job's keys and pdetr3d label again, with the same clicks and lists"
+            f"{index.digest}: the tables, or files that they name, have changed since, or pdetr3d index was given "
+            "other keys than this job (data.categories, data.cameras, data.classes, data.lidar_...). Run pdetr3d index "
+            "with this job's keys and pdetr3d label again, with the same clicks and lists"
         )
 
 

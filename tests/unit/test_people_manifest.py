@@ -106,12 +106,18 @@ def test_who_has_boxes_can_be_said(whole: Index, tmp_path: Path) -> None:
     assert read_samples(whole, "sim_train", "sim_train", "--boxes-of") == set(tokens)
 
 
-def test_boxes_of_a_sample_without_annotations_say_that_it_is_empty(index: Index, tmp_path: Path) -> None:
+def test_boxes_of_a_sample_without_annotations_say_that_it_is_empty(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokens = index.tokens("sim_train")
     people = People(frozenset(tokens[:4]))
     file = _file(tmp_path, [(tokens[4], 5, 6, -1, "car")])
     manifest = import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out", people)
     assert list(manifest.roles.values()) == ["box", "box", "empty", "empty", "point", "unlabeled"]
+    (tmp_path / "boxed.txt").write_text("\n".join(tokens[:4]))
+    words = ["--index", str(index.path), "--import", str(file), "--boxes-of", str(tmp_path / "boxed.txt")]
+    assert main(["label", *words, "--out", str(tmp_path / "verb")]) == 0
+    assert "2 samples that --boxes-of names have no box in the tables, so they" in capsys.readouterr().out
 
 
 def test_clicks_on_boxes_are_matched_and_strays_listed(index: Index, tmp_path: Path) -> None:
