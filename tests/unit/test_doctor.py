@@ -249,6 +249,12 @@ def test_a_class_a_little_under_its_floor_or_of_few_clicks_is_no_complaint(sick:
     assert diagnose(Run(sick.path))["pseudo labels"].verdict == "ok"
 
 
+def test_groups_of_few_clicks_are_not_called_well(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "MIN_CLICKS", len(sick.truth) + 1)
+    result = diagnose(Run(sick.path))["pseudo labels"]
+    assert result.verdict == "unknown" and f"fewer than {len(sick.truth) + 1} clicks whose true boxes" in result.text
+
+
 def test_a_distance_band_whose_labels_are_rejected(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boxes, "MIN_CLICKS", 20)  # the tests' world is small
     distance = np.linalg.norm(np.concatenate([r.clicks.xyz_m for r in sick.records])[:, :2], axis=1)

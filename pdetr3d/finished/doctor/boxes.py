@@ -138,6 +138,8 @@ def _poor(run: Run) -> Iterator[tuple[str, str]]:
     whole = run.teacher["bev_iou"]
     if whole < run.class_mean["bev_iou"] + IOU_MARGIN:
         raise DataError("the teacher as a whole is no better than the class-mean box: no group stands out")
+    if not any(mine["n"] >= MIN_CLICKS for by in ("per_class", "by_distance") for mine in run.teacher[by].values()):
+        raise DataError(f"every class and distance band has fewer than {MIN_CLICKS} clicks whose true boxes are known")
     for by, unit in (("per_class", ""), ("by_distance", " m")):
         for name, mine in run.teacher[by].items():
             if mine["n"] < MIN_CLICKS:
@@ -154,6 +156,8 @@ def _rejected(run: Run) -> Iterator[tuple[str, str]]:
     masks = {name: table["class"] == name for name in run.index.classes.names} | {
         f"{lo}-{hi} m": (table["distance_m"] >= lo) & (table["distance_m"] < hi) for lo, hi in BINS_M
     }
+    if not any(mask.sum() >= MIN_CLICKS for mask in masks.values()):
+        raise DataError(f"every class and distance band has fewer than {MIN_CLICKS} labels")
     for group, mask in masks.items():
         rows = table[mask]
         lost = rows[~rows["accepted"].astype(bool)]
