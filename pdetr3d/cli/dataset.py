@@ -173,7 +173,9 @@ def label(
     describe_manifest(manifest, opened.classes)
     if import_file and (warning := misplaced(opened, manifest, import_file)):
         say(warning=warning)
-    if bare := [token for token, role in manifest.roles.items() if role == "empty" and token in (named or ())]:
+    if bare := [
+        token for token, role in manifest.roles.items() if role == "empty" and token in (people.boxes_of or ())
+    ]:
         say(
             warning=f"{len(bare)} samples that --boxes-of names have no box in the tables, so they count as empty, as "
             f"background: {some(bare)}"
