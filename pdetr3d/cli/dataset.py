@@ -149,7 +149,6 @@ def label(
     from pdetr3d.data.labels.click_places import misplaced
     from pdetr3d.data.labels.people_manifest import import_clicks
     from pdetr3d.data.labels.summary import summarize
-    from pdetr3d.words import some
 
     opened, words = Index.open(index_file), [*(overrides or []), *shortcuts]
     # The config needs the index's classes, because keys such as label.no_boxes_of name them.
@@ -173,13 +172,7 @@ def label(
     describe_manifest(manifest, opened.classes)
     if import_file and (warning := misplaced(opened, manifest, import_file)):
         say(warning=warning)
-    if bare := [
-        token for token, role in manifest.roles.items() if role == "empty" and token in (people.boxes_of or ())
-    ]:
-        say(
-            warning=f"{len(bare)} samples that --boxes-of names have no box in the tables, so they count as empty, as "
-            f"background: {some(bare)}"
-        )
+    _say_boxless(manifest, people)
 
 
 def _looked_at(opened: Index, split: str, boxes_of: str | None, empty: Path | None, drawn: list[str]) -> People:
@@ -191,6 +184,18 @@ def _looked_at(opened: Index, split: str, boxes_of: str | None, empty: Path | No
     named = None if boxes_of is None else read_samples(opened, split, boxes_of, "--boxes-of")
     nothing = read_samples(opened, split, str(empty), "--empty") if empty else ()
     return People(named, dict.fromkeys(nothing, f"--empty {empty}"))
+
+
+def _say_boxless(manifest: LabelManifest, people: People) -> None:
+    """Warn of samples that --boxes-of names, and that hold no box, because they are trained on as background."""
+    from pdetr3d.words import some
+
+    named = people.boxes_of or frozenset()
+    if empty := [token for token, role in manifest.roles.items() if role == "empty" and token in named]:
+        say(
+            warning=f"{len(empty)} samples that --boxes-of names have no box in the tables, so they count as empty, as "
+            f"background: {some(empty)}"
+        )
 
 
 def _draw(config: LabelConfig) -> str:
