@@ -102,8 +102,7 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
     if name == "your-data":
         found["report"].pop("config", None)
     if name in ("kitti-clicks", "unclicked"):
-        if name == "kitti-clicks":
-            found["config"]["data"]["dataroot"] = "dataset"
+        found["config"]["data"]["dataroot"] = "dataset" if name == "kitti-clicks" else ""
         found["space"].pop("overrides", None)
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
     return found | ({"command": COMMANDS[name]} if name in COMMANDS else {})
