@@ -198,9 +198,20 @@ def test_missing_file_surplus_values_and_no_clicks(index: Index, tmp_path: Path)
     with pytest.raises(DataError, match=r"row 1: 1 values more than the header.*\n  row 2: z None is not"):
         import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
     (tmp_path / "b.json").write_text("[]")
-    with pytest.raises(DataError, match=r"b\.json: holds no click; nothing was written"):
+    with pytest.raises(DataError, match=r"b\.json: holds no click, and no sample is marked as empty in b\.json\.done"):
         import_clicks(index, "sim_train", CONFIG, tmp_path / "b.json", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_people_may_find_only_empty_samples(index: Index, tmp_path: Path) -> None:
+    """A file without rows is fine if the file beside it names a sample that holds no object."""
+    empty = index.tokens("sim_train")[1]
+    (tmp_path / "a.csv").write_text("sample_token,x,y,z,class,frame\n")
+    (tmp_path / "a.csv.done.json").write_text(json.dumps({"done": [], "empty": [empty]}))
+    assert read_clicks(index, "sim_train", tmp_path / "a.csv").empty == {empty}
+    (tmp_path / "a.csv.done.json").unlink()
+    with pytest.raises(DataError, match="holds no click"):
+        read_clicks(index, "sim_train", tmp_path / "a.csv")
 
 
 def test_values_that_stand_for_something_else(index: Index, tmp_path: Path) -> None:

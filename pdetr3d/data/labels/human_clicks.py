@@ -66,7 +66,7 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
 
     Raises:
         DataError: lists the bad rows (number from 1, value, reason) in one message of at most MOST_LINES lines; also
-            for a file without clicks.
+            for a file without clicks and regions if ``.done.json`` beside it names no empty sample.
     """
     rows = read_rows(Path(file))
     tokens = set(index.table.column("sample_token").to_pylist() if split is None else index.tokens(split))
@@ -98,9 +98,13 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
         count = len({problem.split(":")[0] for problem in problems})
         heading = f"{file}: {count} of {len(rows)} rows are bad, nothing was written:"
         raise DataError("\n".join([heading, *first(problems, MOST_LINES)]))
-    if not clicks:
-        raise DataError(f"{file}: holds no click; nothing was written. A row is one click: {', '.join(COLUMNS)}")
-    return PeoplesClicks(clicks, ignore, seen, *_done(Path(file), tokens, index))
+    done, empty = _done(Path(file), tokens, index)
+    if not (clicks or ignore or empty):
+        raise DataError(
+            f"{file}: holds no click, and no sample is marked as empty in {done_file(Path(file)).name}; nothing was "
+            f"written. A row is one click: {', '.join(COLUMNS)}"
+        )
+    return PeoplesClicks(clicks, ignore, seen, done, empty)
 
 
 def done_file(file: Path) -> Path:
