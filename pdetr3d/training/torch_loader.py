@@ -52,11 +52,17 @@ def torch_batches(batches: PlannedBatches, processes: int) -> Iterator[dict[str,
     """Yield the batches in order, as the arrays of ``Batch``.
 
     Args:
-        processes: number of loading processes; 0 loads in this process.
+        processes: number of loading processes, which are forks of this one; 0 loads in this process. With processes,
+            OpenCV works with one thread in this process from then on: a fork has none of its other threads, but
+            would wait for them.
 
     Raises:
         DataError: when a sample cannot be read.
     """
+    if processes:
+        import cv2  # imported here, because not every process decodes images
+
+        cv2.setNumThreads(1)
     loader = DataLoader(
         batches,
         batch_size=None,

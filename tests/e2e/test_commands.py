@@ -55,7 +55,6 @@ NOT_RUN = {
     "make results": "hours; tests/contract/test_make_results.py runs it on measurements of its own",
     "make audit": "asks the network; .ci/run does",
     "python -m benchmarks.bench_your_data": "an hour; tests/e2e/test_your_data.py runs the same at toy size",
-    "python -m benchmarks.costs": "a quarter of an hour on an idle machine; make results runs it",
     "pip check": "part of make audit",
     "python -m ray_jobs.pipeline --preset nuscenes-pillar": "trains at full size: hours on 8 GPUs",
     "python -m ray_jobs.pipeline --preset nuscenes-voxel": "trains at full size: hours on 8 GPUs",

@@ -137,7 +137,8 @@ def test_what_is_wrong_is_said_and_nothing_written(tmp_path: Path, capsys: pytes
         (str(run), "--arm", "full", "--out", str(tmp_path / "full_folder")): "name another place with --out",
     }
     for arguments, message in cases.items():
-        assert main(["export", "--out", str(out), *arguments]) == 2, arguments
+        place = [] if "--out" in arguments else ["--out", str(out)]
+        assert main(["export", *place, *arguments]) == 2, arguments
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full_folder", "run"]

@@ -81,7 +81,8 @@ def test_the_page_says_which_frames_are_done(index: Index, tmp_path: Path) -> No
     tokens = index.tokens("sim_train")
     file = _file(tmp_path, [(tokens[2], 5, 6, -1, "car"), (tokens[4], 5, 6, -1, "car")])
     beside = tmp_path / "clicks.csv.done.json"
-    beside.write_text(json.dumps({"done": [tokens[2], tokens[3], "of another split"], "empty": [tokens[3]]}))
+    other = index.tokens("sim_val")[0]
+    beside.write_text(json.dumps({"done": [tokens[2], tokens[3], other], "empty": [tokens[3]]}))
     manifest = import_clicks(index, "sim_train", CONFIG, file, tmp_path / "out")
     assert list(manifest.roles.values()) == ["box", "box", "point", "empty", "point", "unlabeled"]
     assert manifest.facts["not_done"] == 1  # the fifth sample, whose clicks are unfinished

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,6 +46,15 @@ def test_a_data_error_keeps_its_message(processes: int) -> None:
     batches = PlannedBatches(["broken"], Plan(1, 1, 2, 0), load, 0, 1, 0)  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"^sweep.pcd.bin: truncated$"):
         list(torch_batches(batches, processes))
+
+
+@pytest.mark.timeout(60)
+def test_opencvs_threads_in_this_process_stop_no_loading_process() -> None:
+    """OpenCV has threads in a process that has indexed images, say. A fork that sets their number waits for them."""
+    cv2.setNumThreads(8)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # starts the threads
+    batches = PlannedBatches(["a"], Plan(1, 1, 2, 0), load, 0, 1, 0)  # type: ignore[list-item]
+    assert len(list(torch_batches(batches, 1))) == 2
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
