@@ -46,7 +46,7 @@ def _torch_threads() -> None:
     if "torch" in sys.modules:  # a run whose test modules do not import torch saves its 2 s
         import torch
 
-        # `make test` has two test processes on two cores, so more threads would wait for each other.
+        # `make test` has more test processes than cores, so more threads would wait for each other.
         torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 

@@ -126,6 +126,8 @@ def test_index_and_label_replace_no_other_files(
         assert f"{place} {said}" in capsys.readouterr().err
     assert main(["label", "--index", str(index_file), "--out", str(tmp_path)]) == 2
     assert f"{tmp_path} holds other files (sensor.json) and no manifest" in capsys.readouterr().err
+    assert main(["label", "--index", str(index_file), "--out", str(tmp_path / "sensor.json")]) == 2
+    assert f"{tmp_path / 'sensor.json'} is a file; name a folder by --out" in capsys.readouterr().err
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("sensor.json", "[]")]
     for _ in range(2):  # earlier output is replaced
         assert main(["label", "--index", str(index_file), "--out", str(tmp_path / "labels")]) == 0

@@ -214,6 +214,14 @@ def test_people_may_find_only_empty_samples(index: Index, tmp_path: Path) -> Non
         read_clicks(index, "sim_train", tmp_path / "a.csv")
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    (tmp_path / "a.csv").write_text(f"sample_token,x,y,z,class,frame\n{index.tokens('sim_train')[0]},1,2,3,car,lidar\n")
+    with pytest.raises(DataError, match="out is a file; name a folder by --out"):
+        import_clicks(index, "sim_train", CONFIG, tmp_path / "a.csv", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_values_that_stand_for_something_else(index: Index, tmp_path: Path) -> None:
     """Empty rows of Excel, missing tracks of pandas, numbers that only Python reads: one sentence for each."""
     token = index.tokens("sim_train")[0]

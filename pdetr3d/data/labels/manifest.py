@@ -229,6 +229,15 @@ def click_id(source: str, *key: str | int | float) -> str:
     return f"{source}-{text_digest(chr(31).join(str(part) for part in key))}"
 
 
+def check_folder(out_dir: Path) -> None:
+    """Raise DataError when ``out_dir`` is a file, or holds other files and no manifest."""
+    if out_dir.is_file():
+        raise DataError(f"{out_dir} is a file; name a folder by --out")
+    there = {entry.name for entry in out_dir.iterdir() if entry.is_file()} if out_dir.is_dir() else set()
+    if FILES[0] not in there and (others := sorted(name for name in there.difference(FILES) if name[0] != ".")):
+        raise DataError(f"{out_dir} holds other files ({others[0]}) and no manifest; name another folder by --out")
+
+
 def write_manifest(
     index: Index,
     split: str,
@@ -247,12 +256,10 @@ def write_manifest(
             rows of IGNORE_SCHEMA. facts: values that JSON can hold.
 
     Raises:
-        DataError: when ``out_dir`` holds other files and no manifest.
+        DataError: when ``out_dir`` is not for a manifest (``check_folder``).
     """
     out_dir = Path(out_dir)
-    there = {entry.name for entry in out_dir.iterdir() if entry.is_file()} if out_dir.is_dir() else set()
-    if FILES[0] not in there and (others := sorted(name for name in there.difference(FILES) if name[0] != ".")):
-        raise DataError(f"{out_dir} holds other files ({others[0]}) and no manifest; name another folder by --out")
+    check_folder(out_dir)
     tokens = index.tokens(split)
     sample = places(clicks["sample_token"], text_column(tokens))
     label = pc.index_in(clicks["class"], value_set=pa.array(index.classes.names)).to_numpy()

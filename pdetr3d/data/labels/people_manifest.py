@@ -14,7 +14,14 @@ from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.click_matching import match_clicks
 from pdetr3d.data.labels.human_clicks import PeoplesClicks, done_file, read_clicks
-from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, IGNORE_SCHEMA, LabelManifest, simulated_clicks, write_manifest
+from pdetr3d.data.labels.manifest import (
+    CLICKS_SCHEMA,
+    IGNORE_SCHEMA,
+    LabelManifest,
+    check_folder,
+    simulated_clicks,
+    write_manifest,
+)
 from pdetr3d.data.labels.roles import People, annotated, drawn_roles, peoples_roles
 from pdetr3d.data.storage.files import atomic_path
 
@@ -79,6 +86,7 @@ def import_clicks(
         "not_done": 0 if found.done is None else len(clicked - found.done - set(boxed)),
         "classes_without_boxes": _without_boxes(index, found, boxed),
     }
+    check_folder(Path(out_dir))
     (Path(out_dir) / STRAYS).unlink(missing_ok=True)
     if strays:
         _write_strays(Path(out_dir) / STRAYS, strays)
