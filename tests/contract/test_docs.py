@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READMES = [
     path
     for path in sorted([*ROOT.rglob("README.md"), *(ROOT / "docs").rglob("*.md")])
-    if not {".venv", ".pytest_cache", "runs"} & set(path.relative_to(ROOT).parts)
+    if not {".venv", ".pytest_cache", "build", "runs"} & set(path.relative_to(ROOT).parts)
 ]
 VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 JOBS = {f"ray_jobs.{name.replace('-', '_')}": name for name in VERBS} | {"ray_jobs.predict": "predict-blocks"}
