@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import DataConfig, SensorConfig
-from pdetr3d.data.storage.points import check_points, read_lidar
+from pdetr3d.data.storage.points import check_points, misfit, read_lidar
 from pdetr3d.schema import DataError
 
 
@@ -161,3 +161,15 @@ def test_a_cut_file_and_few_points(tmp_path: Path) -> None:
         DataError, match="not a multiple of 20.*or its numbers are 4 float32 a point: set data.lidar_col"
     ):
         check_points(file)
+
+
+def test_points_in_no_order_repeat_at_every_multiple_of_their_columns(tmp_path: Path) -> None:
+    """Few points at random are alike 4 and 8 numbers later, by chance more so at 8: that is no other layout."""
+    rng, data = np.random.default_rng(0), DataConfig(lidar_columns=4)
+    four = rng.uniform([-12, -12, -2, 0], [12, 12, 1, 255], (300, 64, 4)).astype(np.float32)
+    for points in four:
+        assert misfit(points.tobytes(), 4, "float32", ring=False) == ""
+    eight = np.concatenate([four[0], rng.uniform(500, 600, (64, 4)).astype(np.float32)], axis=1)
+    eight.tofile(tmp_path / "eight.bin")
+    with pytest.raises(DataError, match="the numbers repeat every 8, not every 4"):
+        check_points(tmp_path / "eight.bin", data)

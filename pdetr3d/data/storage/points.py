@@ -29,6 +29,9 @@ LOOKED_AT = 4096  # the layout is judged by this many neighboring points from th
 FEWEST = 64  # a comparison of neighboring points needs at least this many
 PERIODS = range(3, 9)  # numbers per point that are tried
 UNLIKE = 1.25  # the layout is wrong when another period's differences are smaller by more than this factor
+OF_MULTIPLE = 2.5  # the same for a multiple of the right period, at which the differences are no larger
+    2.5  # the same for a multiple of the right period, whose differences are as small as its own, by chance less
+)
 
 
 def read_lidar(path: Path, data: DataConfig = NUSCENES) -> NDArray[np.float32]:
@@ -188,9 +191,9 @@ def misfit(raw: bytes, columns: int, dtype: str, ring: bool) -> str:
         if len(points) < FEWEST:
             return ""
         unlike = {period: _unlike(values, period) for period in {*PERIODS, columns}}
-    best = min(unlike, key=lambda period: unlike[period])
-    if unlike[columns] > UNLIKE * unlike[best]:
-        return f"the numbers repeat every {best}, not every {columns}"
+    factors = {period: UNLIKE if period % columns else OF_MULTIPLE for period in unlike if period != columns}
+    if fitting := [period for period, factor in factors.items() if unlike[columns] > factor * unlike[period]]:
+        return f"the numbers repeat every {min(fitting, key=unlike.__getitem__)}, not every {columns}"
     return ""
 
 
