@@ -30,8 +30,6 @@ FEWEST = 64  # a comparison of neighboring points needs at least this many
 PERIODS = range(3, 9)  # numbers per point that are tried
 UNLIKE = 1.25  # the layout is wrong when another period's differences are smaller by more than this factor
 OF_MULTIPLE = 2.5  # the same for a multiple of the right period, at which the differences are no larger
-    2.5  # the same for a multiple of the right period, whose differences are as small as its own, by chance less
-)
 
 
 def read_lidar(path: Path, data: DataConfig = NUSCENES) -> NDArray[np.float32]:
