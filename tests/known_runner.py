@@ -1,4 +1,4 @@
-"""A runner whose models know the true boxes, and err by a known distance."""
+"""Runners without models: one notes what it should train; one knows the true boxes, and errs by a known distance."""
 
 from __future__ import annotations
 
@@ -18,33 +18,28 @@ from pdetr3d.pipeline.training import Training
 from pdetr3d.schema import Boxes3D, SampleRecord
 
 
-class KnownRunner(LocalRunner):
-    """Implements ``Runner`` without models. Its boxes lie beside the true ones, along x.
-
-    Args:
-        error_m: step of a checkpoint -> its distance [m] from the truth. A training keeps checkpoints of these steps,
-            but not of step 0.
+class NotingRunner(LocalRunner):
+    """Implements ``Runner`` without models: it notes the trainings, and predicts by ``boxes``.
 
     Attributes:
-        run: must be set before a prediction. fitted: names of the trained stages. asked: names of the checkpoints of
-            each prediction. Blurred images add ``corruption.blur_px`` millimeters to the error.
+        trainings: in the order in which they were asked for.
     """
 
-    run: Run
-
-    def __init__(self, error_m: Mapping[int, float]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.error_m = error_m
-        self.fitted: list[str] = []
-        self.asked: list[list[str]] = []
+        self.trainings: list[Training] = []
 
     def fit(self, training: Training, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
-        self.fitted.append(training.name)
-        files = [run_dir / training.name / f"step_{step:07d}.pt" for step in self.error_m if step]
-        for file in files:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(file.name)
-        return files
+        self.trainings.append(training)
+        return [self.keep(training, run_dir, 1)]
+
+    @staticmethod
+    def keep(training: Training, run_dir: Path, step: int) -> Path:
+        """Write a checkpoint, whose content is the stage's name."""
+        file = run_dir / training.name / f"step_{step:07d}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(training.name)
+        return file
 
     def predict(
         self,
@@ -55,6 +50,41 @@ class KnownRunner(LocalRunner):
         records: Sequence[SampleRecord],
         keep: Path | None = None,
         beside: bool = False,
+    ) -> list[dict[str, Boxes3D]]:
+        return self.boxes(kind, config, checkpoints, records)
+
+    def boxes(
+        self, kind: str, config: Config, checkpoints: Sequence[Path], records: Sequence[SampleRecord]
+    ) -> list[dict[str, Boxes3D]]:
+        """For each checkpoint: token -> boxes."""
+        raise AssertionError("this runner predicts nothing")
+
+
+class KnownRunner(NotingRunner):
+    """Its boxes lie beside the true ones, along x.
+
+    Args:
+        error_m: step of a checkpoint -> its distance [m] from the truth. A training keeps checkpoints of these steps,
+            but not of step 0.
+
+    Attributes:
+        run: must be set before a prediction. asked: names of the checkpoints of each prediction. Blurred images add
+            ``corruption.blur_px`` millimeters to the error.
+    """
+
+    run: Run
+
+    def __init__(self, error_m: Mapping[int, float]) -> None:
+        super().__init__()
+        self.error_m = error_m
+        self.asked: list[list[str]] = []
+
+    def fit(self, training: Training, run_dir: Path, score: Callable[[Path], float] | None = None) -> list[Path]:
+        self.trainings.append(training)
+        return [self.keep(training, run_dir, step) for step in self.error_m if step]
+
+    def boxes(
+        self, kind: str, config: Config, checkpoints: Sequence[Path], records: Sequence[SampleRecord]
     ) -> list[dict[str, Boxes3D]]:
         self.asked.append([file.name for file in checkpoints])
         truth = {record.sample_token: self.true_boxes(kind, record) for record in records}

@@ -107,7 +107,7 @@ def test_at_the_clicks_of_point_labeled_samples(run: Run, store: Store) -> None:
     assert isinstance(run.observer, Told) and isinstance(run.runner, KnownRunner)
     (logged,) = run.observer.logged
     assert logged["point_labeled/center_error_m"] == pytest.approx(0.25, abs=1e-4)
-    assert run.runner.fitted[-1] == "teacher"
+    assert run.runner.trainings[-1].name == "teacher"
 
 
 def test_all_of_them_without_more_evaluations(run: Run, store: Store) -> None:

@@ -16,14 +16,13 @@ from pdetr3d.pipeline.arm_records import arm_records
 from pdetr3d.pipeline.arms import ARMS
 from pdetr3d.pipeline.execute import execute
 from pdetr3d.pipeline.run import Run
-from pdetr3d.pipeline.runner import LocalRunner
-from pdetr3d.pipeline.training import Training
 from pdetr3d.schema import Boxes3D, SampleRecord
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
 from ray_jobs.stages.report import NAMES, ratios
+from tests.known_runner import NotingRunner
 from tests.training_cases import begin_run, one_thread
 
 pytestmark = pytest.mark.xdist_group("rivals")  # the fixtures of this file take seconds
@@ -51,29 +50,11 @@ def found(token: str) -> Boxes3D:
     return Boxes3D.build(center, size, np.zeros(2), np.full(2, 8), score=np.array([0.6, 0.2]))
 
 
-class Finder(LocalRunner):
-    """Trains nothing, but notes what it should train; predicts ``found``."""
+class Finder(NotingRunner):
+    """Predicts ``found``."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.trainings: list[Training] = []
-
-    def fit(self, training: Training, run_dir: Path, score: object = None) -> list[Path]:
-        self.trainings.append(training)
-        weights = run_dir / training.name / "step.pt"
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_bytes(b"trained")
-        return [weights]
-
-    def predict(
-        self,
-        kind: str,
-        config: Config,
-        prior_size_m: object,
-        checkpoints: Sequence[Path],
-        records: Sequence[SampleRecord],
-        keep: Path | None = None,
-        beside: bool = False,
+    def boxes(
+        self, kind: str, config: Config, checkpoints: Sequence[Path], records: Sequence[SampleRecord]
     ) -> list[dict[str, Boxes3D]]:
         assert kind == "student" and [file.name for file in checkpoints] == ["boxes_only.pt"]
         assert {r.role for r in records} == {"point"} and not any(len(r.clicks) for r in records)

@@ -24,7 +24,9 @@ def test_the_job_scores_its_teacher_once(sim_world: Path, tmp_path: Path, capsys
         said = capsys.readouterr().out
         assert "teacher, val split: n " in said and "center_error_m 0.25" in said
         assert str(tmp_path / "teacher" / "step_0000003.pt") in said
-    assert runner.asked == [["step_0000003.pt"]] and runner.fitted.count("teacher") == 1
+    assert (
+        runner.asked == [["step_0000003.pt"]] and [training.name for training in runner.trainings].count("teacher") == 1
+    )
     stored = json.loads((tmp_path / "evaluate_teacher" / "done.json").read_text())
     assert stored["center_error_m"] == pytest.approx(0.25, abs=1e-5) and stored["yaw_error_rad"] == pytest.approx(
         0, abs=1e-5

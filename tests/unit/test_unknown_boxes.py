@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
-from pdetr3d.config import LabelConfig
+from pdetr3d.config import Config, LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import (
@@ -28,16 +28,14 @@ from pdetr3d.pipeline.arm_records import arm_records
 from pdetr3d.pipeline.arms import check_arms, possible_arms
 from pdetr3d.pipeline.execute import execute, teacher_goals
 from pdetr3d.pipeline.holdout import held_out
-from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.pipeline.scoring import evaluate
-from pdetr3d.pipeline.training import Training
 from pdetr3d.pseudo_labels import class_mean_boxes
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, DataError, SampleRecord
 from pdetr3d.training.label_source import unknown_boxes
 from ray_jobs.stages.report import print_arms, print_labels
 from ray_jobs.stages.tracked import seen_objects
 from tests.doctor_cases import PlantedRun
-from tests.known_runner import KnownRunner
+from tests.known_runner import KnownRunner, NotingRunner
 from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.training_cases import begin_run, world_config
 
@@ -145,29 +143,11 @@ def test_the_doctor_knows_what_it_cannot_judge(sim_world: Path, tmp_path: Path) 
     )
 
 
-class Teacher(LocalRunner):
-    """Stand-in for trainings, which it notes; a teacher predicts class-mean boxes."""
+class Teacher(NotingRunner):
+    """Its teachers predict class-mean boxes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.trained: dict[str, Training] = {}
-
-    def fit(self, training: Training, run_dir: Path, score: object = None) -> list[Path]:
-        self.trained[training.name] = training
-        file = run_dir / training.name / "step_0000001.pt"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(training.name)
-        return [file]
-
-    def predict(
-        self,
-        kind: str,
-        config: object,
-        prior_size_m: object,
-        checkpoints: Sequence[Path],
-        records: Sequence[SampleRecord],
-        keep: Path | None = None,
-        beside: bool = False,
+    def boxes(
+        self, kind: str, config: Config, checkpoints: Sequence[Path], records: Sequence[SampleRecord]
     ) -> list[dict[str, Boxes3D]]:
         assert kind == "teacher" and [file.read_text() for file in checkpoints] == ["teacher_holdout"]
         return [{r.sample_token: class_mean_boxes(r.clicks, FALLBACK_SIZE_M) for r in records}]
@@ -196,9 +176,10 @@ def test_stages_on_peoples_labels(sim_world: Path, index: Index, tmp_path: Path)
 
     execute(teacher_goals(stages.config), stages)
     assert [file.read_text() for file in stages.checkpoints("teacher")] == ["teacher"]
-    trained = {name: training.records.tokens for name, training in runner.trained.items()}
-    for name, training in runner.trained.items():  # the holdout's class sizes are those of the samples left alone
-        alone = prior_size_m(runner.trained["teacher_holdout"].records, classes=NUSCENES_CLASSES)[0]
+    trainings = {training.name: training for training in runner.trainings}
+    trained = {name: training.records.tokens for name, training in trainings.items()}
+    for name, training in trainings.items():  # the holdout's class sizes are those of the samples left alone
+        alone = prior_size_m(trainings["teacher_holdout"].records, classes=NUSCENES_CLASSES)[0]
         np.testing.assert_array_equal(training.prior_size_m, alone if name.endswith("_holdout") else stages.prior)
     half = trained["teacher_holdout"]
     assert half in (tokens[:2], tokens[2:4]) and trained["student_holdout"] == half
