@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import pdetr3d
 from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
@@ -19,6 +20,7 @@ from pdetr3d.training.optim import make_optimizer
 from pdetr3d.training.plan import Plan
 from tests.model_cases import make_batch, tiny_config
 
+PACKAGE = Path(pdetr3d.__file__).parent  # the folder of the clone may have the same name
 # .item(), int(), bool() and if; the others return as many elements as they find.
 WAITING = {
     f"aten::{name}"
@@ -35,8 +37,9 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.name in WAITING:
-            frames = [frame for frame in traceback.extract_stack() if "/pdetr3d/" in frame.filename]
-            where = f"{frames[-1].filename.rpartition('pdetr3d/')[2]}: {frames[-1].line}" if frames else "backward"
+            files = [(Path(frame.filename), frame.line) for frame in traceback.extract_stack()]
+            inside = [(file.relative_to(PACKAGE), line) for file, line in files if file.is_relative_to(PACKAGE)]
+            where = f"{inside[-1][0]}: {inside[-1][1]}" if inside else "backward"
             self.found[where] += 1
         return func(*args, **(kwargs or {}))
 
