@@ -6,7 +6,6 @@ import csv
 import getpass
 import io
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -140,10 +139,8 @@ def write_done(file: Path, done: list[str], empty: list[str]) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with atomic_path(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager

@@ -157,6 +157,8 @@ def _run(jobs: list[SceneJob], root: Path, config: SimConfig) -> list[dict[str, 
     results: dict[SceneJob, dict[str, list[Row]]] = {}
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn())
     with Progress(*columns) as progress:
+        if not progress.console.is_terminal:  # the bar is written there when it is full
+            print(f"simulating {len(jobs)} scenes ...", flush=True)
         for job, tables in progress.track(_each(jobs, root, config, processes), total=len(jobs)):
             results[job] = tables
     return [results[job] for job in jobs]

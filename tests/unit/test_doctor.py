@@ -269,6 +269,19 @@ def test_a_distance_band_whose_labels_are_rejected(sick: PlantedRun, monkeypatch
     assert count == band.sum() and lost > 0.9 * count and "implausible size" in line
 
 
+def test_many_small_groups_whose_labels_are_rejected(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = sick.good_boxes()
+    fifth = np.arange(len(good)) % 5 == 0
+    height = np.where(fifth, 4 * good.size_m[:, 2], good.size_m[:, 2])  # BEV IoU does not see it
+    sick.write_labels(dataclasses.replace(good, size_m=np.column_stack([good.size_m[:, :2], height])))
+    clicks = len(Run(sick.path).labels)
+    monkeypatch.setattr(boxes, "MIN_CLICKS", clicks)  # no class and no band has all clicks
+    result = diagnose(Run(sick.path))["pseudo labels"]
+    assert result.verdict == "problem" and result.text.startswith("Pseudo labels are poor: all clicks.")
+    lost = int(re.findall(rf"all clicks: (\d+) of {clicks} labels rejected", "\n".join(result.evidence))[0])
+    assert 0.1 * clicks < lost <= fifth.sum()
+
+
 @pytest.mark.parametrize("fault", ["too sure", "upside down", "constant"])
 def test_a_score_that_says_nothing(sick: PlantedRun, fault: str) -> None:
     boxes = sick.good_boxes()

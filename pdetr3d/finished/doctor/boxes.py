@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pdetr3d.evaluation.pseudo_label_quality import BINS_M
 from pdetr3d.finished.doctor.result import Result, change, setting
@@ -151,19 +152,27 @@ def _poor(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _rejected(run: Run) -> Iterator[tuple[str, str]]:
-    """(group, evidence) of each class and distance band with many rejected labels."""
+    """(group, evidence) of each class and distance band with many rejected labels; where there is none, of all clicks.
+
+    Many small groups may each have too few labels to judge, while all of them together have enough.
+    """
     table = run.labels
+    if len(table) < MIN_CLICKS:
+        raise DataError(f"the run has fewer than {MIN_CLICKS} labels")
     masks = {name: table["class"] == name for name in run.index.classes.names} | {
         f"{lo}-{hi} m": (table["distance_m"] >= lo) & (table["distance_m"] < hi) for lo, hi in BINS_M
     }
-    if not any(mask.sum() >= MIN_CLICKS for mask in masks.values()):
-        raise DataError(f"every class and distance band has fewer than {MIN_CLICKS} labels")
-    for group, mask in masks.items():
-        rows = table[mask]
+    many = {group: table[mask] for group, mask in masks.items() if _many_lost(table[mask])}
+    for group, rows in many.items() or {"all clicks": table}.items():
         lost = rows[~rows["accepted"].astype(bool)]
-        if len(rows) >= MIN_CLICKS and len(lost) > REJECTED * len(rows):
+        if _many_lost(rows):
             reasons = ", ".join(f"{n} {reason}" for reason, n in lost["reason"].value_counts().items())
             yield group, f"{group}: {len(lost)} of {len(rows)} labels rejected ({reasons})"
+
+
+def _many_lost(rows: pd.DataFrame) -> bool:
+    """Whether a group has enough labels to judge, and more rejected ones than allowed."""
+    return len(rows) >= MIN_CLICKS and int((~rows["accepted"].astype(bool)).sum()) > REJECTED * len(rows)
 
 
 def _far(quality: dict[str, Any]) -> tuple[float, float]:
