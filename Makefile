@@ -58,7 +58,7 @@ chaos: install ## inject faults into real jobs and print their cost (ARGS="disk 
 bench: install ## run the benchmarks (minutes; use an idle machine)
 	$(PYTEST) benchmarks -o "python_files=bench_*.py" -s $(ARGS)
 
-results: install ## measure the documents' tables again where the code changed (hours; ARGS=--list shows which; --quick)
+results: install ## measure the documents' tables again where the code changed (hours; ARGS=--list only lists; ARGS=--quick takes an hour)
 	PYTHONPATH=. $(PY) tools/make_results.py $(ARGS)
 
 lock: ## write constraints.txt from the packages in .venv; run `make test` before you commit it

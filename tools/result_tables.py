@@ -33,9 +33,10 @@ from pdetr3d.finished.report.spread import difference
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
+from tools.measurements import ROOT, measurements
 
-ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("quickstart", "kitti-small", "chaos", "your-data", "kitti-clicks", "costs", "unclicked")
+SHOWN = {one.name: one.shown for one in measurements()}
+NAMES = tuple(SHOWN)
 FILES = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
@@ -61,15 +62,6 @@ ARMS = {
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
 LABELS = {**FLOORS, "teacher": "teacher"}
-COMMANDS = {
-    "quickstart": "make quickstart",
-    "kitti-small": "python -m ray_jobs.pipeline --preset kitti-small data.dataroot=dataset",
-    "your-data": "python -m benchmarks.bench_your_data runs/results/your-data",
-    "kitti-clicks": "python -m ray_jobs.search kitti_clicks --preset kitti-small data.dataroot=dataset",
-    "costs": "python -m benchmarks.costs costs.json",
-    "unclicked": "python -m ray_jobs.search unclicked --preset quickstart teacher.fusion=none teacher.optim.epochs=7 "
-    "optim.epochs=1.05 optim.checkpoints=1",
-}
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
 PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_size": "the true size"}
@@ -81,7 +73,7 @@ def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     labels = report["pseudo_labels"]
     return {
-        "command": COMMANDS[name],
+        "command": SHOWN[name],
         "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
         "code": code_version(),
         "seed": report["config"]["run.seed"],
@@ -105,7 +97,8 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
         found["config"]["data"]["dataroot"] = "dataset" if name == "kitti-clicks" else ""
         found["space"].pop("overrides", None)
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
-    return found | ({"command": COMMANDS[name]} if name in COMMANDS else {})
+    quick = found.get("seeds") == [0]
+    return found | {"command": next(one.shown for one in measurements(quick) if one.name == name)}
 
 
 def headline(found: dict[str, Any]) -> str:
