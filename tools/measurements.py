@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "results"
+ON_SIMULATED = (  # of the search whose teachers learn from the simulated world
+    "data.version=v1.0-sim",
+    "data.train_split=sim_train",
+    "data.val_split=sim_val",
+    "sim.scenes=200",
+    "label.folds=5",
+    "teacher.crop_optim.epochs=100",
+    "teacher.optim.epochs=10",
+)
 
 
 @dataclass(frozen=True)
@@ -44,18 +53,26 @@ def pipeline(preset: str, *dataset: str) -> Measurement:
     return Measurement(preset, commands, (preset, folder(preset)), shown, "PDETR3D_KITTI_DATA")
 
 
-def search(quick: bool, space: str, preset: str, *overrides: str, kitti: bool = False) -> Measurement:
-    """A search. quick: over one seed, not three. kitti: on KITTI's frames, else on the simulated world."""
+def search(quick: bool, space: str, preset: str, *words: str) -> Measurement:
+    """A search over three seeds. quick: over one. words: options and key=value of the search."""
     name = space.replace("_", "-")
     place = folder(f"{name}-quick" if quick else name)
-    words = ("-m", "ray_jobs.search", space, "--preset", preset, *overrides, *(("--seeds", "0") if quick else ()))
-    dataset = f"{place}-dataset"
-    data, shown_data = ((f"data.dataroot={path}",) if kitti else () for path in (dataset, "dataset"))
-    command = (*words, *data, "--out", place, "--run-dir", place)
-    commands = (import_kitti(dataset), command) if kitti else (command,)
-    needs = "PDETR3D_KITTI_DATA" if kitti else ""
-    shown = python((*words, *shown_data))
-    return Measurement(name, commands, (name, f"{place}/search.json"), shown, needs, seeds=1 if quick else 3)
+    command = ("-m", "ray_jobs.search", space, "--preset", preset, *words, *(("--seeds", "0") if quick else ()))
+    tables = (name, f"{place}/search.json")
+    seeds = 1 if quick else 3
+    return Measurement(name, ((*command, "--out", place, "--run-dir", place),), tables, python(command), seeds=seeds)
+
+
+def kitti_clicks(quick: bool) -> Measurement:
+    """The search on KITTI's frames, also from teachers of the simulated world. quick: over one seed, not three."""
+    what = "kitti-clicks-quick" if quick else "kitti-clicks"
+    dataset, simulated = folder(f"{what}-dataset"), folder(f"{what}-sim")
+    found = search(quick, "kitti_clicks", "kitti-small", "--pretrained", simulated, f"data.dataroot={dataset}")
+    before = ("-m", "ray_jobs.search", "kitti_clicks", "--preset", "kitti-small", "--run-dir", simulated)
+    before += ("--out", simulated, "--seeds", "0", *ON_SIMULATED)
+    shown = found.shown.replace(simulated, "runs/kitti-clicks-sim").replace(dataset, "dataset")
+    commands = (import_kitti(dataset), before)
+    return replace(found, commands=(*commands, *found.commands), shown=shown, needs="PDETR3D_KITTI_DATA")
 
 
 def import_kitti(dataset: str) -> tuple[str, ...]:
@@ -86,7 +103,7 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
             ("your-data", f"{folder('your-data')}/your-data.json"),
             "python -m benchmarks.bench_your_data runs/results/your-data",
         ),
-        search(quick, "kitti_clicks", "kitti-small", kitti=True),
+        kitti_clicks(quick),
         Measurement(
             "costs",
             (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),
@@ -95,7 +112,12 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
             "PDETR3D_REAL_DATA",
         ),
         search(
-            *(quick, "unclicked", "quickstart"),
-            *("teacher.fusion=none", "teacher.optim.epochs=7", "optim.epochs=1.05", "optim.checkpoints=1"),
+            quick,
+            "unclicked",
+            "quickstart",
+            "teacher.fusion=none",
+            "teacher.optim.epochs=7",
+            "optim.epochs=1.05",
+            "optim.checkpoints=1",
         ),
     )
