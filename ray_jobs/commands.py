@@ -29,6 +29,21 @@ SPACES = sorted(file.stem for file in Path(tune_spaces.__file__).parent.glob("*.
 
 Preset = Annotated[str | None, typer.Option(help=f"One of {', '.join(PRESET_NAMES)}. Default: that of --config.")]
 
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Show on the screen what is otherwise only in DIR/logs: output of Ray and MLflow, all progress lines. "
+        "PDETR3D_VERBOSE=1 does the same.",
+    ),
+]
+
+
+def asked_for_all(verbose: bool) -> bool:
+    """Whether the whole output is wanted on the screen, by the option or by PDETR3D_VERBOSE."""
+    return verbose or os.environ.get("PDETR3D_VERBOSE", "0") not in ("", "0")
+
 
 def job(body: Callable[[], Callable[[Run], object]]) -> Callable[..., None]:
     """Make the function of a verb that runs stages in a run directory.
@@ -48,20 +63,11 @@ def job(body: Callable[[], Callable[[Run], object]]) -> Callable[..., None]:
             bool,
             typer.Option("--fresh", help="Begin anew in DIR-2, DIR-3, ... where DIR exists. Nothing is overwritten."),
         ] = False,
-        verbose: Annotated[
-            bool,
-            typer.Option(
-                "--verbose",
-                "-v",
-                help="Show on the screen what is otherwise only in DIR/logs: output of Ray and MLflow, all progress "
-                "lines. PDETR3D_VERBOSE=1 does the same.",
-            ),
-        ] = False,
+        verbose: Verbose = False,
     ) -> None:
         from ray_jobs.start.launch import Asked, run_job
 
-        verbose = verbose or os.environ.get("PDETR3D_VERBOSE", "0") not in ("", "0")
-        run_job(body, Asked(preset, config, tuple(overrides or ()), run_dir, fresh, verbose))
+        run_job(body, Asked(preset, config, tuple(overrides or ()), run_dir, fresh, asked_for_all(verbose)))
 
     return run
 
@@ -169,6 +175,7 @@ def search(
     final_samples: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Point-labeled samples behind final figures. 0: all.")
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Compare variants, or search a space of config keys: trials side by side, shared stages trained once, one report.
 
@@ -186,7 +193,7 @@ def search(
     preset, overrides = with_file(config, preset, overrides)
     variants = tuple(variant or ())
     counts = (trials, concurrent, budget, samples, final_samples)
-    run(Asked(space, preset, overrides, numbers, run_dir, out, variants, pretrained, *counts))
+    run(Asked(space, preset, overrides, numbers, run_dir, out, variants, pretrained, *counts, asked_for_all(verbose)))
 
 
 @app.command(rich_help_panel=PANEL)

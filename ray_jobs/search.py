@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.config import Config
 from pdetr3d.finished.report.search_page import write_report
 from pdetr3d.pipeline.arms import check_arms
 from pdetr3d.pipeline.run import Run
@@ -23,6 +24,7 @@ from ray_jobs.searches import command
 from ray_jobs.searches.evaluations import check_known
 from ray_jobs.searches.folder import BASE, SHARED, SearchFolder
 from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_search
+from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import check_space, load_space
 from ray_jobs.searches.trial import Job
 from ray_jobs.searches.tuning import concurrency, run_trials
@@ -30,8 +32,11 @@ from ray_jobs.stages.ray_runner import RayRunner
 from ray_jobs.stages.tracked import EXPERIMENT, Tracked
 from ray_jobs.start.launch import init_ray
 from ray_jobs.start.refused import refusable
+from ray_jobs.terminal.console import console
 
 ASKED = "asked.json"  # the space and the options that a search was begun with
+# A continued search keeps its first stopper and searcher: another budget or concurrency would have no effect.
+OPTIONS = ("budget", "concurrent")
 
 
 def run(args: command.Asked) -> None:
@@ -47,9 +52,8 @@ def run(args: command.Asked) -> None:
     with refusable(folder):
         overrides = command.open_world(folder, args, space.settings)
         base = check_space(space, args.preset, overrides)
-        asked = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
-        # A continued search keeps its first stopper and searcher: another budget or concurrency would have no effect.
-        begun = asked | {"budget": args.budget, "concurrent": args.concurrent}
+        begun = space.model_dump(mode="json") | {"preset": args.preset, "overrides": overrides}
+        begun |= {option: getattr(args, option) for option in OPTIONS}
         check_same(folder / ASKED, begun)
         prepared = RunDir(folder / BASE, base)
         if space.measured_on == "val":
@@ -57,6 +61,28 @@ def run(args: command.Asked) -> None:
         else:
             check_known(Run(prepared, RayRunner(), Tracked()))
         share_index(prepared, index_folder(folder / SHARED, prepared.config))
+    with console(folder, args.verbose, search=True):
+        document, failed = trained(folder, space, args, base, begun)
+    print_search(document)
+    page = write_report(folder)["report"]
+    written = (folder / "search.json", args.out / f"{space.name}.json", page)
+    print("\n".join(f"written: {file}" for file in written))
+    if failed:
+        raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+
+
+def trained(
+    folder: Path, space: SearchSpace, args: command.Asked, base: Config, begun: dict[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """Run the trials of a search, and write its JSON files.
+
+    Args:
+        folder: run directory. space: with the changes of the command line. args: options. base: config of all trials.
+            begun: what ``ASKED`` keeps.
+
+    Returns:
+        The document of ``search.json``, and the number of failed trials.
+    """
     tags = {"search": folder.name, "question": space.question}
     with Tracker.start(folder, EXPERIMENT, f"search {space.name}", base.flat(), tags) as parent:
         log_provenance(parent, base.to_json())
@@ -64,24 +90,21 @@ def run(args: command.Asked) -> None:
         cluster = init_ray(base.scaling.use_gpu, dashboard=True)
         concurrent = concurrency(args.concurrent, base.scaling, cluster)
         write_json(folder / ASKED, begun)  # not earlier: a refused search may be started again with other options
-        job = Job(SearchFolder(folder, base, parent.run_id), space, args.preset, tuple(overrides))
+        job = Job(SearchFolder(folder, base, parent.run_id), space, args.preset, tuple(begun["overrides"]))
         try:
             failed = run_trials(job, concurrent, args.budget)
         finally:
             for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
                 # The process of a trial that ASHA ended has marked its MLflow runs as failed.
                 end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
+        asked = {key: value for key, value in begun.items() if key not in OPTIONS}
         made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}
         document = command.provenance(args, base) | made | collect(folder, space, base)
         for file in (folder / "search.json", args.out / f"{space.name}.json"):
             write_json(file, document)
             parent.log_artifact(file)
         log_label_efficiency(parent, document)
-    print_search(document)
-    page = write_report(folder)["report"]
-    print(f"written: {folder / 'search.json'}\nwritten: {file}\nwritten: {page}")
-    if failed:
-        raise SystemExit(f"{failed} trials failed (see above); the same command tries them again")
+    return document, failed
 
 
 def log_label_efficiency(parent: Tracker, document: dict[str, Any]) -> None:

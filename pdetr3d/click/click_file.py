@@ -6,6 +6,7 @@ import csv
 import getpass
 import io
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator

@@ -41,6 +41,7 @@ class Asked:
     budget: int | None = None
     samples: int | None = None
     final_samples: int | None = None
+    verbose: bool = False
 
 
 def seeds_and_overrides(words: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -47,10 +47,12 @@ class Console:
 
     Args:
         folder: run directory; the output is written to its ``logs/job.log``.
-        verbose: also show all output on the screen, as Ray prints it.
+        verbose: also show all output on the screen, as Ray prints it. search: the job is a search, whose own table
+            shows its trials: of other processes only warnings are shown.
     """
 
-    def __init__(self, folder: Path, verbose: bool = False) -> None:
+    def __init__(self, folder: Path, verbose: bool = False, search: bool = False) -> None:
+        self.search = search
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
         self.libraries = Libraries(self.log, self.of_library, verbose)
@@ -85,14 +87,15 @@ class Console:
             elif STARVED.search(line):
                 self.starved = line
         elif progress := PROGRESS.match(line):
-            self.progress(progress)
+            if not self.search:
+                self.progress(progress)
         elif first := FIRST_BATCH.match(line):
             self.first_batch_s.setdefault(first[1], float(first[2]))
         elif WARNINGS.search(line):
             self.warn(line, shown=self.verbose)
             if STANDS_STILL.search(line) and self.starved:
                 self.warn(f"Ray says: {self.starved}")
-        elif line.strip() and not self.verbose:
+        elif line.strip() and not self.verbose and not self.search:
             say(line)
 
     def progress(self, line: re.Match[str]) -> None:
@@ -188,13 +191,13 @@ def current() -> Console | None:
 
 
 @contextmanager
-def console(folder: Path, verbose: bool = False) -> Iterator[Console]:
+def console(folder: Path, verbose: bool = False, search: bool = False) -> Iterator[Console]:
     """A context in which output is handled as this module describes; Ray may be started before or inside.
 
-    At the end the warnings are repeated; after an error, the log file is named, too. Later output of the cluster goes
-    only to the file.
+    The arguments are those of ``Console``. At the end the warnings are repeated; after an error, the log file is named,
+    too. Later output of the cluster goes only to the file.
     """
-    mine = Console(folder, verbose)
+    mine = Console(folder, verbose, search)
     mine.libraries.take()
     last_acts.append(mine.live.stop)  # a killed job, too, gives the cursor back
     CONSOLE.append(mine)

@@ -86,6 +86,18 @@ def test_losses_and_warnings_are_shown_once_and_again_at_the_end(
     assert out[4:] == [*again, "  arm full is left out"]
 
 
+def test_of_the_trials_of_a_search_only_warnings_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = "teacher step 5/10 loss 1.5 | 2.0 samples/s step 0.5 s ETA 3 s"
+    plain, warning = "teacher begins: 10 steps of 2", "step 7 is skipped: loss is nan; put on record: x"
+    with console(tmp_path, search=True) as mine:
+        for line in (plain, step, step.replace("5/10", "10/10"), warning):
+            WorkerOutput(mine)(said(line))
+    shown = [line.split("] ", 1)[-1] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [warning, "warnings:", f"  {warning}"]
+    log = (tmp_path / "logs" / "job.log").read_text()
+    assert plain in log and "step 10/10" in log
+
+
 def test_what_ray_waits_for_is_told_where_a_training_stands_still(tmp_path: Path) -> None:
     starved = "Cluster resources are not enough to run any task from ReadSamples. The job may hang forever"
     with console(tmp_path) as mine:
