@@ -31,8 +31,8 @@ Lidar = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        help="Columns of .bin, .pcd.bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. Allowed: "
-        "x, y, z in meters, intensity, age (keyframe time - sweep time, in seconds), ring and - (not read). "
+        help="Columns of .bin, .pcd.bin and .npy files, in order, e.g. x,y,z,intensity or x,y,z,intensity,ring. "
+        "Allowed: x, y, z in meters, intensity, age (keyframe time - sweep time, in seconds), ring and - (not read). "
         "Default of .pcd.bin: x,y,z,intensity,ring. A .pcd names its own."
     ),
 ]
