@@ -20,7 +20,8 @@ from ray_jobs.searches.results import ERROR, RESULT, STATUS, UNFINISHED, groups,
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.trial import PROGRESS, TRAINED
 
-EVERY_S = 20.0  # least time between two tables of progress, except after the end of a trial
+# Least time between two tables of progress, except after the end of a trial: on a terminal, and in a log.
+EVERY_S, LOG_EVERY_S = 20.0, 180.0
 
 
 class BudgetSpent(Stopper):
@@ -100,7 +101,7 @@ class Progress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if time.monotonic() - self.shown_s > EVERY_S:
+        if time.monotonic() - self.shown_s > (EVERY_S if sys.stdout.isatty() else LOG_EVERY_S):
             self._show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -294,15 +294,17 @@ def test_progress_is_a_table_of_running_trials_and_the_best(
         last = {PROGRESS: rows[-1][PROGRESS]} if rows else {}
         return SimpleNamespace(trial_id=name, last_result=last, is_finished=lambda: status is not None)
 
-    progress, clock = Progress(tmp_path, RANDOM), iter((100.0, 160.0, 160.0, 160.0))
+    progress, clock = Progress(tmp_path, RANDOM), iter((100.0, 160.0, 400.0, 400.0, 400.0))
     monkeypatch.setattr("ray_jobs.searches.progress.time.monotonic", lambda: next(clock))
     fresh = plant("fresh", 3, [], None)
     progress.on_trial_start(0, [fresh], fresh)
     half = plant("half", 1, [(50, 0.5)], None)
     progress.on_trial_result(0, [fresh, half], half, {})
+    assert capsys.readouterr().out == ""  # in a log: one table every three minutes
+    progress.on_trial_result(0, [fresh, half], half, {})
     lines = capsys.readouterr().out.splitlines()
-    # Half of one of three trainings took 60 s; two and a half are left.
-    assert lines[0] == "search r: none ended of 3 trials | ETA 300 s"
+    # Half of one of three trainings took 300 s; two and a half are left.
+    assert lines[0] == "search r: none ended of 3 trials | ETA 1500 s"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [
         ["best", "1", "4", "0.25", "", "", "0.5"],
