@@ -18,7 +18,8 @@ from pathlib import Path
 from pdetr3d.exits import last_acts
 from pdetr3d.words import LISTED, listed
 from ray_jobs.terminal.live import LiveStages
-from ray_jobs.terminal.log_files import JOB_LOG, Libraries, LogFile
+from ray_jobs.terminal.log_files import JOB_LOG, NATIVE_LOG, Libraries, LogFile
+from ray_jobs.terminal.native_output import NativeOutput
 from ray_jobs.terminal.phases import PHASES, clock
 
 FOLDER = "logs"
@@ -56,6 +57,7 @@ class Console:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.log, self.verbose = LogFile(folder / FOLDER / JOB_LOG, say), verbose
         self.libraries = Libraries(self.log, self.of_library, verbose)
+        self.native = NativeOutput(folder / FOLDER / NATIVE_LOG)
         self.live = LiveStages()
         self.starved = ""  # Ray's last line that matched STARVED
         self.over = False  # True after the job's end: further output goes only to the file
@@ -198,6 +200,8 @@ def console(folder: Path, verbose: bool = False, search: bool = False) -> Iterat
     too. Later output of the cluster goes only to the file.
     """
     mine = Console(folder, verbose, search)
+    if not verbose:
+        mine.native.take()
     mine.libraries.take()
     last_acts.append(mine.live.stop)  # a killed job, too, gives the cursor back
     CONSOLE.append(mine)
@@ -213,4 +217,5 @@ def console(folder: Path, verbose: bool = False, search: bool = False) -> Iterat
         mine.end()
         CONSOLE.remove(mine)
         mine.libraries.release()
+        mine.native.release()
         mine.log.close()  # a later line opens it again

@@ -9,6 +9,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 JOB_LOG = "job.log"  # the file of this process's library logs and of all workers' output
+NATIVE_LOG = "native.log"  # the file of what native code of this process writes to stderr
 LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic")
 OURS = "pdetr3d"  # the logger of the package pdetr3d
 LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -59,6 +60,8 @@ class Libraries:
         for logger in map(logging.getLogger, LOGGERS):
             for handler in logger.handlers:
                 if not self.verbose and _on_screen(handler) and handler not in self.levels:
+                    if isinstance(handler, logging.StreamHandler) and handler.stream is sys.__stderr__:
+                        handler.setStream(sys.stderr)  # see native_output.py
                     self.levels[handler] = handler.level
                     handler.setLevel(max(handler.level, logging.ERROR))
             if "." not in logger.name or not logger.propagate:  # other loggers pass their records to these
