@@ -64,7 +64,7 @@ def body(run: Run) -> None:
     print_arms(arms, report["ratios"])
     if run.data.skipped:
         print(f"{len(run.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
-    print(f"report: {page}\nfigures: {run.path / 'report.json'}\nMLflow: {ui_command(told.parent.uri)}")
+    print(f"report: {page} (figures: report.json)\nMLflow: {ui_command(told.parent.uri)}")
     if address := told.parent.address():
         print(f"compare runs: {address}")
 

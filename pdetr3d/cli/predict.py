@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pdetr3d.cli.app import app, say
 from pdetr3d.errors import DataError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from pdetr3d.progress import tracked
 
 PICTURE_SCORE = 0.3
 
@@ -93,8 +91,7 @@ def predict(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_folder(picture)) if picture else None
         found = predict_frames(student, frames, counts, min_score)
-        progress = stack.enter_context(progress_bar("predicting", "samples"))
-        for frame, sample, boxes in progress.track(found, total=len(frames)):
+        for frame, sample, boxes in tracked(found, "predicting", len(frames), "samples"):
             writer.add(frame, boxes)
             if folder is not None:
                 shown = boxes[boxes.score > PICTURE_SCORE]
@@ -140,9 +137,8 @@ def boxes(
         raise DataError(f"{model} is a file: name the index of the clicked samples, too: --index FILE")
     teacher = TeacherPredictor.load(model)
     made = ClickBoxes(teacher, Index.open(index_file or model / "data" / FILE), clicks)
-    with progress_bar("predicting", "samples") as progress:
-        for _ in progress.track(made.predict(), total=len(made)):
-            pass
+    for _ in tracked(made.predict(), "predicting", len(made), "samples"):
+        pass
     made.write(out)
     table = made.table
     reasons = table.loc[~table["accepted"], "reason"].value_counts()
@@ -151,17 +147,4 @@ def boxes(
         accepted=int(table["accepted"].sum()),
         **{f"not accepted: {reason}": count for reason, count in reasons.items()},
         out=out,
-    )
-
-
-def progress_bar(verb: str, what: str) -> Progress:
-    """A progress bar with the number of finished items, their total, and the remaining time.
-
-    Args:
-        verb: the activity. what: name of the items.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn(), transient=True
     )

@@ -17,7 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from pdetr3d.data.index.regions import write_regions
 from pdetr3d.data.loading.check import check_image
@@ -25,6 +24,7 @@ from pdetr3d.data.storage.files import new_folder
 from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.importers.frame import Camera, Frame
 from pdetr3d.importers.rows import TableRows, sample_token
+from pdetr3d.progress import tracked
 from pdetr3d.schema import CameraRecord, DataError
 from pdetr3d.tables.times import LEAST_US, same_places
 from pdetr3d.words import listed
@@ -140,7 +140,7 @@ def _write_files(root: Path, frames: Sequence[Frame], links: bool) -> list[NDArr
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         try:
-            done = list(track(pool.map(write, frames), "importing frames", total=len(frames), transient=True))
+            done = list(tracked(pool.map(write, frames), "importing", len(frames), "frames"))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
 from pdetr3d.config import SimConfig
+from pdetr3d.progress import tracked
 from pdetr3d.schema import LIDAR_TOP, DataError
 from pdetr3d.simulator import constants as const
 from pdetr3d.simulator.scene import SceneJob, simulate_scene
@@ -155,12 +155,8 @@ def _run(jobs: list[SceneJob], root: Path, config: SimConfig) -> list[dict[str, 
     """Simulate all scenes, in this process or in several; results in the order of ``jobs``."""
     processes = min(config.processes or os.cpu_count() or 1, len(jobs))
     results: dict[SceneJob, dict[str, list[Row]]] = {}
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        if not progress.console.is_terminal:  # the bar is written there when it is full
-            print(f"simulating {len(jobs)} scenes ...", flush=True)
-        for job, tables in progress.track(_each(jobs, root, config, processes), total=len(jobs)):
-            results[job] = tables
+    for job, tables in tracked(_each(jobs, root, config, processes), "simulating", len(jobs), "scenes"):
+        results[job] = tables
     return [results[job] for job in jobs]
 
 

@@ -122,7 +122,7 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
 
 def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:
     """A student's scores by kind of object, with the errors of its headings."""
-    title = f"{name}, by kind of object; heading errors of found ones [rad], share reversed"
+    title = f"{name}, by kind of object: heading errors [rad]"
     table = _table("kind", list(KIND_FIGURES.values()), title)
     for kind, figures in groups.items():
         cells = [number(figures.get(key)) for key in KIND_FIGURES]

@@ -60,6 +60,7 @@ class Tracked(Observer):
         self.parent, self.tracking_dir = parent or Tracker("", "", None), tracking_dir
         self.observe: Observe | None = None
         self.trackers: dict[str, Tracker] = {}  # stage in training -> its MLflow run
+        self.registered: dict[str, str] = {}  # kind of model -> words about its newest version
 
     def say(self, text: str) -> None:
         say(text)
@@ -147,7 +148,7 @@ class Tracked(Observer):
             said = register(tracker, kind, model, score, tags)
             tracker.quietly(lambda client: client.log_artifacts(tracker.run_id, str(drawn), FOLDER))
         if said:
-            print(f"MLflow: {said}", flush=True)
+            self.registered[kind] = said
 
     def left_out(self, run: Run) -> None:
         """Record the samples that ``data.on_error=skip`` leaves out: their number, and the file that lists them.

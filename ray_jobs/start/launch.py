@@ -89,7 +89,8 @@ def _job(body: Callable[[Run], object], run: RunDir, said: Console) -> None:
         init_ray(config.scaling.use_gpu)
         PHASES.started()
         body(work)
-        summary = ["where the time went:", *lines(PHASES.seconds())]
+        summary = [f"MLflow: {text}" for text in told.registered.values()]
+        summary += ["where the time went:", *lines(PHASES.seconds())]
         if waited := said.first_batch_s:
             summary.append(
                 "from a stage's begin to its first batch: " + ", ".join(f"{k} {v:.1f} s" for k, v in waited.items())

@@ -29,7 +29,7 @@ PROGRESS = re.compile(
     r"step (?P<step_s>\S+) s .*ETA (?P<eta>\d+) s$"
 )
 FIRST_BATCH = re.compile(r"^(\S+): first batch ([\d.]+) s after")  # of ``RayContext.batches``; shown at the job's end
-LINE_S, LINES = 180.0, 10  # least seconds between two lines of a stage; most lines for the rest of a stage
+LINE_S, LINES = 300.0, 10  # least seconds between two lines of a stage; most lines for the rest of a stage
 # Ray's messages about work that is lost or repeated.
 LOSSES = re.compile(
     r"\[FailurePolicy\]|killed|marked dead|out of memory|out of disk|% full|No available node types|"

@@ -108,14 +108,14 @@ def test_what_ray_waits_for_is_told_where_a_training_stands_still(tmp_path: Path
     assert list(mine.warnings)[1:] == ["no step for 305 s (scaling.stall_s):", f"Ray says: {starved}"]
 
 
-def test_a_stage_has_its_last_line_and_one_every_three_minutes(
+def test_a_stage_has_its_last_line_and_one_every_five_minutes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     with console(tmp_path) as mine:
         for step in range(10, 101, 10):
-            now = step * 2.5  # 250 s in all: one line 180 s after its first, and the last
+            now = step * 4.0  # 400 s in all: one line 300 s after its first, and the last
             WorkerOutput(mine)(progress("student_full", step, 100 - step))
         for minute in range(10):
             now = minute * 60.0  # 50 minutes to go: a line every five

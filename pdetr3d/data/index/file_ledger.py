@@ -15,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.progress import track
 
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.storage.files import open_arrow, write_arrow
+from pdetr3d.progress import tracked
 from pdetr3d.schema import DataError
 from pdetr3d.words import listed
 
@@ -93,7 +93,7 @@ class FileLedger:
         read = np.flatnonzero(sizes >= 0) if deep else _sample(paths, sizes)
         content: list[str | None] = [None] * len(paths)
         files = [index.dataroot / paths[i] for i in read]
-        for place, digest in zip(read, _each(_hash, files, "reading files for the digest"), strict=True):
+        for place, digest in zip(read, _each(_hash, files, "reading for the digest"), strict=True):
             content[place] = digest
         table = pa.table([paths, sizes, changed, content], schema=SCHEMA)
         write_arrow(index.path.with_name(FILE), table)
@@ -110,7 +110,7 @@ class FileLedger:
         content = self.table["digest"].to_pylist()
         touched = times != self.table["mtime_ns"].to_numpy()
         again = [i for i in np.flatnonzero((sizes == before) & (sizes >= 0)) if content[i] and (deep or touched[i])]
-        now = dict(zip(again, _each(_hash, [dataroot / paths[i] for i in again], "reading files again"), strict=True))
+        now = dict(zip(again, _each(_hash, [dataroot / paths[i] for i in again], "reading again"), strict=True))
         found = []
         for i, path in enumerate(paths):
             if sizes[i] != before[i]:
@@ -179,7 +179,7 @@ def _each(act: Callable[[T], R], items: list[T], words: str) -> Iterable[R]:
     if not items:
         return []
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(track(pool.map(act, items), words, total=len(items)))
+        return list(tracked(pool.map(act, items), words, len(items), "files"))
 
 
 def _size(size_bytes: int) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from rich.progress import track
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.annotations import LIDAR, RADAR, flat, kept
 from pdetr3d.data.storage.points import read_lidar
 from pdetr3d.geometry.boxes import points_in_each_box
 from pdetr3d.geometry.rigid import apply, chain
+from pdetr3d.progress import tracked
 from pdetr3d.schema import DataError
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _count(points: KeyframePoints, counts: NDArray[np.int64], unknown: NDArray[n
 
     rows = range(len(offsets) - 1)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in track(pool.map(of_row, rows), "counting points in boxes", total=len(rows)):
+        for _ in tracked(pool.map(of_row, rows), "counting points in boxes", len(rows), "keyframes"):
             pass
 
 

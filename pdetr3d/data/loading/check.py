@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pdetr3d.config import DataConfig
 from pdetr3d.data.index.index import Index
@@ -25,6 +24,7 @@ from pdetr3d.data.loading.load import check_header, decode_image
 from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.data.storage.points import check_lidar_size, check_points, read_file
 from pdetr3d.json_files import read_json
+from pdetr3d.progress import progress
 from pdetr3d.schema import CameraRecord, DataError, SampleRecord
 from pdetr3d.words import listed
 
@@ -192,17 +192,16 @@ def _jobs(index: Index, splits: list[str], num_sweeps: int, cameras: bool, whole
 
 def _run(jobs: Sequence[Job]) -> Checked:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     checked = Checked({}, len(jobs), {})
-    with Progress(*columns) as progress, ThreadPoolExecutor(min(THREADS, 4 * (os.cpu_count() or 1))) as pool:
-        task = progress.add_task("", total=len(jobs))
+    threads = min(THREADS, 4 * (os.cpu_count() or 1))
+    with progress("checking", len(jobs), "files") as advance, ThreadPoolExecutor(threads) as pool:
         futures = {pool.submit(_look_at, chunk): len(chunk) for chunk in chunks}
         try:
             for future in as_completed(futures):
                 problems, lost = future.result()
                 checked.problems.update(problems)
                 checked.points_left_out.update(lost)
-                progress.advance(task, futures[future])
+                advance(futures[future])
         except BaseException:  # Ctrl-C ends after the current chunks instead of after all of them
             pool.shutdown(wait=False, cancel_futures=True)
             raise

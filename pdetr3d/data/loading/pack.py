@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FileType
-from rich.progress import track
 
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.check import check_image_data
@@ -29,6 +28,7 @@ from pdetr3d.data.loading.load import read_sweeps
 from pdetr3d.data.loading.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
 from pdetr3d.data.storage.points import read_file
 from pdetr3d.data.storage.whole_file import remove_unfinished, whole_file
+from pdetr3d.progress import tracked
 from pdetr3d.schema import CameraRecord, DataError
 
 PLAN = "plan.json"  # the arguments of the pack; a call with other arguments is refused
@@ -79,7 +79,7 @@ def pack(
     ]
     work = partial(_write_shard, index_file, uri, num_sweeps, points)
     with ProcessPoolExecutor(processes or os.cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-        for _ in track(pool.map(work, jobs), "packing shards", total=len(jobs)):
+        for _ in tracked(pool.map(work, jobs), "packing", len(jobs), "shards"):
             pass
     shards = [json.loads(_read(filesystem, f"{path}/{_note(number)}")) for number in range(len(chunks))]
     _put_index(index, filesystem, path)
@@ -101,7 +101,7 @@ def verify(uri: str) -> Pack:
         DataError: names the shards that differ.
     """
     opened, broken = Pack(uri), []
-    for shard in track(opened.info["shards"], "verifying shards"):
+    for shard in tracked(opened.info["shards"], "verifying", len(opened.info["shards"]), "shards"):
         try:
             digest = hashlib.sha256(opened.read_bytes(shard["file"])).hexdigest()
         except OSError as error:
