@@ -22,8 +22,9 @@ _HEAD = """# Configuration
 
 <!-- Written by "python -m pdetr3d.config_keys > docs/configuration.md" from the fields' comments: edit those. -->
 
-Every key can be set on the command line: `optim.lr=0.001`. Other keys have the values of the preset. This page shows
-the defaults of the code. Each preset changes some of them. Values are YAML: a list is `[1,2]`; text needs no quotes.
+Every key can be set on the command line: `optim.lr=0.001`. Keys that you do not set have the values of the preset.
+This page shows the defaults of the code. Each preset changes some of them. Values are YAML: a list is `[1,2]`; text
+needs no quotes.
 
 A file can hold keys, too: verbs and jobs that take keys also take `--config FILE`. Values of the file replace those of
 the preset. Values on the command line replace both. The file may hold all keys or some. The line `preset: NAME` in it

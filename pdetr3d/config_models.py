@@ -37,7 +37,7 @@ class ModelConfig(Section):
     pad_pillars: bool = False
     pillar_channels: Positive = 64  # Channels of the BEV map of pillars.
     voxel_m: tuple[Meters, Meters, Meters] = (0.1, 0.1, 0.2)  # Sides of a voxel: x, y, z.
-    voxel_points: Positive = 10  # Most points of a voxel: the first of the cloud, which begins with the keyframe.
+    voxel_points: Positive = 10  # Most points of a voxel; points of the keyframe's sweep are kept first.
     max_voxels: tuple[Positive, Positive] = (90_000, 120_000)  # Most voxels of a sample: in training, in prediction.
     # Channels of the sparse encoder's stages. Each stage after the first halves the grid.
     voxel_channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64, 128)
@@ -149,7 +149,7 @@ class TeacherConfig(Section):
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
     # First guess of a box's heading: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
-    # Assignment of queries to boxes: each to the box of its own click, or by least total cost.
+    # Assignment of queries to boxes. direct: each to the box of its own click. hungarian: by least total cost.
     matching: Literal["direct", "hungarian"] = "direct"
     fusion: Literal["none", "concat", "d_roi"] = "d_roi"  # Image features of queries (docs/models.md).
     roi_grid: Annotated[int, Field(ge=1, le=15)] = 7  # Places of the RoI grid along each side.
@@ -157,14 +157,14 @@ class TeacherConfig(Section):
     # Layers of the decoder. The first finds headings; later layers see the points along them (not with implicit).
     decoder_layers: Positive = 2
     channels: Positive = 256  # Channels of the decoder's queries and of the maps that they sample.
-    heads: Positive = 8  # Attention heads. channels must be a multiple.
+    heads: Positive = 8  # Attention heads. channels must be a multiple of it.
     fpn_levels: Positive = 4  # Levels of the BEV pyramid and of the image pyramid.
     # Image backbone. small: three stages, for small images.
     image_backbone: Literal["resnet18", "resnet50", "small"] = "resnet50"
     # Channels of the backbone's last stages, which the FPN reads; empty: the last three stages.
     image_channels: tuple[Positive, ...] = ()
     image_weights: str = ""  # File of ResNet weights to start from, with torchvision's or mmdetection's names.
-    # With image_weights: the stem and the first so many stages are not trained; 0: all are.
+    # With image_weights: the stem and this number of first stages are not trained; 0: all are trained.
     image_frozen_stages: Annotated[int, Field(ge=0, le=4)] = 0
     # With image_weights: batch norms of the image backbone use stored statistics and are not trained.
     image_norm_frozen: bool = False
@@ -174,7 +174,7 @@ class TeacherConfig(Section):
     box_weight: Annotated[float, Field(ge=0)] = 0.25  # Weight of the box loss.
     quality_weight: Annotated[float, Field(ge=0)] = 1.0  # Weight of the loss of the predicted BEV IoU.
     class_weight: Annotated[float, Field(ge=0)] = 2.0  # Weight of the class loss, with query_init=learned.
-    start_from: str = ""  # Checkpoint (.pt) of a teacher of other data and the same classes to start from.
+    start_from: str = ""  # Checkpoint (.pt) of a teacher to start from. Its classes must be the same.
     # The LiDAR encoder starts from the student that was trained only on the boxes.
     lidar_init: Literal["none", "boxes_only"] = "boxes_only"
     augment_flip: bool = False  # Samples and their images are mirrored at random in training.
@@ -241,7 +241,7 @@ class StudentConfig(Section):
     tasks: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = TEN_TASKS
     # Channels to which the neck brings each of the backbone's stages.
     neck_channels: tuple[Positive, ...] = (128, 128, 128)
-    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # Upsampling of each stage to the head's grid. 0.5 halves.
+    neck_strides: tuple[float, ...] = (0.5, 1, 2)  # Upsampling of each stage to the head's grid. 0.5 halves it.
     head_channels: Positive = 64  # Channels of the detection heads.
     # Cells around a center that also learn its box, as in AFDet.
     regression_reach: Annotated[int, Field(ge=0, le=4)] = 0
@@ -251,7 +251,8 @@ class StudentConfig(Section):
     # GT sampling: objects are pasted until a sample holds this number of each class; []: off. Setting only data.classes
     # turns it off.
     gt_sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25  # The last share of the steps is without it.
+    # Share of the steps, at the end of the training, without GT sampling.
+    gt_sampling_fade_out: Annotated[float, Field(ge=0, le=1)] = 0.25
     # Pseudo labels of at least this score are pasted, too; 0: only people's boxes.
     gt_sampling_pseudo_score: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.0
     # Places at which the features of the two views must agree. gaussian: at the clicks · partial: at a random share of
@@ -261,7 +262,7 @@ class StudentConfig(Section):
         "gaussian"
     )
     guidance_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.1  # Weight of the agreement of both views.
-    # Share of the steps in which the weight rises from 0.
+    # Share of the steps in which guidance_weight rises from 0.
     guidance_warmup: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.0
     # Share of the clicks, with guidance=partial.
     guidance_click_share: Annotated[float, Field(gt=0, le=1), OF_CLICKED_STUDENTS] = 0.5
@@ -269,7 +270,7 @@ class StudentConfig(Section):
     guidance_head: Annotated[Literal["none", "predictor"], OF_CLICKED_STUDENTS] = "none"
     # ema: an averaged copy of the weights sees the weak view, as in BYOL.
     guidance_branch: Annotated[Literal["self", "ema"], OF_CLICKED_STUDENTS] = "self"
-    # Momentum of that average, smaller in the first steps.
+    # Momentum of the average of guidance_branch=ema; it is smaller in the first steps.
     guidance_momentum: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.999
     # Sigma of the mask at a click: this factor times sqrt(l w) of the mean size of its class.
     mask_sigma_factor: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.5
@@ -280,14 +281,14 @@ class StudentConfig(Section):
     human_weight: Annotated[float, Field(ge=0)] = 1.0
     # A pseudo label weighs pseudo_weight * score ** score_power.
     pseudo_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 1.0
-    # Exponent of the score in that weight; 0: the score does not count.
+    # Exponent of the score in the weight of a pseudo label; 0: the score does not count.
     score_power: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.0
     # Places without a click. background: they are background. ignore: they are not, where the student's moving average
     # (optim.ema_decay) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
     unclicked: Annotated[Literal["background", "ignore"], OF_CLICKED_STUDENTS] = "background"
     # Least score at which a place is ignored, with unclicked=ignore.
     unclicked_threshold: Annotated[float, Field(gt=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
-    # A place that near to a click is not ignored, with unclicked=ignore.
+    # A place within this distance of a click is not ignored, with unclicked=ignore.
     unclicked_radius_m: Annotated[Meters, OF_CLICKED_STUDENTS] = 2.0
     augment_flip: bool = True  # Samples are mirrored at random in training.
     # Samples are turned about z by a random angle up to this one in training.
@@ -299,23 +300,23 @@ class StudentConfig(Section):
     # Outputs from which the heading is decoded. axis: the box's axis and the direction along it. direction: only the
     # direction, as in imported weights (`pdetr3d import-weights`). Training always learns both.
     heading: Literal["axis", "direction"] = "axis"
-    # Boxes of a class suppress one another by BEV IoU, or by distance.
+    # Boxes of a class suppress one another by BEV IoU (rotated), or by distance (circle).
     nms: Literal["rotated", "circle"] = "rotated"
     # A box is dropped when its BEV IoU with a better box of its class is higher, with nms=rotated.
     nms_iou: Annotated[float, Field(gt=0, lt=1)] = 0.2
     # Radius of each class, with nms=circle. The defaults are the square roots of CenterPoint's 4, 12, 10, 1, 0.85 and
-    # 0.175, which it compares with squared distances. Setting only data.classes drops it.
+    # 0.175, which it compares with squared distances. Setting only data.classes empties the list.
     circle_radius_m: tuple[Meters, ...] = (2.0, 3.46, 3.46, 3.16, 3.16, 1.0, 0.92, 0.92, 0.42, 0.42)
     max_boxes: Positive = 500  # Most boxes of a sample. 500 is the devkit's limit.
     # Arm self_training: the model's own boxes on point-labeled samples become labels from this score on.
     self_training_threshold: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
     # Arm mean_teacher: the mean teacher's boxes on point-labeled samples become labels from this score on.
     mean_teacher_threshold: Annotated[float, Field(ge=0, lt=1), OF_CLICKED_STUDENTS] = 0.3
-    # Weight of the losses on point-labeled samples.
+    # Arm mean_teacher: weight of the losses on point-labeled samples.
     mean_teacher_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 1.0
-    # Share of the steps in which that weight rises from 0.
+    # Arm mean_teacher: share of the steps in which mean_teacher_weight rises from 0.
     mean_teacher_warmup: Annotated[float, Field(ge=0, le=1), OF_CLICKED_STUDENTS] = 0.5
-    # Decay of the average, not optim.ema_decay.
+    # Arm mean_teacher: decay of its average of weights. (optim.ema_decay is another average.)
     mean_teacher_decay: Annotated[float, Field(gt=0, lt=1), OF_CLICKED_STUDENTS] = 0.999
 
 

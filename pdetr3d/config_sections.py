@@ -53,7 +53,7 @@ class SimConfig(Section):
     scenes: Positive = 840  # Scenes of the train split.
     select_scenes: Positive = 20  # Scenes of the split that chooses checkpoints.
     val_scenes: Positive = 120  # Scenes of the split that is scored.
-    keyframes: Positive = 1  # Keyframes of a scene, at 2 Hz. With one, every keyframe shows another street.
+    keyframes: Positive = 1  # Keyframes of a scene, at 2 Hz. With 1, every keyframe shows another street.
     sweeps_per_keyframe: Annotated[int, Field(ge=0, le=9)] = 2  # LiDAR sweeps between two keyframes.
     image_size_px: tuple[Positive, Positive] = (384, 144)  # Width, height. Flatter than 16:9: without sky.
     # Directions in which the LiDAR measures in one turn.
@@ -181,7 +181,8 @@ class LabelConfig(Section):
     # Folder that `pdetr3d label` wrote, with label.source=manifest. It fixes ratio, seed, split_by, folds, balance,
     # no_boxes_of and click_share.
     manifest: Annotated[str, NO_NUMBERS] = ""
-    # Share of the box-labeled scenes on which a first teacher is measured that was trained on the others; 0: none.
+    # Share of the box-labeled scenes that are held out: a first teacher is trained on the others and measured on these;
+    # 0: none.
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05  # Share of the train samples that are box-labeled.
     seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
@@ -253,7 +254,7 @@ class OptimConfig(Section):
     on_nonfinite: Literal["raise", "skip"] = "raise"
     nonfinite_limit: Positive = 10  # Largest number of skipped steps, with on_nonfinite=skip.
     checkpoints: Positive = 1  # Checkpoints that are kept, evenly from checkpoints_from to the last step.
-    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Share of the steps before the first of them.
+    checkpoints_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Share of the steps before the first kept checkpoint.
     # Steps between further checkpoints from which an interrupted training continues; 0: none.
     save_every: Annotated[int, Field(ge=0)] = 500
     # Training ends after so many kept checkpoints without a better SPNDS; 0: it does not end early.
@@ -281,7 +282,8 @@ class CorruptionConfig(Section):
     # Factor on the offset of a simulated click from the center of its box.
     click_noise_factor: Annotated[float, Field(ge=0)] = 1.0
     missing_cameras: Annotated[int, Field(ge=0, le=6)] = 0  # Cameras that are left out of each sample, at random.
-    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # Each camera is turned by this about a random axis.
+    # Each camera is turned by this angle about a random axis.
+    extrinsics_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     blur_px: Annotated[float, Field(ge=0)] = 0.0  # Sigma of a Gaussian blur of the images.
 
 
@@ -293,7 +295,7 @@ class ScalingConfig(Section):
     workers: Positive | tuple[Positive, Positive] = 1
     # CPU cores that Ray reserves for a training worker or an actor.
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Positive = 1  # Threads that PyTorch computes with in a worker.
+    threads_per_worker: Positive = 1  # Threads of PyTorch in a worker.
     use_gpu: bool = False  # Training workers and actors of prediction get GPUs.
     gpus_per_worker: Annotated[float, Field(gt=0, le=1)] = 1.0  # GPUs of a worker or an actor, with use_gpu.
     data_cpus: Annotated[float, Field(gt=0)] = 0.5  # CPU cores that Ray reserves for a loading task.
@@ -303,8 +305,8 @@ class ScalingConfig(Section):
     concurrent_stages: Positive = 1  # Independent stages that a pipeline trains at once, each with its own workers.
     # Failures of workers that a stage survives. Machines whose end was announced do not count.
     max_failures: Annotated[int, Field(ge=0)] = 3
-    stall_s: Annotated[float, Field(gt=0)] = 300.0  # After this time without a step each rank reports its place.
-    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # Ranks that wait longer for one another fail.
+    stall_s: Annotated[float, Field(gt=0)] = 300.0  # After this time without a step each worker prints where it waits.
+    collective_timeout_s: Annotated[float, Field(ge=1)] = 1800.0  # Workers that wait longer for another worker fail.
 
     @model_validator(mode="after")
     def _check_workers(self) -> ScalingConfig:
