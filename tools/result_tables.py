@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.costs_tables import capacity, loading, training_steps
-from pdetr3d.evaluation.figures import SCORES
-from pdetr3d.finished.report.markdown import FLOORS, search_text, table
+from pdetr3d.evaluation.figures import FLOOR_NAMES, SCORES
+from pdetr3d.finished.report.markdown import search_text, table
 from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.run_files import RunFiles
@@ -61,7 +61,7 @@ ARMS = {
     "full": "(c) boxes everywhere",
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
-LABELS = {**FLOORS, "teacher": "teacher"}
+LABELS = {**FLOOR_NAMES, "teacher": "teacher"}
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
 PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_size": "the true size"}

@@ -5,3 +5,15 @@ from __future__ import annotations
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")  # of ``nuscenes_eval.score``
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # of ``pseudo_label_quality``
 QUALITIES = (*QUALITY, "axis_error_rad", "reversed")  # with the two kinds of wrong headings
+# Arms of students, and the sources of boxes at clicks, as people read them.
+ARM_NAMES = {
+    "boxes_only": "(a) boxes alone",
+    "ours": "(b) ours: boxes, clicks",
+    "full": "(c) boxes everywhere",
+    "self_training": "(d) self-training",
+    "mean_teacher": "(e) mean teacher",
+}
+FLOOR_NAMES = {
+    "class_mean": "class-mean box at the click",
+    "class_mean_pca": "the same along nearby LiDAR points (PCA)",
+}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pdetr3d.evaluation.figures import SCORES
+from pdetr3d.evaluation.figures import ARM_NAMES, SCORES
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.words import number
@@ -41,13 +41,6 @@ BOXES = {"teacher": "teacher", "class_mean": "class-mean box", "class_mean_pca":
 WIDTH = 80
 UNKNOWN = "no click's true box is in the tables; label.holdout=0.2 in another --run-dir measures it on held-out scenes"
 MEASURED = "no click's true box is in the tables; what a teacher reaches on the scenes held out follows"
-NAMES = {
-    "boxes_only": "(a) boxes alone",
-    "ours": "(b) ours: boxes, clicks",
-    "full": "(c) boxes everywhere",
-    "self_training": "(d) self-training",
-    "mean_teacher": "(e) mean teacher",
-}
 
 
 def build_report(
@@ -107,15 +100,15 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
     table = _table("labels of the student", [*SCORES, f"{first} AP"], "the devkit's scores on the val split")
     for arm, metrics in arms.items():
         cells = [metrics[m] for m in SCORES] + [metrics["per_class"][first]["AP"]]
-        table.add_row(NAMES.get(arm, arm), *(number(c) for c in cells))
+        table.add_row(ARM_NAMES.get(arm, arm), *(number(c) for c in cells))
     _show(table)
     for arm in ["ours"] if "ours" in arms else arms:  # ``report.json`` has those of all arms
-        _show(_kinds(NAMES.get(arm, arm), arms[arm]["by_group"]))
+        _show(_kinds(ARM_NAMES.get(arm, arm), arms[arm]["by_group"]))
     for arm, metrics in arms.items():
         if "kitti" in metrics:  # if pdetr3d import kitti wrote the dataset
             from pdetr3d.evaluation.kitti_score import show_kitti
 
-            show_kitti(metrics["kitti"], NAMES.get(arm, arm))
+            show_kitti(metrics["kitti"], ARM_NAMES.get(arm, arm))
     for name, values in (ratio or {}).items():
         print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {number(v)}" for m, v in values.items()))
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pdetr3d.cli import main
 from pdetr3d.data.storage.files import write_json
@@ -37,7 +38,14 @@ def test_the_page_holds_everything(run: PlantedRun, page: str) -> None:
     assert (run.path / "report.html").read_text() == page
     titles = [html.unescape(title) for title in re.findall(r"<h2[^>]*>(.*?)</h2>", page)]
     assert titles == ["Students", "Boxes at the clicks", "Learning curves", "Commands"]  # no picture was drawn
-    for words in ("Devkit scores, val split", "class_mean_pca", "Good labels", "Bad labels", "pdetr3d doctor"):
+    for words in (
+        "Devkit scores, val split",
+        "the same along nearby LiDAR points (PCA)",
+        "(b) ours: boxes, clicks",
+        "Good labels",
+        "Bad labels",
+        "pdetr3d doctor",
+    ):
         assert words in html.unescape(page)
     assert page.count("data:image/jpeg") == 6 and "http://" not in re.sub(r"http://www.w3.org\S*", "", page)
     assert main(["report", str(run.path), "--baseline", "a=1"]) == 2
@@ -47,7 +55,7 @@ def test_the_histogram_has_the_floor_of_the_run(run: PlantedRun, page: str) -> N
     said = {text for uri in svg_uris(page) for text in svg_texts(uri)}
     means = {
         name: bev_iou(boxes, run.truth).mean()
-        for name, boxes in (("teacher", run.good_boxes()), ("class_mean", run.floor))
+        for name, boxes in (("teacher", run.good_boxes()), ("class-mean box at the click", run.floor))
     }
     assert {f"{name}, mean {mean:.3f}" for name, mean in means.items()} <= said
 
@@ -57,3 +65,24 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path, capsys: pytest.Cap
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "a.html")]) == 0
     assert "a.html" in capsys.readouterr().out.replace("\n", "")
     assert "No student is scored yet." in (tmp_path / "a.html").read_text()
+
+
+def test_models_stand_side_by_side_under_each_frame(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"preset": "quickstart"})
+    for stage, token in (("student_ours", "t2"), ("student_boxes_only", "t2"), ("teacher", "t1")):
+        folder = tmp_path / stage / "images" / token
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 4)).save(folder / "bev_cameras.png")
+    Image.new("RGB", (8, 4)).save(tmp_path / "predictions_ours.png")
+    page = html.unescape(write_run_page(tmp_path).read_text())
+    section = page[page.index(">Predictions<") :]
+    shown = re.findall(r"<h3[^>]*>(.*?)</h3>|<figcaption>(.*?)</figcaption>", section)
+    assert ["".join(pair) for pair in shown][:7] == [
+        "First frame of the val split",
+        "",
+        "Frame t1",
+        "teacher",
+        "Frame t2",
+        "(a) boxes alone",
+        "(b) ours: boxes, clicks",
+    ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pdetr3d.evaluation.figures import SCORES
+from pdetr3d.evaluation.figures import FLOOR_NAMES, SCORES
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.schema import DataError
 
 TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
 TEACHER_NAMES = ("center [m]", "size", "yaw [rad]", "axis [rad]", "turned")
-FLOORS = {"class_mean": "class-mean box at the click", "class_mean_pca": "the same along nearby LiDAR points (PCA)"}
 
 
 def search_text(search: Search, about: Mapping[str, str]) -> str:
@@ -42,8 +41,8 @@ def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
     rows = _declared(search)
     first = rows[0].finished[0]["final"][search.judged]
     bins = [name for name, part in first["by_distance"].items() if part["n"]]
-    floors = [name for name in search.floors if name in FLOORS]
-    lines = [[FLOORS[floor], *_teacher_cells(rows[0], floor, bins), ""] for floor in floors]
+    floors = [name for name in search.floors if name in FLOOR_NAMES]
+    lines = [[FLOOR_NAMES[floor], *_teacher_cells(rows[0], floor, bins), ""] for floor in floors]
     for row in rows:
         lines.append([about.get(row.name, row.name), *_teacher_cells(row, search.judged, bins), _against(search, row)])
     header = ["mean BEV IoU", "all", *(f"{name} m" for name in bins), *TEACHER_NAMES, "to the reference"]

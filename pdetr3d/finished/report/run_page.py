@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pdetr3d.data.loading.records import inspection_records, prior_size_m
+from pdetr3d.evaluation.figures import ARM_NAMES, FLOOR_NAMES
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou
 from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.report import draw_label
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.finished.report import charts
-from pdetr3d.finished.report.compare import CURVES, QUALITY, SCORES
+from pdetr3d.finished.report.compare import CURVES, SCORES
 from pdetr3d.finished.report.page import Block, Chart, Command, Gallery, Section, Table, Text, write_page
-from pdetr3d.finished.report.pictures import PLACES, SAMPLES, embed
+from pdetr3d.finished.report.pictures import SAMPLES, embed
 from pdetr3d.finished.report.reproduce import run_command
 from pdetr3d.finished.report.runs import Run, open_run
 from pdetr3d.finished.report.search import value_at
@@ -30,6 +31,15 @@ from pdetr3d.words import number
 FILE = "report.html"
 EXAMPLES = 3  # number of good examples, and of bad examples
 MOST = 100_000  # with more clicks, measuring each would take minutes and gigabytes, so it is left out
+QUALITY_NAMES = {
+    "bev_iou": "BEV IoU",
+    "iou_3d": "3D IoU",
+    "center_error_m": "center [m]",
+    "size_error": "size",
+    "yaw_error_rad": "yaw [rad]",
+    "axis_error_rad": "axis [rad]",
+    "reversed": "turned",
+}
 BINS = np.linspace(0, 1, 21).tolist()  # edges of the histogram of BEV IoU
 
 
@@ -51,17 +61,18 @@ def write_run_page(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def _students(run: Run) -> list[Block]:
-    arms = {arm: run.scores(arm) for arm in run.students}
+    arms = {arm: run.scores(arm) for arm in sorted(run.students, key=lambda arm: ARM_NAMES.get(arm, arm))}
     if not arms:
         return [Text("No student is scored yet.")]
+    names = [ARM_NAMES.get(arm, arm) for arm in arms]
     rows = [[name, *(number(report.get(name)) for report in arms.values())] for name in SCORES]
     classes = list(next(iter(arms.values())).get("per_class", ()))
     by_class = [
         [name, *(number(value_at(report, ("per_class", name, "AP"))) for report in arms.values())] for name in classes
     ]
     return [
-        Table(["", *arms], rows, "Devkit scores, val split"),
-        Table(["AP", *arms], by_class, "By class", folded=True),
+        Table(["", *names], rows, "Devkit scores, val split"),
+        Table(["AP", *names], by_class, "By class", folded=True),
     ]
 
 
@@ -70,11 +81,12 @@ def _labels(run: Run) -> list[Block]:
     measured = {name: stage[name] for name in ("teacher", *FLOORS) if value_at(stage, (name, "n"))}
     if "teacher" not in measured:
         return []
-    rows = [[name, *(number(report.get(key)) for key in QUALITY)] for name, report in measured.items()]
-    made: list[Block] = [
-        Table(["boxes", *QUALITY], rows, "Mean quality of the boxes at clicks whose true box is known"),
-        Text("class_mean: the class's mean box at the click; class_mean_pca: the same along nearby LiDAR points."),
+    rows = [
+        [FLOOR_NAMES.get(name, name), *(number(report.get(key)) for key in QUALITY_NAMES)]
+        for name, report in measured.items()
     ]
+    title = "Mean quality of the boxes at clicks whose true box is known"
+    made: list[Block] = [Table(["boxes", *QUALITY_NAMES.values()], rows, title)]
     if measured["teacher"]["n"] > MOST:
         return [*made, Text(f"More than {MOST:,} clicks: pdetr3d report-labels {run.path} draws and measures each.")]
     try:
@@ -85,7 +97,9 @@ def _labels(run: Run) -> list[Block]:
     known = found.table["known"].to_numpy(bool)
     if known.any():
         floor = _floor(labels, found)
-        made.append(_histogram({"teacher": found.table["bev_iou"].to_numpy(float)[known], FLOORS[0]: floor}))
+        made.append(
+            _histogram({"teacher": found.table["bev_iou"].to_numpy(float)[known], FLOOR_NAMES[FLOORS[0]]: floor})
+        )
         made += _examples(labels, found)
     return made
 
@@ -138,10 +152,17 @@ def _curves(run: Run) -> list[Block]:
 
 
 def _pictures(run: Run) -> list[Block]:
-    files = sorted(file for place in PLACES for file in run.path.glob(place))[:SAMPLES]
-    shown = [(str(file.relative_to(run.path)), embed(file)) for file in files]
+    """The first frame of the val split, then some frames with the boxes of all models side by side."""
+    first = [("First frame of the val split", [("", file)]) for file in sorted(run.path.glob("*.png"))]
+    frames: dict[str, list[tuple[str, Path]]] = {}
+    for file in sorted(run.path.glob("*/images/*/bev_cameras.png")):
+        stage, token = file.parents[2].name, file.parent.name
+        arm = stage.removeprefix("student_")
+        frames.setdefault(token, []).append((ARM_NAMES.get(arm, stage), file))
+    shown = [*first, *((f"Frame {token}", sorted(files)) for token, files in sorted(frames.items()))][:SAMPLES]
     lead = Text("Solid boxes: truth. Dashed boxes: predictions, with their scores. Crosses: clicks.")
-    return [lead, Gallery("", shown)] if shown else []
+    galleries = [Gallery(title, [(name, embed(file)) for name, file in files]) for title, files in shown]
+    return [lead, *galleries] if galleries else []
 
 
 def _commands(run: Run) -> list[Block]:
