@@ -62,16 +62,6 @@ def test_a_document_without_its_marks_is_refused() -> None:
         TOOL["put"]("nothing\n", "x", "new")
 
 
-def test_imported_clicks_train_the_quickstarts_students() -> None:
-    """docs/results.md says so: the tutorial's clicks are the quickstart's, given as people's."""
-    arms = [json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("quickstart", "your-data")]
-    quickstart, tutorial = arms[0]["arms"], arms[1]["report"]["arms"]
-    for arm in ("boxes_only", "ours"):
-        assert {score: tutorial[arm][score] for score in TOOL["SCORES"]} == {
-            score: quickstart[arm][score] for score in TOOL["SCORES"]
-        }
-
-
 COSTS = {
     "command": "python -m benchmarks.costs costs.json",
     "commit": "0123456789",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pdetr3d.config import Config, override
+from pdetr3d.evaluation.figures import ARM_NAMES
 from pdetr3d.pipeline.arm_records import arm_records
 from pdetr3d.pipeline.arms import ARMS
 from pdetr3d.pipeline.execute import execute
@@ -21,7 +22,7 @@ from pdetr3d.training.build import build
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import train
 from pdetr3d.training.plan import Plan
-from ray_jobs.stages.report import NAMES, ratios
+from ray_jobs.stages.report import ratios
 from tests.known_runner import NotingRunner
 from tests.training_cases import begin_run, one_thread
 
@@ -143,7 +144,7 @@ def test_what_each_arm_trains_with(arm: str, mean_teacher: bool, guided: bool, s
 
 
 def test_lanes_know_every_arm() -> None:
-    assert set(ARMS) == set(NAMES) and ARMS[-1] == "ours"
+    assert set(ARMS) == set(ARM_NAMES) and ARMS[-1] == "ours"
     assert [arm for arm in ARMS if arm in ("full", "boxes_only")] == [
         "full",
         "boxes_only",
