@@ -13,6 +13,7 @@ PATTERNS = (
     "docs/**/*.md",
     "docs/*.svg",
     "docs/*.css",
+    "docs/*.js",
     "docs/*.png",
     "docs/*.ipynb",
     "cluster/README.md",
