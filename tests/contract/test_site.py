@@ -43,12 +43,21 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield driver
 
 
+def show(driver: Chrome, page: Path) -> None:
+    """Open a page and wait until it is complete, which ``get`` does not for every file."""
+    driver.get(page.as_uri())
+    ready = "return document.readyState === 'complete' && document.querySelector('article h1') !== null"
+    wait_for(lambda: driver.execute_script(ready), lambda: f"{page} has no heading", timeout_s=20)
+
+
 @pytest.mark.browser
 def test_the_search_finds_a_config_key(site: Path, phone: Chrome) -> None:
-    phone.get((site / "docs" / "jobs.html").as_uri())
+    show(phone, site / "docs" / "jobs.html")
     phone.find_element("css selector", "label.md-header__button[for=__search]").click()
     field = phone.find_element("css selector", ".md-search__input")
     wait_for(field.is_displayed, lambda: "the field of the search is hidden", timeout_s=20)
+    said = phone.find_element("css selector", ".md-search-result__meta")
+    wait_for(lambda: "Type to start" in said.text, lambda: f"the search does not start: {said.text}", timeout_s=60)
     field.send_keys("holdout")  # a part of the key label.holdout
     links = ".md-search-result__link[href*='docs/configuration.html']"
     wait_for(lambda: phone.find_elements("css selector", links), lambda: "the search does not find it", timeout_s=60)
@@ -59,7 +68,7 @@ def test_no_page_is_wider_than_a_phone(site: Path, phone: Chrome) -> None:
     pages = sorted(path for path in site.rglob("*.html") if path.name != "404.html")
     widths = {}
     for page in pages:
-        phone.get(page.as_uri())
+        show(phone, page)
         widths[str(page.relative_to(site))] = phone.execute_script("return document.documentElement.scrollWidth")
     assert len(pages) > 15 and {name: width for name, width in widths.items() if width > PHONE_PX[0]} == {}
 
