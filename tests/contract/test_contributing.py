@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -65,6 +66,15 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.update(before)
 
 
+def test_the_patches_pass_make_lint(patched: Path) -> None:
+    shutil.copyfile(ROOT / "pyproject.toml", patched / "pyproject.toml")
+    files = sorted({*re.findall(r"^\+\+\+ (.*\.py)$", "".join(PATCHES), re.MULTILINE)})
+    for tool, *options in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy", "--follow-imports=silent"]):
+        words = [str(Path(sys.executable).parent / tool), *options, *files]
+        done = subprocess.run(words, cwd=patched, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
 def trained_step(*overrides: str) -> tuple[Any, set[str]]:
     """A teacher of the copy after one step on a tiny batch, and the names of its weights that the step has changed."""
     cases, build = import_module("tests.model_cases"), import_module("pdetr3d.training.build").build
@@ -114,7 +124,7 @@ def test_a_new_search_space(patched: Path) -> None:
     files.check_space(space, "quickstart", [])
 
 
-def test_a_new_dataset(patched: Path, tmp_path: Path) -> None:
+def test_a_new_dataset(patched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "files").mkdir()
     for name in ("a", "b"):
@@ -125,6 +135,8 @@ def test_a_new_dataset(patched: Path, tmp_path: Path) -> None:
         )
     command, out = import_module("ray_jobs.commands").main, tmp_path / "dataset"
     assert command(["import", "mine", str(tmp_path / "files"), "--out", str(out)]) == 0
+    assert command(["import", "mine", "--help"]) == 0
+    assert re.search(r"^ *Example: pdetr3d import mine ", capsys.readouterr().out, re.MULTILINE)  # a line of its own
     index = import_module("pdetr3d.data.index.index").Index
     file = import_module("pdetr3d.data.index.nuscenes").build_index(out, "v1.0-mine", tmp_path / "index.arrow")
     made = index.open(file)

@@ -33,7 +33,7 @@ BAD = [
     (["label.redraw_clicks=7"], "config key label.redraw_clicks = 7"),
     (["teacher.query_init=foo"], "config key teacher.query_init = 'foo': Input should be 'explicit'"),
     (["teacher.matching=nearest"], "should be 'direct' or 'hungarian'"),
-    (["teacher.fusion=sum"], "should be 'none', 'concat' or 'd_roi'"),
+    (["teacher.fusion=sum"], "should be 'none', 'concat'"),
     (["teacher.query_init=learned"], "no query belongs to a click: set teacher.matching=hungarian"),
     (["teacher.query_init=group", "teacher.group_copies=1"], "config key teacher.group_copies = 1"),
     (["student.guidance=boxes"], "should be 'none', 'full', 'partial', 'gaussian', 'box' or 'segmentation'"),

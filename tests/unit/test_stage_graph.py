@@ -71,7 +71,8 @@ def test_other_tables_labels_and_versions_are_other_stages(monkeypatch: pytest.M
 
     assert changed(GIVEN | {"index": "other"}) == changed(GIVEN | {"labels": "other"}) == {*GRAPH}
     monkeypatch.setitem(STAGE_VERSIONS, "pseudo_labels", STAGE_VERSIONS["pseudo_labels"] + 1)
-    assert changed() == {"pseudo_labels", "student_ours"}
+    assert changed() == {name for name in GRAPH if "pseudo_labels" in ancestors(name, BASE)}
+    assert "student_ours" in changed() and not changed() & {"teacher", "holdout", "student_boxes_only", "student_full"}
 
 
 def test_a_digest_is_of_the_digests_of_what_is_needed() -> None:
