@@ -10,7 +10,7 @@ from pdetr3d.schema import DataError
 # Name -> (the complaint when the count is 0, the advice).
 RULES: dict[EmptyName, tuple[str, str]] = {
     "objects": (
-        "no object of the ten classes with a LiDAR or radar point in range",
+        "no object of the classes in use with a LiDAR or radar point in range",
         "name your categories in a YAML file (lines such as `my_car: car`) and set data.categories to it",
     ),
     "clicks": (
