@@ -87,6 +87,7 @@ def trained(
     with Tracker.start(folder, EXPERIMENT, f"search {space.name}", base.flat(), tags) as parent:
         log_provenance(parent, base.to_json())
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # paths mean the same in trials as here
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's newer output prints a table of settings all the same
         cluster = init_ray(base.scaling.use_gpu, dashboard=True)
         concurrent = concurrency(args.concurrent, base.scaling, cluster)
         write_json(folder / ASKED, begun)  # not earlier: a refused search may be started again with other options
