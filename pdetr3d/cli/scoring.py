@@ -38,18 +38,21 @@ def score(
     from pdetr3d.data.index.index import Index
     from pdetr3d.data.label_manifest import eval_records
     from pdetr3d.data.storage.files import atomic_path
-    from pdetr3d.evaluation.foreign_results import read_entries
+    from pdetr3d.evaluation.foreign_results import odd_entries, read_entries
     from pdetr3d.evaluation.nuscenes_eval import load_tables, score_entries
 
     index = Index.open(index_file)
     records = eval_records(index, split)
     entries = read_entries(results, [record.sample_token for record in records], index.classes)
+    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
+    odd = odd_entries(results, entries, poses, index.classes)
     names, counted = index.facts.names, index.counted_points()
     nusc = load_tables(index.dataroot, index.version, names, counted, classes=index.classes)
     regions = {record.sample_token: record.regions for record in records if record.regions is not None}
-    poses = {record.sample_token: (record.lidar2ego, record.ego2global) for record in records}
     report = score_entries(nusc, split, entries, poses, regions, classes=index.classes)
     _show(report)
+    for line in odd:
+        say(warning=line)
     if json_file is not None:
         with atomic_path(json_file) as temporary:
             temporary.write_text(json.dumps(report, indent=1))

@@ -18,6 +18,7 @@ from pdetr3d.data.storage.files import atomic_path
 from pdetr3d.evaluation.attributes import attribute_of
 from pdetr3d.geometry.boxes import from_nuscenes
 from pdetr3d.geometry.rigid import apply, chain, inverse, rigid, yaw_of
+from pdetr3d.json_files import read_json
 from pdetr3d.schema import LIDAR_TOP, Boxes3D, DataError
 from pdetr3d.tables.counts import has_points
 
@@ -117,11 +118,14 @@ def read_samples(path: Path, tokens: Sequence[str]) -> dict[str, Any]:
     Raises:
         DataError: when the file is no results file, or lacks a sample.
     """
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
-        missing = [token for token in tokens if token not in results]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: no nuScenes results file ({error!r}); it holds meta and results") from error
+    value = read_json(path, "it is no nuScenes results file, which holds meta and results")
+    results = value.get("results") if isinstance(value, dict) else None
+    if not isinstance(results, dict):
+        raise DataError(
+            f'{path}: no nuScenes results file: it must hold "meta", and "results" with the list of boxes of each '
+            "sample token"
+        )
+    missing = [token for token in tokens if token not in results]
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(tokens)} samples of the split are missing, e.g. {missing[0]}; a sample "
@@ -138,6 +142,8 @@ def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses, cla
         classes.refuse_unknown({row["detection_name"] for row in rows}, f"{path}, sample {token}")
         label = [classes.label_of[row["detection_name"]] for row in rows]
         score = np.array([row["detection_score"] for row in rows], np.float64)
+        if not (np.isfinite(np.concatenate([*columns, score[:, None]], 1)).all() and columns[1].min() > 0):
+            raise ValueError("numbers must be finite, and sizes above 0")
         center, size, yaw = from_nuscenes(columns[0], columns[1], columns[2], inverse(chain(*poses)))
         return Boxes3D.build(center, size, yaw, np.array(label), score=score)
     except DataError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,18 +135,30 @@ def _standing(tables: Mapping[str, Rows]) -> list[str]:
     problems = []
     for name, what in (("sample_annotation", "boxes"), ("ego_pose", "poses of the car")):
         rows = tables[name]
-        wxyz = np.array([row["rotation"] for row in rows], np.float64).reshape(-1, 4)
-        length = (wxyz**2).sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            up = 1 - 2 * (wxyz[:, 1] ** 2 + wxyz[:, 2] ** 2) / length
-        lying = np.flatnonzero(up < UPRIGHT)  # other checks refuse zeros and NaN
-        if len(lying) > LYING * len(rows):
-            place = int(lying[0])
-            problems.append(
-                f"{at_row(name, place, rows, 'rotation')}: {rows[place]['rotation']} lies on its side, as "
-                f"{len(lying)} of {len(rows)} {what} do (tilted by more than 45 degrees); {ORDER}"
-            )
+        place, words = lying_on_side([row["rotation"] for row in rows], what)
+        if words:
+            problems.append(f"{at_row(name, place, rows, 'rotation')}: {words}")
     return problems
+
+
+def lying_on_side(rotations: Sequence[Sequence[float]], what: str) -> tuple[int, str]:
+    """The place of the first of many rotations that lie on their sides, and the reason; (0, "") if few or none do.
+
+    Args:
+        rotations: quaternions w, x, y, z. what: is rotated, e.g. "boxes".
+    """
+    wxyz = np.array(rotations, np.float64).reshape(-1, 4)
+    length = (wxyz**2).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        up = 1 - 2 * (wxyz[:, 1] ** 2 + wxyz[:, 2] ** 2) / length
+    lying = np.flatnonzero(up < UPRIGHT)  # other checks refuse zeros and NaN
+    if len(lying) <= LYING * len(wxyz):
+        return 0, ""
+    first = int(lying[0])
+    return first, (
+        f"{rotations[first]} lies on its side, as {len(lying)} of {len(wxyz)} {what} do (tilted by more than 45 "
+        f"degrees); {ORDER}"
+    )
 
 
 def _intrinsics(tables: Mapping[str, Rows]) -> list[str]:

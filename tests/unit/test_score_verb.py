@@ -136,7 +136,7 @@ def test_a_file_that_is_none_is_refused(
     token, rows = next((token, rows) for token, rows in content["results"].items() if rows)
     file = tmp_path / "theirs.json"
     for text, message in {
-        "{": "no nuScenes results file",
+        "{": "it is no nuScenes results file",
         "[]": "no nuScenes results file",
         json.dumps({"results": {}}): "samples of the split are missing, e.g. ",
         json.dumps({"results": content["results"] | {token: {}}}): "dict; allowed: a list of boxes",
@@ -149,3 +149,62 @@ def test_a_file_that_is_none_is_refused(
     # Samples of other splits are passed over, as kitti-score does.
     file.write_text(json.dumps({"results": content["results"] | {"another": [{"anything": 1}]}}))
     assert asked(ours[0], file) == 0
+
+
+def told(ours: tuple[Path, Path, dict], results: dict[str, Any], folder: Path, code: int = 0) -> None:
+    """Score these results, and compare the exit code."""
+    file = folder / "theirs.json"
+    file.write_text(json.dumps({"meta": {}, "results": results}))
+    assert asked(ours[0], file) == code
+
+
+def mended(content: dict[str, Any], **change: Any) -> dict[str, Any]:
+    """The results with fields replaced: field -> function of the box."""
+    return {
+        token: [row | {name: of(row) for name, of in change.items()} for row in rows]
+        for token, rows in content["results"].items()
+    }
+
+
+def test_boxes_that_cannot_be_of_these_samples_are_refused(
+    ours: tuple[Path, Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their scores would be near zero, and the file, not the detector, is wrong."""
+    content = json.loads(ours[1].read_text())
+    told(ours, mended(content, rotation=lambda box: box["rotation"][1:] + box["rotation"][:1]), tmp_path, 2)
+    assert "were they written as x, y, z, w?" in capsys.readouterr().err
+    told(ours, mended(content, translation=lambda box: [x % 30 for x in box["translation"]]), tmp_path, 2)
+    error = capsys.readouterr().err
+    assert "boxes of a results file are in the global frame" in error and "the frame of the car or the LiDAR" in error
+    told(ours, mended(content, translation=lambda box: [100 * x for x in box["translation"]]), tmp_path, 2)
+    error = capsys.readouterr().err
+    assert "boxes of a results file are in the global frame" in error and "the frame of the car" not in error
+
+
+def test_boxes_that_are_unlikely_are_said(
+    ours: tuple[Path, Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(ours[1].read_text())
+    told(ours, content["results"], tmp_path)
+    assert "warning" not in capsys.readouterr().out
+    told(ours, mended(content, size=lambda box: [box["size"][1], box["size"][0], box["size"][2]]), tmp_path)
+    assert "boxes of class car is" in capsys.readouterr().out
+    told(ours, {token: [*rows, *rows][:500] for token, rows in content["results"].items()}, tmp_path)
+    assert "boxes stand where another box of their class stands" in capsys.readouterr().out
+    told(ours, dict.fromkeys(content["results"], []), tmp_path)
+    assert "no box in any of the" in capsys.readouterr().out
+    token = next(token for token, rows in content["results"].items() if rows)
+    moved = [row | {"translation": [9000.0, 0.0, 0.0]} for row in content["results"][token]]
+    told(ours, content["results"] | {token: moved}, tmp_path)
+    assert "warning" in (said := capsys.readouterr().out) and f"m in {token}; boxes of a results file" in said
+
+
+def test_a_sample_that_stands_twice_is_refused(
+    ours: tuple[Path, Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON readers keep the last one alone."""
+    text = ours[1].read_text()
+    token = next(iter(json.loads(text)["results"]))
+    (tmp_path / "theirs.json").write_text(text.replace('"results": {', f'"results": {{"{token}": [], ', 1))
+    assert asked(ours[0], tmp_path / "theirs.json") == 2
+    assert f"these keys stand there twice: {token}" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pdetr3d.class_list import ClassList
 from pdetr3d.data.index.annotations import flat
@@ -22,9 +23,18 @@ def sizes_askew(table: pa.Table, classes: ClassList) -> list[str]:
     Args:
         table: of INDEX_SCHEMA. classes: of its labels.
     """
-    box, label, lines = flat(table, "ann_box"), flat(table, "ann_label"), []
+    return unusual_sizes(flat(table, "ann_box")[:, 3:6], flat(table, "ann_label"), classes, "sample_annotation.json")
+
+
+def unusual_sizes(size_m: NDArray[np.float64], label: NDArray[np.int64], classes: ClassList, file: str) -> list[str]:
+    """The warnings of ``sizes_askew`` about boxes of any file.
+
+    Args:
+        size_m: (N, 3) l, w, h. label: (N,) of ``classes``. file: its name, for the message.
+    """
+    lines = []
     for place, (name, typical) in enumerate(zip(classes.names, classes.fallback_size_m, strict=True)):
-        mine = box[label == place, 3:6]
+        mine = size_m[label == place]
         if len(mine) < ENOUGH:
             continue
         usual = np.median(mine, 0)
@@ -32,7 +42,7 @@ def sizes_askew(table: pa.Table, classes: ClassList) -> list[str]:
         if other.any() or (typical[0] > LONG * typical[1] and usual[0] < WIDE * usual[1]):
             lines.append(
                 f"the usual one of {len(mine)} boxes of class {name} is {_sides(usual)} m (l, w, h), where "
-                f"{_sides(typical)} are typical: sizes are w, l, h in m in sample_annotation.json"
+                f"{_sides(typical)} are typical: sizes are w, l, h in m in {file}"
             )
     return lines
 
