@@ -183,6 +183,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_rivals(self) -> Config:
+        if len(set(self.run.arms)) < len(self.run.arms):
+            raise ValueError(f"run.arms {list(self.run.arms)} names a student twice; name each once")
         least = self.student.score_threshold
         for arm in ("self_training", "mean_teacher"):
             if arm in self.run.arms and (value := getattr(self.student, f"{arm}_threshold")) < least:
@@ -339,4 +341,5 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not key or problem["type"] == "value_error":
         return message
-    return f"config key {key} = {problem['input']!r}: {message}"
+    hint = f"; write {key}=[{problem['input']}]" if problem["type"] in ("list_type", "tuple_type") else ""
+    return f"config key {key} = {problem['input']!r}: {message}{hint}"

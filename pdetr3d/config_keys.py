@@ -118,7 +118,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return f"list of: {_allowed(schema['items'])}"
     if kind in ("integer", "number"):
         signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-        limits = [f"{sign} {schema[word]:g}" for word, sign in signs.items() if word in schema]
+        limits = [f"{sign} {schema[word]:.10g}" for word, sign in signs.items() if word in schema]
         return " ".join([kind, ", ".join(limits)]).strip()
     return {"boolean": "`true` · `false`", "string": "text"}[kind]
 

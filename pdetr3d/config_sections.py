@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pdetr3d.class_list import ClassList, read_classes
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # torch and numpy take at least these
 Meters = Annotated[float, Field(gt=0)]
 
 
@@ -58,7 +59,7 @@ class SimConfig(Section):
     image_size_px: tuple[Positive, Positive] = (384, 144)  # Width, height. Flatter than 16:9: without sky.
     # Directions in which the LiDAR measures in one turn.
     lidar_azimuth_steps: Annotated[int, Field(ge=90, le=2160)] = 1080
-    seed: Annotated[int, Field(ge=0)] = 0  # The world is a pure function of this seed and the other sim keys.
+    seed: Seed = 0  # The world is a pure function of this seed and the other sim keys.
     processes: Annotated[int, Field(ge=0)] = 0  # Processes that make the world; 0: one per CPU core.
 
 
@@ -185,7 +186,7 @@ class LabelConfig(Section):
     # 0: none.
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.05  # Share of the train samples that are box-labeled.
-    seed: Annotated[int, Field(ge=0)] = 0  # Draws which samples are box-labeled, and the simulated clicks.
+    seed: Seed = 0  # Draws which samples are box-labeled, and the simulated clicks.
     # Whole scenes or single keyframes are drawn at random; prefix: the first samples are taken.
     split_by: Literal["scene", "keyframe", "prefix"] = "scene"
     # Number of folds of about equal size for the scenes. All folds except number label.seed (modulo label.folds) are
@@ -333,7 +334,7 @@ class ScalingConfig(Section):
 class RunSection(Section):
     """Seed, name and students of the run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0  # Initial weights, order of samples and augmentation follow from it.
+    seed: Seed = 0  # Initial weights, order of samples and augmentation follow from it.
     name: Annotated[str, NO_NUMBERS] = ""  # Name of the run in MLflow.
     # Students to train; self_training and mean_teacher learn from the point-labeled samples, but not from their clicks.
     arms: Annotated[tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...], NO_NUMBERS] = (

@@ -28,19 +28,17 @@ def impossible_times(tables: Mapping[str, Rows]) -> list[str]:
 
 def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
     """Warnings: motions and annotations that few datasets have, one line each."""
-    return [*_ways(tables), *_twice_in_a_sample(tables["sample_annotation"]), *_twice_at_a_place(tables)]
+    return [
+        *_ways(tables),
+        *_standing_sweeps(tables),
+        *_twice_in_a_sample(tables["sample_annotation"]),
+        *_twice_at_a_place(tables),
+    ]
 
 
 def _ways(tables: Mapping[str, Rows]) -> list[str]:
     """Warnings about a car that is faster than FASTEST_M_S, or does not move along its heading."""
-    place_of = {row["token"]: place for place, row in enumerate(tables["ego_pose"])}
-    sensors = {row["token"] for row in tables["sensor"] if row["channel"] == LIDAR_TOP}
-    mine = {row["token"] for row in tables["calibrated_sensor"] if row["sensor_token"] in sensors}
-    pose_of = {
-        row["sample_token"]: place_of[row["ego_pose_token"]]
-        for row in tables["sample_data"]
-        if row["is_key_frame"] and row["calibrated_sensor_token"] in mine
-    }
+    pose_of = _pose_of(tables)
     poses, samples, jumps, askew = tables["ego_pose"], tables["sample"], list[tuple[int, float, float]](), list[float]()
     for before, after in _neighbors(samples):
         one, other = (pose_of.get(samples[place]["token"]) for place in (before, after))
@@ -67,6 +65,53 @@ def _ways(tables: Mapping[str, Rows]) -> list[str]:
             "is headed: the x axis of its frame points ahead, and rotations are quaternions w, x, y, z to the world"
         )
     return lines
+
+
+def _pose_of(tables: Mapping[str, Rows]) -> dict[str, int]:
+    """Sample token -> row number of the car's pose at its LiDAR keyframe."""
+    place_of = {row["token"]: place for place, row in enumerate(tables["ego_pose"])}
+    return {row["sample_token"]: place_of[row["ego_pose_token"]] for row in _lidar(tables) if row["is_key_frame"]}
+
+
+def _lidar(tables: Mapping[str, Rows]) -> Rows:
+    """The rows of sample_data.json of the LiDAR."""
+    sensors = {row["token"] for row in tables["sensor"] if row["channel"] == LIDAR_TOP}
+    mine = {row["token"] for row in tables["calibrated_sensor"] if row["sensor_token"] in sensors}
+    return [row for row in tables["sample_data"] if row["calibrated_sensor_token"] in mine]
+
+
+def _standing_sweeps(tables: Mapping[str, Rows]) -> list[str]:
+    """A warning about sweeps between keyframes that have the keyframe's pose although the car moves."""
+    pose_of, poses, samples = _pose_of(tables), tables["ego_pose"], tables["sample"]
+    pairs = [[samples[place] for place in pair] for pair in _neighbors(samples)]
+    pairs = [pair for pair in pairs if all(sample["token"] in pose_of for sample in pair)]
+    moving, still = set[str](), bool(pairs)  # samples before or after which the car moves; whether it never does
+    for one, other in pairs:
+        before, after = (poses[pose_of[sample["token"]]] for sample in (one, other))
+        way_m = float(np.linalg.norm(np.subtract(after["translation"], before["translation"])))
+        still = still and way_m == 0
+        if way_m > MOVING_M_S * 1e-6 * (other["timestamp"] - one["timestamp"]):
+            moving |= {one["token"], other["token"]}
+    sweeps = [row for row in _lidar(tables) if not row["is_key_frame"]]
+    if still and len(pairs) >= ENOUGH and sweeps:
+        return [
+            f"ego_pose.json: the car is at one place in all {len(pairs)} pairs of keyframes: right if the LiDAR stands "
+            "still; if it moves, write its poses: earlier sweeps are laid over keyframes by them, and velocities "
+            "follow from them"
+        ]
+    place_of = {row["token"]: row["translation"] for row in poses}
+    told = [row for row in sweeps if row["sample_token"] in moving]
+    same = [
+        row for row in told if place_of[row["ego_pose_token"]] == poses[pose_of[row["sample_token"]]]["translation"]
+    ]
+    if len(told) < ENOUGH or len(same) <= len(told) / 2:
+        return []
+    place = next(place for place, row in enumerate(tables["sample_data"]) if row is same[0])
+    return [
+        f"{at_row('sample_data', place, tables['sample_data'], 'ego_pose_token')}: this sweep has the car's pose of "
+        f"its keyframe, and so have {len(same)} of {len(told)} sweeps at which the car moves: sweeps need the pose at "
+        "their own time, or their points are laid over the keyframe at wrong places"
+    ]
 
 
 def _twice_in_a_sample(rows: Rows) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,4 +105,18 @@ def read_weights_only(file: Path, what: str, remedy: str) -> Any:
         raise DataError(f"{what} {file} does not exist: {remedy}") from error
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, OSError, ... of truncated and foreign files
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{what} {file} cannot be read as weights only: {reason}") from error
+        raise DataError(f"{what} {file} cannot be read as weights only: {_cut(file) or reason}") from error
+
+
+def _cut(file: Path) -> str:
+    """That a ``torch.save`` file was cut, in words; "" where it is whole, or of another kind.
+
+    It is a zip archive, whose list of entries is at its end.
+    """
+    try:
+        with file.open("rb") as stream:
+            if stream.read(4) != b"PK\x03\x04" or zipfile.is_zipfile(file):
+                return ""
+        return f"its end is missing (it has {file.stat().st_size} bytes); copy it again, or name another one"
+    except OSError:
+        return ""

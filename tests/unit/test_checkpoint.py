@@ -60,6 +60,13 @@ def test_without_optimizer(tmp_path: Path) -> None:
     assert "optimizer" not in checkpoint.load(checkpoint.save(tmp_path, model, None, 1, "{}"))
 
 
+def test_a_cut_checkpoint_is_called_so(tmp_path: Path) -> None:
+    file = checkpoint.save(tmp_path, nn.Linear(40, 40), None, 1, "{}")
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"weights only: its end is missing \(it has 3000 bytes\); copy it again"):
+        checkpoint.load(file)
+
+
 @pytest.mark.parametrize("written_by", ["pickle", "torch"])
 def test_a_pickled_object_is_refused_and_does_not_run(tmp_path: Path, written_by: str) -> None:
     file, flag = tmp_path / "checkpoint.pt", tmp_path / "it_ran"

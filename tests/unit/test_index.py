@@ -189,6 +189,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / "v1.0-sim" / "splits.json").write_text('{"a": ["x"], "b": [], "a": []}'),
         r"splits\.json: cannot be read as JSON \(these keys stand there twice: a; keep one of each\); it holds",
     ),
+    "scene twice": (
+        lambda root: (root / "v1.0-sim" / "splits.json").write_text('{"a": ["x", "y", "x"]}'),
+        r"splits\.json: scene 'x' stands twice in split 'a'; keep one of each",
+    ),
     "parent path": (_rename("LIDAR_TOP", "samples/../../secret.pcd.bin"), "path escapes dataroot"),
     "absolute path": (_rename("LIDAR_TOP", "/etc/passwd"), "'/etc/passwd': path escapes dataroot"),
     "camera path": (_rename("CAM_BACK", "../a.jpg"), "path escapes dataroot"),

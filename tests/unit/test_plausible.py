@@ -164,6 +164,64 @@ def test_a_car_that_goes_where_it_is_not_headed_is_said(turn: float, words: str)
     assert found == [] if not words else len(found) == 1 and f"between 11 keyframes the car {words} to" in found[0]
 
 
+def drive(step_m: float, at: Callable[[int, int], float]) -> dict[str, Rows]:
+    """Tables of twelve keyframes 0.5 s apart, ``step_m`` apart along x, with two sweeps each, 0.1 and 0.2 s earlier.
+
+    Args:
+        at: the x [m] of sweep 1 or 2 of a keyframe; gets the keyframe's number and the sweep's.
+    """
+    turned = {"rotation": [1.0, 0.0, 0.0, 0.0]}
+    poses, samples, data = [], [], []
+    for i in range(12):
+        samples.append({"token": f"s{i}", "scene_token": "a", "timestamp": 500_000 * i})
+        for j in range(3):
+            x = at(i, j) if j else step_m * i
+            poses.append({"token": f"p{i}-{j}", "translation": [x, 7.0, 1.0], **turned})
+            of = {"sample_token": f"s{i}", "ego_pose_token": f"p{i}-{j}", "calibrated_sensor_token": "c"}
+            data.append({"token": f"d{i}-{j}", "is_key_frame": not j, "filename": f"{i}-{j}.bin", **of})
+    return {
+        "ego_pose": poses,
+        "sample": samples,
+        "sample_data": data,
+        "sensor": [{"token": "l", "channel": "LIDAR_TOP"}],
+        "calibrated_sensor": [{"token": "c", "sensor_token": "l"}],
+        "sample_annotation": [],
+        "instance": [],
+    }
+
+
+def test_sweeps_with_the_pose_of_their_keyframe_are_said() -> None:
+    assert unlikely_times(drive(5.0, lambda i, j: 5.0 * i - j)) == []
+    found = unlikely_times(drive(5.0, lambda i, j: 5.0 * i))
+    assert len(found) == 1 and "and so have 24 of 24 sweeps at which the car moves" in found[0]
+    assert found[0].startswith("sample_data.json, row 1 (token d0-1), field ego_pose_token: ")
+    assert unlikely_times(drive(0.5, lambda i, j: 0.5 * i)) == []  # 1 m/s: it may wait at a light
+
+
+def test_a_car_that_never_moves_is_said_where_sweeps_are_laid_over_keyframes() -> None:
+    still = drive(0.0, lambda i, j: 0.0)
+    assert len(found := unlikely_times(still)) == 1 and "at one place in all 11 pairs of keyframes" in found[0]
+    still["sample_data"] = [row for row in still["sample_data"] if row["is_key_frame"]]
+    assert unlikely_times(still) == []
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [(1.0, ""), (1 / 255, "up to 0."), (0.0, "(all 0: was"), (257.0, "up to ")]
+)
+def test_intensities_of_another_scale_are_said(
+    scale: float, words: str, sim_world: Path, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("samples", "sweeps"):
+        (root / folder).unlink()
+        shutil.copytree(sim_world / folder, root / folder)
+    for file in root.glob("s*/LIDAR_TOP/*"):
+        points = np.fromfile(file, np.float32).reshape(-1, 5)
+        points[:, 3] *= np.float32(scale * 255 / max(points[:, 3].max(), 1))
+        points.tofile(file)
+    build_index(root, VERSION, tmp_path / "index.arrow")
+    assert ("99 % of the intensities are" in caplog.text) == bool(words) and words in caplog.text
+
+
 def test_objects_that_are_written_twice_are_said(root: Path) -> None:
     """The last annotation again with another token and instance, within a centimeter; and then 3 cm beside."""
     file = root / VERSION / "instance.json"

@@ -7,9 +7,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.storage.points import check_layout, check_lidar_size, check_points, point_bytes, read_file
+from pdetr3d.data.storage.points import (
+    brightness,
+    check_layout,
+    check_lidar_size,
+    check_points,
+    point_bytes,
+    read_file,
+)
 from pdetr3d.schema import DataError
 
+FULL_SCALE = 255.0  # the models divide intensities by this
 SHORT = 1 / 3  # a LiDAR file is reported when it has less than this share of the median number of points
 
 
@@ -28,6 +36,7 @@ class DatasetFiles:
         self.dataroot, self.data, self.whole = dataroot, data, whole
         self.links: set[str] = set()
         self._points: dict[str, int] = {}  # LiDAR file -> number of points
+        self._bright: list[float] = []  # of each file that was looked into, the intensity below which 99 % are
         self._inside: set[str] = set()  # names already checked: ten keyframes name the same sweep
 
     def safe(self, filename: str) -> Path:
@@ -87,8 +96,22 @@ class DatasetFiles:
             check_points(path, self.data)  # its error names the file's layout, if it is a known one
         check_lidar_size(path, size_bytes, self.data)
         if look_into:
-            check_layout(path, read_file(path, "LiDAR"), self.data)
+            raw = read_file(path, "LiDAR")
+            check_layout(path, raw, self.data)
+            self._bright += brightness(raw, self.data)
         self._points[filename] = size_bytes // point_bytes(self.data)
+
+    def dim_words(self) -> str:
+        """A warning about intensities of another scale than 0 to FULL_SCALE; "" if there is none."""
+        usual = float(np.median(self._bright)) if self._bright else FULL_SCALE
+        if 1 < usual <= FULL_SCALE:
+            return ""
+        seen = (
+            f"in {len(self._bright)} LiDAR files that were looked into, 99 % of the intensities are up to {usual:.3g}"
+        )
+        return f"{seen}; the models divide them by {FULL_SCALE:g}: write intensities from 0 to {FULL_SCALE:g}" + (
+            "" if usual else " (all 0: was another column written in their place?)"
+        )
 
     def short(self) -> list[str]:
         """LiDAR files with less than SHORT of the median number of points, fewest first."""

@@ -37,7 +37,7 @@ def odd_files(reader: RowReader) -> list[str]:
         lines.append(f"{len(reader.missing_sweeps)} sweep files are missing; these sweeps are left out")
     if reader.files.links:
         lines.append(f"data.follow_links=true: {len(reader.files.links)} files are links that leave {reader.dataroot}")
-    return lines + [words for words in [reader.files.short_words()] if words]
+    return lines + [words for words in (reader.files.short_words(), reader.files.dim_words()) if words]
 
 
 def odd_boxes(table: pa.Table, classes: ClassList) -> list[str]:

@@ -20,7 +20,8 @@ def scene_splits(nusc: Tables) -> dict[str, list[str]]:
     """Split name -> scene names: the devkit's splits, and those of ``splits.json`` beside the tables, if it exists.
 
     Raises:
-        DataError: when splits.json is not an object of lists of strings, or gives other scenes to a devkit's split.
+        DataError: when splits.json is not an object of lists of strings, names a scene twice in a split, or gives other
+            scenes to a devkit's split.
     """
     splits: dict[str, list[str]] = dict(create_splits_scenes())
     path = Path(nusc.table_root) / "splits.json"
@@ -39,6 +40,9 @@ def scene_splits(nusc: Tables) -> dict[str, list[str]]:
                     f"it (my_{name}, say) there and in data.*_split"
                 )
         for name, scenes in custom.items():
+            if len(set(scenes)) < len(scenes):
+                twice = next(scene for scene in scenes if scenes.count(scene) > 1)
+                raise DataError(f"{path}: scene {twice!r} stands twice in split {name!r}; keep one of each")
             if strangers := sorted(set(scenes) - here):
                 log.warning(
                     "%s: %d of %d scenes of split %r are in no row of scene.json, e.g. %r; they are left out",

@@ -163,7 +163,9 @@ def open_arrow(path: Path, *schemas: pa.Schema) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no Arrow file ({error}); write it again with this version") from error
+        raise DataError(
+            f"{path}: no Arrow file, or one that was cut ({error}); remove it and run the command again that wrote it"
+        ) from error
     if not any(table.schema.equals(schema) for schema in schemas):
         raise DataError(
             f"{path}: columns {_named(table.schema)} instead of {_named(schemas[0])}; write it again with this version"

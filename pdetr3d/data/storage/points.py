@@ -96,6 +96,15 @@ def check_layout(path: Path, raw: bytes, data: DataConfig = NUSCENES) -> None:
         )
 
 
+def brightness(raw: bytes, data: DataConfig) -> list[float]:
+    """The intensity below which 99 % of a file's points are; [] for a file without intensities or points."""
+    if data.lidar_columns < 4:
+        return []
+    values = np.frombuffer(raw, data.lidar_dtype).reshape(-1, data.lidar_columns)[:, 3]
+    values = values[np.isfinite(values)]
+    return [float(np.quantile(values, 0.99))] if len(values) else []
+
+
 def _refuse_format(path: Path, raw: bytes, data: DataConfig) -> None:
     if other := format_of(raw, numbers=True):
         raise DataError(
