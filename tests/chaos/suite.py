@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -140,6 +141,8 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if unknown := [name for name in args.names if name not in NAMES]:
         parser.error(f"no fault {unknown}; there are {', '.join(NAMES)}")
+    # A shell starts background processes such that they, and all that they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args.folder.mkdir(parents=True, exist_ok=True)
     rows, failed = Rows(args.folder / FILE), []
     chaos = Chaos(args.folder)
