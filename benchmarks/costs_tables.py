@@ -7,7 +7,7 @@ from typing import Any
 from pdetr3d.finished.capacity.costs import Measurement
 from pdetr3d.finished.capacity.model import Estimate, Resource, Work
 from pdetr3d.finished.capacity.table import measured_line, plan_table
-from pdetr3d.finished.report.markdown import table
+from pdetr3d.words import markdown_table
 
 
 def _measured(found: dict[str, Any]) -> str:
@@ -28,7 +28,7 @@ def training_steps(found: dict[str, Any]) -> str:
         cells = ["-" if seconds is None else f"{1000 * seconds:.0f}" for seconds in parts]
         what = f"`{case['preset']}` {case['stage']}, {case['amp']}, batch {case['batch']}"
         rows.append([what, *cells, f"{case['peak_bytes'] / 2**30:.1f}"])
-    return "\n".join([f"{_measured(found)}:", "", *table(["ms", *names, "peak [GiB]"], rows)])
+    return "\n".join([f"{_measured(found)}:", "", *markdown_table(["ms", *names, "peak [GiB]"], rows)])
 
 
 def loading(found: dict[str, Any]) -> str:
@@ -42,7 +42,7 @@ def loading(found: dict[str, Any]) -> str:
         rows.append([kind, *cells, f"{rate['ray'] / best:.2f}", f"{rate['ray'] / rate['bare']:.2f}"])
     header = [names.get(way, f"{way} processes") for way in ways]
     compared = ["Ray Data / best torch", "Ray Data / reading alone"]
-    return "\n".join([f"{_measured(found)}:", "", *table(["samples/s", *header, *compared], rows)])
+    return "\n".join([f"{_measured(found)}:", "", *markdown_table(["samples/s", *header, *compared], rows)])
 
 
 def capacity(found: dict[str, Any]) -> str:
@@ -55,5 +55,5 @@ def capacity(found: dict[str, Any]) -> str:
     columns = plan_table("", 8, plan).columns
     rows = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
     machine = measured_line(Measurement.model_validate(found["plan"]["measured"]))
-    lines = table([str(column.header) for column in columns], rows)
+    lines = markdown_table([str(column.header) for column in columns], rows)
     return "\n".join([f"{_measured(found)}; {machine}.", "", *lines])

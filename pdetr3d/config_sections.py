@@ -331,17 +331,16 @@ class ScalingConfig(Section):
         return self.worker_range[1]
 
 
+Arm = Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"]  # a student, named by its labels
+
+
 class RunSection(Section):
     """Seed, name and students of the run."""
 
     seed: Seed = 0  # Initial weights, order of samples and augmentation follow from it.
     name: Annotated[str, NO_NUMBERS] = ""  # Name of the run in MLflow.
     # Students to train; self_training and mean_teacher learn from the point-labeled samples, but not from their clicks.
-    arms: Annotated[tuple[Literal["boxes_only", "self_training", "mean_teacher", "ours", "full"], ...], NO_NUMBERS] = (
-        "boxes_only",
-        "ours",
-        "full",
-    )
+    arms: Annotated[tuple[Arm, ...], NO_NUMBERS] = ("boxes_only", "ours", "full")
 
 
 class StorageConfig(Section):

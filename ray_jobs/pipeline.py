@@ -23,6 +23,7 @@ from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.scoring import evaluate
 from pdetr3d.pipeline.trainings import planned_steps
 from pdetr3d.pseudo_labels import FLOORS
+from pdetr3d.run_files import REPORT
 from pdetr3d.tracking.runs import ui_command
 from pdetr3d.tracking.scores import score_metrics
 from pdetr3d.training.plan import BatchLoader
@@ -51,11 +52,11 @@ def body(run: Run) -> None:
         arms = evaluate(run, chosen)
         picture = draw_predictions(run, arms)
     report = build_report(run, arms, quality, memory.peak_bytes, time.monotonic() - began)
-    write_json(run.path / "report.json", report)
+    write_json(run.path / REPORT, report)
     told.parent.log_metrics({"ratios": report["ratios"]})
     for name in ("teacher", *FLOORS):
         told.parent.log_metrics(score_metrics(f"pseudo_labels/{name}", quality[name]))
-    for file in (run.path / "report.json", picture):
+    for file in (run.path / REPORT, picture):
         told.parent.log_artifact(file)
     told.described(run, arms, quality, run.result("holdout"), picture)
     page = write_page(run)
@@ -64,7 +65,7 @@ def body(run: Run) -> None:
     print_arms(arms, report["ratios"])
     if run.data.skipped:
         print(f"{len(run.data.skipped)} samples with broken files were left out (of val: with no LiDAR, no boxes)")
-    print(f"report: {page} (figures: report.json)\nMLflow: {ui_command(told.parent.uri)}")
+    print(f"report: {page} (figures: {REPORT})\nMLflow: {ui_command(told.parent.uri)}")
     if address := told.parent.address():
         print(f"compare runs: {address}")
 

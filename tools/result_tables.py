@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.costs_tables import capacity, loading, training_steps
-from pdetr3d.evaluation.figures import FLOOR_NAMES, SCORES
-from pdetr3d.finished.report.markdown import search_text, table
+from pdetr3d.evaluation.figures import FLOOR_NAMES, QUALITY_NAMES, SCORES
+from pdetr3d.finished.report.markdown import search_text
 from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
-from pdetr3d.words import number
+from pdetr3d.words import markdown_table, number
 from tools.measurements import ROOT, measurements
 
 SHOWN = {one.name: one.shown for one in measurements()}
@@ -113,7 +113,7 @@ def headline(found: dict[str, Any]) -> str:
         [
             f"Students ({where}):",
             "",
-            *table(["labels of the student", *SCORES, "car AP"], students),
+            *markdown_table(["labels of the student", *SCORES, "car AP"], students),
             "",
             f"Pseudo labels: boxes at the {labels['clicks']} clicks "
             "(the same run; [what the columns mean](docs/results.md#the-quickstart)):",
@@ -126,7 +126,7 @@ def headline(found: dict[str, Any]) -> str:
 def boxes_at_clicks(labels: dict[str, Any]) -> list[str]:
     """The lines of the table of pseudo labels: floors and teacher."""
     header = [*("mean BEV IoU", "all", *(f"{b} m" for b in BINS))]
-    header += ["center [m]", "size", "yaw [rad]", "axis [rad]", "turned"]
+    header += [QUALITY_NAMES[key] for key in ERRORS]
     rows = [
         [
             name,
@@ -135,7 +135,7 @@ def boxes_at_clicks(labels: dict[str, Any]) -> list[str]:
         ]
         for key, name in LABELS.items()
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def kitti(found: dict[str, Any]) -> str:
@@ -153,7 +153,7 @@ def kitti(found: dict[str, Any]) -> str:
             "",
             *boxes_at_clicks(found["pseudo_labels"]),
             "",
-            *table([f"AP of students (objects in the val split: {counted})", *classes], students),
+            *markdown_table([f"AP of students (objects in the val split: {counted})", *classes], students),
         ]
     )
 
@@ -182,12 +182,12 @@ def tutorial(found: dict[str, Any]) -> str:
             f"{roles['box']} frames have boxes, {roles['point']} have clicks. The run knows the true box of "
             f"{told['known']} of its {told['clicks']} pseudo labels.",
             "",
-            *table(
-                ["boxes at clicks", "clicks", "BEV IoU", "center [m]", "size", "yaw [rad]", "axis [rad]", "turned"],
+            *markdown_table(
+                ["boxes at clicks", "clicks", *(QUALITY_NAMES[key] for key in ("bev_iou", *ERRORS))],
                 clicks,
             ),
             "",
-            *table(["student (scores on the val split)", *SCORES], students),
+            *markdown_table(["student (scores on the val split)", *SCORES], students),
         ]
     )
 
@@ -217,13 +217,13 @@ def details(found: dict[str, Any]) -> str:
             + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
             + f". {found['note']}".rstrip(),
             "",
-            *table(["ratio of the students' scores", "mAP", "SPNDS"], ratios),
+            *markdown_table(["ratio of the students' scores", "mAP", "SPNDS"], ratios),
             "",
             f"The teacher's boxes have a mean BEV IoU of {teacher['bev_iou']:.3f}. If one part of each box were true, "
             f"it would be: {oracles}. The scores of the boxes have an ECE of {teacher['calibration']['ece']:.3f} and a "
             f"rank correlation of {teacher['calibration']['rank_correlation']:.2f} with the IoU that the boxes reach.",
             "",
-            *table(
+            *markdown_table(
                 [
                     *("class", "clicks", "teacher's BEV IoU", "yaw [rad]", "turned"),
                     *("AP of (a)", "AP of (b)", "AP of (c)"),
@@ -259,7 +259,7 @@ def faults(found: dict[str, Any]) -> str:
     minutes = sum(found["seconds"].values()) / 60
     where = f"`{found['command']}` at commit {found['commit']} on {found['cores']} CPU cores: {minutes:.0f} minutes"
     header = ["fault", "committed steps lost", "s to the next step", "equal to the undisturbed run", "note"]
-    return "\n".join([f"{where}.", "", *table(header, rows)])
+    return "\n".join([f"{where}.", "", *markdown_table(header, rows)])
 
 
 def put(text: str, name: str, block: str) -> str:

@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.labels.human_clicks import FRAMES, IGNORE, IGNORE_RADIUS_M, done_file, read_rows
 from pdetr3d.data.storage.files import atomic_path
-from pdetr3d.formats import no_key_twice
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 
@@ -106,28 +105,6 @@ def write_clicks(file: Path, clicks: list[Click]) -> None:
         place = (repr(value) for value in click.xyz_m)
         writer.writerow([click.sample_token, *place, click.name, "lidar", radius, click.track_id])
     _replace(file, text.getvalue())
-
-
-def read_done(file: Path, index: Index) -> list[str]:
-    """The tokens of the finished frames; none if FILE.done.json does not exist.
-
-    Raises:
-        DataError: when the file does not have the form of ``write_done``, or names samples that are not in the index.
-    """
-    beside = done_file(file)
-    if not beside.exists():
-        return []
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
-        tokens = [*found["done"], *found["empty"]]
-        unknown = [token for token in tokens if token not in index]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{beside}: must be {{"done": [sample tokens], "empty": [sample tokens]}} ({error!r}); correct or remove it'
-        ) from error
-    if unknown:
-        raise DataError(f"{beside}: {len(unknown)} tokens are not in {index.path}, the first is {unknown[0]!r}")
-    return tokens
 
 
 def write_done(file: Path, done: list[str], empty: list[str]) -> None:

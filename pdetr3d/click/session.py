@@ -6,6 +6,7 @@ CSV.done.json: ``{"done": [tokens of frames whose objects are all clicked], "emp
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pdetr3d.click.click_file import Click, read_clicks, read_done, write_clicks, write_done
+from pdetr3d.click.click_file import Click, read_clicks, write_clicks, write_done
 from pdetr3d.data.index.index import Index
-from pdetr3d.data.labels.human_clicks import MAX_DISTANCE_M
+from pdetr3d.data.labels.human_clicks import MAX_DISTANCE_M, read_done
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 
@@ -61,7 +62,7 @@ class Session:
         for click in read_clicks(self.file, index):
             before = self._frames.get(click.sample_token, _Frame())
             self._frames[click.sample_token] = replace(before, clicks=(*before.clicks, click))
-        for token in read_done(self.file, index):
+        for token in itertools.chain(*(read_done(self.file, index) or ())):
             self._frames[token] = replace(self._frames.get(token, _Frame()), done=True)
         self._undo: deque[tuple[str, _Frame]] = deque(maxlen=UNDOS)
         self._clock = clock

@@ -5,6 +5,19 @@ from __future__ import annotations
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")  # of ``nuscenes_eval.score``
 QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # of ``pseudo_label_quality``
 QUALITIES = (*QUALITY, "axis_error_rad", "reversed")  # with the two kinds of wrong headings
+QUALITY_NAMES = {  # of QUALITIES, as headings of tables
+    "bev_iou": "BEV IoU",
+    "iou_3d": "3D IoU",
+    "center_error_m": "center [m]",
+    "size_error": "size",
+    "yaw_error_rad": "yaw [rad]",
+    "axis_error_rad": "axis [rad]",
+    "reversed": "turned",
+}
+ERRORS = QUALITIES[2:]
+# Figures in the tables of searches, which have a row for each variant.
+OF_TEACHERS = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
+OF_STUDENTS = ("mAP", "NDS", "SPNDS")
 # Arms of students, and the sources of boxes at clicks, as people read them.
 ARM_NAMES = {
     "boxes_only": "(a) boxes alone",
@@ -17,3 +30,8 @@ FLOOR_NAMES = {
     "class_mean": "class-mean box at the click",
     "class_mean_pca": "the same along nearby LiDAR points (PCA)",
 }
+
+
+def in_searches(stage: str) -> tuple[str, ...]:
+    """The final figures of a stage ("teacher", "student_ARM") that the tables of searches show."""
+    return OF_TEACHERS if stage == "teacher" else OF_STUDENTS

@@ -13,6 +13,7 @@ from threading import Lock
 from pdetr3d.config import Config, override
 from pdetr3d.pipeline.graph import digest_of, keys_of, outside
 from pdetr3d.pipeline.run import Run
+from pdetr3d.run_files import DONE
 from pdetr3d.training import lease
 from pdetr3d.training.run_dir import link_missing
 
@@ -49,7 +50,7 @@ class Store:
         """
         name = f"{stage}-{digest_of(stage, run.config, outside(run.config))}"
         folder = self.path / name
-        done = folder / stage / "done.json"
+        done = folder / stage / DONE
         with self.locks[name]:
             if not done.exists():
                 folder.mkdir(parents=True, exist_ok=True)

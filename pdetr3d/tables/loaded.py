@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nuscenes import NuScenes
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.formats import no_key_twice, why_no_json
+from pdetr3d.json_files import read_json
 from pdetr3d.schema import DataError
 from pdetr3d.tables.fields import FIELDS, scoring_problems, table_problems
 from pdetr3d.tables.names import NUSCENES, Names
@@ -22,6 +21,7 @@ TABLES = (
     "log scene sample sample_data sample_annotation map"
 ).split()
 LOOKS = "a nuScenes dataroot holds samples/, sweeps/ and a folder of 13 JSON tables such as v1.0-trainval/"
+AGAIN = "check its permissions, or unpack the metadata archive again"
 
 
 class Tables(NuScenes):
@@ -41,7 +41,7 @@ class Tables(NuScenes):
         folder = _folder(dataroot, version)
         self.version, self.dataroot, self.verbose = version, str(dataroot), False
         self.table_names = list(TABLES)
-        tables = {name: _read(folder / f"{name}.json") for name in FIELDS}
+        tables = {name: read_json(folder / f"{name}.json", AGAIN) for name in FIELDS}
         _refuse(folder, table_problems(tables))
         names.apply(tables, folder, classes)
         _refuse(folder, scoring_problems(tables, classes))
@@ -85,19 +85,6 @@ def _folder(dataroot: Path, version: str) -> Path:
     if missing:
         raise DataError(f"{folder}: tables missing: {', '.join(missing)}; {LOOKS}")
     return folder
-
-
-def _read(file: Path) -> Any:
-    raw = b""
-    try:
-        raw = file.read_bytes()
-        return json.loads(raw, object_pairs_hook=no_key_twice)
-    except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}); check its permissions, or copy it again"
-        ) from error
-    except (ValueError, RecursionError) as error:  # RecursionError: the value is nested too deeply
-        raise DataError(f"{file}: not JSON ({why_no_json(raw, error)}); unpack the metadata archive again") from error
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:

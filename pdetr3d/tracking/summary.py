@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdetr3d.evaluation.figures import SCORES
-from pdetr3d.words import number
+from pdetr3d.words import markdown_table, number
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's description, in Markdown
 VIEW = "scores"  # key of the saved view of the run list
@@ -60,12 +60,12 @@ def description(
         children: name of a stage -> id of its run.
         experiment_id: of all these runs.
     """
-    rows = [f"| {arm} | {' | '.join(number(report.get(name)) for name in SCORES)} |" for arm, report in arms.items()]
+    rows = [[arm, *(number(report.get(name)) for name in SCORES)] for arm, report in arms.items()]
     links = [f"[{name}](#/experiments/{experiment_id}/runs/{child})" for name, child in sorted(children.items())]
     known = teacher.get("bev_iou")
     parts = [
         f"Changed from the preset: `{changed}`" if changed else "The preset as it is.",
-        "\n".join([f"| student | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|", *rows]),
+        "\n".join(markdown_table(["student", *SCORES], rows)),
         f"The teacher's boxes at the clicks: mean BEV IoU {number(known) if known is not None else 'unknown'}."
         + (f" On held-out scenes: {number(held_out.get('bev_iou'))} (a first teacher)." if held_out else ""),
         f"![True boxes (solid) and the student's (dashed)](get-artifact?path={picture}&run_uuid={run_id})",

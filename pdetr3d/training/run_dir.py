@@ -30,7 +30,7 @@ from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import Skipped, find_skipped
 from pdetr3d.data.storage.files import atomic_path, text_digest, write_json
 from pdetr3d.json_files import read_json
-from pdetr3d.run_files import FRESH
+from pdetr3d.run_files import CONFIG, DONE, FRESH
 from pdetr3d.schema import DataError
 from pdetr3d.tables.names import Names
 from pdetr3d.training import lease
@@ -106,7 +106,7 @@ class RunDir:
 
     def _check(self, now: dict[str, Any], fresh: bool) -> str:
         """Compare with the run in the directory, or begin one; returns the run's digest."""
-        file = self.path / "run.json"
+        file = self.path / CONFIG
         if not (file.exists() and (self.path / "data").exists()):  # new, or refused before any work was done
             before = now | ({FRESH: uuid.uuid4().hex} if fresh else {})
             write_json(file, before)
@@ -122,7 +122,7 @@ class RunDir:
         return text_digest(json.dumps(before, sort_keys=True))
 
     def _begun(self, file: Path) -> dict[str, Any]:
-        """The identity in the directory\'s ``run.json``."""
+        """The identity in the directory's ``run.json``."""
         before = read_json(file, f"so the run's settings are unknown. {ANEW}")
         if not isinstance(before, dict):
             raise DataError(f"{file}: must be an object of config keys; so the run's settings are unknown. {ANEW}")
@@ -134,7 +134,7 @@ class RunDir:
 
     def result(self, stage: str) -> dict[str, Any] | None:
         """The result that ``finish`` stored for a stage, or None while the stage is unfinished."""
-        file = self.path / stage / "done.json"
+        file = self.path / stage / DONE
         if not file.exists():
             return None
         result = read_json(file, f"remove it, and {stage} is finished again from what is kept there")
@@ -148,7 +148,7 @@ class RunDir:
         """Mark a stage as finished, after all its files are in place; returns ``result``, which JSON must be able to
         store."""
         (self.path / stage).mkdir(exist_ok=True)
-        write_json(self.path / stage / "done.json", result)
+        write_json(self.path / stage / DONE, result)
         return result
 
 

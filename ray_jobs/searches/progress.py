@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pdetr3d.data.storage.files import write_json
 from pdetr3d.finished.report.search import value_text
-from pdetr3d.run_files import SEED
+from pdetr3d.run_files import DONE, SEED
 from pdetr3d.tracking.runs import end_runs
 from ray_jobs.searches.results import ERROR, RESULT, STATUS, UNFINISHED, groups, read_trial, trial_names
 from ray_jobs.searches.space import SearchSpace
@@ -75,7 +75,7 @@ def how_ended(trial: Path) -> str:
     Args:
         trial: folder of the trial.
     """
-    return "finished" if (trial / RESULT / "done.json").exists() else "stopped"
+    return "finished" if (trial / RESULT / DONE).exists() else "stopped"
 
 
 class Progress(Callback):

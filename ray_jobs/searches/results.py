@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pdetr3d.config import Config
+from pdetr3d.evaluation.figures import in_searches
 from pdetr3d.finished.report.search import SCORED, value_text
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.pseudo_labels import FLOORS
-from pdetr3d.run_files import SEED
+from pdetr3d.run_files import CONFIG, DONE, SEED
 from ray_jobs.searches.space import SearchSpace
 
 # Files and a folder in the run directory of a trial.
@@ -45,7 +46,7 @@ def read_trial(folder: Path, name: str, space: SearchSpace) -> dict[str, Any]:
     """
     place = folder / "trials" / name
     started = json.loads((place / FILE).read_text())
-    ended, result = place / STATUS, place / RESULT / "done.json"
+    ended, result = place / STATUS, place / RESULT / DONE
     curve = started["curve"]
     found = json.loads(result.read_text()) if result.exists() else {"final": None, "data": None, "timing_s": None}
     last = (found.get("final") or {}).get(space.judged, {}).get(space.metric)
@@ -83,7 +84,7 @@ def collect(folder: Path, space: SearchSpace, base: Config) -> dict[str, Any]:
         "scored_on": space.scored_on(base) or "final",
         "trials": trials,
         "groups": groups(trials, space),
-        "shared": sorted(str(file.parent.relative_to(folder)) for file in folder.glob("shared/*/run.json")),
+        "shared": sorted(str(file.parent.relative_to(folder)) for file in folder.glob(f"shared/*/{CONFIG}")),
     }
 
 
@@ -121,18 +122,11 @@ def _group(chosen: dict[str, Any], trials: list[dict[str, Any]], space: SearchSp
         "finished": len(finished),
         "score": spread(trial["score"] for trial in judged),
         "final": {
-            stage: {key: spread(t["final"][stage][key] for t in finished) for key in shown(stage)}
+            stage: {key: spread(t["final"][stage][key] for t in finished) for key in in_searches(stage)}
             for stage in (finished[0]["final"] if finished else ())
             if stage not in FLOORS
         },
     }
-
-
-def shown(stage: str) -> tuple[str, ...]:
-    """The final figures of a stage that tables show."""
-    return (
-        ("bev_iou", "yaw_error_rad", "size_error", "center_error_m") if stage == "teacher" else ("mAP", "NDS", "SPNDS")
-    )
 
 
 def spread(values: Iterable[float | None]) -> dict[str, Any]:
@@ -172,7 +166,7 @@ def print_search(document: dict[str, Any]) -> None:
     groups, metric = document["groups"], document["metric"]
     scored, measured = SCORED[document["scored_on"]], document["measured_on"]
     keys = list(groups[0]["parameters"]) if groups else []
-    columns = [(stage, key) for stage in (groups[0]["final"] if groups else ()) for key in shown(stage)]
+    columns = [(stage, key) for stage in (groups[0]["final"] if groups else ()) for key in in_searches(stage)]
     table = Table(
         *keys, f"{metric} ({scored})", *(f"{s.removeprefix('student_')} {k} ({measured})" for s, k in columns), "trials"
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pdetr3d.config import Config, OptimConfig
+from pdetr3d.config_sections import Arm
 from pdetr3d.run_files import SEED, VARIANT
 
 # Metric by which trials may be judged -> whether less is better. Those of teachers are of boxes at the clicks of the
@@ -51,9 +52,6 @@ class Domain(_Strict):
     def extremes(self) -> tuple[Any, ...]:
         """Values to check: the config allows all values of the domain if it allows these."""
         return self.values or self.uniform or self.loguniform or self.integers or ()
-
-
-Arm = Literal["boxes_only", "ours", "full", "self_training", "mean_teacher"]
 
 
 class Variant(_Strict):

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pdetr3d.exits import explain
 from pdetr3d.run_files import CONFIG
+from pdetr3d.tracking.runs import RUN_FILE
 from pdetr3d.training import lease
 from pdetr3d.training.run_dir import free_path
 from ray_jobs.terminal.console import FOLDER as LOGS
 
 PREPARED = {"data", "artifacts", LOGS}  # folders of a run directory that exist before its first stage
 # All that jobs make in the run directory before their first stage, or before a search's first trial.
-MADE = PREPARED | {CONFIG, lease.FILE, "world", "mlflow.db", "mlflow_run.json", "asked.json"}
+MADE = PREPARED | {CONFIG, lease.FILE, "world", "mlflow.db", RUN_FILE, "asked.json"}
 MADE |= {"base", "shared", "trials", "tune"}
 
 

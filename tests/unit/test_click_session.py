@@ -252,7 +252,9 @@ def test_files_that_are_no_clicks(index: Index, tmp_path: Path, name: str, text:
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"done": []}', '{"done": ["x"], "empty": []}', '{"done": 1, "empty": 2}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"done": [1]}', '{"done": ["x"], "empty": []}', '{"done": 1, "empty": 2}']
+)
 def test_done_files_that_are_none(index: Index, file: Path, text: str) -> None:
     file.with_name("clicks.csv.done.json").write_text(text)
     with pytest.raises(DataError, match="clicks.csv.done.json"):

@@ -178,7 +178,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "broken JSON": (
         lambda root: (root / "v1.0-sim" / "sample.json").write_text("[{"),
-        r"sample\.json: not JSON \(Expecting.*unpack the metadata",
+        r"sample\.json: cannot be read as JSON \(Expecting.*unpack the metadata",
     ),
     "dangling token": (_edit("sample_data", lambda rows: rows[0].update(ego_pose_token="gone")), "gone.*incomplete"),
     "broken splits": (

@@ -328,7 +328,7 @@ def test_sizes_that_a_class_does_not_have_are_said(size: tuple[float, ...], boxe
 
 def test_lists_in_lists_without_end_are_one_message(root: Path) -> None:
     (root / VERSION / "log.json").write_text("[" * 200_000)
-    with pytest.raises(DataError, match=r"log\.json: not JSON \(.*recursion.*\); unpack the metadata"):
+    with pytest.raises(DataError, match=r"log\.json: cannot be read as JSON \(.*recursion.*\); .*unpack the metadata"):
         Tables(root, VERSION, classes=NUSCENES_CLASSES)
 
 

@@ -131,7 +131,7 @@ def test_names_of_rows_differ() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("{", "not JSON"), ("[]", "lacks space"), ('{"space": {}}', "lacks preset")],
+    [(None, "no such file"), ("{", "cannot be read as JSON"), ("[]", "lacks space"), ('{"space": {}}', "lacks preset")],
 )
 def test_what_is_no_search_is_bad_input(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:

@@ -62,7 +62,7 @@ def test_teachers_stand_beside_floors_on_corrupted_input_and_with_their_costs(tm
         "size_error": "0.300 ± 0.000", "yaw_error_rad": "0.500 ± 0.000", "ECE": "0.040 ± 0.000",
         "rank correlation": "0.550 ± 0.071", "step [s]": "0.500 ± 0.000", "peak [MiB]": "3", "parameters": "1,234,567",
     }  # fmt: skip
-    assert floor[:3] == ["floor: class mean", "0.600 ± 0.000", "0.250 ± 0.000"] and floor[-1] == "-"
+    assert floor[:3] == ["floor: class-mean box at the click", "0.600 ± 0.000", "0.250 ± 0.000"] and floor[-1] == "-"
     table = rows[rows.index(["", "0", "2"]) + 1]
     assert table == ["explicit", "0.600 ± 0.000", "0.450 ± 0.071"]  # of 0.4 and 0.5
     assert ["implicit", "", "teacher.query_init=implicit teacher.matching=direct"] in rows
@@ -133,7 +133,7 @@ def test_the_page_of_a_results_file_lies_beside_it(tmp_path: Path) -> None:
     assert main(["report", str(file)]) == 0
     rows = cells((tmp_path / "robustness.html").read_text())
     assert ["", "0", "0.5", "1", "2", "5"] in rows  # extrinsics off by so many degrees
-    assert "floor: class mean, PCA heading" in [row[0] for row in rows]
+    assert "floor: the same along nearby LiDAR points (PCA)" in [row[0] for row in rows]
 
 
 def test_a_folder_of_older_code_is_read(tmp_path: Path) -> None:

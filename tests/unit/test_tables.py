@@ -107,7 +107,7 @@ def test_bad_tables(table: str, change: Callable[[Rows], object], message: str, 
 )
 def test_a_table_that_is_no_json(raw: bytes, words: str, world: Path) -> None:
     (world / VERSION / "log.json").write_bytes(raw)
-    with pytest.raises(DataError, match=rf"log\.json: not JSON \({words}.*\); unpack the metadata"):
+    with pytest.raises(DataError, match=rf"log\.json: cannot be read as JSON \({words}.*\); .*unpack the metadata"):
         Tables(world, VERSION, classes=NUSCENES_CLASSES)
 
 

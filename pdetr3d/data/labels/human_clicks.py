@@ -98,7 +98,10 @@ def read_clicks(index: Index, split: str | None, file: Path) -> PeoplesClicks:
         count = len({problem.split(":")[0] for problem in problems})
         heading = f"{file}: {count} of {len(rows)} rows are bad, nothing was written:"
         raise DataError("\n".join([heading, *first(problems, MOST_LINES)]))
-    done, empty = _done(Path(file), tokens, index)
+    marked = read_done(Path(file), index)
+    clicked, bare = marked or ((), ())
+    done = None if marked is None else frozenset((*clicked, *bare)) & tokens  # the file may also list other splits
+    empty = frozenset(bare) & tokens
     if not (clicks or ignore or empty):
         raise DataError(
             f"{file}: holds no click, and no sample is marked as empty in {done_file(Path(file)).name}; nothing was "
@@ -112,11 +115,18 @@ def done_file(file: Path) -> Path:
     return file.with_name(file.name + DONE)
 
 
-def _done(file: Path, tokens: set[str], index: Index) -> tuple[frozenset[str] | None, frozenset[str]]:
-    """Read ``PeoplesClicks.done`` and ``.empty`` from FILE.done.json; only samples of ``tokens`` are kept."""
+def read_done(file: Path, index: Index) -> tuple[list[str], list[str]] | None:
+    """The tokens of the finished samples with clicks, and of those without, from FILE.done.json; None without a file.
+
+    Args:
+        file: the file of the clicks. index: of the samples.
+
+    Raises:
+        DataError: when FILE.done.json has another form, or names samples that are not in the index.
+    """
     beside = done_file(file)
-    if not beside.is_file():
-        return None, frozenset()
+    if not beside.exists():
+        return None
     try:
         found = json.loads(beside.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
         if unknown := sorted(set(found) - {"done", "empty"}):
@@ -136,7 +146,7 @@ def _done(file: Path, tokens: set[str], index: Index) -> tuple[frozenset[str] | 
             f"{beside}: {len(strange)} of its {len(named)} samples are not in the index, e.g. {strange[0]!r}; correct "
             "them, or remove the file if it is of another dataset"
         )
-    return frozenset(named) & tokens, frozenset(empty) & tokens  # the file may also list other splits
+    return done, empty
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -14,23 +14,24 @@ import numpy as np
 from pdetr3d.config import DataConfig
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.data.storage.files import new_folder
+from pdetr3d.evaluation.figures import QUALITY_NAMES
 from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.pictures import picture
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import SampleRecord
 from pdetr3d.words import number
 
-# Key of a row in the report -> heading of the column, number of decimal places.
+# Key of a row in the report -> number of decimal places in its column.
 COLUMNS = {
-    "clicks": ("clicks", 0),
-    "accepted": ("accepted", 0),
-    "score": ("score", 3),
-    "bev_iou": ("BEV IoU", 3),
-    "iou_3d": ("3D IoU", 3),
-    "center_error_m": ("center [m]", 2),
-    "size_error": ("size (1 - IoU)", 3),
-    "yaw_error_rad": ("yaw [rad]", 2),
-    "reversed": ("reversed", 3),
+    "clicks": 0,
+    "accepted": 0,
+    "score": 3,
+    "bev_iou": 3,
+    "iou_3d": 3,
+    "center_error_m": 2,
+    "size_error": 3,
+    "yaw_error_rad": 2,
+    "reversed": 3,
 }
 TABLES = {
     "by_class": ("By class", "of accepted labels"),
@@ -145,9 +146,9 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
         "<tr{}><td>{}</td>{}</tr>".format(
             ' class="all"' if name == "all" else "",
             html.escape(name.replace("_", " ").replace("-inf", " and more")),
-            "".join(f"<td>{number(row[key], digits)}</td>" for key, (_, digits) in shown.items()),
+            "".join(f"<td>{number(row[key], digits)}</td>" for key, digits in shown.items()),
         )
         for name, row in rows.items()
     ]
-    headings = "".join(f"<th>{heading}</th>" for heading, _ in shown.values())
+    headings = "".join(f"<th>{QUALITY_NAMES.get(key, key)}</th>" for key in shown)
     return f"<table><thead><tr><th></th>{headings}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pdetr3d.evaluation.figures import FLOOR_NAMES, SCORES
+from pdetr3d.evaluation.figures import ERRORS, FLOOR_NAMES, QUALITY_NAMES, SCORES
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.schema import DataError
-
-TEACHER = ("center_error_m", "size_error", "yaw_error_rad", "axis_error_rad", "reversed")
-TEACHER_NAMES = ("center [m]", "size", "yaw [rad]", "axis [rad]", "turned")
+from pdetr3d.words import markdown_table
 
 
 def search_text(search: Search, about: Mapping[str, str]) -> str:
@@ -45,12 +43,13 @@ def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
     lines = [[FLOOR_NAMES[floor], *_teacher_cells(rows[0], floor, bins), ""] for floor in floors]
     for row in rows:
         lines.append([about.get(row.name, row.name), *_teacher_cells(row, search.judged, bins), _against(search, row)])
-    header = ["mean BEV IoU", "all", *(f"{name} m" for name in bins), *TEACHER_NAMES, "to the reference"]
-    return table(header, lines)
+    errors = [QUALITY_NAMES[key] for key in ERRORS]
+    header = ["mean BEV IoU", "all", *(f"{name} m" for name in bins), *errors, "to the reference"]
+    return markdown_table(header, lines)
 
 
 def _teacher_cells(row: Row, stage: str, bins: Sequence[str]) -> list[str]:
-    parts = [("bev_iou",), *(("by_distance", name, "bev_iou") for name in bins), *((key,) for key in TEACHER)]
+    parts = [("bev_iou",), *(("by_distance", name, "bev_iou") for name in bins), *((key,) for key in ERRORS)]
     return [str(row.spread(stage, *path)) for path in parts]
 
 
@@ -60,7 +59,7 @@ def _students(search: Search, about: Mapping[str, str]) -> list[str]:
         stage = next(stage for stage in row.finished[0]["final"] if stage.startswith("student"))
         cells = [str(row.spread(stage, key)) for key in SCORES]
         lines.append([about.get(row.name, row.name), *cells, _against(search, row)])
-    return table(["labels of the student", *SCORES, f"{search.metric} to the reference"], lines)
+    return markdown_table(["labels of the student", *SCORES, f"{search.metric} to the reference"], lines)
 
 
 def _declared(search: Search) -> list[Row]:
@@ -76,8 +75,3 @@ def _against(search: Search, row: Row) -> str:
         return "reference"
     mean, p, _ = difference(search.figures(row), {} if reference is None else search.figures(reference)).cells()
     return f"{mean} (p = {p})"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pdetr3d.data.loading.records import inspection_records, prior_size_m
-from pdetr3d.evaluation.figures import ARM_NAMES, FLOOR_NAMES
+from pdetr3d.evaluation.figures import ARM_NAMES, FLOOR_NAMES, QUALITY_NAMES
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou
 from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.report import draw_label
@@ -31,15 +31,6 @@ from pdetr3d.words import number
 FILE = "report.html"
 EXAMPLES = 3  # number of good examples, and of bad examples
 MOST = 100_000  # with more clicks, measuring each would take minutes and gigabytes, so it is left out
-QUALITY_NAMES = {
-    "bev_iou": "BEV IoU",
-    "iou_3d": "3D IoU",
-    "center_error_m": "center [m]",
-    "size_error": "size",
-    "yaw_error_rad": "yaw [rad]",
-    "axis_error_rad": "axis [rad]",
-    "reversed": "turned",
-}
 BINS = np.linspace(0, 1, 21).tolist()  # edges of the histogram of BEV IoU
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from pdetr3d.finished.labels.measured_runs import SEARCHES
 from pdetr3d.finished.report.spread import Spread
 from pdetr3d.finished.report.study_results import from_study
+from pdetr3d.json_files import read_json
 from pdetr3d.pseudo_labels import FLOORS
 from pdetr3d.run_files import SEED, VARIANT
 from pdetr3d.schema import DataError
@@ -127,10 +128,7 @@ class Search:
                 f"{file}: no such file; name the run directory of a search that has ended (python -m ray_jobs.search "
                 "writes it at its end; the same command continues an interrupted one)"
             )
-        try:
-            document = json.loads(file.read_text())
-        except ValueError as error:
-            raise DataError(f"{file} is not JSON ({error}); run the search's command again to write it anew") from error
+        document = read_json(file, "run the search's command again to write it anew")
         if isinstance(document, dict) and "study" in document:
             document = from_study(document)
         missing = [key for key in NEEDED if not isinstance(document, dict) or key not in document]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pdetr3d.evaluation.figures import OF_TEACHERS, in_searches
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.importance import importances
 from pdetr3d.finished.report.page import Block, Command, Section, Table, Text, write_page
@@ -17,10 +18,7 @@ from pdetr3d.finished.report.teacher_sections import convergence, corruptions, o
 from pdetr3d.run_files import SEED, VARIANT, RunFiles
 from pdetr3d.words import NONE, number
 
-# Final figures of a stage that tables show, and figures of a student in a distance bin.
-TEACHER = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
-STUDENT = ("mAP", "NDS", "SPNDS")
-STUDENT_BINS = ("mAP", "ATE", "ASE", "AOE")
+STUDENT_BINS = ("mAP", "ATE", "ASE", "AOE")  # figures of a student in a distance bin
 UNSEEN = "label.no_boxes_of"
 WHERE = {
     "select": "the select split",
@@ -134,11 +132,6 @@ def _ends(search: Search) -> str:
     return f"{len(search.trials)} trials: {', '.join(said) or 'none'}"
 
 
-def figure_names(stage: str) -> tuple[str, ...]:
-    """The final figures of a stage that tables show."""
-    return TEACHER if stage == "teacher" else STUDENT
-
-
 def _result(search: Search, baseline: Row | None, why: str) -> Iterator[Block]:
     if baseline is None:
         yield Text(f"No comparison: {why}.")
@@ -168,7 +161,7 @@ def _result(search: Search, baseline: Row | None, why: str) -> Iterator[Block]:
 
 def _also(search: Search, stage: str) -> list[str]:
     """The figures of a stage that the result's table shows beside the judged one."""
-    names = list(dict.fromkeys((search.metric, *figure_names(stage))))
+    names = list(dict.fromkeys((search.metric, *in_searches(stage))))
     return [key for key in names if (stage, key) != (search.judged, search.metric)]
 
 
@@ -224,7 +217,7 @@ def _distance(search: Search, baseline: Row | None) -> Iterator[Block]:
 
 def _bin_keys(search: Search) -> list[str]:
     """The figures that are shown by distance, the judged metric first."""
-    keys = TEACHER if search.judged == "teacher" else STUDENT_BINS
+    keys = OF_TEACHERS if search.judged == "teacher" else STUDENT_BINS
     first = search.metric.removeprefix("m") if search.metric.removeprefix("m") in keys else search.metric
     return [*(k for k in keys if k == first), *(k for k in keys if k != first)]
 
@@ -324,9 +317,11 @@ def _shared(search: Search) -> Iterator[Block]:
     for name in names:
         run = RunFiles(search.folder / name)
         quality = run.stage("pseudo_labels")
-        figures = [number(value_at(quality, path)) for path in (("accepted",), *(("teacher", key) for key in TEACHER))]
+        figures = [
+            number(value_at(quality, path)) for path in (("accepted",), *(("teacher", key) for key in OF_TEACHERS))
+        ]
         rows.append([name, ", ".join(run.finished) or "nothing finished", *figures])
-    yield Table(["run directory", "finished stages", "accepted labels", *TEACHER], rows)
+    yield Table(["run directory", "finished stages", "accepted labels", *OF_TEACHERS], rows)
 
 
 def _commands(search: Search) -> Iterator[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pdetr3d.evaluation.figures import QUALITY
+from pdetr3d.evaluation.figures import FLOOR_NAMES, QUALITY
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.page import Block, Table, Text
 from pdetr3d.finished.report.search import Row, Search
@@ -14,7 +14,6 @@ from pdetr3d.words import NONE, number
 NEAR = 0.9  # a row counts as converged at this share of the best score
 CALIBRATION = {"ECE": ("calibration", "ece"), "rank correlation": ("calibration", "rank_correlation")}
 SHOWN = ("bev_iou", "yaw_error_rad")  # the figures in charts of corrupted input
-FLOOR_NAMES = {"class_mean": "floor: class mean", "class_mean_pca": "floor: class mean, PCA heading"}
 
 
 def quality(search: Search) -> Iterator[Block]:
@@ -30,13 +29,13 @@ def quality(search: Search) -> Iterator[Block]:
     for floor in search.floors:
         found = next(row for row in rows if row.spread(floor, "bev_iou").n)
         figures = [str(found.spread(floor, *path[1:])) for path in paths.values()]
-        cells.append([FLOOR_NAMES.get(floor, floor), *figures, NONE, NONE, NONE])
+        cells.append([f"floor: {FLOOR_NAMES.get(floor, floor)}", *figures, NONE, NONE, NONE])
     yield Table(["", *paths, "step [s]", "peak [MiB]", "parameters"], cells)
     bins = list(dict.fromkeys(b for r in rows for t in r.finished for b in t["final"]["teacher"]["by_distance"]))
     for floor in search.floors:
         found = next(row for row in rows if row.spread(floor, "bev_iou").n)
         lines = [[key, *(str(found.spread(floor, "by_distance", b, key)) for b in bins)] for key in QUALITY]
-        yield Table(["", *bins], lines, f"{FLOOR_NAMES.get(floor, floor)}, by distance [m]", folded=True)
+        yield Table(["", *bins], lines, f"Floor: {FLOOR_NAMES.get(floor, floor)}; by distance [m]", folded=True)
 
 
 def _costs(row: Row) -> list[str]:
