@@ -142,8 +142,6 @@ def _boxes(path: Path, token: str, rows: list[dict[str, Any]], poses: Poses, cla
         classes.refuse_unknown({row["detection_name"] for row in rows}, f"{path}, sample {token}")
         label = [classes.label_of[row["detection_name"]] for row in rows]
         score = np.array([row["detection_score"] for row in rows], np.float64)
-        if not (np.isfinite(np.concatenate([*columns, score[:, None]], 1)).all() and columns[1].min() > 0):
-            raise ValueError("numbers must be finite, and sizes above 0")
         center, size, yaw = from_nuscenes(columns[0], columns[1], columns[2], inverse(chain(*poses)))
         return Boxes3D.build(center, size, yaw, np.array(label), score=score)
     except DataError:

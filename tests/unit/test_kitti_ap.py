@@ -189,12 +189,6 @@ def check_the_verb(folder: Path, index: Index, expected: dict) -> None:
     words = ["kitti-score", folder / "results.json", "--index", index.path, "--split", "kitti_all", "--out"]
     assert main([*map(str, words), str(folder / "score.json")]) == 0
     assert json.loads((folder / "score.json").read_text()) == expected
-    entry = next(entries[0] for entries in results.values() if entries)
-    for field, value in (("translation", [1.0, float("nan"), 2.0]), ("size", [1.0, -2.0, 1.0])):
-        kept, entry[field] = entry[field], value
-        write_results(folder / "results.json", results)
-        assert main([*map(str, words), str(folder / "other.json")]) == 2
-        entry[field] = kept
     del results[records[3].sample_token]
     write_results(folder / "results.json", results)
     assert main([*map(str, words), str(folder / "other.json")]) == 2
