@@ -192,6 +192,11 @@ def _read_pcd(file: Path, columns: Sequence[str] | None) -> tuple[NDArray, tuple
         raise DataError(f"{file}: cannot be read as PCD ({reason}); write the file again") from error
     if missing:
         raise DataError(f"{file}: has the fields {', '.join(names)}; {missing} missing: x, y, z, intensity are needed")
+    if len(table) != cloud.metadata.points:
+        raise DataError(
+            f"{file}: holds {len(table)} points, but its header says POINTS {cloud.metadata.points}: it was cut or "
+            "edited; copy it again"
+        )
     return table, kept
 
 

@@ -72,6 +72,7 @@ def test_points_in_another_order_unit_or_frame_are_refused(damage: str, world: P
     [
         (columns([3, 0, 1, 2, 4]), r"of the intensities \(fourth number of a point\) are below 0 or above 65535"),
         (times(100), "over 1000 m away, .* they fit centimeters: write x, y, z in meters"),
+        (lambda p: p + [2500, 500, 0, 0, 0], "and all lie apart from the sensor: are they in the frame of a map"),
         (times(1000), "over 1000 m away, .* they fit millimeters: write x, y, z in meters"),
         (lambda p: p * [1, 1, 1, 0, 1] + [0, 0, 0, 1e6, 0], r"100% of the intensities .* above 65535, e\.g\. 1e\+06"),
         (lambda p: p * [1, 1, 1, 0, 1] - [0, 0, 0, 5, 0], r"100% of the intensities .* below 0 .* e\.g\. -5;"),

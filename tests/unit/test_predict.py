@@ -232,6 +232,10 @@ def lidar(tmp_path: Path) -> Path:
     return folder
 
 
+PCD = (
+    "VERSION .7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH {count}\nHEIGHT 1\n"
+    "VIEWPOINT 0 0 0 1 0 0 0\nPOINTS {count}\nDATA ascii\n"
+)
 POSES = "file,timestamp_us,x,y,z,qw,qx,qy,qz"
 
 
@@ -255,6 +259,9 @@ def test_bad_input_is_named_and_nothing_is_written(
     np.save(tmp_path / "mm.npy", scan * np.float32([1000, 1000, 1000, 1]))
     np.save(tmp_path / "none.npy", scan[:0])
     np.save(tmp_path / "map.npy", scan + np.float32([900, 0, 0, 0]))
+    np.save(tmp_path / "utm.npy", scan + np.float32([2500, 500, 0, 0]))
+    rows = "\n".join(" ".join(map(str, point)) for point in scan[:40].tolist())
+    (tmp_path / "cut.pcd").write_text(PCD.format(count=80) + rows + "\n")
     np.save(tmp_path / "bright.npy", scan * np.float32([1, 1, 1, 0]) + np.float32([0, 0, 0, 200]))
     np.save(tmp_path / "ages.npy", np.c_[scan, np.linspace(0, 0.1, len(scan), dtype=np.float32)])
     (tmp_path / "text.bin").write_text("1.5 2.5 0.1 17\n" * 8)
@@ -297,6 +304,9 @@ def test_bad_input_is_named_and_nothing_is_written(
             ["plain.bin: all of its 2 points lie at (0, 0, 0)", "export the file again"]),
         (["--lidar", tmp_path / "map.npy", "--columns", "x,y,z,intensity"],
             [f"none of its {len(scan)} points lies in the student's range, x, y, z from (", "not of a map or the"]),
+        (["--lidar", tmp_path / "utm.npy", "--columns", "x,y,z,intensity"],
+            ["utm.npy: these are not points in meters: 100%", "apart from the sensor: are they in the frame of a map?"]),
+        (["--lidar", tmp_path / "cut.pcd"], ["cut.pcd: holds 40 points, but its header says POINTS 80: it was"]),
         (["--lidar", tmp_path / "bright.npy", "--columns", "x,y,z,intensity", "--intensity-max", "1"],
             ["bright.npy: 100% of the intensities are above 1, the largest is 200; --intensity-max 1 says that 1 is"]),
         (["--lidar", tmp_path / "ages.npy", "--columns", "x,y,z,intensity,age"],

@@ -280,9 +280,13 @@ def _unit(raw: bytes, data: DataConfig) -> str:
 def unit_of(points: NDArray[np.floating], fits: Callable[[float], bool] = lambda _: True) -> str:
     """The unit other than meters in which coordinates (N, 3+) are those of a scan; empty if there is none.
 
+    Points that all lie apart from the sensor are those of no scan.
+
     Args:
         fits: whether the points fit their layout after a division by the scale.
     """
+    if _apart(points):
+        return ""
     farthest, fitting = float(np.nanquantile(np.abs(points[:, :3]).max(1), 0.99)), {}
     for scale, name in UNITS:
         if SIGHT_M / 4 < farthest / scale < SIGHT_M * 4 and fits(scale):
@@ -297,7 +301,15 @@ def too_far(points: NDArray[np.floating]) -> str:
         return ""
     return (
         f"{far.mean():.0%} of them are over {FAR_M:g} m away, e.g. at ({_numbers(points[int(np.argmax(far)), :3])}) m"
+        + (", and all lie apart from the sensor: are they in the frame of a map?" if _apart(points) else "")
     )
+
+
+def _apart(points: NDArray[np.floating]) -> bool:
+    """Whether points (N, 3+) lie together, but not around the origin, where a scan's own sensor is."""
+    center = np.nanmedian(points[:, :3], 0)
+    reach = np.nanquantile(np.abs(points[:, :3] - center).max(1), 0.99)
+    return bool(np.abs(center).max() > 2 * reach)
 
 
 def _numbers(values: NDArray[np.floating]) -> str:
