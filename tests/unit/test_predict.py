@@ -305,7 +305,7 @@ def test_bad_input_is_named_and_nothing_is_written(
         (["--lidar", tmp_path / "map.npy", "--columns", "x,y,z,intensity"],
             [f"none of its {len(scan)} points lies in the student's range, x, y, z from (", "not of a map or the"]),
         (["--lidar", tmp_path / "utm.npy", "--columns", "x,y,z,intensity"],
-            ["utm.npy: these are not points in meters: 100%", "apart from the sensor: are they in the frame of a map?"]),
+            ["utm.npy: these are not points in meters: 100%", "apart from the sensor: are they in the frame of a map"]),
         (["--lidar", tmp_path / "cut.pcd"], ["cut.pcd: holds 40 points, but its header says POINTS 80: it was"]),
         (["--lidar", tmp_path / "bright.npy", "--columns", "x,y,z,intensity", "--intensity-max", "1"],
             ["bright.npy: 100% of the intensities are above 1, the largest is 200; --intensity-max 1 says that 1 is"]),
