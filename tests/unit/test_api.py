@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pdetr3d
+from pdetr3d.batch import Batch
 from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
@@ -92,12 +93,20 @@ def test_a_picture_has_the_names_of_the_samples_own_classes(index: Index, tmp_pa
     assert pdetr3d.draw(sample).png == drawn != pdetr3d.draw(sample, classes=NUSCENES_CLASSES).png
 
 
-def test_clicks_of_named_classes(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clicks_of_named_classes(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A click's class may be a name or a position in the list. Bad classes and points are refused before any read."""
-    teacher = TeacherPredictor.__new__(TeacherPredictor)
-    teacher.config, teacher._last = tiny_config(), None
     seen = []
-    teacher.detector = lambda batch: [seen.append(batch.click_label.tolist()) or Boxes3D.empty()]  # type: ignore
+
+    class Recorder:
+        """A detector that finds nothing and keeps the classes of the clicks that it is asked about."""
+
+        config = tiny_config()
+
+        def __call__(self, batch: Batch) -> list[Boxes3D]:
+            seen.append(batch.click_label.tolist())
+            return [Boxes3D.empty()]
+
+    teacher = TeacherPredictor(Recorder(), tmp_path / "teacher.pt")  # type: ignore[arg-type]
     record, clicks = pdetr3d.load_sample(index, 0).record, np.array([[3.0, 4, 0], [5, 6, 0]])
     teacher.boxes(record, clicks, ["car", "pedestrian"])
     teacher.boxes(record, clicks, np.array([0, 8]))

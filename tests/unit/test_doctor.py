@@ -250,9 +250,11 @@ def test_a_class_a_little_under_its_floor_or_of_few_clicks_is_no_complaint(sick:
 
 
 def test_groups_of_few_clicks_are_not_called_well(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "MIN_CLICKS", len(sick.truth) + 1)
+    fewest = max(len(sick.truth), len(Run(sick.path).labels)) + 1
+    monkeypatch.setattr(boxes, "MIN_CLICKS", fewest)
     result = diagnose(Run(sick.path))["pseudo labels"]
-    assert result.verdict == "unknown" and f"fewer than {len(sick.truth) + 1} clicks whose true boxes" in result.text
+    assert result.verdict == "unknown" and f"fewer than {fewest} clicks whose true boxes" in result.text
+    assert f"fewer than {fewest} labels" in result.text  # and not: "few labels were rejected"
 
 
 def test_a_distance_band_whose_labels_are_rejected(sick: PlantedRun, monkeypatch: pytest.MonkeyPatch) -> None:

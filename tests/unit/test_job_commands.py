@@ -43,6 +43,14 @@ def test_a_verb_runs_its_module(module: str, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+@pytest.mark.parametrize(("words", "variable", "verbose"), [([], "0", False), ([], "1", True), (["-v"], "", True)])
+def test_a_search_shows_all_output_like_other_jobs(
+    words: list[str], variable: str, verbose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDETR3D_VERBOSE", variable)
+    assert parse_search(["s", "--preset", "kitti", *words]).verbose == verbose
+
+
 def test_what_is_asked_of_a_search() -> None:
     words = ["s", "--preset", "kitti", "--variant", "a", "--variant", "b c", "--pretrained", "there", "--out", "o"]
     asked = parse_search([*words, "--samples", "5", "--final-samples", "0", "--budget", "9", "--concurrent", "2"])

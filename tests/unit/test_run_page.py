@@ -14,7 +14,7 @@ from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou
 from pdetr3d.finished.report.run_page import write_run_page
 from tests.doctor_cases import PlantedRun
-from tests.report_cases import student_scores, svg_texts, svg_uris
+from tests.report_cases import cells, student_scores, svg_texts, svg_uris
 
 pytestmark = pytest.mark.xdist_group("run_page")  # the fixtures of this file take seconds
 
@@ -47,6 +47,8 @@ def test_the_page_holds_everything(run: PlantedRun, page: str) -> None:
         "pdetr3d doctor",
     ):
         assert words in html.unescape(page)
+    students = next(row for row in cells(page) if "(c) boxes everywhere" in row)
+    assert students == ["", "(b) ours: boxes, clicks", "(c) boxes everywhere"]  # in the order of their letters
     assert page.count("data:image/jpeg") == 6 and "http://" not in re.sub(r"http://www.w3.org\S*", "", page)
     assert main(["report", str(run.path), "--baseline", "a=1"]) == 2
 
@@ -69,7 +71,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path, capsys: pytest.Cap
 
 def test_models_stand_side_by_side_under_each_frame(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"preset": "quickstart"})
-    for stage, token in (("student_ours", "t2"), ("student_boxes_only", "t2"), ("teacher", "t1")):
+    for stage, token in (("student_ours", "t2"), ("student_full", "t2"), ("teacher", "t1")):
         folder = tmp_path / stage / "images" / token
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 4)).save(folder / "bev_cameras.png")
@@ -83,6 +85,6 @@ def test_models_stand_side_by_side_under_each_frame(tmp_path: Path) -> None:
         "Frame t1",
         "teacher",
         "Frame t2",
-        "(a) boxes alone",
         "(b) ours: boxes, clicks",
+        "(c) boxes everywhere",
     ]

@@ -184,7 +184,7 @@ def test_a_resume_does_not_write_a_step_twice(store, tmp_path):
     assert history(tracker, "loss") == [(s, s) for s in range(6)] + [(s, 300 + s) for s in range(6, 9)]
 
 
-def test_trouble_is_warned_about_once_and_never_raised(tmp_path, monkeypatch, caplog):
+def test_trouble_is_warned_about_once_and_never_raised(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="pdetr3d.tracking")
     (tmp_path / "file").write_text("not a folder")
     with Tracker.start(tmp_path / "file", "e", "n", {}, {}) as tracker:
@@ -195,12 +195,26 @@ def test_trouble_is_warned_about_once_and_never_raised(tmp_path, monkeypatch, ca
     silent.log({"a": 1}, 0)
     silent.flush()
     assert len(caplog.records) == 1
-    broken = MetricLogger(f"sqlite:///{tmp_path}/file/mlflow.db", "0" * 32, flush_rows=1)
+
+
+def test_the_newest_metrics_are_written_once_a_broken_store_works_again(store, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, logger="pdetr3d.tracking")
     monkeypatch.setattr(MetricLogger, "KEEP_ROWS", 5)
-    for step in range(20):
-        broken.log({"a": 1}, step)
-    broken.flush()
-    assert len(caplog.records) == 2 and [row[3] for row in broken._rows] == list(range(15, 20))
+    monkeypatch.setattr(MetricLogger, "RETRY_S", 0.0)
+    with start(store, tmp_path) as tracker:
+        writer = MetricLogger(tracker.uri, tracker.run_id, flush_rows=1)
+        with monkeypatch.context() as broken:
+            broken.setattr("pdetr3d.tracking.metric_logger.write_metrics", fail)
+            for step in range(20):
+                writer.log({"a": 1}, step)
+            writer.flush()
+        assert len(caplog.records) == 1 and history(tracker, "a") == []
+        writer.flush()
+        assert history(tracker, "a") == [(step, 1) for step in range(15, 20)]
+
+
+def fail(*_):
+    raise OSError("the store is full")
 
 
 def test_a_run_that_vanishes_does_not_stop_the_work(store, tmp_path, caplog):
