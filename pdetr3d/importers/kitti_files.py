@@ -240,6 +240,8 @@ def _line(words: list[str]) -> tuple[str, list[float]]:
     values[1] = UNKNOWN if values[1] < 0 else values[1]
     if min(values[7:10]) <= 0:
         return f"height, width, length {values[7]:g} {values[8]:g} {values[9]:g}: all must be over 0 m", []
+    if abs(values[13]) > 2 * np.pi:
+        return f"rotation_y {words[14]} is more than one turn: an angle in radians, -2 pi to 2 pi", []
     return "", values
 
 

@@ -85,6 +85,7 @@ CASES = {
     "no number": (label(CAR.replace("15.00", "15,00")), r"000001.txt:3: z '15,00' is not a number"),
     "nan": (label(CAR.replace("15.00", "nan")), r"000001.txt:3: z 'nan' is not finite"),
     "flat box": (label(CAR.replace("1.50 1.70", "0.00 1.70")), r"000001.txt:3: height, width, length 0 1.7 4.2"),
+    "degrees": (label(CAR.rsplit(" ", 1)[0] + " -86.00"), r"000001.txt:3: rotation_y -86.00 is more than one turn: an"),
     "crossed rectangle": (label(CAR.replace("140 45 160", "160 45 140")), r"000001.txt:3: left, top, right, bottom"),
     "cut image": (cut("image_2", 0.6), r"image_2/000001.png: .*(truncated|broken)"),
     "no image at all": (cut("image_2", 0.0), r"image_2/000001.png: missing or broken PNG"),
