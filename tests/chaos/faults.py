@@ -134,7 +134,7 @@ def sigterm(chaos: Chaos, place: Path) -> Outcome:
     first = hurt(chaos, place, signal.SIGTERM, 130, lambda job: 5 <= len(job.steps()) < STEPS - 3, more=STREAM)
     done, saved = first.steps()[-1], first.committed()
     found = chaos.again(place, saved, more=STREAM)
-    note = f"ended after {first.ended_s:.1f} s, saved at step {saved} of {done} done"
+    note = f"ended after {first.ended_s:.1f} s, saved at step {saved}, step {done} was logged"
     return Outcome(found.lost, found.recovery_s, found.run_dir, note)
 
 
