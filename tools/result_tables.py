@@ -33,6 +33,7 @@ from pdetr3d.finished.report.spread import difference
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import markdown_table, number
+from tools.kitti_clicks_table import kitti_clicks, without_paths
 from tools.measurements import ROOT, measurements
 
 SHOWN = {one.name: one.shown for one in measurements()}
@@ -49,11 +50,6 @@ DOCUMENTS = {
     "costs-loaders": ROOT / "docs" / "results.md",
     "costs-plan": ROOT / "docs" / "nuscenes.md",
     "unclicked": ROOT / "docs" / "results.md",
-}
-TEACHERS = {
-    "crop": "crop baseline (LiDAR points around the click alone)",
-    "none": "teacher on LiDAR alone",
-    "d_roi": "teacher with images (D-RoI)",
 }
 ARMS = {
     "boxes_only": "(a) 5 % of the boxes alone",
@@ -97,6 +93,8 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
         found["config"]["data"]["dataroot"] = "dataset" if name == "kitti-clicks" else ""
         found["space"].pop("overrides", None)
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
+    if name == "kitti-clicks":
+        found = without_paths(found)
     quick = found.get("seeds") == [0]
     return found | {"command": next(one.shown for one in measurements(quick) if one.name == name)}
 
@@ -281,7 +279,7 @@ def documents() -> dict[Path, str]:
         "chaos": faults,
         "your-data": tutorial,
         "unclicked": unclicked,
-        "kitti-clicks": lambda document: search_text(Search(ROOT, document), TEACHERS),
+        "kitti-clicks": kitti_clicks,
         "costs-steps": training_steps,
         "costs-loaders": loading,
         "costs-plan": capacity,
