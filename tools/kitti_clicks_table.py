@@ -34,8 +34,8 @@ def kitti_clicks(found: dict[str, Any]) -> str:
         mean, p, _ = difference(search.figures(rows[name]), search.figures(rows[own])).cells()
         before = Spread.of([trial["curve"][0][search.metric] for trial in rows[name].finished])
         lines.append(
-            f"- {TEACHERS.get(own, own)}: training on the simulated world first changes the BEV IoU by {mean} (p = {p}). "
-            f"Before it sees a real frame, such a teacher has {before}."
+            f"- {TEACHERS.get(own, own)}: training on the simulated world first changes the BEV IoU by {mean} "
+            f"(p = {p}). Before it sees a real frame, such a teacher has {before}."
         )
     return "\n".join([search_text(search, about), *(["", *lines] if lines else [])])
 

@@ -28,7 +28,7 @@ def document(folder: Path) -> dict:
 
 
 def test_each_pretrained_teacher_is_compared_with_its_own_kind(tmp_path: Path) -> None:
-    """Mean of the gains: 0.02, deviation 0.01: t = 0.02 / (0.01 / sqrt(3)) = 3.46 at 2 degrees of freedom, p = 0.074."""
+    """Mean of the gains: 0.02, deviation 0.01: t = 0.02 / (0.01 / sqrt(3)) = 3.46, 2 degrees of freedom, p = 0.074."""
     text = kitti_clicks(document(tmp_path))
     assert "| teacher on LiDAR alone, first on the simulated world |" in text
     assert text.splitlines()[-1] == (
