@@ -166,14 +166,26 @@ def search(
         int | None, typer.Option(min=1, help="Trials at once. Default: what the cluster has room for.")
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, metavar="SAMPLES", help="Training samples after which the search ends.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="SAMPLES",
+            help="Training samples, of all trials together, after which the search ends. Default: no limit.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Samples behind curves at clicks, and behind corrupted input."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Samples behind learning curves at clicks, and corrupted input. Default: what the space says.",
+        ),
     ] = None,
     final_samples: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Point-labeled samples behind final figures. 0: all.")
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Point-labeled samples behind final figures. 0: all. Default: what the space says."
+        ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:

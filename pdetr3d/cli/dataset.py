@@ -99,9 +99,13 @@ def index(
 def label(
     index_file: IndexFile,
     split: Annotated[str | None, typer.Option(help="Split to label. Default: the train split.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Share of box-labeled samples, in (0, 1]: label.ratio.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split and the simulated clicks: label.seed.")] = None,
-    split_by: Annotated[str | None, typer.Option(help="scene, keyframe or prefix: label.split_by.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of box-labeled samples, in (0, 1]. Default: label.ratio.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the split and the simulated clicks. Default: label.seed.")
+    ] = None,
+    split_by: Annotated[str | None, typer.Option(help="scene, keyframe or prefix. Default: label.split_by.")] = None,
     import_file: Annotated[
         Path | None, typer.Option("--import", help="People's clicks (.csv, .json, .parquet) instead of simulated ones.")
     ] = None,
@@ -297,7 +301,9 @@ class PointType(StrEnum):
 @app.command()
 def pack(
     out: Annotated[str, typer.Option(help="Folder, s3://... or gs://..., which data.packed then names.")],
-    index_file: Annotated[Path | None, typer.Option("--index", help="Index file that `pdetr3d index` wrote.")] = None,
+    index_file: Annotated[
+        Path | None, typer.Option("--index", help="Index file that `pdetr3d index` wrote. Only --verify needs none.")
+    ] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Split to pack. May be given several times. Default: all.")
     ] = None,

@@ -161,7 +161,7 @@ class Page:
         """Undo the last action, in any frame, and show its frame."""
         token = self.session.undo()
         if token is None:
-            raise DataError("there is nothing to undo: earlier acts were made before this start")
+            raise DataError("there is nothing to undo: earlier actions were made before pdetr3d click was started")
         self.chosen, self.mode = None, ""
         self.changed()
         if token != self.token:

@@ -38,7 +38,9 @@ class NativeOutput:
             return
         if ours:
             self.before = sys.stderr
-            self.screen = os.fdopen(os.dup(STDERR), "w", buffering=1, encoding=sys.stderr.encoding, errors="replace")
+            self.screen = os.fdopen(
+                os.dup(STDERR), "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors
+            )
             sys.stderr = self.screen
             os.dup2(log, STDERR)
         os.close(log)

@@ -12,6 +12,7 @@ from PIL import Image
 from pdetr3d.cli import main
 from pdetr3d.data.storage.files import write_json
 from pdetr3d.evaluation.pseudo_label_quality import bev_iou
+from pdetr3d.finished.report.pictures import SAMPLES
 from pdetr3d.finished.report.run_page import write_run_page
 from tests.doctor_cases import PlantedRun
 from tests.report_cases import cells, student_scores, svg_texts, svg_uris
@@ -88,3 +89,13 @@ def test_models_stand_side_by_side_under_each_frame(tmp_path: Path) -> None:
         "(b) ours: boxes, clicks",
         "(c) boxes everywhere",
     ]
+
+
+def test_the_page_of_a_run_shows_a_few_frames_of_many(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"preset": "quickstart"})
+    for number in range(SAMPLES + 2):
+        folder = tmp_path / "teacher" / "images" / f"t{number:02}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 4)).save(folder / "bev_cameras.png")
+    shown = re.findall(r">Frame (\w+)<", write_run_page(tmp_path).read_text())
+    assert shown == [f"t{number:02}" for number in range(SAMPLES)]
