@@ -10,11 +10,11 @@ import numpy as np
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
 
 from pdetr3d.class_list import ClassList
-from pdetr3d.data.index.shapes import unusual_sizes
 from pdetr3d.evaluation.results_format import MAX_BOXES_PER_SAMPLE, Poses, read_samples
 from pdetr3d.geometry.rigid import apply, chain, inverse
 from pdetr3d.schema import DataError
 from pdetr3d.tables.plausible import lying_on_side
+from pdetr3d.tables.sizes import unusual_sizes
 from pdetr3d.tables.times import same_places
 
 NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
