@@ -7,7 +7,7 @@ from typing import Any
 from pdetr3d.finished.capacity.costs import Measurement
 from pdetr3d.finished.capacity.model import Estimate, Resource, Work
 from pdetr3d.finished.capacity.table import measured_line, plan_table
-from pdetr3d.words import markdown_table
+from pdetr3d.markdown import markdown_table
 
 
 def _measured(found: dict[str, Any]) -> str:

@@ -51,8 +51,3 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if value is None:
         return NONE
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]

@@ -30,9 +30,10 @@ from pdetr3d.evaluation.figures import FLOOR_NAMES, QUALITY_NAMES, SCORES
 from pdetr3d.finished.report.markdown import search_text
 from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.spread import difference
+from pdetr3d.markdown import markdown_table
 from pdetr3d.run_files import RunFiles
 from pdetr3d.training.stage_versions import code_version
-from pdetr3d.words import markdown_table, number
+from pdetr3d.words import number
 from tools.kitti_clicks_table import kitti_clicks, without_paths
 from tools.measurements import ROOT, measurements
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 SCORES = ("mAP", "NDS", "SPNDS", "mATE", "mASE", "mAOE")  # of ``nuscenes_eval.score``
-QUALITY = ("bev_iou", "iou_3d", "center_error_m", "size_error", "yaw_error_rad")  # of ``pseudo_label_quality``
-QUALITIES = (*QUALITY, "axis_error_rad", "reversed")  # with the two kinds of wrong headings
-QUALITY_NAMES = {  # of QUALITIES, as headings of tables
+QUALITY_NAMES = {  # of ``pseudo_label_quality``: key -> heading of a table
     "bev_iou": "BEV IoU",
     "iou_3d": "3D IoU",
     "center_error_m": "center [m]",
@@ -14,7 +12,8 @@ QUALITY_NAMES = {  # of QUALITIES, as headings of tables
     "axis_error_rad": "axis [rad]",
     "reversed": "turned",
 }
-ERRORS = QUALITIES[2:]
+QUALITIES = tuple(QUALITY_NAMES)
+QUALITY = QUALITIES[:5]  # without the two kinds of wrong headings
 # Figures in the tables of searches, which have a row for each variant.
 OF_TEACHERS = ("bev_iou", "yaw_error_rad", "size_error", "center_error_m")
 OF_STUDENTS = ("mAP", "NDS", "SPNDS")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdetr3d.evaluation.figures import SCORES
-from pdetr3d.words import markdown_table, number
+from pdetr3d.markdown import markdown_table
+from pdetr3d.words import number
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's UI shows as a run's description, in Markdown
 VIEW = "scores"  # key of the saved view of the run list

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pdetr3d.evaluation.figures import ERRORS, FLOOR_NAMES, QUALITY_NAMES, SCORES
+from pdetr3d.evaluation.figures import FLOOR_NAMES, QUALITIES, QUALITY_NAMES, SCORES
 from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import difference
+from pdetr3d.markdown import markdown_table
 from pdetr3d.schema import DataError
-from pdetr3d.words import markdown_table
+
+ERRORS = QUALITIES[2:]
 
 
 def search_text(search: Search, about: Mapping[str, str]) -> str:
