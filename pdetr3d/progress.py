@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
-FIRST_S, EVERY_S = 2.0, 180.0  # the time of the first line, and between two lines
+FIRST_S, EVERY_S = 10.0, 180.0  # the time of the first line, and between two lines
 
 
 @contextmanager

@@ -109,8 +109,12 @@ def print_arms(arms: dict[str, dict[str, Any]], ratio: dict[str, dict[str, float
             from pdetr3d.evaluation.kitti_score import show_kitti
 
             show_kitti(metrics["kitti"], ARM_NAMES.get(arm, arm))
-    for name, values in (ratio or {}).items():
-        print(f"{name.replace('_', ' ')}: " + ", ".join(f"{m} {number(v)}" for m, v in values.items()))
+    parts = [
+        f"{name.replace('_', ' ')} " + ", ".join(f"{m} {number(v)}" for m, v in values.items())
+        for name, values in (ratio or {}).items()
+    ]
+    if parts:
+        print("; ".join(parts))
 
 
 def _kinds(name: str, groups: dict[str, dict[str, Any]]) -> Table:

@@ -20,7 +20,7 @@ for _ in tracked(range(3), "baking", 3, "cakes"):
 """
 
 
-def test_a_log_gets_a_line_after_two_seconds_and_every_three_minutes(
+def test_a_log_gets_a_line_after_ten_seconds_and_every_three_minutes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
@@ -28,9 +28,9 @@ def test_a_log_gets_a_line_after_two_seconds_and_every_three_minutes(
     seen = []
     for item in progress.tracked(range(100, 110), "baking", 10, "cakes"):
         seen.append(item)
-        clock[0] += 50.0 if item > 101 else 1.5
+        clock[0] += 50.0 if item > 101 else 7.0
     assert seen == list(range(100, 110))
-    # An item ends at 1.5, 3, 53, 103, 153, 203, ... s; after 3 s the next line is due at 183 s, then at 383 s.
+    # An item ends at 7, 14, 64, 114, 164, 214, ... s; after 14 s the next line is due at 194 s, then at 394 s.
     assert capsys.readouterr().out.splitlines() == ["baking: 2 of 10 cakes", "baking: 6 of 10 cakes"]
 
 
