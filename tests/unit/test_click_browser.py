@@ -268,9 +268,7 @@ def test_twenty_clicks_land_where_they_were_aimed_and_none_is_lost(real_data: Pa
     assert [row["class"] for row in tab.rows()] == [CLASSES[target.label] for target in aimed]
     assert json.loads((tmp_path / "clicks.csv.done.json").read_text()) == {"done": [objects.token], "empty": []}
     requests = [each["params"] for each in asked if each["method"] == "Network.requestWillBeSent"]
-    ours = (
-        f"http://127.0.0.1:{port}/"  # not those of Chromium's own first page
-    )
+    ours = f"http://127.0.0.1:{port}/"  # not those of Chromium's own first page
     urls = [each["request"]["url"] for each in requests if each["documentURL"].startswith(ours)]
     assert urls and all(url.startswith((ours, "data:", "blob:")) for url in urls), urls
     import_them = ["label", "--index", str(index.path), "--split", SPLIT, "--import", str(out)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 
 from pdetr3d.config import DataConfig
-from pdetr3d.data.index.index import Index, write_index
+from pdetr3d.data.index.index import Index, rounded_digest, write_index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.index.rows import INDEX_SCHEMA
 from pdetr3d.data.loading.check import check_files
@@ -367,3 +370,33 @@ def test_links_in_a_circle(sim_world: Path, tmp_path: Path) -> None:
     file.symlink_to(file)
     with pytest.raises(DataError, match=f"{re.escape(file.name)}: its links lead in a circle"):
         build_index(tmp_path / "world", "v1.0-sim", tmp_path / "index.arrow")
+
+
+def test_the_digest_does_not_see_how_a_cpu_rounds() -> None:
+    """Last bits, the sign of zero and of an angle of pi change no digest; 10 micrometers and other lists do."""
+    plain = {"box": [[[0.0, 1.5, 3.141592653589793]], []], "name": ["a", "b"]}
+    same = {"box": [[[-0.0, 1.5 + 1e-12, -3.141592653589793]], []], "name": ["a", "b"]}
+    schema = pa.schema({"box": pa.list_(pa.list_(pa.float64(), 3)), "name": pa.string()})
+    digest = {
+        what: rounded_digest(pa.table(columns, schema))
+        for what, columns in {
+            "plain": plain,
+            "same": same,
+            "moved": plain | {"box": [[[0.0, 1.50001, 3.141592653589793]], []]},
+            "elsewhere": plain | {"box": [[], [[0.0, 1.5, 3.141592653589793]]]},
+            "named": plain | {"name": ["a", "c"]},
+        }.items()
+    }
+    assert digest["plain"] == digest["same"] and len(set(digest.values())) == 4
+    parts = pa.concat_tables([pa.table(plain, schema).slice(0, 1), pa.table(plain, schema).slice(1)])
+    assert rounded_digest(parts) == digest["plain"]
+
+
+def test_a_cpu_of_another_type_makes_the_same_digest(sim_world: Path, tmp_path: Path) -> None:
+    """The linear algebra of an old type of CPU, which rounds differently than that of new ones."""
+    here = Index.open(build_index(sim_world, "v1.0-sim", tmp_path / "here.arrow"))
+    code = "import sys; from pathlib import Path; from pdetr3d.data.index.nuscenes import build_index; "
+    code += "build_index(Path(sys.argv[1]), 'v1.0-sim', Path(sys.argv[2]))"
+    words = [sys.executable, "-c", code, str(sim_world), str(tmp_path / "there.arrow")]
+    subprocess.run(words, env=os.environ | {"OPENBLAS_CORETYPE": "Prescott"}, check=True)
+    assert Index.open(tmp_path / "there.arrow").digest == here.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,27 @@ from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
 from pdetr3d.words import close_to
 
 FILE = "index.arrow"  # in a run directory
+DIGITS = 6  # decimals of the floats (meters, radians, pixels, seconds) that the digest sees
+PI = round(math.pi, DIGITS)
 LAYOUT = "2"  # the version of the file's columns; raise it when INDEX_SCHEMA changes
+
+
+def rounded_digest(table: pa.Table) -> str:
+    """``table_digest`` with the floats rounded to DIGITS decimals: equal on all types of CPU, which round differently.
+
+    Poses, boxes and calibrations are products of matrices; their last bits depend on the CPU. An angle of -pi is pi.
+    """
+    parts = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        while isinstance(column, pa.ListArray | pa.FixedSizeListArray):
+            parts.append(pa.table({name: pc.list_value_length(column)}))
+            column = pc.list_flatten(column)
+        if pa.types.is_floating(column.type):
+            column = pc.add(pc.round(column, DIGITS), 0.0)  # -0.0 + 0.0 is 0.0
+            column = pc.if_else(pc.equal(column, -PI), PI, column)
+        parts.append(pa.table({name: column}))
+    return table_digest(*parts)
 
 
 def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts: IndexFacts = PLAIN) -> None:
@@ -30,7 +51,7 @@ def write_index(path: Path, table: pa.Table, dataroot: Path, version: str, facts
 
     Its digest is stored in the file, because computing it reads every row.
     """
-    digest = table_digest(table)
+    digest = rounded_digest(table)
     if facts.identity != PLAIN.identity:
         digest = text_digest(f"{digest} {facts.identity}")
     metadata = {"dataroot": str(dataroot), "version": version, "layout": LAYOUT, "digest": digest}
