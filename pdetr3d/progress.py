@@ -14,7 +14,7 @@ FIRST_S, EVERY_S = 10.0, 180.0  # the time of the first line, and between two li
 
 @contextmanager
 def progress(verb: str, total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that is called with the number of items that were just done, from any thread.
+    """Yield a function that is called with the number of items that were just done.
 
     Args:
         verb: the activity, such as "checking". total: number of all items. what: name of the items, in plural.

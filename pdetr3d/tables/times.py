@@ -28,17 +28,17 @@ def impossible_times(tables: Mapping[str, Rows]) -> list[str]:
 
 def unlikely_times(tables: Mapping[str, Rows]) -> list[str]:
     """Warnings: motions and annotations that few datasets have, one line each."""
+    pose_of = _pose_of(tables)
     return [
-        *_ways(tables),
-        *_standing_sweeps(tables),
+        *_ways(tables, pose_of),
+        *_standing_sweeps(tables, pose_of),
         *_twice_in_a_sample(tables["sample_annotation"]),
         *_twice_at_a_place(tables),
     ]
 
 
-def _ways(tables: Mapping[str, Rows]) -> list[str]:
+def _ways(tables: Mapping[str, Rows], pose_of: Mapping[str, int]) -> list[str]:
     """Warnings about a car that is faster than FASTEST_M_S, or does not move along its heading."""
-    pose_of = _pose_of(tables)
     poses, samples, jumps, askew = tables["ego_pose"], tables["sample"], list[tuple[int, float, float]](), list[float]()
     for before, after in _neighbors(samples):
         one, other = (pose_of.get(samples[place]["token"]) for place in (before, after))
@@ -80,9 +80,9 @@ def _lidar(tables: Mapping[str, Rows]) -> Rows:
     return [row for row in tables["sample_data"] if row["calibrated_sensor_token"] in mine]
 
 
-def _standing_sweeps(tables: Mapping[str, Rows]) -> list[str]:
+def _standing_sweeps(tables: Mapping[str, Rows], pose_of: Mapping[str, int]) -> list[str]:
     """A warning about sweeps between keyframes that have the keyframe's pose although the car moves."""
-    pose_of, poses, samples = _pose_of(tables), tables["ego_pose"], tables["sample"]
+    poses, samples = tables["ego_pose"], tables["sample"]
     pairs = [[samples[place] for place in pair] for pair in _neighbors(samples)]
     pairs = [pair for pair in pairs if all(sample["token"] in pose_of for sample in pair)]
     moving, still = set[str](), bool(pairs)  # samples before or after which the car moves; whether it never does

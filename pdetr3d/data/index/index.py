@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from pdetr3d.config import DataConfig
 from pdetr3d.data.index.annotations import LIDAR, Annotations, flat
 from pdetr3d.data.index.facts import PLAIN, IndexFacts
 from pdetr3d.data.index.rows import INDEX_SCHEMA, REGION_SCHEMA, RecordTable
-from pdetr3d.data.storage.files import open_arrow, table_digest, text_digest, write_arrow
+from pdetr3d.data.storage.files import CHUNK_ROWS, open_arrow, table_digest, text_digest, write_arrow
 from pdetr3d.data.storage.row_table import RowTable, TextPlaces, places, text_column
 from pdetr3d.schema import Boxes3D, DataError, PointLabels, SampleRecord
 from pdetr3d.words import close_to
@@ -34,8 +35,9 @@ def rounded_digest(table: pa.Table) -> str:
     Poses, boxes and calibrations are products of matrices; their last bits depend on the CPU. An angle of -pi is pi.
     """
     parts = []
-    for name in table.column_names:
-        column = table[name].combine_chunks()
+    pieces = (table.slice(start, CHUNK_ROWS) for start in range(0, len(table), CHUNK_ROWS))
+    for piece, name in itertools.product(pieces, table.column_names):
+        column = piece[name].combine_chunks()
         while isinstance(column, pa.ListArray | pa.FixedSizeListArray):
             parts.append(pa.table({name: pc.list_value_length(column)}))
             column = pc.list_flatten(column)
