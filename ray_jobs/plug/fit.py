@@ -80,19 +80,16 @@ def fit(stage: Training, run_dir: Path, score: Callable[[Path], float] | None = 
         if isinstance(failed := trainer.fit().return_value, Exception):  # type: ignore[attr-defined]
             raise failed  # an error that every restart would meet again
 
-    try:
-        with training(folder), PHASES.of("train"):
-            if score is None:
-                run_lanes([run])  # in a thread, for the reason that ``run_lanes`` gives
-                files = [collect(step) for step in steps]
-            else:
-                watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
-                watcher.run_beside(run)
-                files = watcher.files
-        if (console := current()) is not None:
-            console.ended(stage.name)
-    except SystemExit as stop:  # Ray was shut down by another lane
-        raise KeyboardInterrupt from stop
+    with training(folder), PHASES.of("train"):
+        if score is None:
+            run_lanes([run])  # in a thread, for the reason that ``run_lanes`` gives
+            files = [collect(step) for step in steps]
+        else:
+            watcher = Watcher(folder, steps, collect, score, stage.optim.patience)
+            watcher.run_beside(run)
+            files = watcher.files
+    if (console := current()) is not None:
+        console.ended(stage.name)
     if stage.streamed:
         _collect(f"{folder}/{STATS}", run_dir / stage.name / STATS)
     return files

@@ -100,7 +100,8 @@ def save_all(wait_s: float = WAIT_S) -> None:
     while asked and time.monotonic() < end:
         time.sleep(0.1)
         for folder in list(asked):
-            filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
-            if filesystem.get_file_info(path).type == FileType.NotFound:  # the worker has saved
-                print(f"{folder.rsplit('/', 1)[-1]}: saved at step {read_progress(folder)}", flush=True)
-                asked.remove(folder)
+            with contextlib.suppress(OSError):
+                filesystem, path = FileSystem.from_uri(f"{folder}/{FILE}")
+                if filesystem.get_file_info(path).type == FileType.NotFound:  # the worker has saved
+                    asked.remove(folder)
+                    print(f"{folder.rsplit('/', 1)[-1]}: saved at step {read_progress(folder)}", flush=True)

@@ -114,6 +114,7 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> dict[str, float]:
     """
     import ray
 
+    from ray_jobs.plug.lanes import ray_is_down
     from ray_jobs.plug.stream import quiet_ray_data
     from ray_jobs.plug.worker_output import attach
 
@@ -145,6 +146,7 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> dict[str, float]:
                 if address == "local":
                     raise
                 raise DataError(f"RAY_ADDRESS={address}: {error}") from error
+        ray_is_down.clear()
     resources = ray.cluster_resources()
     if use_gpu and not resources.get("GPU"):
         raise DataError(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -17,17 +18,19 @@ from ray_jobs.plug.lanes import run_lanes
 
 
 @pytest.fixture
-def shut_down(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def shut_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """An event that replaces ``ray.shutdown``; a lane that waits for it stands for one that waits for Ray."""
     event = threading.Event()
     monkeypatch.setattr(lanes.ray, "shutdown", event.set)
-    return event
+    yield event
+    lanes.ray_is_down.clear()  # as ``init_ray``
 
 
-def until_shut_down(shut_down: threading.Event, ended: list[str]) -> None:
+def until_shut_down(shut_down: threading.Event, ended: list[str], error: type[BaseException] = SystemExit) -> None:
+    """A lane; ``error``: of ``ray.get``, which raises SystemExit, or what an actor that died first makes it raise."""
     assert shut_down.wait(30)
     ended.append("stopped")
-    raise SystemExit(0)  # as ray.get raises it in a lane
+    raise error
 
 
 def test_results_come_in_the_order_of_the_lanes() -> None:
@@ -79,6 +82,27 @@ def test_ctrl_c_is_a_keyboard_interrupt_once_all_lanes_ended(shut_down: threadin
     with pytest.raises(KeyboardInterrupt):
         run_lanes([partial(until_shut_down, shut_down, ended)] * 2, at_once=2)
     assert ended == ["stopped", "stopped"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, ValueError])
+def test_ctrl_c_is_a_keyboard_interrupt_for_the_stages_of_other_lanes(
+    shut_down: threading.Event, error: type[BaseException]
+) -> None:
+    """A stage runs in a lane, and its training in a lane of its own. Whatever Ray's end raises there, the stage's
+    MLflow run must end as KILLED, not as FAILED."""
+    seen = list[type[BaseException]]()
+
+    def stage() -> None:
+        try:
+            run_lanes([partial(until_shut_down, shut_down, [], error)])
+        except BaseException as ended:
+            seen.append(type(ended))
+            raise
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_lanes([stage])
+    assert seen == [KeyboardInterrupt]
 
 
 def test_a_lane_that_goes_on_after_ray_was_shut_down_starts_no_other_ray() -> None:

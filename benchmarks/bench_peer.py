@@ -1,0 +1,120 @@
+"""Compares CenterPoint with mmdetection3d's: a training step and inference on the real keyframe, fp32 and bf16.
+
+Both models have pillars of 0.2 m, the same range, backbone, neck and tasks. They get the same points and boxes, in
+batches of 1, on two threads. Their steps alternate, so that a slow moment of the machine hits both. It needs
+PDETR3D_REAL_DATA, and PDETR3D_PEER, the Python that ``tools/peer.sh`` makes.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.answering import answer
+from benchmarks.bench_full_size import KEYFRAME, STUDENT, real_batch
+from pdetr3d.training.context import LocalContext
+from pdetr3d.training.loop import autocast, train_step
+from pdetr3d.training.optim import make_optimizer
+from pdetr3d.training.plan import Plan
+
+ROUNDS = 7  # the first is not counted
+# The peer's seconds by ours. bf16 of ours against the peer's fp32, where the CPU calculates in bf16.
+GOALS = {("fp32", "train"): 1.2, ("bf16", "train"): 2.0}
+NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
+CLEAN = ["student.guidance=none", "student.gt_sampling=[]", "student.optim.compile=false"]
+
+
+def ours(amp: str, sample: str) -> None:
+    """Answer the lines of stdin; writes points and boxes for the peer to the file ``sample`` first."""
+    torch.set_num_threads(2)
+    folder = Path(sample).parent
+    task, batch = real_batch("nuscenes-pillar", STUDENT, [*KEYFRAME, *CLEAN, f"optim.amp={amp}"], folder / amp)
+    boxes = torch.cat([batch.box, batch.velocity.nan_to_num()], -1)[0][batch.box_valid[0]]
+    labels = batch.box_label[0][batch.box_valid[0]]
+    np.savez(sample, points=batch.points.numpy(), boxes=boxes.numpy(), labels=labels.numpy())
+    context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder / amp, "cpu")
+    model, optimizer = task.model, make_optimizer(task.model, task.optim)
+
+    def train() -> None:
+        train_step(model.train(), optimizer, task, batch, context, 1e-6)
+
+    @torch.no_grad()
+    def infer() -> None:
+        model.eval()
+        with autocast(task.optim.amp, torch.device("cpu")):
+            output = model(batch)
+        task.predict(output, batch)
+
+    answer({"train": train, "infer": infer}, sum(parameter.numel() for parameter in model.parameters()))
+
+
+@contextmanager
+def process(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that answers, until the end of the body."""
+    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def asked(running: subprocess.Popen[str], act: str) -> float:
+    """The seconds of a step."""
+    assert running.stdin is not None and running.stdout is not None
+    running.stdin.write(f"{act}\n")
+    running.stdin.flush()
+    return float(running.stdout.readline())
+
+
+def parameters(running: subprocess.Popen[str]) -> int:
+    """The number of parameters, which the process prints when it is ready."""
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.strip().isdigit():
+            return int(line)
+    raise AssertionError("the process ended before it was ready")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_print_our_speed_beside_mmdetection3ds(amp: str) -> None:
+    """Print a table, and fail where a ratio misses its goal by more than a tenth."""
+    peer = os.environ.get("PDETR3D_PEER")
+    if not peer or not os.environ.get("PDETR3D_REAL_DATA"):
+        pytest.skip("PDETR3D_PEER (python of tools/peer.sh) and PDETR3D_REAL_DATA (nuScenes v1.0-mini) must be set")
+    table = Table("step", "mmdetection3d [s]", "ours [s]", "ratio", "goal", title=f"CenterPoint, {amp} of ours")
+    found = dict[str, float]()
+    with tempfile.TemporaryDirectory() as folder:
+        sample = f"{folder}/sample.npz"
+        with process(sys.executable, "-m", "benchmarks.bench_peer", amp, sample) as mine:
+            sizes = [parameters(mine)]
+            with process(peer, "-m", "benchmarks.peer_model", sample) as theirs:
+                sizes.insert(0, parameters(theirs))
+                for act in ("train", "infer"):
+                    rounds = [(asked(theirs, act), asked(mine, act)) for _ in range(ROUNDS)][1:]
+                    peers, own = (statistics.median(side) for side in zip(*rounds, strict=True))
+                    found[act] = statistics.median(one / other for one, other in rounds)
+                    goal = GOALS.get((amp, act))
+                    table.add_row(act, f"{peers:.3f}", f"{own:.3f}", f"{found[act]:.2f}", f"{goal or '-'}")
+    table.add_row("parameters", *map(str, sizes), f"{sizes[0] / sizes[1]:.3f}", "1")
+    Console(width=100).print(table)
+    assert 0.95 < sizes[0] / sizes[1] < 1.05, "the two models are not of one size"
+    if amp == "fp32" or NATIVE_BF16 & set(Path("/proc/cpuinfo").read_text().split()):
+        assert found["train"] >= 0.9 * GOALS[amp, "train"]
+
+
+if __name__ == "__main__":
+    ours(sys.argv[1], sys.argv[2])
