@@ -1,4 +1,4 @@
-"""Compares CenterPoint with mmdetection3d's: a training step and inference on the real keyframe, fp32 and bf16.
+"""Compares this project with mmdetection3d on the real keyframe: steps and inference of CenterPoint, and loading.
 
 Both models have pillars of 0.2 m, the same range, backbone, neck and tasks. They get the same points and boxes, in
 batches of 1, on two threads. Their steps alternate, so that a slow moment of the machine hits both. It needs
@@ -7,6 +7,7 @@ PDETR3D_REAL_DATA, and PDETR3D_PEER, the Python that ``tools/peer.sh`` makes.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,13 @@ from rich.table import Table
 
 from benchmarks.answering import answer
 from benchmarks.bench_full_size import KEYFRAME, STUDENT, real_batch
+from benchmarks.bench_loaders import CORES, compare_keyframe
+from benchmarks.costs import SIZE_PX, alone
+from pdetr3d.data.index.index import Index
+from pdetr3d.data.index.nuscenes import build_index
+from pdetr3d.data.label_manifest import build_manifest, training_records
+from pdetr3d.presets import load
+from pdetr3d.schema import CAMERAS
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.loop import autocast, train_step
 from pdetr3d.training.optim import make_optimizer
@@ -32,8 +41,9 @@ from pdetr3d.training.plan import Plan
 ROUNDS = 7  # the first is not counted
 # The peer's seconds by ours. bf16 of ours against the peer's fp32, where the CPU calculates in bf16.
 GOALS = {("fp32", "train"): 1.2, ("bf16", "train"): 2.0}
+LOADING = 4.0  # samples/s of ours by the peer's
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
-CLEAN = ["student.guidance=none", "student.gt_sampling=[]", "student.optim.compile=false"]
+CLEAN = ["student.guidance=none", "student.gt_sampling=[]", "optim.compile=false"]
 
 
 def ours(amp: str, sample: str) -> None:
@@ -92,9 +102,7 @@ def parameters(running: subprocess.Popen[str]) -> int:
 @pytest.mark.parametrize("amp", ["fp32", "bf16"])
 def test_print_our_speed_beside_mmdetection3ds(amp: str) -> None:
     """Print a table, and fail where a ratio misses its goal by more than a tenth."""
-    peer = os.environ.get("PDETR3D_PEER")
-    if not peer or not os.environ.get("PDETR3D_REAL_DATA"):
-        pytest.skip("PDETR3D_PEER (python of tools/peer.sh) and PDETR3D_REAL_DATA (nuScenes v1.0-mini) must be set")
+    peer = peer_python()
     table = Table("step", "mmdetection3d [s]", "ours [s]", "ratio", "goal", title=f"CenterPoint, {amp} of ours")
     found = dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
@@ -114,6 +122,56 @@ def test_print_our_speed_beside_mmdetection3ds(amp: str) -> None:
     assert 0.95 < sizes[0] / sizes[1] < 1.05, "the two models are not of one size"
     if amp == "fp32" or NATIVE_BF16 & set(Path("/proc/cpuinfo").read_text().split()):
         assert found["train"] >= 0.9 * GOALS[amp, "train"]
+
+
+@pytest.mark.timeout(600)
+def test_print_our_loading_beside_mmdetection3ds(tmp_path: Path) -> None:
+    """Print the samples/s of the keyframe with its six images, loaded by both; fails as above."""
+    peer = peer_python()
+    info = tmp_path / "keyframe.json"
+    info.write_text(json.dumps(peer_info(tmp_path)))
+    theirs = {}
+    for processes in range(1, CORES + 1):
+        command = [peer, "-m", "benchmarks.peer_loading", str(info), str(processes)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        theirs[processes] = float(output.splitlines()[-1])
+    mine = alone(compare_keyframe, "teacher", *SIZE_PX, tmp_path)
+    table = Table("loading", "samples/s", title=f"LiDAR and six images of {SIZE_PX[0]} x {SIZE_PX[1]}, {CORES} cores")
+    for processes, speed in theirs.items():
+        table.add_row(f"mmdetection3d, {processes} processes", f"{speed:.1f}")
+    for way, speed in mine.items():
+        table.add_row(f"ours, {way}", f"{speed:.1f}")
+    ratio = mine["ray"] / max(theirs.values())
+    Console(width=100).print(table, f"Ray Data / mmdetection3d: {ratio:.2f} (goal {LOADING})")
+    assert ratio >= 0.9 * LOADING
+
+
+def peer_info(folder: Path) -> dict[str, Any]:
+    """The keyframe as mmdetection3d's info files say it, without sweeps, which it has none."""
+    config = load("nuscenes-pillar", KEYFRAME)
+    index = Index.open(build_index(Path(os.environ["PDETR3D_REAL_DATA"]), "v1.0-mini", folder / "info.arrow"))
+    record = training_records(index, build_manifest(index, "mini_train", config.label, folder / "info_manifest"))[0]
+    # Where the images look is not computed with, so that the whole projection may stand for one of its parts.
+    images = {
+        name: {"img_path": camera.path, "cam2img": np.eye(4).tolist(), "lidar2cam": camera.lidar2img.tolist()}
+        for name, camera in zip(CAMERAS, record.cameras, strict=True)
+        if camera is not None
+    }
+    return {
+        "lidar_points": {"lidar_path": record.lidar_path, "num_pts_feats": 5},
+        "timestamp": 0.0,
+        "lidar_sweeps": [],
+        "images": images,
+        "size_px": SIZE_PX,
+    }
+
+
+def peer_python() -> str:
+    """The Python of ``tools/peer.sh``; skips the benchmark without it or without the keyframe."""
+    peer = os.environ.get("PDETR3D_PEER")
+    if not peer or not os.environ.get("PDETR3D_REAL_DATA"):
+        pytest.skip("PDETR3D_PEER (python of tools/peer.sh) and PDETR3D_REAL_DATA (nuScenes v1.0-mini) must be set")
+    return peer
 
 
 if __name__ == "__main__":
