@@ -137,7 +137,7 @@ class CenterCriterion:
                 missed = batch.unclicked[:, list(classes)] & (target.view_as(maps.heatmap) == 0)
                 weights = weights.masked_fill(missed, 0)
             heat_sum = heat_sum + heatmap_focal_loss(maps.heatmap.float(), target.view_as(maps.heatmap), weights)
-            box_sums = box_sums + self._box_losses(maps, batch, classes)
+            box_sums = box_sums + self.box_losses(maps, batch, classes)
             objects, places = objects + len(box), places + len(maps.cells.row)
         per_object, per_place = (self.rank_mean(batch.box.new_tensor(float(n))).clamp(min=1) for n in (objects, places))
         box_terms = self.config.student.box_weight * box_sums / per_place
@@ -149,7 +149,7 @@ class CenterCriterion:
         pseudo = student.pseudo_weight * batch.box_score**student.score_power
         return torch.where(batch.box_source == SOURCE_PSEUDO, pseudo, student.human_weight)
 
-    def _box_losses(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
+    def box_losses(self, maps: TaskMaps, batch: Batch, classes: tuple[int, ...]) -> Tensor:
         """(2,) sums over the cells where boxes are regressed, in the order of BOX_TERMS."""
         rows, columns = maps.heatmap.shape[-2:]
         cells, index = batch.surroundings(

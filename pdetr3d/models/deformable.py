@@ -26,7 +26,7 @@ def deformable_sample(values: Sequence[Tensor], location: Tensor, weight: Tensor
         (B, Q, C), heads concatenated.
     """
     kernel = cuda_kernel() if location.is_cuda and location.numel() else None
-    return _twin(values, location, weight) if kernel is None else _by_kernel(kernel, values, location, weight)
+    return _twin(values, location, weight) if kernel is None else by_kernel(kernel, values, location, weight)
 
 
 @cache
@@ -39,7 +39,8 @@ def cuda_kernel() -> Any:
     return MultiScaleDeformableAttnFunction
 
 
-def _by_kernel(kernel: Any, values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
+def by_kernel(kernel: Any, values: Sequence[Tensor], location: Tensor, weight: Tensor) -> Tensor:
+    """``deformable_sample`` by mmcv's ``kernel``, which ``cuda_kernel`` returns."""
     b, _, m = location.shape[:3]
     # The kernel does not support bfloat16, so under autocast it samples in float32, which takes more memory.
     rows = [value.float().view(b, m, value.shape[1] // m, -1).permute(0, 3, 1, 2) for value in values]

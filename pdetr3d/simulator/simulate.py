@@ -48,7 +48,7 @@ def simulate(dataroot: Path, config: SimConfig, version: str = "v1.0-sim") -> No
     dataroot.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(dataroot)
     with _partial(dataroot) as partial:
-        _write_world(partial, config, version)
+        write_world(partial, config, version)
         (partial / STAMP).write_text(json.dumps(stamp, indent=1))
         try:
             os.replace(partial, dataroot)
@@ -136,7 +136,8 @@ def _jobs(config: SimConfig) -> dict[str, list[SceneJob]]:
     return jobs
 
 
-def _write_world(root: Path, config: SimConfig, version: str) -> None:
+def write_world(root: Path, config: SimConfig, version: str) -> None:
+    """Write the files of the whole world to the empty folder ``root``."""
     for folder in ("maps", version, *(f"samples/{c}" for c in (LIDAR_TOP, *const.CAMERA_RIG)), f"sweeps/{LIDAR_TOP}"):
         (root / folder).mkdir(parents=True)
     # The devkit requires a map, which nothing reads: this one is drivable everywhere.

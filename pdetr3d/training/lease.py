@@ -61,7 +61,7 @@ def hold(folder: Path, wait_s: float = 0.0, option: str = "--run-dir") -> None:
                 f"{folder} is in use by {_described(owner)}: two runs would write over each other. Wait until it "
                 f"ends, end it, or name another directory with {option}"
             )
-        if owner is not None and _remove(folder, owner):
+        if owner is not None and remove(folder, owner):
             print(f"{folder}: its owner is gone ({_described(owner)}); its lock is taken over", flush=True)
 
 
@@ -167,7 +167,7 @@ def _version(folder: Path) -> tuple[int, str] | None:
         return None
 
 
-def _remove(folder: Path, dead: dict[str, Any]) -> bool:
+def remove(folder: Path, dead: dict[str, Any]) -> bool:
     """Remove a dead owner's lease and return whether this process did. A lease that was made meanwhile is put back.
 
     The lease is renamed first: of several processes that try, the rename succeeds in one.

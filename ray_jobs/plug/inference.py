@@ -6,7 +6,6 @@ rerun predicts only the batches without a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from pdetr3d.config import Config, ScalingConfig
 from pdetr3d.config_seen import seen_by
 from pdetr3d.data.loading.record_list import tokens_of
 from pdetr3d.data.storage.box_table import COLUMNS, SCHEMA, BoxTable, BoxTableWriter
-from pdetr3d.data.storage.files import atomic_path, read_parquet, table_digest, write_json, write_parquet
+from pdetr3d.data.storage.files import atomic_path, read_parquet, sha256, table_digest, write_json, write_parquet
 from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.inference.detector import Detector
 from pdetr3d.schema import Boxes3D, SampleRecord
@@ -179,7 +178,7 @@ def kept_batches(
     keep: Path, kind: str, config: Config, checkpoints: Sequence[Path], tokens: pa.ChunkedArray
 ) -> dict[int, Path]:
     """Number -> file of the finished batches in ``keep``. Files of other models, configs or samples are removed."""
-    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoints]
+    weights = [sha256(file) for file in checkpoints]
     samples = table_digest(pa.table({"sample_token": tokens}))
     asked = json.loads(json.dumps([kind, seen_by(config), weights, BATCH_SIZE, samples]))
     file = keep / "batches.json"

@@ -87,7 +87,7 @@ def _run(name: str, folder: Path, chosen: dict[str, Any], job: Job, report: Repo
         if job.space.scored_on(config) == "select":
             told.observe = curve.add
         if run.result(RESULT) is None:
-            run.dir.finish(RESULT, _train(run, job, told.parent, curve))
+            run.dir.finish(RESULT, train(run, job, told.parent, curve))
         curve.report()  # also for a trial that was finished before
 
 
@@ -97,7 +97,7 @@ def title(name: str, chosen: Mapping[str, Any]) -> str:
     return f"{row}, seed {chosen[SEED]} ({name})".removeprefix(", ")
 
 
-def _train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
+def train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
     """Train and measure the models of the trial.
 
     Returns:

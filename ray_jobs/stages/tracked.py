@@ -132,7 +132,7 @@ class Tracked(Observer):
             **run.lineage(),
             "stage": name,
             "checkpoint": file_digest(file),
-            "checkpoint_uri": _address(run, name, file),
+            "checkpoint_uri": checkpoint_address(run, name, file),
         }
         flat, data = run.config.flat(), data_digest(run.data.digest, run.data.manifest.digest)
         shown = [(record, confident(boxes) if kind == "student" else boxes) for record, boxes in pictures]
@@ -143,8 +143,7 @@ class Tracked(Observer):
             model = log_checkpoint(tracker, kind, f"{name}_{file.stem}", step, flat, tags)
             log_model_metrics(tracker, model, score_metrics(prefix, report), step)
             value = report[JUDGED[kind]] if seen_objects(report) else None
-            circumstances = _circumstances(run.config, measured_on)
-            score = Score(JUDGED[kind], value, data, circumstances, unfit(report, floor))
+            score = Score(JUDGED[kind], value, data, circumstances(run.config, measured_on), unfit(report, floor))
             said = register(tracker, kind, model, score, tags)
             tracker.quietly(lambda client: client.log_artifacts(tracker.run_id, str(drawn), FOLDER))
         if said:
@@ -235,7 +234,7 @@ def seen_objects(report: dict[str, Any]) -> int:
     return int(sum(report["n_gt"].values()) if "n_gt" in report else report["n"])
 
 
-def _address(run: Run, name: str, file: Path) -> str:
+def checkpoint_address(run: Run, name: str, file: Path) -> str:
     """The URI of a kept checkpoint: in shared storage if there is one, else in the run directory."""
     if not run.config.storage.path:
         return file.resolve().as_uri()
@@ -244,7 +243,8 @@ def _address(run: Run, name: str, file: Path) -> str:
     return f"{checkpoint_uri(folder, step_of(file))}/{FILE}"
 
 
-def _circumstances(config: Config, measured_on: str) -> str:
+def circumstances(config: Config, measured_on: str) -> str:
+    """The data behind a score: split or frames, and how the input was corrupted. Only equal ones are compared."""
     if config.corruption == CorruptionConfig():
         return measured_on
     return f"{measured_on}, corrupted by {json.dumps(config.corruption.model_dump())}"

@@ -136,4 +136,4 @@ def test_the_truck_by_hand(batch: Batch, config: Config, monkeypatch: pytest.Mon
     only = TaskMaps(torch.zeros(1, 2, GRID, GRID), Cells(*(v[[place]] for v in vars(cells).values())), said)
     criterion = CenterCriterion(config, same_on_all_ranks)
     monkeypatch.setattr(type(batch), "surroundings", lambda *_: (only.cells, index[[place]]))
-    assert criterion._box_losses(only, batch, (1, 2)).tolist() == pytest.approx([0, 0], abs=1e-4)
+    assert criterion.box_losses(only, batch, (1, 2)).tolist() == pytest.approx([0, 0], abs=1e-4)

@@ -71,7 +71,7 @@ class KernelByContract:
 
 def test_arguments_of_the_kernel_mean_what_mmcv_documents() -> None:
     def by_kernel(values, location, weight) -> torch.Tensor:
-        return module._by_kernel(KernelByContract, values, location, weight)
+        return module.by_kernel(KernelByContract, values, location, weight)
 
     for got, expected in zip(with_gradients(by_kernel), with_gradients(deformable_sample), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)  # float32 against float64

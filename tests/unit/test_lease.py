@@ -143,9 +143,9 @@ def test_a_lease_that_cannot_be_read_is_nobodys_after_a_while(tmp_path: Path, mo
 
 def test_a_lease_made_in_the_meantime_is_put_back(tmp_path: Path) -> None:
     foreign(tmp_path, token="new")
-    assert not lease._remove(tmp_path, {"token": "old"})
+    assert not lease.remove(tmp_path, {"token": "old"})
     assert json.loads((tmp_path / lease.FILE).read_text())["token"] == "new"
-    assert lease._remove(tmp_path, {"token": "new"})
+    assert lease.remove(tmp_path, {"token": "new"})
     assert not list(tmp_path.iterdir())
 
 

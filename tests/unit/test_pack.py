@@ -164,9 +164,9 @@ def test_a_broken_image_is_not_packed(index_file: Path, monkeypatch: pytest.Monk
     damaged = {camera.path: content[:middle] + bytes(200) + content[middle + 200 :]}
     monkeypatch.setattr(pack_module, "read_file", lambda path, kind: damaged.get(str(path)) or real(path, kind))
     with pytest.raises(DataError, match=rf"{Path(camera.path).name}: missing or broken JPEG .*copy the file again"):
-        pack_module._row(index, token, 1, "float32")
+        pack_module.packed_row(index, token, 1, "float32")
     damaged.clear()
-    assert pack_module._row(index, token, 1, "float32")["images"][0].as_py()[3] == content
+    assert pack_module.packed_row(index, token, 1, "float32")["images"][0].as_py()[3] == content
 
 
 @pytest.mark.parametrize("name", ["../shard-00000.parquet", "/etc/passwd", "a/shard.parquet", "shard", ""])
@@ -245,7 +245,7 @@ def test_footers_are_read_once(index_file: Path, whole: Pack, monkeypatch: pytes
     index, reads = Index.open(index_file), []
     real = pq.read_metadata
     monkeypatch.setattr(packed.pq, "read_metadata", lambda source: reads.append(1) or real(source))
-    packed._footer.cache_clear()
+    packed.footer.cache_clear()
     for token in tokens(index)[:5]:
         load_sample(dataclasses.replace(index.record(token)), DATA.model_copy(update={"packed": whole.uri}), False)
     assert len(reads) == 1

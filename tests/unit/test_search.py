@@ -342,7 +342,7 @@ def test_a_trial_takes_over_what_others_need_too(
         data=SimpleNamespace(manifest=SimpleNamespace(achieved_ratio=0.5)),
     )
     curve: Any = SimpleNamespace(add=None, chosen={})
-    figures = trial._train(run, job, Tracker("", "", None), curve)
+    figures = trial.train(run, job, Tracker("", "", None), curve)
     assert seen == [([f"student_{arm}" for arm in arms], shared)] and list(figures["final"]) == [
         f"student_{arm}" for arm in arms
     ]

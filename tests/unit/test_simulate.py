@@ -286,7 +286,7 @@ def test_a_failing_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest
         (root / "half").write_text("x")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_world", fail)
+    monkeypatch.setattr(module, "write_world", fail)
     with pytest.raises(KeyboardInterrupt):
         simulate(tmp_path / "world", CONFIG)
     assert os.listdir(tmp_path) == []
@@ -348,13 +348,13 @@ def _write_half(dataroot: Path) -> None:
         (root / "half").write_text("x")
         time.sleep(60)
 
-    module._write_world = half  # type: ignore[assignment]  # in a process of its own
+    module.write_world = half  # type: ignore[assignment]  # in a process of its own
     simulate(dataroot, CONFIG)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partial folder of this world is removed once its process is dead; folders of other names stay."""
-    monkeypatch.setattr(module, "_write_world", lambda root, *_: (root / "whole").write_text("x"))
+    monkeypatch.setattr(module, "write_world", lambda root, *_: (root / "whole").write_text("x"))
     other = tmp_path / ".another world.partial-abc"
     other.mkdir()
     (other / "half").write_text("x")

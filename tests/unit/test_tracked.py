@@ -116,9 +116,9 @@ def test_what_each_stage_descends_from(tmp_path: Path) -> None:
 
 def test_corrupted_input_is_another_measurement() -> None:
     config = Config(preset="x")
-    assert tracked._circumstances(config, "val") == "val"
+    assert tracked.circumstances(config, "val") == "val"
     noisy = config.model_copy(update={"corruption": config.corruption.model_copy(update={"click_noise_factor": 0.0})})
-    assert tracked._circumstances(noisy, "val").startswith('val, corrupted by {"click_noise_factor": 0.0')
+    assert tracked.circumstances(noisy, "val").startswith('val, corrupted by {"click_noise_factor": 0.0')
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_where_a_checkpoint_lies(tmp_path: Path, shared: str, address: str) -> N
     file.parent.mkdir()
     file.write_bytes(b"abc")
     trained(tmp_path, stages.config, "student_ours", file, digest="r1", run_id="run")
-    assert tracked._address(stages, "student_ours", file) == address.format(folder=tmp_path)
+    assert tracked.checkpoint_address(stages, "student_ours", file) == address.format(folder=tmp_path)
     taker = stages_in(tmp_path / "other")  # a run that took the stage over: nothing is stored by its own digest
     taker.config, taker.dir.digest, copy = stages.config, "r2", taker.path / "student_ours"
     link_missing(file.parent, copy, [file.name, "lineage.json"])
-    assert tracked._address(taker, "student_ours", copy / file.name) == address.format(folder=taker.path)
+    assert tracked.checkpoint_address(taker, "student_ours", copy / file.name) == address.format(folder=taker.path)
 
 
 def test_what_a_stage_descends_from_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.loading.check import check_image_data
 from pdetr3d.data.loading.load import read_sweeps
 from pdetr3d.data.loading.packed import INDEX, LAYOUT, MANIFEST, PACK_SCHEMA, Pack, resolve
+from pdetr3d.data.storage.files import sha256
 from pdetr3d.data.storage.points import read_file
 from pdetr3d.data.storage.whole_file import remove_unfinished, whole_file
 from pdetr3d.progress import tracked
@@ -142,11 +143,9 @@ def _write_shard(index_file: Path, uri: str, num_sweeps: int, points: str, job: 
         plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         with pq.ParquetWriter(local, PACK_SCHEMA, write_page_checksum=True, **plain) as writer:
             for token in tokens:
-                writer.write_table(_row(index, token, num_sweeps, points))  # a row group of its own
-        with local.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                writer.write_table(packed_row(index, token, num_sweeps, points))  # a row group of its own
         _copy(local, filesystem, f"{path}/{name}")
-        note = {"file": name, "bytes": local.stat().st_size, "sha256": digest, "samples": tokens}
+        note = {"file": name, "bytes": local.stat().st_size, "sha256": sha256(local), "samples": tokens}
     _write(filesystem, f"{path}/{_note(number)}", json.dumps(note).encode())
 
 
@@ -156,7 +155,12 @@ def _open_index(index_file: Path) -> Index:
     return Index.open(index_file)
 
 
-def _row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
+def packed_row(index: Index, token: str, num_sweeps: int, points: str) -> pa.Table:
+    """The row of a sample: its sweeps as ``points`` (float32 or float16), and its images' files.
+
+    Raises:
+        DataError: for a file that is missing, cut or damaged.
+    """
     record = index.record(token)
     sweeps = read_sweeps(record, index.reading.model_copy(update={"num_sweeps": num_sweeps}))
     images = [None if camera is None else _whole_image(camera) for camera in record.cameras]

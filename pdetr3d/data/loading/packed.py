@@ -91,7 +91,7 @@ class Pack:
         columns = ["points", "sweep_points", *(["images"] if cameras else [])]
         try:
             shard = pq.ParquetFile(
-                self._open(file), metadata=_footer(self.uri, file), pre_buffer=True, page_checksum_verification=True
+                self._open(file), metadata=footer(self.uri, file), pre_buffer=True, page_checksum_verification=True
             )
             table = shard.read_row_group(row, columns=columns)
             return self._points(table, num_sweeps), table["images"][0].as_py() if cameras else None
@@ -136,7 +136,8 @@ def open_pack(uri: str) -> Pack:
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
-def _footer(uri: str, file: str) -> pq.FileMetaData:
+def footer(uri: str, file: str) -> pq.FileMetaData:
+    """The footer of the shard ``file`` of the pack at ``uri``; a process reads it once."""
     pack = open_pack(uri)
     with pack._open(file) as source:
         return pq.read_metadata(source)

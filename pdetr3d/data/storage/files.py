@@ -208,9 +208,14 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """16 hex digits of a file's content (SHA-256), which is not held in memory."""
+    """16 hex digits of a file's content (SHA-256)."""
+    return sha256(file)[:16]
+
+
+def sha256(file: Path) -> str:
+    """The 64 hex digits of a file's content, which is not held in memory."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def table_digest(*tables: pa.Table) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pdetr3d.config import Config
+from pdetr3d.data.storage.files import sha256
 from pdetr3d.finished.deploy import torchscript
 from pdetr3d.finished.deploy.contract import INFO_FILE, refuse_no_ages
 from pdetr3d.finished.deploy.maps import config_of, decode, read_info
@@ -47,7 +47,7 @@ class ExportedDetector:
         file = folder / (ONNX_FILE if "opset" in info else torchscript.MODEL_FILE)
         if not file.is_file():
             raise DataError(f"{file} does not exist: pdetr3d export writes it")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != info["sha256"]:
+        if sha256(file) != info["sha256"]:
             raise DataError(f"{file} is not the file that {INFO_FILE} describes: export it again")
         device = torch.device(info["device"])
         model = OnnxRunner(file) if file.name == ONNX_FILE else torchscript.read(file, device)

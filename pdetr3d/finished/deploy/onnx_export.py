@@ -10,7 +10,6 @@ Legend: P points, C channels, K peaks of one task, H rows (y) and W columns (x) 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from pdetr3d.batch import Cells
 from pdetr3d.config import Config
-from pdetr3d.data.storage.files import new_folder
+from pdetr3d.data.storage.files import new_folder, sha256
 from pdetr3d.finished.deploy.contract import INFO_FILE, ONNX_OUTPUTS, describe
 from pdetr3d.finished.deploy.maps import FORMAT
 from pdetr3d.finished.deploy.source import TrainedStudent
@@ -179,7 +178,7 @@ def export_onnx(trained: TrainedStudent, out: Path) -> dict[str, Any]:
             "torch": torch.__version__,
             "device": "cpu",
             "checkpoint": trained.file.name,
-            "sha256": hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest(),
+            "sha256": sha256(folder / MODEL_FILE),
             "max_difference_to_eager": difference,
             **describe(config, ONNX_OUTPUTS),
         }

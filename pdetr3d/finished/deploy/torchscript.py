@@ -10,7 +10,6 @@ Legend: P points, N peaks of all tasks.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pdetr3d.config import Config
-from pdetr3d.data.storage.files import new_folder
+from pdetr3d.data.storage.files import new_folder, sha256
 from pdetr3d.finished.deploy.contract import INFO_FILE, OUTPUTS, describe, refuse_no_ages
 from pdetr3d.finished.deploy.maps import FORMAT
 from pdetr3d.finished.deploy.source import TrainedStudent
@@ -97,7 +96,7 @@ def export_torchscript(trained: TrainedStudent, out: Path, device: torch.device)
             "torch": torch.__version__,
             "device": str(device),
             "checkpoint": trained.file.name,
-            "sha256": hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest(),
+            "sha256": sha256(folder / MODEL_FILE),
             "max_difference_to_eager": difference,
             **describe(trained.config),
         }
