@@ -17,6 +17,8 @@ ON_SIMULATED = (  # of the search whose teachers learn from the simulated world
     "teacher.optim.epochs=10",
 )
 
+STUDENTS = ("boxes only", "ours", "boxes everywhere")  # variants of the search ``headline``
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -53,9 +55,9 @@ def pipeline(preset: str, *dataset: str) -> Measurement:
     return Measurement(preset, commands, (preset, folder(preset)), shown, "PDETR3D_KITTI_DATA")
 
 
-def search(quick: bool, space: str, preset: str, *words: str) -> Measurement:
-    """A search over three seeds. quick: over one. words: options and key=value of the search."""
-    name = space.replace("_", "-")
+def search(quick: bool, space: str, preset: str, *words: str, name: str = "") -> Measurement:
+    """A search over three seeds. quick: over one. words: options and key=value of the search. name: "": the space's."""
+    name = name or space.replace("_", "-")
     place = folder(f"{name}-quick" if quick else name)
     command = ("-m", "ray_jobs.search", space, "--preset", preset, *words, *(("--seeds", "0") if quick else ()))
     tables = (name, f"{place}/search.json")
@@ -73,6 +75,18 @@ def kitti_clicks(quick: bool) -> Measurement:
     shown = found.shown.replace(simulated, "runs/kitti-clicks-sim").replace(dataset, "dataset")
     commands = (import_kitti(dataset), before)
     return replace(found, commands=(*commands, *found.commands), shown=shown, needs="PDETR3D_KITTI_DATA")
+
+
+def kitti_students(quick: bool) -> Measurement:
+    """Students of KITTI's frames, with boxes in some, clicks in the others, or boxes in all. quick: as ``search``."""
+    dataset = folder(f"kitti-students{'-quick' if quick else ''}-dataset")
+    words = [word for name in STUDENTS for word in ("--variant", name)]
+    words += [f"data.dataroot={dataset}", "label.ratio=0.29"]
+    found = search(quick, "headline", "kitti-small", *words, name="kitti-students")
+    shown = found.shown.replace(dataset, "dataset")
+    for name in STUDENTS:
+        shown = shown.replace(name, f'"{name}"' if " " in name else name)
+    return replace(found, commands=(import_kitti(dataset), *found.commands), shown=shown, needs="PDETR3D_KITTI_DATA")
 
 
 def import_kitti(dataset: str) -> tuple[str, ...]:
@@ -104,6 +118,7 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
             "python -m benchmarks.bench_your_data runs/results/your-data",
         ),
         kitti_clicks(quick),
+        kitti_students(quick),
         Measurement(
             "costs",
             (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),

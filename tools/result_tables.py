@@ -8,7 +8,7 @@ With arguments, the program first writes ``results/NAME.json``:
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
-- kitti-clicks FILE, unclicked FILE: a copy of a search's ``search.json``;
+- kitti-clicks FILE, kitti-students FILE, unclicked FILE: a copy of a search's ``search.json``;
 - costs FILE: a copy of the file that ``python -m benchmarks.costs`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
@@ -47,6 +47,7 @@ DOCUMENTS = {
     "chaos": ROOT / "docs" / "clusters.md",
     "your-data": ROOT / "docs" / "results.md",
     "kitti-clicks": ROOT / "docs" / "results.md",
+    "kitti-students": ROOT / "docs" / "results.md",
     "costs-steps": ROOT / "docs" / "results.md",
     "costs-loaders": ROOT / "docs" / "results.md",
     "costs-plan": ROOT / "docs" / "nuscenes.md",
@@ -58,6 +59,7 @@ ARMS = {
     "full": "(c) boxes everywhere",
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
+SEARCHES = ("kitti-clicks", "kitti-students", "unclicked")
 LABELS = {**FLOOR_NAMES, "teacher": "teacher"}
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
@@ -90,8 +92,8 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """A copied result with a command that works on any machine, and without paths of the machine that measured it."""
     if name == "your-data":
         found["report"].pop("config", None)
-    if name in ("kitti-clicks", "unclicked"):
-        found["config"]["data"]["dataroot"] = "dataset" if name == "kitti-clicks" else ""
+    if name in SEARCHES:
+        found["config"]["data"]["dataroot"] = "dataset" if name.startswith("kitti") else ""
         found["space"].pop("overrides", None)
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
     if name == "kitti-clicks":
@@ -281,6 +283,7 @@ def documents() -> dict[Path, str]:
         "your-data": tutorial,
         "unclicked": unclicked,
         "kitti-clicks": kitti_clicks,
+        "kitti-students": lambda found: search_text(Search(ROOT, found), {}),
         "costs-steps": training_steps,
         "costs-loaders": loading,
         "costs-plan": capacity,
@@ -298,7 +301,7 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case ["chaos" | "your-data" | "kitti-clicks" | "costs" | "unclicked" as name, file]:
+        case ["chaos" | "your-data" | "kitti-clicks" | "kitti-students" | "costs" | "unclicked" as name, file]:
             found = {"code": code_version()} | json.loads(Path(file).read_text())
             FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:

@@ -120,6 +120,7 @@ def test_the_list_names_every_result() -> None:
         "chaos",
         "your-data",
         "kitti-clicks",
+        "kitti-students",
         "costs",
         "unclicked",
     ]
