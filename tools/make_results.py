@@ -53,7 +53,7 @@ def said(wanted: Measurement) -> str:
     """The line of a result in the list."""
     found, seconds = state(wanted)
     takes = "time unknown" if seconds is None else f"takes {seconds / 60:.0f} minutes"
-    return f"{wanted.name:12} {found}, {takes}" + ("" if there(wanted) else f"; left out: {wanted.needs} is not set")
+    return f"{wanted.name:15} {found}, {takes}" + ("" if there(wanted) else f"; left out: {wanted.needs} is not set")
 
 
 def due(results: Sequence[Measurement], quick: bool) -> tuple[list[Measurement], list[Measurement]]:

@@ -46,14 +46,14 @@ def test_what_is_due(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tool, "e", 60, "teacher 1")
     assert tool.due(everything, quick=False) == ([old, slow, missing, data], [])
     assert tool.due(everything, quick=True) == ([data, old], [slow, missing])  # 60 s + 1000 s + 3000 s > 1 h
-    assert tool.said(slow) == "c            of other code, takes 50 minutes"
+    assert tool.said(slow) == "c               of other code, takes 50 minutes"
     assert tool.announced([old, slow], []) == "to measure: b, c; 1.1 hours by the last time"  # 1000 s + 3000 s
     assert tool.announced([slow, missing], []) == "to measure: c, d; 0.8 hours by the last time, without d"
     assert tool.announced([old], [slow, missing]) == (
         "to measure: b; 0.3 hours by the last time\nleft out, since an hour is not enough or the time is unknown: c, d"
     )
-    assert tool.said(missing) == "d            missing, time unknown"
-    assert tool.said(no_data) == "f            missing, time unknown; left out: NO_DATA is not set"
+    assert tool.said(missing) == "d               missing, time unknown"
+    assert tool.said(no_data) == "f               missing, time unknown; left out: NO_DATA is not set"
 
 
 def test_a_quick_search_trains_one_seed_and_is_due_again_without_quick(tool: ModuleType) -> None:
