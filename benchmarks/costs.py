@@ -57,13 +57,18 @@ def plan() -> dict[str, Any]:
     return {"measured": document["measured"], "stages": document["plans"][0]["stages"]}
 
 
+def commit() -> str:
+    """The commit of this checkout."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def run(out: Path) -> None:
     """Measure the parts that the JSON file ``out`` lacks, or all if it is of another commit, and write each to it."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    code = commit()
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    if found.get("commit") != commit:
-        found = {"commit": commit, "seconds": {}}
+    if found.get("commit") != code:
+        found = {"commit": code, "seconds": {}}
     out.parent.mkdir(parents=True, exist_ok=True)
     for part in (steps, loaders, plan):
         if part.__name__ not in found:

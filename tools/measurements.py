@@ -117,6 +117,16 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
             ("your-data", f"{folder('your-data')}/your-data.json"),
             "python -m benchmarks.bench_your_data runs/results/your-data",
         ),
+        Measurement(
+            "transfer",
+            (
+                ("-m", "ray_jobs.train_teacher", "--preset", "quickstart", "--run-dir", folder("quickstart")),
+                ("-m", "benchmarks.transfer", folder("quickstart"), f"{folder('transfer')}/transfer.json"),
+            ),
+            ("transfer", f"{folder('transfer')}/transfer.json"),
+            "python -m benchmarks.transfer runs/quickstart transfer.json",
+            "PDETR3D_REAL_DATA",
+        ),
         kitti_clicks(quick),
         kitti_students(quick),
         Measurement(

@@ -9,7 +9,7 @@ With arguments, the program first writes ``results/NAME.json``:
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
 - kitti-clicks FILE, kitti-students FILE, unclicked FILE: a copy of a search's ``search.json``;
-- costs FILE: a copy of the file that ``python -m benchmarks.costs`` writes.
+- costs FILE, transfer FILE: a copy of the file that ``python -m benchmarks.costs`` or ``benchmarks.transfer`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
 is named there as not measured.
@@ -48,6 +48,7 @@ DOCUMENTS = {
     "your-data": ROOT / "docs" / "results.md",
     "kitti-clicks": ROOT / "docs" / "results.md",
     "kitti-students": ROOT / "docs" / "results.md",
+    "transfer": ROOT / "docs" / "results.md",
     "costs-steps": ROOT / "docs" / "results.md",
     "costs-loaders": ROOT / "docs" / "results.md",
     "costs-plan": ROOT / "docs" / "nuscenes.md",
@@ -251,6 +252,13 @@ def unclicked(found: dict[str, Any]) -> str:
     return "\n".join([search_text(search, {}), "", *lines])
 
 
+def transfer(found: dict[str, Any]) -> str:
+    """The section of docs/results.md about a teacher that never saw a real frame."""
+    labels = found["labels"]
+    lead = f"`{found['command']}` at commit {found['commit'][:7]}, {labels['teacher']['n']} clicks:"
+    return "\n".join([lead, "", *boxes_at_clicks(labels)])
+
+
 def faults(found: dict[str, Any]) -> str:
     """The table of docs/clusters.md: the cost of faults."""
     rows = []
@@ -284,6 +292,7 @@ def documents() -> dict[Path, str]:
         "unclicked": unclicked,
         "kitti-clicks": kitti_clicks,
         "kitti-students": lambda found: search_text(Search(ROOT, found), {}),
+        "transfer": transfer,
         "costs-steps": training_steps,
         "costs-loaders": loading,
         "costs-plan": capacity,
@@ -301,7 +310,10 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case ["chaos" | "your-data" | "kitti-clicks" | "kitti-students" | "costs" | "unclicked" as name, file]:
+        case [
+            "chaos" | "your-data" | "kitti-clicks" | "kitti-students" | "transfer" | "costs" | "unclicked" as name,
+            file,
+        ]:
             found = {"code": code_version()} | json.loads(Path(file).read_text())
             FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:

@@ -119,6 +119,7 @@ def test_the_list_names_every_result() -> None:
         "kitti-small",
         "chaos",
         "your-data",
+        "transfer",
         "kitti-clicks",
         "kitti-students",
         "costs",
