@@ -1,8 +1,8 @@
 """Measures a teacher of the simulated world at the clicks of real nuScenes keyframes, on which it was not trained.
 
-``python -m benchmarks.transfer RUN OUT.json`` needs RUN, a run directory with a trained teacher of nuScenes' classes, and
-PDETR3D_REAL_DATA, a folder with nuScenes v1.0-mini. It writes the quality of the teacher's boxes, and that of boxes that
-need no training: the class means of nuScenes at the clicks.
+``python -m benchmarks.transfer RUN OUT.json`` needs RUN, a run directory with a trained teacher of nuScenes' classes,
+and PDETR3D_REAL_DATA, a folder with nuScenes v1.0-mini. It writes the quality of the teacher's boxes, and that of boxes
+that need no training: the class means of nuScenes at the clicks.
 """
 
 from __future__ import annotations

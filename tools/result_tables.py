@@ -310,10 +310,7 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["quickstart" | "kitti-small" as name, run, *note]:
             FILES[name].write_text(json.dumps(collect(name, Path(run), *note), indent=1) + "\n")
-        case [
-            "chaos" | "your-data" | "kitti-clicks" | "kitti-students" | "transfer" | "costs" | "unclicked" as name,
-            file,
-        ]:
+        case [name, file] if name in NAMES:
             found = {"code": code_version()} | json.loads(Path(file).read_text())
             FILES[name].write_text(json.dumps(portable(name, found), indent=1) + "\n")
         case [_, *_]:
