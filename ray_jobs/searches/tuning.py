@@ -92,6 +92,7 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
         KeyboardInterrupt: when Tune was interrupted; its state is stored.
     """
     folder, space = job.search.path, job.space
+    scored = bool(space.scored_on(job.search.base))  # else no trial reports the metric, which Tune would demand
     bound = tune.with_parameters(run_trial, job=job)
     trainable = tune.with_resources(bound, {"CPU": 0, HEAD: head_share(concurrent)})
     if tune.Tuner.can_restore(str(folder / TUNE)):
@@ -101,8 +102,8 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
             trainable,
             param_space=parameters(space),
             tune_config=tune.TuneConfig(
-                metric=space.metric,
-                mode=space.mode,
+                metric=space.metric if scored else None,
+                mode=space.mode if scored else None,
                 num_samples=space.trials or 1,
                 max_concurrent_trials=concurrent,
                 search_alg=searcher(space, concurrent),
