@@ -128,8 +128,8 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> dict[str, float]:
         # placement group. A Ray of this run alone needs neither: its placement groups end with it (fit.LocalTrainer).
         if ray_address() == "local" and not dashboard:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # By default Ray keeps as many idle processes as there are CPUs, and ends others after a second. A training's
-        # readers are more. They ended after each task and started anew for the next one: imports took half of both cores.
+        # By default Ray keeps as many idle processes as there are CPUs, and ends others after a second. A training has
+        # more readers. They ended after each task, and others started for the next: imports took half of both cores.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
         os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_PROCESSES))
         address, local = ray_address(), dict[str, Any]()
