@@ -69,7 +69,8 @@ def kitti_clicks(quick: bool) -> Measurement:
     """The search on KITTI's frames, also from teachers of the simulated world. quick: over one seed, not three."""
     what = "kitti-clicks-quick" if quick else "kitti-clicks"
     dataset, simulated = folder(f"{what}-dataset"), folder(f"{what}-sim")
-    found = search(quick, "kitti_clicks", "kitti-small", "--pretrained", simulated, f"data.dataroot={dataset}")
+    words = ("--pretrained", simulated, f"data.dataroot={dataset}", "scaling.inference_workers=1")
+    found = search(quick, "kitti_clicks", "kitti-small", *words)
     before = ("-m", "ray_jobs.search", "kitti_clicks", "--preset", "kitti-small", "--run-dir", simulated)
     before += ("--out", simulated, "--seeds", "0", *ON_SIMULATED)
     shown = found.shown.replace(simulated, "runs/kitti-clicks-sim").replace(dataset, "dataset")
