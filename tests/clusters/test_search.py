@@ -188,6 +188,26 @@ def test_every_trial_ends_in_mlflow_as_it_ended(sim_world: Path, tmp_path: Path)
     assert set(status.values()) == {"FINISHED", "KILLED", "FAILED"} and status["search mine"] == "FINISHED"
 
 
+UNWATCHED = """
+question: What are checkpoints worth that nobody scores during training?
+trains: [boxes_only]
+metric: mATE
+space:
+  optim.lr: {values: [1.0e-3, 2.0e-3]}
+"""
+
+
+def test_without_a_select_split_trials_are_compared_by_their_final_scores(sim_world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "log"
+    job = start(tmp_path, sim_world, output, UNWATCHED, ('data.select_split=""',))
+    assert job.wait(timeout=500) == 0, output.read_text()
+    document = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert document["scored_on"] == "final" and len(document["trials"]) == 2
+    for one in document["trials"]:
+        assert (one["status"], one["curve"]) == ("finished", [])
+        assert one["score"] == one["final"]["student_boxes_only"]["mATE"] > 0
+
+
 VARIANTS = """
 question: What is a teacher worth at clicks that it does not learn from?
 trains: teacher
