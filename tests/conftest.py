@@ -34,6 +34,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # with 2 s, a fit takes 17 s instead of 11
 os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "10000"  # as in jobs, see ray_jobs/start/launch.py
+os.environ["RAY_num_workers_soft_limit"] = "8"
 # Ray also protects local clusters with a token; with an own token, tests do not write to ~/.ray.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

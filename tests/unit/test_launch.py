@@ -46,7 +46,8 @@ def test_ray_does_not_take_sigterm_over(monkeypatch: pytest.MonkeyPatch) -> None
     names = ("ENABLE_PRINT_PATCH", "HEALTH_CHECK_INTERVAL_S", "ENABLE_PREEMPTION_WATCHER")
     for name in (f"RAY_TRAIN_{name}" for name in names):
         monkeypatch.setenv(name, os.environ.get(name, "0"))  # restored after the test, since init_ray sets them
-    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "10000")
+    for name in ("idle_worker_killing_time_threshold_ms", "num_workers_soft_limit"):
+        monkeypatch.setenv(f"RAY_{name}", os.environ[f"RAY_{name}"])
     with ending_in_time():
         ours = signal.getsignal(signal.SIGTERM)
         with pytest.raises(DataError, match="Invalid address format: nonsense"):
