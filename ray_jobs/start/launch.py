@@ -30,7 +30,7 @@ from ray_jobs.terminal.phases import PHASES, lines
 
 # Shared memory of a local Ray. Streams use much less (flow.STREAM_BYTES).
 OBJECT_STORE_BYTES = 1024**3
-# Idle processes that a local Ray keeps: the readers of a training, which read in turn. Each has 0.13 GB of its own.
+# Idle processes that a local Ray keeps at least: the readers of a training, which read in turn. Each has 0.13 GB.
 KEPT_PROCESSES = 8
 
 
@@ -131,7 +131,7 @@ def init_ray(use_gpu: bool, dashboard: bool = False) -> dict[str, float]:
         # By default Ray keeps as many idle processes as there are CPUs, and ends others after a second. A training has
         # more readers. They ended after each task, and others started for the next: imports took half of both cores.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_PROCESSES))
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(max(KEPT_PROCESSES, os.cpu_count() or 1)))
         address, local = ray_address(), dict[str, Any]()
         if address == "local":
             local = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": dashboard}
