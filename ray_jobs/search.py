@@ -96,8 +96,12 @@ def trained(
             failed = run_trials(job, concurrent, args.budget)
         finally:
             for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
-                # The process of a trial that ASHA ended has marked its MLflow runs as failed.
-                end_runs(place, of=("RUNNING", "FAILED") if was_stopped(place) else ("RUNNING",))
+                # The process of a trial that ASHA or the budget ended marks its MLflow runs as failed, or it goes on
+                # for a while and finishes.
+                stopped = was_stopped(place)
+                end_runs(place, of=("RUNNING", "FAILED") if stopped else ("RUNNING",))
+                if stopped:
+                    end_runs(place, of=("FINISHED",), only=f"trial {place.name}")
         asked = {key: value for key, value in begun.items() if key not in OPTIONS}
         made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}
         document = command.provenance(args, base) | made | collect(folder, space, base)

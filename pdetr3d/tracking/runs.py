@@ -164,13 +164,15 @@ class Tracker:
             self._warned = True
 
 
-def end_runs(run_dir: Path, status: str = "KILLED", of: Collection[str] = ("RUNNING",)) -> None:
+def end_runs(run_dir: Path, status: str = "KILLED", of: Collection[str] = ("RUNNING",), only: str = "") -> None:
     """End the MLflow runs of a run directory that a killed process left RUNNING. Raises nothing.
 
     Args:
-        status: the new state. of: runs in these states get it.
+        status: the new state. of: runs in these states get it. only: the name of one run; "": all.
     """
     for name, entry in read_run_file(run_dir).items():
+        if only not in ("", name):
+            continue
         try:
             client = connect(entry["uri"])
             if client.get_run(entry["run_id"]).info.status in of:
