@@ -6,8 +6,8 @@ venv=${1:-.peer}
 cd "$(dirname "$0")/.."
 bash tools/install.sh "$venv" dev
 bash tools/compile_ops.sh "$venv"
-# No dependencies: mmdet3d asks for viewers that no model needs, and mmdet for a version of mmcv that this torch cannot
-# compile. benchmarks/peer_model.py tells both that mmcv is of that version.
+# No dependencies: mmdet3d asks for viewers that no model needs, and mmdet for an older mmcv than that of this project.
+# benchmarks/peer_model.py tells both that mmcv is of that version.
 "$venv/bin/python" -m pip install --quiet --no-deps mmdet==3.3.0 mmdet3d==1.4.0 lyft_dataset_sdk==0.0.8
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt numba trimesh plyfile pycocotools terminaltables
 echo "Ready: PDETR3D_PEER=$venv/bin/python make bench ARGS='-k peer'"
