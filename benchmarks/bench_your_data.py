@@ -26,6 +26,7 @@ from pdetr3d.data.label_manifest import build_manifest
 from pdetr3d.finished.labels.measure import MeasuredLabels
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.simulator.simulate import simulate
+from pdetr3d.tracking.provenance import git_state
 from tests.people_cases import of_role, without_annotations, write_clicks
 from tests.tutorial import SPLITS, page_commands
 
@@ -40,8 +41,6 @@ def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) ->
     whole = _world(folder, dataroot or folder / "simulated")
     times = folder / "seconds.json"
     seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     for words in page_commands(folder / "world"):
         name = words[2] if words[0] == "python" else words[1]
         if name == "label":  # there are two
@@ -61,7 +60,7 @@ def run(folder: Path, dataroot: Path | None = None, more: Sequence[str] = ()) ->
     truth = MeasuredLabels(dataclasses.replace(labels, index=whole)).report()
     report = json.loads((folder / "runs" / "mine" / "report.json").read_text())
     found = {
-        "commit": commit,
+        "commit": git_state()["git.commit"],
         "keys": list(more),
         "seconds": seconds,
         "roles": labels.manifest.role_counts(),

@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.bench_full_size import STUDENTS, TEACHERS, measured
 from benchmarks.bench_loaders import compare_keyframe
+from pdetr3d.tracking.provenance import git_state
 
-ROOT = Path(__file__).resolve().parents[1]
 PRESET, CLUSTER = "nuscenes-voxel", ("--workers", "8", "--samples", "28130")  # of the plan
 SIZE_PX = (704, 396)  # of the loaders' images
 
@@ -57,15 +57,9 @@ def plan() -> dict[str, Any]:
     return {"measured": document["measured"], "stages": document["plans"][0]["stages"]}
 
 
-def commit() -> str:
-    """The commit of this checkout."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def run(out: Path) -> None:
     """Measure the parts that the JSON file ``out`` lacks, or all if it is of another commit, and write each to it."""
-    code = commit()
+    code = git_state()["git.commit"]
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     if found.get("commit") != code:
         found = {"commit": code, "seconds": {}}

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pdetr3d
-from benchmarks.costs import commit
 from pdetr3d.config import LabelConfig
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
@@ -25,6 +24,7 @@ from pdetr3d.data.label_manifest import build_manifest, training_records
 from pdetr3d.pipeline.quality import KnownClicks, floors
 from pdetr3d.pipeline.runner import LocalRunner
 from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, SampleRecord
+from pdetr3d.tracking.provenance import git_state
 
 SPLIT = "mini_train"
 
@@ -48,7 +48,7 @@ def transfer(run: Path) -> dict[str, Any]:
 def run(trained: Path, out: Path) -> None:
     """Measure, and write the JSON file ``out``."""
     began = time.monotonic()
-    found = {"commit": commit(), "labels": transfer(trained)}
+    found = {"commit": git_state()["git.commit"], "labels": transfer(trained)}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found | {"seconds": {"transfer": time.monotonic() - began}}, indent=1) + "\n")
 

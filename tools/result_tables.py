@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.markdown import markdown_table
 from pdetr3d.run_files import RunFiles
+from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
 from tools.kitti_clicks_table import kitti_clicks, without_paths
@@ -70,11 +70,10 @@ PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_siz
 def collect(name: str, run: Path, note: str = "") -> dict[str, Any]:
     """The parts of a run directory's ``report.json`` that the tables need, and the commit of this checkout."""
     report = RunFiles(run).report
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     labels = report["pseudo_labels"]
     return {
         "command": SHOWN[name],
-        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": git_state()["git.commit"],
         "code": code_version(),
         "seed": report["config"]["run.seed"],
         "note": note,

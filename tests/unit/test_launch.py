@@ -47,12 +47,13 @@ def test_ray_does_not_take_sigterm_over(monkeypatch: pytest.MonkeyPatch) -> None
     for name in (f"RAY_TRAIN_{name}" for name in names):
         monkeypatch.setenv(name, os.environ.get(name, "0"))  # restored after the test, since init_ray sets them
     for name in ("idle_worker_killing_time_threshold_ms", "num_workers_soft_limit"):
-        monkeypatch.setenv(f"RAY_{name}", os.environ[f"RAY_{name}"])
+        monkeypatch.delenv(f"RAY_{name}")
     with ending_in_time():
         ours = signal.getsignal(signal.SIGTERM)
         with pytest.raises(DataError, match="Invalid address format: nonsense"):
             init_ray(use_gpu=False)
         assert signal.getsignal(signal.SIGTERM) is ours
+    assert int(os.environ["RAY_num_workers_soft_limit"]) == max(8, os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, GRACE_S), (signal.SIGINT, CTRL_C_S)])

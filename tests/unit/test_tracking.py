@@ -262,3 +262,7 @@ def test_runs_that_nobody_ended_are_ended_and_others_on_demand(tracking_dir: Pat
     assert seen() == {"running": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
     end_runs(tracking_dir, "KILLED", of=("FAILED",))
     assert seen() == {"running": "KILLED", "failed": "KILLED", "finished": "FINISHED"}
+    end_runs(tracking_dir, of=("FINISHED",), only="failed")
+    assert seen()["finished"] == "FINISHED"
+    end_runs(tracking_dir, of=("FINISHED",), only="finished")
+    assert set(seen().values()) == {"KILLED"}
