@@ -1,4 +1,7 @@
-"""Measures decoding and NMS at full size on a CPU, with the many peaks of an untrained student. It asserts no time."""
+"""Measures decoding and NMS at full size on a CPU, with the many peaks of an untrained student.
+
+The goal is of the real keyframe (PDETR3D_REAL_DATA). Without it the benchmark only prints.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.bench_steps import median_s
+from benchmarks.goals import Goal, hold
 from pdetr3d import presets
 from pdetr3d.batch import StudentOutput
 from pdetr3d.config import Config
@@ -23,6 +27,7 @@ from pdetr3d.schema import FALLBACK_SIZE_M
 from pdetr3d.training.build import build
 from tests.model_cases import change, make_batch
 
+DECODING_S = 0.1  # goal
 # An untrained student has peaks of every class near the threshold of 0.1 all over the map, so all six tasks decode
 # their most cells. Boxes of about 1 m hardly overlap; boxes of a bus's size overlap a dozen others. (name, bus,
 # overrides)
@@ -61,10 +66,11 @@ def enlarge(student: Student) -> None:
 
 
 def test_print_costs_of_decoding(student: Student, tmp_path: Path) -> None:
-    """Print the table; the goal is 100 ms for decoding and NMS on the real keyframe."""
+    """Print the table; the goal is of all cases on the real keyframe."""
     points = cloud(student.config, tmp_path)
     batch = make_batch(1)
     batch = change(batch, points=points, point_sample=torch.zeros(len(points), dtype=torch.long))
+    slowest_s = 0.0
     table = Table("case", "peaks", "boxes", "decoding and NMS, ms", title=f"nuscenes-pillar, {len(points)} points, CPU")
     for name, bus, overrides in CASES:
         if bus:
@@ -77,4 +83,7 @@ def test_print_costs_of_decoding(student: Student, tmp_path: Path) -> None:
         peaks = sum(len(task.cells.row) for task in output.tasks)
         table.add_row(name, str(peaks), str(len(boxes)), f"{1000 * seconds:.0f}")
         assert len(boxes) and seconds > 0
+        slowest_s = max(slowest_s, seconds)
     Console(width=100).print(table)
+    if os.environ.get("PDETR3D_REAL_DATA"):
+        hold(Goal("decoding and NMS, slowest case [s]", slowest_s, DECODING_S, least=False))

@@ -28,6 +28,7 @@ from benchmarks.answering import answer
 from benchmarks.bench_full_size import KEYFRAME, STUDENT, real_batch
 from benchmarks.bench_loaders import CORES, compare_keyframe
 from benchmarks.costs import SIZE_PX, alone
+from benchmarks.goals import Goal, hold
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest, training_records
@@ -40,7 +41,7 @@ from pdetr3d.training.plan import Plan
 
 ROUNDS = 7  # the first is not counted
 # The peer's seconds by ours. bf16 of ours against the peer's fp32, where the CPU calculates in bf16.
-GOALS = {("fp32", "train"): 1.2, ("bf16", "train"): 2.0}
+GOALS = {"fp32": 1.2, "bf16": 2.0}
 LOADING = 4.0  # samples/s of ours by the peer's
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
 CLEAN = ["student.guidance=none", "student.gt_sampling=[]", "optim.compile=false"]
@@ -101,9 +102,9 @@ def parameters(running: subprocess.Popen[str]) -> int:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("amp", ["fp32", "bf16"])
 def test_print_our_speed_beside_mmdetection3ds(amp: str) -> None:
-    """Print a table, and fail where a ratio misses its goal by more than a tenth."""
+    """Print a table of the steps, and the goal of training."""
     peer = peer_python()
-    table = Table("step", "mmdetection3d [s]", "ours [s]", "ratio", "goal", title=f"CenterPoint, {amp} of ours")
+    table = Table("step", "mmdetection3d [s]", "ours [s]", "ratio", title=f"CenterPoint, {amp} of ours")
     found = dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
         sample = f"{folder}/sample.npz"
@@ -115,18 +116,17 @@ def test_print_our_speed_beside_mmdetection3ds(amp: str) -> None:
                     rounds = [(asked(theirs, act), asked(mine, act)) for _ in range(ROUNDS)][1:]
                     peers, own = (statistics.median(side) for side in zip(*rounds, strict=True))
                     found[act] = statistics.median(one / other for one, other in rounds)
-                    goal = GOALS.get((amp, act))
-                    table.add_row(act, f"{peers:.3f}", f"{own:.3f}", f"{found[act]:.2f}", f"{goal or '-'}")
-    table.add_row("parameters", *map(str, sizes), f"{sizes[0] / sizes[1]:.3f}", "1")
+                    table.add_row(act, f"{peers:.3f}", f"{own:.3f}", f"{found[act]:.2f}")
+    table.add_row("parameters", *map(str, sizes), f"{sizes[0] / sizes[1]:.3f}")
     Console(width=100).print(table)
     assert 0.95 < sizes[0] / sizes[1] < 1.05, "the two models are not of one size"
     if amp == "fp32" or NATIVE_BF16 & set(Path("/proc/cpuinfo").read_text().split()):
-        assert found["train"] >= 0.9 * GOALS[amp, "train"]
+        hold(Goal(f"training steps of mmdetection3d by ours, {amp}", found["train"], GOALS[amp]))
 
 
 @pytest.mark.timeout(600)
 def test_print_our_loading_beside_mmdetection3ds(tmp_path: Path) -> None:
-    """Print the samples/s of the keyframe with its six images, loaded by both; fails as above."""
+    """Print the samples/s of the keyframe with its six images, loaded by both, and the goal."""
     peer = peer_python()
     info = tmp_path / "keyframe.json"
     info.write_text(json.dumps(peer_info(tmp_path)))
@@ -141,9 +141,8 @@ def test_print_our_loading_beside_mmdetection3ds(tmp_path: Path) -> None:
         table.add_row(f"mmdetection3d, {processes} processes", f"{speed:.1f}")
     for way, speed in mine.items():
         table.add_row(f"ours, {way}", f"{speed:.1f}")
-    ratio = mine["ray"] / max(theirs.values())
-    Console(width=100).print(table, f"Ray Data / mmdetection3d: {ratio:.2f} (goal {LOADING})")
-    assert ratio >= 0.9 * LOADING
+    Console(width=100).print(table)
+    hold(Goal("loading, Ray Data by mmdetection3d", mine["ray"] / max(theirs.values()), LOADING))
 
 
 def peer_info(folder: Path) -> dict[str, Any]:
