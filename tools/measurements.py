@@ -81,13 +81,19 @@ def kitti_clicks(quick: bool) -> Measurement:
 def kitti_students(quick: bool) -> Measurement:
     """Students of KITTI's frames, with boxes in some, clicks in the others, or boxes in all. quick: as ``search``."""
     dataset = folder(f"kitti-students{'-quick' if quick else ''}-dataset")
-    words = [word for name in STUDENTS for word in ("--variant", name)]
-    words += [f"data.dataroot={dataset}", "label.ratio=0.29"]
-    found = search(quick, "headline", "kitti-small", *words, name="kitti-students")
+    found = students(quick, "kitti-small", "kitti-students", f"data.dataroot={dataset}", "label.ratio=0.29")
     shown = found.shown.replace(dataset, "dataset")
-    for name in STUDENTS:
-        shown = shown.replace(name, f'"{name}"' if " " in name else name)
     return replace(found, commands=(import_kitti(dataset), *found.commands), shown=shown, needs="PDETR3D_KITTI_DATA")
+
+
+def students(quick: bool, preset: str, name: str, *words: str) -> Measurement:
+    """The search ``headline`` with the variants STUDENTS. words: further ones of the command. quick: as ``search``."""
+    chosen = [word for variant in STUDENTS for word in ("--variant", variant)]
+    found = search(quick, "headline", preset, *chosen, *words, name=name)
+    shown = found.shown
+    for variant in STUDENTS:
+        shown = shown.replace(variant, f'"{variant}"' if " " in variant else variant)
+    return replace(found, shown=shown)
 
 
 def import_kitti(dataset: str) -> tuple[str, ...]:
@@ -130,6 +136,7 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
         ),
         kitti_clicks(quick),
         kitti_students(quick),
+        students(quick, "headline", "headline", "scaling.inference_workers=1"),
         Measurement(
             "costs",
             (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),

@@ -8,7 +8,7 @@ With arguments, the program first writes ``results/NAME.json``:
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
-- kitti-clicks FILE, kitti-students FILE, unclicked FILE: a copy of a search's ``search.json``;
+- headline FILE, kitti-clicks FILE, kitti-students FILE, unclicked FILE: a copy of a search's ``search.json``;
 - costs FILE, transfer FILE: a copy of the file that ``python -m benchmarks.costs`` or ``benchmarks.transfer`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
@@ -48,6 +48,7 @@ DOCUMENTS = {
     "your-data": ROOT / "docs" / "results.md",
     "kitti-clicks": ROOT / "docs" / "results.md",
     "kitti-students": ROOT / "docs" / "results.md",
+    "headline": ROOT / "docs" / "results.md",
     "transfer": ROOT / "docs" / "results.md",
     "costs-steps": ROOT / "docs" / "results.md",
     "costs-loaders": ROOT / "docs" / "results.md",
@@ -60,7 +61,7 @@ ARMS = {
     "full": "(c) boxes everywhere",
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
-SEARCHES = ("kitti-clicks", "kitti-students", "unclicked")
+SEARCHES = ("headline", "kitti-clicks", "kitti-students", "unclicked")
 LABELS = {**FLOOR_NAMES, "teacher": "teacher"}
 BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
@@ -290,7 +291,7 @@ def documents() -> dict[Path, str]:
         "your-data": tutorial,
         "unclicked": unclicked,
         "kitti-clicks": kitti_clicks,
-        "kitti-students": lambda found: search_text(Search(ROOT, found), {}),
+        **dict.fromkeys(("headline", "kitti-students"), lambda found: search_text(Search(ROOT, found), {})),
         "transfer": transfer,
         "costs-steps": training_steps,
         "costs-loaders": loading,

@@ -122,6 +122,7 @@ def test_the_list_names_every_result() -> None:
         "transfer",
         "kitti-clicks",
         "kitti-students",
+        "headline",
         "costs",
         "unclicked",
     ]
