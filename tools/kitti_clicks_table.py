@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.markdown import search_text
 from pdetr3d.finished.report.search import Search
 from pdetr3d.finished.report.spread import Spread, difference
 
 PRETRAINED = "-pretrained"  # end of the names of ``searches.pretrained``
 SIMULATED = "runs/kitti-clicks-sim"  # the folder that docs/datasets.md names
+BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
+FIGURES = ("bev_iou", "center_error_m", "size_error", "yaw_error_rad")
 TEACHERS = {
     "crop": "crop baseline (LiDAR points around the click alone)",
     "none": "teacher on LiDAR alone",
@@ -38,6 +42,12 @@ def kitti_clicks(found: dict[str, Any]) -> str:
             f"(p = {p}). Before it sees a real frame, such a teacher has {before}."
         )
     return "\n".join([search_text(search, about), *(["", *lines] if lines else [])])
+
+
+def picture(found: dict[str, Any]) -> bytes:
+    """The errors of all teachers by distance, as SVG."""
+    search = Search(Path(), found)
+    return base64.b64decode(charts.distance_panels(search, FIGURES, search.rows, BINS).uri.partition(",")[2])
 
 
 def without_paths(found: dict[str, Any]) -> dict[str, Any]:

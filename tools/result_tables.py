@@ -12,7 +12,7 @@ With arguments, the program first writes ``results/NAME.json``:
 - costs FILE, transfer FILE: a copy of the file that ``python -m benchmarks.costs`` or ``benchmarks.transfer`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
-is named there as not measured.
+is named there as not measured. ``results/kitti-clicks.svg`` is drawn, too.
 ``tests/contract/test_result_tables.py`` checks that documents and JSON files agree.
 """
 
@@ -34,7 +34,7 @@ from pdetr3d.run_files import RunFiles
 from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
-from tools.kitti_clicks_table import kitti_clicks, without_paths
+from tools.kitti_clicks_table import BINS, kitti_clicks, picture, without_paths
 from tools.measurements import ROOT, measurements
 
 SHOWN = {one.name: one.shown for one in measurements()}
@@ -55,6 +55,7 @@ DOCUMENTS = {
     "costs-plan": ROOT / "docs" / "nuscenes.md",
     "unclicked": ROOT / "docs" / "results.md",
 }
+PICTURE = FILES["kitti-clicks"].with_suffix(".svg")  # docs/results.md shows it
 ARMS = {
     "boxes_only": "(a) 5 % of the boxes alone",
     "ours": "(b) ours: 5 % of the boxes, and clicks",
@@ -63,7 +64,6 @@ ARMS = {
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
 SEARCHES = ("headline", "kitti-clicks", "kitti-students", "unclicked")
 LABELS = {**FLOOR_NAMES, "teacher": "teacher"}
-BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
 PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_size": "the true size"}
 
@@ -317,6 +317,8 @@ def main(arguments: list[str]) -> None:
             raise SystemExit(__doc__)
     for path, text in documents().items():
         path.write_text(text)
+    if FILES["kitti-clicks"].exists():
+        PICTURE.write_bytes(picture(json.loads(FILES["kitti-clicks"].read_text())))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,13 @@ def test_a_document_says_what_the_json_says(path: Path) -> None:
     assert path.read_text() == TOOL["documents"]()[path], "run python -m tools.result_tables"
 
 
+def test_the_picture_of_the_teachers_on_kitti_shows_those_of_the_json() -> None:
+    drawn = TOOL["PICTURE"].read_text()
+    search = json.loads(TOOL["FILES"]["kitti-clicks"].read_text())
+    assert all(f"<!-- {name} -->" in drawn for name in search["space"]["variants"])
+    assert re.sub(r"[\d.-]+", "", drawn) == re.sub(r"[\d.-]+", "", TOOL["picture"](search).decode())  # CPUs round
+
+
 def test_a_score_that_somebody_types_is_seen() -> None:
     full = json.loads((ROOT / "results" / "quickstart.json").read_text())["arms"]["full"]
     row = f"| (c) boxes everywhere | {full['mAP']:.3f} | {full['NDS']:.3f} | {full['SPNDS']:.3f} |"

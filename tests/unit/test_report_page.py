@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,29 @@ def test_curves_have_a_line_per_trial_dashed_where_it_is_unfinished(ratios: Path
     lines = re.findall(r'<g id="line2d_\d+">\s*<path d="[^"]*" clip-path="[^"]*" style="([^"]*)"', svg_of(drawn))
     own = [style for style in lines if "#b0b0b0" not in style]  # without the grid
     assert len(own) == 9 and sum("stroke-dasharray: 5" in style for style in own) == 1
+
+
+def test_curves_of_very_different_lengths_are_all_legible(ratios: Path, tmp_path: Path) -> None:
+    """The curves end at 200 samples, those of the longest row at 20,000: on a linear axis 200 would be at its left."""
+    shutil.copytree(ratios, tmp_path / "long")
+    found = json.loads((tmp_path / "long" / "search.json").read_text())
+    for trial in found["trials"]:
+        if trial["parameters"]["label.ratio"] == 0.1:
+            for point in trial["curve"]:
+                point["samples"] *= 100
+    (tmp_path / "long" / "search.json").write_text(json.dumps(found))
+    equal, long = (svg_texts(charts.curves(Search.open(folder)).uri) for folder in (ratios, tmp_path / "long"))
+    assert {"0", "1000", "10000"} <= set(long) and "1000" not in equal
+
+
+def test_long_words_below_a_panel_are_slanted(tmp_path: Path) -> None:
+    words = ["a rather long name", "another long name", "a third long name"]
+    space = space_of({"student.guidance": {"values": words}})
+    for place, word in enumerate(words):
+        plant_trial(tmp_path, space, f"t{place}", {"student.guidance": word}, 0.5)
+    write_search(tmp_path, space)
+    drawn = svg_of(charts.parameter_panels(Search.open(tmp_path)).uri)
+    assert drawn.count("rotate(-20)") == 3
 
 
 @pytest.mark.parametrize(

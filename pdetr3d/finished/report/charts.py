@@ -26,6 +26,7 @@ COLORS = matplotlib.color_sequences["tab10"]
 GRAY = "#b8c2cf"
 LINE = 130  # characters in a line of a legend
 FEW = 8  # an axis with up to so many different values has a tick at each
+WORDS = 40  # letters of the labels below a panel; more would overlap, so the labels are slanted
 LOG_FROM = 20  # an axis of positive values is logarithmic from this ratio of largest to smallest value on
 # Names may contain "$", which is no formula. The salt gives equal charts equal SVG ids.
 SETTINGS: Any = {
@@ -62,6 +63,8 @@ def curves(search: Search) -> Chart:
                 label = row.name if place < SHOWN and first and x else None
                 axes.plot(x, y, style, marker="o", markersize=3, color=_color(place), label=label)
                 first = first and not x
+        ends = [trial["curve"][-1]["samples"] for row in search.rows for trial in row.trials if trial["curve"]]
+        _wide_axis(axes, [end for end in ends if end > 0])
         _legend(figure, axes, columns, reverse=True)  # the best row comes first
 
     return chart(f"{search.score_name} by training samples", (10, 4.2 + height), draw)
@@ -260,10 +263,22 @@ def places(search: Search, key: str, rows: Sequence[Row]) -> tuple[list[float], 
     return [float(listed.index(value)) for value in values], [value_text(value) for value in listed]
 
 
+def _wide_axis(axes: Axes, ends: Sequence[float]) -> None:
+    """Make an x axis from 0 on logarithmic where lines end at very different places, as those of crops and of samples.
+
+    It is linear up to the least end, so that no line lies in the logarithmic part alone.
+    """
+    if ends and max(ends) / min(ends) >= LOG_FROM:
+        axes.set_xscale("symlog", linthresh=min(ends))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set_xlim(left=0)
+
+
 def _x_axis(axes: Axes, key: str, at: Sequence[float], words: Sequence[str]) -> None:
     axes.set_xlabel(key)
     if words:
-        axes.set_xticks(range(len(words)), list(words))
+        wide = sum(map(len, words)) > WORDS
+        axes.set_xticks(range(len(words)), list(words), **({"rotation": 20, "ha": "right"} if wide else {}))
         return
     if min(at) > 0 and max(at) / min(at) >= LOG_FROM:
         axes.set_xscale("log")
