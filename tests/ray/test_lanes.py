@@ -105,6 +105,16 @@ def test_ctrl_c_is_a_keyboard_interrupt_for_the_stages_of_other_lanes(
     assert seen == [KeyboardInterrupt]
 
 
+def test_rays_warning_about_many_processes_is_not_shown() -> None:
+    code = (
+        "import ray_jobs; from ray._private.ray_logging import stdout_deduplicator as printed; "
+        "lines = ['8 PYTHON worker processes have been started on node: a, which is 4x', 'out of memory']; "
+        "print(printed.deduplicate({'lines': lines, 'pid': 'raylet', 'is_err': False})[0]['lines'])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout == "['out of memory']\n"
+
+
 def test_a_lane_that_goes_on_after_ray_was_shut_down_starts_no_other_ray() -> None:
     code = "import ray_jobs.plug.lanes, ray; ray.put(1)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
