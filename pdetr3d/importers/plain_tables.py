@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,10 @@ def _flag(value: Any) -> bool:
 
 
 def _polygons(value: Any) -> list:
+    if isinstance(value, str):  # a cell of a CSV file
+        value = json.loads(value)
+    if not isinstance(value, list):
+        raise ValueError
     polygons = [np.array(corners, np.float64) for corners in value]
     if any(polygon_problem(polygon) for polygon in polygons):
         raise ValueError
@@ -102,7 +107,11 @@ SIDE: Kind = (f"meters, above 0 and up to {LONGEST_M:g}", _side)
 POSITIVE: Kind = ("a number above 0", _positive)
 TIME: Kind = ("a whole number of microseconds, 0 or more", _microseconds)
 FLAG: Kind = ("true or false", _flag)
-POLYGONS: Kind = ("a list of polygons of three corners (x, y) [m] or more, sides that do not cross", _polygons)
+POLYGONS: Kind = (
+    "a list of polygons of three corners (x, y) [m] or more, sides that do not cross; in CSV as JSON, such as "
+    '"[[[0, 0], [50, 50], [50, -50]]]"',
+    _polygons,
+)
 
 
 def read_rows(
@@ -146,7 +155,7 @@ def read_rows(
                 continue
             try:
                 made[name] = convert(value)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 problems.append(f"{files[0]}, row {number}: {name} {value!r} must be {words}")
                 bad = True
         if not bad:

@@ -156,6 +156,38 @@ def test_csv_files_and_the_verb(made: Path, tmp_path: Path) -> None:
     assert one == other
 
 
+def save_regions(root: Path, cell: str) -> None:
+    (root / "regions.parquet").unlink()
+    (root / "regions.csv").write_text(f'frame,valid,ignore\nb,"{cell}",\n')
+
+
+def test_regions_of_a_csv_file(made: Path, tmp_path: Path) -> None:
+    """A cell holds the polygons of the Parquet file as JSON. [] is nowhere, an empty cell everywhere."""
+    write(tmp_path / "root")
+    save_regions(tmp_path / "root", "[[[0, 0], [50, 50], [50, -50]]]")
+    run(tmp_path / "root", tmp_path / "out")
+    one, other = (read_regions(folder / "out" / VERSION)[sample_token(VERSION, "b")] for folder in (made, tmp_path))
+    assert one.valid is not None and other.valid is not None and np.array_equal(one.valid, other.valid)
+    assert one.ignore == other.ignore == ()
+    (tmp_path / "root" / "regions.csv").write_text('frame,valid,ignore\na0,[],\nb,,"[[[1, 1], [2, 1], [2, 2]]]"\n')
+    run(tmp_path / "root", tmp_path / "other")
+    regions = read_regions(tmp_path / "other" / VERSION)
+    assert regions[sample_token(VERSION, "a0")].valid == ()
+    assert regions[sample_token(VERSION, "b")].valid is None and len(regions[sample_token(VERSION, "b")].ignore) == 1
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["[[[0, 0], [1, 1]]]", "[[[0, 0], [1, 1]", "{}", "everywhere", "3", "null", pytest.param("[" * 9999, id="deep")],
+)
+def test_csv_cells_that_are_no_polygons_are_refused(cell: str, tmp_path: Path) -> None:
+    write(tmp_path / "root")
+    save_regions(tmp_path / "root", cell)
+    with pytest.raises(DataError, match=r"regions.csv, row 1: valid .* must be a list of polygons .*in CSV as JSON"):
+        run(tmp_path / "root", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def edit(table: str, row: int, **values: Any) -> Callable[[dict], None]:
     return lambda tables: tables[table][row].update(values)
 
