@@ -7,6 +7,7 @@ the six cameras there is one, CAM_FRONT.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pdetr3d.class_list import NUSCENES_CLASSES, ClassList
 from pdetr3d.importers.dataset import refuse, write_dataset
 from pdetr3d.importers.kitti_files import read_calibration, read_labels
 from pdetr3d.importers.kitti_frames import KittiFrame, class_problems, find_image, label_facts, size_problems
+from pdetr3d.importers.kitti_outlines import unlike_rectangles
 from pdetr3d.importers.kitti_table import write_labels
 from pdetr3d.importers.kitti_tracking import EVERY, is_tracking, read_tracking
 from pdetr3d.importers.mapping import ClassMapping
@@ -21,6 +23,7 @@ from pdetr3d.importers.rows import sample_token
 from pdetr3d.importers.scenes import SceneRow, read_scenes, splits_of
 from pdetr3d.schema import DataError
 
+log = logging.getLogger(__name__)
 VERSION = "v1.0-kitti"
 # The documented default of --mapping. nuScenes' boxes of bicycles include their riders, as KITTI's cyclists do.
 CLASSES = ClassMapping(
@@ -87,6 +90,8 @@ def import_kitti(
             "image_sets_not_used": unused,
             "frames_of_image_sets_without_files": len(missing),
         }
+    if warning := unlike_rectangles(found):
+        log.warning("%s", warning)
     key = [each for each in found if each.keyframe]
     splits = splits_of("kitti", {each.name: rows[each.name] for each in key}, sets)
     counts = {split: sum(rows[each.name].scene in mine for each in key) for split, mine in splits.items()}
@@ -120,7 +125,8 @@ def frame_names(root: Path) -> list[str]:
         DataError: when ``root`` is not in KITTI's object layout.
     """
     folder = root / "training" / "velodyne"
-    names = sorted(path.stem for path in folder.glob("*.bin")) if folder.is_dir() else []
+    files = folder.glob("*.bin") if folder.is_dir() else ()
+    names = sorted(path.stem for path in files if not path.name.startswith("."))  # macOS writes ._NAME beside NAME
     if not names:
         raise DataError(
             f"--root {root}: no frames at {folder}; KITTI's object layout is training/velodyne/000000.bin, "

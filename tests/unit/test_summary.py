@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -43,6 +45,14 @@ def run(world: Path, *overrides: str) -> RunDir:
 
 def table(summary: Summary) -> dict[str, str]:
     return dict(summary.rows())
+
+
+def test_classes_without_object_are_named(world: Path) -> None:
+    """As after a mistake in the categories of an own class list."""
+    found = summarize(prepare(run(world)).index)
+    assert "no object of" not in table(found)
+    objects = np.array([3, 0, 1, 1, 1, 0, 1, 1, 1, 1])
+    assert table(dataclasses.replace(found, objects=objects))["no object of"] == "truck, barrier"
 
 
 def test_every_count_against_a_slow_one(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

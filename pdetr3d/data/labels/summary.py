@@ -72,6 +72,8 @@ class Summary:
             text = f"{len(self.stray)} ({self.stray_frames} frames): {some(self.stray)}"
             rows.append(("scenes in no split", f"{text}; splits.json beside the tables names more"))
         rows.append(("objects kept", _by_class(self.objects, self.classes)))
+        if without := [name for name, n in zip(self.classes, self.objects, strict=True) if not n]:
+            rows.append(("no object of", ", ".join(without)))
         unknown = ": " + _counts(self.unknown) if self.unknown else ""
         rows.append(("left out, category", f"{sum(self.unknown.values())}{unknown}"))
         rows.append(("left out, no points", str(self.no_points)))

@@ -7,8 +7,10 @@ files: they are mapped into memory, so that opening a million rows reads none of
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 
 from pdetr3d.schema import DataError
 
+log = logging.getLogger(__name__)
 ARROW = b"ARROW1"  # what an Arrow file begins with
 CHUNK_ROWS = 16_384  # rows per chunk of an Arrow file: the texts of a chunk must stay below 2 GiB
 
@@ -77,6 +80,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         DataError: when ``path`` exists (``refuse_existing``).
     """
     refuse_existing(path)
+    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
+        log.warning("%s: a command that was killed, or still runs, began it; remove it if none runs", left)
     temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
