@@ -277,8 +277,10 @@ def _wide_axis(axes: Axes, ends: Sequence[float]) -> None:
 def _x_axis(axes: Axes, key: str, at: Sequence[float], words: Sequence[str]) -> None:
     axes.set_xlabel(key)
     if words:
-        wide = sum(map(len, words)) > WORDS
-        axes.set_xticks(range(len(words)), list(words), **({"rotation": 20, "ha": "right"} if wide else {}))
+        axes.set_xticks(range(len(words)), list(words))
+        if sum(map(len, words)) > WORDS:
+            for label in axes.get_xticklabels():
+                label.set(rotation=20, ha="right")
         return
     if min(at) > 0 and max(at) / min(at) >= LOG_FROM:
         axes.set_xscale("log")
