@@ -7,6 +7,7 @@ PDETR3D_REAL_DATA, and PDETR3D_PEER, the Python that ``tools/peer.sh`` makes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -32,6 +33,9 @@ from benchmarks.goals import Goal, hold
 from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.nuscenes import build_index
 from pdetr3d.data.label_manifest import build_manifest, training_records
+from pdetr3d.finished.deploy.maps import decode
+from pdetr3d.finished.deploy.torchscript import ExportedStudent, trace
+from pdetr3d.models.student import Student
 from pdetr3d.presets import load
 from pdetr3d.schema import CAMERAS
 from pdetr3d.training.context import LocalContext
@@ -57,6 +61,8 @@ def ours(amp: str, sample: str) -> None:
     np.savez(sample, points=batch.points.numpy(), boxes=boxes.numpy(), labels=labels.numpy())
     context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder / amp, "cpu")
     model, optimizer = task.model, make_optimizer(task.model, task.optim)
+    assert isinstance(model, Student)
+    task_config = model.config
 
     def train() -> None:
         train_step(model.train(), optimizer, task, batch, context, 1e-6)
@@ -68,7 +74,16 @@ def ours(amp: str, sample: str) -> None:
             output = model(batch)
         task.predict(output, batch)
 
-    answer({"train": train, "infer": infer}, sum(parameter.numel() for parameter in model.parameters()))
+    @functools.cache
+    def traced() -> torch.jit.ScriptModule:
+        return trace(ExportedStudent(model).eval().requires_grad_(False), batch.points)
+
+    @torch.no_grad()
+    def exported() -> None:  # TorchScript calculates in fp32
+        decode(task_config, *traced()(batch.points))
+
+    acts = {"train": train, "infer": infer, "exported": exported}
+    answer(acts, sum(parameter.numel() for parameter in model.parameters()))
 
 
 @contextmanager
