@@ -62,7 +62,6 @@ def ours(amp: str, sample: str) -> None:
     context = LocalContext([], Plan(1, 1, 1, 0), task.loader, folder / amp, "cpu")
     model, optimizer = task.model, make_optimizer(task.model, task.optim)
     assert isinstance(model, Student)
-    task_config = model.config
 
     def train() -> None:
         train_step(model.train(), optimizer, task, batch, context, 1e-6)
@@ -80,7 +79,7 @@ def ours(amp: str, sample: str) -> None:
 
     @torch.no_grad()
     def exported() -> None:  # TorchScript calculates in fp32
-        decode(task_config, *traced()(batch.points))
+        decode(model.config, *traced()(batch.points))
 
     acts = {"train": train, "infer": infer, "exported": exported}
     answer(acts, sum(parameter.numel() for parameter in model.parameters()))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pdetr3d.evaluation.pseudo_label_quality import BINS_M
 from pdetr3d.finished.report import charts
 from pdetr3d.finished.report.markdown import search_text
 from pdetr3d.finished.report.search import Search
@@ -14,7 +15,7 @@ from pdetr3d.finished.report.spread import Spread, difference
 
 PRETRAINED = "-pretrained"  # end of the names of ``searches.pretrained``
 SIMULATED = "runs/kitti-clicks-sim"  # the folder that docs/datasets.md names
-BINS = ("0-10", "10-20", "20-30", "30-40", "40-52")
+BINS = tuple(f"{low:g}-{high:g}" for low, high in BINS_M)
 FIGURES = ("bev_iou", "center_error_m", "size_error", "yaw_error_rad")
 TEACHERS = {
     "crop": "crop baseline (LiDAR points around the click alone)",

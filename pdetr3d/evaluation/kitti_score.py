@@ -101,12 +101,20 @@ def _detected(boxes: Boxes3D, camera: CameraRecord, kinds: Sequence[str]) -> Det
 
 
 def image_heights(box: NDArray[np.float64], camera: CameraRecord) -> NDArray[np.float64]:
-    """Heights (N,) [px] of the rectangles around projected boxes (N, 7), clipped to the image; 0 for a box outside."""
-    heights = np.zeros(len(box))
+    """Heights (N,) [px] of ``image_rectangles``; 0 for a box outside."""
+    left, top, right, bottom = image_rectangles(box, camera).T
+    return np.where(right > left, bottom - top, 0.0)
+
+
+def image_rectangles(box: NDArray[np.float64], camera: CameraRecord) -> NDArray[np.float64]:
+    """Rectangles (N, 4) left, top, right, bottom [px] around projected boxes (N, 7), clipped to the image.
+
+    A box outside has a rectangle without area. Of a box that reaches behind the camera the part in front counts.
+    """
+    rectangles = np.zeros((len(box), 4))
     size = np.array([camera.width_px, camera.height_px], np.float64)
     for number, each in enumerate(corners(box[:, :3], box[:, 3:6], box[:, 6])):
         pixels = project_segments(camera.lidar2img, each[EDGES]).reshape(-1, 2)
         if len(pixels):
-            low, high = np.clip(pixels.min(0), 0, size), np.clip(pixels.max(0), 0, size)
-            heights[number] = high[1] - low[1] if high[0] > low[0] else 0.0
-    return heights
+            rectangles[number] = *np.clip(pixels.min(0), 0, size), *np.clip(pixels.max(0), 0, size)
+    return rectangles

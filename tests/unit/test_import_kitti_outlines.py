@@ -32,8 +32,8 @@ def test_outlines_are_those_of_kittis_projection(tmp_path: Path) -> None:
     found = outlines_px(labels, calibration, (WIDTH, HEIGHT))
     np.testing.assert_allclose(found, labels.rectangle_px, atol=1e-4)
     behind = read_labels(tmp_path / "training" / "label_2" / "000000.txt", [])
-    behind.location_m[:, 2] = 0.5
-    assert np.isnan(outlines_px(behind, calibration, (WIDTH, HEIGHT))).all()
+    behind.location_m[:, 2] = -9
+    assert (outlines_px(behind, calibration, (WIDTH, HEIGHT)) == 0).all()
 
 
 def swapped(text: str) -> str:
