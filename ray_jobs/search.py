@@ -19,10 +19,11 @@ from pdetr3d.pipeline.store import index_folder
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker, end_runs
+from pdetr3d.training import lease
 from pdetr3d.training.run_dir import RunDir, prepare, share_index, write_json
 from ray_jobs.searches import command
 from ray_jobs.searches.evaluations import check_known
-from ray_jobs.searches.folder import BASE, SHARED, SearchFolder
+from ray_jobs.searches.folder import BASE, SHARED, WAIT_S, SearchFolder
 from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_search
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import check_space, load_space
@@ -96,9 +97,11 @@ def trained(
             failed = run_trials(job, concurrent, args.budget)
         finally:
             for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
-                # The process of a trial that ASHA or the budget ended marks its MLflow runs as failed, or it goes on
-                # for a while and finishes.
+                # The process of a trial that ASHA or the budget ended lives on for some seconds, in which it marks its
+                # MLflow runs as failed or finished.
                 stopped = was_stopped(place)
+                if stopped:
+                    lease.wait(place, WAIT_S)
                 end_runs(place, of=("RUNNING", "FAILED") if stopped else ("RUNNING",))
                 if stopped:
                     end_runs(place, of=("FINISHED",), only=f"trial {place.name}")

@@ -90,6 +90,16 @@ def release(folder: Path) -> None:
             (folder / FILE).unlink(missing_ok=True)
 
 
+def wait(folder: Path, wait_s: float) -> None:
+    """Wait until no other living process holds ``folder``, at most about ``wait_s`` seconds; this one holds nothing."""
+    deadline = time.monotonic() + wait_s
+    folder = folder.resolve()
+    while (owner := _read(folder)) is not None and time.monotonic() < deadline:
+        if owner.get("token") == _held.get(folder) or not _alive(folder, owner):
+            return
+        time.sleep(POLL_S)
+
+
 def of_another(folder: Path) -> bool:
     """Whether a lease on ``folder`` exists that this process does not hold. Its owner may be dead."""
     owner = _read(folder)

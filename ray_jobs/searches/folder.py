@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.store import Store, index_folder
 from pdetr3d.tracking.provenance import log_provenance
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training import lease
 from pdetr3d.training.run_dir import RunDir
 from ray_jobs.stages.ray_runner import RayRunner
 from ray_jobs.stages.tracked import EXPERIMENT, Tracked
@@ -62,10 +63,11 @@ class SearchFolder:
             folder: the run's directory. config: of the run. name: of the MLflow run. title: its name in the UI, default
                 ``name``.
         """
-        with self.tracker(folder, config, name, title) as tracker:
-            run = self.run(folder, config, tracker)
-            with closing(run.dir):  # this process will run other trials
-                yield run
+        try:
+            with self.tracker(folder, config, name, title) as tracker:
+                yield self.run(folder, config, tracker)
+        finally:  # this process will run other trials; a released directory has an ended MLflow run
+            lease.release(folder)
 
     def tracker(self, folder: Path, config: Config, name: str, title: str = "") -> Tracker:
         """Start or continue the MLflow run of a trial or of a shared stage, nested in that of the search."""

@@ -109,6 +109,25 @@ def test_waiting_for_an_owner_to_end(tmp_path: Path, holder: subprocess.Popen[st
     assert 0.9 < time.monotonic() - began < 10 and owner_of(tmp_path) == os.getpid()
 
 
+@pytest.mark.parametrize(("wait_s", "least_s"), [(30.0, 0.9), (0.3, 0.3)])
+def test_waiting_without_holding(wait_s: float, least_s: float, tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    """A wait of 30 s ends with the holder, which lives for 1 s; a wait of 0.3 s ends before it."""
+    began = time.monotonic()
+    end = threading.Timer(1.0, holder.kill)
+    end.start()
+    lease.wait(tmp_path, wait_s)
+    assert least_s < time.monotonic() - began < 10 and owner_of(tmp_path) == holder.pid
+    end.join()
+
+
+def test_nothing_to_wait_for(tmp_path: Path) -> None:
+    began = time.monotonic()
+    lease.wait(tmp_path, 30.0)
+    lease.hold(tmp_path)
+    lease.wait(tmp_path, 30.0)
+    assert time.monotonic() - began < 5 and owner_of(tmp_path) == os.getpid()
+
+
 def test_the_holder_may_hold_again_and_lets_go(tmp_path: Path) -> None:
     lease.hold(tmp_path)
     lease.hold(tmp_path)

@@ -21,6 +21,7 @@ from pdetr3d.presets import load
 from pdetr3d.schema import DataError
 from pdetr3d.tracking.client import connect
 from pdetr3d.tracking.runs import Tracker
+from pdetr3d.training import lease
 from ray_jobs import search
 from ray_jobs.search import check_same, was_stopped
 from ray_jobs.searches import trial, tuning
@@ -234,6 +235,24 @@ def test_only_trials_that_were_ended_early_count_as_stopped(tmp_path: Path) -> N
         (tmp_path / status / "status.json").write_text(f'{{"status": "{status}", "error": null}}')
     names = ("stopped", "failed", "still_running")
     assert [was_stopped(tmp_path / name) for name in names] == [True, False, False]
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, "FINISHED"), (ValueError("broke"), "FAILED")])
+def test_a_directory_is_released_after_its_mlflow_run_has_ended(
+    error: Exception | None, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search corrects the MLflow run of a stopped trial when the trial's directory is released."""
+    place, ends = tmp_path / "trial", list[tuple[str, bool]]()
+    monkeypatch.setattr(Tracker, "finish", lambda _, end="FINISHED": ends.append((end, (place / lease.FILE).exists())))
+    monkeypatch.setattr(SearchFolder, "tracker", lambda *_: Tracker("", "", None))
+    monkeypatch.setattr(SearchFolder, "run", lambda *_: lease.hold(place))
+    place.mkdir()
+    base = load("quickstart")
+    with nullcontext() if error is None else pytest.raises(ValueError, match="broke"):
+        with SearchFolder(tmp_path, base, "").opened(place, base, "trial a"):
+            if error is not None:
+                raise error
+    assert ends == [(status, True)] and not (place / lease.FILE).exists()
 
 
 def told(samples: int, progress: float = 50.0) -> dict[str, float]:
