@@ -28,7 +28,7 @@ from ray_jobs.searches.results import STATUS, collect, label_efficiency, print_s
 from ray_jobs.searches.space import SearchSpace
 from ray_jobs.searches.space_files import check_space, load_space
 from ray_jobs.searches.trial import Job
-from ray_jobs.searches.tuning import concurrency, run_trials
+from ray_jobs.searches.tuning import concurrency, run_trials, sessions
 from ray_jobs.stages.ray_runner import RayRunner
 from ray_jobs.stages.tracked import EXPERIMENT, Tracked
 from ray_jobs.start.launch import init_ray
@@ -106,7 +106,7 @@ def trained(
                 if stopped:
                     end_runs(place, of=("FINISHED",), only=f"trial {place.name}")
         asked = {key: value for key, value in begun.items() if key not in OPTIONS}
-        made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget}
+        made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget, "sessions": sessions(folder)}
         document = command.provenance(args, base) | made | collect(folder, space, base)
         for file in (folder / "search.json", args.out / f"{space.name}.json"):
             write_json(file, document)

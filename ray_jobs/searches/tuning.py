@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -127,6 +128,14 @@ def run_trials(job: Job, concurrent: int, budget: int | None) -> int:
     if not spent and len(list(folder.glob(f"trials/*/{STATUS}"))) < space.size:  # Tune returns normally after Ctrl-C
         raise KeyboardInterrupt
     return trials.num_errors
+
+
+def sessions(folder: Path) -> int:
+    """The number of processes that have run the search in ``folder``: 1, and one more for each continuation.
+
+    Tune stores the state of each in a file of its own.
+    """
+    return len(list((folder / TUNE).glob("experiment_state-*.json")))
 
 
 def parameters(space: SearchSpace) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def searched(sim_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_every_combination_was_trained_to_its_end(searched: tuple[Path, dict[str, Any], str]) -> None:
     run, document, _ = searched
     trials = document["trials"]
-    assert [trial["status"] for trial in trials] == ["finished"] * 2
+    assert [trial["status"] for trial in trials] == ["finished"] * 2 and document["sessions"] == 2
     assert sorted(trial["parameters"]["student.mask_sigma_factor"] for trial in trials) == [0.25, 1.0]
     for trial in trials:
         assert [(row["step"], row["samples"]) for row in trial["curve"]] == [(2, 4), (3, 6)]

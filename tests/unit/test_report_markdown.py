@@ -30,6 +30,15 @@ def test_floors_come_first_and_have_no_difference() -> None:
     assert "0-10 m" in lines[2] and lines[6].startswith("| explicit-direct |")
 
 
+def test_hours_of_a_continued_search_are_explained() -> None:
+    search = Search.open(OLDER / "label_ratio.json")
+    whole = search_text(search, {}).splitlines()[0]
+    assert "hours of training. Figures" in whole
+    search.document["sessions"] = 3
+    told = "hours of training (in 3 parts; the hours of a trial are those of its last part). Figures"
+    assert search_text(search, {}).splitlines()[0] == whole.replace("hours of training. Figures", told)
+
+
 def test_half_a_search_makes_no_table() -> None:
     search = Search.open(OLDER / "label_ratio.json")
     search.trials[0]["status"] = "failed"

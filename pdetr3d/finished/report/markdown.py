@@ -31,10 +31,17 @@ def search_text(search: Search, about: Mapping[str, str]) -> str:
     lead = (
         f"`{search.document['command']}` at commit {search.document['commit'][:7]}, "
         f"seeds {', '.join(map(str, seeds))}, "
-        f"{hours:.1f} hours of training. Figures are of {where}; mean ± standard deviation over the seeds."
+        f"{hours:.1f} hours of training{_parts(search)}. "
+        f"Figures are of {where}; mean ± standard deviation over the seeds."
     )
     lines = _teachers(search, about) if search.judged == "teacher" else _students(search, about)
     return "\n".join([lead, "", *lines])
+
+
+def _parts(search: Search) -> str:
+    """A remark on the hours of a search that several processes ran: a trial's time is that of its last process."""
+    parts = search.document.get("sessions", 1)
+    return f" (in {parts} parts; the hours of a trial are those of its last part)" if parts > 1 else ""
 
 
 def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
