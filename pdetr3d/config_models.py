@@ -156,6 +156,7 @@ class TeacherConfig(Section):
     free_points: Annotated[int, Field(ge=0, le=64)] = 16  # Places that a query samples beside its RoI grid.
     # Layers of the decoder. The first finds headings; later layers see the points along them (not with implicit).
     decoder_layers: Positive = 2
+    self_attention: bool = False  # Decoder layers begin with attention between the queries of a sample, as in DETR.
     channels: Positive = 256  # Channels of the decoder's queries and of the maps that they sample.
     heads: Positive = 8  # Attention heads. channels must be a multiple of it.
     fpn_levels: Positive = 4  # Levels of the BEV pyramid and of the image pyramid.
@@ -204,6 +205,11 @@ class TeacherConfig(Section):
                 "teacher.matching=direct gives the box of a click to the click's own query, but with "
                 "teacher.query_init=learned no query belongs to a click: set teacher.matching=hungarian, "
                 "or teacher.query_init to explicit, implicit or group"
+            )
+        if self.query_init == "group" and self.self_attention:
+            raise ValueError(
+                "teacher.self_attention=true with teacher.query_init=group: in training a click has several queries, "
+                "which would see one another, and in use it has one: set one of the two keys to another value"
             )
         if self.model == "crop" and self.lidar_init != "none":
             raise ValueError(

@@ -47,6 +47,8 @@ QUERY_INITS = {
     ],
     "group": ["teacher.query_init=group", "teacher.group_copies=3"],
 }
+QUERY_INITS["implicit attending"] = [*QUERY_INITS["implicit"], "teacher.self_attention=true"]
+QUERY_INITS["learned attending"] = [*QUERY_INITS["learned"], "teacher.self_attention=true"]
 FUSIONS = {fusion: [f"teacher.fusion={fusion}"] for fusion in ("none", "concat", "d_roi")}
 
 

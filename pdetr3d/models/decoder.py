@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdetr3d.config import TeacherConfig
@@ -29,8 +31,38 @@ from pdetr3d.models.roi_fusion import Views
 CLASS_BIAS = -math.log((1 - 0.01) / 0.01)  # every class starts at a probability of 0.01 (method.md 2.7)
 
 
+class SelfAttention(nn.Module):
+    """query + attention to all queries of its sample -> LayerNorm, as in DETR; positions are added to queries and keys.
+
+    ``nn.MultiheadAttention`` is not used, because it refuses samples without queries.
+
+    Args:
+        config: of the teacher.
+    """
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        c, self.heads = config.channels, config.heads
+        self.query, self.key, self.value, self.output = (nn.Linear(c, c) for _ in range(4))
+        self.dropout, self.norm = nn.Dropout(config.dropout), nn.LayerNorm(c)
+
+    def forward(self, query: Tensor, position: Tensor, valid: Tensor) -> Tensor:
+        """(B, Q, C) -> (B, Q, C). A query attends to itself and to the ``valid`` (B, Q) ones."""
+        placed = query + position
+        parts = self.query(placed), self.key(placed), self.value(query)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        itself = torch.eye(query.shape[1], dtype=torch.bool, device=query.device)
+        seen = (valid[:, None] | itself)[:, None]
+        dropout = self.dropout.p if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, seen, dropout).transpose(1, 2).flatten(2)
+        return self.norm(query + self.dropout(self.output(found)))
+
+
 class DecoderLayer(nn.Module):
-    """query + fusion -> LayerNorm -> feed-forward -> LayerNorm, without attention between queries (method.md 2.6)."""
+    """query + fusion -> LayerNorm -> feed-forward -> LayerNorm (method.md 2.6).
+
+    Queries do not see one another, unless ``teacher.self_attention`` puts ``SelfAttention`` before the fusion.
+    """
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
@@ -41,6 +73,11 @@ class DecoderLayer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(c, 2 * c), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * c, c)
         )
+        self.self_attention = SelfAttention(config) if config.self_attention else None
+
+    def attend(self, query: Tensor, position: Tensor, valid: Tensor) -> Tensor:
+        """The queries after self-attention, or unchanged without it; arguments as in ``SelfAttention``."""
+        return query if self.self_attention is None else self.self_attention(query, position, valid)
 
     def forward(self, query: Tensor, fused: Tensor) -> Tensor:
         query = self.norm1(query + self.dropout(fused))
@@ -99,6 +136,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         queries: Queries,
+        valid: Tensor,
         axis: Tensor,
         bev: Sequence[Tensor],
         range_m: Tensor,
@@ -110,9 +148,10 @@ class Decoder(nn.Module):
         """Run all layers; returns one entry per layer.
 
         Args:
-            queries: the start. axis: (B, Q, 2) start of headings, see ``start_axes``. bev: L BEV maps (B, C, H, W).
-            range_m: (4,) x0, y0, x1, y1 of the BEV maps. images: L maps (B, V, C, h, w); None without cameras. views:
-            the cameras of the images. crops, clicks: the crop branch and its input; None without it.
+            queries: the start. valid: (B, Q) bool; False for padding, to which other queries do not attend. axis:
+            (B, Q, 2) start of headings, see ``start_axes``. bev: L BEV maps (B, C, H, W). range_m: (4,) x0, y0, x1, y1
+            of the BEV maps. images: L maps (B, V, C, h, w); None without cameras. views: the cameras of the images.
+            crops, clicks: the crop branch and its input; None without it.
         """
         reference, prior = queries.reference, queries.prior_size
         query, anchor, roi, results = queries.content, queries.anchor, None, []
@@ -129,6 +168,7 @@ class Decoder(nn.Module):
                 seen_from = frame if anchor is reference else viewing_direction(reference)
                 roi = decode_click_box(join_frames(start, seen_from), reference, prior, seen_from)
                 roi = roi if crops is None else roi.detach()  # a learned reference gets its gradient through the RoI
+            query = layer.attend(query, queries.position, valid)
             query = layer(query, layer.fusion(query + queries.position, roi, bev, range_m, images, views))
             code = join_frames(start + box_head(query).float(), frame)
             logit = self.class_heads[i](query).float() if self.class_heads else None

@@ -54,9 +54,10 @@ class Teacher(LidarModel):
             size, covered = map(batch.lidar2img.new_tensor, ((width, height), self.images.padded_size(batch.images)))
             views = Views(batch.lidar2img, batch.camera_valid, size, covered)
         queries = self.query(batch.click, batch.click_label)
-        clicks = self._clicks(batch, queries)
+        clicks, own = self._clicks(batch, queries), self.config.query_init != "learned"
+        valid = batch.click_valid.gather(1, queries.click) if own else torch.ones_like(queries.click, dtype=torch.bool)
         axis = torch.zeros_like(queries.anchor[..., :2]) if clicks is None else start_axes(clicks, self.start)
-        layers = self.decoder(queries, axis, bev, self.range_m, images, views, self.crops, clicks)
+        layers = self.decoder(queries, valid, axis, bev, self.range_m, images, views, self.crops, clicks)
         return TeacherOutput(
             box=[layer.box for layer in layers],
             code=[layer.code for layer in layers],

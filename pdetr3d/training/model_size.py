@@ -115,7 +115,8 @@ def _teacher(model: Teacher, config: Config, stages: list[Tensor]) -> list[Part]
     decoder = model.decoder
 
     def decode() -> None:
-        decoder(query[0], torch.zeros_like(query[0].anchor[..., :2]), bev, model.range_m, images, views)
+        valid, axis = torch.ones_like(query[0].click, dtype=torch.bool), torch.zeros_like(query[0].anchor[..., :2])
+        decoder(query[0], valid, axis, bev, model.range_m, images, views)
 
     whole = count("decoder", [decoder], decode)
     heads = [*decoder.box_heads, *decoder.quality_heads, *decoder.class_heads]

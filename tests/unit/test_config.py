@@ -38,6 +38,7 @@ BAD = [
     (["teacher.matching=nearest"], "should be 'direct' or 'hungarian'"),
     (["teacher.fusion=sum"], "should be 'none', 'concat'"),
     (["teacher.query_init=learned"], "no query belongs to a click: set teacher.matching=hungarian"),
+    (["teacher.query_init=group", "teacher.self_attention=true"], "several queries, which would see one another"),
     (["teacher.query_init=group", "teacher.group_copies=1"], "config key teacher.group_copies = 1"),
     (["student.guidance=boxes"], "should be 'none', 'full', 'partial', 'gaussian', 'box' or 'segmentation'"),
     (["student.guidance_head=projector"], "should be 'none' or 'predictor'"),

@@ -1,5 +1,6 @@
 """Tests of the teacher: one box per click, independent queries, no unused parameters, places of D-RoI sampling."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pdetr3d.geometry.camera import MIN_DEPTH_M
 from pdetr3d.geometry.camera import project as project_numpy
 from pdetr3d.geometry.tensors import box_corners, project
 from pdetr3d.models.box_code import backwards, direction_of, turn
+from pdetr3d.models.decoder import SelfAttention
 from pdetr3d.models.roi_fusion import CameraRoI, Views
 from pdetr3d.models.teacher import Teacher
 from pdetr3d.presets import load
@@ -117,6 +119,39 @@ def test_clicks_in_boxes_out_with_their_classes(init: str) -> None:
     assert [b.label.tolist() for b in boxes] == batch.click_label.tolist()
 
 
+@pytest.mark.parametrize(("attending", "seen"), [(False, False), (True, True)])
+def test_queries_see_one_another_with_self_attention_alone(attending: bool, seen: bool) -> None:
+    """Another class of the last click, in the first sample."""
+    words = [f"teacher.self_attention={str(attending).lower()}", "teacher.fusion=none"]
+    model, batch = teacher(tiny_config(*words)), make_batch()
+    label = batch.click_label.clone()
+    label[0, -1] = (label[0, -1] + 1) % len(CLASSES)
+    changed = (run(model, change(batch, click_label=label)).box[-1] - run(model, batch).box[-1]).abs().amax(-1)
+    assert (changed[0, :-1] > 1e-5).all() == seen and changed[0, -1] > 1e-3
+    assert changed[1].max() == 0
+
+
+def test_self_attention_by_hand() -> None:
+    """Three queries, one head of one channel, all projections 1. The third query is padding, so the first two attend to
+    one another, and the third also to itself. The sum goes through a layer norm, which one channel would make 0: it is
+    replaced by the identity."""
+    config = tiny_config("teacher.channels=1", "teacher.heads=1").teacher
+    layer = SelfAttention(config).eval()
+    for part in (layer.query, layer.key, layer.value, layer.output):
+        torch.nn.init.ones_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    layer.norm = torch.nn.Identity()
+    query, position = torch.tensor([[[1.0], [2.0], [4.0]]]), torch.tensor([[[0.0], [1.0], [-3.0]]])
+    found = layer(query, position, torch.tensor([[True, True, False]]))[0, :, 0]
+    placed = [1.0, 3.0, 1.0]
+    expected = []
+    for i, keys in enumerate(([0, 1], [0, 1], [0, 1, 2])):
+        weight = [math.exp(placed[i] * placed[k]) for k in keys]
+        mean = sum(w * query[0, k, 0].item() for w, k in zip(weight, keys, strict=True)) / sum(weight)
+        expected.append(query[0, i, 0].item() + mean)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
 @any_init
 def test_zero_clicks_train_and_infer(init: str) -> None:
     task, batch = build("teacher", tiny_config(*QUERY_INITS[init]), FALLBACK_SIZE_M), make_batch()
@@ -125,7 +160,7 @@ def test_zero_clicks_train_and_infer(init: str) -> None:
     terms = task.losses(output, empty, same_on_all_ranks)
     sum(terms.values()).backward()
     # Learned queries still learn that there is nothing.
-    assert (terms["box"] + terms["quality"]).item() == 0 and ("class" in terms) == (init == "learned")
+    assert (terms["box"] + terms["quality"]).item() == 0 and ("class" in terms) == init.startswith("learned")
     assert all(p.grad is not None for p in task.model.decoder.box_heads.parameters())
     assert [len(b) for b in task.predict(output, empty)] == [0, 0]
 
