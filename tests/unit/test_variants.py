@@ -132,7 +132,7 @@ def test_a_name_means_the_same_teacher_in_every_space() -> None:
         for name in space.variants:
             configs.setdefault(name, set()).add(trial_config(space, "quickstart", [], {"variant": name}))
     assert {name: len(different) for name, different in configs.items()} == dict.fromkeys(configs, 1)
-    assert len(configs) < 8 + 3 + 1 + 3
+    assert len(configs) < 10 + 3 + 1 + 3
 
 
 def test_evaluations_change_the_corruption_alone_and_begins_with_none() -> None:
