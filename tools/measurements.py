@@ -17,6 +17,9 @@ ON_SIMULATED = (  # of the search whose teachers learn from the simulated world
     "teacher.optim.epochs=10",
 )
 
+# Variants of the search ``initialization``: how queries begin, with and without attention to one another.
+QUERIES = ("explicit-direct", "implicit-direct", "implicit-direct-attending", "learned-hungarian")
+QUERIES += ("learned-hungarian-attending", "explicit-direct-crop")
 STUDENTS = ("boxes only", "ours", "boxes everywhere")  # variants of the search ``headline``
 
 
@@ -138,6 +141,14 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
         kitti_clicks(quick),
         kitti_students(quick),
         students(quick, "headline", "headline"),
+        search(
+            quick,
+            "initialization",
+            "quickstart",
+            *(word for variant in QUERIES for word in ("--variant", variant)),
+            *("--samples", "40", "--final-samples", "200"),
+            *("teacher.fusion=none", "teacher.optim.epochs=56", "scaling.inference_workers=1"),
+        ),
         Measurement(
             "costs",
             (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),

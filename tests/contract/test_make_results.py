@@ -123,6 +123,7 @@ def test_the_list_names_every_result() -> None:
         "kitti-clicks",
         "kitti-students",
         "headline",
+        "initialization",
         "costs",
         "unclicked",
     ]
