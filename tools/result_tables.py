@@ -27,22 +27,23 @@ from typing import Any
 
 from benchmarks.costs_tables import capacity, loading, training_steps
 from pdetr3d.evaluation.figures import FLOOR_NAMES, QUALITY_NAMES, SCORES
-from pdetr3d.finished.report.markdown import search_text
-from pdetr3d.finished.report.search import Search
-from pdetr3d.finished.report.spread import difference
+from pdetr3d.finished.report.markdown import search_text, seeds_text
+from pdetr3d.finished.report.search import Row, Search
+from pdetr3d.finished.report.spread import Spread, difference
 from pdetr3d.markdown import markdown_table
 from pdetr3d.run_files import RunFiles
 from pdetr3d.tracking.provenance import git_state
 from pdetr3d.training.stage_versions import code_version
 from pdetr3d.words import number
 from tools.kitti_clicks_table import BINS, kitti_clicks, picture, without_paths
-from tools.measurements import ROOT, measurements
+from tools.measurements import ROOT, STUDENTS, measurements
 
 SHOWN = {one.name: one.shown for one in measurements()}
 NAMES = tuple(SHOWN)
 FILES = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 DOCUMENTS = {
     "quickstart": ROOT / "README.md",
+    "headline-summary": ROOT / "README.md",
     "quickstart-details": ROOT / "docs" / "results.md",
     "kitti-small": ROOT / "docs" / "results.md",
     "chaos": ROOT / "docs" / "clusters.md",
@@ -105,26 +106,15 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return found | {"command": next(one.shown for one in measurements(quick) if one.name == name)}
 
 
-def headline(found: dict[str, Any]) -> str:
-    """The two tables of README.md."""
+def quickstart(found: dict[str, Any]) -> str:
+    """The quickstart's table of README.md."""
     where = f"`{found['command']}`, one seed, 2 CPU cores, commit {found['commit'][:7]}"
-    labels = found["pseudo_labels"]
-    students = [
+    rows = [
         [name, *(number(found["arms"][arm][s]) for s in SCORES), number(found["arms"][arm]["per_class"]["car"]["AP"])]
         for arm, name in ARMS.items()
     ]
-    return "\n".join(
-        [
-            f"Students ({where}):",
-            "",
-            *markdown_table(["labels of the student", *SCORES, "car AP"], students),
-            "",
-            f"Pseudo labels: boxes at the {labels['clicks']} clicks "
-            "(the same run; [what the columns mean](docs/results.md#the-quickstart)):",
-            "",
-            *boxes_at_clicks(labels),
-        ]
-    )
+    header = ["labels of the student", *SCORES, "car AP"]
+    return "\n".join([f"Students ({where}):", "", *markdown_table(header, rows)])
 
 
 def boxes_at_clicks(labels: dict[str, Any]) -> list[str]:
@@ -221,6 +211,10 @@ def details(found: dict[str, Any]) -> str:
             + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
             + f". {found['note']}".rstrip(),
             "",
+            f"Pseudo labels, boxes at the {found['pseudo_labels']['clicks']} clicks:",
+            "",
+            *boxes_at_clicks(found["pseudo_labels"]),
+            "",
             *markdown_table(["ratio of the students' scores", "mAP", "SPNDS"], ratios),
             "",
             f"The teacher's boxes have a mean BEV IoU of {teacher['bev_iou']:.3f}. If one part of each box were true, "
@@ -262,6 +256,57 @@ def kitti_students(found: dict[str, Any]) -> str:
     return "\n".join([search_text(search, {}), "", f"AP of cars: {cars}."])
 
 
+def students(found: dict[str, Any]) -> tuple[Row, Row, Row]:
+    """The rows of the variants STUDENTS."""
+    few, ours, full = (next(row for row in Search(ROOT, found).rows if row.name == name) for name in STUDENTS)
+    return few, ours, full
+
+
+def headline_summary(found: dict[str, Any]) -> str:
+    """The table of README.md of students of preset headline."""
+    rows = [
+        [name, *(str(row.spread("student", s)) for s in SCORES)]
+        for name, row in zip(STUDENTS, students(found), strict=True)
+    ]
+    lead = f"{headline_ratios(found)} ({seeds_text(found['seeds'])}, commit {found['commit'][:7]}):"
+    return "\n".join([lead, "", *markdown_table(["labels of the student", *SCORES], rows)])
+
+
+def headline_ratios(found: dict[str, Any]) -> str:
+    """A sentence with the scores of students of clicks, divided by those of the other students."""
+    few, ours, full = students(found)
+
+    def ratio(row: Row, metric: str) -> str:
+        others = row.by_seed("student", metric)
+        return str(Spread.of([value / others[seed] for seed, value in ours.by_seed("student", metric).items()]))
+
+    said = [f"{ratio(row, 'mAP')} and {ratio(row, 'SPNDS')} times those of `{row.name}`" for row in (few, full)]
+    return f"mAP and SPNDS of `{ours.name}` are {' and '.join(said)}"
+
+
+def headline_students(found: dict[str, Any]) -> str:
+    """The section of docs/results.md about students of preset headline."""
+    rows = students(found)
+    labels = Spread.of(rows[1].values("data", "label_bev_iou").values())
+    metrics = {"AP": "AP", "AOE": "AOE [rad]"}
+    header = ["class", *(f"{metric}, {row.name}" for metric in metrics.values() for row in rows)]
+    classes = [name for name, scores in rows[1].finished[0]["final"]["student"]["per_class"].items() if scores["n_gt"]]
+    parts = [
+        [name, *(str(row.spread("student", "per_class", name, metric)) for metric in metrics for row in rows)]
+        for name in classes
+    ]
+    return "\n".join(
+        [
+            search_text(Search(ROOT, found), {}),
+            "",
+            f"{headline_ratios(found)}. "
+            f"The teacher's boxes at the clicks, from which `ours` learns, have a mean BEV IoU of {labels}.",
+            "",
+            *markdown_table(header, parts),
+        ]
+    )
+
+
 def transfer(found: dict[str, Any]) -> str:
     """The section of docs/results.md about a teacher that never saw a real frame."""
     labels = found["labels"]
@@ -294,14 +339,15 @@ def documents() -> dict[Path, str]:
     """The path and the text that every document must have by the JSON files."""
     found = {name: json.loads(file.read_text()) for name, file in FILES.items() if file.exists()}
     made = {
-        "quickstart": headline,
+        "quickstart": quickstart,
         "quickstart-details": details,
         "kitti-small": kitti,
         "chaos": faults,
         "your-data": tutorial,
         "unclicked": unclicked,
         "kitti-clicks": kitti_clicks,
-        "headline": lambda found: search_text(Search(ROOT, found), {}),
+        "headline": headline_students,
+        "headline-summary": headline_summary,
         "initialization": lambda found: search_text(Search(ROOT, found), {}),
         "kitti-students": kitti_students,
         "transfer": transfer,

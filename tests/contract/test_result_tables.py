@@ -61,6 +61,17 @@ def test_a_score_that_somebody_types_is_seen() -> None:
     assert row in (ROOT / "README.md").read_text()
 
 
+def test_ratios_are_those_of_ours_to_the_others() -> None:
+    found = json.loads(TOOL["FILES"]["headline"].read_text())
+    scores = {"boxes only": (0.25, 0.4), "ours": (0.5, 0.6), "boxes everywhere": (0.8, 0.75)}
+    for trial in found["trials"]:
+        trial["final"]["student"] |= dict(zip(("mAP", "SPNDS"), scores[trial["parameters"]["variant"]], strict=True))
+    assert TOOL["headline_ratios"](found) == (
+        "mAP and SPNDS of `ours` are 2.000 and 1.500 times those of `boxes only` and "
+        "0.625 and 0.800 times those of `boxes everywhere`"
+    )
+
+
 def test_a_document_without_its_marks_is_refused() -> None:
     assert TOOL["put"]("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n", "x", "new") == (
         "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"

@@ -9,6 +9,7 @@ from pdetr3d.finished.report.search import Row, Search
 from pdetr3d.finished.report.spread import difference
 from pdetr3d.markdown import markdown_table
 from pdetr3d.schema import DataError
+from pdetr3d.words import NONE
 
 ERRORS = QUALITIES[2:]
 
@@ -30,12 +31,17 @@ def search_text(search: Search, about: Mapping[str, str]) -> str:
     where = {"val": "the val split", "point_labeled": "the clicks of the point-labeled samples"}[search.measured_on]
     lead = (
         f"`{search.document['command']}` at commit {search.document['commit'][:7]}, "
-        f"seeds {', '.join(map(str, seeds))}, "
+        f"{seeds_text(seeds)}, "
         f"{hours:.1f} hours of training{_parts(search)}. "
-        f"Figures are of {where}; mean ± standard deviation over the seeds."
+        f"Figures are of {where}{'; mean ± standard deviation over the seeds' if len(seeds) > 1 else ''}."
     )
     lines = _teachers(search, about) if search.judged == "teacher" else _students(search, about)
     return "\n".join([lead, "", *lines])
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """ "seed 0" or "seeds 0, 1"."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _parts(search: Search) -> str:
@@ -83,4 +89,4 @@ def _against(search: Search, row: Row) -> str:
     if row is reference:
         return "reference"
     mean, p, _ = difference(search.figures(row), {} if reference is None else search.figures(reference)).cells()
-    return f"{mean} (p = {p})"
+    return mean if p == NONE else f"{mean} (p = {p})"
