@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,7 @@ def trained(
         try:
             failed = run_trials(job, concurrent, args.budget)
         finally:
-            for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
-                # The process of a trial that ASHA or the budget ended lives on for some seconds, in which it marks its
-                # MLflow runs as failed or finished.
-                stopped = was_stopped(place)
-                if stopped:
-                    lease.wait(place, WAIT_S)
-                end_runs(place, of=("RUNNING", "FAILED") if stopped else ("RUNNING",))
-                if stopped:
-                    end_runs(place, of=("FINISHED",), only=f"trial {place.name}")
+            end_all_runs(folder)
         asked = {key: value for key, value in begun.items() if key not in OPTIONS}
         made = {"space": asked, "seeds": list(space.seeds), "budget": args.budget, "sessions": sessions(folder)}
         document = command.provenance(args, base) | made | collect(folder, space, base)
@@ -113,6 +106,25 @@ def trained(
             parent.log_artifact(file)
         log_label_efficiency(parent, document)
     return document, failed
+
+
+def end_all_runs(folder: Path) -> None:
+    """End the MLflow runs of all trials and shared stages; those of trials that ASHA or the budget ended are KILLED.
+
+    The process of such a trial lives on for some seconds, in which it marks its runs as failed or finished. So this
+    waits until the processes are gone, for about WAIT_S seconds in all.
+
+    Args:
+        folder: of the search.
+    """
+    until = time.monotonic() + WAIT_S
+    for place in (*folder.glob("trials/*"), *folder.glob(f"{SHARED}/*")):
+        stopped = was_stopped(place)
+        if stopped:
+            lease.wait(place, until - time.monotonic())
+        end_runs(place, of=("RUNNING", "FAILED") if stopped else ("RUNNING",))
+        if stopped:
+            end_runs(place, of=("FINISHED",), only=f"trial {place.name}")
 
 
 def log_label_efficiency(parent: Tracker, document: dict[str, Any]) -> None:

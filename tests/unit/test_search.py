@@ -255,6 +255,23 @@ def test_a_directory_is_released_after_its_mlflow_run_has_ended(
     assert ends == [(status, True)] and not (place / lease.FILE).exists()
 
 
+def test_waiting_for_stopped_trials_has_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes never end. The clock is moved by the waits; a trial that finished is not waited for."""
+    clock, waits = [100.0], list[tuple[str, float]]()
+
+    def wait(place: Path, wait_s: float) -> None:
+        waits.append((place.name, wait_s))
+        clock[0] += max(0.0, min(wait_s, 20.0))
+
+    monkeypatch.setattr(search.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(search.lease, "wait", wait)
+    for name, status in {"a": "stopped", "b": "stopped", "c": "stopped", "d": "finished"}.items():
+        write_json(tmp_path / "trials" / name / "status.json", {"status": status, "error": None})
+    search.end_all_runs(tmp_path)
+    assert sorted(name for name, _ in waits) == ["a", "b", "c"]
+    assert [seconds for _, seconds in waits] == [30.0, 10.0, 0.0]
+
+
 def told(samples: int, progress: float = 50.0) -> dict[str, float]:
     """The fields of a trial's report to Tune that the budget reads."""
     return {"samples": samples, PROGRESS: progress}

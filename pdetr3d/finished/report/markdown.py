@@ -40,7 +40,7 @@ def search_text(search: Search, about: Mapping[str, str]) -> str:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """ "seed 0" or "seeds 0, 1"."""
+    """The words ``seed 0`` or ``seeds 0, 1``."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
