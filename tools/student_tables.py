@@ -48,7 +48,7 @@ def headline_summary(found: dict[str, Any]) -> str:
         [name, *(str(row.spread("student", s)) for s in SCORES)]
         for name, row in zip(STUDENTS, students(found), strict=True)
     ]
-    lead = f"{headline_ratios(found)} ({seeds_text(found['seeds'])}, commit {found['commit'][:7]}):"
+    lead = f"{headline_ratios(found)} ({seeds_text(found['seeds'])}):"
     return "\n".join([lead, "", *markdown_table(["labels of the student", *SCORES], rows)])
 
 

@@ -35,7 +35,8 @@ def test_hours_of_a_continued_search_are_explained() -> None:
     whole = search_text(search, {}).splitlines()[0]
     assert "hours of training. Figures" in whole
     search.document["sessions"] = 3
-    told = "hours of training (in 3 parts; the hours of a trial are those of its last part). Figures"
+    remark = "in 3 parts: the commit is the last one's, a trial's hours are those of its own last part"
+    told = f"hours of training ({remark}). Figures"
     assert search_text(search, {}).splitlines()[0] == whole.replace("hours of training. Figures", told)
 
 

@@ -45,9 +45,13 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def _parts(search: Search) -> str:
-    """A remark on the hours of a search that several processes ran: a trial's time is that of its last process."""
+    """A remark on a search that several processes ran: commit and hours leave out what earlier ones trained."""
     parts = search.document.get("sessions", 1)
-    return f" (in {parts} parts; the hours of a trial are those of its last part)" if parts > 1 else ""
+    return (
+        f" (in {parts} parts: the commit is the last one's, a trial's hours are those of its own last part)"
+        if parts > 1
+        else ""
+    )
 
 
 def _teachers(search: Search, about: Mapping[str, str]) -> list[str]:
