@@ -35,7 +35,8 @@ class Batch:
         images: (B, V, H, W, 3) uint8 RGB, or (B, 0, 0, 0, 3).
         lidar2img: (B, V, 4, 4) float32; camera_valid: (B, V) bool.
         box: (B, N, 7) float32 x, y, z, l, w, h, yaw; velocity: (B, N, 2) float32, NaN unknown; box_label: (B, N) int64;
-        box_score: (B, N) float32; box_source: (B, N) int64, SOURCE_HUMAN or SOURCE_PSEUDO; box_valid: (B, N) bool.
+        box_score, box_direction: (B, N) float32, as in ``Boxes3D``;
+        box_source: (B, N) int64, SOURCE_HUMAN or SOURCE_PSEUDO; box_valid: (B, N) bool.
         click: (B, K, 3) float32; canonical_click: (B, K, 3) float32, before augmentation; click_label: (B, K) int64;
         click_box: (B, K) int64, index into the sample's boxes or -1; click_valid: (B, K) bool.
         known: (B, H, W) bool on the student's head grid, the cells where labels hold; other cells count neither as
@@ -58,6 +59,7 @@ class Batch:
     velocity: Tensor
     box_label: Tensor
     box_score: Tensor
+    box_direction: Tensor
     box_source: Tensor
     box_valid: Tensor
     click: Tensor

@@ -289,6 +289,8 @@ class StudentConfig(Section):
     pseudo_weight: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 1.0
     # Exponent of the score in the weight of a pseudo label; 0: the score does not count.
     score_power: Annotated[float, Field(ge=0), OF_CLICKED_STUDENTS] = 0.0
+    # Share of the pseudo labels, those of the surest direction, that teach a heading; the others teach its axis alone.
+    direction_share: Annotated[float, Field(gt=0, le=1), OF_CLICKED_STUDENTS] = 0.7
     # Places without a click. background: they are background. ignore: they are not, where the student's moving average
     # (optim.ema_decay) scores at least unclicked_threshold and no click lies within unclicked_radius_m.
     unclicked: Annotated[Literal["background", "ignore"], OF_CLICKED_STUDENTS] = "background"

@@ -174,6 +174,7 @@ REAL_SMOKE = QUICKSTART.model_copy(
                 "augment_rotation_rad": 0.0,
                 "augment_scale": (1.0, 1.0),
                 "augment_translation_m": 0.0,
+                "direction_share": 1.0,
             }
         ),
         "optim": OptimConfig(lr=2e-3, epochs=150.0, batch_size=1),

@@ -78,6 +78,8 @@ class Boxes3D:
         velocity_m_s: (N, 2) float32, (vx, vy) [m/s] of the object over ground in LIDAR_TOP axes; NaN = unknown.
         label: (N,) int64, place in the list of classes.
         score: (N,) float32 in [0, 1]; 1 for boxes drawn by people.
+        direction: (N,) float32 in [0, 1], the probability that the object heads along its yaw, not the opposite way; 1
+            for boxes of people and of students.
         source: (N,) int8, SOURCE_HUMAN or SOURCE_PSEUDO.
     """
 
@@ -87,6 +89,7 @@ class Boxes3D:
     velocity_m_s: NDArray[np.float32]
     label: NDArray[np.int64]
     score: NDArray[np.float32]
+    direction: NDArray[np.float32]
     source: NDArray[np.int8]
 
     def __len__(self) -> int:
@@ -115,10 +118,12 @@ class Boxes3D:
         *,
         velocity_m_s: NDArray | None = None,
         score: NDArray | None = None,
+        direction: NDArray | None = None,
         source: int = SOURCE_HUMAN,
     ) -> Boxes3D:
-        """Cast to the dtypes above, wrap yaw, fill velocity with NaN and score with 1, and validate."""
+        """Cast to the dtypes above, wrap yaw, fill velocity with NaN, score and direction with 1, and validate."""
         n = len(label)
+        one = np.ones(n, np.float32)
         yaw = (np.asarray(yaw_rad, dtype=np.float64) + np.pi) % (2 * np.pi) - np.pi
         boxes = Boxes3D(
             center_m=np.asarray(center_m, dtype=np.float32).reshape(n, 3),
@@ -128,7 +133,8 @@ class Boxes3D:
             if velocity_m_s is None
             else np.asarray(velocity_m_s, dtype=np.float32).reshape(n, 2),
             label=np.asarray(label, dtype=np.int64).reshape(n),
-            score=np.ones(n, np.float32) if score is None else np.asarray(score, dtype=np.float32).reshape(n),
+            score=one if score is None else np.asarray(score, dtype=np.float32).reshape(n),
+            direction=one if direction is None else np.asarray(direction, dtype=np.float32).reshape(n),
             source=np.full(n, source, np.int8),
         )
         boxes.validate()
@@ -154,12 +160,13 @@ class Boxes3D:
             "yaw_rad": (n,),
             "velocity_m_s": (n, 2),
             "score": (n,),
+            "direction": (n,),
             "source": (n,),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Boxes3D.{name} has shape {getattr(self, name).shape}, must be {shape}")
-        for name in ("center_m", "size_m", "yaw_rad", "score"):
+        for name in ("center_m", "size_m", "yaw_rad", "score", "direction"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"Boxes3D.{name} has a number that is not finite")
         if n and self.size_m.min() <= 0:

@@ -109,6 +109,7 @@ def make_batch(samples: int = 2, clicks: int = 5, seed: int = 0, points: int = 4
         velocity=uniform(samples, clicks, 2, low=-5, high=5),
         box_label=label,
         box_score=torch.ones(samples, clicks),
+        box_direction=torch.ones(samples, clicks),
         box_source=torch.zeros(samples, clicks, dtype=torch.long),
         box_valid=valid,
         click=click,

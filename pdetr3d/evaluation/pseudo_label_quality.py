@@ -118,7 +118,8 @@ def pseudo_label_quality(
         JSON-safe dict with the number of rows "n" and the means of QUALITIES ("center_error_m" is in BEV). "per_class"
         -> class, "by_group" -> group (``ClassList.groups``) and "by_distance" -> bin ("0-10", ...) hold the same
         figures of those rows, for all classes, groups and bins. "oracles": the means of ``oracle_ious``. "calibration":
-        ``score_calibration`` of ``pred.score``. Means are None if there is nothing to average.
+        ``score_calibration`` of ``pred.score``. "directions": ``turned_by_direction`` of ``pred.direction``. Means are
+        None if there is nothing to average.
 
     Raises:
         ValueError: when the lengths differ.
@@ -135,7 +136,7 @@ def measures(
         pred, truth, distance_m, classes: as ``pseudo_label_quality``.
 
     Returns:
-        QUALITIES, the names of ``oracle_ious``, "label" (true class), "distance_m" and "score".
+        QUALITIES, the names of ``oracle_ious``, "label" (true class), "distance_m", "score" and "direction".
 
     Raises:
         ValueError: when the lengths differ.
@@ -155,6 +156,7 @@ def measures(
         "label": truth.label.astype(np.float64),
         "distance_m": distance,
         "score": pred.score.astype(np.float64),
+        "direction": pred.direction.astype(np.float64),
     }
 
 
@@ -173,6 +175,7 @@ def report_of(
     oracles = {name: columns[name] for name in columns if name.startswith("true_")}
     report["oracles"] = {k: v for k, v in _means(oracles, np.ones(len(label), bool)).items() if k != "n"}
     report["calibration"] = score_calibration(columns["score"], columns["bev_iou"])
+    report["directions"] = turned_by_direction(columns["direction"], columns["reversed"])
     return report
 
 
@@ -199,6 +202,27 @@ def score_calibration(score: NDArray[np.floating], reached: NDArray[np.floating]
         "rank_correlation": rank_correlation(score, reached),
         "bins": rows,
     }
+
+
+def turned_by_direction(
+    direction: NDArray[np.floating], turned: NDArray[np.floating], parts: int = 5
+) -> list[dict[str, float]]:
+    """The share of turned headings by rank of the direction's probability, which ``student.direction_share`` cuts.
+
+    Args:
+        direction: (N,) probability of the direction. turned: (N,) 1 where it is wrong, 0 where not, NaN without one.
+        parts: number of parts of about equal size.
+
+    Returns:
+        From the least to the most probable part: {"n", "direction", "turned"}, the last two means; no empty parts.
+    """
+    known = np.flatnonzero(~np.isnan(turned))
+    order = known[np.argsort(direction[known], kind="stable")]
+    return [
+        {"n": len(rows), "direction": float(np.mean(direction[rows])), "turned": float(np.mean(turned[rows]))}
+        for rows in np.array_split(order, parts)
+        if len(rows)
+    ]
 
 
 def _means(columns: Mapping[str, NDArray[np.floating]], rows: NDArray[np.bool_]) -> dict[str, Any]:

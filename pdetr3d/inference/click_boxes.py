@@ -30,6 +30,7 @@ MEANING = {
     "l, w, h": "length along the heading, width, height [m]",
     "yaw": "heading [rad], counter-clockwise about z from +x",
     "score": "BEV IoU that the teacher expects",
+    "direction": "probability that the object heads along yaw, not the opposite way; trust its order, not its value",
     "accepted, reason": "whether the box may be used for training, and why not; or that it was moved onto its click",
 }
 

@@ -106,7 +106,7 @@ class CenterCriterion:
     """``(tasks, batch) -> {"heatmap", "box", "direction"}``: weighted loss terms.
 
     The box term is L1 on the code without its direction. The direction term is a logistic loss for choosing between the
-    two headings along the true axis.
+    two headings along the true axis; its weight is 2 p - 1 with p the label's ``box_direction``, 0 if it knows neither.
 
     Args:
         config: range, tasks and weights of the student.
@@ -167,5 +167,6 @@ class CenterCriterion:
         odds = (part(said, "direction") * part(code, "direction")).sum(1)
         undirected = torch.isin(label, label.new_tensor(self.undirected))
         turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
+        turned = turned * (2 * batch.box_direction[cells.sample, index] - 1)
         terms = torch.stack([error, turned], 1)
         return (terms * self.label_weights(batch)[cells.sample, index, None]).sum(0)

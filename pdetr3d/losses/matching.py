@@ -17,8 +17,8 @@ from pdetr3d.batch import Batch, TeacherOutput
 
 # (sample, query, click), each (N,) int64: the click's box is the query's target.
 Pairs = tuple[Tensor, Tensor, Tensor]
-# (layer, sample (N,), query (N,), click (N,)) -> (N, 10): the query's code minus that of the click's box.
-CodeError = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# (layer, sample (N,), query (N,), click (N,)) -> (N,): the box loss of the query's code for the click's box.
+BoxLoss = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 FORBIDDEN = 1e6  # the cost of a query with a box of another class
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (method.md 2.8)
@@ -34,12 +34,12 @@ def match_direct(output: TeacherOutput, batch: Batch) -> Pairs:
 
 @torch.no_grad()
 def match_hungarian(
-    output: TeacherOutput, layer: int, batch: Batch, error: CodeError, box_weight: float, class_weight: float
+    output: TeacherOutput, layer: int, batch: Batch, box_loss: BoxLoss, box_weight: float, class_weight: float
 ) -> Pairs:
     """The cheapest one-to-one assignment of queries to valid clicks whose box is known.
 
-    The cost is ``box_weight`` times L1 over the code, as in the loss, plus ``class_weight`` times the focal class cost
-    if queries predict a class (method.md 2.8). With several copies per click, each set of copies is assigned on its
+    The cost is ``box_weight * box_loss``, plus ``class_weight`` times the focal class cost if queries predict a class
+    (method.md 2.8). With several copies per click, each set of copies is assigned on its
     own. With fewer learned queries than clicks, the most expensive clicks get no query.
     """
     from scipy.optimize import linear_sum_assignment  # imported here: only teacher.matching=hungarian needs it
@@ -53,7 +53,7 @@ def match_hungarian(
             query = queries[:, None].expand(shape).flatten()
             click = clicks.expand(shape).flatten()
             sample = torch.full_like(query, b)
-            cost = box_weight * error(layer, sample, query, click).abs().sum(-1)
+            cost = box_weight * box_loss(layer, sample, query, click)
             label = batch.click_label[b, click]
             if output.logit:
                 cost = cost + class_weight * focal_cost(output.logit[layer][b, query, label])

@@ -1,4 +1,4 @@
-"""The teacher's losses: L1 on the box code, and localization quality (method.md 2.8, 7.2 no. 22).
+"""The teacher's losses: box code, and localization quality (method.md 2.8, 7.2 no. 22).
 
 The released code also has a focal class term. It is left out here: the class is an input, so that term is trivial, and
 its score says nothing about the box. The quality head replaces it: it predicts the BEV IoU of the predicted box with
@@ -19,8 +19,10 @@ from torch import Tensor
 from pdetr3d.batch import Batch, RankMean, TeacherOutput
 from pdetr3d.config import Config
 from pdetr3d.geometry.boxes import bev_iou_aligned
+from pdetr3d.losses.center_criterion import DIRECTION_WEIGHT
 from pdetr3d.losses.matching import Pairs, focal_loss, match_direct, match_hungarian
 
+DIRECTION = slice(6, 8)  # sin and cos of yaw in the code (models.box_code)
 Encode = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -40,6 +42,7 @@ class TeacherCriterion:
 
     def __init__(self, config: Config, encode: Encode, rank_mean: RankMean) -> None:
         self.config, self.encode, self.rank_mean = config, encode, rank_mean
+        self.undirected = config.classes.labels("axis", "none")
 
     def __call__(self, output: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         layers = range(len(output.box))
@@ -51,7 +54,7 @@ class TeacherCriterion:
         quality_loss = sum((0 * quality.sum() for quality in output.quality), batch.box.new_zeros(()))
         for layer in layers:
             sample, query, click = pairs[layer]
-            box_loss = box_loss + self._error(output, batch, layer, *pairs[layer]).abs().sum()
+            box_loss = box_loss + self._box_loss(output, batch, layer, *pairs[layer]).sum()
             reached = box_quality(output.box[layer][sample, query], _truth(batch, sample, click))
             quality_loss = quality_loss + F.binary_cross_entropy_with_logits(
                 output.quality[layer][sample, query], reached, reduction="sum"
@@ -67,17 +70,27 @@ class TeacherCriterion:
         """The pairs of each layer."""
         if self.config.teacher.matching == "direct":
             return [match_direct(output, batch)] * len(output.box)
-        error = partial(self._error, output, batch)
+        box_loss = partial(self._box_loss, output, batch)
         weights = self.config.teacher.box_weight, self.config.teacher.class_weight
-        return [match_hungarian(output, layer, batch, error, *weights) for layer in range(len(output.box))]
+        return [match_hungarian(output, layer, batch, box_loss, *weights) for layer in range(len(output.box))]
 
-    def _error(
+    def _box_loss(
         self, output: TeacherOutput, batch: Batch, layer: int, sample: Tensor, query: Tensor, click: Tensor
     ) -> Tensor:
-        """(N, 10): the codes of N queries minus the codes of N clicks' boxes."""
+        """(N,) for N queries: L1 on the code without its direction, and a logistic loss on the direction.
+
+        With L1, the better of two opposite guesses is one of the two headings, however unsure. The logistic loss gives
+        the odds between them.
+        """
         anchor, frame = output.anchor[layer][sample, query], output.frame[layer][sample, query]
         truth = self.encode(_truth(batch, sample, click), anchor, output.prior_size[sample, query], frame)
-        return output.code[layer][sample, query] - truth
+        said = output.code[layer][sample, query]
+        odds = (said[:, DIRECTION] * truth[:, DIRECTION].detach()).sum(1)
+        label = batch.click_label[sample, click]
+        undirected = torch.isin(label, label.new_tensor(self.undirected))
+        turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
+        error = (said - truth).abs()
+        return error[:, : DIRECTION.start].sum(1) + error[:, DIRECTION.stop :].sum(1) + turned
 
 
 def _truth(batch: Batch, sample: Tensor, click: Tensor) -> Tensor:

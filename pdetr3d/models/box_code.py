@@ -36,11 +36,16 @@ def decode_click_box(code: Tensor, anchor: Tensor, prior_size: Tensor, frame: Te
     """
     center = anchor + turn(CENTER_STD * code[..., :3] * center_unit(prior_size), frame)
     size = prior_size * (SIZE_STD * code[..., 3:6]).clamp(-2, 2).exp()
+    axis, odds = axis_and_odds(code)
+    heading = turn(torch.where(odds[..., None] >= 0, axis, -axis), frame)
+    return torch.cat([center, size, torch.atan2(heading[..., 1:], heading[..., :1])], -1)
+
+
+def axis_and_odds(code: Tensor) -> tuple[Tensor, Tensor]:
+    """The axis (..., 2), cos and sin in the code's frame, and the log odds (...) that the heading is along it."""
     axis = torch.atan2(code[..., 8:9], code[..., 9:10]) / 2
     axis = torch.cat([axis.cos(), axis.sin()], -1)
-    forward = (axis * code[..., [7, 6]]).sum(-1, keepdim=True) >= 0
-    heading = turn(torch.where(forward, axis, -axis), frame)
-    return torch.cat([center, size, torch.atan2(heading[..., 1:], heading[..., :1])], -1)
+    return axis, (axis * code[..., [7, 6]]).sum(-1)
 
 
 def encode_click_box(box: Tensor, anchor: Tensor, prior_size: Tensor, frame: Tensor) -> Tensor:

@@ -32,7 +32,13 @@ def arm_records(run: Run, arm: str) -> Sequence[SampleRecord]:
         raise DataError(f"{run.pseudo_file} is missing: run python -m ray_jobs.pseudo_label with this --run-dir first")
     everywhere = run.config.label.pseudo_for == "all"
     records = run.kept(
-        training_records(run.data.index, run.data.manifest, run.pseudo_file, pseudo_everywhere=everywhere)
+        training_records(
+            run.data.index,
+            run.data.manifest,
+            run.pseudo_file,
+            pseudo_everywhere=everywhere,
+            direction_share=run.config.student.direction_share,
+        )
     )
     return records.select(records.labeled)  # unlabeled samples may show objects, so they are no background
 

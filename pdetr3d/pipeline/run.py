@@ -126,7 +126,10 @@ class Run:
         """
         done = self.result(name)
         if done is None or "checkpoints" not in done:
-            raise DataError(f"{self.path / name} is not trained: run its training job with this --run-dir first")
+            job = "train_student" if name.startswith("student") else "train_teacher"
+            raise DataError(
+                f"{self.path / name} is not trained: run python -m ray_jobs.{job} with this --run-dir first"
+            )
         return [self.path / name / file for file in done["checkpoints"]]
 
     def gt_database(self, records: Sequence[SampleRecord], folder: str = "gt_database") -> Path:

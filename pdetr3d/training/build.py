@@ -16,7 +16,7 @@ from pdetr3d.losses.center_criterion import CenterCriterion
 from pdetr3d.losses.point_guided import PointGuidance, ramp_of
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.losses.unclicked import Unclicked
-from pdetr3d.models.box_code import encode_click_box
+from pdetr3d.models.box_code import axis_and_odds, encode_click_box
 from pdetr3d.models.click_answers import answers
 from pdetr3d.models.crop_regressor import CropRegressor
 from pdetr3d.models.image_backbone import image_stages
@@ -147,7 +147,7 @@ def _teacher(config: Config, prior: Tensor, crops: bool) -> Task:
 
 @torch.no_grad()
 def click_boxes(output: TeacherOutput, batch: Batch) -> list[Boxes3D]:
-    """The last layer's box of every click, in click order: the click's class, the predicted quality as score."""
+    """The last layer's box of every click, in click order; its class is the click's, its score the predicted IoU."""
     results = []
     for b in range(len(batch)):
         valid = batch.click_valid[b]
@@ -155,7 +155,9 @@ def click_boxes(output: TeacherOutput, batch: Batch) -> list[Boxes3D]:
         box = output.box[-1][b, row].float().cpu().numpy()
         score = output.quality[-1][b, row].sigmoid().float().cpu().numpy()
         label = batch.click_label[b, valid].cpu().numpy()
-        results.append(Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, score=score, source=SOURCE_PSEUDO))
+        direction = axis_and_odds(output.code[-1][b, row].float())[1].abs().sigmoid().cpu().numpy()
+        told = {"score": score, "direction": direction}
+        results.append(Boxes3D.build(box[:, :3], box[:, 3:6], box[:, 6], label, **told, source=SOURCE_PSEUDO))
     return results
 
 

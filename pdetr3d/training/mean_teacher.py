@@ -87,18 +87,26 @@ def with_boxes(batch: Batch, samples: Sequence[int], boxes: Sequence[Boxes3D]) -
     """
     more = max(0, max((len(b) for b in boxes), default=0) - batch.box.shape[1])
     box, velocity = F.pad(batch.box, (0, 0, 0, more)), F.pad(batch.velocity, (0, 0, 0, more), value=torch.nan)
-    names = ("box_label", "box_score", "box_source", "box_valid")
-    label, score, source, valid = (F.pad(getattr(batch, name), (0, more)) for name in names)
+    names = ("box_label", "box_score", "box_direction", "box_source", "box_valid")
+    label, score, direction, source, valid = (F.pad(getattr(batch, name), (0, more)) for name in names)
     for sample, mine in zip(samples, boxes, strict=True):
         count = len(mine)
         box[sample, :count] = torch.from_numpy(mine.rows).to(box)
         label[sample, :count] = torch.from_numpy(mine.label).to(label)
         score[sample, :count] = torch.from_numpy(mine.score).to(score)
+        direction[sample, :count] = torch.from_numpy(mine.direction).to(direction)
         source[sample, :count] = SOURCE_PSEUDO
         velocity[sample] = torch.nan
         valid[sample] = torch.arange(len(valid[sample]), device=valid.device) < count
     return replace(
-        batch, box=box, velocity=velocity, box_label=label, box_score=score, box_source=source, box_valid=valid
+        batch,
+        box=box,
+        velocity=velocity,
+        box_label=label,
+        box_score=score,
+        box_direction=direction,
+        box_source=source,
+        box_valid=valid,
     )
 
 

@@ -15,9 +15,9 @@ STAGE_VERSIONS: dict[str, int] = {
     "simulate": 2,  # the simulated world's files
     "index": 1,  # rows of index.arrow
     "label": 2,  # label manifest: roles, clicks
-    "load": 2,  # reading, augmentation and collation of samples
-    "teacher": 5,  # its weights, losses, boxes
-    "pseudo_labels": 2,  # pseudo_labels.parquet, given the teacher's boxes
+    "load": 3,  # reading, augmentation and collation of samples
+    "teacher": 6,  # its weights, losses, boxes
+    "pseudo_labels": 3,  # pseudo_labels.parquet, given the teacher's boxes
     "student": 6,  # its weights, losses, boxes
     "evaluate": 2,  # scores, given boxes
 }

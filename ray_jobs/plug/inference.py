@@ -189,5 +189,6 @@ def kept_batches(
 
 
 def _to_frame(boxes: Boxes3D) -> pd.DataFrame:
-    rows = np.concatenate([boxes.rows, boxes.velocity_m_s, boxes.label[:, None], boxes.score[:, None]], 1)
+    columns = [part[:, None] for part in (boxes.label, boxes.score, boxes.direction)]
+    rows = np.concatenate([boxes.rows, boxes.velocity_m_s, *columns], 1)
     return pd.DataFrame(rows.astype(np.float64), columns=COLUMNS).astype({"label": np.int64})

@@ -132,6 +132,10 @@ def train(run: Run, job: Job, tracker: Tracker, curve: Curve) -> dict[str, Any]:
             "boxes": sum(len(record.boxes) for record in boxed),
             "clicks": sum(len(record.clicks) for record in run.records if record.role == "point"),
             "label_bev_iou": None if labels is None else labels["teacher"]["bev_iou"],
+            # Share of turned headings in each fifth of the labels, from the least to the surest direction.
+            "label_turned": {}
+            if labels is None
+            else {str(i): part["turned"] for i, part in enumerate(labels["teacher"]["directions"])},
         },
     }
 

@@ -295,6 +295,20 @@ def test_label_weights_by_hand() -> None:
     assert criterion(flat, batch)["heatmap"].item() == pytest.approx(expected / 3, rel=1e-5)
 
 
+def test_a_direction_that_a_label_does_not_know_is_not_learned() -> None:
+    """Labels of probability 1, 3/4 and 1/2 have weights 1, 1/2 and 0 in the direction loss, and all else alike."""
+    batch = change(make_batch(samples=1, clicks=3, seed=2), box_label=torch.zeros(1, 3, dtype=torch.long))
+    config = tiny_config("student.box_weight=1.0")
+    maps = perfect_maps(config, batch)[0]
+    part(maps.regression, "direction").zero_()  # log 2 for each object
+    criterion = CenterCriterion(config, same_on_all_ranks)
+    sure = criterion([maps], batch)
+    unsure = criterion([maps], change(batch, box_direction=torch.tensor([[1.0, 0.75, 0.5]])))
+    assert sure["direction"].item() == pytest.approx(DIRECTION_WEIGHT * np.log(2), rel=1e-5)
+    assert unsure["direction"].item() == pytest.approx(DIRECTION_WEIGHT * np.log(2) * 1.5 / 3, rel=1e-5)
+    assert unsure["box"] == sure["box"] and unsure["heatmap"] == sure["heatmap"]
+
+
 def test_default_weights_change_no_bit() -> None:
     """With default weights loss and gradients equal those without weights, for boxes of any origin and score."""
     task, batch = build("student", tiny_config(), FALLBACK_SIZE_M), make_batch(clicks=6, seed=4)

@@ -387,12 +387,27 @@ def test_pseudo_labels_join_by_click_id(index: Index, manifest: LabelManifest, t
         assert (record.boxes.score == 0.5).all() and (record.clicks.box_index == -1).all()
 
 
+def test_labels_with_the_surest_directions_teach_them(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
+    rows = [row | {"accepted": True, "direction": 0.6 + 0.001 * i} for i, row in enumerate(_pseudo_rows(manifest))]
+    path = write_pseudo_labels(tmp_path / "pseudo.parquet", rows, classes=NUSCENES_CLASSES)
+    surest = sorted(row["direction"] for row in rows if row["class"] not in ("barrier", "traffic_cone"))[-20:]
+    sure = {row["click_id"] for row in rows if row["direction"] >= surest[0]}
+    point = [row for row in rows if row["class"] not in ("barrier", "traffic_cone")]
+    records = training_records(index, manifest, path, direction_share=20 / len(point))
+    for record in records:
+        known = record.boxes.direction == 1
+        if record.role == "point":
+            assert known.tolist() == [click in sure for click in record.clicks.click_id]
+        assert record.role == "point" or known.all()
+
+
 def test_bad_pseudo_labels(index: Index, manifest: LabelManifest, tmp_path: Path) -> None:
     rows, path = _pseudo_rows(manifest), tmp_path / "p.parquet"
     good = next(i for i, row in enumerate(rows) if row["accepted"])
     for change, message in (
         ({"l": -1.0}, "l, w, h > 0"),
         ({"x": float("nan")}, "must be finite"),
+        ({"direction": 1.5}, r"score and direction in \[0, 1\]"),
         ({"class": "tank"}, "class 'tank'"),
         ({"click_id": rows[good + 1]["click_id"]}, "more than once"),
     ):

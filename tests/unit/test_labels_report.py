@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -87,6 +88,19 @@ def test_groups_count_every_click_once_and_average_what_is_accepted(measured: Me
     assert report["all"]["known"] == table["accepted"].sum() and report["calibration"]["ece"] > 0
 
 
+def test_fifths_by_direction_hold_accepted_labels_of_classes_that_have_one(measured: MeasuredLabels) -> None:
+    """The surer a label's direction, the higher the fifth; each fifth shows the share of its turned headings."""
+    measured = copy.copy(measured)
+    measured.table = table = measured.table.assign(direction=np.linspace(0.5, 1, len(measured.table)))
+    mine = table[table["accepted"] & ~table["class"].isin(["barrier", "traffic_cone"])]
+    fifths = measured.report()["by_direction"]
+    assert list(fifths) == ["0-20", "20-40", "40-60", "60-80", "80-100"]
+    sizes = [row["accepted"] for row in fifths.values()]
+    assert sum(sizes) == len(mine) and max(sizes) - min(sizes) <= 1
+    assert fifths["0-20"]["reversed"] == pytest.approx(mine["reversed"][: sizes[0]].mean())
+    assert fifths["80-100"]["reversed"] == pytest.approx(mine["reversed"][-sizes[-1] :].mean())
+
+
 def test_the_worst_take_turns_by_class(measured: MeasuredLabels) -> None:
     rows = measured.table.iloc[measured.worst(1000)]
     assert sorted(rows.index) == sorted(measured.table.index[measured.table["accepted"]])
@@ -119,7 +133,7 @@ def test_report_and_exports_by_command_line(
     assert main(["report-labels", run, "--worst", "2", "--out", str(out)]) == 0
     assert f"{labels.table['accepted'].sum()} of {len(labels.table)}" in capsys.readouterr().out
     page = _Page((out / "index.html").read_text())
-    assert page.tables == 4 and len(page.pictures) == 2
+    assert page.tables == 5 and len(page.pictures) == 2
     assert sorted(page.pictures) == sorted(path.name for path in out.glob("*.png"))
     assert json.loads((out / "report.json").read_text())["all"]["clicks"] == len(labels.table)
     for name in page.pictures:

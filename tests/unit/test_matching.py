@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from pdetr3d.batch import Batch, TeacherOutput
+from pdetr3d.losses.center_criterion import DIRECTION_WEIGHT
 from pdetr3d.losses.matching import focal_cost, focal_loss, match_direct, match_hungarian
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.box_code import decode_click_box, encode_click_box, viewing_direction
+from pdetr3d.schema import CLASSES
 from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
 
 
@@ -31,14 +33,14 @@ def output_of(click: list[int], logit: torch.Tensor | None = None) -> TeacherOut
 
 
 def match(output: TeacherOutput, batch: Batch, costs: list[list[float]]) -> list[tuple[int, ...]]:
-    """The matched (query, click) pairs if query q's code differs from click k's box by costs[q][k]."""
+    """The matched (query, click) pairs if the loss of query q's code for click k's box is costs[q][k]."""
     table = torch.tensor(costs)
 
-    def error(layer: int, sample: torch.Tensor, query: torch.Tensor, click: torch.Tensor) -> torch.Tensor:
+    def box_loss(layer: int, sample: torch.Tensor, query: torch.Tensor, click: torch.Tensor) -> torch.Tensor:
         assert layer == 0 and (sample == 0).all()
-        return torch.nn.functional.pad(-table[query, click][:, None], (4, 5))  # of any sign, at any place of the code
+        return table[query, click]
 
-    _, query, click = match_hungarian(output, 0, batch, error, box_weight=0.25, class_weight=2.0)
+    _, query, click = match_hungarian(output, 0, batch, box_loss, box_weight=0.25, class_weight=2.0)
     return sorted(zip(query.tolist(), click.tolist(), strict=True))
 
 
@@ -91,6 +93,20 @@ def test_direct_pairs_every_copy_with_its_own_click() -> None:
     assert sample.tolist() == [0] * 4 and query.tolist() == [0, 2, 3, 5] and click.tolist() == [0, 2, 0, 2]
 
 
+def test_the_direction_loss_by_hand() -> None:
+    """Two cars and a barrier have the log odds 3, -1 and 2 for their true heading; the rest of their codes is right."""
+    batch = labeled(0, 0, CLASSES.index("barrier"))
+    prior, frame = torch.ones(1, 3, 3), viewing_direction(batch.click)
+    code = encode_click_box(batch.box, batch.click, prior, frame)
+    code[..., 6:8] *= torch.tensor([3.0, -1.0, 2.0])[:, None]
+    output = replace(output_of([0, 1, 2]), code=[code], anchor=[batch.click], frame=[frame], prior_size=prior)
+    output = replace(output, box=[decode_click_box(code, batch.click, prior, frame)], quality=[torch.zeros(1, 3)])
+    config = tiny_config("teacher.box_weight=1.0")
+    terms = TeacherCriterion(config, encode_click_box, same_on_all_ranks)(output, batch)
+    expected = DIRECTION_WEIGHT * (np.log1p(np.exp(-3)) + np.log1p(np.exp(1))) / 3
+    assert terms["box"].item() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(("matching", "right"), [("direct", False), ("hungarian", True)])
 def test_queries_that_say_one_anothers_boxes(matching: str, right: bool) -> None:
     """Each code encodes the other click's box relative to its own click, which only Hungarian matching accepts."""
@@ -98,6 +114,7 @@ def test_queries_that_say_one_anothers_boxes(matching: str, right: bool) -> None
     prior = torch.ones(1, 2, 3)
     frame = viewing_direction(batch.click)
     code = encode_click_box(batch.box.flip(1), batch.click, prior, frame)
+    code[..., 6:8] *= 30  # log odds of the direction
     box = decode_click_box(code, batch.click, prior, frame)
     output = replace(output_of([0, 1]), box=[box], code=[code], anchor=[batch.click], frame=[frame], prior_size=prior)
     output = replace(output, quality=[torch.full((1, 2), 20.0)])

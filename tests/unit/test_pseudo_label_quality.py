@@ -19,6 +19,7 @@ from pdetr3d.evaluation.pseudo_label_quality import (
     pseudo_label_quality,
     score_calibration,
     size_error,
+    turned_by_direction,
     yaw_error_rad,
 )
 from pdetr3d.pseudo_labels import COLUMNS, class_mean_boxes, class_mean_pca_boxes, contains_click, to_pseudo_labels
@@ -179,6 +180,16 @@ def test_contains_click_turns_with_the_box():
     assert [contains_click(box, np.array([p]))[0] for p in outside] == [False] * 3
 
 
+def test_turned_headings_by_rank_of_their_direction():
+    """Of five boxes the fourth has no direction; the two surest are right, the others are turned."""
+    found = turned_by_direction(np.array([0.9, 0.6, 0.7, 0.99, 0.8]), np.array([0, 1, 1, np.nan, 0.0]), parts=2)
+    assert found == [
+        {"n": 2, "direction": pytest.approx(0.65), "turned": 1.0},
+        {"n": 2, "direction": pytest.approx(0.85), "turned": 0.0},
+    ]
+    assert turned_by_direction(np.zeros(0), np.zeros(0)) == []
+
+
 def test_pseudo_label_rows(tmp_path):
     points = clicks([[10, 0, 0], [10, 0, 0], [0, 0, 0], [5, 5, 0], [51, 0, 0]], [0, 0, 8, 8, 0])
     prior = FALLBACK_SIZE_M
@@ -188,6 +199,7 @@ def test_pseudo_label_rows(tmp_path):
         np.array([0.1, 0.2, 0.3, 0.4, 0.5]),
         np.array([3, 3, 3, 3, 3]),  # the teacher's class does not count
         score=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
+        direction=np.array([0.5, 0.6, 0.7, 0.8, 1]),
     )
     table = to_pseudo_labels(record(points), boxes, prior, "digest", classes=NUSCENES_CLASSES)
     assert list(table.columns) == list(COLUMNS)
@@ -205,6 +217,7 @@ def test_pseudo_label_rows(tmp_path):
     np.testing.assert_array_equal(written[["l", "w", "h"]].to_numpy(np.float32), boxes.size_m)
     np.testing.assert_array_equal(written["yaw"].to_numpy(np.float32), boxes.yaw_rad)
     np.testing.assert_array_equal(written["score"].to_numpy(np.float32), boxes.score)
+    np.testing.assert_array_equal(written["direction"].to_numpy(np.float32), boxes.direction)
 
 
 def test_no_clicks_give_an_empty_table_of_the_same_types(tmp_path):

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from pdetr3d.class_list import NUSCENES_CLASSES
+from pdetr3d.data.labels.pseudo_table import surest_directions
 from pdetr3d.geometry.rigid import apply, inverse, rigid
 from pdetr3d.pseudo_labels import COLUMNS, snap_to_clicks, to_pseudo_labels, with_track_velocity
-from pdetr3d.schema import FALLBACK_SIZE_M, Boxes3D, PointLabels, SampleRecord
+from pdetr3d.schema import CLASSES, FALLBACK_SIZE_M, Boxes3D, PointLabels, SampleRecord
 
 
 def record(token: str = "sample", scene: str = "scene", time_s: float = 0.0, lidar2global=None) -> SampleRecord:
@@ -66,6 +67,18 @@ def test_snapped_rows_are_accepted_with_their_reason_and_only_on_demand() -> Non
 PLACES = {"a": (0.0, 0.0, 1.0), "b": (1.0, -2.0, 1.0), "c": (3.0, -6.0, 1.0), "d": (6.0, -12.0, 1.0)}
 
 
+def test_of_equal_shares_the_surest_directions_are_known() -> None:
+    """Of four cars the surer half is known; the barrier has no direction and does not count."""
+    label = np.array([0, 0, 0, 0, CLASSES.index("barrier")])
+    boxes = Boxes3D.build(
+        np.zeros((5, 3)), np.ones((5, 3)), np.zeros(5), label, direction=np.array([0.9, 0.6, 0.7, 0.8, 0.65])
+    )
+    for share, known in ((1.0, [0, 1, 2, 3]), (0.5, [0, 3]), (0.01, [0])):
+        found = surest_directions(boxes, share, NUSCENES_CLASSES).direction
+        assert found[:4].tolist() == [1.0 if i in known else 0.5 for i in range(4)]
+    assert (surest_directions(boxes[np.array([4])], 0.5, NUSCENES_CLASSES).direction == 1).all()
+
+
 def drive(times_s: dict[str, float], scene: str = "scene") -> list[SampleRecord]:
     """Samples of an ego vehicle that drives at 20 m/s and turns by 90 degrees between samples."""
     records = []
@@ -83,7 +96,7 @@ def table(records: list[SampleRecord], places: dict[str, tuple[float, float, flo
         "click_id": [f"click-{r.sample_token}" for r in records],
         "sample_token": [r.sample_token for r in records],
         **dict(zip("xyz", np.array(local).T, strict=True)),
-        **dict.fromkeys(("l", "w", "h", "score"), 1.0),
+        **dict.fromkeys(("l", "w", "h", "score", "direction"), 1.0),
         **{"yaw": 0.0, "vx": pd.NA, "vy": pd.NA, "class": "car", "accepted": True, "reason": "", "teacher_digest": ""},
     }
     return pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)

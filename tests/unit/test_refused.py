@@ -106,7 +106,8 @@ def test_what_a_stage_needs_and_has_not_is_refused_like_input(
     monkeypatch.setattr(launch_module.Tracker, "start", lambda *_, **__: Tracker("", "", None))
     arguments = ["--preset", "quickstart", "--run-dir", str(tmp_path / "mistyped"), *world_arguments(sim_world)]
     assert launch(lambda stages: stages.checkpoints("student_ours"), arguments) == 2
-    assert "mistyped/student_ours is not trained" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "mistyped/student_ours is not trained: run python -m ray_jobs.train_student with" in error
     assert list(tmp_path.iterdir()) == []
 
     def trains_one(run: Run) -> None:

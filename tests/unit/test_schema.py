@@ -63,11 +63,12 @@ def test_build_casts_and_fills() -> None:
         "velocity_m_s": np.float32,
         "label": np.int64,
         "score": np.float32,
+        "direction": np.float32,
         "source": np.int8,
     }
     assert boxes.yaw_rad[0] == pytest.approx(7.0 - 2 * np.pi)
     assert np.isnan(boxes.velocity_m_s).all() and boxes.velocity_m_s.shape == (1, 2)
-    assert boxes.score.tolist() == [1.0] and boxes.source.tolist() == [SOURCE_HUMAN]
+    assert boxes.score.tolist() == boxes.direction.tolist() == [1.0] and boxes.source.tolist() == [SOURCE_HUMAN]
     assert Boxes3D.build(*[np.zeros((0, 3))] * 2, *[np.zeros(0)] * 2, source=SOURCE_PSEUDO).source.dtype == np.int8
 
 

@@ -34,6 +34,7 @@ def record(folder: Path, boxes: list[list[float]], points: list[list[float]]) ->
             np.zeros((n, 2), np.float32),
             np.zeros(n, np.int64),
             np.ones(n, np.float32),
+            np.ones(n, np.float32),
             np.full(n, SOURCE_HUMAN, np.int8),
         ),
         clicks=PointLabels.empty(),

@@ -26,7 +26,7 @@ from pdetr3d.schema import BOX_COLUMNS, SOURCE_HUMAN, SOURCE_PSEUDO, Boxes3D, Da
 MIN_POINTS = 5  # points of all sweeps that an object needs (method.md 2.9)
 THREADS = 4  # threads that read samples while the database is built
 
-_NUMBERS = (*BOX_COLUMNS, "vx", "vy", "score")  # as in Boxes3D; velocity NaN = unknown
+_NUMBERS = (*BOX_COLUMNS, "vx", "vy", "score", "direction")  # as in Boxes3D; velocity NaN = unknown
 # points: the bytes of (P, 5) float32 x, y, z [m] in the box frame (origin at the center, x along the heading),
 # intensity, dt [s], in the order of the cloud.
 DATABASE_SCHEMA = pa.schema(
@@ -95,7 +95,7 @@ def _cut(sample: Sample, boxes: Boxes3D) -> pa.RecordBatch:
     inside = points_in_each_box(sample.points, boxes.center_m, boxes.size_m, boxes.yaw_rad)
     enough = [i for i, index in enumerate(inside) if len(index) >= MIN_POINTS]
     kept = boxes[np.array(enough, np.int64)]
-    numbers = np.concatenate([kept.rows, kept.velocity_m_s, kept.score[:, None]], 1)
+    numbers = np.concatenate([kept.rows, kept.velocity_m_s, kept.score[:, None], kept.direction[:, None]], 1)
     return pa.record_batch(
         [
             *(pa.array(column) for column in np.ascontiguousarray(numbers.T)),
@@ -142,6 +142,7 @@ class ObjectDatabase:
                 table["label"].to_numpy(),
                 velocity_m_s=numbers[:, 7:9],
                 score=numbers[:, 9],
+                direction=numbers[:, 10],
             ),
             source=table["source"].to_numpy(),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pdetr3d.data.storage.row_table import RowTable, give_back
 from pdetr3d.schema import BOX_COLUMNS, SOURCE_PSEUDO, Boxes3D, DataError
 
 # Boxes as in Boxes3D, in the keyframe's LIDAR_TOP frame. vx, vy: null = unknown. reason: why the box is not accepted;
-# "snapped" for an accepted box that was moved onto its click; else "".
+# "snapped" for an accepted box that was moved onto its click; else "". direction may be absent: then it is 1.
 PSEUDO_SCHEMA = pa.schema(
     [
         ("click_id", pa.string()),
@@ -29,12 +30,13 @@ PSEUDO_SCHEMA = pa.schema(
         ("vy", pa.float64()),
         ("class", pa.string()),
         ("score", pa.float64()),
+        ("direction", pa.float64()),
         ("accepted", pa.bool_()),
         ("reason", pa.string()),
         ("teacher_digest", pa.string()),
     ]
 )
-_NUMBERS = [*BOX_COLUMNS, "score"]
+_NUMBERS = [*BOX_COLUMNS, "score", "direction"]
 
 
 def write_pseudo_labels(
@@ -45,8 +47,8 @@ def write_pseudo_labels(
     """Write pseudo labels atomically, sorted by (sample_token, click_id), so that equal labels give equal files.
 
     Args:
-        path: the Parquet file. rows: a table with the columns of PSEUDO_SCHEMA; vx, vy may be absent, and NaN becomes
-            null. classes: the classes of the labels.
+        path: the Parquet file. rows: a table with the columns of PSEUDO_SCHEMA; vx, vy (NaN becomes null) and direction
+            (default 1) may be absent. classes: the classes of the labels.
 
     Raises:
         DataError: when a column is missing or a row is invalid (``check_pseudo_labels``).
@@ -93,6 +95,8 @@ class PseudoLabelWriter:
         frame = pd.DataFrame(rows, columns=None if len(rows) else PSEUDO_SCHEMA.names)
         for name in ("vx", "vy"):
             frame[name] = frame[name].astype(float) if name in frame else np.nan
+        if "direction" not in frame:
+            frame["direction"] = 1.0
         missing = [name for name in PSEUDO_SCHEMA.names if name not in frame]
         if missing:
             needed = PSEUDO_SCHEMA.names
@@ -155,7 +159,7 @@ def read_pseudo_labels(path: Path, classes: ClassList) -> pa.Table:
 
 def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
     """Convert rows, whose numbers must be finite, to pseudo boxes in the same order; null velocities become NaN."""
-    numbers = rows[[*BOX_COLUMNS, "vx", "vy", "score"]].to_numpy(float)
+    numbers = rows[[*BOX_COLUMNS, "vx", "vy", "score", "direction"]].to_numpy(float)
     return Boxes3D.build(
         numbers[:, :3],
         numbers[:, 3:6],
@@ -163,8 +167,20 @@ def to_boxes(rows: pd.DataFrame, classes: ClassList) -> Boxes3D:
         np.array([classes.label_of[name] for name in rows["class"]], np.int64),
         velocity_m_s=numbers[:, 7:9],
         score=numbers[:, 9],
+        direction=numbers[:, 10],
         source=SOURCE_PSEUDO,
     )
+
+
+def surest_directions(boxes: Boxes3D, share: float, classes: ClassList) -> Boxes3D:
+    """Boxes of whose directions the surest ``share`` is taken as known (1), and the rest as unknown (0.5).
+
+    The rank of ``direction`` decides, not its value: a teacher of a few frames is too sure of all. Boxes of classes
+    without a direction do not count.
+    """
+    directed = ~np.isin(boxes.label, classes.labels("axis", "none"))
+    least = np.quantile(boxes.direction[directed], 1 - share, method="higher") if directed.any() else 0.0
+    return replace(boxes, direction=np.where(boxes.direction >= least, 1.0, 0.5).astype(np.float32))
 
 
 def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList) -> None:
@@ -178,11 +194,16 @@ def check_pseudo_labels(path: Path, table: pa.Table, classes: ClassList) -> None
     classes.refuse_unknown(set(frame["class"]), str(path))
     accepted = frame[frame["accepted"].astype(bool)]
     numbers = accepted[_NUMBERS].to_numpy(float)
-    bad = ~(np.isfinite(numbers).all(1) & (numbers[:, 3:6] > 0).all(1) & (numbers[:, 7] >= 0) & (numbers[:, 7] <= 1))
+    bad = ~(
+        np.isfinite(numbers).all(1)
+        & (numbers[:, 3:6] > 0).all(1)
+        & (numbers[:, 7:] >= 0).all(1)
+        & (numbers[:, 7:] <= 1).all(1)
+    )
     if bad.any():
         row = accepted[bad].iloc[0]
         values = {name: float(row[name]) for name in _NUMBERS}
         raise DataError(
             f"{path}: click_id {row['click_id']!r} is accepted but {values}: "
-            "all must be finite, l, w, h > 0, score in [0, 1]"
+            "all must be finite, l, w, h > 0, score and direction in [0, 1]"
         )

@@ -220,6 +220,7 @@ class CropLoader:
             "velocity": np.full((n, 1, 2), np.nan, np.float32),
             "box_label": label,
             "box_score": np.ones((n, 1), np.float32),
+            "box_direction": np.ones((n, 1), np.float32),
             "box_source": np.full((n, 1), SOURCE_HUMAN, np.int64),
             "box_valid": one,
             "click": click.astype(np.float32)[:, None],

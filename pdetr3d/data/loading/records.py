@@ -18,7 +18,7 @@ from pdetr3d.data.index.index import Index
 from pdetr3d.data.index.regions import disks
 from pdetr3d.data.labels.click_matching import match_clicks
 from pdetr3d.data.labels.manifest import CLICKS_SCHEMA, LabelManifest
-from pdetr3d.data.labels.pseudo_table import read_pseudo_labels, to_boxes
+from pdetr3d.data.labels.pseudo_table import read_pseudo_labels, surest_directions, to_boxes
 from pdetr3d.data.loading.click_extents import sizes_from_clicks
 from pdetr3d.data.loading.record_list import CLICK_COLUMNS, Records, boxed, boxes_of, pick, ranges
 from pdetr3d.data.storage.row_table import RowTable, give_back, places
@@ -42,6 +42,7 @@ def training_records(
     *,
     pseudo_everywhere: bool = False,
     boxes_everywhere: bool = False,
+    direction_share: float = 1.0,
 ) -> Records:
     """Records of all train samples, in manifest order; each record is made when it is accessed.
 
@@ -53,7 +54,8 @@ def training_records(
     Args:
         index, manifest: of the dataset. pseudo: Parquet file of pseudo labels. pseudo_everywhere: treat box-labeled
             samples as point-labeled (``label.pseudo_for=all``). boxes_everywhere: treat every sample whose boxes are in
-            the tables as box-labeled, for reports and the arm "full".
+            the tables as box-labeled, for reports and the arm "full". direction_share: of the pseudo labels that know
+            the direction of their box (``student.direction_share``).
 
     Raises:
         DataError: when a sample of the manifest is not in the index, a click names an annotation the index lacks, or a
@@ -77,7 +79,7 @@ def training_records(
         unseen = (role == _UNLABELED) & (records.box_range[:, 0] == records.box_range[:, 1])
         role[whole & ~unseen] = _BOX
     if pseudo is not None:
-        made, made_range = _pseudo_boxes(Path(pseudo), manifest, index.classes)
+        made, made_range = _pseudo_boxes(Path(pseudo), manifest, index.classes, direction_share)
         records = replace(
             records,
             boxes=Boxes3D.concatenate([records.boxes, made]),
@@ -251,7 +253,9 @@ def _click_boxes(
     return result
 
 
-def _pseudo_boxes(path: Path, manifest: LabelManifest, classes: ClassList) -> tuple[Boxes3D, NDArray[np.int64]]:
+def _pseudo_boxes(
+    path: Path, manifest: LabelManifest, classes: ClassList, direction_share: float
+) -> tuple[Boxes3D, NDArray[np.int64]]:
     """The accepted pseudo labels in the order of the clicks; (N, 2) begin and end of each train sample's labels."""
     labels = read_pseudo_labels(path, classes).to_pandas()
     clicks = manifest.clicks.select(["click_id", "sample_token", "class"]).to_pandas()
@@ -274,4 +278,4 @@ def _pseudo_boxes(path: Path, manifest: LabelManifest, classes: ClassList) -> tu
         )
     accepted = joined[joined["accepted"].astype(bool)].sort_values("order")
     bounds = np.searchsorted(accepted["order"].to_numpy(), manifest.click_range)
-    return to_boxes(accepted, classes), bounds.astype(np.int64)
+    return surest_directions(to_boxes(accepted, classes), direction_share, classes), bounds.astype(np.int64)

@@ -16,7 +16,7 @@ from pdetr3d.data.storage.files import CHUNK_ROWS
 from pdetr3d.data.storage.row_table import TextPlaces
 from pdetr3d.schema import BOX_COLUMNS, SOURCE_PSEUDO, Boxes3D
 
-COLUMNS = [*BOX_COLUMNS, "vx", "vy", "label", "score"]
+COLUMNS = [*BOX_COLUMNS, "vx", "vy", "label", "score", "direction"]
 BOX_SCHEMA = pa.schema([(name, pa.int64() if name == "label" else pa.float64()) for name in COLUMNS])
 # A row is a box; rows of one sample and checkpoint are neighbors, in the order of its boxes.
 SCHEMA = pa.schema([*BOX_SCHEMA, ("sample_token", pa.string()), ("checkpoint", pa.int64())])
@@ -41,7 +41,7 @@ class BoxTable(Mapping[str, Boxes3D]):
         rows = np.stack([part[name].to_numpy().astype(np.float64) for name in COLUMNS], 1)
         return Boxes3D.build(
             rows[:, :3], rows[:, 3:6], rows[:, 6], rows[:, 9], velocity_m_s=rows[:, 7:9], score=rows[:, 10],
-            source=SOURCE_PSEUDO,
+            direction=rows[:, 11], source=SOURCE_PSEUDO,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[str]:

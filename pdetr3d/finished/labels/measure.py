@@ -23,7 +23,7 @@ from pdetr3d.evaluation.pseudo_label_quality import (
 from pdetr3d.finished.labels.run_labels import RunLabels
 from pdetr3d.schema import BOX_COLUMNS, Boxes3D, PointLabels, SampleRecord
 
-NUMBERS = [*BOX_COLUMNS, "score"]
+NUMBERS = [*BOX_COLUMNS, "score", "direction"]
 
 
 class MeasuredLabels:
@@ -78,6 +78,7 @@ class MeasuredLabels:
         """The report, JSON-safe; unknown numbers are None.
 
         ``all``, ``by_class``, ``by_distance``, ``by_score``: counts, and the mean quality of the accepted rows;
+        ``by_direction``: the same of fifths by rank of the direction's probability, of classes that have a direction;
         ``by_reason``: counts, and the mean quality of all rows; ``calibration``: of the accepted rows' scores.
         """
         table, accepted = self.table, self.table["accepted"].astype(bool)
@@ -85,7 +86,10 @@ class MeasuredLabels:
         tenth = np.clip((table["score"] * 10).fillna(0).astype(int), 0, 9)
         reasons = table["reason"].replace("", "accepted as it is")
         rated = table[accepted & table["known"]]
+        undirected = self.classes.labels("axis", "none")
         calibration = score_calibration(rated["score"].to_numpy(), rated["bev_iou"].to_numpy())
+        directed = table[accepted & ~table["class"].isin([self.classes.names[i] for i in undirected])]
+        rank = 5 * directed["direction"].rank(method="first", pct=True)
         return {
             "all": _row(table),
             "by_class": {name: _row(table[table["class"] == name]) for name in self.classes.names},
@@ -94,6 +98,7 @@ class MeasuredLabels:
                 for lo, hi in bins
             },
             "by_score": {f"{i / 10:g}-{(i + 1) / 10:g}": _row(table[tenth == i]) for i in range(10)},
+            "by_direction": {f"{20 * i}-{20 * i + 20}": _row(directed[(i < rank) & (rank <= i + 1)]) for i in range(5)},
             "by_reason": {name: _row(table[reasons == name], of_all=True) for name in reasons.value_counts().index},
             "calibration": {name: calibration[name] for name in ("ece", "rank_correlation")},
         }

@@ -37,6 +37,10 @@ TABLES = {
     "by_class": ("By class", "of accepted labels"),
     "by_distance": ("By distance of the click [m]", "of accepted labels"),
     "by_score": ("By score (predicted BEV IoU)", "of accepted labels"),
+    "by_direction": (
+        "By rank of the direction's probability [%]",
+        "of accepted labels of classes with a direction; student.direction_share takes those of the highest ranks",
+    ),
     "by_reason": ("By reason", "of all labels of the reason, rejected ones, too"),
 }
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:84rem;padding:0 1rem;color:#1c2430}
