@@ -147,6 +147,9 @@ class TeacherConfig(Section):
     picture_crop: bool = True  # The crop branch also sees a picture of each click, if the teacher has cameras.
     # Training of the crop branch, before the rest of the teacher, on the clicks of the box-labeled samples.
     crop_optim: OptimConfig = OptimConfig(lr=2e-3, epochs=40.0, batch_size=512)
+    # Clicks without a box that the crop branch labels itself, for a second training on these and the human boxes.
+    # About this number is drawn, in whole samples. 0: there is no second training.
+    crop_self_labels: Annotated[int, Field(ge=0)] = 0
     # First guess of a box's heading: the principal axis of the points near the click, or forward.
     heading_start: Literal["points", "forward"] = "points"
     # Assignment of queries to boxes. direct: each to the box of its own click. hungarian: by least total cost.

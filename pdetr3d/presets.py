@@ -134,6 +134,7 @@ HEADLINE = QUICKSTART.model_copy(
         "teacher": QUICKSTART.teacher.model_copy(
             update={
                 "crop_optim": QUICKSTART.teacher.crop_optim.model_copy(update={"epochs": 330.0}),  # about 8,000 steps
+                "crop_self_labels": 30_000,
                 "optim": QUICKSTART.teacher.optim.model_copy(update={"epochs": 56.0}),
             }
         ),

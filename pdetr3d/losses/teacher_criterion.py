@@ -21,6 +21,7 @@ from pdetr3d.config import Config
 from pdetr3d.geometry.boxes import bev_iou_aligned
 from pdetr3d.losses.center_criterion import DIRECTION_WEIGHT
 from pdetr3d.losses.matching import Pairs, focal_loss, match_direct, match_hungarian
+from pdetr3d.schema import SOURCE_HUMAN
 
 DIRECTION = slice(6, 8)  # sin and cos of yaw in the code (models.box_code)
 Encode = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -56,8 +57,10 @@ class TeacherCriterion:
             sample, query, click = pairs[layer]
             box_loss = box_loss + self._box_loss(output, batch, layer, *pairs[layer]).sum()
             reached = box_quality(output.box[layer][sample, query], _truth(batch, sample, click))
+            # A model's own box does not tell how good the model's boxes are.
+            human = batch.box_source[sample, batch.click_box[sample, click]] == SOURCE_HUMAN
             quality_loss = quality_loss + F.binary_cross_entropy_with_logits(
-                output.quality[layer][sample, query], reached, reduction="sum"
+                output.quality[layer][sample, query], reached, weight=human.float(), reduction="sum"
             )
         weights = self.config.teacher
         terms = {"box": weights.box_weight * box_loss / count, "quality": weights.quality_weight * quality_loss / count}
@@ -88,7 +91,8 @@ class TeacherCriterion:
         odds = (said[:, DIRECTION] * truth[:, DIRECTION].detach()).sum(1)
         label = batch.click_label[sample, click]
         undirected = torch.isin(label, label.new_tensor(self.undirected))
-        turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * -F.logsigmoid(odds))
+        known = 2 * batch.box_direction[sample, batch.click_box[sample, click]] - 1  # 0: only the axis is known
+        turned = torch.where(undirected, 0.0, DIRECTION_WEIGHT * known * -F.logsigmoid(odds))
         error = (said - truth).abs()
         return error[:, : DIRECTION.start].sum(1) + error[:, DIRECTION.stop :].sum(1) + turned
 

@@ -17,7 +17,15 @@ from pdetr3d.config_seen import seen_by
 from pdetr3d.data.storage.files import text_digest
 from pdetr3d.pipeline.labels import make_pseudo_labels, make_self_labels, measure_holdout
 from pdetr3d.pipeline.run import Run
-from pdetr3d.pipeline.trainings import SUFFIX, train_crops, train_first_student, train_student, train_teacher
+from pdetr3d.pipeline.training import CROPS, last_crops
+from pdetr3d.pipeline.trainings import (
+    SUFFIX,
+    train_crops,
+    train_crops_again,
+    train_first_student,
+    train_student,
+    train_teacher,
+)
 from pdetr3d.training.label_source import labels_digest
 from pdetr3d.training.run_dir import tables_digest
 from pdetr3d.training.stage_versions import STAGE_VERSIONS
@@ -48,13 +56,15 @@ def _on(*needs: str) -> Callable[[Config], tuple[str, ...]]:
     return lambda config: (*DATA, *needs)
 
 
-def _teacher(student: str, crops: str) -> Callable[[Config], tuple[str, ...]]:
+def _teacher(student: str, suffix: str = "") -> Callable[[Config], tuple[str, ...]]:
     """The needs of a teacher: the student and the crop branch that it starts from."""
 
     def needs(config: Config) -> tuple[str, ...]:
         teacher = config.teacher
         first = (student,) if teacher.lidar_init == "boxes_only" else ()
-        return (*DATA, *first, crops) if teacher.has_crops and teacher.model != "crop" else (*DATA, *first)
+        if teacher.model == "crop":  # the teacher is the crop branch after its last training
+            return (*DATA, f"{CROPS}{suffix}") if teacher.crop_self_labels else DATA
+        return (*DATA, *first, f"{last_crops(teacher)}{suffix}") if teacher.has_crops else (*DATA, *first)
 
     return needs
 
@@ -62,13 +72,13 @@ def _teacher(student: str, crops: str) -> Callable[[Config], tuple[str, ...]]:
 GRAPH: dict[str, Stage] = {
     "student_holdout": Stage(EVERY, STUDY, _on(), train_first_student),
     "crops_holdout": Stage(EVERY, TEACH, _on(), partial(train_crops, suffix=SUFFIX)),
-    "teacher_holdout": Stage(
-        EVERY, TEACH, _teacher("student_holdout", "crops_holdout"), partial(train_teacher, suffix=SUFFIX)
-    ),
+    "crops_again_holdout": Stage(EVERY, TEACH, _on("crops_holdout"), partial(train_crops_again, suffix=SUFFIX)),
+    "teacher_holdout": Stage(EVERY, TEACH, _teacher("student_holdout", SUFFIX), partial(train_teacher, suffix=SUFFIX)),
     "holdout": Stage(EVERY, TEACH, _on("teacher_holdout"), measure_holdout),
     BOXES_ONLY: Stage(BOXES_ONLY, STUDY, _on(), partial(train_student, arm="boxes_only")),
     "crops": Stage(TEACHER, TEACH, _on(), train_crops),
-    "teacher": Stage(TEACHER, TEACH, _teacher(BOXES_ONLY, "crops"), train_teacher),
+    "crops_again": Stage(PSEUDO_LABELS, TEACH, _on("crops"), train_crops_again),  # it sees the clicks
+    "teacher": Stage(TEACHER, TEACH, _teacher(BOXES_ONLY), train_teacher),
     PSEUDO_LABELS: Stage(PSEUDO_LABELS, (*TEACH, "pseudo_labels"), _on("teacher"), make_pseudo_labels),
     "self_training": Stage(EVERY, STUDY, _on(BOXES_ONLY), make_self_labels),
     "student_full": Stage(EVERY, STUDY, _on(), partial(train_student, arm="full")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pdetr3d.config import Config
 from pdetr3d.data.storage.files import file_digest, write_json
-from pdetr3d.pipeline.training import CROPS
+from pdetr3d.pipeline.training import AGAIN, CROPS, last_crops
 
 LINEAGE = "lineage.json"
 
@@ -37,14 +37,14 @@ def origins(folder: Path, config: Config, name: str) -> dict[str, str]:
     if name == "student_ours":  # teacher_run_id, teacher_checkpoint, pseudo_labels
         return recall(folder / "pseudo_labels")
     known = recall(folder / "student_boxes_only")
-    crops = recall(folder / CROPS)
     first = {key: known[key] for key in ("run_id", "checkpoint") if key in known}
     if name == "student_self_training":
         return {f"labels_{key}": value for key, value in first.items()}
-    if name != "teacher":
+    if name not in ("teacher", AGAIN):
         return {}
+    crops = recall(folder / (CROPS if name == AGAIN else last_crops(config.teacher)))
     tags = {f"crops_{key}": crops[key] for key in ("run_id", "checkpoint") if key in crops}
-    if config.teacher.lidar_init != "none":
+    if name == "teacher" and config.teacher.lidar_init != "none":
         tags |= {f"initial_{key}": value for key, value in first.items()}
     return tags
 

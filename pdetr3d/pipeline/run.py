@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pdetr3d.config import Config
 from pdetr3d.data.augmentation.gt_sampling import database_of
 from pdetr3d.data.label_manifest import inspection_records, prior_size_m, training_records
-from pdetr3d.data.loading.crops import crops_of
+from pdetr3d.data.loading.crops import Crops, crops_of
 from pdetr3d.data.loading.record_list import Records, boxed, pick
 from pdetr3d.data.loading.skipped import FILE as SKIPPED
 from pdetr3d.data.loading.skipped import without
@@ -147,6 +147,7 @@ class Run:
         guidance: bool = False,
         lidar_init: Path | None = None,
         crop_init: Path | None = None,
+        crops: Crops | None = None,
         mean_teacher: bool = False,
         prior: NDArray[np.float32] | None = None,
         score: Score | None = None,
@@ -155,17 +156,19 @@ class Run:
 
         Args:
             name: of the stage. kind: "teacher", "crops" or "student". records: its samples. steps: optimizer steps.
-            guidance, lidar_init, crop_init, mean_teacher: see ``Training``. prior: class sizes (C, 3) [m]; None: those
-                of the run. score: scores a checkpoint on ``data.select_split`` during the training; it is called only
-                if ``optim.patience`` or the observer needs the scores.
+            guidance, lidar_init, crop_init, mean_teacher: see ``Training``. crops: of kind "crops"; None: those of the
+                records' boxes. prior: class sizes (C, 3) [m]; None: those of the run. score: scores a checkpoint on
+                ``data.select_split`` during the training; it is called only if ``optim.patience`` or the observer needs
+                the scores.
         """
         config = self.config
         if kind == "student" and config.student.box_share:
             records = pick(records, np.argsort(~boxed(records), kind="stable"))  # box-labeled ones first
         sizes = self.prior if prior is None else prior
+        if kind == CROPS and crops is None:
+            crops = crops_of(records, config.data, sizes, cameras=config.teacher.has_pictures)
         pasted_from = "gt_database" if prior is None else f"gt_database_{name}"
         pastes = kind == "student" and config.student.gt_sampling
-        cut = kind == CROPS
         tags = {
             **self.lineage(),
             "stage": name,
@@ -188,7 +191,7 @@ class Run:
                 gt_database=self.gt_database(records, pasted_from) if pastes else None,
                 mean_teacher=mean_teacher,
                 crop_init=crop_init,
-                crops=crops_of(records, config.data, sizes, cameras=config.teacher.has_pictures) if cut else None,
+                crops=crops,
             )
             asked = score is not None and (work.optim.patience or self.observer.watches(name))
             files = self.runner.fit(work, self.path, (lambda file: score(work, file)) if asked and score else None)

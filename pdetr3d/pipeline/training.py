@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pdetr3d.config import Config, OptimConfig
+from pdetr3d.config import Config, OptimConfig, TeacherConfig
 from pdetr3d.data.loading.crops import CropLoader, Crops
 from pdetr3d.data.loading.record_list import boxed
 from pdetr3d.schema import SampleRecord
@@ -20,6 +20,12 @@ from pdetr3d.training.plan import BatchLoader, Plan
 from pdetr3d.training.start_weights import initialize_start, start_weights
 
 CROPS = "crops"  # name and kind of the stage that trains the teacher's crop branch before the teacher
+AGAIN = "crops_again"  # name of the stage of the branch's second training (``teacher.crop_self_labels``), also of CROPS
+
+
+def last_crops(teacher: TeacherConfig) -> str:
+    """The stage whose crop branch a teacher starts from. A ``teacher.model=crop`` is itself the second training."""
+    return AGAIN if teacher.crop_self_labels and teacher.model != "crop" else CROPS
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Training:
         guidance, mean_teacher: see ``build``. tracking: (URI, MLflow run id), or None.
         identity: digest of the run; the name of its folder in a shared ``storage.path``.
         lidar_init: checkpoint of a student whose LiDAR weights a teacher starts from, or None.
-        crop_init: checkpoint of the crop branch that a teacher starts from, or None.
+        crop_init: checkpoint of the crop branch that a teacher, or the branch's second training, starts from, or None.
         crops: the samples of a training of kind "crops", or None. Its workers hold them; there is no stream.
         gt_database: file of objects to paste (GT sampling of a student), or None. Loading tasks on all nodes read it.
     """
@@ -119,7 +125,9 @@ def started(
         initialize_start(task.model, weights["start"], kind, config)
     if "lidar" in weights:
         initialize_lidar(task.model, weights["lidar"])
-    if "crops" in weights:
+    if "crops" in weights and kind == CROPS:
+        task.model.load_state_dict(weights["crops"])
+    elif "crops" in weights:
         initialize_crops(task.model, weights["crops"])
     if "images" in weights:
         initialize_images(task.model, weights["images"])

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdetr3d.data.loading.cbgs import class_balanced
+from pdetr3d.data.loading.crops import Crops, crops_of
 from pdetr3d.data.loading.record_list import Records
 from pdetr3d.data.loading.records import prior_size_m
 from pdetr3d.pipeline.arm_records import arm_records
+from pdetr3d.pipeline.crop_labels import drawn_clicks, labeled_crops
 from pdetr3d.pipeline.holdout import held_out
 from pdetr3d.pipeline.run import Run
 from pdetr3d.pipeline.scoring import checkpoint_score
-from pdetr3d.pipeline.training import CROPS
+from pdetr3d.pipeline.training import AGAIN, CROPS, last_crops
 from pdetr3d.training.plan import total_steps
 
 SUFFIX = "_holdout"  # of the names of the stages that make the first teacher of ``label.holdout``
@@ -64,11 +66,28 @@ def train_crops(run: Run, suffix: str = "", name: str = CROPS) -> dict[str, Any]
     return run.fit(f"{name}{suffix}", CROPS, mine, crop_steps(run, mine), **told)
 
 
+def train_crops_again(run: Run, suffix: str = "", name: str = AGAIN) -> dict[str, Any]:
+    """Train the crop branch again, from its weights, on the human boxes and its own labels of clicks without a box.
+
+    It takes half as many steps as the first training.
+    """
+    config, records = run.config, learned(run, suffix)
+    told = {} if name == AGAIN and not suffix else sizes(run, suffix)
+    prior = told.get("prior", run.prior)
+    mine, asked = records.select(records.boxed), drawn_clicks(records, config)
+    first = run.checkpoints(f"{CROPS}{suffix}")[-1]
+    crops = [crops_of(mine, config.data, prior, cameras=config.teacher.has_pictures)]
+    if len(asked):
+        crops.append(labeled_crops(asked, first, config, prior))
+    steps = max(1, crop_steps(run, mine) // 2)
+    return run.fit(f"{name}{suffix}", CROPS, mine, steps, crop_init=first, crops=Crops.concatenate(crops), **told)
+
+
 def train_teacher(run: Run, suffix: str = "") -> dict[str, Any]:
     """Train a teacher on the box-labeled samples."""
     teacher = run.config.teacher
     if teacher.model == "crop":
-        return train_crops(run, suffix, "teacher")
+        return (train_crops_again if teacher.crop_self_labels else train_crops)(run, suffix, "teacher")
     records = learned(run, suffix)
     mine = records.select(records.boxed)
     first = f"student{suffix or '_boxes_only'}" if teacher.lidar_init == "boxes_only" else ""
@@ -78,7 +97,7 @@ def train_teacher(run: Run, suffix: str = "") -> dict[str, Any]:
         mine,
         total_steps(teacher.optim.epochs, len(mine), teacher.optim.batch_size),
         lidar_init=run.checkpoints(first)[-1] if first else None,
-        crop_init=run.checkpoints(f"{CROPS}{suffix}")[-1] if teacher.has_crops else None,
+        crop_init=run.checkpoints(f"{last_crops(teacher)}{suffix}")[-1] if teacher.has_crops else None,
         **sizes(run, suffix),
     )
 
@@ -90,6 +109,8 @@ def planned_steps(run: Run, arms: Sequence[str]) -> dict[str, int]:
     steps = {f"student_{arm}": total_steps(optim.epochs, run.labeled, optim.batch_size) for arm in wanted}
     if run.to_label and teacher.has_crops and teacher.model != "crop":
         steps[CROPS] = crop_steps(run, labels)
+        if teacher.crop_self_labels:
+            steps[AGAIN] = max(1, crop_steps(run, labels) // 2)
     if run.to_label and teacher.model != "crop":
         steps["teacher"] = total_steps(teacher.optim.epochs, len(labels), teacher.optim.batch_size)
     return {stage: count for stage, count in steps.items() if run.result(stage) is None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from pdetr3d.data.loading.crops import CLICK_REACH, CropLoader, Crops, crops_of,
 from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M
 from pdetr3d.models.point_crop import BoxCrop, crop_pairs, find_clicks
-from pdetr3d.schema import FALLBACK_SIZE_M
+from pdetr3d.pseudo_labels import class_mean_boxes
+from pdetr3d.schema import FALLBACK_SIZE_M, SOURCE_PSEUDO, Boxes3D
 from pdetr3d.training.build import build
 from tests.model_cases import same_on_all_ranks, tiny_config
 from tests.training_cases import open_world
@@ -131,6 +133,32 @@ def test_a_box_crop_sees_its_box_in_its_own_frame() -> None:
     ground, beside = at(0.0, 0.0, 0.1 - height / 2), at(0.0, 0.75 * width + 0.5, 0.0)
     assert torch.equal(see(torch.cat([car, ground, beside]), 0.0), seen)
     assert not torch.equal(see(torch.cat([car, at(0.0, width / 2, 0.5)]), 0.0), seen)
+
+
+def test_crops_are_taken_by_number(crops: Crops) -> None:
+    taken = crops.take(np.array([4, 0, 4]))
+    assert taken.click_id.tolist() == crops.click_id[[4, 0, 4]].tolist() and taken.start[0] == 0
+    for place, number in enumerate([4, 0, 4]):
+        mine = taken.points[taken.start[place] : taken.start[place + 1]]
+        np.testing.assert_array_equal(mine, crops.points[crops.start[number] : crops.start[number + 1]])
+        np.testing.assert_array_equal(taken.window[place], crops.window[number])
+    assert len(crops.take(np.zeros(0, np.int64))) == 0
+
+
+def test_a_click_without_a_box_is_cut_like_one_with_a_class_mean_box(world) -> None:  # noqa: ANN001
+    record, data = world.boxed[0], world.run.config.data
+    clicks = record.clicks
+    mean = class_mean_boxes(clicks, PRIOR, np.zeros(len(clicks)))
+    known = replace(record, boxes=mean, clicks=replace(clicks, box_index=np.arange(len(clicks))))
+    unknown = replace(record, boxes=Boxes3D.empty(), clicks=replace(clicks, box_index=np.full(len(clicks), -1)))
+    cut = cut_crops(unknown, data, PRIOR, cameras=True, boxed=False)
+    for name, value in vars(cut_crops(known, data, PRIOR, cameras=True)).items():
+        if name not in ("redrawn", "direction", "source"):
+            np.testing.assert_array_equal(getattr(cut, name), value, err_msg=name)
+    assert len(cut) == len(clicks) and not cut.redrawn.any()
+    assert (cut.direction == 0.5).all() and (cut.source == SOURCE_PSEUDO).all()
+    assert len(cut_crops(unknown, data, PRIOR, cameras=True)) == 0
+    assert len(cut_crops(known, data, PRIOR, cameras=True, boxed=False)) == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pdetr3d.losses.center_criterion import DIRECTION_WEIGHT
 from pdetr3d.losses.matching import focal_cost, focal_loss, match_direct, match_hungarian
 from pdetr3d.losses.teacher_criterion import TeacherCriterion
 from pdetr3d.models.box_code import decode_click_box, encode_click_box, viewing_direction
-from pdetr3d.schema import CLASSES
+from pdetr3d.schema import CLASSES, SOURCE_HUMAN, SOURCE_PSEUDO
 from tests.model_cases import change, make_batch, same_on_all_ranks, tiny_config
 
 
@@ -104,6 +104,30 @@ def test_the_direction_loss_by_hand() -> None:
     config = tiny_config("teacher.box_weight=1.0")
     terms = TeacherCriterion(config, encode_click_box, same_on_all_ranks)(output, batch)
     expected = DIRECTION_WEIGHT * (np.log1p(np.exp(-3)) + np.log1p(np.exp(1))) / 3
+    assert terms["box"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_models_own_box_teaches_no_quality() -> None:
+    """Two boxes are met exactly, with the log odds 0 of that. One is human, the other one is a model's."""
+    batch = change(labeled(0, 0), box_source=torch.tensor([[SOURCE_HUMAN, SOURCE_PSEUDO]]))
+    prior, frame = torch.ones(1, 2, 3), viewing_direction(batch.click)
+    code = encode_click_box(batch.box, batch.click, prior, frame)
+    output = replace(output_of([0, 1]), code=[code], anchor=[batch.click], frame=[frame], prior_size=prior)
+    output = replace(output, box=[batch.box], quality=[torch.zeros(1, 2)])
+    terms = TeacherCriterion(tiny_config(), encode_click_box, same_on_all_ranks)(output, batch)
+    assert terms["quality"].item() == pytest.approx(np.log(2) / 2, rel=1e-4)
+
+
+def test_a_box_of_unknown_direction_teaches_its_axis_alone() -> None:
+    """Three equal cars with the log odds 1. Of their directions the first is known, one has p = .75, one .5."""
+    batch = change(labeled(0, 0, 0), box_direction=torch.tensor([[1.0, 0.75, 0.5]]))
+    prior, frame = torch.ones(1, 3, 3), viewing_direction(batch.click)
+    code = encode_click_box(batch.box, batch.click, prior, frame)
+    output = replace(output_of([0, 1, 2]), code=[code], anchor=[batch.click], frame=[frame], prior_size=prior)
+    output = replace(output, box=[decode_click_box(code, batch.click, prior, frame)], quality=[torch.zeros(1, 3)])
+    config = tiny_config("teacher.box_weight=1.0")
+    terms = TeacherCriterion(config, encode_click_box, same_on_all_ranks)(output, batch)
+    expected = DIRECTION_WEIGHT * (1 + 0.5 + 0) * np.log1p(np.exp(-1)) / 3
     assert terms["box"].item() == pytest.approx(expected, rel=1e-4)
 
 

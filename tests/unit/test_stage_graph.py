@@ -56,6 +56,19 @@ def test_a_teacher_that_starts_from_a_student_depends_on_what_the_student_depend
     assert differing(TAUGHT, "teacher.roi_grid=3") == {"teacher", "pseudo_labels"}
 
 
+def test_a_crop_branch_that_labels_clicks_is_trained_twice_and_depends_on_the_clicks() -> None:
+    twice = override(BASE, ["teacher.crop_self_labels=100"])
+    assert ancestors("teacher", twice) == ("crops", "crops_again", "teacher")
+    assert ancestors("holdout", twice) == ("crops_holdout", "crops_again_holdout", "teacher_holdout", "holdout")
+    assert ancestors("teacher", override(twice, ["teacher.query_init=implicit"])) == ("teacher",)
+    baseline = override(BASE, ["teacher.model=crop"])
+    assert ancestors("teacher", baseline) == ("teacher",)
+    assert ancestors("teacher", override(baseline, ["teacher.crop_self_labels=100"])) == ("crops", "teacher")
+    assert differing(twice, "label.click_share=0.5") == {"teacher", "pseudo_labels"}
+    assert differing(twice, "student.guidance=none") == set()
+    assert differing(BASE, "teacher.crop_self_labels=100") == {"teacher", "pseudo_labels"}
+
+
 def test_the_index_depends_on_the_dataset_alone() -> None:
     same = ("teacher.roi_grid=3", "label.seed=1", "run.seed=3", "model.norm=group", "data.sensor.lidar_beams=8")
     for word, equal in [*((word, True) for word in same), ("data.num_sweeps=1", False), ("sim.seed=1", False)]:

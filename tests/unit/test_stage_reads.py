@@ -72,6 +72,14 @@ def test_a_teacher_and_its_labels(sim_world: Path, tmp_path: Path) -> None:
     assert ignored(run.config, TEACHER, found) == {"label.snap", "label.pseudo_for"}  # a wrong mark would be seen
 
 
+def test_a_crop_branch_that_labels_clicks(sim_world: Path, tmp_path: Path) -> None:
+    run = begin_run(sim_world, tmp_path, *WORDS, "teacher.crop_self_labels=30")
+    run.dir.finish("crops", GRAPH["crops"].make(run))
+    with reads() as found:
+        GRAPH["crops_again"].make(run)
+    assert "teacher.crop_self_labels" in found and ignored(run.config, GRAPH["crops_again"].kind, found) == set()
+
+
 def test_an_index(sim_world: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path, world_config(sim_world))
     with reads() as found:

@@ -1,7 +1,8 @@
-"""Training data of the crop branch: the LiDAR points and the image around each click of the box-labeled samples.
+"""Training data of the crop branch: the LiDAR points and the image around each click whose box is known.
 
 They are cut out once. Training then needs neither whole images nor whole clouds, so that the model can see each of the
-few human boxes many times at little cost (``CropLoader``).
+few human boxes many times at little cost (``CropLoader``). Clicks without a box are cut out to be labeled
+(``pipeline/crop_labels.py``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from pdetr3d.data.loading.load import load_sample
 from pdetr3d.geometry.camera import in_image, project
 from pdetr3d.geometry.crops import REACH_FACTOR, REACH_M, SIDE_FACTOR
 from pdetr3d.geometry.rigid import chain
-from pdetr3d.schema import SOURCE_HUMAN, Sample, SampleRecord
+from pdetr3d.schema import SOURCE_PSEUDO, Boxes3D, Sample, SampleRecord
 
 CLICK_REACH = 1 / 6  # a click is at most this share of a side from the box's center (method.md 1.3)
 THREADS = 4  # threads that read samples
@@ -40,6 +42,8 @@ class Crops:
             without cameras. lidar2window: (N, V, 4, 4) float64, projection to window pixels, as ``Sample.lidar2img``.
             seen: (N, V) bool, whether a camera sees the object.
         click_id: (N,) str. redrawn: (N,) bool, simulated clicks, which may be drawn anew.
+        source: (N,) int8, who made the box: SOURCE_HUMAN, or SOURCE_PSEUDO for a model. direction: (N,) float32, the
+            probability that the box's direction is right; 0.5: unknown.
     """
 
     points: NDArray[np.float32]
@@ -52,9 +56,19 @@ class Crops:
     seen: NDArray[np.bool_]
     click_id: NDArray[np.str_]
     redrawn: NDArray[np.bool_]
+    source: NDArray[np.int8]
+    direction: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def take(self, chosen: NDArray[np.int64]) -> Crops:
+        """The crops numbered ``chosen``."""
+        counts = np.diff(self.start)[chosen]
+        start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], counts)
+        rest = {f.name: getattr(self, f.name)[chosen] for f in fields(Crops) if f.name not in ("start", "points")}
+        return Crops(start=start, points=self.points[rows], **rest)
 
     @staticmethod
     def concatenate(parts: Sequence[Crops]) -> Crops:
@@ -64,31 +78,36 @@ class Crops:
         return Crops(start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), **rest)
 
 
-def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool) -> Crops:
-    """Cut the crops of a sample's clicks whose box is known.
+def cut_crops(
+    record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool, boxed: bool = True
+) -> Crops:
+    """Cut the crops of a sample's clicks whose box is known, or of those whose box is unknown.
 
     A crop is large enough for ``PointCrop`` at every click that may be drawn for its box.
 
     Args:
-        record: of a box-labeled sample. data: how it is read. prior_size_m: (C, 3) mean l, w, h per class.
-        cameras: whether to cut windows from images, too.
+        record: of the sample. data: how it is read. prior_size_m: (C, 3) mean l, w, h per class.
+        cameras: whether to cut windows from images, too. boxed: False for the clicks without a known box. Their boxes
+            are class-mean boxes at the clicks, with yaw 0 and an unknown direction.
     """
     sample = load_sample(record, data, cameras=cameras)
     points = sample.points
-    known = np.nonzero(record.clicks.box_index >= 0)[0]
+    known = np.nonzero((record.clicks.box_index >= 0) == boxed)[0]
     label, click = record.clicks.label[known], record.clicks.xyz_m[known]
-    box = record.boxes[record.clicks.box_index[known]].rows.astype(np.float64)
-    prior, side = prior_size_m[label].astype(np.float64), box[:, 3:6]
+    prior = prior_size_m[label].astype(np.float64)
+    found = record.boxes[record.clicks.box_index[known]] if boxed else _guessed(click, prior, label)
+    box = found.rows.astype(np.float64)
+    side = box[:, 3:6]
     drift = np.maximum(np.linalg.norm(side, axis=1) * CLICK_REACH, np.linalg.norm(click - box[:, :3], axis=1))
     radius = REACH_FACTOR * np.linalg.norm(prior[:, :2], axis=1) + REACH_M + drift
     height = prior[:, 2] + REACH_M + drift
-    found, start = [], [0]
+    pieces, start = [], [0]
     for center, far, high in zip(box[:, :3], radius, height, strict=True):
         offset = points[:, :3] - center
         near = np.nonzero((np.hypot(offset[:, 0], offset[:, 1]) <= far) & (np.abs(offset[:, 2]) <= high))[0]
         if len(near) > MOST_POINTS:
             near = near[(np.arange(MOST_POINTS) * len(near)) // MOST_POINTS]
-        found.append(points[near])
+        pieces.append(points[near])
         start.append(start[-1] + len(near))
     reach = WINDOW_MARGIN * (SIDE_FACTOR * np.linalg.norm(prior, axis=1) / 2 + drift)
     windows = [cut_window(sample, center, r) for center, r in zip(box[:, :3], reach, strict=True)] if cameras else []
@@ -97,14 +116,22 @@ def cut_crops(record: SampleRecord, data: DataConfig, prior_size_m: NDArray[np.f
         window=np.array([w for w, _, _ in windows], np.uint8).reshape(len(box), views, WINDOW_PX, WINDOW_PX, 3),
         lidar2window=np.array([m for _, m, _ in windows], np.float64).reshape(len(box), views, 4, 4),
         seen=np.array([s for _, _, s in windows], bool).reshape(len(box), views),
-        points=np.concatenate([np.zeros((0, 5), np.float32), *found]),
+        points=np.concatenate([np.zeros((0, 5), np.float32), *pieces]),
         start=np.array(start, np.int64),
         box=box,
         label=label,
         click=click,
         click_id=record.clicks.click_id[known].astype(np.str_),
-        redrawn=np.array([not str(name).startswith("human") for name in record.clicks.click_id[known]], bool),
+        redrawn=np.array([boxed and not str(n).startswith("human") for n in record.clicks.click_id[known]], bool),
+        source=found.source,
+        direction=found.direction,
     )
+
+
+def _guessed(click: NDArray[np.float64], size_m: NDArray[np.float64], label: NDArray[np.int64]) -> Boxes3D:
+    """Boxes at clicks (N, 3), with yaw 0 and an unknown direction."""
+    zero, unknown = np.zeros(len(label)), np.full(len(label), 0.5)
+    return Boxes3D.build(click, size_m, zero, label, direction=unknown, source=SOURCE_PSEUDO)
 
 
 def cut_window(
@@ -143,11 +170,17 @@ def cut_window(
 
 
 def crops_of(
-    records: Sequence[SampleRecord], data: DataConfig, prior_size_m: NDArray[np.float32], *, cameras: bool
+    records: Sequence[SampleRecord],
+    data: DataConfig,
+    prior_size_m: NDArray[np.float32],
+    *,
+    cameras: bool,
+    boxed: bool = True,
 ) -> Crops:
-    """Crops of all clicks of these samples, in order; THREADS samples are read at a time."""
+    """``cut_crops`` of all these samples, in order; THREADS samples are read at a time."""
+    cut = partial(cut_crops, data=data, prior_size_m=prior_size_m, cameras=cameras, boxed=boxed)
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = list(pool.map(lambda record: cut_crops(record, data, prior_size_m, cameras=cameras), records))
+        parts = list(pool.map(cut, records))
     return Crops.concatenate(parts)
 
 
@@ -220,8 +253,8 @@ class CropLoader:
             "velocity": np.full((n, 1, 2), np.nan, np.float32),
             "box_label": label,
             "box_score": np.ones((n, 1), np.float32),
-            "box_direction": np.ones((n, 1), np.float32),
-            "box_source": np.full((n, 1), SOURCE_HUMAN, np.int64),
+            "box_direction": crops.direction[index][:, None],
+            "box_source": crops.source[index].astype(np.int64)[:, None],
             "box_valid": one,
             "click": click.astype(np.float32)[:, None],
             "canonical_click": canonical.astype(np.float32)[:, None],
