@@ -10,7 +10,7 @@ import torch
 
 from pdetr3d.training.context import LocalContext
 from pdetr3d.training.early_stop import stop_after
-from ray_jobs.plug import early_stop
+from ray_jobs.plug import early_stop, lanes
 from ray_jobs.plug.context import RayContext, stop_asked
 from ray_jobs.plug.early_stop import Watcher
 from ray_jobs.plug.resume import read_progress, write_progress
@@ -109,12 +109,14 @@ def test_an_error_of_either_side_is_raised(tmp_path: Path) -> None:
 
     folder = f"file://{tmp_path}/stage"
     for watcher, train in (
-        (Watcher(folder, [10], Path, broken, 1), lambda: write_progress(folder, 10)),  # type: ignore[arg-type]
+        (Watcher(folder, [10], Path, broken, 1), lambda: (write_progress(folder, 10), sleep(0.5))),  # type: ignore[arg-type]
         (Watcher(folder, [20], Path, lambda file: 0.0, 1), broken),  # type: ignore[arg-type]
     ):
         watcher.collect = lambda step: Path(f"{step}.pt")
+        lanes.ray_is_down.clear()  # as ``init_ray``: the first watcher may fail while its training still ends
         with pytest.raises(RuntimeError, match="no"):
             watcher.run_beside(train)
+    lanes.ray_is_down.clear()
 
 
 @pytest.mark.parametrize(("rank", "mean", "expected"), [(0, 0.5, True), (1, 0.5, True), (1, 0.0, False)])
