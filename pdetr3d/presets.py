@@ -135,7 +135,10 @@ HEADLINE = QUICKSTART.model_copy(
             update={
                 "crop_optim": QUICKSTART.teacher.crop_optim.model_copy(update={"epochs": 330.0}),  # about 8,000 steps
                 "crop_self_labels": 30_000,
-                "optim": QUICKSTART.teacher.optim.model_copy(update={"epochs": 56.0}),
+                # At the full learning rate the crop branch forgets what it learned from the clicks.
+                "optim": QUICKSTART.teacher.optim.model_copy(
+                    update={"epochs": 56.0, "lr_multipliers": (("crops", 0.1),)}
+                ),
             }
         ),
         "optim": QUICKSTART.optim.model_copy(

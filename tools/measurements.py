@@ -149,6 +149,12 @@ def measurements(quick: bool = False) -> tuple[Measurement, ...]:
             *("--samples", "40", "--final-samples", "200"),
             *("teacher.fusion=none", "teacher.optim.epochs=56", "scaling.inference_workers=1"),
         ),
+        search(
+            quick,
+            "self_labels",
+            "quickstart",
+            *("--samples", "40", "--final-samples", "200", "scaling.inference_workers=1"),
+        ),
         Measurement(
             "costs",
             (("-m", "benchmarks.costs", f"{folder('costs')}/costs.json"),),

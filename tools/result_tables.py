@@ -8,8 +8,8 @@ With arguments, the program first writes ``results/NAME.json``:
   with NOTE, a sentence about the circumstances;
 - chaos FILE: a copy of ``runs/chaos/chaos.json`` (``make chaos`` writes it);
 - your-data FILE: a copy of the file that ``python -m benchmarks.bench_your_data`` writes;
-- headline FILE, initialization FILE, kitti-clicks FILE, kitti-students FILE, unclicked FILE: a copy of a search's
-  ``search.json``;
+- headline FILE, initialization FILE, kitti-clicks FILE, kitti-students FILE, self-labels FILE, unclicked FILE: a copy
+  of a search's ``search.json``;
 - costs FILE, transfer FILE: a copy of the file that ``python -m benchmarks.costs`` or ``benchmarks.transfer`` writes.
 
 Then it replaces the text between the marks ``<!-- NAME: begin ... -->`` of the documents. A result without a JSON file
@@ -52,6 +52,7 @@ DOCUMENTS = {
     "kitti-students": ROOT / "docs" / "results.md",
     "headline": ROOT / "docs" / "results.md",
     "initialization": ROOT / "docs" / "results.md",
+    "self-labels": ROOT / "docs" / "results.md",
     "transfer": ROOT / "docs" / "results.md",
     "costs-steps": ROOT / "docs" / "results.md",
     "costs-loaders": ROOT / "docs" / "results.md",
@@ -65,7 +66,7 @@ ARMS = {
     "full": "(c) boxes everywhere",
 }
 KITTI = {"boxes_only": "(a) the boxes alone", "ours": "(b) the boxes, and clicks", "full": "(c) boxes everywhere"}
-SEARCHES = ("headline", "initialization", "kitti-clicks", "kitti-students", "unclicked")
+SEARCHES = ("headline", "initialization", "kitti-clicks", "kitti-students", "self-labels", "unclicked")
 LABELS = {**FLOOR_NAMES, "teacher": "teacher"}
 ERRORS = {"center_error_m": 3, "size_error": 3, "yaw_error_rad": 2, "axis_error_rad": 2, "reversed": 2}
 PARTS = {"true_yaw": "the true yaw", "true_center": "the true center", "true_size": "the true size"}
@@ -277,6 +278,7 @@ def documents() -> dict[Path, str]:
         "headline": headline_students,
         "headline-summary": headline_summary,
         "initialization": lambda found: search_text(Search(ROOT, found), {}),
+        "self-labels": lambda found: search_text(Search(ROOT, found), {}),
         "kitti-students": kitti_students,
         "transfer": transfer,
         "costs-steps": training_steps,

@@ -124,6 +124,7 @@ def test_the_list_names_every_result() -> None:
         "kitti-students",
         "headline",
         "initialization",
+        "self-labels",
         "costs",
         "unclicked",
     ]
