@@ -55,7 +55,7 @@ audit: install ## check the environment and list known vulnerabilities of the lo
 chaos: install ## inject faults into real jobs and print their cost (ARGS="disk worker": only these)
 	$(PY) -m tests.chaos.suite $(ARGS)
 
-bench: install ## run the benchmarks (minutes; use an idle machine)
+bench: install ## run the benchmarks (more than an hour; use an idle machine, and ARGS="-k NAME" for one)
 	$(PYTEST) benchmarks -o "python_files=bench_*.py" -s $(ARGS)
 
 results: install ## measure the documents' tables again where the code changed (hours; ARGS=--list only lists; ARGS=--quick takes an hour)

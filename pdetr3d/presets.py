@@ -135,7 +135,7 @@ HEADLINE = QUICKSTART.model_copy(
             update={
                 "crop_optim": QUICKSTART.teacher.crop_optim.model_copy(update={"epochs": 330.0}),  # about 8,000 steps
                 "crop_self_labels": 30_000,
-                # At the full learning rate the crop branch forgets what it learned from the clicks.
+                # The crop branch has learned already. At the full rate: yaw error 0.394 rad, not 0.374 (one seed).
                 "optim": QUICKSTART.teacher.optim.model_copy(
                     update={"epochs": 56.0, "lr_multipliers": (("crops", 0.1),)}
                 ),

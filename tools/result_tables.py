@@ -103,8 +103,11 @@ def portable(name: str, found: dict[str, Any]) -> dict[str, Any]:
         found["seconds"] = {trial["name"]: sum((trial["timing_s"] or {}).values()) for trial in found["trials"]}
     if name == "kitti-clicks":
         found = without_paths(found)
-    quick = found.get("seeds") == [0]
-    return found | {"command": next(one.shown for one in measurements(quick) if one.name == name)}
+    seeds = found.get("seeds", [])
+    command = next(one.shown for one in measurements(quick=seeds == [0]) if one.name == name)
+    if len(seeds) == 2:  # ``measurements`` has one or three
+        command += f" --seeds {seeds[0]} {seeds[1]}"
+    return found | {"command": command}
 
 
 def quickstart(found: dict[str, Any]) -> str:
