@@ -67,10 +67,7 @@ def train_crops(run: Run, suffix: str = "", name: str = CROPS) -> dict[str, Any]
 
 
 def train_crops_again(run: Run, suffix: str = "", name: str = AGAIN) -> dict[str, Any]:
-    """Train the crop branch again, from its weights, on the human boxes and its own labels of clicks without a box.
-
-    It takes half as many steps as the first training.
-    """
+    """Train the crop branch again, from its weights, on the human boxes and its own labels of clicks without a box."""
     config, records = run.config, learned(run, suffix)
     told = {} if name == AGAIN and not suffix else sizes(run, suffix)
     prior = told.get("prior", run.prior)
@@ -79,7 +76,7 @@ def train_crops_again(run: Run, suffix: str = "", name: str = AGAIN) -> dict[str
     crops = [crops_of(mine, config.data, prior, cameras=config.teacher.has_pictures)]
     if len(asked):
         crops.append(labeled_crops(asked, first, config, prior))
-    steps = max(1, crop_steps(run, mine) // 2)
+    steps = again_steps(run, mine)
     return run.fit(f"{name}{suffix}", CROPS, mine, steps, crop_init=first, crops=Crops.concatenate(crops), **told)
 
 
@@ -110,7 +107,7 @@ def planned_steps(run: Run, arms: Sequence[str]) -> dict[str, int]:
     if run.to_label and teacher.has_crops and teacher.model != "crop":
         steps[CROPS] = crop_steps(run, labels)
         if teacher.crop_self_labels:
-            steps[AGAIN] = max(1, crop_steps(run, labels) // 2)
+            steps[AGAIN] = again_steps(run, labels)
     if run.to_label and teacher.model != "crop":
         steps["teacher"] = total_steps(teacher.optim.epochs, len(labels), teacher.optim.batch_size)
     return {stage: count for stage, count in steps.items() if run.result(stage) is None}
@@ -121,3 +118,8 @@ def crop_steps(run: Run, records: Records) -> int:
     optim = run.config.teacher.crop_optim
     clicks = sum(int((record.clicks.box_index >= 0).sum()) for record in records)
     return total_steps(optim.epochs, clicks, optim.batch_size)
+
+
+def again_steps(run: Run, records: Records) -> int:
+    """The number of optimizer steps of a crop branch's second training: half of those of the first."""
+    return max(1, crop_steps(run, records) // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 
 from pdetr3d.batch import Batch
 from pdetr3d.config import override
-from pdetr3d.data.label_manifest import prior_size_m
 from pdetr3d.data.loading.crops import CropLoader, crops_of
 from pdetr3d.pipeline.crop_labels import drawn_clicks, labeled_crops
 from pdetr3d.pipeline.execute import execute
 from pdetr3d.pipeline.lineage import recall
+from pdetr3d.pipeline.runner import LocalRunner
+from pdetr3d.pipeline.training import Training, started
 from pdetr3d.pseudo_labels import contains_click
-from pdetr3d.schema import Boxes3D
+from pdetr3d.schema import SOURCE_HUMAN, Boxes3D
 from pdetr3d.training import checkpoint
 from pdetr3d.training.build import build
 from tests.training_cases import begin_run, open_world
@@ -79,29 +81,43 @@ def test_labels_are_the_branchs_boxes_with_the_surest_directions(world, tmp_path
     assert not found.redrawn.any()
 
 
+class Recorder(LocalRunner):
+    """Keeps the description of each training, and trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: dict[str, Training] = {}
+
+    def fit(self, work: Training, *rest: Any) -> list[Path]:
+        self.trained[work.name] = work
+        return super().fit(work, *rest)
+
+
 def test_a_teacher_starts_from_the_branch_that_was_trained_twice(sim_world: Path, tmp_path: Path) -> None:
-    run = begin_run(
-        sim_world,
-        tmp_path,
-        *WORDS,
-        "teacher.crop_self_labels=40",
-        "teacher.crop_optim.lr=1e-12",
-        "teacher.crop_optim.weight_decay=0",
-    )
+    runner = Recorder()
+    run = begin_run(sim_world, tmp_path, *WORDS, "teacher.crop_self_labels=40", runner=runner)
     execute(["teacher"], run)
-    first, again, teacher = (
-        checkpoint.load(run.checkpoints(n)[-1])["model"] for n in ("crops", "crops_again", "teacher")
-    )
-    assert all(torch.allclose(first[name], again[name]) for name in first)  # so low a learning rate changes nothing
-    steps = run.finished("crops")["steps"]
-    assert run.finished("crops_again")["steps"] == steps // 2 > 0
+    first, again = runner.trained["crops"], runner.trained["crops_again"]
+    assert first.crops is not None and again.crops is not None and first.crop_init is None
+    human = again.crops.source == SOURCE_HUMAN
+    assert human.sum() == len(first.crops) and 0 < (~human).sum() <= 40
+    assert again.crop_init == run.checkpoints("crops")[-1] and again.steps == first.steps // 2 > 0
+    assert runner.trained["teacher"].crop_init == run.checkpoints("crops_again")[-1]
     assert recall(tmp_path / "crops_again")["crops_checkpoint"] == recall(tmp_path / "crops")["checkpoint"]
     assert recall(tmp_path / "teacher")["crops_checkpoint"] == recall(tmp_path / "crops_again")["checkpoint"]
-    assert teacher.keys() >= {name for name in again if name.startswith("crops.")}
+    given = checkpoint.load(run.checkpoints("crops")[-1])["model"]
+    now = started("crops", run.config, run.prior, {}, {"crops": given}).model.state_dict()
+    fresh = build("crops", run.config, run.prior).model.state_dict()
+    assert all(torch.equal(now[name], given[name]) for name in given) and now.keys() == given.keys()
+    assert any(not torch.equal(now[name], fresh[name]) for name in given if name.startswith("quality_heads."))
 
 
 def test_without_clicks_the_second_training_has_the_human_boxes_alone(sim_world: Path, tmp_path: Path) -> None:
-    run = begin_run(sim_world, tmp_path, *WORDS, "teacher.crop_self_labels=40", "label.ratio=1.0", "teacher.model=crop")
+    runner = Recorder()
+    words = ("teacher.crop_self_labels=40", "label.ratio=1.0", "teacher.model=crop")
+    run = begin_run(sim_world, tmp_path, *WORDS, *words, runner=runner)
     execute(["teacher"], run)
-    assert run.finished("teacher")["steps"] == run.finished("crops")["steps"] // 2
-    assert prior_size_m(run.records, classes=run.config.classes)[0].shape == (10, 3)
+    first, second = runner.trained["crops"], runner.trained["teacher"]
+    assert first.crops is not None and second.crops is not None
+    assert second.crops.click_id.tolist() == first.crops.click_id.tolist()
+    assert second.crop_init == run.checkpoints("crops")[-1] and second.steps == first.steps // 2
